@@ -1,0 +1,222 @@
+"""An experiment: one small TOML file, checked once, frozen, and saved again with the run.
+
+Reads TOML plus ``key=value`` overrides into :class:`Experiment` and writes it back.  It knows
+what a value may be; it knows nothing of images, networks or training.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from reid.errors import ConfigError, unknown_name
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+LabelField = Literal["domain", "modality", "camera"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(_Section):
+    """What is trained on: the rows of split "train" of one or several manifests."""
+
+    manifests: tuple[str, ...] = Field(min_length=1)  # paths, relative to the working directory
+    domains: tuple[str, ...] = ()  # kinds of object to keep; () keeps all
+    size: tuple[Count, Count] = (128, 64)  # height, width of a crop in pixels
+
+
+class Network(_Section):
+    """Names of the parts of the network; see ``reid.models``."""
+
+    backbone: str = "osnet_x0_25"
+    pooling: str = "average"
+    neck: str = "bnneck"
+
+
+class Norm(_Section):
+    """Whose statistics normalize an image: the whole batch's, or its camera's, modality's, domain's."""
+
+    kind: Literal["batch", "camera", "modality", "domain"] = "batch"
+    by: tuple[LabelField, ...] = ()  # fields that name a normalization domain; () chooses by kind and data
+    affine: Literal["shared", "domain"] = "shared"  # one scale and shift for all domains, or one each
+
+    @model_validator(mode="after")
+    def _by_fits_kind(self) -> Norm:
+        if self.by and self.kind not in self.by:
+            raise ValueError(f"by = {list(self.by)} must name the field of kind = {self.kind!r} (or be empty)")
+        return self
+
+
+class Train(_Section):
+    """The recipe.  Learning rates are AdamW's; epochs may be fractions where they time a ramp."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    epochs: Count = 20
+    identities_per_batch: Annotated[int, Field(ge=2)] = 16
+    images_per_identity: Annotated[int, Field(ge=2)] = 6
+    visits: Count = 4  # times an epoch shows every identity, each time with new images
+    balance: Literal["modality", "camera"] = "modality"  # spread an identity's images over these first
+    learning_rate: Positive = 2e-3  # the peak, after the warm-up
+    final_learning_rate: Fraction = 0.01  # what the cosine ends at, as a part of the peak
+    warmup_epochs: NonNegative = 2.0
+    weight_decay: NonNegative = 5e-4  # on the weights of convolutions and linear layers only
+    gradient_clip: NonNegative = 5.0  # largest L2 norm of the whole gradient; 0 does not clip
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    triplet_margin: Positive | Literal["soft"] = 0.3  # a distance, or "soft" for the soft-plus
+    triplet_weight: NonNegative = 1.0
+    triplet_start: NonNegative = 4.0  # epochs of cross-entropy alone
+    triplet_ramp: NonNegative = 4.0  # epochs from weight 0 to triplet_weight
+    triplet_positives: Literal["all", "cross_modality"] = "all"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: Count = 2  # of the processor; another number gives other last bits
+
+
+class Augment(_Section):
+    """Fields of ``reid.data.transforms.TrainTransform``."""
+
+    flip: Fraction = 0.5
+    pad: Annotated[int, Field(ge=0)] = 5
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.15
+    saturation: Fraction = 0.2
+    gain: Fraction = 0.1
+    grey: Fraction = 0.05
+    erase: Fraction = 0.5
+
+
+class Calibration(_Section):
+    """How the statistics of every domain are measured after the last epoch."""
+
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    images_per_domain: Annotated[int, Field(ge=0)] = 0  # a random choice of at most so many; 0 takes all
+
+
+class Experiment(_Section):
+    """Everything that decides the outcome of a training, apart from the data itself."""
+
+    data: Data
+    network: Network = Network()
+    norm: Norm = Norm()
+    train: Train = Train()
+    augment: Augment = Augment()
+    calibration: Calibration = Calibration()
+
+
+def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file; ``sets`` are overrides such as "train.epochs=3", later ones win.
+
+    An override's value is read as TOML (3, 0.5, true, ["a"]) and as plain text where it is none.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such experiment file; see scripts/experiments/") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {_one_line(error)}") from error
+    for item in sets:
+        _override(table, item)
+    return parse_config(table, str(path))
+
+
+def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
+    """The experiment in a nested ``table``; ``where`` names its source in an error."""
+    known = leaf_names()
+    for key in _dotted(table):
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name('key', key, known)}")
+    try:
+        return Experiment.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:2]) or "experiment"
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise ConfigError(f"{where}: {key}: {_one_line(first['msg'])}{got}") from error
+
+
+def leaf_names() -> tuple[str, ...]:
+    """Every key an experiment file may hold, dotted: "data.manifests", ..."""
+    return tuple(
+        f"{section}.{leaf}"
+        for section, field in Experiment.model_fields.items()
+        for leaf in _section_class(field.annotation).model_fields
+    )
+
+
+def to_toml(experiment: Experiment) -> str:
+    """The experiment as TOML text, every key present; reading it gives an equal experiment."""
+    lines: list[str] = []
+    for section, leaves in experiment.model_dump(mode="json").items():
+        lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in leaves.items()), ""]
+    return "\n".join(lines)
+
+
+def differences(old: Experiment, new: Experiment) -> list[str]:
+    """One text for each key that differs, as "train.epochs: 20, now 30"."""
+    before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return [
+        f"{section}.{key}: {_toml_value(before[section][key])}, now {_toml_value(value)}"
+        for section, leaves in now.items()
+        for key, value in leaves.items()
+        if before[section][key] != value
+    ]
+
+
+def _section_class(annotation: object) -> type[BaseModel]:
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        raise TypeError(f"a section of an experiment must be a model, got {annotation!r}")
+    return annotation
+
+
+def _dotted(table: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of all keys, two levels deep: a table inside a section counts as one key."""
+    for section, leaves in table.items():
+        if section in Experiment.model_fields and isinstance(leaves, Mapping):
+            yield from (f"{section}.{key}" for key in leaves)
+        elif section not in Experiment.model_fields:
+            yield section
+
+
+def _override(table: dict[str, Any], item: str) -> None:
+    key, equals, text = (part.strip() for part in item.partition("="))
+    if not equals:
+        raise ConfigError(f'--set {item}: expected section.key=value, such as "train.epochs=3"')
+    if key not in leaf_names():
+        raise ConfigError(f"--set {item}: {unknown_name('key', key, leaf_names())}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section, leaf = key.split(".")
+    leaves = table.setdefault(section, {})
+    if not isinstance(leaves, dict):
+        raise ConfigError(f"[{section}] must be a table, got {leaves!r}")
+    leaves[leaf] = value
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)  # the shortest text that reads back as the same number
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    return '"' + "".join(_escaped(character) for character in str(value)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return f"\\u{ord(character):04x}" if ord(character) < 0x20 or ord(character) == 0x7F else character
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

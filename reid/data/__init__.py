@@ -1,0 +1,1 @@
+"""From files to tensors: manifests and protocols, pictures, transforms, loading, sampling."""

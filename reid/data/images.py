@@ -1,0 +1,57 @@
+"""Reading picture files: whole, upright, RGB, or one clear error.
+
+Knows file formats only; sizes, colours and labels are other modules' business.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from reid.errors import DataError
+
+# What Pillow's decoders raise on damaged files, beside UnidentifiedImageError.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture at ``path``, decoded, turned as its EXIF orientation says, in mode RGB.
+
+    16-bit grey pictures (thermal cameras) are scaled from 0..65535 to 0..255; transparency is
+    dropped.  A missing, empty, damaged or cut-off file is a :class:`DataError`.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the picture is an empty file; copy or download it again")
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: expected a picture, got a folder") from None
+    except PermissionError:
+        raise DataError(f"{path}: no permission to read the picture") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not a picture in a known format (JPEG, PNG, BMP, WebP, ...)") from None
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: the picture is damaged or cut off ({reason}); copy or download it again") from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # Pillow's own conversion of 16-bit grey clips at 255
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{path}: pixel values go beyond 16 bits; convert the picture to 8 or 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError(f"{path}: floating-point pixels have no agreed range; convert the picture to 8 or 16 bits")
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # a palette with transparency warns when it goes to RGB directly
+    return image.convert("RGB")

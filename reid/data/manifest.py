@@ -1,0 +1,245 @@
+"""Manifests: tables (CSV or Parquet) of samples, one row a crop.
+
+A manifest is how any data set enters the program.  It knows file names and labels; it never
+opens a picture.  Paths in a manifest are relative to the folder that holds it.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reid.errors import DataError, unknown_name
+from reid.records import Modality, Sample, Split
+
+COLUMNS = ("path", "identity", "camera", "modality", "domain", "split")
+OPTIONAL_COLUMNS = ("time",)
+REQUIRED_COLUMNS = ("path", "identity", "split")
+
+_T = TypeVar("_T")
+# Control characters, and the surrogates that stand for file names that are not Unicode.
+_UNWRITABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")
+_MODALITIES = {str(m): m for m in Modality}
+_SPLITS = {str(s): s for s in Split}
+
+
+def read_manifest(path: Path) -> tuple[Sample, ...]:
+    """The rows of a manifest, in file order.
+
+    ``path``, ``identity`` and ``split`` are required columns; ``camera``, ``modality``, ``domain``
+    and ``time`` (ISO 8601) may be left out and then are "", visible, person and unknown, as they
+    are where a cell is empty.  Other columns are not read.  A picture may stand in several splits
+    (query and gallery), but only once in each.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such manifest; expected a CSV or Parquet table with the columns {_list(COLUMNS)}")
+    parquet = path.suffix.lower() == ".parquet"
+    header, rows = _parquet_rows(path) if parquet else _csv_rows(path)
+    _check_header(path, header)
+    samples: list[Sample] = []
+    seen: dict[tuple[Path, Split], str] = {}
+    for place, row in rows:
+        sample = _sample(row, path.parent, f"{path}, {place}")
+        first = seen.setdefault((sample.path, sample.split), place)
+        if first != place:
+            raise DataError(f"{path}, {place}: {row['path']} is already in split {sample.split} at {first}; keep one")
+        samples.append(sample)
+    if not samples:
+        raise DataError(f"{path}: the manifest has no rows; expected one row a crop below the header")
+    return tuple(samples)
+
+
+def write_manifest(samples: Sequence[Sample], path: Path) -> None:
+    """Write a manifest (CSV, or Parquet by the suffix) that :func:`read_manifest` reads back.
+
+    Paths are written relative to the folder of ``path``.  The file appears whole or not at all.
+    """
+    columns = COLUMNS + (OPTIONAL_COLUMNS if any(s.time for s in samples) else ())
+    rows = [_row(sample, path.parent) for sample in samples]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.suffix.lower() == ".parquet":
+            _write_parquet(part, columns, rows)
+        else:
+            _write_csv(part, columns, rows)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_files(samples: Iterable[Sample]) -> None:
+    """Raise :class:`DataError` that names the first missing picture and how many are missing."""
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: no such picture ({len(missing)} of {len(paths)} are missing); "
+            "paths are relative to the folder of the manifest"
+        )
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # -sig: spreadsheets write a byte-order mark
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the table as CSV UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    reader = csv.reader(_lines(text), skipinitialspace=True, strict=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: not a CSV header ({error})") from error
+    return header, _csv_body(path, header, reader)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines with their ends; unlike str.splitlines this does not cut at form feeds and the like."""
+    for line in text.split("\n"):
+        yield line + "\n"
+
+
+def _csv_body(path: Path, header: list[str], reader: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    while True:
+        place = f"line {reader.line_num + 1}"
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, {place}: not a CSV row ({error})") from error
+        if cells is None:
+            return
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise DataError(f"{path}, {place}: expected {len(header)} cells ({_list(header)}), got {len(cells)}")
+        yield place, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+
+
+def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+    import pyarrow  # here: half a second that CSV manifests need not pay
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: not a readable Parquet table ({_first_line(error)})") from error
+    known = [name for name in table.column_names if name in COLUMNS + OPTIONAL_COLUMNS]
+    rows = (
+        (f"row {i}", {name: _text(value) for name, value in row.items()})
+        for i, row in enumerate(table.select(known).to_pylist(), start=1)
+    )
+    return list(table.column_names), rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _text(value: object) -> str:
+    """A Parquet cell as the text a CSV would hold: whole floats are integers that met a missing cell."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value).strip()
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    missing = [name for name in REQUIRED_COLUMNS if name not in header]
+    if missing:
+        raise DataError(
+            f"{path}: column {_list(missing)} is missing; found {_list(header) or 'nothing'}; expected {_list(COLUMNS)}"
+        )
+    known = COLUMNS + OPTIONAL_COLUMNS
+    for name in header:
+        if header.count(name) > 1 and name in known:
+            raise DataError(f"{path}: column {name} stands twice in the header; keep one")
+        if name not in known:
+            absent = [column for column in known if column not in header]
+            near = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
+            if near:
+                raise DataError(f'{path}: unknown column "{name}"; did you mean "{near[0]}"?')
+
+
+def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:
+    if not row["path"]:
+        raise DataError(f"{where}: the path is empty; expected the file name of a picture")
+    return Sample(
+        path=folder / row["path"],
+        identity=row["identity"],
+        camera=row.get("camera", ""),
+        modality=_choice(_MODALITIES, row.get("modality", "") or "visible", "modality", where),
+        domain=row.get("domain", "") or "person",
+        split=_choice(_SPLITS, row["split"], "split", where),
+        time=_time(row.get("time", ""), where),
+    )
+
+
+def _choice(known: Mapping[str, _T], name: str, kind: str, where: str) -> _T:
+    try:
+        return known[name]
+    except KeyError:
+        raise DataError(f"{where}: {unknown_name(kind, name, known)}") from None
+
+
+def _time(text: str, where: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise DataError(f'{where}: time "{text}" is not ISO 8601 such as 2024-05-31T16:20:00') from None
+
+
+def _row(sample: Sample, folder: Path) -> dict[str, str]:
+    row = {
+        "path": _relative(sample.path, folder),
+        "identity": sample.identity,
+        "camera": sample.camera,
+        "modality": str(sample.modality),
+        "domain": sample.domain,
+        "split": str(sample.split),
+        "time": sample.time.isoformat() if sample.time else "",
+    }
+    for name, cell in row.items():
+        if cell != cell.strip() or _UNWRITABLE.search(cell):
+            raise DataError(f"{sample.path}: {name} {cell!r} has outer blanks or characters no table holds; rename it")
+    return row
+
+
+def _relative(path: Path, folder: Path) -> str:
+    whole, base = path.absolute(), folder.absolute()
+    if whole.is_relative_to(base):
+        return whole.relative_to(base).as_posix()
+    # Outside the folder ".." appears, which the system applies after following links: so resolve them.
+    return Path(os.path.relpath(whole.parent.resolve() / whole.name, base.resolve())).as_posix()
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row[name] for name in columns] for row in rows)
+
+
+def _write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    data = {name: [row[name] for row in rows] for name in columns}
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
+    pyarrow.parquet.write_table(pyarrow.table(data, schema=schema), path)

@@ -1,0 +1,1 @@
+"""Networks: backbones, pooling, necks, and the files their weights are kept in."""

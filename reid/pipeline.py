@@ -1,0 +1,150 @@
+"""The walk from data and weights to a report or a gallery: what the command line, the scripts and the demo share.
+
+Each function joins stages that know nothing of each other; nothing is drawn or printed here but
+progress bars, on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from reid.data.manifest import check_files
+from reid.data.protocol import read_data
+from reid.data.synthetic.street import StreetPlan, generate
+from reid.errors import DataError, GalleryError
+from reid.evaluation import Report, evaluate
+from reid.models.calibration import calibrate_checkpoint
+from reid.models.checkpoint import Checkpoint, load_checkpoint
+from reid.norm import Profiles
+from reid.records import Embeddings, Sample, Split, label_of
+from reid.retrieval.embed import embed
+from reid.retrieval.gallery import Gallery
+
+DEFAULT_DATA = Path("data/street")
+DEFAULT_GALLERY = Path("galleries/street")
+WEIGHTS_FILE = "street.safetensors"
+NETWORK_FILE = "network.safetensors"  # in a gallery's folder: the network that made its vectors
+
+UnseenCamera = Literal["error", "calibrate", "prior"]
+
+
+def shipped_weights() -> Path:
+    """The weights that come with the program: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent
+    in_checkout = package.parent / "demo" / "weights" / WEIGHTS_FILE
+    return in_checkout if in_checkout.is_file() else package / "_weights" / WEIGHTS_FILE
+
+
+def workers() -> int:
+    """How many threads may decode images beside the network."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr with a rate and the time left; yields what to call with the images done."""
+    with tqdm(desc=title, total=total, unit="img", dynamic_ncols=True, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def make_street(out: Path, plan: StreetPlan, processes: int = 0) -> list[Path]:
+    """Make the synthetic street in ``out``, or find it there; the manifests, one a site."""
+    with tqdm(desc="making the street", unit="img", dynamic_ncols=True, file=sys.stderr, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return generate(out, plan, workers=processes, progress=show)
+
+
+def load_checkpoint_for(
+    weights: Path | None,
+    backbone: str | None = None,
+    size: tuple[int, int] | None = None,
+    profiles: Sequence[Path] = (),
+) -> Checkpoint:
+    """The checkpoint in ``weights`` (None: the shipped ones) with its ``profiles``, in that order."""
+    checkpoint = load_checkpoint(weights or shipped_weights(), backbone, size=size)
+    for path in profiles:
+        checkpoint = checkpoint.with_profiles(Profiles.load(path))
+    return checkpoint
+
+
+def unseen_domains(checkpoint: Checkpoint, samples: Sequence[Sample]) -> list[str]:
+    """Names of the normalization domains of ``samples`` that the checkpoint does not know."""
+    if not checkpoint.by:
+        return []
+    return sorted({label_of(sample, checkpoint.by) for sample in samples} - set(checkpoint.names))
+
+
+def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: UnseenCamera) -> Checkpoint:
+    """The checkpoint with statistics for every camera of ``samples``.
+
+    ``unseen`` says what a camera gets that the checkpoint does not know: "error" nothing (embedding its
+    images will raise), "calibrate" its own, measured on the unlabelled rows of split "train", "prior" the
+    mixture of all known ones.
+    """
+    missing = unseen_domains(checkpoint, samples)
+    if not missing or unseen == "error":
+        return checkpoint
+    if unseen == "prior":
+        return checkpoint.with_domains(missing)
+    pool = [s for s in samples if s.split is Split.TRAIN and label_of(s, checkpoint.by) in set(missing)]
+    pooled = {label_of(sample, checkpoint.by) for sample in pool}
+    if pooled != set(missing):
+        raise DataError(
+            f"cannot calibrate {', '.join(sorted(set(missing) - pooled))}: no rows of split train show them;"
+            ' add unlabelled crops, or run "reid calibrate" on other images and pass --profiles'
+        )
+    check_files(pool)
+    with progress_bar("calibrating", len(pool)) as progress:
+        profiles = calibrate_checkpoint(checkpoint, pool, workers=workers(), progress=progress)
+    return checkpoint.with_profiles(profiles)
+
+
+def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str = "embedding") -> Embeddings:
+    """Embed with a progress bar; every file is looked for before the first is read."""
+    check_files(samples)
+    with progress_bar(title, len(samples)) as progress:
+        return embed(checkpoint, samples, workers=workers(), progress=progress)
+
+
+def evaluate_samples(checkpoint: Checkpoint, samples: Sequence[Sample], protocol: str) -> Report:
+    """Embed the query and gallery rows and score them."""
+    asked = [sample for sample in samples if sample.split is not Split.TRAIN]
+    for split in (Split.QUERY, Split.GALLERY):
+        if not any(sample.split is split for sample in asked):
+            raise DataError(f'{protocol}: no row of split "{split}"; evaluation needs queries and a gallery')
+    return evaluate(embed_samples(checkpoint, asked), protocol=protocol)
+
+
+def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) -> Gallery:
+    """Embed the gallery rows and save their index, and the network to ask it with, in the folder ``out``."""
+    rows = [sample for sample in samples if sample.split is Split.GALLERY]
+    if not rows:
+        raise DataError('no row of split "gallery" to build a gallery from')
+    gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
+    gallery.save(out)
+    checkpoint.save(out / NETWORK_FILE)
+    return gallery
+
+
+def gallery_checkpoint(folder: Path) -> Checkpoint:
+    """The network that made the gallery in ``folder``, with the statistics of its cameras."""
+    path = folder / NETWORK_FILE
+    if not path.is_file():
+        raise GalleryError(f"{folder}: holds no {NETWORK_FILE}; pass the weights it was built with, or build it again")
+    return load_checkpoint(path)
+
+
+def read_all(specs: Sequence[str], root: Path | None = None) -> tuple[Sample, ...]:
+    """The samples of several data sets, one after the other."""
+    return tuple(sample for spec in specs for sample in read_data(spec, root))

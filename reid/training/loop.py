@@ -1,0 +1,176 @@
+"""One epoch: batches of crops that lie in memory, augmented, embedded, judged, and one update each.
+
+Knows the losses, the schedule and the optimizer's step; it knows nothing of files, of how the
+network is built, or of which epoch comes next.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from reid.config import Train
+from reid.data.transforms import EvaluationTransform, TrainTransform
+from reid.errors import ConfigError
+from reid.models.embedder import Embedder
+from reid.norm import Given
+from reid.records import IntArray
+from reid.training.losses import batch_hard_triplet, identity_loss
+from reid.training.material import TrainingSet
+from reid.training.schedule import learning_rate, ramp
+
+
+class Learner(nn.Module):
+    """An embedder and the classifier that only training needs: a linear layer on the neck, no bias.
+
+    BNNeck (Luo et al. 2019, "Bag of tricks"): the triplet loss sees the features before the neck, the
+    classifier those after it.
+    """
+
+    def __init__(self, embedder: Embedder, identities: int) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.classifier = nn.Linear(embedder.dimension, identities, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) float32 -> features before the neck (B, C) and logits (B, I), float32."""
+        features, neck = self.embedder.forward_train(images)
+        return features.float(), self.classifier(neck).float()
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Means over the batches of an epoch; the weights and rates are those of its last update."""
+
+    epoch: int  # 1-based
+    loss: float
+    identity_loss: float
+    triplet_loss: float
+    triplet_weight: float
+    accuracy: float  # part of the training images whose identity has the largest logit, 0..1
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+    def describe(self) -> str:
+        """The changing part, for a progress bar."""
+        return f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}, {self.images_per_second:.0f} images/s"
+
+
+def make_optimizer(learner: nn.Module, recipe: Train) -> torch.optim.AdamW:
+    """AdamW; weight decay only on the weights of convolutions and linear layers.
+
+    Scales, shifts and biases are left alone: decay would drag those of rare domains to zero.
+    """
+    decayed = {id(module.weight) for module in learner.modules() if isinstance(module, _ConvNd | nn.Linear)}
+    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "params": [parameter for parameter in parameters if (id(parameter) in decayed) is wanted],
+            "weight_decay": recipe.weight_decay if wanted else 0.0,
+        }
+        for wanted in (True, False)
+    ]
+    # Not fused: torch's fused CPU kernel is silently wrong where a gradient has other strides than its weight.
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+
+
+@dataclass
+class Loop:
+    """What stays the same from epoch to epoch."""
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    data: TrainingSet
+    augment: TrainTransform
+    transform: EvaluationTransform
+    recipe: Train
+
+    def run(
+        self,
+        epoch: int,
+        batches: Sequence[IntArray],
+        generator: torch.Generator,
+        on_batch: Callable[[int], object] | None = None,
+    ) -> EpochReport:
+        """Train once on ``batches``, each int64 row numbers (B,); ``epoch`` is 0-based.
+
+        ``generator`` drives the augmentation; ``on_batch`` is called after every update with its number of images.
+        """
+        self.learner.train()
+        started, sums = time.perf_counter(), np.zeros(4)
+        rate = weight = 0.0
+        for number, rows in enumerate(batches):
+            rate, weight = self._schedule(epoch, number, len(batches))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            sums += self._step(torch.from_numpy(rows), weight, generator, epoch)
+            if on_batch is not None:
+                on_batch(len(rows))
+        seconds = time.perf_counter() - started
+        loss, identity, triplet, accuracy = (sums / len(batches)).tolist()
+        return EpochReport(
+            epoch=epoch + 1,
+            loss=loss,
+            identity_loss=identity,
+            triplet_loss=triplet,
+            triplet_weight=weight,
+            accuracy=accuracy,
+            learning_rate=rate,
+            seconds=round(seconds, 3),
+            images_per_second=round(sum(len(rows) for rows in batches) / seconds, 1),
+        )
+
+    def _schedule(self, epoch: int, number: int, batches: int) -> tuple[float, float]:
+        """Learning rate and triplet weight of batch ``number`` of the epoch."""
+        recipe = self.recipe
+        rate = learning_rate(
+            epoch * batches + number,
+            steps=recipe.epochs * batches,
+            warmup=round(recipe.warmup_epochs * batches),
+            peak=recipe.learning_rate,
+            final=recipe.final_learning_rate,
+        )
+        part = ramp(epoch + number / batches, start=recipe.triplet_start, length=recipe.triplet_ramp)
+        return rate, recipe.triplet_weight * part
+
+    def _step(self, rows: Tensor, weight: float, generator: torch.Generator, epoch: int) -> list[float]:
+        """One update on ``rows`` (B,) int64; returns loss, identity loss, triplet loss, accuracy."""
+        data, recipe = self.data, self.recipe
+        targets = data.targets[rows]
+        domain = None if data.domains is None else data.domains[rows]
+        images = self.transform.normalise(self.augment(data.crops[rows], generator))
+        images = images.contiguous(memory_format=torch.channels_last)
+        with _autocast(recipe.precision):
+            features, logits = Given(self.learner)(images, domain)
+        across = data.modalities[rows] if recipe.triplet_positives == "cross_modality" else None
+        identity = identity_loss(logits, targets, recipe.label_smoothing)
+        triplet = batch_hard_triplet(features, targets, recipe.triplet_margin, across)
+        loss = identity + weight * triplet
+        if not math.isfinite(loss.item()):
+            raise ConfigError(
+                f"the loss became {loss.item()} in epoch {epoch + 1}: the training diverged;"
+                " lower train.learning_rate, lengthen train.warmup_epochs or set train.gradient_clip"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.gradient_clip)
+        self.optimizer.step()
+        accuracy = (logits.argmax(1) == targets).float().mean()
+        return [loss.item(), identity.item(), triplet.item(), accuracy.item()]
+
+
+def _autocast(precision: str) -> AbstractContextManager[object]:
+    if precision == "bfloat16":
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,216 @@
+"""A whole training: read the data, build the network, run the epochs, measure the domains, save.
+
+``train`` depends on the experiment, the data and the number of threads only: one seed drives the
+first weights, the batches and the augmentation, each epoch from its own part of it.  So a run that
+was interrupted continues from its last checkpoint to the same numbers, bit for bit on one machine.
+It knows nothing of command lines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from reid.config import Experiment, to_toml
+from reid.data.sampling import BalancedBatches
+from reid.data.transforms import EvaluationTransform, TrainTransform
+from reid.errors import DataError, WeightsError
+from reid.models.checkpoint import save_checkpoint
+from reid.models.embedder import Embedder, NetworkSpec
+from reid.norm import POLICIES, calibrate, convert_norm, install
+from reid.training.folder import RunFolder
+from reid.training.loop import EpochReport, Learner, Loop, make_optimizer
+from reid.training.material import Material, TrainingSet, load_training_set, resolve, training_samples
+
+OnEpoch = Callable[[EpochReport], object]
+
+# Parts of the seed, so that no two uses draw the same numbers.
+_INIT, _AUGMENT, _LAYERS, _CALIBRATE = range(4)
+
+
+def train(
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = True,
+    progress: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> Path:
+    """Train as ``experiment`` says in the folder ``out``; returns the file of the final weights.
+
+    A folder with a finished run of the same experiment is left as it is; an unfinished one is continued
+    from its last epoch, or started over when ``resume`` is false.  A folder of another experiment is a
+    ConfigError.  ``progress`` draws a bar on stderr; ``on_epoch`` is called after each epoch was saved.
+
+    After the last epoch the statistics of every normalization domain are measured over its training
+    crops, unaugmented, with the final weights.  Plain batch normalization keeps its running averages.
+    """
+    folder = RunFolder(out)
+    if not resume:
+        folder.clear()
+    samples = training_samples(experiment)
+    experiment = resolve(experiment, samples)
+    folder.open(experiment)
+    if folder.weights.exists():
+        return folder.weights
+    material = Material(samples, experiment.norm.by)
+    transform = EvaluationTransform(*experiment.data.size)
+    with _torch_settings(experiment.train.threads):
+        learner = build_learner(experiment, material)
+        data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
+        augment = TrainTransform(**experiment.augment.model_dump())
+        optimizer = make_optimizer(learner, experiment.train)
+        loop = Loop(learner, optimizer, data, augment, transform, experiment.train)
+        _run_epochs(loop, folder, material, progress, on_epoch)
+        network = final_network(learner.embedder, data, material, experiment, transform)
+    extra = {"experiment": to_toml(experiment), "data": material.digest}
+    spec = learner.embedder.spec
+    save_checkpoint(folder.weights, network, spec, transform, material.by, material.names, extra)
+    return folder.weights
+
+
+def build_learner(experiment: Experiment, material: Material) -> Learner:
+    """A fresh network with its norms converted and its classifier; the same one for the same seed."""
+    torch.manual_seed(_seed(experiment.train.seed, _INIT))
+    network: nn.Module = Embedder(NetworkSpec(**experiment.network.model_dump()))
+    norm = experiment.norm
+    if norm.kind != "batch":
+        network = convert_norm(network, POLICIES[norm.kind](material.names, affine=norm.affine))
+    learner = Learner(cast(Embedder, network), len(material.classes[1]))
+    return learner.to(memory_format=torch.channels_last)
+
+
+def final_network(
+    embedder: Embedder,
+    data: TrainingSet,
+    material: Material,
+    experiment: Experiment,
+    transform: EvaluationTransform,
+) -> nn.Module:
+    """The trained network, in evaluation mode, with the statistics of every domain measured afresh."""
+    network: nn.Module = embedder.eval()
+    if data.domains is not None:
+        batches = _calibration_batches(data.domains, experiment)
+        measured = ((transform.normalise(data.crops[rows]), domains) for rows, domains in batches)
+        network = install(network, calibrate(network, measured, material.names, by=material.by))
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def _calibration_batches(domains: Tensor, experiment: Experiment) -> Iterator[tuple[Tensor, Tensor]]:
+    """Row numbers and domains (B,) of batches that hold one domain each, its images in random order."""
+    settings = experiment.calibration
+    generator = torch.Generator().manual_seed(_seed(experiment.train.seed, _CALIBRATE))
+    for domain in range(int(domains.max()) + 1):
+        rows = torch.nonzero(domains == domain)[:, 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        rows = rows[: settings.images_per_domain or len(rows)]
+        for part in torch.tensor_split(rows, -(-len(rows) // settings.batch_size)):  # of nearly equal size
+            yield part, domains[part]
+
+
+def _run_epochs(loop: Loop, folder: RunFolder, material: Material, progress: bool, on_epoch: OnEpoch | None) -> None:
+    """Train from the last checkpoint, or the beginning, to the last epoch; save after each."""
+    recipe = loop.recipe
+    history = _restore(loop, folder, material)
+    sampler = BalancedBatches(
+        material.samples,
+        recipe.identities_per_batch,
+        recipe.images_per_identity,
+        recipe.seed,
+        balance=recipe.balance,
+        visits=recipe.visits,
+    )
+    images = len(sampler) * recipe.identities_per_batch * recipe.images_per_identity  # an epoch
+    with tqdm(
+        desc="training",
+        total=recipe.epochs * images,
+        initial=len(history) * images,
+        unit="img",
+        unit_scale=True,
+        disable=not progress,
+        dynamic_ncols=True,
+    ) as bar:
+        for epoch in range(len(history), recipe.epochs):
+            torch.manual_seed(_seed(recipe.seed, _LAYERS, epoch))  # for networks with dropout
+            generator = torch.Generator().manual_seed(_seed(recipe.seed, _AUGMENT, epoch))
+            report = loop.run(epoch, sampler.epoch(epoch), generator, bar.update)
+            history.append(asdict(report))
+            _save(loop, folder, material, history)
+            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, {report.describe()}")
+            if on_epoch is not None:
+                on_epoch(report)
+
+
+def _save(loop: Loop, folder: RunFolder, material: Material, history: list[dict[str, float]]) -> None:
+    """Checkpoint first, metrics after: what the metrics tell is always saved."""
+    folder.save_state(
+        {
+            "samples": material.digest,
+            "learner": loop.learner.state_dict(),
+            "optimizer": loop.optimizer.state_dict(),
+            "history": history,
+        }
+    )
+    folder.save_metrics(history)
+
+
+def _restore(loop: Loop, folder: RunFolder, material: Material) -> list[dict[str, float]]:
+    """Put the last checkpoint back, if there is one; returns the metrics of the epochs done."""
+    state = folder.load_state()
+    if state is None:
+        return []
+    if state["samples"] != material.digest:
+        raise DataError(
+            f"{folder.path}: the training rows are not those this run began with;"
+            " restore the data, or train into another folder"
+        )
+    try:
+        loop.learner.load_state_dict(state["learner"])
+        loop.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{folder.state}: the checkpoint does not fit the network of this version; delete it to start over"
+        ) from error
+    history: list[dict[str, float]] = list(state["history"])
+    folder.save_metrics(history)
+    return history
+
+
+def _seed(seed: int, *part: int) -> int:
+    """An independent 63-bit seed for each use of the experiment's one seed."""
+    return int(np.random.SeedSequence([seed, *part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def _torch_settings(threads: int) -> Iterator[None]:
+    """Use ``threads`` and torch's global generator for a while; both are as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    _keep_freed_memory()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones, where there is a glibc.
+
+    By default it returns large blocks to the system and asks again, every step; the page faults were a third
+    of the time of a training step on a CPU.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of the options in malloc.h
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**27)):
+            libc.mallopt(option, value)

@@ -1,0 +1,98 @@
+"""The real demo in a process of its own over a tiny street, and a headless Chromium to visit it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, Queue
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from visiting import FLAGS, Demo, chromium
+
+ROOT = Path(__file__).parents[2]
+START = 180  # seconds; some ten on an idle machine
+PATIENCE = 20_000  # milliseconds for the page to change
+
+
+@pytest.fixture(scope="session")
+def demo(
+    tiny_street: Path, camera_weights: Path, plain_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Demo]:
+    """The demo on a free port; it must end cleanly when it is told to."""
+    folder = tmp_path_factory.mktemp("demo")
+    temporary, errors = folder / "tmp", folder / "stderr"
+    temporary.mkdir()
+    command = [sys.executable, str(ROOT / "demo" / "app.py"), "--port", "0", "--data", str(tiny_street)]
+    command += [
+        "--galleries",
+        str(folder / "galleries"),
+        "--weights",
+        str(camera_weights),
+        "--plain",
+        str(plain_weights),
+    ]
+    environment = os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "GRADIO_ALLOWED_PATHS": "/"}
+    with errors.open("w") as stream:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stream, text=True, env=environment, cwd=folder
+        )
+    try:
+        yield Demo(process, _address(process, errors), tiny_street, temporary, errors)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, errors.read_text()
+    assert rest == "", "the address is printed once"
+    assert not list(temporary.glob("reid-demo-*")), "uploads are gone when the program has ended"
+    assert "Traceback" not in errors.read_text()
+
+
+def _address(process: subprocess.Popen[str], errors: Path) -> str:
+    """What the demo prints once it can be visited."""
+    lines: Queue[str] = Queue()
+    stream = process.stdout
+    assert stream is not None
+    threading.Thread(target=lambda: lines.put(stream.readline()), daemon=True).start()
+    try:
+        line = lines.get(timeout=START)
+    except Empty:
+        pytest.fail(f"the demo did not start within {START} s: {errors.read_text()[-2000:]}", pytrace=False)
+    assert line.startswith("serving on http://127.0.0.1:"), errors.read_text()[-2000:]
+    return line.removeprefix("serving on ").strip()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium with a profile of its own."""
+    program = chromium()
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, demo: Demo) -> Iterator[Page]:
+    """The open page.  Whatever a test does, the page must ask no other host and report no error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    strangers: list[str] = []
+    complaints: list[str] = []
+    own = (demo.address, "data:", "blob:")
+    page.on("request", lambda request: None if request.url.startswith(own) else strangers.append(request.url))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text) if "Content Security Policy" in line.text else None)
+    page.goto(demo.address)
+    expect(page.locator(".reid-answer").first).to_be_visible()
+    yield page
+    context.close()
+    assert strangers == []
+    assert complaints == []

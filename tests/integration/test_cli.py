@@ -1,0 +1,303 @@
+"""The command line as a user meets it: the whole walk on a tiny street, and one line for every kind of bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reid.cli import main
+from reid.retrieval.embed import load_embeddings
+
+ROOT = Path(__file__).parents[2]
+DIRECTIONS = {"visible->visible", "infrared->visible", "visible->infrared", "infrared->infrared"}
+
+
+@pytest.fixture
+def reid(capsys: pytest.CaptureFixture[str]):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def fails(reid):
+    """Run a command that must fail: exit code 1, nothing on stdout, one line after the progress; that line."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = reid(*arguments)
+        assert code == 1, err
+        assert out == ""
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        assert err.rstrip().endswith(lines[0])
+        assert "Traceback" not in err
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def manifest(tiny_street: Path) -> Path:
+    return tiny_street / "street-a" / "manifest.csv"
+
+
+@pytest.fixture
+def other_manifest(tiny_street: Path) -> Path:
+    return tiny_street / "street-b" / "manifest.csv"
+
+
+def edited(manifest: Path, path: Path, change) -> Path:
+    """A copy of a manifest whose rows went through ``change`` (a row is dropped where it gives None)."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = [change({**row, "path": str(manifest.parent / row["path"])}) for row in csv.DictReader(file)]
+    kept = [row for row in rows if row is not None]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, kept[0].keys())
+        writer.writeheader()
+        writer.writerows(kept)
+    return path
+
+
+def test_from_a_street_to_answers(reid, manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
+    """Embed, index, search with a gallery image: it finds itself first."""
+    common = ("--data", manifest, "--weights", camera_weights)
+    code, out, _ = reid("embed", *common, "--out", tmp_path / "all.safetensors", "--split", "query")
+    assert code == 0
+    assert "36 vectors" in out
+    assert len(load_embeddings(tmp_path / "all.safetensors")) == 36
+    code, out, _ = reid("index", "build", *common, "--out", tmp_path / "gallery")
+    assert code == 0
+    assert "36 images of 6 identities in 6 cameras" in out
+    picture = next((manifest.parent / "images" / "gallery" / "person").glob("a-person-0001_a5_*.jpg"))
+    options = ("--gallery", tmp_path / "gallery", "--camera", "a5", "--modality", "infrared", "--json")
+    code, out, _ = reid("search", picture, *options, "--k", 3)
+    answers = json.loads(out)
+    assert code == 0
+    assert [answer["rank"] for answer in answers] == [1, 2, 3]
+    assert answers[0]["path"] == str(picture)
+    assert answers[0]["score"] == pytest.approx(1, abs=1e-5)
+    _, out, _ = reid("search", picture, *options, "--cross-camera", "--answers", "visible")
+    assert {answer["modality"] for answer in json.loads(out)} == {"visible"}
+    _, out, _ = reid("search", picture, *options, "--cross-camera", "--k", 100)
+    assert "a5" not in {answer["camera"] for answer in json.loads(out)}
+
+
+def test_evaluate_writes_the_documented_json(reid, manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
+    code, out, _ = reid("evaluate", "--data", manifest, "--weights", camera_weights, "--json", tmp_path / "scores.json")
+    assert code == 0
+    assert "rank-1" in out
+    assert all(len(line) <= 80 for line in out.splitlines()[1:])
+    results = json.loads((tmp_path / "scores.json").read_text())["results"]
+    assert {entry["direction"] for entry in results} == DIRECTIONS
+    assert {entry["domain"] for entry in results} == {"person", "vehicle"}
+    person = next(e for e in results if (e["domain"], e["direction"]) == ("person", "infrared->visible"))
+    assert (person["queries"], person["gallery"], person["queries_without_match"]) == (8, 16, 0)
+    for entry in results:
+        scores = [entry[key] for key in ("mAP", "mINP", "rank1", "rank5", "rank10")]
+        assert all(0 <= score <= 1 for score in scores)
+        assert entry["rank1"] <= entry["rank5"] <= entry["rank10"]
+        assert entry["protocol"] == "street-a"
+        assert entry["fingerprint"]
+
+
+def test_one_modality_is_direction_all(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    """Also with empty cameras, and the same picture as query and in the gallery: it is dropped as itself."""
+
+    def change(row: dict[str, str]) -> dict[str, str] | None:
+        return {**row, "camera": ""} if row["modality"] == "visible" and row["domain"] == "person" else None
+
+    rows = edited(manifest, tmp_path / "visible.csv", change)
+    text = rows.read_text().splitlines()
+    twice = [line.replace(",query,", ",gallery,") for line in text if ",query," in line]
+    rows.write_text("\n".join(text + twice) + "\n")
+    reid("evaluate", "--data", rows, "--weights", plain_weights, "--json", tmp_path / "scores.json")
+    (entry,) = json.loads((tmp_path / "scores.json").read_text())["results"]
+    assert entry["direction"] == "all"
+    assert (entry["queries"], entry["gallery"]) == (16, 32)
+    assert entry["mAP"] < 1
+
+
+def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
+    common = ("--data", other_manifest, "--weights", camera_weights)
+    message = fails("evaluate", *common)
+    assert '"person/b1" is unknown to these weights' in message
+    assert "reid calibrate" in message
+    profiles = tmp_path / "profiles.safetensors"
+    code, out, _ = reid("calibrate", *common, "--out", profiles)
+    assert code == 0
+    assert "person/b1\t6 images" in out
+    assert reid("evaluate", *common, "--profiles", profiles, "--json", tmp_path / "by-file.json")[0] == 0
+    assert reid("evaluate", *common, "--unseen-camera", "calibrate", "--json", tmp_path / "at-once.json")[0] == 0
+    assert reid("evaluate", *common, "--unseen-camera", "prior", "--json", tmp_path / "prior.json")[0] == 0
+    by_file, at_once, prior = (
+        json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("by-file", "at-once", "prior")
+    )
+    assert by_file == at_once
+    assert by_file[0]["fingerprint"] != prior[0]["fingerprint"]
+    code, out, _ = reid("index", "build", *common, "--profiles", profiles, "--out", tmp_path / "gallery")
+    assert code == 0
+    picture = next((other_manifest.parent / "images" / "query" / "person").glob("*_b2_*.jpg"))
+    code, out, _ = reid("search", picture, "--camera", "b2", "--gallery", tmp_path / "gallery")
+    assert code == 0
+    assert len(out.splitlines()) == 10
+    assert "embedded by" in fails(
+        "search", picture, "--camera", "a1", "--gallery", tmp_path / "gallery", "--weights", camera_weights
+    )
+    assert '"person/c9" is unknown' in fails("search", picture, "--camera", "c9", "--gallery", tmp_path / "gallery")
+
+
+def test_a_plain_network_can_be_calibrated(reid, other_manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    common = ("--data", other_manifest, "--weights", plain_weights)
+    assert reid("calibrate", *common, "--out", tmp_path / "p")[0] == 0
+    for name, extra in (("plain", ()), ("calibrated", ("--profiles", tmp_path / "p"))):
+        assert reid("embed", *common, *extra, "--split", "query", "--out", tmp_path / name)[0] == 0
+    plain, calibrated = (load_embeddings(tmp_path / name) for name in ("plain", "calibrated"))
+    assert plain.fingerprint != calibrated.fingerprint
+    assert not np.allclose(plain.vectors, calibrated.vectors, atol=1e-2)
+
+
+def test_erasing_a_person(reid, fails, manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "gallery"
+    reid("index", "build", "--data", manifest, "--weights", camera_weights, "--out", gallery)
+    code, out, _ = reid("index", "erase", gallery, "a-person-0002")
+    assert (code, "erased 6 rows" in out) == (0, True)
+    assert 'no row of identity "a-person-0002"' in fails("index", "erase", gallery, "a-person-0002")
+    picture = next((manifest.parent / "images" / "gallery" / "person").glob("a-person-0002_a1_*.jpg"))
+    _, out, _ = reid("search", picture, "--camera", "a1", "--gallery", gallery, "--k", 100)
+    assert len(out.splitlines()) == 18
+    assert "a-person-0002\t" not in out
+    assert not any(b"a-person-0002" in path.read_bytes() for path in gallery.iterdir())
+
+
+def test_training_goes_on_the_same_walk(reid, manifest: Path, tmp_path: Path) -> None:
+    """Train two epochs from the command line, then evaluate what came out."""
+    experiment = tmp_path / "small.toml"
+    experiment.write_text(
+        f'[data]\nmanifests = ["{manifest}"]\ndomains = ["person"]\nsize = [64, 32]\n[norm]\nkind = "camera"\n'
+        "[train]\nepochs = 2\nidentities_per_batch = 3\nimages_per_identity = 6\nvisits = 1\nthreads = 1\n"
+    )
+    code, out, _ = reid("train", experiment, "--out", tmp_path / "run", "--set", "train.warmup_epochs=0.5")
+    assert code == 0
+    weights = Path(out.strip())
+    assert weights.is_file()
+    people = edited(manifest, tmp_path / "people.csv", lambda row: row if row["domain"] == "person" else None)
+    assert reid("evaluate", "--data", people, "--weights", weights)[0] == 0
+
+
+def test_bad_data(fails, manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
+    def evaluate(data: Path) -> str:
+        return fails("evaluate", "--data", data, "--weights", camera_weights)
+
+    def broken(name: str, content: bytes | None) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(manifest.parent, folder)
+        picture = min((folder / "images" / "gallery" / "person").glob("*.jpg"))
+        picture.unlink() if content is None else picture.write_bytes(content)
+        return folder / "manifest.csv"
+
+    assert "no such manifest" in evaluate(tmp_path / "nothing.csv")
+    assert "a-person-0000_a1_1.jpg" in evaluate(broken("missing", None))
+    assert "_1.jpg" in evaluate(broken("corrupt", b"not a picture"))
+    lacking = edited(manifest, tmp_path / "lacking.csv", lambda row: {k: v for k, v in row.items() if k != "identity"})
+    assert "identity" in evaluate(lacking)
+    no_query = edited(manifest, tmp_path / "q.csv", lambda row: None if row["split"] == "query" else row)
+    assert 'no row of split "query"' in evaluate(no_query)
+    stranger = edited(manifest, tmp_path / "camera.csv", lambda row: {**row, "camera": row["camera"] + "x"})
+    assert '"person/a1x" is unknown' in evaluate(stranger)
+    modality = edited(manifest, tmp_path / "modality.csv", lambda row: {**row, "modality": "thermic"})
+    assert "thermic" in evaluate(modality)
+    lonely = edited(
+        manifest, tmp_path / "lonely.csv", lambda r: {**r, "identity": r["identity"] + r["camera"] + r["split"]}
+    )
+    assert "none of the 16 queries has a right answer" in evaluate(lonely)
+
+
+def test_training_on_an_identity_with_one_image(fails, manifest: Path, tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def change(row: dict[str, str]) -> dict[str, str] | None:
+        first = row["identity"] not in seen
+        seen.add(row["identity"])
+        return row if row["split"] == "train" and (first or row["identity"] != "a-train-person-0001") else None
+
+    rows = edited(manifest, tmp_path / "one.csv", change)
+    (tmp_path / "e.toml").write_text(f'[data]\nmanifests = ["{rows}"]\n[train]\nidentities_per_batch = 2\n')
+    assert "a-train-person-0001" in fails("train", tmp_path / "e.toml", "--out", tmp_path / "run")
+
+
+def test_bad_weights(fails, manifest: Path, camera_weights: Path, plain_weights: Path, tmp_path: Path) -> None:
+    data = ("--data", manifest)
+    assert "missing.pth" in fails("evaluate", *data, "--weights", tmp_path / "missing.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    assert "text.pth" in fails("evaluate", *data, "--weights", tmp_path / "text.pth", "--backbone", "osnet_x0_25")
+    torch.save({"conv1.conv.weight": torch.zeros(3, 3)}, tmp_path / "small.pth")
+    wrong = fails("evaluate", *data, "--weights", tmp_path / "small.pth", "--backbone", "osnet_x0_25")
+    assert "conv1.conv.weight" in wrong or "missing" in wrong
+    assert "resnet18" in fails("evaluate", *data, "--weights", camera_weights, "--backbone", "resnet18")
+    assert "osnet_x0_25" in fails("evaluate", *data, "--weights", tmp_path / "small.pth", "--backbone", "osnet_x025")
+    assert "--unseen-camera" in fails("evaluate", *data, "--weights", camera_weights, "--unseen-camera", "guess")
+    assert "camra" in fails("calibrate", *data, "--weights", plain_weights, "--by", "camra", "--out", tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_bad_galleries(fails, manifest: Path, tmp_path: Path) -> None:
+    picture = next((manifest.parent / "images" / "query" / "person").glob("*.jpg"))
+    assert "no gallery there" in fails("search", picture, "--gallery", tmp_path / "none")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    assert str(tmp_path / "other") in fails("search", picture, "--gallery", tmp_path / "other")
+    assert "not a street" in fails("synth", tmp_path / "other")
+    assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+
+
+def test_usage_errors_exit_with_2(reid) -> None:
+    for arguments in (["nonsense"], ["search"], ["evaluate", "--size", "big"], ["synth", "x", "--crops", "1"]):
+        code, _, err = reid(*arguments)
+        assert code == 2
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "command", ["", "synth", "train", "calibrate", "embed", "index build", "index erase", "search", "evaluate"]
+)
+def test_every_command_explains_itself(reid, command: str) -> None:
+    code, out, _ = reid(*command.split(), "--help")
+    assert code == 0
+    assert not command or "Example: reid " + command.split()[0] in " ".join(out.split())
+
+
+def test_the_module_and_the_scripts_are_the_command(tmp_path: Path) -> None:
+    for program in (
+        ["-m", "reid.cli", "evaluate"],
+        ["scripts/evaluate.py"],
+        ["scripts/build_index.py"],
+        ["scripts/train.py"],
+    ):
+        shown = subprocess.run(
+            [sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert "Usage: reid" in shown.stdout
+    failed = subprocess.run(
+        [sys.executable, ROOT / "scripts/evaluate.py", "--weights", "nowhere.pth"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: nowhere.pth")

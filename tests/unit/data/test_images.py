@@ -1,0 +1,134 @@
+"""Reading pictures: whole, upright, RGB, or one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid.data.images import read_image
+from reid.errors import DataError
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def test_rgb_is_read_unchanged(tmp_path: Path) -> None:
+    pixels = noise(7, 5)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "RGBA", "P", "CMYK"])
+def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
+    original = Image.fromarray(noise(7, 5)).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    original.save(path)
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (5, 7))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(original.convert("RGB")))
+
+
+def test_a_palette_with_transparency_does_not_warn(tmp_path: Path) -> None:
+    original = Image.fromarray(noise(7, 5)).convert("P")
+    original.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), np.asarray(original.convert("RGB")))
+
+
+def test_16_bit_thermal_pictures_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 256, 257, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    pixels = np.asarray(read_image(tmp_path / "a.png"))
+    assert pixels[0, :, 0].tolist() == [0, 1, 1, 128, 255]
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 70000]], dtype=np.int32), "pixel values go beyond 16 bits"),
+        (np.array([[0.0, 0.5]], dtype=np.float32), "floating-point pixels have no agreed range"),
+    ],
+)
+def test_pixels_without_an_agreed_range(values: np.ndarray, expected: str, tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=expected):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int, tmp_path: Path) -> None:
+    """The picture is stored as a camera held that way would store it; reading turns it upright."""
+    upright = noise(6, 4)
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(undo[orientation](upright))).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.png")), upright)
+
+
+def test_missing_empty_foreign_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, expected in (
+        ("none.jpg", "no such picture"),
+        ("empty.jpg", "empty file"),
+        ("text.jpg", "not a picture in a known format"),
+        ("folder.jpg", "expected a picture, got a folder"),
+    ):
+        with pytest.raises(DataError, match=expected) as caught:
+            read_image(tmp_path / name)
+        assert str(caught.value).startswith(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "gif", "webp"])
+def test_a_picture_cut_off(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(noise(64, 48)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=rf"a.{ending}: ") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of some faults that it can read past
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "gif", "tif"])
+def test_damage_anywhere_gives_a_picture_or_one_clear_error(ending: str, tmp_path: Path) -> None:
+    """Bytes are overwritten at random: whatever a decoder makes of it, no other exception comes out."""
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(noise(24, 16)).save(path)
+    whole, rng, errors = path.read_bytes(), np.random.default_rng(1), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(8):
+            damaged[int(rng.integers(min(len(whole), 200)))] = int(rng.integers(256))
+        path.write_bytes(damaged)
+        try:
+            assert read_image(path).mode == "RGB"
+        except DataError:
+            errors += 1
+    assert errors > 0
+
+
+def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(noise(30, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="decompression bomb"):
+        read_image(tmp_path / "a.png")

@@ -1,0 +1,223 @@
+"""Manifests: what is written is read back, and every fault is one line that says where."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reid.data.manifest import COLUMNS, check_files, read_manifest, write_manifest
+from reid.errors import DataError
+from reid.records import Modality, Sample, Split
+
+HEADER = ",".join(COLUMNS)
+# Printable text of any script, commas and quotes included; outer blanks are not part of a label.
+LABELS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8) | st.sampled_from(
+    ["a,b", 'a"b', "a b", "0007"]
+)
+NAMES = LABELS.filter(lambda text: text not in ("", ".", "..") and "/" not in text)
+TIMES = st.none() | st.datetimes(timezones=st.sampled_from([None, datetime.UTC]))
+
+
+def samples_in(folder: Path) -> st.SearchStrategy[list[Sample]]:
+    sample = st.builds(
+        Sample,
+        path=st.lists(NAMES, min_size=1, max_size=3).map(lambda names: folder.joinpath(*names)),
+        identity=LABELS,
+        camera=LABELS,
+        modality=st.sampled_from(Modality),
+        domain=LABELS.filter(bool),
+        split=st.sampled_from(Split),
+        time=TIMES,
+    )
+    return st.lists(sample, min_size=1, max_size=8, unique_by=lambda s: (s.path, s.split))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("manifest")
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
+@settings(deadline=None, max_examples=50)  # the first one imports pyarrow
+@given(data=st.data())
+def test_round_trip(name: str, folder: Path, data: st.DataObject) -> None:
+    samples = data.draw(samples_in(folder))
+    write_manifest(samples, folder / name)
+    assert read_manifest(folder / name) == tuple(samples)
+    assert [path.name for path in folder.iterdir() if name in path.name] == [name]  # no part is left behind
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "rows.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_written_paths_are_relative_and_survive_a_move(tmp_path: Path) -> None:
+    sample = Sample(tmp_path / "set/images/a.jpg", "1", split=Split.TRAIN)
+    write_manifest([sample], tmp_path / "set/manifest.csv")
+    assert (tmp_path / "set/manifest.csv").read_text().splitlines() == [
+        HEADER,
+        "images/a.jpg,1,,visible,person,train",
+    ]
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert read_manifest(tmp_path / "moved/manifest.csv")[0].path == tmp_path / "moved/images/a.jpg"
+
+
+def test_a_picture_outside_the_folder(tmp_path: Path) -> None:
+    picture = tmp_path / "pictures/a.jpg"
+    picture.parent.mkdir()
+    picture.write_bytes(b"x")
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/er")  # ".." out of a link is not ".." of its name
+    write_manifest([Sample(picture, "1")], tmp_path / "link/manifest.csv")
+    assert "../../pictures/a.jpg," in (tmp_path / "link/manifest.csv").read_text()
+    assert read_manifest(tmp_path / "link/manifest.csv")[0].path.samefile(picture)
+
+
+def test_a_relative_manifest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifest([Sample(Path("images/a.jpg"), "1")], Path("manifest.csv"))
+    assert read_manifest(Path("manifest.csv"))[0].path == Path("images/a.jpg")
+
+
+def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
+    assert read_manifest(write(tmp_path, "split,path,identity", "query,a.jpg,7")) == (
+        Sample(tmp_path / "a.jpg", "7", "", Modality.VISIBLE, "person", Split.QUERY, None),
+    )
+
+
+def test_what_spreadsheets_do_to_a_table(tmp_path: Path) -> None:
+    """Byte-order mark, carriage returns, capitals, blanks after commas, an empty last line, own columns."""
+    path = tmp_path / "rows.csv"
+    text = 'Path, Identity ,Camera,Modality,Split,weather\r\n"a,b.jpg", 7 ,c1,,gallery,rain\r\n\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_manifest(path) == (Sample(tmp_path / "a,b.jpg", "7", "c1", split=Split.GALLERY),)
+
+
+def test_the_same_picture_as_query_and_in_the_gallery(tmp_path: Path) -> None:
+    samples = read_manifest(write(tmp_path, HEADER, "a.jpg,7,c1,,,query", "a.jpg,7,c1,,,gallery"))
+    assert [sample.split for sample in samples] == [Split.QUERY, Split.GALLERY]
+
+
+def test_a_parquet_table_of_pandas(tmp_path: Path) -> None:
+    """Numbers, missing cells and whole floats become the text a CSV would hold."""
+    table = {
+        "path": ["a.jpg", "b.jpg", "c.jpg"],
+        "identity": [12, 13, 14],
+        "camera": [3.0, None, float("nan")],
+        "modality": ["infrared", None, None],
+        "split": ["train", "train", "train"],
+        "time": [datetime.datetime(2024, 5, 31, 16, 20), None, None],
+        "score": [0.5, 0.25, 0.125],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "m.parquet")
+    first, second, third = read_manifest(tmp_path / "m.parquet")
+    assert (first.identity, first.camera, first.modality) == ("12", "3", Modality.INFRARED)
+    assert first.time == datetime.datetime(2024, 5, 31, 16, 20)
+    for row in (second, third):
+        assert (row.camera, row.modality, row.time) == ("", Modality.VISIBLE, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            ["path,identity", "a.jpg,1"],
+            "column split is missing; found path, identity; expected path, identity, camera",
+        ),
+        (["split", "train"], "column path, identity is missing"),
+        ([""], "column path, identity, split is missing; found nothing"),
+        ([HEADER], "the manifest has no rows"),
+        ([HEADER, "", ""], "the manifest has no rows"),
+        ([HEADER, "a.jpg,1,c,visible,person,train", "b.jpg,1,c,visible,train"], "line 3: expected 6 cells"),
+        ([HEADER, ",1,c,visible,person,train"], "line 2: the path is empty"),
+        (
+            [HEADER, "a.jpg,1,c,infra-red,person,train"],
+            'line 2: unknown modality "infra-red"; did you mean "infrared"?',
+        ),
+        ([HEADER, "a.jpg,1,c,,person,test"], 'line 2: unknown split "test"; known: train, query, gallery'),
+        ([HEADER, "a.jpg,1,c,,person,"], 'line 2: unknown split ""'),
+        (
+            [HEADER, "a.jpg,1,,,,train", "b.jpg,1,,,,train", "./a.jpg,2,,,,train"],
+            "line 4: ./a.jpg is already in split train",
+        ),
+        ([HEADER, "", "a.jpg,1,,,,train", "a.jpg,1,,,,train"], "is already in split train at line 3; keep one"),
+        ([HEADER + ",time", "a.jpg,1,,,,train,yesterday"], 'line 2: time "yesterday" is not ISO 8601'),
+        (["path,identity,cameras,split", "a.jpg,1,c,train"], 'unknown column "cameras"; did you mean "camera"?'),
+        (["path,path,identity,split", "a,b,1,train"], "column path stands twice"),
+        ([HEADER, 'a.jpg,"1,c,,person,train'], "line 2: not a CSV row"),
+        (['"path,identity'], "line 1: not a CSV header"),
+    ],
+)
+def test_faults(lines: list[str], expected: str, tmp_path: Path) -> None:
+    path = write(tmp_path, *lines)
+    with pytest.raises(DataError) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_line_numbers_count_lines_inside_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,identity,split,note", 'a.jpg,1,train,"two', 'lines"', "b.jpg,1,nowhere,")
+    with pytest.raises(DataError, match="line 4: unknown split"):
+        read_manifest(path)
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such manifest; expected a CSV or Parquet table with the columns path,"):
+        read_manifest(tmp_path / "none.csv")
+    (tmp_path / "latin.csv").write_bytes(f"{HEADER}\nm\xfcller.jpg,1,,,,train\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        read_manifest(tmp_path / "latin.csv")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DataError, match="not a readable Parquet table"):
+        read_manifest(tmp_path / "m.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"path": ["a"], "identity": ["1"], "split": ["x"]}), tmp_path / "n.parquet"
+    )
+    with pytest.raises(DataError, match='row 1: unknown split "x"'):
+        read_manifest(tmp_path / "n.parquet")
+
+
+@pytest.mark.parametrize("identity", [" 7", "7\n", "a\tb", "\udcff"])
+def test_labels_that_would_not_come_back_are_not_written(identity: str, tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    write_manifest([Sample(tmp_path / "a.jpg", "7")], path)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"identity .* has outer blanks or characters no table holds"):
+        write_manifest([Sample(tmp_path / "a.jpg", identity)], path)
+    assert path.read_bytes() == before
+
+
+def test_a_write_that_fails_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "manifest.csv"
+    write_manifest([Sample(tmp_path / "a.jpg", "7")], path)
+    before = path.read_bytes()
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_manifest([Sample(tmp_path / "b.jpg", "8")], path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def test_check_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    present = Sample(tmp_path / "a.jpg")
+    check_files([present])
+    missing = [Sample(tmp_path / "b.jpg"), Sample(tmp_path / "c.jpg"), Sample(tmp_path / "b.jpg", split=Split.QUERY)]
+    with pytest.raises(DataError, match=r"b.jpg: no such picture \(2 of 3 are missing\)"):
+        check_files([present, *missing])

@@ -1,0 +1,97 @@
+"""Tables and JSON of a report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid.errors import DataError
+from reid.evaluation import Report, Result, market_metrics, report_json, report_table, write_reports
+from reid.records import Sample
+
+
+@pytest.fixture
+def report():
+    eye = np.eye(4, dtype=np.float32)
+    metrics = market_metrics(
+        eye[:3],
+        eye[[0, 2, 1, 3]],
+        query_identities=["a", "b", "nobody"],
+        gallery_identities=["a", "b", "x", "y"],
+        query_cameras=["1", "1", "1"],
+        gallery_cameras=["2", "2", "2", "2"],
+    )
+    unmatched = (Sample(Path("crops/7.jpg"), "nobody"),)
+    result = Result("person", "infrared->infrared", metrics, 3, 4, unmatched)
+    return Report("street", "c0ffee", (result,), ("boat all: " + "a long reason " * 10,))
+
+
+def test_table(report):
+    lines = report_table(report).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == [
+        "domain",
+        "direction",
+        "rank-1",
+        "rank-5",
+        "rank-10",
+        "mAP",
+        "mINP",
+        "queries",
+        "gallery",
+    ]
+    # b is behind the row that has its vector and, at worst, behind the other one that ties with it
+    assert lines[2].split() == ["person", "infrared->infrared", "50.0", "100.0", "100.0", "62.5", "62.5", "3", "4"]
+    text = " ".join(" ".join(lines).split())
+    stamps = [
+        "protocol street, rule market, ties worst case",
+        "fingerprint c0ffee",
+        "3 identities asked, 4 in the gallery; 1 queries without a match",
+        "not scored: boat all: a long reason",
+    ]
+    for stamp in stamps:
+        assert stamp in text
+
+
+def test_the_widest_line_fits(report):
+    result = report.results[0]
+    metrics = result.metrics
+    object.__setattr__(metrics, "queries", 1_234_567)
+    object.__setattr__(metrics, "gallery", 7_654_321)
+    wide = Report("street", "c0ffee", (Result("a long domain", result.direction, metrics, 3, 4, ()),))
+    line = report_table(wide).splitlines()[2]
+    assert len(line) == 80
+    assert line.split()[-2:] == ["1234567", "7654321"]
+
+
+def test_json_has_fractions_and_the_agreed_keys(report):
+    entry = report_json(report)["results"][0]
+    agreed = {"protocol", "direction", "mAP", "mINP", "rank1", "rank5", "rank10", "queries", "queries_without_match",
+              "gallery", "fingerprint", "domain", "cmc"}  # fmt: skip
+    assert agreed <= entry.keys()
+    assert (entry["mAP"], entry["rank1"], entry["rank5"], entry["rank10"]) == (0.625, 0.5, 1.0, 1.0)
+    assert (entry["protocol"], entry["direction"], entry["fingerprint"]) == ("street", "infrared->infrared", "c0ffee")
+    assert (entry["queries"], entry["queries_without_match"], entry["gallery"]) == (3, 1, 4)
+    assert entry["unmatched_queries"] == [str(Path("crops/7.jpg"))]
+    assert len(entry["cmc"]) == 50
+    assert entry["cmc"][:4] == [0.5, 0.5, 0.5, 1.0]
+
+
+def test_written_json_reads_back(report, tmp_path):
+    path = tmp_path / "runs" / "report.json"
+    write_reports([report, replace(report, protocol="other street")], path)
+    written = json.loads(path.read_text())
+    assert [entry["protocol"] for entry in written["results"]] == ["street", "other street"]
+    assert written["results"][:1] == report_json(report)["results"]
+    assert [note.split(":")[0] for note in written["notes"]] == ["street", "other street"]
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+def test_an_impossible_place_is_one_clear_line(report, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="the report cannot be written there"):
+        write_reports([report], tmp_path / "file" / "report.json")

@@ -1,0 +1,235 @@
+"""Files of tensors: what is read, what is refused, and that nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from reid.errors import WeightsError
+from reid.models import weights
+from reid.models.weights import digest, load_strictly, read_table, table_of, write_table
+
+TABLE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
+
+
+class Touch:
+    """A pickle of this makes a file when it is loaded carelessly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_table(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def same(got: dict[str, torch.Tensor]) -> bool:
+    return got.keys() == TABLE.keys() and all(
+        torch.equal(got[k], t) and got[k].dtype == t.dtype for k, t in TABLE.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pth.tar", "w.pt"])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("nest", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_training_programs_save_is_read(
+    tmp_path: Path, name: str, zipped: bool, nest: str | None, prefix: str
+) -> None:
+    table: dict[str, object] = {prefix + key: tensor for key, tensor in TABLE.items()}
+    content = table if nest is None else {nest: table, "epoch": 3, "optimizer": {"lr": 0.1, "state": [1, None]}}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    table_read, metadata = read_table(tmp_path / name)
+    assert same(table_read)
+    assert metadata == {}
+
+
+def test_safetensors_are_read_and_written_with_their_metadata(tmp_path: Path) -> None:
+    write_table(tmp_path / "new" / "w.safetensors", TABLE, {"who": "me"})
+    table, metadata = read_table(tmp_path / "new" / "w.safetensors")
+    assert same(table)
+    assert metadata == {"who": "me"}
+    save_file(TABLE, tmp_path / "bare.safetensors")
+    assert read_table(tmp_path / "bare.safetensors")[1] == {}
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.safetensors"
+    write_table(path, TABLE, {})
+
+    def full_disk(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_table(path, {"other": torch.ones(1)}, {})
+    assert same(read_table(path)[0])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+    trap = tmp_path / "trap"
+    torch.save({"state_dict": TABLE, "x": Touch(trap)}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    message = refusal(tmp_path / "w.pth")
+    assert "refused" in message
+    assert "mkdir" in message
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
+    trap = tmp_path / "trap"
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Touch(trap), protocol=protocol))
+    message = refusal(tmp_path / "w.pth")
+    assert "weights_only" not in message  # no advice to switch the safeguard off
+    assert not trap.exists()
+
+
+def test_a_whole_network_in_a_pickle_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "w.pth")
+    assert "keep only its tensors" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.ones(3), "expected a dictionary of tensors, got Tensor"),
+        ({}, "an empty one"),
+        ({"state_dict": {}}, "an empty one"),
+        ({"a": 1, "b": "text"}, "2 values that are no tensors: a, b"),
+    ],
+)
+def test_a_file_without_a_table_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    assert message in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all, only text", b"\x80\x02", b"PK\x03\x04" + bytes(60)])
+def test_another_kind_of_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    assert "cannot read this" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save(TABLE, path)
+    else:
+        write_table(path, TABLE, {"who": "me"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "cannot read this" in refusal(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    assert "no such weights file" in refusal(tmp_path / "w.pth")
+    assert "no such weights file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_changed_bytes_never_end_in_a_traceback(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": TABLE, "more": [1, "a", None]}, path, _use_new_zipfile_serialization=zipped)
+    whole, chance = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice((1, 2, 8))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged[: chance.choice((len(damaged), chance.randrange(len(damaged))))])
+        try:
+            read_table(path)
+        except WeightsError:
+            refused += 1
+    assert refused > 200
+
+
+class TestLoadStrictly:
+    """Every key used, none missing, all sizes right."""
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+    def test_it_fills_the_network(self) -> None:
+        source, target = self.network(), self.network()
+        load_strictly(target, table_of(source), "here")
+        assert digest(table_of(source)) == digest(table_of(target))
+
+    def test_the_counters_of_old_files_may_miss(self) -> None:
+        table = {k: v for k, v in table_of(self.network()).items() if "num_batches" not in k}
+        target = self.network()
+        load_strictly(target, table, "here")
+        assert torch.equal(target[0].weight, table["0.weight"])
+
+    def test_all_faults_are_told_at_once_and_nothing_is_loaded(self) -> None:
+        table = table_of(self.network()) | {"0.weight": torch.zeros(2, 4)}
+        table |= {f"extra{i}": torch.zeros(1) for i in range(5)}
+        del table["1.running_mean"]
+        target = self.network()
+        before = digest(table_of(target))
+        with pytest.raises(WeightsError) as caught:
+            load_strictly(target, table, "w.pth into net")
+        message = str(caught.value)
+        assert message.startswith("w.pth into net: the weights do not fit, of 7 tensors ")
+        assert "1 of another size: 0.weight (expected (2, 3), got (2, 4));" in message
+        assert "1 missing: 1.running_mean;" in message
+        assert "5 unexpected: extra0, extra1, extra2, ...;" in message
+        assert "\n" not in message
+        assert digest(table_of(target)) == before
+
+
+class TestDigest:
+    """The name of a table's content."""
+
+    def test_it_does_not_depend_on_order_or_counters(self) -> None:
+        counted = {**dict(reversed(TABLE.items())), "a.num_batches_tracked": torch.tensor(7)}
+        assert digest(counted) == digest(TABLE)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"a.bias": torch.ones(2)},
+            {"a.bias": torch.tensor([1.0, 2.0], dtype=torch.float16)},
+            {"a.weight": TABLE["a.weight"].view(3, 2)},
+            {"b": torch.ones(1)},
+        ],
+    )
+    def test_it_depends_on_everything_else(self, change: dict[str, torch.Tensor]) -> None:
+        assert digest({**TABLE, **change}) != digest(TABLE)
+
+    def test_it_is_the_same_everywhere(self) -> None:
+        table = {"x": torch.from_numpy(np.arange(3, dtype=np.float32)), "s": torch.tensor(1.5)}
+        assert digest(table) == "ecd5b4998467776b164b798d69bc8af4d52df7cc6951e938bbfd85c202f22fd9"
+
+
+def test_a_table_is_a_copy_even_of_shared_tensors(tmp_path: Path) -> None:
+    network = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    network["b"].weight = network["a"].weight
+    table = table_of(network)
+    with torch.no_grad():
+        network["a"].weight.zero_()
+    assert table["a.weight"].abs().sum() > 0
+    write_table(tmp_path / "w.safetensors", table, {})
+    assert torch.equal(read_table(tmp_path / "w.safetensors")[0]["b.weight"], table["a.weight"])

@@ -1,0 +1,160 @@
+"""Embedding samples, and embeddings on disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+from reid.data.transforms import EvaluationTransform
+from reid.errors import ConditionError, DataError
+from reid.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from reid.models.embedder import Embedder, NetworkSpec
+from reid.norm import camera_batchnorm, convert_norm
+from reid.records import Embeddings, Modality, Sample, Split
+from reid.retrieval.embed import embed, load_embeddings, save_embeddings
+
+TRANSFORM = EvaluationTransform(height=32, width=16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Checkpoint:
+    """A small network whose two cameras have clearly different statistics."""
+    torch.manual_seed(0)
+    spec = NetworkSpec("osnet_x0_25")
+    network = convert_norm(Embedder(spec), camera_batchnorm(["c0", "c1"]))
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            if buffer.is_floating_point() and buffer.ndim >= 2 and len(buffer) == 2 and "mean" in name:
+                buffer[1] += 0.5
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_checkpoint(path, network, spec, TRANSFORM, ("camera",), ("c0", "c1"), {})
+    return load_checkpoint(path)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    random = np.random.default_rng(0)
+    made = []
+    for i in range(7):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(random.integers(0, 256, (40, 20, 3), dtype=np.uint8)).save(path)
+        made.append(Sample(path, f"id{i}", f"c{i % 2}"))
+    return tuple(made)
+
+
+def test_rows_belong_to_their_samples(checkpoint, samples):
+    whole = embed(checkpoint, samples, batch_size=3)
+    assert whole.samples == samples
+    assert whole.fingerprint == checkpoint.fingerprint
+    for i, sample in enumerate(samples):
+        alone = embed(checkpoint, [sample])
+        np.testing.assert_allclose(whole.vectors[i], alone.vectors[0], atol=1e-5)
+    back = embed(checkpoint, samples[::-1], workers=2)
+    np.testing.assert_allclose(back.vectors[::-1], whole.vectors, atol=1e-5)
+
+
+def test_the_camera_of_a_sample_decides_its_normalization(checkpoint, samples):
+    one = samples[0]
+    other = Sample(one.path, one.identity, "c1")
+    vectors = embed(checkpoint, [one, other]).vectors
+    assert vectors[0] @ vectors[1] < 0.999
+    with pytest.raises(ConditionError, match='camera "c9" is unknown'):
+        embed(checkpoint, [one, Sample(one.path, one.identity, "c9")])
+
+
+def test_progress_counts_images(checkpoint, samples):
+    steps = []
+    embed(checkpoint, samples, batch_size=3, progress=steps.append)
+    assert steps == [3, 3, 1]
+
+
+def test_nothing_to_embed(checkpoint):
+    with pytest.raises(DataError, match="no samples to embed"):
+        embed(checkpoint, [])
+
+
+def test_a_corrupt_picture_stops_the_run(checkpoint, samples):
+    samples[4].path.write_bytes(samples[4].path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"4\.png"):
+        embed(checkpoint, samples)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    vectors = np.eye(4, 6, dtype=np.float32)
+    rows = (
+        Sample(
+            Path("crops/ä b.jpg"), "a", "c1", Modality.INFRARED, "vehicle", Split.QUERY, datetime(2024, 2, 29, 1, 2, 3)
+        ),
+        Sample(Path("/abs/2.jpg"), "", ""),
+        Sample(Path("3.jpg"), "b,\n", 'say "x"'),
+        Sample(Path("3.jpg"), "b", "c", split=Split.TRAIN),
+    )
+    before = os.umask(0)
+    save_embeddings(Embeddings(rows, vectors, "f00d"), tmp_path / "deep" / "e.safetensors")
+    os.umask(before)
+    return Embeddings(rows, vectors, "f00d"), tmp_path / "deep" / "e.safetensors"
+
+
+def test_embeddings_read_back(saved):
+    expected, path = saved
+    loaded = load_embeddings(path)
+    assert loaded.samples == expected.samples
+    assert loaded.fingerprint == "f00d"
+    np.testing.assert_array_equal(loaded.vectors, expected.vectors)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_no_embeddings_read_back_too(tmp_path):
+    empty = Embeddings((), np.zeros((0, 3), np.float32), "f")
+    save_embeddings(empty, tmp_path / "e")
+    assert load_embeddings(tmp_path / "e").vectors.shape == (0, 3)
+
+
+def test_saving_where_no_file_can_be(saved):
+    expected, path = saved
+    with pytest.raises(DataError, match="cannot be written"):
+        save_embeddings(expected, path / "e")
+
+
+def other_kind(path):
+    save_file({"x": np.zeros(1)}, path, {"format": "reid-weights-1"})
+
+
+def without_samples(path):
+    save_file({"vectors": np.eye(2, dtype=np.float32)}, path, {"format": "reid-embeddings-1", "fingerprint": "f"})
+
+
+def strange_samples(path):
+    tensors = {"vectors": np.eye(2, dtype=np.float32), "samples": np.arange(9, dtype=np.uint8)}
+    save_file(tensors, path, {"format": "reid-embeddings-1", "fingerprint": "f"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b""), "damaged or not an embeddings file"),
+        (lambda path: os.truncate(path, path.stat().st_size - 1), "damaged or not an embeddings file"),
+        (lambda path: path.write_bytes(b"\x89PNG and more than eight bytes"), "damaged or not an embeddings file"),
+        (other_kind, 'got "reid-weights-1"'),
+        (without_samples, "damaged or not an embeddings file"),
+        (strange_samples, "the table of samples is damaged"),
+    ],
+)
+def test_other_files_are_one_clear_line(saved, damage, message):
+    _, path = saved
+    damage(path)
+    with pytest.raises(DataError, match=message) as caught:
+        load_embeddings(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,146 @@
+"""Experiment files: what is read, what is refused in one line, and that nothing is lost when written."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reid.config import (
+    Experiment,
+    differences,
+    leaf_names,
+    load_config,
+    parse_config,
+    to_toml,
+)
+from reid.errors import ConfigError
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "scripts" / "experiments").glob("*.toml"))
+SMALL = {"data": {"manifests": ["a/manifest.csv"]}}
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(tmp_path: Path, text: str, *sets: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), sets)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_an_experiment_has_at_most_forty_leaves() -> None:
+    assert len(leaf_names()) <= 40
+    assert len(set(leaf_names())) == len(leaf_names())
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_committed_experiments_load_and_say_their_command(path: Path) -> None:
+    experiment = load_config(path)
+    header = path.read_text(encoding="utf-8").partition("[")[0]
+    assert f"python scripts/train.py scripts/experiments/{path.name}" in header
+    assert parse_config(tomllib.loads(to_toml(experiment)), "copy") == experiment
+
+
+def test_there_are_committed_experiments() -> None:
+    assert {"street", "street-small-batch", "street-small-camera", "street-small-modality"} <= {
+        path.stem for path in EXPERIMENTS
+    }
+
+
+def test_values_come_from_the_file_and_the_rest_from_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, '[data]\nmanifests = ["m.csv"]\nsize = [64, 32]\n[train]\nepochs = 7\n')
+    experiment = load_config(path)
+    assert experiment.data.size == (64, 32)
+    assert experiment.train.epochs == 7
+    assert experiment.train.seed == Experiment.model_validate(SMALL).train.seed
+
+
+def test_overrides_are_typed_and_the_last_one_wins(tmp_path: Path) -> None:
+    path = write(tmp_path, '[data]\nmanifests = ["m.csv"]\n')
+    sets = ["train.epochs=3", "train.epochs=5", "network.backbone=resnet18", 'data.domains=["person"]']
+    experiment = load_config(path, [*sets, "train.learning_rate = 1e-4", "train.triplet_margin=soft"])
+    assert experiment.train.epochs == 5
+    assert experiment.network.backbone == "resnet18"
+    assert experiment.data.domains == ("person",)
+    assert experiment.train.learning_rate == 1e-4
+    assert experiment.train.triplet_margin == "soft"
+
+
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
+    message = refusal(tmp_path, '[data]\nmanifests = ["m.csv"]\n[train]\nlearning_rat = 1\n')
+    assert 'unknown key "train.learning_rat"; did you mean "train.learning_rate"?' in message
+    assert 'did you mean "train.epochs"?' in refusal(tmp_path, "[data]\n", "train.epoch=3")
+    assert 'unknown key "trian"' in refusal(tmp_path, "[trian]\nepochs = 3\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "data: Field required"),
+        ("[data]\n", "data.manifests: Field required"),
+        ("[data]\nmanifests = []\n", "data.manifests"),
+        ('data = "m.csv"\n', "data: "),
+        ('[data]\nmanifests = ["m"]\nsize = [0, 64]\n', "got 0"),
+        ('[data]\nmanifests = ["m"]\n[train]\nepochs = 0\n', "train.epochs: "),
+        ('[data]\nmanifests = ["m"]\n[train]\nepochs = "many"\n', "got 'many'"),
+        ('[data]\nmanifests = ["m"]\n[train]\nlearning_rate = nan\n', "train.learning_rate: "),
+        ('[data]\nmanifests = ["m"]\n[train]\ntriplet_margin = "hard"\n', "train.triplet_margin"),
+        ('[data]\nmanifests = ["m"]\n[train]\nidentities_per_batch = 1\n', "train.identities_per_batch: "),
+        ('[data]\nmanifests = ["m"]\n[norm]\nkind = "instance"\n', "'batch', 'camera', 'modality' or 'domain'"),
+        ('[data]\nmanifests = ["m"]\n[norm]\nkind = "camera"\nby = ["domain"]\n', "must name the field"),
+        ('[data]\nmanifests = ["m"]\n[norm]\nby = ["camera"]\n', "must name the field"),
+        ("[data\n", "cannot be read as TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    message = refusal(tmp_path, text)
+    assert expected in message
+    assert message.startswith(str(tmp_path / "small.toml"))
+
+
+def test_bad_overrides_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    assert "expected section.key=value" in refusal(tmp_path, "[data]\n", "train.epochs")
+    assert "must be a table" in refusal(tmp_path, 'train = 3\n[data]\nmanifests = ["m"]\n', "train.epochs=3")
+    with pytest.raises(ConfigError, match="no such experiment file"):
+        load_config(tmp_path / "none.toml")
+
+
+@given(
+    manifests=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3),
+    rate=st.floats(1e-12, 1e6, exclude_min=True),
+    margin=st.one_of(st.just("soft"), st.floats(1e-6, 10)),
+    seed=st.integers(0, 2**62),
+)
+def test_written_and_read_again_it_is_the_same(
+    manifests: list[str], rate: float, margin: float | str, seed: int
+) -> None:
+    table = {
+        "data": {"manifests": manifests},
+        "train": {"learning_rate": rate, "triplet_margin": margin, "seed": seed},
+    }
+    experiment = parse_config(table, "drawn")
+    text = to_toml(experiment)
+    assert parse_config(tomllib.loads(text), "copy") == experiment
+    assert len([line for line in text.splitlines() if " = " in line]) >= len(leaf_names())
+
+
+def test_differences_name_every_changed_key() -> None:
+    one = parse_config(SMALL, "one")
+    other = parse_config({**SMALL, "train": {"epochs": 30}, "norm": {"kind": "camera"}}, "other")
+    assert differences(one, one) == []
+    assert differences(one, other) == ['norm.kind: "batch", now "camera"', f"train.epochs: {one.train.epochs}, now 30"]
+
+
+def test_an_experiment_is_frozen() -> None:
+    experiment = parse_config(SMALL, "one")
+    with pytest.raises(ValueError, match="frozen"):
+        experiment.train.epochs = 3  # type: ignore[misc]

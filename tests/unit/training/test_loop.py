@@ -1,0 +1,133 @@
+"""One epoch of the loop on tensors made here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reid.config import Train
+from reid.data.transforms import EvaluationTransform, TrainTransform
+from reid.errors import ConfigError
+from reid.models.embedder import Embedder, NetworkSpec
+from reid.norm import DomainBatchNorm, camera_batchnorm, convert_norm
+from reid.training.loop import Learner, Loop, make_optimizer
+from reid.training.material import TrainingSet
+
+COUNT, IDENTITIES, CAMERAS = 24, 4, 2
+
+
+def make_loop(*, cameras: bool = False, **recipe: Any) -> Loop:
+    torch.manual_seed(0)
+    embedder: Any = Embedder(NetworkSpec("osnet_x0_25"))
+    if cameras:
+        embedder = convert_norm(embedder, camera_batchnorm(["a", "b"]))
+    learner = Learner(embedder, IDENTITIES).to(memory_format=torch.channels_last)
+    numbers = torch.arange(COUNT)
+    colours = torch.randint(0, 255, (IDENTITIES, 3, 1, 1), generator=torch.Generator().manual_seed(1))
+    data = TrainingSet(
+        crops=colours[numbers % IDENTITIES].expand(COUNT, 3, 32, 16).to(torch.uint8),
+        targets=numbers % IDENTITIES,
+        modalities=torch.zeros(COUNT, dtype=torch.int64),
+        domains=(numbers // IDENTITIES) % CAMERAS if cameras else None,
+    )
+    settings = Train(**{"epochs": 8, "learning_rate": 1e-3, "warmup_epochs": 1, **recipe})
+    plain = TrainTransform(brightness=0, contrast=0, saturation=0, gain=0, grey=0, erase=0, pad=1)
+    return Loop(learner, make_optimizer(learner, settings), data, plain, EvaluationTransform(32, 16), settings)
+
+
+def run(loop: Loop, epochs: int) -> list[Any]:
+    batches = [np.arange(COUNT, dtype=np.int64)] * 3
+    return [loop.run(e, batches, torch.Generator().manual_seed(e)) for e in range(epochs)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cameras", [False, True])
+def test_easy_identities_are_learned(precision: str, cameras: bool) -> None:
+    recipe = {"epochs": 10, "learning_rate": 5e-3, "triplet_start": 5, "triplet_ramp": 2}
+    reports = run(make_loop(cameras=cameras, precision=precision, **recipe), 10)
+    assert reports[0].identity_loss == pytest.approx(np.log(IDENTITIES), rel=0.3)
+    assert reports[-1].identity_loss < 0.75 * reports[0].identity_loss
+    assert reports[-1].accuracy > 0.9
+    assert reports[-1].triplet_loss < 0.3 < reports[0].triplet_loss  # below the margin: not collapsed
+
+
+def test_the_report_adds_up() -> None:
+    reports = run(make_loop(triplet_start=1, triplet_ramp=1, triplet_weight=0.5, final_learning_rate=0.0), 8)
+    first, ramping, last = reports[0], reports[1], reports[-1]
+    assert (first.epoch, last.epoch) == (1, 8)
+    assert first.triplet_weight == 0.0
+    assert first.loss == pytest.approx(first.identity_loss)
+    assert ramping.triplet_weight == pytest.approx(0.5 * 2 / 3)  # two thirds of the ramp at its last batch
+    assert last.loss == pytest.approx(last.identity_loss + 0.5 * last.triplet_loss)
+    assert first.learning_rate == pytest.approx(1e-3)  # the warm-up is over
+    assert last.learning_rate == pytest.approx(0.0)
+
+
+def test_the_same_start_gives_the_same_bits() -> None:
+    one, other = make_loop(cameras=True), make_loop(cameras=True)
+    run(one, 2)
+    run(other, 2)
+    pairs = zip(one.learner.parameters(), other.learner.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_on_batch_hears_of_every_image() -> None:
+    loop, seen = make_loop(), []
+    loop.run(0, [np.arange(12), np.arange(24)], torch.Generator(), seen.append)
+    assert seen == [12, 24]
+
+
+def test_weight_decay_is_for_convolutions_and_linear_layers_only() -> None:
+    loop = make_loop(cameras=True, weight_decay=0.25)
+    decayed, free = ({id(p) for p in group["params"]} for group in loop.optimizer.param_groups)
+    assert [group["weight_decay"] for group in loop.optimizer.param_groups] == [0.25, 0.0]
+    for module in loop.learner.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            wanted = isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"
+            assert (id(parameter) in decayed) is (wanted and parameter.requires_grad)
+            assert (id(parameter) in free) is (not wanted and parameter.requires_grad)
+    assert any(isinstance(module, DomainBatchNorm) for module in loop.learner.modules())
+
+
+def test_the_frozen_shift_of_the_neck_stays_zero() -> None:
+    loop = make_loop()
+    run(loop, 1)
+    bias = loop.learner.embedder.neck.bias
+    assert torch.equal(bias, torch.zeros_like(bias))
+
+
+def test_divergence_is_one_clear_line() -> None:
+    loop = make_loop()
+    with torch.no_grad():
+        loop.learner.classifier.weight.fill_(float("nan"))
+    with pytest.raises(ConfigError, match=r"became nan in epoch 1.*lower train\.learning_rate"):
+        run(loop, 1)
+
+
+def test_the_gradient_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms: list[float] = []
+    clip = nn.utils.clip_grad_norm_
+
+    def spy(parameters: Any, limit: float) -> Any:
+        kept = list(parameters)
+        before = clip(kept, limit)
+        norms.append(float(torch.stack([p.grad.norm() for p in kept if p.grad is not None]).norm()))
+        return before
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spy)
+    run(make_loop(gradient_clip=0.01), 1)
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+    run(make_loop(gradient_clip=0.0), 1)
+    assert len(norms) == 3

@@ -51,7 +51,8 @@ def main() -> None:
     samples = read_manifest(options.manifest)
     asked = [sample for sample in samples if sample.split is not Split.TRAIN]
     checkpoint = load_checkpoint_for(options.weights, options.backbone)
-    checkpoint = stage("calibrate new cameras", len(samples), lambda: meet_cameras(checkpoint, samples, "calibrate"))
+    pool = len(samples) - len(asked)
+    checkpoint = stage("calibrate new cameras", pool, lambda: meet_cameras(checkpoint, samples, "calibrate"))
     stage("read and decode", len(asked), lambda: load_crops(asked, checkpoint.transform, workers=workers()))
     vectors = stage("read and embed", len(asked), lambda: embed(checkpoint, asked, workers=workers()))
     split = [[i for i, s in enumerate(asked) if s.split is part] for part in (Split.QUERY, Split.GALLERY)]

@@ -19,7 +19,8 @@ camera into the statistics of its batch normalization, and then compares picture
 
 **Camera BN** keeps a mean and a variance *for each camera* in every normalization layer, the neck included. Each
 picture is normalized by the statistics of the camera that took it, so what is left is who is in it. All other
-weights are shared. **Plain BN** is the same network, trained the same way, with one mean and variance for all.
+weights are shared. **Plain BN** has one mean and variance for all. To compare the two fairly, one small network was
+trained twice alike, once with each; both answer beside the shipped one, for people.
 
 A new camera needs no labels: its statistics are measured on pictures of its own. So the cameras of a street that the
 network was never trained on were met when this page was first started.

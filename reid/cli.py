@@ -35,7 +35,10 @@ Data = Annotated[
 Root = Annotated[Path | None, typer.Option(help="folder of a data set given by name, such as market1501")]
 Weights = Annotated[Path | None, typer.Option(help="weights file; default: the shipped weights")]
 Backbone = Annotated[str | None, typer.Option(help="network of weights that do not say it, such as osnet_x0_25")]
-Size = Annotated[tuple[int, int] | None, typer.Option(help="height and width in pixels, instead of the weights' own")]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(help="height and width in pixels, such as 256 128, instead of the weights' own"),
+]
 ProfileFiles = Annotated[
     list[Path] | None, typer.Option("--profiles", help='camera profiles of "reid calibrate"; repeatable')
 ]
@@ -112,8 +115,9 @@ def calibrate(
     """Measure the statistics of every camera from unlabelled crops."""
     from reid.data.manifest import check_files
     from reid.models.calibration import calibrate_checkpoint
-    from reid.pipeline import load_checkpoint_for, progress_bar, workers
+    from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
+    claim_output(out, "reid-profiles-", data)
     samples = _read(data, root)
     rows = [s for s in samples if s.split is (split or Split.TRAIN)] or ([] if split else list(samples))
     check_files(rows)
@@ -138,9 +142,10 @@ def embed(
     split: Annotated[Split | None, typer.Option(help="only these rows")] = None,
 ) -> None:
     """Turn images into unit vectors."""
-    from reid.pipeline import embed_samples, load_checkpoint_for, meet_cameras
+    from reid.pipeline import claim_output, embed_samples, load_checkpoint_for, meet_cameras
     from reid.retrieval.embed import save_embeddings
 
+    claim_output(out, "reid-embeddings-", data)
     samples = _read(data, root)
     checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or ()), samples, _unseen(unseen))
     embeddings = embed_samples(checkpoint, [s for s in samples if split in (None, s.split)])
@@ -243,10 +248,15 @@ def evaluate(
     unseen: Unseen = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the results to this file too")] = None,
 ) -> None:
-    """Score weights by the Market rule: mAP, mINP, CMC.  Without --data: the synthetic street, both sites."""
-    from reid.evaluation.report import report_table, write_reports
-    from reid.pipeline import evaluate_samples, load_checkpoint_for, meet_cameras
+    """Score weights by the Market rule: mAP, mINP, CMC.
 
+    Without --data: both sites of the synthetic street in data/street, made there if missing.
+    """
+    from reid.evaluation.report import report_table, write_reports
+    from reid.pipeline import claim_output, evaluate_samples, load_checkpoint_for, meet_cameras
+
+    if json_file is not None:
+        claim_output(json_file, '"results"', data)
     loaded = load_checkpoint_for(weights, backbone, size, profiles or ())
     policy = _unseen(unseen, "error" if data else "calibrate")
     reports = []
@@ -262,6 +272,8 @@ def evaluate(
 def _specs(data: list[str] | None) -> list[str]:
     """What to read: ``data``, or the sites of the default street, made now if it is not there."""
     if data:
+        if len(set(data)) != len(data):
+            raise ConfigError(f"--data: the same data is named twice: {', '.join(data)}")
         return data
     from reid.data.synthetic.street import StreetPlan
     from reid.pipeline import DEFAULT_DATA, make_street

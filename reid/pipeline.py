@@ -18,7 +18,7 @@ from tqdm import tqdm
 from reid.data.manifest import check_files
 from reid.data.protocol import read_data
 from reid.data.synthetic.street import StreetPlan, generate
-from reid.errors import DataError, GalleryError
+from reid.errors import ConfigError, DataError, GalleryError
 from reid.evaluation import Report, evaluate
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
@@ -26,11 +26,12 @@ from reid.norm import Profiles
 from reid.records import Embeddings, Sample, Split, label_of
 from reid.retrieval.embed import embed
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.storage import reading
 
 DEFAULT_DATA = Path("data/street")
 DEFAULT_GALLERY = Path("galleries/street")
 WEIGHTS_FILE = "street.safetensors"
-NETWORK_FILE = "network.safetensors"  # in a gallery's folder: the network that made its vectors
+NETWORK = "network.safetensors"  # the file of a gallery that holds the network that made its vectors
 
 UnseenCamera = Literal["error", "calibrate", "prior"]
 
@@ -45,6 +46,23 @@ def shipped_weights() -> Path:
 def workers() -> int:
     """How many threads may decode images beside the network."""
     return max(1, (os.cpu_count() or 1) // 2)
+
+
+def claim_output(out: Path, mark: str, inputs: Sequence[str] | None = None) -> None:
+    """Refuse an output that would replace anything but an earlier one of its kind, before work is spent on it.
+
+    The first bytes of a file of that kind hold ``mark``; ``inputs`` are what the command reads.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        return
+    if not out.is_file():
+        raise ConfigError(f"{out}: expected a file to write, this is a folder or device; choose another name")
+    with out.open("rb") as file:
+        start = file.read(4096)
+    given = {Path(spec).resolve() for spec in inputs or ()}
+    if out.resolve() in given or (start and mark.encode() not in start):
+        raise ConfigError(f"{out}: exists and is something else; it would be lost, so choose another name or delete it")
 
 
 @contextmanager
@@ -132,17 +150,16 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     if not rows:
         raise DataError('no row of split "gallery" to build a gallery from')
     gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
-    gallery.save(out)
-    checkpoint.save(out / NETWORK_FILE)
+    gallery.save(out, {NETWORK: checkpoint.save})
     return gallery
 
 
 def gallery_checkpoint(folder: Path) -> Checkpoint:
     """The network that made the gallery in ``folder``, with the statistics of its cameras."""
-    path = folder / NETWORK_FILE
-    if not path.is_file():
-        raise GalleryError(f"{folder}: holds no {NETWORK_FILE}; pass the weights it was built with, or build it again")
-    return load_checkpoint(path)
+    with reading(folder) as (_, files):
+        if NETWORK not in files:
+            raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
+        return load_checkpoint(files[NETWORK])
 
 
 def read_all(specs: Sequence[str], root: Path | None = None) -> tuple[Sample, ...]:

@@ -37,6 +37,8 @@ def read_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: no permission to read the picture") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not a picture in a known format (JPEG, PNG, BMP, WebP, ...)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: the picture is far too large for a crop; cut out the person or vehicle") from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: the picture is damaged or cut off ({reason}); copy or download it again") from error

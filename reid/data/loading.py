@@ -61,7 +61,7 @@ def _unknown_domain(sample: Sample, by: Sequence[str], names: Sequence[str]) -> 
         return f"{sample.path}: the camera is empty, but these weights normalize by {kind}; known: {known}"
     return (
         f'{kind} "{label}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
-        f"or pass --unseen-camera prior (first seen at {sample.path})"
+        f"or pass --unseen-camera prior where a command has it (first seen at {sample.path})"
     )
 
 

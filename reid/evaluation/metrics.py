@@ -23,6 +23,8 @@ Float64Array = npt.NDArray[np.float64]
 Vectors = npt.NDArray[Any]
 
 MAX_RANK = 50
+LONGEST_CMC = 1_000_000
+LARGEST = 1e15  # absolute value of a component; beyond, inner products overflow float32
 BLOCK_BYTES = 64 * 2**20
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 256  # below 64 rows the product re-reads the gallery too often
 FEW = 16  # a part of the row smaller than 1/16 is cheaper to copy out first, then count
@@ -88,8 +90,10 @@ def market_metrics(
         check_labels("query_cameras", query_cameras, len(queries)),
         check_labels("gallery_cameras", gallery_cameras, len(gallery)),
     )
-    if max_rank < 1 or (block is not None and block < 1):
-        raise DataError(f"metrics: expected max_rank and block of 1 or more, got {max_rank} and {block}")
+    if not 1 <= max_rank <= LONGEST_CMC or (block is not None and block < 1):
+        raise DataError(
+            f"metrics: expected max_rank of 1 to {LONGEST_CMC} and block of 1 or more, got {max_rank} and {block}"
+        )
     size = block or _block_size(len(gallery), gallery.itemsize)
     return _summary(_place_all(queries, gallery, judgement, size), len(gallery), max_rank)
 
@@ -97,7 +101,10 @@ def market_metrics(
 def _check_vectors(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Vectors, Vectors]:
     arrays = []
     for name, given in (("query_vectors", query), ("gallery_vectors", gallery)):
-        array = np.asarray(given)
+        try:
+            array = np.asarray(given)
+        except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors that want gradients
+            raise DataError(f"{name}: expected an array of floats (rows, D): {' '.join(str(error).split())}") from error
         if array.ndim != 2 or array.dtype.kind != "f":
             raise DataError(f"{name}: expected floats (rows, D), got {array.dtype} {array.shape}")
         if len(array) == 0:
@@ -116,9 +123,12 @@ def _check_vectors(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Vector
 
 def _check_finite(name: str, vectors: Vectors) -> None:
     for start in range(0, len(vectors), 4096):  # in parts: a mask of everything is a quarter of the vectors
-        finite = np.isfinite(vectors[start : start + 4096]).all(axis=1)
-        if not finite.all():
-            raise DataError(f"{name}: row {start + int(np.argmin(finite))} holds NaN or infinity")
+        usable = (np.abs(vectors[start : start + 4096]) < np.float64(LARGEST)).all(axis=1)  # false for NaN too
+        if not usable.all():
+            raise DataError(
+                f"{name}: row {start + int(np.argmin(usable))} holds NaN, infinity or a value beyond {LARGEST:g};"
+                " rows should have unit length"
+            )
 
 
 def _block_size(gallery: int, itemsize: int) -> int:

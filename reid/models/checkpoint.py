@@ -26,6 +26,7 @@ from reid.models.weights import Table, digest, load_strictly, read_table, table_
 from reid.norm import DomainBatchNorm, DomainPolicy, Given, Profiles, add_domain, convert_norm, domains_of, install
 
 FORMAT = "reid-weights-1"
+SMALLEST, LARGEST = 32, 2048  # pixels of a side that images may be brought to by hand
 FINGERPRINT_LENGTH = 16  # hex digits
 BASE = "base"  # key of the free text: fingerprint of the weights before any profiles were installed
 
@@ -125,6 +126,10 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
     ``size`` (height, width) in pixels replaces the size images are brought to, which is the one of
     training for our files and 256x128 for others.
     """
+    if size is not None and not all(SMALLEST <= pixels <= LARGEST for pixels in size):
+        raise ConfigError(
+            f"size: expected height and width of {SMALLEST} to {LARGEST} pixels, got {size[0]} x {size[1]}"
+        )
     tensors, metadata = read_table(path)
     if "format" in metadata and metadata["format"].startswith("reid-"):
         checkpoint = _ours(path, tensors, metadata, backbone)

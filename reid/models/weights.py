@@ -13,6 +13,7 @@ import re
 import struct
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,15 @@ DAMAGE = (
 
 def write_table(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file: under another name first, so that a half-written file never has this one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file(dict(tensors), part, metadata=dict(metadata))
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(dict(tensors), part, metadata=dict(metadata))
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise WeightsError(f"{path}: cannot be written ({error}); choose another place or free some space") from error
 
 
 def read_table(path: Path) -> tuple[Table, dict[str, str]]:

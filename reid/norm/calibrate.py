@@ -7,8 +7,10 @@ a network that uses it.  The network measured is never changed.  No identity lab
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -57,10 +59,16 @@ class Profiles:
         tensors = {f"{layer}.running_mean": t.contiguous() for layer, t in self.mean.items()}
         tensors |= {f"{layer}.running_var": t.contiguous() for layer, t in self.var.items()}
         header = {"names": self.names, "images": self.images, "weights": self.weights, "by": self.by}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial_path = path.with_name(path.name + ".part")
-        save_file(tensors, partial_path, metadata={"format": FORMAT, "profiles": json.dumps(header)})
-        partial_path.replace(path)
+        header["digest"] = _digest(tensors)
+        part = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part, metadata={"format": FORMAT, "profiles": json.dumps(header)})
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise WeightsError(f"{path}: cannot be written ({error}); choose another place or free space") from error
 
     @classmethod
     def load(cls, path: Path) -> Profiles:
@@ -70,10 +78,14 @@ class Profiles:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path}: cannot read camera profiles: {error}") from error
+            raise WeightsError(
+                f'{path}: cannot read camera profiles ({error}); make them with "reid calibrate"'
+            ) from error
         if metadata.get("format") != FORMAT:
             raise WeightsError(f'{path}: expected camera profiles written by "reid calibrate", got another file')
         header = json.loads(metadata["profiles"])
+        if header["digest"] != _digest(tensors):
+            raise WeightsError(f"{path}: damaged, its statistics are not those that were saved; calibrate again")
         mean = {k.removesuffix(".running_mean"): t for k, t in tensors.items() if k.endswith(".running_mean")}
         var = {k.removesuffix(".running_var"): t for k, t in tensors.items() if k.endswith(".running_var")}
         names, images = tuple(header["names"]), tuple(header["images"])
@@ -135,6 +147,14 @@ def install(network: nn.Module, profiles: Profiles) -> nn.Module:
         return _with_profiles(module, names[id(module)], profiles) if isinstance(module, DomainBatchNorm) else None
 
     return replace_modules(new, renew)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hex over names and values, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _measuring_copy(network: nn.Module, names: tuple[str, ...]) -> nn.Module:

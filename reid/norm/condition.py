@@ -82,10 +82,15 @@ class Given(nn.Module):
         The output is the network's: a tensor, or a structure of tensors whose rows are those of ``images``.
         """
         if not isinstance(domain, Tensor):
+            if not (domain is None or isinstance(domain, int)):
+                raise ConditionError(
+                    f"domain: expected an int, an int64 tensor of one index per image, or None,"
+                    f" got {type(domain).__name__}; indices count reid.norm.domains_of(network)"
+                )
             with given(Condition(domain)):
                 return self.model(images)
         check_labels(domain, len(images))
-        if domain.device.type != "cpu" or torch.compiler.is_compiling():
+        if not len(domain) or domain.device.type != "cpu" or torch.compiler.is_compiling():
             with given(Condition(domain)):
                 return self.model(images)
         return self._by_group(images, domain)

@@ -7,7 +7,7 @@ that keep no statistics (LayerNorm, GroupNorm, InstanceNorm) have nothing to kee
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,8 @@ class DomainPolicy:
     affine: str = "shared"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.names, tuple):
+            raise ConfigError(f"{self.kind} norm: expected a list of {self.kind} names, got {self.names!r}")
         if not self.names or len(set(self.names)) != len(self.names):
             raise ConfigError(f"{self.kind} norm: expected distinct {self.kind} names, got {list(self.names)}")
         if self.affine not in AFFINES:
@@ -61,19 +63,24 @@ class DomainPolicy:
         return layer
 
 
+def _listed(names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; a single string, whose letters would be taken for names, and what is no list stay."""
+    return names if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)  # type: ignore[return-value]
+
+
 def camera_batchnorm(names: Sequence[str], affine: str = "shared") -> DomainPolicy:
     """Camera-based BN (Zhuang et al., ECCV 2020): own statistics for every camera of ``names``."""
-    return DomainPolicy("camera", tuple(names), affine)
+    return DomainPolicy("camera", _listed(names), affine)
 
 
 def modality_batchnorm(names: Sequence[str] = ("visible", "infrared"), affine: str = "shared") -> DomainPolicy:
     """Modality BN (Li et al., arXiv 2103.04778): own statistics for every modality of ``names``."""
-    return DomainPolicy("modality", tuple(names), affine)
+    return DomainPolicy("modality", _listed(names), affine)
 
 
 def domain_batchnorm(names: Sequence[str], affine: str = "domain") -> DomainPolicy:
     """Domain-specific BN (Chang et al., CVPR 2019): statistics and affine for every domain of ``names``."""
-    return DomainPolicy("domain", tuple(names), affine)
+    return DomainPolicy("domain", _listed(names), affine)
 
 
 POLICIES: dict[str, Callable[..., DomainPolicy]] = {
@@ -91,6 +98,11 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
     carry over; a layer used in two places stays one layer.  Raises ConfigError, naming the module, for
     a norm it does not know, and for a network without BatchNorm.
     """
+    if not isinstance(network, nn.Module) or not isinstance(policy, DomainPolicy):
+        raise ConfigError(
+            "convert_norm: expected a network and a policy such as camera_batchnorm([...]), got"
+            f" {type(network).__name__} and {type(policy).__name__}"
+        )
     found: list[DomainBatchNorm] = []
 
     def convert(name: str, layer: nn.Module) -> nn.Module | None:

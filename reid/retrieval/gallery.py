@@ -7,9 +7,11 @@ images or networks, except the fingerprint of the one that made its vectors.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ import numpy.typing as npt
 from reid.errors import DataError, GalleryError
 from reid.records import Embeddings, FloatArray, IntArray, Ranking, Sample
 from reid.retrieval.exact import best_first, empty_ranking, scores_of
-from reid.retrieval.storage import commit, decode_samples, encode_samples, reading
+from reid.retrieval.storage import Writer, commit, decode_samples, encode_samples, reading
 
 BoolArray = npt.NDArray[np.bool_]
 
 faiss: Any = _faiss  # its type stubs describe C++ signatures, not the Python ones
 
+OWN_FILES = ("index", "samples")
 SPARE = 16  # candidates beyond k: usually enough to prove that none of the k best was missed
 FEW_QUERIES = 16  # up to here one thread is quicker: waking others costs more than the search
 GATHER_BYTES = 256 * 2**20  # vectors copied out at a time when only some rows may answer
@@ -53,8 +56,16 @@ class Gallery:
     larger is nearer; equal scores put the lower row first.  Answers are exact.
     """
 
-    def __init__(self, rows: _Rows, fingerprint: str, folder: Path | None = None, generation: str | None = None):
+    def __init__(
+        self,
+        rows: _Rows,
+        fingerprint: str,
+        folder: Path | None = None,
+        generation: str | None = None,
+        attached: Mapping[str, Path] | None = None,
+    ):
         self._rows = rows
+        self._attached = dict(attached or {})
         self._fingerprint = fingerprint
         self._folder = folder
         self._generation = generation
@@ -76,18 +87,22 @@ class Gallery:
                 count, dimension, fingerprint = header["count"], header["dimension"], header["fingerprint"]
             except (KeyError, RuntimeError, DataError) as error:
                 raise GalleryError(f"{folder}: the gallery is damaged ({_line(error)}); build it again") from error
+            attached = {suffix: path for suffix, path in files.items() if suffix not in OWN_FILES}
         flat = isinstance(index, faiss.IndexFlat) and index.metric_type == faiss.METRIC_INNER_PRODUCT
         if not flat or (index.ntotal, index.d, len(samples)) != (count, dimension, count):
             raise GalleryError(
                 f"{folder}: the gallery is damaged, its header says {count} x {dimension} vectors, there are"
                 f" {index.ntotal} x {index.d} and {len(samples)} samples; build it again"
             )
-        return cls(_Rows(samples, index, _view(index)), str(fingerprint), folder, header["generation"])
+        rows = _Rows(samples, index, _view(index))
+        return cls(rows, str(fingerprint), folder, header["generation"], attached)
 
-    def save(self, folder: Path) -> None:
-        """Write the gallery to ``folder``, replacing a gallery that is there; all of it or nothing."""
-        self._generation = self._write(folder, self._rows, replaces=None)
-        self._folder = folder
+    def save(self, folder: Path, attach: Mapping[str, Writer] | None = None) -> None:
+        """Write the gallery to ``folder``, replacing a gallery that is there; all of it or nothing.
+
+        ``attach`` writes further files (suffix -> writer) that belong to it, such as the network that made it.
+        """
+        self._write(folder, self._rows, replaces=None, attach=attach or {})
 
     def erase(self, identity: str) -> int:
         """Remove every row of ``identity``; the number of rows removed.
@@ -104,7 +119,8 @@ class Gallery:
             samples = tuple(rows.samples[i] for i in np.flatnonzero(stay))
             left = _rows(samples, rows.vectors[stay])
             if self._folder is not None:
-                self._generation = self._write(self._folder, left, replaces=self._generation)
+                stay_too = {suffix: partial(shutil.copyfile, path) for suffix, path in self._attached.items()}
+                self._write(self._folder, left, replaces=self._generation, attach=stay_too)
             self._rows = left
         return gone
 
@@ -172,18 +188,20 @@ class Gallery:
         if keep is not None and (keep.shape != (len(rows.samples),) or keep.dtype != np.bool_):
             raise DataError(f"search: expected keep ({len(rows.samples)},) bool, got {keep.dtype} {keep.shape}")
 
-    def _write(self, folder: Path, rows: _Rows, replaces: str | None) -> str:
+    def _write(self, folder: Path, rows: _Rows, replaces: str | None, attach: Mapping[str, Writer]) -> None:
         table = encode_samples(rows.samples)
         header = commit(
             folder,
             {
                 "index": lambda path: faiss.write_index(rows.index, str(path)),
                 "samples": lambda path: path.write_bytes(table),
+                **attach,
             },
             {"fingerprint": self._fingerprint, "dimension": int(rows.index.d), "count": len(rows.samples)},
             replaces,
         )
-        return str(header["generation"])
+        self._folder, self._generation = folder, str(header["generation"])
+        self._attached = {suffix: folder / header["files"][suffix]["name"] for suffix in attach}
 
 
 def _rows(samples: tuple[Sample, ...], vectors: FloatArray) -> _Rows:

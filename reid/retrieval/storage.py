@@ -11,6 +11,7 @@ index, which columns) is not known here, except for the table of samples.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -25,6 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
 from reid.errors import DataError, GalleryError
 from reid.records import Modality, Sample, Split
@@ -81,12 +83,20 @@ def write_private(path: Path, write: Writer) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        write(part)
+        _written(write, part)
         _sync(part)
         part.replace(path)
         _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _written(write: Writer, part: Path) -> None:
+    """Have ``write`` fill ``part``; a full disk is an OSError whichever library wrote."""
+    try:
+        write(part)
+    except (SafetensorError, RuntimeError) as error:  # what safetensors and faiss raise
+        raise OSError(errno.EIO, _first_line(error), str(part)) from error
 
 
 def commit(

@@ -181,6 +181,27 @@ def test_erasing_a_person(reid, fails, manifest: Path, camera_weights: Path, tmp
     assert len(out.splitlines()) == 18
     assert "a-person-0002\t" not in out
     assert not any(b"a-person-0002" in path.read_bytes() for path in gallery.iterdir())
+    assert len(list(gallery.glob("data-*.network.safetensors"))) == 1
+
+
+def test_a_failed_rebuild_keeps_the_old_gallery(
+    reid, fails, manifest: Path, camera_weights: Path, plain_weights: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The disk fills while the network is written: index and network of the old gallery still belong together."""
+    gallery = tmp_path / "gallery"
+    reid("index", "build", "--data", manifest, "--weights", camera_weights, "--out", gallery)
+    files = sorted(path.name for path in gallery.iterdir())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reid.models.weights.save_file", full)
+        line = fails("index", "build", "--data", manifest, "--weights", plain_weights, "--out", gallery)
+    assert "No space left on device" in line
+    assert sorted(path.name for path in gallery.iterdir()) == files
+    picture = next((manifest.parent / "images" / "query" / "person").glob("*_a1_*.jpg"))
+    assert reid("search", picture, "--camera", "a1", "--gallery", gallery)[0] == 0
 
 
 def test_training_goes_on_the_same_walk(reid, manifest: Path, tmp_path: Path) -> None:
@@ -262,6 +283,34 @@ def test_bad_galleries(fails, manifest: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "other") in fails("search", picture, "--gallery", tmp_path / "other")
     assert "not a street" in fails("synth", tmp_path / "other")
     assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+
+
+def test_outputs_never_replace_something_else(fails, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    """A mistyped --out must not cost the user a manifest, weights or a device."""
+    copy = edited(manifest, tmp_path / "manifest.csv", lambda row: row)
+    before = copy.read_bytes()
+    common = ("--data", copy, "--weights", plain_weights)
+    for command, option in (("calibrate", "--out"), ("embed", "--out"), ("evaluate", "--json")):
+        for target in (copy, plain_weights):
+            weights = target.read_bytes()
+            assert "exists and is something else" in fails(command, *common, option, target)
+            assert target.read_bytes() == weights
+        assert "folder or device" in fails(command, *common, option, tmp_path)
+        assert "folder or device" in fails(command, *common, option, "/dev/null")
+    assert copy.read_bytes() == before
+
+
+def test_an_unwritable_output_is_one_line(fails, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    common = ("--data", manifest, "--weights", plain_weights)
+    for command, option in (("calibrate", "--out"), ("evaluate", "--json"), ("embed", "--out")):
+        assert str(tmp_path / "file") in fails(command, *common, option, tmp_path / "file" / "output")
+    assert "Not a directory" in fails("synth", tmp_path / "file" / "street", "--identities", "1", "--workers", "1")
+
+
+def test_sizes_have_bounds(fails, manifest: Path, plain_weights: Path) -> None:
+    for size in ((8, 8), (99999999, 64)):
+        assert "32 to 2048 pixels" in fails("evaluate", "--data", manifest, "--weights", plain_weights, "--size", *size)
 
 
 def test_usage_errors_exit_with_2(reid) -> None:

@@ -64,14 +64,14 @@ def test_rows_may_be_far_from_contiguous():
         ({"gallery": EYE.astype(int)}, "gallery_vectors: expected floats"),
         ({"gallery": np.eye(3, 4, dtype=np.float32)}, "3 dimensions, gallery_vectors 4"),
         ({"gallery": np.where(EYE == 1, np.nan, EYE)}, "gallery_vectors: row 0 holds NaN"),
-        ({"query": np.float32([[1, 0, 0], [0, np.inf, 0]])}, "query_vectors: row 1 holds NaN or infinity"),
+        ({"query": np.float32([[1, 0, 0], [0, np.inf, 0]])}, "query_vectors: row 1 holds NaN, infinity"),
         ({"query_identities": ["a"]}, r"query_identities: expected one label a row, \(2,\)"),
         ({"gallery_cameras": [["2"], ["2"], ["2"]]}, r"gallery_cameras: .*got shape \(3, 1\)"),
         ({"gallery_identities": [1, 2, 3]}, "identities: queries have .* and the gallery int64"),
         ({"query_cameras": [0.5, 1.5]}, "query_cameras: expected strings or integers, got float64"),
         ({"query_identities": np.array(["a", None], object)}, "only strings or only integers, got NoneType, string"),
-        ({"max_rank": 0}, "max_rank and block of 1 or more"),
-        ({"block": 0}, "max_rank and block of 1 or more"),
+        ({"max_rank": 0}, "max_rank of 1 to 1000000"),
+        ({"block": 0}, "max_rank of 1 to 1000000"),
     ],
 )
 def test_bad_input_is_one_clear_line(changes, message):

@@ -185,7 +185,21 @@ def test_what_cannot_be_converted_is_named() -> None:
     with pytest.raises(ConfigError, match="no BatchNorm layer"):
         convert_norm(nn.Sequential(nn.Conv2d(3, 3, 1), nn.LayerNorm(3)), camera_batchnorm(CAMERAS))
     with pytest.raises(ConfigError, match="0: cannot convert a DomainBatchNorm"):
-        convert_norm(convert_norm(nn.Sequential(nn.BatchNorm2d(3)), camera_batchnorm(CAMERAS)), camera_batchnorm("xy"))
+        convert_norm(
+            convert_norm(nn.Sequential(nn.BatchNorm2d(3)), camera_batchnorm(CAMERAS)), camera_batchnorm(["x", "y"])
+        )
+
+
+@pytest.mark.parametrize("names", ["door", 3, None])
+def test_names_must_be_a_list(names: object) -> None:
+    with pytest.raises(ConfigError, match="expected a list of camera names"):
+        camera_batchnorm(names)
+
+
+def test_arguments_of_another_kind_are_one_line() -> None:
+    for network, policy in ((None, camera_batchnorm(CAMERAS)), (nn.BatchNorm2d(3), "camera")):
+        with pytest.raises(ConfigError, match="expected a network and a policy"):
+            convert_norm(network, policy)
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"]])

@@ -272,3 +272,16 @@ def test_a_domain_out_of_range_raises(domain) -> None:
 def test_labels_of_another_shape_or_type_raise(labels: Tensor) -> None:
     with pytest.raises(ConditionError, match=r"expected int64 of shape \(2,\)"):
         Given(make_layer())(torch.randn(2, CHANNELS, 2, 2), labels)
+
+
+@MODES
+def test_an_empty_batch_stays_empty(training: bool) -> None:
+    layer = make_layer().train(training)
+    labels = torch.zeros(0, dtype=torch.int64)
+    assert Given(layer)(torch.zeros(0, CHANNELS, 2, 2), labels).shape == (0, CHANNELS, 2, 2)
+    assert torch.isfinite(layer.running_var).all()
+
+
+def test_labels_that_are_no_tensor_raise() -> None:
+    with pytest.raises(ConditionError, match="expected an int, an int64 tensor"):
+        Given(make_layer())(torch.randn(2, CHANNELS, 2, 2), ["a", "b"])

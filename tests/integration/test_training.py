@@ -250,7 +250,14 @@ def environment() -> dict[str, str]:
 def test_a_killed_process_continues_to_the_same_bits(
     file: Path, whole: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    process = subprocess.Popen(script(file, "--out", tmp_path), stderr=subprocess.PIPE, env=environment(), text=True)
+    process = subprocess.Popen(
+        script(file, "--out", tmp_path),
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        # a shell starts background jobs with interrupts ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (sets a signal, no more)
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -59,7 +59,7 @@ def claim_output(out: Path, mark: str, inputs: Sequence[str] | None = None) -> N
     if not out.is_file():
         raise ConfigError(f"{out}: expected a file to write, this is a folder or device; choose another name")
     with out.open("rb") as file:
-        start = file.read(4096)
+        start = file.read(2**20)  # the header of a file with many cameras is long
     given = {Path(spec).resolve() for spec in inputs or ()}
     if out.resolve() in given or (start and mark.encode() not in start):
         raise ConfigError(f"{out}: exists and is something else; it would be lost, so choose another name or delete it")

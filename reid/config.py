@@ -46,6 +46,7 @@ class Norm(_Section):
     """Whose statistics normalize an image: the whole batch's, or its camera's, modality's, domain's."""
 
     kind: Literal["batch", "camera", "modality", "domain"] = "batch"
+    system: str = "batch"  # a name of reid.norm.SYSTEMS: what the layers of these domains do
     by: tuple[LabelField, ...] = ()  # fields that name a normalization domain; () chooses by kind and data
     affine: Literal["shared", "domain"] = "shared"  # one scale and shift for all domains, or one each
 
@@ -75,7 +76,8 @@ class Train(_Section):
     triplet_weight: NonNegative = 1.0
     triplet_start: NonNegative = 4.0  # epochs of cross-entropy alone
     triplet_ramp: NonNegative = 4.0  # epochs from weight 0 to triplet_weight
-    triplet_positives: Literal["all", "cross_modality"] = "all"
+    contrast_weight: NonNegative = 0.0  # of the supervised contrastive loss on the embeddings
+    positives: Literal["all", "cross_modality"] = "all"  # which images of an identity triplet and contrast pair
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Count = 2  # of the processor; another number gives other last bits
 

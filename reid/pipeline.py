@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,10 +16,10 @@ from typing import Literal
 from tqdm import tqdm
 
 from reid.data.manifest import check_files
-from reid.data.protocol import read_data
+from reid.data.protocol import DataSet, Scoring, all_choices, open_data, read_data
 from reid.data.synthetic.street import StreetPlan, generate
 from reid.errors import ConfigError, DataError, GalleryError
-from reid.evaluation import Report, evaluate
+from reid.evaluation import Details, Report, Reranking, details_of, evaluate, mean_report
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm import Profiles
@@ -135,13 +135,56 @@ def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str 
         return embed(checkpoint, samples, workers=workers(), progress=progress)
 
 
-def evaluate_samples(checkpoint: Checkpoint, samples: Sequence[Sample], protocol: str) -> Report:
-    """Embed the query and gallery rows and score them."""
+def evaluate_samples(
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    protocol: str,
+    scoring: Scoring | None = None,
+    reranking: Reranking | None = None,
+    memory: int | None = None,
+    strips: int | None = None,
+) -> Details:
+    """Embed the query and gallery rows and score them; with ``strips`` look behind the scores too (``details_of``)."""
     asked = [sample for sample in samples if sample.split is not Split.TRAIN]
-    for split in (Split.QUERY, Split.GALLERY):
-        if not any(sample.split is split for sample in asked):
-            raise DataError(f'{protocol}: no row of split "{split}"; evaluation needs queries and a gallery')
-    return evaluate(embed_samples(checkpoint, asked), protocol=protocol)
+    if scoring is not None and scoring.rule.ignore == "itself":
+        asked = list({sample.path: sample for sample in reversed(asked)}.values())[::-1]
+    else:
+        for split in (Split.QUERY, Split.GALLERY):
+            if not any(sample.split is split for sample in asked):
+                raise DataError(f'{protocol}: no row of split "{split}"; evaluation needs queries and a gallery')
+    made = {"neck": checkpoint.spec.neck, "flip": False}
+    embeddings = embed_samples(checkpoint, asked)
+    report = evaluate(embeddings, protocol=protocol, scoring=scoring, made=made, reranking=reranking, memory=memory)
+    return Details(report) if strips is None else details_of(report, embeddings, scoring, strips=strips)
+
+
+def evaluate_data(
+    spec: str,
+    root: Path | None,
+    rule: Mapping[str, str],
+    checkpoint_of: Callable[[DataSet], Checkpoint],
+    reranking: Reranking | None = None,
+    memory: int | None = None,
+    strips: int | None = None,
+) -> Iterator[Details]:
+    """The report of a data set; of each of its choices and their means where ``spec`` says "all", as in trial=all.
+
+    ``checkpoint_of`` gives the network for each choice: papers train one on each split.  ``strips`` as in
+    :func:`evaluate_samples`; a mean has nothing behind it but its reports.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[Report]] = {}
+    for one in all_choices(spec):
+        data = open_data(one, root, rule)
+        checkpoint = checkpoint_of(data)
+        scored = evaluate_samples(checkpoint, data.samples, data.name, data.scoring, reranking, memory, strips)
+        yield scored
+        variants = data.protocol.variants if data.protocol else {}
+        kept = {name: choice for name, choice in data.scoring.variant.items() if not variants[name].mean}
+        groups.setdefault(tuple(kept.items()), []).append(scored.report)
+    for key, reports in groups.items():
+        if len(reports) > 1:
+            variant = {name: dict(key).get(name, "mean of all") for name in reports[0].variant}
+            yield Details(mean_report(reports, variant))
 
 
 def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) -> Gallery:

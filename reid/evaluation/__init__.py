@@ -1,17 +1,42 @@
 """How good an answer is: rules, metrics, protocols and reports."""
 
-from reid.evaluation.metrics import Metrics, NoMatchError, market_metrics
-from reid.evaluation.protocols import Report, Result, evaluate
+from reid.evaluation.breakdown import CameraBias, PairTable, camera_bias, pair_table
+from reid.evaluation.details import Details, details_of
+from reid.evaluation.intervals import Comparison, Interval, compare, metric_intervals
+from reid.evaluation.metrics import Metrics, NoMatchError, market_metrics, score_metrics
+from reid.evaluation.openset import BestScores, ScoreHistograms, best_scores, identification_rates, score_histograms
+from reid.evaluation.page import write_page
+from reid.evaluation.protocols import Report, Result, evaluate, mean_report
 from reid.evaluation.report import report_json, report_table, write_reports
+from reid.evaluation.trials import Reranking
 
 __all__ = [
+    "BestScores",
+    "CameraBias",
+    "Comparison",
+    "Details",
+    "Interval",
     "Metrics",
     "NoMatchError",
+    "PairTable",
     "Report",
+    "Reranking",
     "Result",
+    "ScoreHistograms",
+    "best_scores",
+    "camera_bias",
+    "compare",
+    "details_of",
     "evaluate",
+    "identification_rates",
     "market_metrics",
+    "mean_report",
+    "metric_intervals",
+    "pair_table",
     "report_json",
     "report_table",
+    "score_histograms",
+    "score_metrics",
+    "write_page",
     "write_reports",
 ]

@@ -1,33 +1,37 @@
-"""mAP, mINP and CMC of queries against a gallery, by counting instead of sorting.
+"""mAP, mINP, CMC, R-precision and MAP@R of queries against a gallery, by counting instead of sorting.
 
-Only positives have to be placed: the rank of the i-th best positive of a query is i plus the number
+Only right rows have to be placed: the rank of the i-th best right row of a query is i plus the number
 of wrong gallery rows that score at least as much.  So each block of queries costs one matrix product
-and, for every positive, one pass of comparisons.  No list of Q x G is ever sorted or kept.
+and, for every right row, one pass of comparisons.  No list of Q x G is ever sorted or kept.
 
 Nothing here knows files, samples or networks; unknown labels are resolved in ``rules``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reid.errors import DataError
-from reid.evaluation.rules import BoolArray, Judgement, check_labels, judge
+from reid.errors import DataError, unknown_name
+from reid.evaluation.answers import Answers, answers_to
+from reid.evaluation.places import TIES, Float64Array, Places, count_wrong, first_of_identities, places_of
+from reid.evaluation.scores import ScoreBlocks, Vectors, block_size, check_vectors, inner_products
 from reid.records import IntArray
-
-Float64Array = npt.NDArray[np.float64]
-Vectors = npt.NDArray[Any]
 
 MAX_RANK = 50
 LONGEST_CMC = 1_000_000
-LARGEST = 1e15  # absolute value of a component; beyond, inner products overflow float32
-BLOCK_BYTES = 64 * 2**20
-SMALLEST_BLOCK, LARGEST_BLOCK = 64, 256  # below 64 rows the product re-reads the gallery too often
-FEW = 16  # a part of the row smaller than 1/16 is cheaper to copy out first, then count
+
+VARIANTS = {
+    "trapezoid": "AP by trapezoids: the mean of the precision at each right row and just before it",
+    "all_queries": "means over all queries, those without a right answer count 0",
+}
+CMC_OVER = {
+    "rows": "every gallery row has a place",
+    "identities": "every gallery identity has one place, that of its best row",
+}
 
 
 class NoMatchError(DataError):
@@ -36,13 +40,16 @@ class NoMatchError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """What a retrieval is worth under the Market rule; every value is a fraction in 0..1.
+    """What a retrieval is worth; every value is a fraction in 0..1.
 
     ``cmc`` (K,) float64, ``cmc[k - 1]`` is rank-k: the share of queries with a right answer among
-    the first k.  ``average_precision`` (Q,) and ``inverse_negative_penalty`` (Q,) float64 are NaN,
-    and ``first_match`` (Q,) int64 (place of the first right answer, 1 is best) is 0, for a query
-    without any right answer in the gallery; such queries enter no mean and are counted.
-    ``queries`` and ``gallery`` count all rows given.
+    the first k.  Row i of the arrays (Q,) belongs to query i: ``average_precision``,
+    ``inverse_negative_penalty`` and ``rank1`` (is the first answer right: 0 or 1, between them only
+    where ties are averaged) are float64 and NaN, and ``first_match`` int64 (place of the first right
+    answer, 1 is best, with ties against it) is 0, for a query without any right answer in the
+    gallery.  Such queries are counted and enter no mean, unless the variant "all_queries" is among
+    ``variants``.  ``queries`` and ``gallery`` count all rows given.  ``ties``, ``variants`` and
+    ``cmc_over`` say how it was computed.
     """
 
     mAP: float  # noqa: N815 - the field's own spelling
@@ -54,10 +61,20 @@ class Metrics:
     average_precision: Float64Array
     inverse_negative_penalty: Float64Array
     first_match: IntArray
+    rank1: Float64Array
+    r_precision: float
+    map_at_r: float
+    ties: str
+    variants: tuple[str, ...]
+    cmc_over: str
 
     def rank(self, k: int) -> float:
-        """CMC at ``k`` (1 is the first place)."""
+        """CMC at ``k`` (1 is the first place); what metric learning calls recall@k (Song et al. 2016)."""
         return float(self.cmc[k - 1])
+
+    def averaged(self, values: Float64Array) -> Float64Array:
+        """``values`` (Q,) as they enter a mean: NaN stays out of it, or counts 0 in the variant "all_queries"."""
+        return np.nan_to_num(values) if "all_queries" in self.variants else values
 
 
 def market_metrics(
@@ -68,177 +85,202 @@ def market_metrics(
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike,
     gallery_cameras: npt.ArrayLike,
+    query_places: npt.ArrayLike | None = None,
+    gallery_places: npt.ArrayLike | None = None,
+    ties: str = "worst",
+    variants: Collection[str] = (),
+    cmc_over: str = "rows",
     max_rank: int = MAX_RANK,
     block: int | None = None,
+    memory: int | None = None,
 ) -> Metrics:
     """Metrics of ``query_vectors`` (Q, D) against ``gallery_vectors`` (G, D), floats.
 
-    Scores are inner products, so rows should have unit length; lengths are not changed here.
-    Labels are arrays (Q,) and (G,) of strings or integers.  A gallery row with the query's identity
-    and camera is left out.  Average precision is the mean, over all R right rows, of i / rank of
-    the i-th (equal to scikit-learn's where no scores tie); INP is R / rank of the last one (Ye et
-    al., 2021).  Ties are judged at their worst: of rows with equal scores the wrong ones stand
-    first, so an embedding that maps everything to one point scores as low as can be.
-
-    ``max_rank`` is the length of ``cmc``; ``block`` the number of queries scored at a time (default:
-    as many as fit 64 MiB, at least 64).
+    Scores are inner products, so rows should have unit length; lengths are not changed here.  For
+    labels, rules and variants see :func:`score_metrics`.  ``block`` is the number of queries scored
+    at a time; by default as many as have scores of ``memory`` bytes (64 MiB, or 64 queries).
     """
-    queries, gallery = _check_vectors(query_vectors, gallery_vectors)
-    judgement = judge(
-        check_labels("query_identities", query_identities, len(queries)),
-        check_labels("gallery_identities", gallery_identities, len(gallery)),
-        check_labels("query_cameras", query_cameras, len(queries)),
-        check_labels("gallery_cameras", gallery_cameras, len(gallery)),
-    )
-    if not 1 <= max_rank <= LONGEST_CMC or (block is not None and block < 1):
-        raise DataError(
-            f"metrics: expected max_rank of 1 to {LONGEST_CMC} and block of 1 or more, got {max_rank} and {block}"
-        )
-    size = block or _block_size(len(gallery), gallery.itemsize)
-    return _summary(_place_all(queries, gallery, judgement, size), len(gallery), max_rank)
+    queries, gallery = check_vectors(query_vectors, gallery_vectors)
+    size = block_size(len(gallery), gallery.itemsize, memory) if block is None else block
+    options = _Options(ties, tuple(variants), cmc_over, max_rank, size)
+    answers = answers_to(
+        len(queries), len(gallery),
+        query_identities=query_identities, gallery_identities=gallery_identities,
+        query_cameras=query_cameras, gallery_cameras=gallery_cameras,
+        query_places=query_places, gallery_places=gallery_places,
+    )  # fmt: skip
+    return _measure(inner_products(queries, gallery, size), answers, options)
 
 
-def _check_vectors(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Vectors, Vectors]:
-    arrays = []
-    for name, given in (("query_vectors", query), ("gallery_vectors", gallery)):
-        try:
-            array = np.asarray(given)
-        except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors that want gradients
-            raise DataError(f"{name}: expected an array of floats (rows, D): {' '.join(str(error).split())}") from error
-        if array.ndim != 2 or array.dtype.kind != "f":
-            raise DataError(f"{name}: expected floats (rows, D), got {array.dtype} {array.shape}")
-        if len(array) == 0:
-            raise DataError(f"{name}: no rows; nothing can be evaluated without queries and a gallery")
-        arrays.append(array)
-    if arrays[0].shape[1] != arrays[1].shape[1]:
-        raise DataError(
-            f"query_vectors have {arrays[0].shape[1]} dimensions, gallery_vectors {arrays[1].shape[1]};"
-            " embed both with the same weights"
-        )
-    dtype = np.result_type(arrays[0], arrays[1], np.float32)
-    for name, array in zip(("query_vectors", "gallery_vectors"), arrays, strict=True):
-        _check_finite(name, array)
-    return np.ascontiguousarray(arrays[0], dtype), np.ascontiguousarray(arrays[1], dtype)
+def score_metrics(
+    scores: ScoreBlocks,
+    *,
+    query_identities: npt.ArrayLike,
+    gallery_identities: npt.ArrayLike,
+    query_cameras: npt.ArrayLike,
+    gallery_cameras: npt.ArrayLike,
+    query_places: npt.ArrayLike | None = None,
+    gallery_places: npt.ArrayLike | None = None,
+    ties: str = "worst",
+    variants: Collection[str] = (),
+    cmc_over: str = "rows",
+    max_rank: int = MAX_RANK,
+    block: int = 64,
+) -> Metrics:
+    """Metrics of any scores, e.g. re-ranked ones: ``scores(start, stop)`` gives those of some queries.
 
+    Labels are arrays (Q,) and (G,) of strings or integers.  A gallery row with the query's identity
+    and camera is left out, and with ``places`` every row of the query's place, whoever it shows.
+    Average precision is the mean, over all R right rows, of i / rank of the i-th (equal to
+    scikit-learn's where no scores tie); INP is R / rank of the last one (Ye et al. 2021);
+    R-precision the share of right rows among the first R, and MAP@R the mean over these R places of
+    the precision where a right row stands, else 0 (Musgrave et al. 2020).
 
-def _check_finite(name: str, vectors: Vectors) -> None:
-    for start in range(0, len(vectors), 4096):  # in parts: a mask of everything is a quarter of the vectors
-        usable = (np.abs(vectors[start : start + 4096]) < np.float64(LARGEST)).all(axis=1)  # false for NaN too
-        if not usable.all():
-            raise DataError(
-                f"{name}: row {start + int(np.argmin(usable))} holds NaN, infinity or a value beyond {LARGEST:g};"
-                " rows should have unit length"
-            )
-
-
-def _block_size(gallery: int, itemsize: int) -> int:
-    return int(np.clip(BLOCK_BYTES // (itemsize * gallery), SMALLEST_BLOCK, LARGEST_BLOCK))
+    Ties are judged at their worst: of rows with equal scores the wrong ones stand first, so an
+    embedding that maps everything to one point scores as low as can be; or ``ties`` = "mean": every
+    value is its mean over all orders of what ties (``TIES``).  ``variants`` (keys of ``VARIANTS``) compute
+    what other evaluators do, ``cmc_over`` (a key of ``CMC_OVER``) says what has a place in the CMC,
+    ``max_rank`` is the length of ``cmc``.
+    """
+    options = _Options(ties, tuple(variants), cmc_over, max_rank, block)
+    answers = answers_to(
+        np.size(query_identities), np.size(gallery_identities),
+        query_identities=query_identities, gallery_identities=gallery_identities,
+        query_cameras=query_cameras, gallery_cameras=gallery_cameras,
+        query_places=query_places, gallery_places=gallery_places,
+    )  # fmt: skip
+    return _measure(_checked(scores, answers.gallery), answers, options)
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """Per query, (Q,): average precision, INP (NaN without a match) and place of the first match (0)."""
+class _Options:
+    ties: str
+    variants: tuple[str, ...]
+    cmc_over: str
+    max_rank: int
+    block: int
 
-    average_precision: Float64Array
-    inverse_negative_penalty: Float64Array
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_rank <= LONGEST_CMC or self.block < 1:
+            raise DataError(
+                f"metrics: expected max_rank of 1 to {LONGEST_CMC} and block of 1 or more,"
+                f" got {self.max_rank} and {self.block}"
+            )
+        chosen = [("tie rule", self.ties, TIES), ("CMC over", self.cmc_over, CMC_OVER)]
+        for kind, name, known in [*chosen, *(("variant", variant, VARIANTS) for variant in self.variants)]:
+            if name not in known:
+                raise DataError(unknown_name(kind, name, known))
+
+
+def _checked(scores: ScoreBlocks, gallery: int) -> ScoreBlocks:
+    def checked(start: int, stop: int) -> Vectors:
+        part = scores(start, stop)
+        if part.shape != (stop - start, gallery) or part.dtype.kind != "f":
+            raise DataError(f"scores: expected floats {(stop - start, gallery)}, got {part.dtype} {part.shape}")
+        if not part.max(initial=-np.inf) < np.inf:  # also false for NaN
+            raise DataError(f"scores: NaN or infinity among those of queries {start} to {stop - 1}")
+        return part
+
+    return checked
+
+
+@dataclass
+class _Sums:
+    """Per query (Q,) what has been measured so far, 0 without a match; ``first`` (K + 1,) counts first matches."""
+
+    precision: Float64Array
+    penalty: Float64Array
+    rank1: Float64Array
+    r_precision: Float64Array
+    map_at_r: Float64Array
+    matches: IntArray
     first_match: IntArray
+    first: Float64Array
+
+    @classmethod
+    def none_yet(cls, queries: int, max_rank: int) -> _Sums:
+        means = [np.zeros(queries) for _ in range(5)]
+        counts = [np.zeros(queries, np.int64) for _ in range(2)]
+        return cls(means[0], means[1], means[2], means[3], means[4], counts[0], counts[1], np.zeros(max_rank + 1))
+
+    def add_first(self, places: Places, start: int) -> None:
+        beyond = len(self.first)
+        self.first += np.bincount(np.minimum(places.rank, beyond), places.first, beyond + 1)[1:]
+        np.add.at(self.rank1, start + places.query, places.first * (places.rank == 1))
+
+    def add(self, places: Places, start: int, trapezoid: bool) -> None:
+        query = start + places.query
+        matches = self.matches[query]
+        precision = (places.before + 1) / places.rank
+        early = places.chance * (places.rank <= matches)
+        np.add.at(self.r_precision, query, early)
+        np.add.at(self.map_at_r, query, early * precision)
+        np.add.at(self.penalty, query, places.last * matches / places.rank)
+        if trapezoid:
+            earlier = np.where(places.rank > 1, places.before / np.maximum(places.rank - 1, 1), 1.0)
+            precision = (precision + earlier) / 2
+        np.add.at(self.precision, query, places.chance * precision)
+
+    def divide(self) -> None:
+        """Turn the sums over the right rows of a query into means."""
+        for column in (self.precision, self.r_precision, self.map_at_r):
+            np.divide(column, self.matches, out=column, where=self.matches > 0)
 
 
-def _place_all(queries: Vectors, gallery: Vectors, judgement: Judgement, block: int) -> _Placed:
-    copies, originals = _identical_rows(gallery)
-    buffer = np.empty((min(block, len(queries)), len(gallery)), gallery.dtype)
-    parts = []
-    for start in range(0, len(queries), block):
-        stop = min(start + block, len(queries))
-        scores = np.matmul(queries[start:stop], gallery.T, out=buffer[: stop - start])  # (B, G)
-        # A matrix product may round equal columns differently at the edges of its tiles.
-        scores[:, copies] = scores[:, originals]
-        parts.append(_place_block(scores, *judgement.same_identity(start, stop)))
-    return _Placed(
-        np.concatenate([part.average_precision for part in parts]),
-        np.concatenate([part.inverse_negative_penalty for part in parts]),
-        np.concatenate([part.first_match for part in parts]),
-    )
+def _measure(scores: ScoreBlocks, answers: Answers, options: _Options) -> Metrics:
+    total = answers.queries
+    sums = _Sums.none_yet(total, options.max_rank)
+    for start in range(0, total, options.block):
+        stop = min(start + options.block, total)
+        part = scores(start, stop)
+        pairs = answers.apply(part, start)
+        if options.cmc_over == "identities":
+            places, worst = _first_identities(part, answers, start, options.ties)
+            sums.add_first(places, start)
+        counts = count_wrong(part, *pairs, options.ties)
+        if options.cmc_over == "rows":
+            worst = counts.first_at_worst()
+        sums.first_match[start:stop], sums.matches[start:stop] = worst, counts.matches
+        for places in places_of(counts):
+            sums.add(places, start, "trapezoid" in options.variants)
+            if options.cmc_over == "rows":
+                sums.add_first(places, start)
+    sums.divide()
+    return _summary(sums, answers.gallery, options)
 
 
-def _place_block(scores: Vectors, offsets: IntArray, rows: IntArray, left_out: BoolArray) -> _Placed:
-    """Places of the right rows of B queries.  ``scores`` (B, G) is used up.
-
-    ``offsets``, ``rows`` and ``left_out`` (P,) list the pairs of one identity, sorted by query.
-    """
-    blocks = len(scores)
-    found = scores[offsets, rows]
-    scores[offsets, rows] = -np.inf  # what stays finite is wrong: counting needs no mask
-    offsets, found = offsets[~left_out], found[~left_out]
-    found = found[np.lexsort((-found, offsets))]  # best first within each query
-    bounds = np.searchsorted(offsets, np.arange(blocks + 1))
-    matches = np.diff(bounds)
-    wrong_before = np.empty(len(found), np.int64)
-    mask = np.empty(scores.shape[1], np.bool_)
-    for i in np.flatnonzero(matches):
-        where = slice(bounds[i], bounds[i + 1])
-        wrong_before[where] = _count_not_below(scores[i], found[where], mask)
-    place = np.arange(len(found)) - bounds[offsets] + 1  # 1, 2, ... among the right rows of the query
-    rank = place + wrong_before
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of a query without a match
-        precision = np.bincount(offsets, weights=place / rank, minlength=blocks) / matches
-    matched = matches > 0
-    first, penalty = np.zeros(blocks, np.int64), np.full(blocks, np.nan)
-    first[matched] = rank[bounds[:-1][matched]]
-    penalty[matched] = matches[matched] / rank[bounds[1:][matched] - 1]
-    return _Placed(precision, penalty, first)
+def _first_identities(scores: Vectors, answers: Answers, start: int, ties: str) -> tuple[Places, IntArray]:
+    order = answers.judgement.order
+    ordered = answers.gallery_identities[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    first, last = (column[start : start + len(scores)] for column in (answers.judgement.first, answers.judgement.last))
+    own = np.where(last > first, np.searchsorted(starts, first), -1)
+    return first_of_identities(scores[:, order], starts, own, ties)
 
 
-def _count_not_below(row: Vectors, thresholds: Vectors, mask: BoolArray) -> list[int]:
-    """For each of the descending ``thresholds`` (R,), how many of ``row`` (G,) are at least as large.
-
-    ``mask`` (G,) is scratch space.
-    """
-    np.greater_equal(row, thresholds[-1], out=mask)
-    lowest = int(np.count_nonzero(mask))
-    if lowest * FEW < len(row):
-        row, mask = row[mask], mask[:lowest]
-    counts = [int(np.count_nonzero(np.greater_equal(row, bar, out=mask))) for bar in thresholds[:-1]]
-    return [*counts, lowest]
-
-
-def _identical_rows(vectors: Vectors) -> tuple[IntArray, IntArray]:
-    """Rows of ``vectors`` (G, D) that repeat an earlier one, and that earlier row; int64, equal length."""
-    _, first, inverse = np.unique(_hashes(vectors), return_index=True, return_inverse=True)
-    originals = first[inverse.reshape(-1)]
-    copies = np.flatnonzero(originals != np.arange(len(vectors)))
-    same = [bool(np.array_equal(vectors[i], vectors[originals[i]])) for i in copies]
-    copies = copies[np.array(same, dtype=np.bool_)]
-    return copies, originals[copies]
-
-
-def _hashes(vectors: Vectors) -> npt.NDArray[np.uint64]:
-    """(G,) uint64: equal rows have equal hashes, different ones almost never."""
-    words = np.uint32 if vectors.itemsize == 4 else np.uint64
-    weights = np.random.default_rng(0).integers(0, 2**63, vectors.shape[1], dtype=np.uint64) * 2 + 1
-    hashes = np.empty(len(vectors), np.uint64)
-    for start in range(0, len(vectors), 4096):
-        part = vectors[start : start + 4096] + vectors.dtype.type(0)  # -0.0 becomes 0.0
-        hashes[start : start + 4096] = part.view(words).astype(np.uint64) @ weights
-    return hashes
-
-
-def _summary(placed: _Placed, gallery: int, max_rank: int) -> Metrics:
-    matched = placed.first_match > 0
+def _summary(sums: _Sums, gallery: int, options: _Options) -> Metrics:
+    matched = sums.matches > 0
     if not matched.any():
         raise NoMatchError(
             f"none of the {len(matched)} queries has a right answer in the gallery: the same identity"
             " seen by another camera; check the identities and cameras of both"
         )
-    places = np.bincount(np.minimum(placed.first_match[matched], max_rank + 1), minlength=max_rank + 2)
+    counted = np.ones_like(matched) if "all_queries" in options.variants else matched
+    cmc = np.minimum(np.cumsum(sums.first[:-1]) / np.count_nonzero(counted), 1.0)
     return Metrics(
-        mAP=float(placed.average_precision[matched].mean()),
-        mINP=float(placed.inverse_negative_penalty[matched].mean()),
-        cmc=np.cumsum(places[1 : max_rank + 1]) / np.count_nonzero(matched),
+        mAP=float(sums.precision[counted].mean()),
+        mINP=float(sums.penalty[counted].mean()),
+        cmc=cmc,
         queries=len(matched),
         queries_without_match=int(np.count_nonzero(~matched)),
         gallery=gallery,
-        average_precision=placed.average_precision,
-        inverse_negative_penalty=placed.inverse_negative_penalty,
-        first_match=placed.first_match,
+        average_precision=np.where(matched, sums.precision, np.nan),
+        inverse_negative_penalty=np.where(matched, sums.penalty, np.nan),
+        first_match=sums.first_match,
+        rank1=np.where(matched, sums.rank1, np.nan),
+        r_precision=float(sums.r_precision[counted].mean()),
+        map_at_r=float(sums.map_at_r[counted].mean()),
+        ties=options.ties,
+        variants=options.variants,
+        cmc_over=options.cmc_over,
     )

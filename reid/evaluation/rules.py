@@ -1,8 +1,10 @@
-"""Who counts as right and who is left out: the Market-1501 rule over labels.
+"""Who counts as right and who is left out: the Market-1501 rule over labels, and what differs from it.
 
 The rule (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015): a gallery row
 of the query's identity seen by the query's own camera is neither right nor wrong, it is left out; a
-row of the query's identity from any other camera is right; every other row is wrong.
+row of the query's identity from any other camera is right; every other row is wrong.  Cameras that
+share a place count as one.  SYSU-MM01 leaves out every row of the query's place, whoever it shows;
+leave-one-out only the query itself.
 
 What the rule needs for incomplete labels is decided in :func:`market_labels`.  Nothing here knows
 vectors or scores.
@@ -10,7 +12,7 @@ vectors or scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,20 +107,43 @@ def judge(
 
 @dataclass(frozen=True)
 class MarketLabels:
-    """Int64 labels for ``market_metrics``, with unknown identities and cameras resolved."""
+    """Int64 labels for ``market_metrics``, with unknown identities and cameras resolved.
+
+    Places are given where every row of the query's place is left out, whoever it shows.
+    """
 
     query_identities: IntArray
     gallery_identities: IntArray
     query_cameras: IntArray
     gallery_cameras: IntArray
+    query_places: IntArray | None = None
+    gallery_places: IntArray | None = None
+
+    def left_out(self) -> int:
+        """How many pairs of a query and a gallery row are left out."""
+        if self.query_places is not None and self.gallery_places is not None:
+            return _equal_pairs(self.query_places[:, None], self.gallery_places[:, None])
+        return _equal_pairs(
+            np.stack([self.query_identities, self.query_cameras], 1),
+            np.stack([self.gallery_identities, self.gallery_cameras], 1),
+        )
 
 
-def market_labels(queries: Sequence[Sample], gallery: Sequence[Sample]) -> MarketLabels:
+def market_labels(
+    queries: Sequence[Sample],
+    gallery: Sequence[Sample],
+    *,
+    ignore: str = "camera",
+    places: Mapping[str, str] | None = None,
+) -> MarketLabels:
     """Labels of samples, where an empty field means unknown.
 
     An unknown identity equals no other: in the gallery it can only be wrong, as a query it has no
     match.  An unknown camera equals no other camera, so nothing is left out on its account except
     the very same picture, which is given a camera of its own wherever it stands.
+
+    ``ignore`` is that of :class:`reid.data.tables.Rule`; ``places`` maps a camera to the one it
+    shares a place with.
     """
     identities = _Codes()
     cameras = _Codes()
@@ -126,13 +151,22 @@ def market_labels(queries: Sequence[Sample], gallery: Sequence[Sample]) -> Marke
 
     def codes_of(samples: Sequence[Sample], unknown: int) -> Iterator[tuple[int, int]]:
         for sample in samples:
-            camera = sample.camera or seen_by.get(sample.path, "")
+            camera = "" if ignore == "itself" else sample.camera or seen_by.get(sample.path, "")
             identity = identities[sample.identity] if sample.identity else unknown
-            yield identity, cameras[camera if camera else sample.path]
+            yield identity, cameras[(places or {}).get(camera, camera) if camera else sample.path]
 
     query_codes = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
     gallery_codes = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
-    return MarketLabels(query_codes[0], gallery_codes[0], query_codes[1], gallery_codes[1])
+    codes = (query_codes[0], gallery_codes[0], query_codes[1], gallery_codes[1])
+    return MarketLabels(*codes, *(codes[2:] if ignore == "place" else (None, None)))
+
+
+def _equal_pairs(query: IntArray, gallery: IntArray) -> int:
+    """Pairs of equal rows of ``query`` (Q, n) and ``gallery`` (G, n)."""
+    _, codes = np.unique(np.concatenate([query, gallery]), axis=0, return_inverse=True)
+    codes = codes.reshape(-1)
+    many = int(codes.max()) + 1
+    return int(np.bincount(codes[: len(query)], minlength=many) @ np.bincount(codes[len(query) :], minlength=many))
 
 
 def _columns(pairs: Iterator[tuple[int, int]]) -> tuple[IntArray, IntArray]:

@@ -1,8 +1,8 @@
 """Backbones: networks that turn images (B, 3, H, W) into a feature map (B, C, h, w).
 
-All start from random weights: nothing here downloads.  A backbone knows how many channels it gives and
-which keys of a published weights file belong to a classifier it does not have; it knows nothing of
-pooling, identities or normalization domains.
+All start from random weights: nothing here downloads.  A backbone knows how many channels it gives, which
+keys of a published weights file belong to a classifier it does not have, and how its publisher prepares
+images; it knows nothing of pooling, identities or normalization domains.
 """
 
 from __future__ import annotations
@@ -16,26 +16,39 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from reid.data.transforms import INTERPOLATIONS, EvaluationTransform
 from reid.errors import ConfigError, unknown_name
+from reid.models.mobilenet import mobilenet_layers
 from reid.models.osnet import OSNet
+from reid.models.resnet import RESNETS, build_resnet
 
 TIMM_PREFIX = "timm:"
+PLUS = "+"  # resnet50+ibn: a ResNet with changes, see reid.models.resnet.CHANGES
 
 
 class Backbone(nn.Module):
     """Layers in a row, with the names their publisher gave them.
 
     ``channels`` is C of the feature map.  ``heads`` are the beginnings of keys that a published weights
-    file may have and this network has no use for; ``root`` comes before a published key in ours.
+    file may have and this network has no use for; ``root`` comes before a published key in ours;
+    ``transform`` prepares images as the publisher did.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], channels: int, heads: tuple[str, ...], root: str = "") -> None:
+    def __init__(
+        self,
+        layers: dict[str, nn.Module],
+        channels: int,
+        heads: tuple[str, ...],
+        root: str = "",
+        transform: EvaluationTransform | None = None,
+    ) -> None:
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.channels = channels
         self.heads = heads
         self.root = root
+        self.transform = transform or EvaluationTransform()
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) float, normalised -> feature map (B, ``channels``, h, w)."""
@@ -44,20 +57,14 @@ class Backbone(nn.Module):
         return images
 
 
-def _osnet(width: float) -> Backbone:
-    net = OSNet(width)
+def _osnet(width: float, kind: str = "plain") -> Backbone:
+    net = OSNet(width, kind)
     return Backbone(dict(net.named_children()), net.channels, heads=("classifier.",))
 
 
-def _resnet(build: Callable[..., Any]) -> Backbone:
-    """A torchvision ResNet up to its last stage, which keeps its resolution (stride 1): (B, C, H/16, W/16).
-
-    The finer last map is worth a few points of mAP (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5).
-    """
-    net = build(weights=None)
-    for module in net.layer4.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
+def _resnet(name: str, changes: tuple[str, ...] = ()) -> Backbone:
+    """A ResNet up to its last stage: (B, C, H/16, W/16)."""
+    net = build_resnet(name, changes)
     layers = {name: layer for name, layer in net.named_children() if name not in ("avgpool", "fc")}
     return Backbone(layers, net.fc.in_features, heads=("fc.weight", "fc.bias", "classifier."))
 
@@ -67,25 +74,41 @@ def _mobilenet() -> Backbone:
     return Backbone({"features": net.features}, net.last_channel, heads=("classifier.",))
 
 
+def _torchreid_mobilenet(width: float) -> Backbone:
+    layers, channels = mobilenet_layers(width)
+    return Backbone(layers, channels, heads=("classifier.",))
+
+
 BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "resnet18": partial(_resnet, models.resnet18),
-    "resnet34": partial(_resnet, models.resnet34),
-    "resnet50": partial(_resnet, models.resnet50),
+    **{name: partial(_resnet, name) for name in RESNETS},
     "osnet_x0_25": partial(_osnet, 0.25),
     "osnet_x0_5": partial(_osnet, 0.5),
     "osnet_x0_75": partial(_osnet, 0.75),
     "osnet_x1_0": partial(_osnet, 1.0),
+    "osnet_ibn_x1_0": partial(_osnet, 1.0, "ibn"),
+    "osnet_ain_x1_0": partial(_osnet, 1.0, "ain"),
     "mobilenet_v2": _mobilenet,
+    "mobilenetv2_x1_0": partial(_torchreid_mobilenet, 1.0),
+    "mobilenetv2_x1_4": partial(_torchreid_mobilenet, 1.4),
 }
 
 
 def build_backbone(name: str) -> Backbone:
-    """A fresh backbone with random weights: a name in ``BACKBONES`` or ``timm:<name of a timm model>``."""
+    """A fresh backbone with random weights.
+
+    ``name`` is one in ``BACKBONES``, a ResNet with changes such as "resnet50+ibn+nonlocal", or
+    ``timm:<name of a timm model>``.
+    """
     if name.startswith(TIMM_PREFIX):
         return _timm(name.removeprefix(TIMM_PREFIX))
-    if name not in BACKBONES:
+    trunk, *changes = name.split(PLUS)
+    if trunk not in BACKBONES:
         raise ConfigError(unknown_name("backbone", name, [*BACKBONES, TIMM_PREFIX + "<name>"]))
-    return BACKBONES[name]()
+    if not changes:
+        return BACKBONES[trunk]()
+    if trunk not in RESNETS:
+        raise ConfigError(f'backbone "{name}": only a ResNet takes changes ({", ".join(RESNETS)})')
+    return _resnet(trunk, tuple(changes))
 
 
 def _timm(name: str) -> Backbone:
@@ -103,7 +126,14 @@ def _timm(name: str) -> Backbone:
     net = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
     heads = net.default_cfg.get("classifier") or ()
     prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    return Backbone({"model": net}, _map_channels(name, net), prefixes, root="model.")
+    return Backbone({"model": net}, _map_channels(name, net), prefixes, "model.", _timm_transform(net.default_cfg))
+
+
+def _timm_transform(published: Any) -> EvaluationTransform:
+    """How timm prepares images for a network, but for their size: crops of people are not square."""
+    wanted = published.get("interpolation", "")
+    known = wanted if wanted in INTERPOLATIONS else EvaluationTransform.interpolation
+    return EvaluationTransform(mean=tuple(published["mean"]), std=tuple(published["std"]), interpolation=known)
 
 
 def _map_channels(name: str, net: Any) -> int:

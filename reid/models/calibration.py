@@ -16,7 +16,8 @@ from torch import Tensor
 from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
-from reid.norm import Profiles, calibrate
+from reid.models.statistics import keeps_statistics
+from reid.norm import Profiles, calibrate, mixes_domains
 from reid.records import Sample, label_of
 
 BATCH_SIZE = 128
@@ -27,6 +28,8 @@ def calibrate_checkpoint(
     samples: Sequence[Sample],
     *,
     by: Sequence[str] = (),
+    minimum: int = 2,
+    prior: float = 0.0,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     seed: int = 0,
@@ -36,7 +39,9 @@ def calibrate_checkpoint(
 
     ``by`` () takes the fields that the checkpoint's own domains are named by, "camera" for a plain one.
     Every batch holds images of one domain, drawn in random order, since neighbours in a list are often
-    the same person.  Raises DataError for samples without a camera.
+    the same person.  ``prior`` > 0 draws a domain of few images towards the others of its modality, and these
+    towards all, as if so many images of them were its own.  Raises DataError for samples without a camera and
+    for a domain with fewer than ``minimum`` images.
     """
     by = tuple(by) or checkpoint.by or ("camera",)
     if checkpoint.by and by != checkpoint.by:
@@ -44,10 +49,20 @@ def calibrate_checkpoint(
             f"{checkpoint.source} names its domains by {'/'.join(checkpoint.by)}, so profiles by"
             f" {'/'.join(by)} do not fit"
         )
+    if not keeps_statistics(checkpoint):
+        raise ConfigError(
+            f"{checkpoint.source}: {checkpoint.spec.backbone} has no BatchNorm, so it keeps no statistics to calibrate;"
+            ' center its embeddings per camera instead: "reid embed", then "reid cameras center"'
+        )
     groups = _groups(samples, by, np.random.default_rng(seed))
     names = sorted(groups)
-    batches = _batches(checkpoint, groups, names, batch_size, workers, progress)
-    return calibrate(checkpoint.network, batches, names, weights=checkpoint.weights, by=by)
+    if mixes_domains(checkpoint.network):
+        batches = _mixed_batches(checkpoint, groups, names, batch_size, workers, np.random.default_rng(seed), progress)
+    else:
+        batches = _batches(checkpoint, groups, names, batch_size, workers, progress)
+    profiles = calibrate(checkpoint.network, batches, names, minimum=minimum, weights=checkpoint.weights, by=by)
+    modality = {name: str(rows[0].modality) for name, rows in groups.items()}
+    return profiles.shrunk(prior, modality) if prior > 0 else profiles
 
 
 def _groups(samples: Sequence[Sample], by: Sequence[str], random: np.random.Generator) -> dict[str, list[Sample]]:
@@ -60,6 +75,28 @@ def _groups(samples: Sequence[Sample], by: Sequence[str], random: np.random.Gene
     if not groups:
         raise DataError("calibration: no images; expected unlabelled crops of each camera")
     return {name: [rows[i] for i in random.permutation(len(rows))] for name, rows in groups.items()}
+
+
+def _mixed_batches(
+    checkpoint: Checkpoint,
+    groups: Mapping[str, Sequence[Sample]],
+    names: Sequence[str],
+    batch_size: int,
+    workers: int,
+    random: np.random.Generator,
+    progress: Progress | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All domains in random order, for a network in which they share statistics."""
+    rows = [(sample, index) for index, name in enumerate(names) for sample in groups[name]]
+    rows = [rows[i] for i in random.permutation(len(rows))]
+    even = -(-len(rows) // -(-len(rows) // batch_size))
+    labels = torch.tensor([index for _, index in rows])
+    done = 0
+    for batch in load_batches([s for s, _ in rows], checkpoint.transform, batch_size=even, workers=workers):
+        yield batch.images, labels[done : done + len(batch.images)]
+        done += len(batch.images)
+        if progress is not None:
+            progress(len(batch.images))
 
 
 def _batches(

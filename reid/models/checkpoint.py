@@ -22,8 +22,20 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError
 from reid.models.backbones import BACKBONES
 from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.families import COLOURS, recognise
 from reid.models.weights import Table, digest, load_strictly, read_table, table_of, write_table
-from reid.norm import DomainBatchNorm, DomainPolicy, Given, Profiles, add_domain, convert_norm, domains_of, install
+from reid.norm import (
+    SYSTEMS,
+    DomainBatchNorm,
+    DomainPolicy,
+    Given,
+    Profiles,
+    add_domain,
+    convert_norm,
+    domains_of,
+    install,
+    system_of,
+)
 
 FORMAT = "reid-weights-1"
 SMALLEST, LARGEST = 32, 2048  # pixels of a side that images may be brought to by hand
@@ -102,7 +114,8 @@ def save_checkpoint(
 
     ``by`` and ``names`` as in :class:`Checkpoint`; ``extra`` is free text kept beside the weights.
     """
-    if tuple(names) != domains_of(network) or bool(by) != bool(names):
+    named = bool(by) or SYSTEMS[system_of(network)].guesses
+    if tuple(names) != domains_of(network) or named != bool(names):
         raise ConfigError(
             f"saving {path}: the network has the domains {list(domains_of(network))},"
             f" not {list(names)} named by {list(by)}"
@@ -114,6 +127,7 @@ def save_checkpoint(
         "by": list(by),
         "names": list(names),
         "affine": _affine_of(network),
+        "system": system_of(network),
         "digest": digest(tensors),
     }
     metadata = {"format": FORMAT, "network": json.dumps(header), "extra": json.dumps(dict(extra))}
@@ -124,7 +138,7 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
     """Read a checkpoint of ours, or published weights of ``backbone``; WeightsError when they do not fit.
 
     ``size`` (height, width) in pixels replaces the size images are brought to, which is the one of
-    training for our files and 256x128 for others.
+    training for our files and, for others, the one their family is trained with.
     """
     if size is not None and not all(SMALLEST <= pixels <= LARGEST for pixels in size):
         raise ConfigError(
@@ -151,6 +165,8 @@ def _checkpoint(
 ) -> Checkpoint:
     names = domains_of(network)
     parts = [asdict(spec), transform.to_dict(), list(by), list(names), digest(table_of(network))]
+    if system_of(network) != "batch":
+        parts.append(system_of(network))
     text = json.dumps(parts, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
     return Checkpoint(network.eval(), spec, transform, tuple(by), names, fingerprint, source, weights=fingerprint)
@@ -166,6 +182,7 @@ def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str
         spec = NetworkSpec(**header["spec"])
         transform = EvaluationTransform.from_dict(header["transform"])
         by, names, affine, expected = (header[key] for key in ("by", "names", "affine", "digest"))
+        system = header.get("system", "batch")  # files from before there were others have no such key
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path}: the header of this weights file is damaged ({error!r})") from error
     if backbone is not None and backbone != spec.backbone:
@@ -173,30 +190,30 @@ def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str
     if digest(tensors) != expected:
         raise WeightsError(f"{path}: damaged, its tensors are not those that were saved; copy the file again")
     network: nn.Module = _build(spec)
-    if names:
-        network = convert_norm(network, DomainPolicy("/".join(by), tuple(names), affine))
+    if names or system != "batch":
+        network = convert_norm(network, DomainPolicy("/".join(by), tuple(names), affine, system))
     load_strictly(network, tensors, f"{path} into {spec.backbone}")
     checkpoint = _checkpoint(network, spec, transform, by, str(path))
     return replace(checkpoint, weights=extra.pop(BASE, checkpoint.fingerprint), extra=extra)
 
 
 def _published(path: Path, tensors: Table, backbone: str | None) -> Checkpoint:
-    """Weights of a backbone, perhaps with a neck like OSNet's (``fc.0``, ``fc.1``); the classifier is left out."""
+    """Weights of a family of :mod:`reid.models.families`; classifiers are left out, as the free text says."""
     if backbone is None:
         raise WeightsError(
             f"{path}: not written by reid, so it does not say which network it is of; name the backbone,"
             f" one of {', '.join(BACKBONES)}, timm:<name>"
         )
-    neck = "fc" if any(key.startswith("fc.0.") for key in tensors) else "none"
-    network = _build(NetworkSpec(backbone, neck=neck))
-    trunk = network.backbone
-    ours = {
-        f"neck.{key.removeprefix('fc.')}" if key.startswith("fc.") else f"backbone.{trunk.root}{key}": tensor
-        for key, tensor in tensors.items()
-        if not key.startswith(trunk.heads)
-    }
+    try:
+        origin = recognise(tensors, backbone)
+        network = _build(origin.spec)
+        ours, left_out = origin.tensors_for(network.backbone, tensors)
+        transform = origin.transform_of(network.backbone, tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path} into {backbone}: {error}") from error
     load_strictly(network, ours, f"{path} into {backbone}")
-    return _checkpoint(network, network.spec, EvaluationTransform(), (), str(path))
+    extra = {"family": origin.family.name, "colours": COLOURS, "left out": ", ".join(left_out)}
+    return replace(_checkpoint(network, network.spec, transform, (), str(path)), extra=extra)
 
 
 def _build(spec: NetworkSpec) -> Embedder:

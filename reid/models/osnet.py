@@ -1,29 +1,50 @@
 """OSNet, the omni-scale network of Zhou et al., "Omni-Scale Feature Learning for Person
-Re-Identification", ICCV 2019.
+Re-Identification", ICCV 2019, and its relatives with instance normalization, OSNet-IBN of that paper and
+OSNet-AIN of Zhou et al., "Learning Generalisable Omni-Scale Representations for Person
+Re-Identification", TPAMI 2021.
 
-Written from the paper (section 3, figures 3 and 4, table 1).  Modules carry the names that published
-OSNet weights use (``conv2.0.conv2b.1.bn.weight``), so that these load unchanged.  This file knows the
-trunk only: pooling, the 512-wide fully connected layer and the classifier are the business of others.
+Written from the papers (ICCV: section 3, figures 3 and 4, table 1; TPAMI: section 4).  Modules carry the
+names that published weights use (``conv2.0.conv2b.1.bn.weight``), so that these load unchanged.  This file
+knows the trunk only: pooling, the 512-wide fully connected layer and the classifier are others' business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
+
 from torch import Tensor, nn
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, unknown_name
 
 STEM, STAGES = 64, (256, 384, 512)  # channels at width 1.0: after the 7x7 stem, of conv2, conv3, conv4
 SQUEEZE = 4  # a block works at a quarter of its output channels
 GATE_REDUCTION = 16  # section 3.2: hidden units of the gate are channels / 16
+# where the two blocks of conv2, conv3 and conv4 normalise image by image: nowhere (""), "after" the shortcut
+# is added, or "inside" the residual, the places that the search of the TPAMI paper found
+KINDS: dict[str, tuple[tuple[str, str], ...]] = {
+    "plain": (("", ""), ("", ""), ("", "")),
+    "ibn": (("after", "after"), ("", ""), ("", "")),
+    "ain": (("inside", "inside"), ("", "inside"), ("inside", "")),
+}
+instance_norm = partial(nn.InstanceNorm2d, affine=True)
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, BatchNorm and, unless ``linear``, ReLU: (B, C, H, W) -> (B, C', H', W')."""
+    """Convolution without bias, a norm and, unless ``linear``, ReLU: (B, C, H, W) -> (B, C', H', W')."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, linear: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        linear: bool = False,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.bn = norm(outputs)
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,65 +84,105 @@ class Gate(nn.Module):
 class OmniScaleBlock(nn.Module):
     """Residual block (figure 4), C channels to C': four streams of 1 to 4 lite convolutions, gated and added.
 
-    Stream t = 1..4 sees (2t + 1) x (2t + 1) places, hence "omni-scale".
+    Stream t = 1..4 sees (2t + 1) x (2t + 1) places, hence "omni-scale".  ``instance`` as in ``KINDS``.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, instance: str = "") -> None:
         super().__init__()
         middle = outputs // SQUEEZE
         self.conv1 = ConvNorm(inputs, middle)
-        self.conv2a = LiteConv3x3(middle)  # not in a Sequential: published weights name it so
-        self.conv2b = nn.Sequential(*(LiteConv3x3(middle) for _ in range(2)))
-        self.conv2c = nn.Sequential(*(LiteConv3x3(middle) for _ in range(3)))
-        self.conv2d = nn.Sequential(*(LiteConv3x3(middle) for _ in range(4)))
+        self._add_streams(middle)
         self.gate = Gate(middle)
-        self.conv3 = ConvNorm(middle, outputs, linear=True)
+        inside = instance == "inside"  # the residual's own norm makes way
+        self.conv3 = ConvNorm(middle, outputs, linear=True, norm=nn.Identity if inside else nn.BatchNorm2d)
         self.downsample = None if inputs == outputs else ConvNorm(inputs, outputs, linear=True)
+        self.IN = instance_norm(outputs) if instance else None
+        self.inside = inside
+
+    def _add_streams(self, channels: int) -> None:
+        self.conv2a = LiteConv3x3(channels)  # not in a Sequential: published weights name it so
+        self.conv2b = _stream(channels, 2)
+        self.conv2c = _stream(channels, 3)
+        self.conv2d = _stream(channels, 4)
+
+    def _streams(self) -> Iterable[nn.Module]:
+        return self.conv2a, self.conv2b, self.conv2c, self.conv2d
 
     def forward(self, x: Tensor) -> Tensor:
         middle = self.conv1(x)
-        fused = self.gate(self.conv2a(middle))
-        for stream in (self.conv2b, self.conv2c, self.conv2d):
+        first, *others = self._streams()
+        fused = self.gate(first(middle))
+        for stream in others:
             fused = fused + self.gate(stream(middle))
+        residual = self.conv3(fused)
+        if self.IN is not None and self.inside:
+            residual = self.IN(residual)
         shortcut: Tensor = x if self.downsample is None else self.downsample(x)
-        out: Tensor = shortcut + self.conv3(fused)
+        out: Tensor = shortcut + residual
+        if self.IN is not None and not self.inside:
+            out = self.IN(out)
         return out.relu()
+
+
+class ListedBlock(OmniScaleBlock):
+    """The same block with the key names of OSNet-AIN: ``conv2.1.layers.0``."""
+
+    def _add_streams(self, channels: int) -> None:
+        streams = (nn.Sequential() for _ in range(4))
+        self.conv2 = nn.ModuleList(streams)
+        for length, stream in enumerate(self.conv2, 1):
+            stream.add_module("layers", _stream(channels, length))
+
+    def _streams(self) -> Iterable[nn.Module]:
+        return self.conv2
 
 
 class OSNet(nn.Module):
     """The trunk of OSNet: images (B, 3, H, W) float -> feature map (B, ``channels``, H/16, W/16).
 
     ``width`` multiplies the channels of every layer; 0.25, 0.5, 0.75 and 1.0 are the published ones.
+    ``kind`` is one of ``KINDS``; with instance normalization anywhere the stem has it too.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, kind: str = "plain") -> None:
         stem, *stages = (round(width * channels) for channels in (STEM, *STAGES))
         if stages[0] // SQUEEZE < GATE_REDUCTION or any(c % SQUEEZE for c in stages):
             raise ConfigError(f"OSNet: expected a width of 0.25 or more (0.25, 0.5, 0.75, 1.0), got {width}")
+        if kind not in KINDS:
+            raise ConfigError(unknown_name("kind of OSNet", kind, KINDS))
         super().__init__()
-        conv2, conv3, conv4 = stages
-        self.conv1 = ConvNorm(3, stem, kernel=7, stride=2)
+        self.conv1 = ConvNorm(3, stem, kernel=7, stride=2, norm=nn.BatchNorm2d if kind == "plain" else instance_norm)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = _stage(stem, conv2, halve=True)
-        self.conv3 = _stage(conv2, conv3, halve=True)
-        self.conv4 = _stage(conv3, conv4, halve=False)
-        self.conv5 = ConvNorm(conv4, conv4)
-        self.channels = conv4
+        block = ListedBlock if kind == "ain" else OmniScaleBlock
+        inputs = stem
+        for number, (outputs, places) in enumerate(zip(stages, KINDS[kind], strict=True), 2):
+            stage = nn.Sequential(block(inputs, outputs, places[0]), block(outputs, outputs, places[1]))
+            self.add_module(f"conv{number}", stage)
+            inputs = outputs
+            if number == 4:
+                continue
+            if kind == "ain":
+                self.add_module(f"pool{number}", _transition(outputs))
+            else:
+                stage.append(_transition(outputs))
+        self.conv5 = ConvNorm(inputs, inputs)
+        self.channels = inputs
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) float, normalised -> feature map (B, ``channels``, H/16, W/16)."""
-        x = self.maxpool(self.conv1(images))
-        x = self.conv4(self.conv3(self.conv2(x)))
-        out: Tensor = self.conv5(x)
-        return out
+        for layer in self.children():
+            images = layer(images)
+        return images
 
 
-def _stage(inputs: int, outputs: int, *, halve: bool) -> nn.Sequential:
-    """Two blocks and, with ``halve``, the transition: a 1x1 convolution and 2x2 average pooling (table 1)."""
-    blocks = [OmniScaleBlock(inputs, outputs), OmniScaleBlock(outputs, outputs)]
-    transition = [nn.Sequential(ConvNorm(outputs, outputs), nn.AvgPool2d(2))] if halve else []
-    return nn.Sequential(*blocks, *transition)
+def _stream(channels: int, length: int) -> nn.Sequential:
+    return nn.Sequential(*(LiteConv3x3(channels) for _ in range(length)))
+
+
+def _transition(channels: int) -> nn.Sequential:
+    """A 1x1 convolution and 2x2 average pooling (table 1)."""
+    return nn.Sequential(ConvNorm(channels, channels), nn.AvgPool2d(2))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -12,11 +12,13 @@ import pickle
 import re
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,8 +29,9 @@ from reid.errors import WeightsError
 Table = dict[str, Tensor]
 
 COUNTER = "num_batches_tracked"  # of BatchNorm: has no influence on what a network computes
-NESTS = ("state_dict", "model")  # where training programs put the table among other things
-SHOWN = 3  # keys named in an error
+NESTS = ("state_dict", "model", "model_state_dict")  # where training programs put the table among other things
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
+SHOWN = 8  # keys, or modules with many of them, named in an error's line; its note lists all
 # what torch.load was seen to raise, besides UnpicklingError, on thousands of files with changed bytes
 DAMAGE = (
     AssertionError,
@@ -42,6 +45,15 @@ DAMAGE = (
     ValueError,
     struct.error,
 )
+# A number of numpy, which training programs save beside the weights (the rank-1 reached, say).  It holds no
+# code; files of numpy 1 and of numpy 2 call its maker by different names.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
+]
 
 
 def write_table(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -60,12 +72,12 @@ def write_table(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 def read_table(path: Path) -> tuple[Table, dict[str, str]]:
     """The tensors of a file, on the CPU, and its metadata ({} for anything but safetensors).
 
-    ``.safetensors`` by its suffix, everything else (``.pth``, ``.pth.tar``, ``.pt``) as a file of
+    ``.safetensors`` by its suffix (before ``.part``), everything else (``.pth``, ``.pth.tar``, ``.pt``) as a file of
     ``torch.save``, of which only tensors and plain values are accepted.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; nothing is downloaded, so give the path of one")
-    if path.suffix == ".safetensors":
+    if path.name.removesuffix(".part").endswith(".safetensors"):
         return _read_safetensors(path)
     return _table_in(_unpickle(path), path), {}
 
@@ -102,18 +114,30 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], what: str) 
         if key in tensors and own[key].shape != tensors[key].shape
     ]
     kinds = {"of another size": sizes, "missing": missing, "unexpected": unexpected}
-    faults = [_counted(kind, keys) for kind, keys in kinds.items() if keys]
+    faults = {kind: keys for kind, keys in kinds.items() if keys}
     if faults:
-        raise WeightsError(
-            f"{what}: the weights do not fit, of {len(own)} tensors {'; '.join(faults)};"
+        told = [f"{len(keys)} {kind}: {_named(keys)}" for kind, keys in faults.items()]
+        error = WeightsError(
+            f"{what}: the weights do not fit, of {len(own)} tensors {'; '.join(told)};"
             " name the backbone they were trained with"
         )
+        for kind, keys in faults.items():
+            error.add_note(f"{kind}: {', '.join(keys)}")
+        raise error
     network.load_state_dict({**own, **tensors})
 
 
-def _counted(kind: str, keys: list[str]) -> str:
-    more = ", ..." if len(keys) > SHOWN else ""
-    return f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{more}"
+def _named(keys: list[str]) -> str:
+    """All keys if they are few, else the modules they are of, as coarse as it takes to name every key's."""
+    if len(keys) <= SHOWN:
+        return ", ".join(keys)
+    if keys[0].endswith(")"):  # sizes are told, which modules do not share
+        return f"{', '.join(keys[:2])}, ..."
+    for depth in range(max(key.count(".") for key in keys), 0, -1):
+        groups = Counter(".".join(key.split(".")[:depth]) for key in keys)
+        if len(groups) <= SHOWN:
+            return ", ".join(f"{module}.* ({count})" for module, count in groups.items())
+    return f"{', '.join(keys[:SHOWN])}, ..."
 
 
 def _read_safetensors(path: Path) -> tuple[Table, dict[str, str]]:
@@ -129,7 +153,8 @@ def _unpickle(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # doubts of torch.load about a damaged file: the error says enough
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_NUMBERS):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is None:
@@ -148,7 +173,7 @@ def _unreadable(path: Path) -> str:
 
 
 def _table_in(content: object, path: Path) -> Table:
-    """The table of tensors in what a training program saved, without the prefix of DataParallel."""
+    """The table of tensors in what a training program saved, without the prefixes of wrappers."""
     for nest in NESTS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
             content = content[nest]
@@ -156,6 +181,12 @@ def _table_in(content: object, path: Path) -> Table:
         raise WeightsError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
     strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if strange or not content:
-        found = _counted("values that are no tensors", strange) if strange else "an empty one"
+        found = f"{len(strange)} values that are no tensors: {_named(strange)}" if strange else "an empty one"
         raise WeightsError(f"{path}: expected a dictionary of tensors, got {found}")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    return {_unwrapped(str(key)): value for key, value in content.items()}
+
+
+def _unwrapped(key: str) -> str:
+    for prefix in WRAPPERS:
+        key = key.removeprefix(prefix)
+    return key

@@ -4,8 +4,8 @@
 ``Given(network)(images, labels)`` runs it on a batch of mixed cameras; ``calibrate`` measures new ones.
 """
 
-from reid.norm.calibrate import Profiles, calibrate, install
-from reid.norm.condition import Condition, Given, given
+from reid.norm.calibrate import calibrate, install
+from reid.norm.condition import Condition, Given, given, recomputing
 from reid.norm.convert import (
     POLICIES,
     DomainPolicy,
@@ -15,13 +15,18 @@ from reid.norm.convert import (
     domain_batchnorm,
     domains_of,
     extract,
+    mixes_domains,
     modality_batchnorm,
+    system_of,
 )
 from reid.norm.layer import DomainBatchNorm
+from reid.norm.profiles import Profiles
 from reid.norm.stats import Stats
+from reid.norm.systems import SYSTEMS
 
 __all__ = [
     "POLICIES",
+    "SYSTEMS",
     "Condition",
     "DomainBatchNorm",
     "DomainPolicy",
@@ -37,5 +42,8 @@ __all__ = [
     "extract",
     "given",
     "install",
+    "mixes_domains",
     "modality_batchnorm",
+    "recomputing",
+    "system_of",
 ]

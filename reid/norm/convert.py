@@ -7,17 +7,19 @@ that keep no statistics (LayerNorm, GroupNorm, InstanceNorm) have nothing to kee
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from reid.errors import ConditionError, ConfigError, unknown_name
-from reid.norm.layer import AFFINES, DomainBatchNorm
-from reid.norm.stats import Stats
+from reid.norm.assign import LatentDomains
+from reid.norm.layer import AFFINES, DomainBatchNorm, carry_over
+from reid.norm.systems import SYSTEMS
+from reid.norm.whitening import DomainWhitening
 
-PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NormLayer = DomainBatchNorm | DomainWhitening
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 STATELESS_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
 FUSED_NORM = "BatchNormAct2d"  # timm's BatchNorm2d that also drops and activates
 
@@ -27,37 +29,54 @@ class DomainPolicy:
     """Statistics for every name of ``names``; ``kind`` says what the names are.
 
     ``affine`` "shared": one weight and bias for all domains (camera-based BN, modality BN), which keeps
-    their embeddings comparable; "domain": one each (domain-specific BN, Chang et al. 2019).
+    their embeddings comparable; "domain": one each (domain-specific BN, Chang et al. 2019).  ``system`` is
+    the member of the family (:data:`~reid.norm.systems.SYSTEMS`) that the first layers, or all, become; the
+    others are BatchNorm per domain.  Without names there is one domain: plain BatchNorm.
     """
 
     kind: str
     names: tuple[str, ...]
     affine: str = "shared"
+    system: str = "batch"
 
     def __post_init__(self) -> None:
         if not isinstance(self.names, tuple):
             raise ConfigError(f"{self.kind} norm: expected a list of {self.kind} names, got {self.names!r}")
-        if not self.names or len(set(self.names)) != len(self.names):
+        if len(set(self.names)) != len(self.names) or (self.system == "batch" and not self.names):
             raise ConfigError(f"{self.kind} norm: expected distinct {self.kind} names, got {list(self.names)}")
         if self.affine not in AFFINES:
             raise ConfigError(unknown_name("affine", self.affine, AFFINES))
+        if self.system not in SYSTEMS:
+            raise ConfigError(unknown_name("norm system", self.system, SYSTEMS))
+        SYSTEMS[self.system].check(self.system, self.names, self.affine)
 
-    def build(self, plain: nn.Module) -> DomainBatchNorm:
-        """The layer with these domains that computes what ``plain`` (a BatchNorm) does, in every domain."""
-        channels, momentum = int(plain.num_features), plain.momentum  # type: ignore[arg-type]
-        affine = self.affine if plain.weight is not None else None
+    def build(self, plain: nn.Module, *, special: bool = True) -> nn.Module:
+        """The layer that takes the place of ``plain``, a BatchNorm or a layer of ours without domains.
+
+        It is of the policy's ``system`` if it is ``special`` and the system can take it, else BatchNorm per
+        domain, which computes what ``plain`` does, in every domain.
+        """
+        layer, system = self._domains(plain), SYSTEMS[self.system]
+        if not special or not system.takes(layer):
+            return layer
+        return system.change(layer).train(plain.training)
+
+    def _domains(self, plain: nn.Module) -> DomainBatchNorm:
+        if isinstance(plain, DomainBatchNorm):
+            return plain.take_rows(self.names, [0] * max(len(self.names), 1))
         layer = DomainBatchNorm(
-            channels,
+            int(plain.num_features),  # type: ignore[arg-type]
             self.names,
-            affine=affine,
+            affine=self.affine if plain.weight is not None else None,
             plain=nn.BatchNorm1d if isinstance(plain, nn.BatchNorm1d) else nn.BatchNorm2d,
             eps=plain.eps,  # type: ignore[arg-type]
-            momentum=momentum,  # type: ignore[arg-type]
+            momentum=plain.momentum,  # type: ignore[arg-type]
         )
         state = plain.state_dict()
         layer.to(state["running_mean"].device, state["running_mean"].dtype)
         layer.load_state_dict({key: state[key] for key in layer.state_dict() if key in state})
-        _match(layer, plain)
+        layer.sync = isinstance(plain, nn.SyncBatchNorm)
+        carry_over(layer, plain)
         if type(plain).__name__ == FUSED_NORM:
             layer.drop, layer.act = plain.drop, plain.act  # type: ignore[assignment]
         return layer
@@ -93,8 +112,8 @@ POLICIES: dict[str, Callable[..., DomainPolicy]] = {
 def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
     """A copy of ``network`` whose BatchNorm layers, the neck's included, have the domains of ``policy``.
 
-    Call the copy as ``Given(copy)(images, domain)``.  Until it is trained or calibrated it gives, in
-    every domain, exactly what ``network`` gives.  Training flags, frozen parameters, dtype and device
+    Call the copy as ``Given(copy)(images, domain)``.  Until it is trained or calibrated a copy of system "batch"
+    gives, in every domain, exactly what ``network`` gives.  Training flags, frozen parameters, dtype and device
     carry over; a layer used in two places stays one layer.  Raises ConfigError, naming the module, for
     a norm it does not know, and for a network without BatchNorm.
     """
@@ -103,31 +122,49 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
             "convert_norm: expected a network and a policy such as camera_batchnorm([...]), got"
             f" {type(network).__name__} and {type(policy).__name__}"
         )
-    found: list[DomainBatchNorm] = []
-
-    def convert(name: str, layer: nn.Module) -> nn.Module | None:
-        if not _is_plain_norm(name, layer):
-            return None
-        found.append(policy.build(layer))
-        return found[-1]
-
-    converted = replace_modules(copy.deepcopy(network), convert)
-    if not found:
+    places = [name for name, layer in network.named_modules() if _is_convertible(name, layer)]
+    if not places:
         raise ConfigError(
             f"{type(network).__name__} has no BatchNorm layer, so there are no statistics to keep per {policy.kind}"
         )
+
+    before = system_of(network)
+    if "batch" not in (before, policy.system):
+        raise ConfigError(f'this network has norm system "{before}" already; convert the plain network instead')
+    special = {places[index] for index in SYSTEMS[policy.system].places(len(places))}
+
+    def convert(name: str, layer: nn.Module) -> nn.Module | None:
+        return policy.build(layer, special=name in special) if name in places else None
+
+    converted = replace_modules(copy.deepcopy(network), convert)
+    converted.norm_system = policy.system if before == "batch" else before  # type: ignore[assignment]
+    if SYSTEMS[policy.system].latent:
+        first = next(layer for layer in converted.modules() if isinstance(layer, DomainBatchNorm))
+        branch = LatentDomains(len(policy.names)).to(first.running_mean.device, first.running_mean.dtype)
+        first.branch = branch.train(first.training)
     return converted
 
 
-def norm_layers(network: nn.Module) -> dict[str, DomainBatchNorm]:
+def norm_layers(network: nn.Module) -> dict[str, NormLayer]:
     """The converted layers of a network by module name."""
-    return {name: m for name, m in network.named_modules() if isinstance(m, DomainBatchNorm)}
+    return {name: m for name, m in network.named_modules() if isinstance(m, NormLayer)}
 
 
 def domains_of(network: nn.Module) -> tuple[str, ...]:
     """The domain names of a converted network in the order of their indices; () for a plain one."""
     layers = list(norm_layers(network).values())
     return layers[0].domains if layers else ()
+
+
+def system_of(network: nn.Module) -> str:
+    """The name of the member of the family (:data:`~reid.norm.systems.SYSTEMS`) that a network was made."""
+    return str(getattr(network, "norm_system", "batch"))
+
+
+def mixes_domains(network: nn.Module) -> bool:
+    """Whether what a domain gets depends on the images of others (DIAL, TransNorm): measure them together then."""
+    layers = [layer for layer in norm_layers(network).values() if isinstance(layer, DomainBatchNorm)]
+    return any(layer.source.mixes or layer.transfer is not None for layer in layers)
 
 
 def add_domain(network: nn.Module, name: str, like: str | None = None) -> nn.Module:
@@ -137,24 +174,32 @@ def add_domain(network: nn.Module, name: str, like: str | None = None) -> nn.Mod
     the other domains keep theirs bit for bit.
     """
     domains = domains_of(network)
+    if not domains:
+        raise ConfigError(f'domain "{name}" cannot be added: this network has no domains yet; use convert_norm')
     if name in domains:
         raise ConfigError(f'domain "{name}" exists already; known: {", ".join(domains)}')
-    row = None if like is None else _row_of(domains, like)
-
-    def extend(_: str, layer: nn.Module) -> nn.Module | None:
-        return with_row(layer, name, row) if isinstance(layer, DomainBatchNorm) else None
-
-    return replace_modules(copy.deepcopy(network), extend)
+    row = None if like is None else row_of(domains, like)
+    return take_rows(network, (*domains, name), [*range(len(domains)), row])
 
 
 def extract(network: nn.Module, domain: str) -> nn.Module:
-    """A copy with plain torch.nn BatchNorm that computes what ``network`` does for one domain."""
-    row = _row_of(domains_of(network), domain)
+    """A copy without domains that computes what ``network`` does for one of them.
 
-    def plain(_: str, layer: nn.Module) -> nn.Module | None:
-        return _plain_layer(layer, row) if isinstance(layer, DomainBatchNorm) else None
+    Where a layer is plain BatchNorm, or a whitening, it becomes one of torch.nn's own layers.
+    """
+    row, copied = row_of(domains_of(network), domain), copy.deepcopy(network)
+    new = {id(layer): layer.alone(row) for layer in norm_layers(copied).values()}
+    plain = replace_modules(copied, lambda _, layer: new.get(id(layer)))
+    if not norm_layers(plain):
+        plain.norm_system = "batch"  # type: ignore[assignment]
+    return plain
 
-    return replace_modules(copy.deepcopy(network), plain)
+
+def take_rows(network: nn.Module, names: Sequence[str], rows: Sequence[int | None]) -> nn.Module:
+    """A copy of a converted network whose layers have the domains ``names``, from their rows ``rows``."""
+    copied = copy.deepcopy(network)
+    new = {id(layer): layer.take_rows(names, rows) for layer in norm_layers(copied).values()}
+    return replace_modules(copied, lambda _, layer: new.get(id(layer)))
 
 
 def replace_modules(network: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
@@ -181,8 +226,15 @@ def replace_modules(network: nn.Module, replacement: Callable[[str, nn.Module], 
     return visit("", network)
 
 
-def _is_plain_norm(name: str, layer: nn.Module) -> bool:
+def _is_convertible(name: str, layer: nn.Module) -> bool:
     """Whether to convert a layer; ConfigError for one that keeps statistics we do not know how to keep."""
+    if isinstance(layer, NormLayer) and layer.domains:
+        raise ConfigError(
+            f"{name}: this network has domains already ({', '.join(layer.domains)}); use add_domain, or convert the"
+            " plain network"
+        )
+    if isinstance(layer, DomainBatchNorm):
+        return True
     if type(layer) in PLAIN_NORMS or type(layer).__name__ == FUSED_NORM:
         if getattr(layer, "running_mean", None) is None:
             raise ConfigError(f"{name}: this BatchNorm tracks no statistics, so it has none to keep per domain")
@@ -190,86 +242,14 @@ def _is_plain_norm(name: str, layer: nn.Module) -> bool:
     known = isinstance(layer, STATELESS_NORMS) and not getattr(layer, "track_running_stats", False)
     if not known and isinstance(getattr(layer, "running_mean", None), Tensor):
         raise ConfigError(
-            f"{name}: cannot convert a {type(layer).__name__}; expected BatchNorm1d, BatchNorm2d or timm's {FUSED_NORM}"
+            f"{name}: cannot convert a {type(layer).__name__}; expected BatchNorm1d, BatchNorm2d, SyncBatchNorm"
+            f" or timm's {FUSED_NORM}"
         )
     return False
 
 
-def _match(new: nn.Module, old: nn.Module) -> None:
-    """Carry over what is not state: the training flag, frozen parameters and hooks."""
-    new.train(old.training)
-    for key, parameter in new.named_parameters(recurse=False):
-        parameter.requires_grad_(getattr(old, key).requires_grad)
-    new._forward_hooks.update(old._forward_hooks)
-    new._forward_pre_hooks.update(old._forward_pre_hooks)
-
-
-def _row_of(domains: Sequence[str], name: str) -> int:
+def row_of(domains: Sequence[str], name: str) -> int:
+    """The index of a domain; ConditionError that lists the known ones."""
     if name not in domains:
         raise ConditionError(unknown_name("domain", name, domains))
     return list(domains).index(name)
-
-
-def with_row(layer: DomainBatchNorm, name: str, row: int | None) -> DomainBatchNorm:
-    """The layer with one more domain: a copy of ``row``, or the equal mixture of all when None."""
-    count = len(layer.domains)
-    mean, var = layer.running_mean.view(count, -1), layer.running_var.view(count, -1)
-    mixture = Stats(mean, var, torch.ones_like(mean[:, 0])).total()
-    new_mean, new_var = (mixture.mean, mixture.var) if row is None else (mean[row : row + 1], var[row : row + 1])
-    tracked = layer.num_batches_tracked.view(-1)
-    state = {
-        "running_mean": torch.cat([mean, new_mean]),
-        "running_var": torch.cat([var, new_var]),
-        "num_batches_tracked": torch.cat([tracked, torch.zeros_like(tracked[:1])]),
-    }
-    for key, parameter in layer.named_parameters(recurse=False):
-        state[key] = parameter.detach()
-        if layer.affine == "domain":
-            rows = state[key].view(count, -1)
-            state[key] = torch.cat([rows, rows.mean(0, keepdim=True) if row is None else rows[row : row + 1]])
-    return with_state(layer, (*layer.domains, name), state)
-
-
-def select_rows(layer: DomainBatchNorm, names: Sequence[str]) -> DomainBatchNorm:
-    """The layer with just the domains ``names``, in that order."""
-    rows = [_row_of(layer.domains, name) for name in names]
-    count = len(layer.domains)
-    state = {}
-    for key, value in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-        own = key not in ("weight", "bias") or layer.affine == "domain"
-        state[key] = value.detach().view(count, -1)[rows] if own else value.detach()
-    state["num_batches_tracked"] = state["num_batches_tracked"].view(-1)
-    return with_state(layer, names, state)
-
-
-def with_state(layer: DomainBatchNorm, domains: Sequence[str], state: Mapping[str, Tensor]) -> DomainBatchNorm:
-    """A layer like ``layer`` with other domains and the state that goes with them."""
-    new = DomainBatchNorm(
-        layer.channels,
-        domains,
-        affine=layer.affine,
-        plain=layer.plain,
-        eps=layer.eps,
-        momentum=layer.momentum,
-    )
-    rows = {"running_mean", "running_var", "num_batches_tracked"}
-    squeezed = {k: v.squeeze(0) if len(new.domains) == 1 and k in rows else v for k, v in state.items()}
-    new.to(layer.running_mean.device, layer.running_mean.dtype).load_state_dict(squeezed)
-    _match(new, layer)
-    new.drop, new.act = layer.drop, layer.act
-    return new
-
-
-def _plain_layer(layer: DomainBatchNorm, row: int) -> nn.Module:
-    """torch.nn's BatchNorm with the statistics of one domain (and timm's fused activation after it)."""
-    plain = layer.plain(layer.channels, layer.eps, layer.momentum, layer.affine is not None)
-    state = {}
-    for key, value in layer.state_dict().items():
-        if isinstance(value, Tensor):
-            own = len(layer.domains) > 1 and (key not in ("weight", "bias") or layer.affine == "domain")
-            state[key] = value[row] if own else value
-    plain.to(layer.running_mean.device, layer.running_mean.dtype).load_state_dict(state)
-    _match(plain, layer)
-    if isinstance(layer.drop, nn.Identity) and isinstance(layer.act, nn.Identity):
-        return plain
-    return nn.Sequential(plain, layer.drop, layer.act)

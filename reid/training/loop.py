@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,18 +21,26 @@ from reid.config import Train
 from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
-from reid.norm import Given
+from reid.norm import Given, system_of
+from reid.norm.assign import gate_logits, gate_loss
+from reid.norm.condition import DomainBranch
 from reid.records import IntArray
-from reid.training.losses import batch_hard_triplet, identity_loss
+from reid.training.alignment import entropy_loss
+from reid.training.losses import batch_hard_triplet, contrastive_loss, identity_loss
 from reid.training.material import TrainingSet
 from reid.training.schedule import learning_rate, ramp
+from reid.training.whitening import Maps, SelectiveWhitening
+
+BRANCH_ENTROPY = 0.1  # weight of the entropy of latent domains (Mancini et al. 2018)
+ISW_WEIGHT = 0.6  # of instance selective whitening (RobustNet's)
+STYLE_IMAGES, STYLE_BATCH = 256, 32  # to measure which covariances carry style
 
 
 class Learner(nn.Module):
     """An embedder and the classifier that only training needs: a linear layer on the neck, no bias.
 
     BNNeck (Luo et al. 2019, "Bag of tricks"): the triplet loss sees the features before the neck, the
-    classifier those after it.
+    classifier those after it; so does the contrastive loss, which is about the embeddings themselves.
     """
 
     def __init__(self, embedder: Embedder, identities: int) -> None:
@@ -41,10 +49,10 @@ class Learner(nn.Module):
         self.classifier = nn.Linear(embedder.dimension, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) float32 -> features before the neck (B, C) and logits (B, I), float32."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 3, H, W) float32 -> features before the neck (B, C), after it (B, D), logits (B, I), float32."""
         features, neck = self.embedder.forward_train(images)
-        return features.float(), self.classifier(neck).float()
+        return features.float(), neck, self.classifier(neck).float()
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class EpochReport:
     loss: float
     identity_loss: float
     triplet_loss: float
+    contrastive_loss: float
     triplet_weight: float
     accuracy: float  # part of the training images whose identity has the largest logit, 0..1
     learning_rate: float
@@ -95,6 +104,11 @@ class Loop:
     transform: EvaluationTransform
     recipe: Train
 
+    def __post_init__(self) -> None:
+        self._branch = next((part for part in self.learner.modules() if isinstance(part, DomainBranch)), None)
+        whitened = system_of(self.learner.embedder) == "isw"
+        self._whitening = SelectiveWhitening(self.learner) if whitened else None
+
     def run(
         self,
         epoch: int,
@@ -106,8 +120,10 @@ class Loop:
 
         ``generator`` drives the augmentation; ``on_batch`` is called after every update with its number of images.
         """
+        if self._whitening is not None:
+            self._measure_style(self._whitening, generator)
         self.learner.train()
-        started, sums = time.perf_counter(), np.zeros(4)
+        started, sums = time.perf_counter(), np.zeros(5)
         rate = weight = 0.0
         for number, rows in enumerate(batches):
             rate, weight = self._schedule(epoch, number, len(batches))
@@ -117,12 +133,13 @@ class Loop:
             if on_batch is not None:
                 on_batch(len(rows))
         seconds = time.perf_counter() - started
-        loss, identity, triplet, accuracy = (sums / len(batches)).tolist()
+        loss, identity, triplet, contrast, accuracy = (sums / len(batches)).tolist()
         return EpochReport(
             epoch=epoch + 1,
             loss=loss,
             identity_loss=identity,
             triplet_loss=triplet,
+            contrastive_loss=contrast,
             triplet_weight=weight,
             accuracy=accuracy,
             learning_rate=rate,
@@ -144,18 +161,29 @@ class Loop:
         return rate, recipe.triplet_weight * part
 
     def _step(self, rows: Tensor, weight: float, generator: torch.Generator, epoch: int) -> list[float]:
-        """One update on ``rows`` (B,) int64; returns loss, identity loss, triplet loss, accuracy."""
+        """One update on ``rows`` (B,) int64; returns loss, its three parts, accuracy."""
         data, recipe = self.data, self.recipe
         targets = data.targets[rows]
         domain = None if data.domains is None else data.domains[rows]
         images = self.transform.normalise(self.augment(data.crops[rows], generator))
         images = images.contiguous(memory_format=torch.channels_last)
-        with _autocast(recipe.precision):
-            features, logits = Given(self.learner)(images, domain)
-        across = data.modalities[rows] if recipe.triplet_positives == "cross_modality" else None
+        watching: AbstractContextManager[Maps] = nullcontext({})
+        if self._whitening is not None:
+            watching = self._whitening.watching()
+        with _autocast(recipe.precision), watching as maps, gate_logits(self.learner) as logits_of_gates:
+            weights = None if self._branch is None else self._branch(images)
+            features, neck, logits = Given(self.learner)(images, domain if weights is None else weights)
+        across = data.modalities[rows] if recipe.positives == "cross_modality" else None
         identity = identity_loss(logits, targets, recipe.label_smoothing)
         triplet = batch_hard_triplet(features, targets, recipe.triplet_margin, across)
-        loss = identity + weight * triplet
+        contrast = contrastive_loss(neck, targets, modalities=across)
+        loss = identity + weight * triplet + recipe.contrast_weight * contrast
+        if weights is not None:
+            loss = loss + BRANCH_ENTROPY * entropy_loss(weights.clamp_min(1e-12).log())
+        if logits_of_gates and domain is not None:
+            loss = loss + gate_loss(logits_of_gates, torch.sort(domain).values)  # in the order Given sorts the rows
+        if self._whitening is not None:
+            loss = loss + ISW_WEIGHT * self._whitening.loss(maps)
         if not math.isfinite(loss.item()):
             raise ConfigError(
                 f"the loss became {loss.item()} in epoch {epoch + 1}: the training diverged;"
@@ -167,7 +195,24 @@ class Loop:
             nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.gradient_clip)
         self.optimizer.step()
         accuracy = (logits.argmax(1) == targets).float().mean()
-        return [loss.item(), identity.item(), triplet.item(), accuracy.item()]
+        return [loss.item(), identity.item(), triplet.item(), contrast.item(), accuracy.item()]
+
+    def _measure_style(self, whitening: SelectiveWhitening, generator: torch.Generator) -> None:
+        """Measure which covariances carry style, on images as they are and with other colours.
+
+        Anew before every epoch (published: once), so that a resumed training needs no state for it.
+        """
+        data, jitter = self.data, replace(self.augment, flip=0.0, pad=0, erase=0.0)
+        order = torch.randperm(len(data.crops), generator=generator)[:STYLE_IMAGES]
+        self.learner.eval()
+
+        def pairs() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+            for rows in torch.split(order, STYLE_BATCH):
+                crops, domains = data.crops[rows], None if data.domains is None else data.domains[rows]
+                plain, jittered = (self.transform.normalise(view) for view in (crops, jitter(crops, generator)))
+                yield plain, jittered, domains
+
+        whitening.measure(self.learner, pairs())
 
 
 def _autocast(precision: str) -> AbstractContextManager[object]:

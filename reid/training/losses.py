@@ -1,4 +1,4 @@
-"""The two losses of a re-identification network: one on logits, one on distances.
+"""The losses of a re-identification network: on logits, on distances, on similarities.
 
 Functions of tensors only; they know nothing of networks, schedules or files.
 """
@@ -50,6 +50,34 @@ def batch_hard_triplet(
     nearest = distances.masked_fill(same, torch.inf).amin(1)
     gap = torch.where(usable, farthest - nearest, torch.zeros_like(farthest))
     losses = functional.softplus(gap) if margin == "soft" else functional.relu(gap + margin)
+    return (losses * usable).sum() / usable.sum().clamp(min=1)
+
+
+def contrastive_loss(
+    embeddings: Tensor, identities: Tensor, modalities: Tensor | None = None, temperature: float = 0.1
+) -> Tensor:
+    """Supervised contrastive loss, mean over the anchors that have a positive and a negative; a scalar >= 0.
+
+    Every anchor chooses among its candidates by a softmax of their cosine similarities over
+    ``temperature`` > 0; its loss is the mean negative log-probability of its positives, the candidates
+    of its own identity (Khosla et al. 2020, "Supervised contrastive learning", equation 2).
+
+    ``embeddings`` (B, D) float of any length but 0; ``identities`` (B,) int64.  Candidates are all other
+    images; with ``modalities`` (B,) int64 only those of another modality, which makes the loss the
+    cross-modality search itself: an easy positive or a hard negative of the anchor's own kind of light
+    cannot hide how far the modalities are apart.  Without any usable anchor the loss is 0.
+    """
+    embeddings = functional.normalize(embeddings)
+    candidates = ~torch.eye(len(identities), dtype=torch.bool, device=identities.device)
+    if modalities is not None:
+        candidates = modalities[:, None] != modalities[None, :]
+    positives = candidates & (identities[:, None] == identities[None, :])  # (B, B): [i, j] anchor i, candidate j
+    usable = positives.any(1) & (candidates & ~positives).any(1)
+    scores = (embeddings @ embeddings.T / temperature).masked_fill(~candidates, -torch.inf)
+    # Rows without a candidate would be NaN; they are not usable, so any finite row serves.
+    scores = torch.where(usable[:, None], scores, torch.zeros_like(scores))
+    surprise = -functional.log_softmax(scores, dim=1)
+    losses = surprise.masked_fill(~positives, 0.0).sum(1) / positives.sum(1).clamp(min=1)
     return (losses * usable).sum() / usable.sum().clamp(min=1)
 
 

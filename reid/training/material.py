@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reid.config import Experiment, LabelField, Norm
+from reid.config import Experiment, LabelField
 from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
 from reid.data.sampling import identity_classes
 from reid.data.transforms import EvaluationTransform
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError, unknown_name
+from reid.norm import SYSTEMS
 from reid.records import IntArray, Modality, Sample, Split, label_of
 from reid.training.folder import samples_digest
 
@@ -28,11 +29,13 @@ from reid.training.folder import samples_digest
 class Material:
     """The training rows and the names that follow from them.
 
-    ``by`` are the fields that name a normalization domain, () for plain batch normalization.
+    ``by`` are the fields that name a normalization domain, () for plain batch normalization; ``latent`` is
+    the number of domains that no field names, where the network guesses them, else 0.
     """
 
     samples: tuple[Sample, ...]
     by: tuple[str, ...]
+    latent: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -54,6 +57,8 @@ class Material:
                     f"{without} of {len(self.samples)} training rows have no {field}, which norm.by ="
                     f' {list(self.by)} needs; fill the column in, or set norm.kind = "batch"'
                 )
+        if self.latent:
+            return tuple(f"latent-{number}" for number in range(self.latent))
         return tuple(sorted({label_of(sample, self.by) for sample in self.samples})) if self.by else ()
 
 
@@ -92,11 +97,17 @@ def resolve(experiment: Experiment, samples: Sequence[Sample]) -> Experiment:
     By default the field of the norm's kind, preceded by "domain" when there are several kinds of object.
     """
     norm = experiment.norm
+    if norm.system not in SYSTEMS:
+        raise ConfigError(f"norm.system: {unknown_name('norm system', norm.system, SYSTEMS)}")
+    if SYSTEMS[norm.system].latent and norm.kind != "batch":
+        raise ConfigError(
+            f'norm.system "{norm.system}" guesses its domains: set norm.kind = "batch", got "{norm.kind}"'
+        )
     if norm.kind == "batch" or norm.by:
         return experiment
     several = norm.kind != "domain" and len({sample.domain for sample in samples}) > 1
     by: tuple[LabelField, ...] = ("domain", norm.kind) if several else (norm.kind,)
-    return experiment.model_copy(update={"norm": Norm(kind=norm.kind, by=by, affine=norm.affine)})
+    return experiment.model_copy(update={"norm": norm.model_copy(update={"by": by})})
 
 
 def load_training_set(

@@ -26,7 +26,7 @@ from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import DataError, WeightsError
 from reid.models.checkpoint import save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.norm import POLICIES, calibrate, convert_norm, install
+from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.training.folder import RunFolder
 from reid.training.loop import EpochReport, Learner, Loop, make_optimizer
 from reid.training.material import Material, TrainingSet, load_training_set, resolve, training_samples
@@ -62,7 +62,8 @@ def train(
     folder.open(experiment)
     if folder.weights.exists():
         return folder.weights
-    material = Material(samples, experiment.norm.by)
+    norm = experiment.norm
+    material = Material(samples, norm.by, SYSTEMS[norm.system].latent)
     transform = EvaluationTransform(*experiment.data.size)
     with _torch_settings(experiment.train.threads):
         learner = build_learner(experiment, material)
@@ -72,9 +73,10 @@ def train(
         loop = Loop(learner, optimizer, data, augment, transform, experiment.train)
         _run_epochs(loop, folder, material, progress, on_epoch)
         network = final_network(learner.embedder, data, material, experiment, transform)
+    by = () if SYSTEMS[norm.system].guesses else material.by
     extra = {"experiment": to_toml(experiment), "data": material.digest}
     spec = learner.embedder.spec
-    save_checkpoint(folder.weights, network, spec, transform, material.by, material.names, extra)
+    save_checkpoint(folder.weights, network, spec, transform, by, material.names, extra)
     return folder.weights
 
 
@@ -83,8 +85,8 @@ def build_learner(experiment: Experiment, material: Material) -> Learner:
     torch.manual_seed(_seed(experiment.train.seed, _INIT))
     network: nn.Module = Embedder(NetworkSpec(**experiment.network.model_dump()))
     norm = experiment.norm
-    if norm.kind != "batch":
-        network = convert_norm(network, POLICIES[norm.kind](material.names, affine=norm.affine))
+    if material.names or norm.system != "batch":
+        network = convert_norm(network, DomainPolicy(norm.kind, material.names, norm.affine, norm.system))
     learner = Learner(cast(Embedder, network), len(material.classes[1]))
     return learner.to(memory_format=torch.channels_last)
 
@@ -99,20 +101,28 @@ def final_network(
     """The trained network, in evaluation mode, with the statistics of every domain measured afresh."""
     network: nn.Module = embedder.eval()
     if data.domains is not None:
-        batches = _calibration_batches(data.domains, experiment)
+        batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
         measured = ((transform.normalise(data.crops[rows]), domains) for rows, domains in batches)
         network = install(network, calibrate(network, measured, material.names, by=material.by))
     return network.to(memory_format=torch.contiguous_format)
 
 
-def _calibration_batches(domains: Tensor, experiment: Experiment) -> Iterator[tuple[Tensor, Tensor]]:
-    """Row numbers and domains (B,) of batches that hold one domain each, its images in random order."""
+def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Row numbers and domains (B,) of batches that hold one domain each, its images in random order.
+
+    Where domains share statistics (``mixed``) every batch holds all of them, as in training.
+    """
     settings = experiment.calibration
     generator = torch.Generator().manual_seed(_seed(experiment.train.seed, _CALIBRATE))
+    chosen = []
     for domain in range(int(domains.max()) + 1):
         rows = torch.nonzero(domains == domain)[:, 0]
         rows = rows[torch.randperm(len(rows), generator=generator)]
-        rows = rows[: settings.images_per_domain or len(rows)]
+        chosen.append(rows[: settings.images_per_domain or len(rows)])
+    if mixed:
+        together = torch.cat(chosen)
+        chosen = [together[torch.randperm(len(together), generator=generator)]]
+    for rows in chosen:
         for part in torch.tensor_split(rows, -(-len(rows) // settings.batch_size)):  # of nearly equal size
             yield part, domains[part]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from reid.cli import main
+from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +159,23 @@ def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weig
         "search", picture, "--camera", "a1", "--gallery", tmp_path / "gallery", "--weights", camera_weights
     )
     assert '"person/c9" is unknown' in fails("search", picture, "--camera", "c9", "--gallery", tmp_path / "gallery")
+
+
+def test_few_images_are_refused_or_drawn_to_their_modality(
+    reid, fails, other_manifest: Path, camera_weights: Path, tmp_path: Path
+) -> None:
+    common = ("calibrate", "--data", other_manifest, "--weights", camera_weights)
+    message = fails(*common, "--min-images", 7, "--out", tmp_path / "p")
+    assert "at least 7 images" in message
+    assert "person/b1 (6)" in message
+    spreads = []
+    for prior in (0, 8, 1e9):
+        assert reid(*common, "--prior", prior, "--out", tmp_path / str(prior))[0] == 0
+        profiles = Profiles.load(tmp_path / str(prior))
+        layer = next(iter(profiles.mean))
+        spreads.append(float(profiles.mean[layer].std(0).mean()))
+    assert spreads[0] > spreads[1] > spreads[2]
+    assert spreads[2] < 1e-5  # a prior that outweighs everything leaves the cameras no differences
 
 
 def test_a_plain_network_can_be_calibrated(reid, other_manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
@@ -321,7 +339,8 @@ def test_usage_errors_exit_with_2(reid) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "synth", "train", "calibrate", "embed", "index build", "index erase", "search", "evaluate"]
+    "command",
+    ["", "synth", "train", "calibrate", "embed", "index build", "index erase", "search", "evaluate", "validate"],
 )
 def test_every_command_explains_itself(reid, command: str) -> None:
     code, out, _ = reid(*command.split(), "--help")

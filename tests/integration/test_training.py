@@ -24,7 +24,7 @@ from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import load_checkpoint
-from reid.norm import DomainBatchNorm, Given
+from reid.norm import DomainBatchNorm, Given, system_of
 from reid.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +162,9 @@ def test_an_interrupted_run_continues_to_the_same_bits(
 
 
 def test_bfloat16_and_a_plain_network_resume_to_the_same_bits(manifest: Path, tmp_path: Path) -> None:
-    given = experiment(manifest, "batch", epochs=2, precision="bfloat16", triplet_positives="cross_modality")
+    given = experiment(
+        manifest, "batch", epochs=2, precision="bfloat16", positives="cross_modality", contrast_weight=1.0
+    )
 
     def interrupt(_: Any) -> None:
         raise Interrupted
@@ -174,6 +176,53 @@ def test_bfloat16_and_a_plain_network_resume_to_the_same_bits(manifest: Path, tm
     checkpoint = load_checkpoint(weights[0])
     assert (checkpoint.by, checkpoint.names) == ((), ())
     assert not any(isinstance(module, DomainBatchNorm) for module in checkpoint.network.modules())
+
+
+@pytest.mark.parametrize(
+    ("norm", "recipe"),
+    [
+        ({"system": "isw"}, {}),
+        ({"system": "wbn"}, {}),
+        ({"kind": "modality", "system": "dial"}, {}),
+        ({"kind": "modality", "system": "dwt"}, {}),
+        ({"kind": "camera", "system": "dson"}, {}),
+        ({"kind": "modality", "system": "gated"}, {}),
+    ],
+    ids=["isw", "wbn", "dial", "dwt", "dson", "gated"],
+)
+def test_other_systems_train_resume_and_load(
+    manifest: Path, tmp_path: Path, norm: dict[str, str], recipe: dict[str, float]
+) -> None:
+    base = experiment(manifest, "batch", epochs=2, **recipe)
+    given = base.model_copy(update={"norm": base.norm.model_copy(update=norm)})
+
+    def interrupt(_: Any) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(given, tmp_path / "a", on_epoch=interrupt)
+    weights = [train(given, tmp_path / name) for name in ("a", "b")]
+    assert content(weights[0]) == content(weights[1])
+    checkpoint = load_checkpoint(weights[0])
+    assert system_of(checkpoint.network) == norm["system"]
+    labels = torch.zeros(4, dtype=torch.int64) if checkpoint.by else None
+    assert checkpoint.embed(torch.randn(4, 3, *SIZE), labels).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "recipe", "line"),
+    [
+        ({"system": "dail"}, {}, 'unknown norm system "dail"; did you mean "dial"'),
+        ({"system": "dial"}, {}, '"dial" needs at least 2 domains, got 0'),
+        ({"system": "wbn", "kind": "camera"}, {}, "guesses its domains"),
+    ],
+)
+def test_systems_that_do_not_fit_are_one_line(
+    manifest: Path, tmp_path: Path, norm: dict[str, str], recipe: dict[str, float], line: str
+) -> None:
+    base = experiment(manifest, "batch", **recipe)
+    with pytest.raises(ConfigError, match=line):
+        train(base.model_copy(update={"norm": base.norm.model_copy(update=norm)}), tmp_path)
 
 
 def test_a_finished_run_is_left_alone(manifest: Path, finished: Path) -> None:

@@ -19,7 +19,8 @@ from reid.config import (
 )
 from reid.errors import ConfigError
 
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "scripts" / "experiments").glob("*.toml"))
+FILES = sorted((Path(__file__).parents[2] / "scripts" / "experiments").glob("*.toml"))
+EXPERIMENTS = [path for path in FILES if "[[variation]]" not in path.read_text(encoding="utf-8")]
 SMALL = {"data": {"manifests": ["a/manifest.csv"]}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
@@ -71,3 +72,143 @@ def regdb(root: Path, trials: int = 2) -> Path:
                         lines.append(f"{path} {label}")
                 (root / "idx" / f"{split}_{kind}_{trial}.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+def sysu_permutations(root: Path, images: int = 2) -> Path:
+    """``rand_perm_cam.mat`` for :func:`sysu_mm01`: odd trials take the images in order, even ones backwards."""
+    from scipy.io import savemat
+
+    cameras = np.empty((6, 1), object)
+    for camera in range(6):
+        people = np.empty((11, 1), object)
+        for person in range(11):
+            here = (root / f"cam{camera + 1}/{person + 1:04d}").is_dir()
+            order = np.arange(1, images + 1, dtype=np.uint16)
+            rows = [order if trial % 2 == 0 else order[::-1] for trial in range(10)]
+            people[person, 0] = np.array(rows) if here else np.zeros((10, 0))
+        cameras[camera, 0] = people
+    savemat(root / "exp/rand_perm_cam.mat", {"rand_perm_cam": cameras}, do_compression=True)
+    return root
+
+
+def veri776(root: Path) -> Path:
+    for folder, vehicles in (("image_train", (1, 3)), ("image_query", (2, 5)), ("image_test", (2, 5))):
+        for vehicle in vehicles:
+            for camera in (1, 19) if folder != "image_query" else (4,):
+                picture(root / folder / f"{vehicle:04d}_c{camera:03d}_00016450_0.jpg")
+    (root / "gt_index.txt").write_text("1 2\n")
+    return root
+
+
+def cuhk03_np(root: Path) -> Path:
+    for boxes in ("detected", "labeled"):
+        for folder, people in (("bounding_box_train", (1, 2, 3)), ("query", (4, 9)), ("bounding_box_test", (4, 9))):
+            for person in people:
+                for camera in (1, 2):
+                    picture(root / boxes / folder / f"{person:04d}_c{camera}_{person + camera}.png")
+    picture(root / "labeled/bounding_box_train/0003_c1_77.png")
+    return root
+
+
+def viper(root: Path, people: int = 632) -> Path:
+    for person in range(people):
+        for camera, angle in (("cam_a", 45), ("cam_b", 90)):
+            touch(root / f"{camera}/{person:03d}_{angle}.bmp")
+    return root
+
+
+def prid2011(root: Path) -> Path:
+    for camera, people in (("cam_a", 385), ("cam_b", 749)):
+        for person in range(1, people + 1):
+            touch(root / f"single_shot/{camera}/person_{person:04d}.png")
+    touch(root / "multi_shot/cam_a/person_0001/0001.png")
+    return root
+
+
+def grid(root: Path) -> Path:
+    """Ten partitions in the authors' form: cells of structs whose third field lists the people to train on."""
+    from scipy.io import savemat
+
+    for person in range(1, 251):
+        touch(root / f"probe/{person:04d}_1_25004_107_32_106_221.jpeg")
+        touch(root / f"gallery/{person:04d}_2_25023_116_134_128_330.jpeg")
+    for stranger in range(775):
+        touch(root / f"gallery/0000_5_{21132 + stranger}_88_31_113_244.jpeg")
+    cells = np.empty((1, 10), object)
+    for split in range(10):
+        listed = np.arange(1 + split, 126 + split, dtype=np.uint8).reshape(1, -1)
+        cells[0, split] = np.array([[(split, "x", listed)]], dtype=[("a", object), ("b", object), ("index", object)])
+    savemat(root / "features_and_partitions.mat", {"trainIdxAll": cells})
+    return root
+
+
+def ilids(root: Path) -> Path:
+    for person in range(1, 120):
+        for number in range(2 + person % 3):
+            touch(root / f"Persons/{person:04d}{number:03d}.jpg")
+    return root
+
+
+def occluded_reid(root: Path) -> Path:
+    for folder in ("occluded_body_images", "whole_body_images"):
+        for person in (1, 2, 200):
+            for number in (1, 2):
+                picture(root / folder / f"{person:03d}/{person:03d}_{number:02d}.tif")
+    return root
+
+
+def llcm(root: Path) -> Path:
+    """Person 1 and 2 train; 3 and 7 are tested, each in cameras 1 and 2 of both lights, two images each."""
+    (root / "idx").mkdir(parents=True)
+    for light in ("vis", "nir"):
+        lines = []
+        for person in (1, 2):
+            path = f"{light}/{person:04d}/{person:04d}_c01_s185535_f7010_{light}.jpg"
+            picture(root / path)
+            lines.append(f"{path} {person - 1}")
+        (root / f"idx/train_{light}.txt").write_text("\n".join(lines) + "\n")
+        for person in (3, 7, 8):  # 8 is not listed
+            for camera in (1, 2):
+                for frame in (100, 101):
+                    name = f"{person:04d}_c{camera:02d}_s192321_f{frame}_{light}.jpg"
+                    picture(root / f"test_{light}/cam{camera}/{person:04d}/{name}")
+    (root / "idx/test_id.txt").write_text("3,7")
+    return root
+
+
+def cub200(root: Path) -> Path:
+    for number in (1, 99, 100, 101, 200):
+        for picture_number in (1, 2):
+            touch(root / f"images/{number:03d}.Some_Bird/Some_Bird_{picture_number:04d}_{number}.jpg")
+    (root / "images.txt").write_text("1 001.Some_Bird/Some_Bird_0001_1.jpg\n")
+    return root
+
+
+def sop(root: Path) -> Path:
+    number = 0
+    for name, classes in (("Ebay_train.txt", (1, 2)), ("Ebay_test.txt", (11319, 11320))):
+        lines = ["image_id class_id super_class_id path"]
+        for label in classes:
+            for view in range(2):
+                number += 1
+                touch(root / f"bicycle_final/{label}_{view}.JPG")
+                lines.append(f"{number} {label} 1 bicycle_final/{label}_{view}.JPG")
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+def cars196(root: Path) -> Path:
+    from scipy.io import savemat
+
+    fields = [(name, object) for name in ("relative_im_path", "bbox_x1", "class", "test")]
+    rows = [(f"car_ims/{i:06d}.jpg", 5, label, 0) for i, label in enumerate((1, 1, 98, 98, 99, 99, 196, 196), start=1)]
+    for path, *_ in rows:
+        touch(root / path)
+    savemat(root / "cars_annos.mat", {"annotations": np.array([rows], dtype=fields)})
+    return root
+
+
+def touch(path: Path) -> None:
+    """A file whose name is all that matters."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not opened here")

@@ -12,14 +12,8 @@ import published_layouts
 import pytest
 
 from reid.data.manifest import check_files, write_manifest
-from reid.data.protocol import (
-    Count,
-    count_differences,
-    known_protocols,
-    load_protocol,
-    protocol_samples,
-    read_data,
-)
+from reid.data.protocol import count_differences, known_protocols, load_protocol, protocol_samples, read_data
+from reid.data.tables import Count, fill
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
 
@@ -36,7 +30,7 @@ def of(samples: tuple[Sample, ...], split: Split) -> list[Sample]:
 
 
 def test_known_protocols_have_a_table_and_a_card() -> None:
-    assert known_protocols() == ["market1501", "msmt17", "regdb", "street", "sysu_mm01"]
+    assert {"market1501", "msmt17", "regdb", "street", "sysu_mm01", "llcm", "cuhk03_np"} <= set(known_protocols())
     folder = Path(__file__).parents[3] / "datasets"
     for name in known_protocols():
         protocol = load_protocol(name)
@@ -44,9 +38,21 @@ def test_known_protocols_have_a_table_and_a_card() -> None:
         assert protocol.name == name
         assert f"# {protocol.title.split(' (')[0]}\n" in card
         assert "**Licence**" in card
-        for count in protocol.counts.values():
-            for number in (count.images, count.identities):
-                assert number is None or f"{number:,}" in card
+        assert "**Source**" in card
+        assert "**How to get it**" in card or name == "street"
+        for words in [protocol.choose({})] + [
+            protocol.choose({k: c}) for k, v in protocol.variants.items() for c in v.choices
+        ]:
+            protocol.scoring(words)  # a rule that can be followed
+            for count in protocol.counts.values():
+                for number in (count.images, count.identities):
+                    assert number is None or f"{int(fill(str(number), words)):,}" in card
+
+
+def test_a_withdrawn_data_set_has_a_card_and_is_not_offered() -> None:
+    assert "dukemtmc_reid" not in known_protocols()
+    with pytest.raises(DataError, match=r"documented but not offered, see datasets/dukemtmc_reid/card.md"):
+        read_data("dukemtmc_reid", Path())
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -7,7 +7,8 @@ from pathlib import Path
 import published_layouts
 import pytest
 
-from reid.data.protocol import parse_protocol, protocol_samples
+from reid.data.protocol import protocol_samples
+from reid.data.tables import parse_protocol
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
 

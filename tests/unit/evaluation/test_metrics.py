@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from reid.errors import DataError
-from reid.evaluation import market_metrics
-from reid.evaluation import metrics as module
+from reid.evaluation import market_metrics, places
+from reid.evaluation import scores as module
 from reid.evaluation.metrics import NoMatchError
 
 EYE = np.eye(3, dtype=np.float32)
@@ -126,11 +126,11 @@ def test_both_ways_of_counting_agree():
     for low in (-4.0, 0.0, 1.0, 2.5, 9.0):  # from nearly all of the row to nothing of it
         thresholds = np.sort(random.uniform(low, low + 1, 5).astype(np.float32))[::-1]
         expected = [int((row >= bar).sum()) for bar in thresholds]
-        assert module._count_not_below(row, thresholds, np.empty(1000, np.bool_)) == expected
+        assert places._count(np.greater_equal, row, thresholds, np.empty(1000, np.bool_)) == expected
 
 
 def test_memory_is_bounded_by_the_block(monkeypatch):
     """A block never holds more than 64 MiB of scores, unless 64 queries do."""
-    assert module._block_size(15_913, 4) == 256
-    assert module._block_size(82_161, 4) * 82_161 * 4 <= module.BLOCK_BYTES
-    assert module._block_size(10_000_000, 4) == 64
+    assert module.block_size(15_913, 4) == 256
+    assert module.block_size(82_161, 4) * 82_161 * 4 <= module.BLOCK_BYTES
+    assert module.block_size(10_000_000, 4) == 64

@@ -95,3 +95,58 @@ def test_an_impossible_place_is_one_clear_line(report, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="the report cannot be written there"):
         write_reports([report], tmp_path / "file" / "report.json")
+
+
+def test_the_stamp(report):
+    """Whoever reads the table or the JSON can tell what was computed, and how the vectors were made."""
+    stamped = replace(
+        report,
+        variant={"trial": "3"},
+        settings={"ignore": "itself", "unmatched": "zero"},
+        made={"neck": "bnneck", "flip": False},
+        version="9.9",
+    )
+    text = " ".join(report_table(stamped).split())
+    for stamp in (
+        "protocol street, trial 3, rule market",
+        "fingerprint c0ffee; neck bnneck; flip no; version 9.9",
+        "1 queries without a match (counted as 0)",
+        "gallery: all gallery rows",
+        "R-precision 50.0, MAP@R 50.0",
+    ):
+        assert stamp in text
+    entry = report_json(stamped)["results"][0]
+    assert (entry["variant"], entry["made"]["neck"], entry["version"]) == ({"trial": "3"}, "bnneck", "9.9")
+    assert (entry["queries_valid"], entry["pairs_left_out"], entry["gallery_source"]) == (2, 0, "all gallery rows")
+    assert (entry["reranking"], entry["trials"], entry["per_query"], entry["intervals"]) == (None, [], {}, {})
+
+
+def test_trials_and_queries_are_listed(report):
+    result = report.results[0]
+    asked = tuple(Sample(Path(f"/data/q/{name}.jpg"), name) for name in ("a", "b", "nobody"))
+    several = replace(report, results=(replace(result, trials=(result.metrics,) * 2, asked=asked),))
+    text = " ".join(report_table(several).split())
+    assert "mean of 2 trials, rank-1 50.0 to 50.0, mAP 62.5 to 62.5" in text
+    assert "±: half the width of the 95 % interval" in text
+    low, high = several.results[0].intervals()["mAP"].low, several.results[0].intervals()["mAP"].high
+    assert f"±{50 * (high - low):.1f}" in text
+    entry = report_json(several)["results"][0]
+    assert [trial["mAP"] for trial in entry["trials"]] == [0.625, 0.625]
+    assert entry["per_query"] == {
+        "picture": ["a.jpg", "b.jpg", "nobody.jpg"],
+        "identity": ["a", "b", "nobody"],
+        "average_precision": [1.0, 0.25, None],
+        "first_match": [1, 4, None],
+    }
+    low, high = entry["intervals"]["mAP"]
+    assert low <= entry["mAP"] <= high
+    json.dumps(entry, allow_nan=False)
+
+
+def test_a_reranked_line_stands_below_the_plain_one(report):
+    result = report.results[0]
+    both = replace(report, results=(result, replace(result, reranking="k-reciprocal, k1 20, k2 6, lambda 0.3")))
+    lines = report_table(both).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[3].startswith(" " * 12 + "re-ranked  ")
+    assert "re-ranked: k-reciprocal, k1 20, k2 6, lambda 0.3" in " ".join(" ".join(lines).split())

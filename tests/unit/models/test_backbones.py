@@ -22,11 +22,16 @@ EXPECTED = {
     "resnet18": (512, 16),
     "resnet34": (512, 16),
     "resnet50": (2048, 16),
+    "resnet101": (2048, 16),
     "osnet_x0_25": (128, 16),
     "osnet_x0_5": (256, 16),
     "osnet_x0_75": (384, 16),
     "osnet_x1_0": (512, 16),
+    "osnet_ibn_x1_0": (512, 16),
+    "osnet_ain_x1_0": (512, 16),
     "mobilenet_v2": (1280, 32),
+    "mobilenetv2_x1_0": (1280, 32),
+    "mobilenetv2_x1_4": (1792, 32),
 }
 
 
@@ -79,6 +84,17 @@ def test_a_resnet_is_torchvisions_with_a_finer_last_stage() -> None:
         coarse, fine = (net.layer4[0].bn1(net.layer4[0].conv1(third)) for net in (theirs, ours))
         torch.testing.assert_close(fine[:, :, ::2, ::2], coarse)
     assert out.shape[-2:] == third.shape[-2:]
+
+
+@pytest.mark.parametrize(("name", "published"), [("resnet18", models.resnet18), ("resnet50", models.resnet50)])
+def test_a_coarse_resnet_is_torchvisions_all_through(name: str, published: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    theirs = published(weights=None).eval()
+    ours = build_backbone(f"{name}+coarse").eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    images = torch.randn(1, 3, 64, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs.fc(ours(images).mean((2, 3))), theirs(images))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,11 @@ def test_a_width_that_cannot_be_built_is_refused(width: float) -> None:
         OSNet(width)
 
 
+def test_a_kind_that_does_not_exist_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='unknown kind of OSNet "ains"; did you mean "ain"'):
+        OSNet(1.0, "ains")
+
+
 def test_it_starts_from_he_weights_and_neutral_norms() -> None:
     torch.manual_seed(0)
     network = OSNet(1.0)

@@ -61,6 +61,41 @@ def test_what_training_programs_save_is_read(
     assert metadata == {}
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("number", [np.float64(0.915), np.float32(0.915), np.int64(7)])
+def test_numbers_of_numpy_beside_the_weights_do_no_harm(tmp_path: Path, number: object, zipped: bool) -> None:
+    """torchreid saves the rank-1 it reached so."""
+    content = {"state_dict": TABLE, "rank1": number}
+    torch.save(content, tmp_path / "w.pth.tar", _use_new_zipfile_serialization=zipped)
+    assert same(read_table(tmp_path / "w.pth.tar")[0])
+
+
+def test_numbers_under_the_name_that_numpy_1_gave_them(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth.tar"
+    torch.save({"state_dict": TABLE, "rank1": np.float64(0.5)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    old, new = b"cnumpy.core.multiarray\nscalar", b"cnumpy._core.multiarray\nscalar"
+    assert new in content
+    path.write_bytes(content.replace(new, old))
+    assert same(read_table(path)[0])
+
+
+def test_arrays_of_numpy_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": TABLE, "history": np.ones(3)}, tmp_path / "w.pth")
+    assert "_reconstruct" in refusal(tmp_path / "w.pth")
+
+
+def test_the_wrapper_of_a_compiled_network_is_taken_off(tmp_path: Path) -> None:
+    torch.save({f"module._orig_mod.{key}": tensor for key, tensor in TABLE.items()}, tmp_path / "w.pth")
+    assert same(read_table(tmp_path / "w.pth")[0])
+
+
+def test_a_download_under_way_is_read_as_what_it_will_be(tmp_path: Path) -> None:
+    write_table(tmp_path / "w.safetensors", TABLE, {})
+    (tmp_path / "w.safetensors").rename(tmp_path / "w.safetensors.part")
+    assert same(read_table(tmp_path / "w.safetensors.part")[0])
+
+
 def test_safetensors_are_read_and_written_with_their_metadata(tmp_path: Path) -> None:
     write_table(tmp_path / "new" / "w.safetensors", TABLE, {"who": "me"})
     table, metadata = read_table(tmp_path / "new" / "w.safetensors")
@@ -195,9 +230,30 @@ class TestLoadStrictly:
         assert message.startswith("w.pth into net: the weights do not fit, of 7 tensors ")
         assert "1 of another size: 0.weight (expected (2, 3), got (2, 4));" in message
         assert "1 missing: 1.running_mean;" in message
-        assert "5 unexpected: extra0, extra1, extra2, ...;" in message
+        assert "5 unexpected: extra0, extra1, extra2, extra3, extra4;" in message
         assert "\n" not in message
         assert digest(table_of(target)) == before
+
+    def test_many_keys_are_told_by_module_and_all_stand_in_the_note(self) -> None:
+        table = table_of(self.network())
+        many = [f"extra.{part}.{i}.weight" for part in "ab" for i in range(20)]
+        with pytest.raises(WeightsError) as caught:
+            load_strictly(self.network(), table | dict.fromkeys(many, torch.zeros(1)), "here")
+        assert "40 unexpected: extra.a.* (20), extra.b.* (20);" in str(caught.value)
+        assert caught.value.__notes__ == [f"unexpected: {', '.join(many)}"]
+
+    def test_many_keys_without_modules_are_cut_short(self) -> None:
+        table = table_of(self.network()) | {f"extra{i}": torch.zeros(1) for i in range(20)}
+        with pytest.raises(WeightsError, match=r"20 unexpected: extra0, .*extra7, \.\.\.;") as caught:
+            load_strictly(self.network(), table, "here")
+        assert "extra19" in caught.value.__notes__[0]
+
+    def test_many_wrong_sizes_are_told_by_example(self) -> None:
+        table = {f"{i}.weight": torch.zeros(2, 4) for i in range(10)} | {f"{i}.bias": torch.zeros(2) for i in range(10)}
+        target = nn.Sequential(*(nn.Linear(3, 2) for _ in range(10)))
+        with pytest.raises(WeightsError, match=r"10 of another size: 0\.weight \(expected \(2, 3\), got") as caught:
+            load_strictly(target, table, "here")
+        assert "9.weight (expected" in caught.value.__notes__[0]
 
 
 class TestDigest:

@@ -175,16 +175,21 @@ def test_flags_hooks_dtype_and_sharing_carry_over() -> None:
     assert len(calls) == 2
 
 
+def test_a_synchronized_batchnorm_stays_synchronized() -> None:
+    converted = convert_norm(nn.Sequential(nn.SyncBatchNorm(3)), camera_batchnorm(CAMERAS))
+    assert converted[0].sync
+    assert add_domain(converted, "new")[0].sync
+    assert type(extract(converted, CAMERAS[0])[0]) is nn.BatchNorm2d
+
+
 def test_what_cannot_be_converted_is_named() -> None:
     with pytest.raises(ConfigError, match=r"1\.0: cannot convert a FrozenBatchNorm2d"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(FrozenBatchNorm2d(3))), camera_batchnorm(CAMERAS))
-    with pytest.raises(ConfigError, match="0: cannot convert a SyncBatchNorm"):
-        convert_norm(nn.Sequential(nn.SyncBatchNorm(3)), camera_batchnorm(CAMERAS))
     with pytest.raises(ConfigError, match="0: this BatchNorm tracks no statistics"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), camera_batchnorm(CAMERAS))
     with pytest.raises(ConfigError, match="no BatchNorm layer"):
         convert_norm(nn.Sequential(nn.Conv2d(3, 3, 1), nn.LayerNorm(3)), camera_batchnorm(CAMERAS))
-    with pytest.raises(ConfigError, match="0: cannot convert a DomainBatchNorm"):
+    with pytest.raises(ConfigError, match="0: this network has domains already"):
         convert_norm(
             convert_norm(nn.Sequential(nn.BatchNorm2d(3)), camera_batchnorm(CAMERAS)), camera_batchnorm(["x", "y"])
         )

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.training.losses import batch_hard_triplet, identity_loss
+from reid.training.losses import batch_hard_triplet, contrastive_loss, identity_loss
 
 
 def slow_identity_loss(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> float:
@@ -36,6 +36,23 @@ def slow_triplet(
         if positives and negatives:
             gap = max(distance[j] for j in positives) - min(distance[j] for j in negatives)
             losses.append(math.log1p(math.exp(gap)) if margin == "soft" else max(0.0, gap + float(margin)))
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def slow_contrast(
+    embeddings: torch.Tensor, identities: list[int], temperature: float, modalities: list[int] | None = None
+) -> float:
+    unit = [(row / row.norm()).tolist() for row in embeddings]
+    losses = []
+    for i, anchor in enumerate(unit):
+        candidates = [j for j in range(len(unit)) if (j != i if modalities is None else modalities[j] != modalities[i])]
+        positives = [j for j in candidates if identities[j] == identities[i]]
+        if not positives or len(positives) == len(candidates):
+            continue
+        weight = {
+            j: math.exp(sum(a * b for a, b in zip(anchor, unit[j], strict=True)) / temperature) for j in candidates
+        }
+        losses.append(-sum(math.log(weight[j] / sum(weight.values())) for j in positives) / len(positives))
     return sum(losses) / len(losses) if losses else 0.0
 
 
@@ -98,3 +115,42 @@ def test_cross_modality_takes_the_positive_of_the_other_modality() -> None:
     across = batch_hard_triplet(features, identities, 100.0, modalities)
     assert everything.item() == pytest.approx(((5 - 9) + (5 - 4) + (4 - 8)) / 3 + 100)
     assert across.item() == pytest.approx(((1 - 9) + (4 - 4) + (4 - 8)) / 3 + 100)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    identities=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+    temperature=st.sampled_from([0.1, 1.0]),
+    cross=st.booleans(),
+)
+def test_contrast_is_the_double_loop(seed: int, identities: list[int], temperature: float, cross: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(len(identities), 6, generator=generator, dtype=torch.float64) * 7.0
+    modalities = torch.randint(2, (len(identities),), generator=generator)
+    found = contrastive_loss(embeddings, torch.tensor(identities), modalities if cross else None, temperature)
+    expected = slow_contrast(embeddings, identities, temperature, modalities.tolist() if cross else None)
+    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_contrast_gradient_is_finite_and_that_of_the_formula() -> None:
+    embeddings = torch.randn(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
+    identities, modalities = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 0, 1, 0, 0])
+    assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, identities, modalities, 0.5), (embeddings,))
+
+
+def test_contrast_without_a_usable_anchor_is_zero_with_zero_gradient() -> None:
+    embeddings = torch.randn(4, 3, requires_grad=True)
+    loss = contrastive_loss(embeddings, torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert embeddings.grad is not None
+    assert not embeddings.grad.any()
+
+
+def test_contrast_across_modalities_ignores_images_of_the_same_light() -> None:
+    identities, modalities = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
+    apart = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
+    alike = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]])  # two of one light look the same
+    assert contrastive_loss(apart, identities, modalities) < 1e-3
+    assert contrastive_loss(alike, identities, modalities) > 1.0

@@ -1,0 +1,213 @@
+"""Commands about the cameras of a data set: cameras report, cameras watch, cameras merge, cameras center."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reid.cli.options import Backbone, Data, ProfileFiles, Root, Size, Weights, domain_fields, read_samples
+from reid.errors import ConfigError, DataError
+from reid.records import Sample, Split, label_of
+
+if TYPE_CHECKING:
+    from reid.evaluation.camera_curve import CurvePoint
+    from reid.evaluation.cameras import CameraReport
+
+commands = typer.Typer()
+cameras = typer.Typer(
+    help="Is calibration worth it, do new crops still fit, put profiles together.", no_args_is_help=True
+)
+commands.add_typer(cameras, name="cameras")
+
+By = Annotated[str, typer.Option(help='fields that name a camera, such as "domain/camera"; default: the weights\' own')]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@cameras.command(epilog="Example: reid cameras report --data crops/manifest.csv --out cameras.safetensors")
+def report(
+    data: Data = None,
+    root: Root = None,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Size = None,
+    by: By = "",
+    split: Annotated[Split | None, typer.Option(help="rows to measure; default: train if any, else all")] = None,
+    prior: Annotated[float, typer.Option(min=0, help="images of its modality beside a camera's own")] = 0.0,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="score against the number of crops and the prior; slow")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="profiles file to write: what is recommended")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say for every camera whether to calibrate it, to leave it, or to get more crops of it, and why.
+
+    Works on unlabelled crops; where the data have queries and a gallery, scores before and after are compared too.
+    """
+    from reid.data.manifest import check_files
+    from reid.evaluation.camera_curve import curve_steps, score_curve
+    from reid.evaluation.cameras import camera_report, work
+    from reid.models.statistics import keeps_statistics
+    from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
+
+    if out is not None:
+        claim_output(out, "reid-profiles-", data)
+    samples = read_samples(data, root)
+    pool, asked = measured_rows(samples, split), [s for s in samples if s.split is not Split.TRAIN]
+    check_files([*pool, *asked])
+    checkpoint = load_checkpoint_for(weights, backbone, size)
+    fields = domain_fields(by) or checkpoint.by or ("camera",)
+    statistics = keeps_statistics(checkpoint)
+    if not statistics and (out is not None or curve):
+        raise ConfigError(
+            f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out and --curve out"
+        )
+    with progress_bar("looking at cameras", work(pool, asked, fields, statistics)) as progress:
+        found = camera_report(
+            checkpoint, pool, asked, by=fields, prior=prior, workers=workers(), progress=progress
+        )  # fmt: skip
+    points: list[CurvePoint] = []
+    if curve:
+        most = max(Counter(label_of(sample, fields) for sample in pool).values())
+        with progress_bar("drawing the curve", len(curve_steps(most)) * len(asked)) as progress:
+            points = score_curve(checkpoint, pool, asked, by=fields, workers=workers(), progress=progress)
+    if out is not None and found.profiles is not None:
+        found.profiles.save(out)
+    if as_json:
+        typer.echo(json.dumps({**found.to_json(), "curve": [asdict(point) for point in points]}, indent=2))
+    else:
+        typer.echo("\n".join(_lines(found, points)))
+
+
+@cameras.command(epilog="Example: reid cameras watch --data today --reference crops --profiles cameras.safetensors")
+def watch(
+    reference: Annotated[list[str], typer.Option(help="data the profiles were calibrated on; repeatable")],
+    data: Data = None,
+    root: Root = None,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Size = None,
+    profiles: ProfileFiles = None,
+    split: Annotated[Split | None, typer.Option(help="rows of --reference; default: train if any, else all")] = None,
+    false_alarms: Annotated[float, typer.Option(help="share of checks that may alarm for nothing, a camera")] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether new crops still look like those a camera was calibrated on: night, dirt, a camera that was moved.
+
+    Exit code 1 if a camera drifted.  The threshold comes from the reference crops themselves: it holds for new crops
+    of the same hours and places.
+    """
+    from reid.data.manifest import check_files
+    from reid.evaluation.watch import watch as judge
+    from reid.evaluation.watch import watched
+    from reid.pipeline import load_checkpoint_for, progress_bar, workers
+
+    if not data:
+        raise ConfigError("cameras watch: name the new crops with --data")
+    new, stored = read_samples(data, root), measured_rows(read_samples(reference, root), split)
+    check_files([*new, *stored])
+    checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ())
+    pairs = watched(checkpoint, new, stored)
+    with progress_bar("watching", sum(len(pair) for pair in pairs)) as progress:
+        found = judge(checkpoint, pairs, false_alarms=false_alarms, workers=workers(), progress=progress)
+    if as_json:
+        typer.echo(json.dumps([{**asdict(drift), "alarm": drift.alarm} for drift in found], indent=2))
+    else:
+        for drift in found:
+            word = "DRIFTED" if drift.alarm else "as before"
+            typer.echo(
+                f"{drift.camera}\t{word}\tdrift {drift.drift:.3f}\tthreshold {drift.threshold:.3f} for"
+                f" {drift.crops} crops at {drift.false_alarms:.2g} false alarms"
+            )
+    if any(drift.alarm for drift in found):
+        raise typer.Exit(1)
+
+
+@cameras.command(epilog="Example: reid cameras merge cameras.safetensors new.safetensors --out cameras.safetensors")
+def merge(
+    files: Annotated[list[Path], typer.Argument(help='profiles of "reid calibrate", two or more')],
+    out: Annotated[Path, typer.Option(help="profiles file to write; may be one of those read")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="a camera in several files: the last counts; default: all images together")
+    ] = False,
+) -> None:
+    """Put profiles together: cameras added later, more crops of a camera, or a camera calibrated anew (--replace)."""
+    from reid.models.statistics import replaced
+    from reid.norm import Profiles
+    from reid.pipeline import claim_output
+
+    if len(files) < 2:
+        raise ConfigError("cameras merge: name two profiles files or more")
+    claim_output(out, "reid-profiles-")
+    whole = Profiles.load(files[0])
+    for file in files[1:]:
+        other = Profiles.load(file)
+        whole = replaced(whole, other) if replace else whole.merge(other)
+    whole.save(out)
+    for name, images in zip(whole.names, whole.images, strict=True):
+        typer.echo(f"{name}\t{images} images")
+
+
+@cameras.command(epilog="Example: reid cameras center embeddings.safetensors --out centered.safetensors")
+def center(
+    embeddings: Annotated[Path, typer.Argument(help='embeddings file of "reid embed"')],
+    out: Annotated[Path, typer.Option(help="embeddings file to write")],
+    by: Annotated[str, typer.Option(help="fields that name a camera")] = "camera",
+) -> None:
+    """Subtract each camera's mean from its embeddings: for networks without BatchNorm, which cannot be calibrated.
+
+    Means are those of the rows of split train where a file has any, else of all rows.
+    """
+    import numpy as np
+
+    from reid.pipeline import claim_output
+    from reid.retrieval.centering import camera_means, centered
+    from reid.retrieval.embed import load_embeddings, save_embeddings
+
+    claim_output(out, "reid-embeddings-", [str(embeddings)])
+    given, fields = load_embeddings(embeddings), domain_fields(by)
+    train = [row for row, sample in enumerate(given.samples) if sample.split is Split.TRAIN]
+    rows = train or list(range(len(given)))
+    moved = centered(given, camera_means(given.select(np.array(rows, dtype=np.int64)), fields), fields)
+    save_embeddings(moved, out)
+    typer.echo(f"{out}\t{len(moved)} vectors\tfingerprint {moved.fingerprint}")
+
+
+def measured_rows(samples: tuple[Sample, ...], split: Split | None) -> list[Sample]:
+    """The rows of a split; by default those of split train if there are any, else each picture once."""
+    rows = [s for s in samples if s.split is (split or Split.TRAIN)]
+    if split is not None and not rows:
+        raise DataError(f'no row of split "{split}" to measure')
+    return rows or list({s.path: s for s in samples}.values())
+
+
+def _lines(found: CameraReport, points: list[CurvePoint]) -> list[str]:
+    """The report as text, at most 120 wide."""
+    lines = ["camera\tcrops\tworth\tshift\tgap\terror\tverdict"]
+    for camera in found.cameras:
+        numbers = "\t".join(_number(value) for value in (camera.shift, camera.gap, camera.error))
+        lines.append(f"{camera.camera}\t{camera.crops}\t{_number(camera.effective, 0)}\t{numbers}\t{camera.verdict}")
+    lines += [f"{camera.camera}: {camera.verdict}: {camera.reason}" for camera in found.cameras]
+    bias = ", ".join(f"{name} {factor:.2f}" for name, factor in found.bias.items())
+    lines.append(f"nearest strangers of the same camera, times chance: {bias}")
+    for line in found.scores:
+        scores = ", ".join(f"{name} {100 * m.mAP:.1f} / {100 * m.rank(1):.1f}" for name, m in line.metrics.items())
+        change = line.precision.difference
+        lines.append(
+            f"{line.domain} {line.direction}: mAP / rank-1 {scores}; mAP {100 * change.value:+.1f}"
+            f" ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+        )
+    lines += [
+        f"{point.crops} crops, prior {point.prior:g}: mAP / rank-1 {100 * point.mAP:.1f} / {100 * point.rank1:.1f}"
+        for point in points
+    ]
+    return lines
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"

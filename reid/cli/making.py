@@ -1,0 +1,111 @@
+"""Commands that make data, networks and camera profiles: synth, train, calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reid.cli.options import Backbone, Data, Root, Size, Weights, domain_fields, read_samples
+from reid.records import Split
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: reid synth data/street --seed 0 --identities 120")
+def synth(
+    out: Annotated[Path, typer.Argument(help="folder to make, or to complete")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    identities: Annotated[int, typer.Option(min=0, help="test people at each site")] = 120,
+    train_identities: Annotated[int | None, typer.Option(min=0, help="people of split train at each site")] = None,
+    vehicles: Annotated[int | None, typer.Option(min=0, help="test vehicles at each site")] = None,
+    train_vehicles: Annotated[int | None, typer.Option(min=0, help="vehicles of split train at each site")] = None,
+    crops: Annotated[int, typer.Option(min=2, help="images of each identity in each camera")] = 4,
+    site: Annotated[list[str] | None, typer.Option(help="street-a, street-b; repeatable; default: both")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="processes; 0: all cores")] = 0,
+) -> None:
+    """Make the synthetic street: people and vehicles seen by visible and infrared cameras."""
+    from reid.data.synthetic.street import StreetPlan
+    from reid.pipeline import make_street
+
+    given = {"train_identities": train_identities, "vehicles": vehicles, "train_vehicles": train_vehicles}
+    plan = StreetPlan.of(
+        identities,
+        seed=seed,
+        crops=crops,
+        **{name: number for name, number in given.items() if number is not None},
+        **({"sites": tuple(site)} if site else {}),
+    )
+    for manifest in make_street(out, plan, workers):
+        typer.echo(manifest)
+
+
+@commands.command(epilog="Example: reid train scripts/experiments/street.toml --set train.epochs=3")
+def train(
+    experiment: Annotated[Path, typer.Argument(help="a TOML file, see scripts/experiments/")],
+    out: Annotated[Path | None, typer.Option(help="folder of the run; default: runs/<name of the file>")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override; repeatable")] = None,
+) -> None:
+    """Train an experiment, or continue it after an interruption; prints the weights file."""
+    from reid.config import load_config
+    from reid.training import train as run
+
+    folder = out or Path("runs") / experiment.stem
+    try:
+        typer.echo(run(load_config(experiment, sets or ()), folder, progress=True))
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the same command continues {folder} after its last complete epoch", err=True)
+        raise typer.Exit(130) from None
+
+
+@commands.command(epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors")
+def calibrate(
+    out: Annotated[Path, typer.Option(help="profiles file to write")],
+    data: Data = None,
+    root: Root = None,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Size = None,
+    by: Annotated[
+        str, typer.Option(help='fields that name a domain, such as "domain/camera"; default: the weights\' own')
+    ] = "",
+    split: Annotated[
+        Split | None, typer.Option(help="rows to measure; default: train if there are any, else all")
+    ] = None,
+    min_images: Annotated[int, typer.Option(min=1, help="refuse a camera with fewer")] = 2,
+    prior: Annotated[
+        float, typer.Option(min=0, help="few images: count so many of the same modality beside a camera's own")
+    ] = 0.0,
+    only: Annotated[list[str] | None, typer.Option(help="measure this camera only; repeatable")] = None,
+    apart: Annotated[
+        float, typer.Option(min=0, help="seconds between two crops of a camera: of a track one stays; needs times")
+    ] = 0.0,
+) -> None:
+    """Measure the statistics of every camera from unlabelled crops."""
+    from reid.cli.cameras import measured_rows
+    from reid.data.manifest import check_files
+    from reid.models.calibration import calibrate_checkpoint
+    from reid.models.statistics import of_domains, spaced
+    from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
+
+    claim_output(out, "reid-profiles-", data)
+    rows = measured_rows(read_samples(data, root), split)
+    check_files(rows)
+    checkpoint = load_checkpoint_for(weights, backbone, size)
+    fields = domain_fields(by) or checkpoint.by or ("camera",)
+    rows = of_domains(rows, fields, only) if only else rows
+    rows = spaced(rows, fields, apart) if apart else rows
+    with progress_bar("calibrating", len(rows)) as progress:
+        profiles = calibrate_checkpoint(
+            checkpoint,
+            rows,
+            by=fields,
+            minimum=min_images,
+            prior=prior,
+            workers=workers(),
+            progress=progress,
+        )
+    profiles.save(out)
+    for name, images in zip(profiles.names, profiles.images, strict=True):
+        typer.echo(f"{name}\t{images} images")

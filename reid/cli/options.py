@@ -1,0 +1,86 @@
+"""Options that several commands share, and what their words mean.
+
+Nothing here knows a command; nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reid.errors import ConfigError
+from reid.records import Sample
+
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", help="manifest (CSV, Parquet), a folder with manifest.csv, or a data set's name; repeatable"
+    ),
+]
+Root = Annotated[Path | None, typer.Option(help="folder of a data set given by name, such as market1501")]
+Weights = Annotated[Path | None, typer.Option(help="weights file; default: the shipped weights")]
+Backbone = Annotated[str | None, typer.Option(help="network of weights that do not say it, such as osnet_x0_25")]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(help="height and width in pixels, such as 256 128, instead of the weights' own"),
+]
+ProfileFiles = Annotated[
+    list[Path] | None, typer.Option("--profiles", help='camera profiles of "reid calibrate"; repeatable')
+]
+Unseen = Annotated[
+    str | None,
+    typer.Option(
+        "--unseen-camera", help="camera the weights do not know: error (default), calibrate on split train, or prior"
+    ),
+]
+UNSEEN = ("error", "calibrate", "prior")
+
+
+def data_specs(data: list[str] | None) -> list[str]:
+    """What to read: ``data``, or the sites of the default street, made now if it is not there."""
+    if data:
+        if len(set(data)) != len(data):
+            raise ConfigError(f"--data: the same data is named twice: {', '.join(data)}")
+        return data
+    from reid.data.synthetic.street import StreetPlan
+    from reid.pipeline import DEFAULT_DATA, make_street
+
+    return [str(path) for path in make_street(DEFAULT_DATA, StreetPlan())]
+
+
+def read_samples(data: list[str] | None, root: Path | None) -> tuple[Sample, ...]:
+    """The samples of all ``data``, or of the default street."""
+    from reid.pipeline import read_all
+
+    return read_all(data_specs(data), root)
+
+
+def settings_of(rules: list[str] | None) -> dict[str, str]:
+    """The KEY=VALUE pairs of ``--rule`` as a dict."""
+    pairs = [rule.partition("=") for rule in rules or ()]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise ConfigError(f'--rule {key}{equals}{value}: expected KEY=VALUE such as "precision=trapezoid"')
+    return {key: value for key, _, value in pairs}
+
+
+def unseen_policy(value: str | None, default: str = "error") -> Any:
+    """What a camera gets that the weights do not know: ``value``, or ``default`` where none is given."""
+    from reid.errors import unknown_name
+
+    if value is not None and value not in UNSEEN:
+        raise ConfigError(unknown_name("--unseen-camera", value, UNSEEN))
+    return value or default
+
+
+def domain_fields(by: str) -> tuple[str, ...]:
+    """The fields of a sample that ``by`` names, as in "domain/camera"."""
+    from reid.errors import unknown_name
+
+    fields = tuple(part for part in by.split("/") if part)
+    for name in fields:
+        if name not in ("camera", "modality", "domain"):
+            raise ConfigError(unknown_name("field of --by", name, ("camera", "modality", "domain")))
+    return fields

@@ -1,0 +1,208 @@
+"""Measured statistics of named domains as a value: saved, merged, compared, drawn towards a prior.
+
+A profile belongs to the weights it was measured on.  Nothing here runs a network;
+:mod:`reid.norm.calibrate` measures profiles and installs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reid.errors import DataError, WeightsError, unknown_name
+from reid.norm.covariance import CovStats
+from reid.norm.stats import Stats
+
+FORMAT = "reid-profiles-1"
+Tables = Mapping[str, Tensor]
+_TABLES = {"mean": "running_mean", "var": "running_var", "cov": "running_cov"}
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """The statistics of named domains in every norm layer of one network.
+
+    ``mean`` and ``var`` hold (G, C) per layer name, ``var`` biased (over exactly these images), ``cov``
+    (G, C / g, g, g) for layers that whiten; ``images`` (G,) says how many images each domain of ``names``
+    was measured on; ``weights`` is the fingerprint of the weights they belong to ("" when not known),
+    ``by`` the fields of a sample that name its domain, ``date`` when they were measured (ISO 8601, UTC).
+    """
+
+    names: tuple[str, ...]
+    images: tuple[int, ...]
+    mean: Tables
+    var: Tables
+    weights: str = ""
+    by: tuple[str, ...] = field(default=("camera",))
+    cov: Tables = field(default_factory=dict)
+    date: str = ""
+
+    def stats(self, layer: str) -> Stats | CovStats:
+        """What was measured in a layer; the mass of a domain is its number of images."""
+        mean = self.mean[layer]
+        mass = torch.tensor(self.images, dtype=mean.dtype)
+        if layer in self.cov:
+            return CovStats(mean, self.cov[layer], mass)
+        return Stats(mean, self.var[layer], mass)
+
+    def select(self, names: Sequence[str]) -> Profiles:
+        """Only the domains ``names``, in that order."""
+        for name in names:
+            if name not in self.names:
+                raise DataError(f"profiles: {unknown_name('domain', name, self.names)}")
+        rows = [self.names.index(name) for name in names]
+        mean, var, cov = ({k: t[rows] for k, t in table.items()} for table in (self.mean, self.var, self.cov))
+        images = tuple(self.images[row] for row in rows)
+        return replace(self, names=tuple(names), images=images, mean=mean, var=var, cov=cov)
+
+    def merge(self, other: Profiles) -> Profiles:
+        """The profiles of all images of both: a domain in both counts all its images, exactly as measured at once."""
+        self._check_same_network(other)
+        names = self.names + tuple(name for name in other.names if name not in self.names)
+        together = {layer: merged(self._spread(layer, names), other._spread(layer, names)) for layer in self.mean}
+        counts = [dict(zip(p.names, p.images, strict=True)) for p in (self, other)]
+        images = tuple(sum(count.get(name, 0) for count in counts) for name in names)
+        return replace(_from_stats(self, together), names=names, images=images, date=max(self.date, other.date))
+
+    def diff(self, other: Profiles) -> dict[str, Tensor]:
+        """How far apart the domains that both have lie: 2-Wasserstein distance over deviation, (K,) per layer.
+
+        sqrt(W2^2 / sum over channels of sigma^2), with sigma that of ``other``: 0 where nothing changed, 1 when
+        the activations have moved by as much as they vary.  K domains, in the order of ``self.names``.
+        """
+        self._check_same_network(other)
+        common = tuple(name for name in self.names if name in other.names)
+        if not common:
+            raise DataError(
+                f"profiles: no domain in common; one has {', '.join(self.names)}, the other {', '.join(other.names)}"
+            )
+        ours, theirs = self.select(common), other.select(common)
+        found = {}
+        for layer in self.mean:
+            old = Stats(theirs.mean[layer], theirs.var[layer], torch.ones(len(common)))
+            new = Stats(ours.mean[layer], ours.var[layer], torch.ones(len(common)))
+            found[layer] = (new.wasserstein(old) / old.var.sum(1).clamp_min(1e-12)).sqrt()
+        return found
+
+    def drift(self, stored: Profiles) -> dict[str, float]:
+        """One number for each domain that both have: the mean of :meth:`diff` over the layers."""
+        found = torch.stack(list(self.diff(stored).values())).mean(0)
+        common = [name for name in self.names if name in stored.names]
+        return dict(zip(common, found.tolist(), strict=True))
+
+    def shrunk(self, prior: float, parents: Mapping[str, str] | None = None) -> Profiles:
+        """Statistics of few images, drawn towards those of more: each as if ``prior`` images of its parent were among
+        its own (Schneider et al. 2020, with the variance between the means).
+
+        ``parents`` names the group of a domain (the modality of a camera); a group's own parent is everything
+        measured.  Without it that is every domain's parent.  ``prior`` 0 changes nothing.
+        """
+        groups = sorted({(parents or {}).get(name, "") for name in self.names})
+        member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.names])
+        shrunk = {layer: _shrunk(self.stats(layer), member, len(groups), prior) for layer in self.mean}
+        return _from_stats(self, shrunk)
+
+    def save(self, path: Path) -> None:
+        """Write to a safetensors file, in one move."""
+        tensors = {
+            f"{layer}.{suffix}": tensor.contiguous()
+            for key, suffix in _TABLES.items()
+            for layer, tensor in getattr(self, key).items()
+        }
+        header = {key: getattr(self, key) for key in ("names", "images", "weights", "by", "date")}
+        header["digest"] = _digest(tensors)
+        part = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part, metadata={"format": FORMAT, "profiles": json.dumps(header)})
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise WeightsError(f"{path}: cannot be written ({error}); choose another place or free space") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Profiles:
+        """Read what :meth:`save` wrote; WeightsError when the file is something else."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(
+                f'{path}: cannot read camera profiles ({error}); make them with "reid calibrate"'
+            ) from error
+        if metadata.get("format") != FORMAT:
+            raise WeightsError(f'{path}: expected camera profiles written by "reid calibrate", got another file')
+        header = json.loads(metadata["profiles"])
+        if header["digest"] != _digest(tensors):
+            raise WeightsError(f"{path}: damaged, its statistics are not those that were saved; calibrate again")
+        tables = {
+            key: {k.removesuffix(f".{suffix}"): t for k, t in tensors.items() if k.endswith(f".{suffix}")}
+            for key, suffix in _TABLES.items()
+        }
+        names, images, by = (tuple(header[key]) for key in ("names", "images", "by"))
+        return cls(names, images, weights=header["weights"], by=by, date=header.get("date", ""), **tables)
+
+    def _check_same_network(self, other: Profiles) -> None:
+        if (self.weights, self.by, set(self.mean)) != (other.weights, other.by, set(other.mean)):
+            raise WeightsError(
+                f"profiles of weights {self.weights or '?'} by {'/'.join(self.by)} and of {other.weights or '?'} by"
+                f" {'/'.join(other.by)} do not go together; calibrate both with the same weights and fields"
+            )
+
+    def _spread(self, layer: str, names: Sequence[str]) -> Stats | CovStats:
+        """The statistics of a layer with a row for each of ``names``, of mass 0 where there is nothing."""
+        stats = self.stats(layer)
+        weights = torch.tensor([[float(name == own) for own in self.names] for name in names])
+        return stats.mix(weights.to(stats.mean.dtype))
+
+
+def merged(ours: Stats | CovStats, theirs: Stats | CovStats) -> Stats | CovStats:
+    """Both groups of images together, whichever kind of statistics a layer keeps."""
+    if isinstance(ours, CovStats) and isinstance(theirs, CovStats):
+        return ours.merge(theirs)
+    if isinstance(ours, Stats) and isinstance(theirs, Stats):
+        return ours.merge(theirs)
+    raise WeightsError("profiles: one has covariances where the other has none; they are of two networks")
+
+
+def _from_stats(profiles: Profiles, found: Mapping[str, Stats | CovStats]) -> Profiles:
+    """Profiles with other statistics, layer by layer."""
+    diagonal = {layer: s.diagonal() if isinstance(s, CovStats) else s for layer, s in found.items()}
+    return replace(
+        profiles,
+        mean={layer: s.mean for layer, s in diagonal.items()},
+        var={layer: s.var for layer, s in diagonal.items()},
+        cov={layer: s.cov for layer, s in found.items() if isinstance(s, CovStats)},
+    )
+
+
+def _shrunk(stats: Stats | CovStats, member: Tensor, groups: int, prior: float) -> Stats | CovStats:
+    """Every group drawn to the whole, and every domain to its group; ``member`` (G,) int64 names the groups."""
+    mass = stats.mass
+    one_hot = torch.nn.functional.one_hot(member, groups).to(mass.dtype)  # (G, K)
+    share = (one_hot * mass[:, None] / (one_hot * mass[:, None]).sum(0).clamp_min(1)).T  # (K, G)
+    whole = (mass / mass.sum().clamp_min(1))[None]
+    own = ((one_hot.T @ mass) / (one_hot.T @ mass + prior).clamp_min(1e-12))[:, None]
+    crowds = own * share + (1 - own) * whole  # (K, G): what each group is a mixture of
+    own = (mass / (mass + prior).clamp_min(1e-12))[:, None]
+    mixed = stats.mix(own * torch.eye(len(mass), dtype=mass.dtype) + (1 - own) * (one_hot @ crowds))
+    return replace(mixed, mass=mass)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hex over names and values, in the order of the names."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,62 @@
+"""The page of ``reid evaluate --html`` in a real browser that refuses every request from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Route, expect
+
+from reid.cli import main
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def written(tiny_street: Path, plain_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    arguments = ["--data", str(tiny_street / "street-a"), "--weights", str(plain_weights), "--strips", "1"]
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", *arguments, "--html", str(path)])
+    assert not caught.value.code
+    return path
+
+
+def test_the_page_needs_nobody(browser: Browser, written: Path) -> None:
+    """Nothing is asked for beyond the file itself, no script runs, and charts, maps and pictures are drawn."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    asked: list[str] = []
+    complaints: list[str] = []
+
+    def refuse(route: Route) -> None:
+        if route.request.url == written.as_uri():
+            route.continue_()
+            return
+        asked.append(route.request.url)
+        route.abort()
+
+    context.route(lambda url: not url.startswith("data:"), refuse)
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text))
+    page.goto(written.as_uri())
+    expect(page.locator("table.heat").first).to_be_visible()
+    parts = page.locator("details.part")
+    assert parts.count() > 0
+    assert page.locator("table.heat td[style*=background]").count() > 0
+    for index in range(parts.count()):
+        expect(parts.nth(index).locator("svg[role=img]")).to_be_visible()
+        expect(parts.nth(index).locator(".strip .query img")).to_have_count(2)
+    loaded = page.locator("img").evaluate_all("images => images.map(image => image.complete && image.naturalWidth)")
+    assert loaded
+    assert all(width > 0 for width in loaded)
+    narrow = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(narrow), f"the page is wider than {width} pixels"
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=https://elsewhere.invalid/x.png>')")
+    page.wait_for_timeout(200)
+    assert asked == []
+    assert any("Content Security Policy" in line for line in complaints), "the page's policy refuses a picture outside"
+    assert all("elsewhere.invalid" in line for line in complaints)
+    context.close()

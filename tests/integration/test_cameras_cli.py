@@ -1,0 +1,168 @@
+"""The commands about cameras, and the options of calibrate for one camera and for tracks, as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reid.cli import main
+from reid.norm import Profiles
+from reid.retrieval.embed import load_embeddings
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def reid(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def manifest(tiny_street: Path) -> Path:
+    return tiny_street / "street-b" / "manifest.csv"
+
+
+@pytest.fixture
+def common(manifest: Path, plain_weights: Path) -> tuple[object, ...]:
+    return "--data", manifest, "--weights", plain_weights
+
+
+def rows_of(manifest: Path, path: Path, keep: Callable[[dict[str, str]], bool]) -> Path:
+    """Some rows of a manifest, as another manifest."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = [{**row, "path": str(manifest.parent / row["path"])} for row in csv.DictReader(file) if keep(row)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_report_for_people_and_for_machines(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "recommended.safetensors"
+    code, text, err = reid("cameras", "report", *common, "--out", out)
+    assert code == 0, err
+    code, answer, _ = reid("cameras", "report", *common, "--json")
+    assert code == 0
+    found = json.loads(answer)
+    assert [camera["camera"] for camera in found["cameras"]] == [f"b{n}" for n in range(1, 7)]
+    for camera in found["cameras"]:
+        assert f"{camera['camera']}: {camera['verdict']}: {camera['reason']}" in text
+        assert camera["gain"]["low"] <= camera["gain"]["value"] <= camera["gain"]["high"]
+    line = next(
+        line for line in found["scores"] if (line["domain"], line["direction"]) == ("person", "visible->visible")
+    )
+    assert line["change"]["mAP"]["value"] == pytest.approx(line["calibrated"]["mAP"] - line["before"]["mAP"])
+    assert all(len(row) <= 160 for row in text.splitlines())
+    profiles = Profiles.load(out)
+    calibrated = {c["camera"] for c in found["cameras"] if c["verdict"] == "calibrate"}
+    assert {n for n, i in zip(profiles.names, profiles.images, strict=True) if i > 1} == calibrated
+    code, _, err = reid("evaluate", *common, "--profiles", out, "--json", tmp_path / "scores.json")
+    assert code == 0, err
+
+
+def test_a_curve(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
+    code, out, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--curve", "--json")
+    assert code == 0, err
+    curve = json.loads(out)["curve"]
+    assert [(point["crops"], point["prior"]) for point in curve] == [(0, 0), (6, 0), (6, 8), (6, 32), (6, 128)]
+    assert all(0 <= point[key] <= 1 for point in curve for key in ("mAP", "rank1"))
+
+
+def test_cameras_are_added_and_replaced(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+    two, one, out = (tmp_path / f"{name}.safetensors" for name in ("two", "one", "out"))
+    assert reid("calibrate", *common, "--only", "b1", "--only", "b2", "--out", two)[0] == 0
+    assert reid("calibrate", *common, "--only", "b2", "--split", "gallery", "--out", one)[0] == 0
+    assert Profiles.load(two).names == ("b1", "b2")
+    old, new = Profiles.load(two).images[1], Profiles.load(one).images[0]
+    _, text, _ = reid("cameras", "merge", two, one, "--out", out)
+    assert f"b2\t{old + new} images" in text
+    _, text, _ = reid("cameras", "merge", two, one, "--replace", "--out", two)
+    assert f"b2\t{new} images" in text
+    assert f"b1\t{old} images" in text
+    code, _, err = reid("cameras", "merge", two, "--out", out)
+    assert (code, err.splitlines()[-1]) == (1, "error: cameras merge: name two profiles files or more")
+    code, _, err = reid("calibrate", *common, "--only", "b9", "--out", out)
+    assert code == 1
+    assert "known: b1, b2, b3, b4, b5, b6" in err
+
+
+def test_one_crop_of_a_track(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "apart.safetensors"
+    whole, apart = (
+        sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines())
+        for _, text, _ in (
+            reid("calibrate", *common, "--out", out),
+            reid("calibrate", *common, "--apart", 5, "--out", out),
+        )
+    )
+    assert apart == whole / 2  # two crops a second apart of every passing
+
+
+def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    """The same crops are no drift; those of an infrared camera under this one's name are; few cannot be judged."""
+
+    def part(name: str, camera: str, count: int = 100) -> Path:
+        path = rows_of(manifest, tmp_path / f"{name}.csv", lambda row: row["camera"] == camera)
+        lines = path.read_text(encoding="utf-8").replace(f",{camera},", ",b1,").splitlines()[: count + 1]
+        lines = [line.replace(",train,", ",gallery,").replace(",query,", ",gallery,") for line in lines]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    reference, profiles = part("reference", "b1"), tmp_path / "profiles.safetensors"
+    weights = ("--weights", plain_weights)
+    assert reid("calibrate", "--data", reference, *weights, "--out", profiles)[0] == 0
+    options = ("--reference", reference, *weights, "--profiles", profiles)
+    code, out, err = reid("cameras", "watch", "--data", reference, *options)
+    assert code == 0, err
+    assert out.startswith("b1\tas before\tdrift 0.000\t")
+    code, out, _ = reid("cameras", "watch", "--data", part("night", "b5"), *options, "--json")
+    assert code == 1
+    (found,) = json.loads(out)
+    assert (found["camera"], found["crops"], found["alarm"]) == ("b1", 20, True)
+    assert found["drift"] > found["threshold"] > 0
+    code, _, err = reid("cameras", "watch", "--data", part("few", "b1", 6), *options)
+    assert code == 1
+    assert "expected at least 8 new crops, got 6" in err
+    code, _, err = reid("cameras", "watch", "--data", reference, *options[2:], "--reference", part("short", "b1", 12))
+    assert code == 1
+    assert "expected at least 16 reference crops" in err
+    code, _, err = reid("cameras", "watch", "--data", reference, *options, "--false-alarms", 0.0001)
+    assert code == 1
+    assert "expected a rate of false alarms" in err
+
+
+def test_what_has_no_answer_is_one_line(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+    code, _, err = reid("cameras", "watch", "--reference", common[1], *common)
+    assert code == 1
+    assert err.splitlines()[-1].endswith('pass --profiles of "reid calibrate"')
+    code, _, err = reid("cameras", "watch", "--reference", common[1])
+    assert code == 1
+    assert "name the new crops with --data" in err
+
+
+def test_centering_a_file(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+    given, out = tmp_path / "embeddings.safetensors", tmp_path / "centered.safetensors"
+    assert reid("embed", *common, "--out", given)[0] == 0
+    code, text, err = reid("cameras", "center", given, "--out", out)
+    assert code == 0, err
+    before, after = load_embeddings(given), load_embeddings(out)
+    assert after.samples == before.samples
+    assert after.fingerprint in text
+    assert after.fingerprint != before.fingerprint
+    code, _, err = reid("cameras", "center", given, "--out", given)
+    assert code == 1
+    assert "would be lost" in err

@@ -1,0 +1,75 @@
+"""``reid evaluate --html`` and ``--details`` from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reid.cli import main
+
+
+def reid(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def test_page_and_details(capsys, tiny_street: Path, plain_weights: Path, tmp_path: Path) -> None:
+    data = tiny_street / "street-a"
+    common = ("evaluate", "--data", data, "--weights", plain_weights)
+    code, plain, _ = reid(capsys, *common)
+    assert code == 0
+    page = tmp_path / "report.html"
+    code, out, err = reid(capsys, *common, "--html", page, "--strips", 1, "--details")
+    assert code == 0, err
+    assert out.startswith(plain.rstrip("\n"))
+    more = out[len(plain.rstrip("\n")) :]
+    assert "wished false-match rate" in more
+    assert "by modality" in more
+    assert all(len(line) <= 80 for line in out.splitlines()[1:])
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<figure class="query">') == 2 * text.count('class="part"') > 0
+    assert str(tiny_street) not in text, "no path of this machine is in the page"
+    code, _, _ = reid(capsys, *common, "--html", page, "--strips", 0)
+    assert code == 0, "a page of ours may be replaced"
+    assert "<img" not in page.read_text(encoding="utf-8")
+
+
+def test_what_is_not_ours_stays(capsys, tiny_street: Path, plain_weights: Path, tmp_path: Path) -> None:
+    common = ("evaluate", "--data", tiny_street / "street-a", "--weights", plain_weights)
+    other = tmp_path / "thesis.html"
+    other.write_text("<html>years of work</html>")
+    code, _, err = reid(capsys, *common, "--html", other)
+    assert code == 1
+    assert "exists and is something else" in err
+    assert other.read_text() == "<html>years of work</html>"
+    code, _, err = reid(capsys, *common, "--html", tmp_path / "one", "--json", tmp_path / "one")
+    assert code == 1
+    assert "choose two names" in err
+    code, _, err = reid(capsys, "evaluate", "--compare", "a.json", "b.json", "--html", tmp_path / "p.html")
+    assert code == 1
+    assert "leave --html and --details out" in err
+
+
+def test_a_mean_over_splits_has_its_scores_only(capsys, plain_weights: Path, tmp_path: Path) -> None:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
+    import published_layouts
+
+    root = published_layouts.regdb(tmp_path / "regdb", trials=10)
+    page = tmp_path / "report.html"
+    code, _out, err = reid(
+        capsys, "evaluate", "--data", "regdb:trial=all", "--root", root, "--weights", plain_weights,
+        "--html", page, "--strips", 0,
+    )  # fmt: skip
+    assert code == 0, err
+    text = page.read_text(encoding="utf-8")
+    sections = text.split('<section class="report"')[1:]
+    assert len(sections) == 11
+    assert ['class="part"' in section for section in sections] == [True] * 10 + [False]
+    assert "trial mean of all" in sections[-1]
+    assert text.count("<nav>") == 1

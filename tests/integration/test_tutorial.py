@@ -1,0 +1,66 @@
+"""The tutorial holds: every command of docs/your-cameras.md runs, one after the other, on crops of a tiny street."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.cli import main
+from reid.models.checkpoint import load_checkpoint
+
+PAGE = Path(__file__).parents[2] / "docs" / "your-cameras.md"
+WEIGHTS = Path(__file__).parents[2] / "demo" / "weights" / "small-plain.safetensors"
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PLACES = {"b1": "north", "b2": "south"}
+
+
+def commands() -> list[str]:
+    return [line for block in BLOCK.findall(PAGE.read_text(encoding="utf-8")) for line in block.splitlines()]
+
+
+@pytest.fixture
+def folder(tiny_street: Path, tmp_path: Path) -> Path:
+    """What the page takes for granted: crops of two cameras, a checkpoint of somebody else's making, a query."""
+    manifest = tiny_street / "street-b" / "manifest.csv"
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["camera"] in PLACES]
+    for row in rows:
+        target = tmp_path / "crops" / PLACES[row["camera"]] / row["identity"] / Path(row["path"]).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(manifest.parent / row["path"], target)
+        if row["split"] == "query":
+            shutil.copy(target, tmp_path / "query.jpg")
+    table = load_checkpoint(WEIGHTS).network.backbone.state_dict()  # type: ignore[union-attr, operator]
+    torch.save({"state_dict": {f"module.{key}": value for key, value in table.items()}}, tmp_path / "network.pth")
+    return tmp_path
+
+
+def test_ten_sections_of_commands() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    numbered = re.findall(r"^## (\d+)\. .*?\n```sh\nreid ", text, re.MULTILINE)
+    assert numbered == [str(number) for number in range(1, 11)]
+    assert all(line.startswith("reid ") for line in commands())
+
+
+def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(folder)
+    shown = {}
+    for line in commands():
+        with pytest.raises(SystemExit) as caught:
+            main(shlex.split(line)[1:])
+        captured = capsys.readouterr()
+        assert not caught.value.code, f"{line}\n{captured.err}"
+        shown[" ".join(line.split()[1:3])] = captured.out
+    assert "cameras: north (20), south (20)" in shown["init crops"]
+    assert "north: " in shown["cameras report"]
+    assert "south" in shown["cameras merge"]
+    assert "as before" in shown["cameras watch"]
+    assert len(shown["search query.jpg"].splitlines()) == 5
+    assert all("\tsouth\t" in line for line in shown["search query.jpg"].splitlines())
+    assert {"before.json", "after.json", "cameras.safetensors", "gallery"} <= {p.name for p in folder.iterdir()}

@@ -1,0 +1,191 @@
+"""The smaller data sets, vehicles, products and birds, as their authors lay them out."""
+
+from __future__ import annotations
+
+import runpy
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import published_layouts
+import pytest
+
+from reid.data.protocol import all_choices, count_differences, load_protocol, open_data, read_data
+from reid.errors import DataError
+from reid.records import Modality, Sample, Split
+
+ROOT = Path(__file__).parents[3]
+WHOLE: dict[str, Callable[[Path], Path]] = {  # trees with every file the authors counted
+    "viper": published_layouts.viper,
+    "prid2011": published_layouts.prid2011,
+    "grid": published_layouts.grid,
+    "ilids": published_layouts.ilids,
+}
+
+
+def of(samples: tuple[Sample, ...], split: Split) -> list[Sample]:
+    return [sample for sample in samples if sample.split is split]
+
+
+def test_veri776(tmp_path: Path) -> None:
+    train, query, gallery = (of(read_data("veri776", published_layouts.veri776(tmp_path)), split) for split in Split)
+    assert Counter(s.identity for s in train) == {"0001": 2, "0003": 2}
+    assert [(s.identity, s.camera, s.domain) for s in query] == [
+        ("0002", "c004", "vehicle"),
+        ("0005", "c004", "vehicle"),
+    ]
+    assert {s.camera for s in gallery} == {"c001", "c019"}
+
+
+def test_cuhk03_new_protocol(tmp_path: Path) -> None:
+    published_layouts.cuhk03_np(tmp_path)
+    detected, labelled = open_data("cuhk03_np", tmp_path), open_data("cuhk03_np:boxes=labelled", tmp_path)
+    assert {s.path.relative_to(tmp_path).parts[0] for s in detected.samples} == {"detected"}
+    assert {s.path.relative_to(tmp_path).parts[0] for s in labelled.samples} == {"labeled"}
+    assert (len(of(detected.samples, Split.TRAIN)), len(of(labelled.samples, Split.TRAIN))) == (6, 7)
+    assert {s.camera for s in of(detected.samples, Split.QUERY)} == {"c1", "c2"}
+    protocol = load_protocol("cuhk03_np")
+    for data, images in ((detected, 7365), (labelled, 7368)):  # each variant has counts of its own
+        lines = count_differences(protocol, data.samples, **data.scoring.variant)
+        assert lines[0].startswith(f"CUHK03, new protocol, train: expected {images} images")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_divided_sets_have_the_published_counts(name: str, tmp_path: Path) -> None:
+    """In every split; the people to train on and to test on are different ones, and splits differ."""
+    root = WHOLE[name](tmp_path)
+    protocol = load_protocol(name)
+    trained = []
+    for spec in all_choices(f"{name}:split=all")[:3]:
+        data = open_data(spec, root)
+        assert count_differences(protocol, data.samples, **data.scoring.variant) == []
+        train, query, gallery = ({s.identity for s in of(data.samples, split)} for split in Split)
+        assert not train & (query | gallery)
+        assert query <= gallery
+        trained.append(frozenset(train))
+        assert open_data(spec, root) == data
+    assert len(set(trained)) == 3
+
+
+def test_prid_does_not_confuse_strangers(tmp_path: Path) -> None:
+    """Person 0201 of camera A is not person 0201 of camera B: the first is not read, the second a distractor."""
+    published_layouts.prid2011(tmp_path)
+    samples = read_data("prid2011:split=4", tmp_path)
+    assert max(s.identity for s in samples if s.camera == "cam_a") == "0200"
+    assert "0201" in {s.identity for s in of(samples, Split.GALLERY)}
+
+
+def test_grid_uses_the_authors_partitions(tmp_path: Path) -> None:
+    """Partition k of the layout trains on people k to k + 124."""
+    published_layouts.grid(tmp_path)
+    for split in (1, 10):
+        samples = read_data(f"grid:split={split}", tmp_path)
+        assert {int(s.identity) for s in of(samples, Split.TRAIN)} == set(range(split, split + 125))
+    assert Counter(s.identity for s in of(samples, Split.GALLERY))["0000"] == 775
+    (tmp_path / "features_and_partitions.mat").write_bytes(
+        (tmp_path / "features_and_partitions.mat").read_bytes()[:200]
+    )
+    with pytest.raises(DataError, match=r"features_and_partitions.mat"):
+        read_data("grid", tmp_path)
+
+
+def test_ilids_pairs_are_two_images(tmp_path: Path) -> None:
+    samples = read_data("ilids", published_layouts.ilids(tmp_path))
+    query, gallery = of(samples, Split.QUERY), of(samples, Split.GALLERY)
+    assert [s.identity for s in query] == [s.identity for s in gallery]
+    assert not {s.path for s in query} & {s.path for s in gallery}
+    assert {s.camera for s in samples} == {""}
+
+
+def test_too_few_people_to_divide(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="20 people seen twice, too few to train on 316"):
+        read_data("viper", published_layouts.viper(tmp_path, people=20))
+
+
+def test_occluded_reid(tmp_path: Path) -> None:
+    samples = read_data("occluded_reid", published_layouts.occluded_reid(tmp_path))
+    assert Counter((s.split, s.camera) for s in samples) == {(Split.QUERY, "occluded"): 6, (Split.GALLERY, "whole"): 6}
+    assert {s.identity for s in samples} == {"001", "002", "200"}
+
+
+def test_llcm(tmp_path: Path) -> None:
+    data = open_data("llcm", published_layouts.llcm(tmp_path))
+    train, query, gallery = (of(data.samples, split) for split in Split)
+    assert [(s.identity, s.camera) for s in train] == [
+        (person, f"cam1-{light}") for light in ("vis", "nir") for person in ("0001", "0002")
+    ]
+    assert {(s.camera, s.modality) for s in query} == {(f"cam{c}-nir", Modality.INFRARED) for c in (1, 2)}
+    assert {(s.camera, s.modality) for s in gallery} == {(f"cam{c}-vis", Modality.VISIBLE) for c in (1, 2)}
+    assert {s.identity for s in query} == {"0003", "0007"}  # 0008 is not listed
+    assert data.scoring.places["cam1-nir"] == "cam1-vis"  # one camera, two lights
+    other = read_data("llcm:direction=visible-to-infrared", tmp_path)
+    assert {s.modality for s in of(other, Split.QUERY)} == {Modality.VISIBLE}
+
+
+def test_cub200(tmp_path: Path) -> None:
+    data = open_data("cub200", published_layouts.cub200(tmp_path))
+    assert {s.identity for s in of(data.samples, Split.TRAIN)} == {"001", "099", "100"}
+    assert Counter(s.identity for s in of(data.samples, Split.GALLERY)) == {"101": 2, "200": 2}
+    assert data.scoring.rule.ignore == "itself"
+
+
+def test_sop(tmp_path: Path) -> None:
+    samples = read_data("sop", published_layouts.sop(tmp_path))
+    assert Counter((s.split, s.identity) for s in samples) == {
+        (Split.TRAIN, "1"): 2, (Split.TRAIN, "2"): 2, (Split.GALLERY, "11319"): 2, (Split.GALLERY, "11320"): 2,
+    }  # fmt: skip
+
+
+def test_cars196(tmp_path: Path) -> None:
+    published_layouts.cars196(tmp_path)
+    with pytest.raises(DataError, match=r"expected manifest.csv in .*run datasets/cars196/prepare.py"):
+        read_data("cars196", tmp_path)
+    runpy.run_path(str(ROOT / "datasets/cars196/prepare.py"))["main"](tmp_path)
+    samples = read_data("cars196", tmp_path)
+    assert Counter((s.split, s.identity) for s in samples) == {
+        (Split.TRAIN, "001"): 2, (Split.TRAIN, "098"): 2, (Split.GALLERY, "099"): 2, (Split.GALLERY, "196"): 2,
+    }  # fmt: skip
+    assert all(s.path.is_file() for s in samples)
+
+
+def test_rule_settings_in_a_name(tmp_path: Path) -> None:
+    published_layouts.market1501(tmp_path)
+    rule = open_data("market1501:precision=trapezoid", tmp_path, {"unmatched": "zero"}).scoring.rule
+    assert rule.text() == "market precision=trapezoid unmatched=zero"
+    assert open_data("market1501", tmp_path).scoring.rule.text() == "market"
+    with pytest.raises(DataError, match='unknown variant "precison"; did you mean'):
+        open_data("market1501:precison=trapezoid", tmp_path)
+    with pytest.raises(DataError, match='rule: precision "smooth", expected one of rectangle, trapezoid'):
+        open_data("market1501:precision=smooth", tmp_path)
+    with pytest.raises(DataError, match='rule: trials "0", expected a whole number, 1 or more'):
+        open_data("market1501:trials=0", tmp_path)
+    with pytest.raises(DataError, match='unknown setting of the rule "ignored"; did you mean "ignore"'):
+        open_data("market1501", tmp_path, {"ignored": "itself"})
+
+
+def test_all_choices() -> None:
+    assert all_choices("regdb:trial=all") == [f"regdb:trial={trial}" for trial in range(1, 11)]
+    both = all_choices("regdb:trial=all,direction=all")
+    assert len(both) == 20
+    assert both[-1] == "regdb:trial=10,direction=thermal-to-visible"
+    assert all_choices("sysu_mm01:search=all") == ["sysu_mm01:search=all"]  # a choice of that name
+    assert all_choices("market1501") == ["market1501"]
+
+
+def test_a_table_of_ones_own_lies_beside_the_data(tmp_path: Path) -> None:
+    (tmp_path / "protocol.toml").write_text(
+        'name = "mine"\ntitle = "Mine"\nsource = "s"\nlicence = "l"\nobtain = "o"\nmanifest = "rows.csv"\n'
+        'rule = { ignore = "place", cmc = "identity" }\n[places]\nyard = "door"\n'
+    )
+    (tmp_path / "rows.csv").write_text("path,identity,split,camera\na.jpg,a,query,yard\nb.jpg,a,gallery,door\n")
+    data = open_data(str(tmp_path / "protocol.toml"))
+    assert (data.name, data.scoring.rule.ignore, data.scoring.places) == ("mine", "place", {"yard": "door"})
+    assert len(data.samples) == 2
+
+
+@pytest.mark.parametrize(("name", "setting"), [("leave_one_out", "ignore=itself"), ("mixed", "modalities=mixed")])
+def test_protocols_for_any_manifest(name: str, setting: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("path,identity,split\na.jpg,a,gallery\n")
+    data = open_data(name, tmp_path)
+    assert (data.name, len(data.samples), data.scoring.rule.text()) == (name, 1, f"market {setting}")
+    assert open_data(str(tmp_path), rule=dict([setting.split("=")])).scoring.rule == data.scoring.rule

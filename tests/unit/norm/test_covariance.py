@@ -1,0 +1,156 @@
+"""Covariances of groups of images against torch's own, and merging against one pass over everything.
+
+The wrong code these tests catch: the covariance between images forgotten, covariances averaged by batch,
+moments taken in half precision, blocks that see their neighbours.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reid.norm import covariance as covariance_module
+from reid.norm.covariance import CovStats, covariances, synchronized_covariances
+from reid.norm.stats import Stats, moments, pool
+
+C, SIZE = 6, 3
+
+
+def images(rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Maps (rows, C, 4, 3) of correlated channels with means far from 0."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(C, C, generator=generator, dtype=dtype)
+    x = torch.einsum("cd,bdhw->bchw", mixing, torch.randn(rows, C, 4, 3, generator=generator, dtype=dtype))
+    return x + torch.randn(rows, C, 1, 1, generator=generator, dtype=dtype) + 3
+
+
+def columns(x: Tensor) -> Tensor:
+    """All values of each channel: (B, C, H, W) -> (C, B H W)."""
+    return x.transpose(0, 1).flatten(1)
+
+
+def slow_cov(x: Tensor) -> Tensor:
+    """Biased covariance (C, C) over images and positions, by torch's own function."""
+    return torch.cov(columns(x), correction=0)
+
+
+def block_diagonal(blocks: Tensor) -> Tensor:
+    return torch.block_diag(*blocks)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_covariances_are_those_of_all_values_of_the_group() -> None:
+    x = images(7, dtype=torch.float64)
+    labels = torch.tensor([2, 0, 2, 0, 0, 2, 2])
+    stats = covariances(x, labels, 3, SIZE)
+    for group in (0, 2):
+        own = x[labels == group]
+        dense = slow_cov(own)
+        close(block_diagonal(stats.cov[group]), dense * block_diagonal(torch.ones(2, SIZE, SIZE)))
+        close(stats.mean[group], columns(own).mean(1))
+        forgot_between_images = torch.stack([slow_cov(image[None]) for image in own]).mean(0)
+        assert (dense - forgot_between_images).abs().max() > 0.1
+    assert stats.mass.tolist() == [3, 0, 4]
+    assert not stats.cov[1].any()
+
+
+def test_the_diagonal_is_what_batchnorm_pools() -> None:
+    x, labels = images(6, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 1])
+    diagonal, expected = covariances(x, labels, 2, 2).diagonal(), pool(*moments(x), labels, 2)
+    close(diagonal.mean, expected.mean)
+    close(diagonal.var, expected.var)
+    close(diagonal.mass, expected.mass)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=10),
+    cuts=st.lists(st.integers(0, 10), max_size=4),
+    seed=st.integers(0, 99),
+    flip=st.booleans(),
+)
+def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed: int, flip: bool) -> None:
+    x, group = images(len(labels), seed, torch.float64), torch.tensor(labels)
+    whole = covariances(x, group, 3, SIZE)
+    edges = sorted({0, len(labels), *(cut for cut in cuts if cut < len(labels))})
+    parts = [covariances(x[i:j], group[i:j], 3, SIZE) for i, j in pairwise(edges)]
+    merged = CovStats(
+        torch.zeros(3, C).double(), torch.zeros(3, C // SIZE, SIZE, SIZE).double(), torch.zeros(3).double()
+    )
+    for part in parts:
+        merged = part.merge(merged) if flip else merged.merge(part)
+    for found, expected in ((merged.mean, whole.mean), (merged.cov, whole.cov), (merged.mass, whole.mass)):
+        close(found, expected)
+    together = covariances(x, torch.zeros_like(group), 1, SIZE)
+    total = whole.total()
+    close(total.mean, together.mean)
+    close(total.cov, together.cov)
+    assert total.mass.tolist() == [len(labels)]
+
+
+def test_averaging_batch_covariances_is_not_merging() -> None:
+    """What a running average with momentum None does: the covariance of the batch means is lost."""
+    drift = torch.tensor([-3.0, 0.0, 3.0])[:, None, None, None]
+    x = torch.randn(3, C, 4, 3, generator=torch.Generator().manual_seed(0)) + drift
+    parts = [covariances(image[None], torch.tensor([0]), 1, SIZE) for image in x]
+    merged = parts[0].merge(parts[1]).merge(parts[2])
+    close(block_diagonal(merged.cov[0])[:SIZE, :SIZE], slow_cov(x)[:SIZE, :SIZE], 1e-4)
+    averaged = torch.stack([part.cov for part in parts]).mean(0)
+    assert averaged.max() < 2
+    assert merged.cov.min() > 4
+
+
+def test_weights_pool_softly() -> None:
+    x = images(5, dtype=torch.float64)
+    weights = torch.softmax(torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 1)
+    stats = covariances(x, weights, 2, SIZE)
+    for group in range(2):
+        share = weights[:, group].repeat_interleave(12)
+        dense = torch.cov(columns(x), correction=0, aweights=share)
+        close(block_diagonal(stats.cov[group]), dense * block_diagonal(torch.ones(2, SIZE, SIZE)))
+    one_hot = torch.eye(2, dtype=torch.float64)[[0, 1, 1, 0, 1]]
+    hard = covariances(x, torch.tensor([0, 1, 1, 0, 1]), 2, SIZE)
+    assert torch.equal(covariances(x, one_hot, 2, SIZE).cov, hard.cov)
+
+
+def test_gradient_of_the_moments() -> None:
+    x, labels = images(3, dtype=torch.float64).requires_grad_(), torch.tensor([0, 1, 0])
+
+    def of(x: Tensor) -> tuple[Tensor, Tensor]:
+        stats = covariances(x, labels, 2, SIZE)
+        return stats.mean, stats.cov.pow(2)
+
+    assert torch.autograd.gradcheck(of, (x,))
+
+
+def test_moments_of_half_precision_are_not() -> None:
+    x = images(8) * 300  # the squares overflow in float16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        stats = covariances(x.half(), torch.zeros(8).long(), 1, SIZE)
+    assert stats.cov.dtype == torch.float32
+    expected = covariances(x.half().float(), torch.zeros(8).long(), 1, SIZE)
+    assert torch.equal(stats.cov, expected.cov)
+
+
+def test_statistics_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``synchronized`` stands for a reduction: here it merges with what a second process has."""
+    x, labels = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
+    pivot = covariances(images(4, 9, torch.float64), torch.tensor([0, 1, 2, 2]), 3, SIZE)
+    sent: list[Stats] = []
+    monkeypatch.setattr(covariance_module, "synchronized", lambda batch, _: sent.append(batch) or batch)
+    synchronized_covariances(covariances(x[5:], labels[5:], 3, SIZE), pivot)
+    monkeypatch.setattr(covariance_module, "synchronized", lambda batch, _: batch.merge(sent[0]))
+    found = synchronized_covariances(covariances(x[:5], labels[:5], 3, SIZE), pivot)
+    whole = covariances(x, labels, 3, SIZE)
+    assert torch.equal(found.mass, whole.mass)
+    for row in (0, 2):
+        close(found.mean[row], whole.mean[row])
+        close(found.cov[row], whole.cov[row])

@@ -1,0 +1,115 @@
+"""What happens with an image of a domain that the network does not know: always what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid.errors import ConditionError
+from reid.norm import DomainBatchNorm, Given, camera_batchnorm, convert_norm
+from reid.norm.source import Batch, Prior
+from reid.norm.stats import moments
+from reid.norm.unseen import UNSEEN, domain_distances, domain_weights, mixture, nearest, with_source
+
+NAMES = ("a", "b", "c")
+
+
+def network() -> nn.Module:
+    """Three cameras with statistics far apart."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(5),
+    )  # fmt: skip
+    converted = convert_norm(plain, camera_batchnorm(NAMES)).eval()
+    with torch.no_grad():
+        for layer in converted.modules():
+            if isinstance(layer, DomainBatchNorm):
+                layer.running_mean.normal_().mul_(2)
+                layer.running_var.uniform_(0.3, 3)
+    return converted
+
+
+def crops(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 9, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_distances_are_those_of_full_gaussians_summed_over_the_maps() -> None:
+    net, images = network(), crops()
+    with torch.no_grad():
+        found = domain_distances(net, images)
+        for g in range(3):
+            expected = torch.zeros(len(images))
+            x = images
+            for module in net[:5]:
+                if isinstance(module, DomainBatchNorm):
+                    mean, var = moments(x)
+                    mu, sigma = module.running_mean[g], torch.diag(module.running_var[g])
+                    for i in range(len(images)):
+                        cross = torch.diag((torch.diag(var[i]) @ sigma).diagonal().sqrt())  # commuting matrices
+                        bures = torch.trace(torch.diag(var[i]) + sigma - 2 * cross)
+                        expected[i] += (mean[i] - mu).square().sum() + bures
+                    x = Given(module)(x, g)
+                else:
+                    x = module(x)
+            assert torch.allclose(found[:, g], expected, rtol=1e-4)
+
+
+def test_weights_lie_on_the_simplex_and_a_distance_of_zero_takes_all() -> None:
+    weights = domain_weights(torch.tensor([[1.0, 2.0, 4.0], [0.0, 5.0, 5.0]]))
+    assert torch.allclose(weights[0], torch.tensor([4.0, 2.0, 1.0]) / 7)
+    assert weights[1, 0] > 1 - 1e-6
+    assert torch.allclose(weights.sum(1), torch.ones(2))
+
+
+def test_nearest_takes_the_domain_whose_statistics_the_images_have() -> None:
+    net, images = network(), crops(64)
+    with torch.no_grad():
+        mean, var = moments(net[0](images))
+        net[1].running_mean[1], net[1].running_var[1] = mean.mean(0), var.mean(0)
+        net[1].running_mean[[0, 2]] += 8.0
+        assert domain_distances(net, images).argmin(1).tolist() == [1] * 64
+        assert torch.equal(nearest(net, images), Given(net)(images, 1))
+
+
+def test_a_mixture_of_equal_branches_is_the_branch_and_equal_weights_an_ensemble() -> None:
+    net, images = network(), crops()
+    with torch.no_grad():
+        same = convert_norm(
+            nn.Sequential(*[nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()]), camera_batchnorm(NAMES)
+        )
+        same.eval()
+        assert torch.allclose(mixture(same, images), functional.normalize(Given(same)(images, 2)), atol=1e-6)
+        branches = [functional.normalize(Given(net)(images, g)) for g in range(3)]
+        ensemble = functional.normalize(sum(branches) / 3)
+        found = mixture(net, images, torch.full((len(images), 3), 1 / 3))
+        assert torch.allclose(found, ensemble, atol=1e-6)
+        raw = functional.normalize(sum(Given(net)(images, g) for g in range(3)))
+        assert not torch.allclose(found, raw, atol=1e-3)  # vectors of unequal length would not count equally
+        certain = mixture(net, images, torch.tensor([[0.0, 1.0, 0.0]]).expand(len(images), 3))
+        assert torch.allclose(certain, branches[1], atol=1e-6)
+
+
+def test_policies_by_name() -> None:
+    net, images = network(), crops()
+    with torch.no_grad():
+        with pytest.raises(ConditionError, match=r"it knows a, b, c.*error, prior, nearest, mixture"):
+            UNSEEN["error"](net, images)
+        assert UNSEEN["prior"](net, images).shape == (4, 5)
+        assert torch.equal(UNSEEN["nearest"](net, images), nearest(net, images))
+        assert UNSEEN["mixture"](net, images).shape == (4, 5)
+        with pytest.raises(ConditionError, match="without domains"):
+            UNSEEN["nearest"](nn.Sequential(nn.BatchNorm2d(3)), images)
+
+
+def test_a_source_can_be_put_in_for_evaluation() -> None:
+    net, images = network(), crops(6)
+    with torch.no_grad():
+        before = Given(net)(images, 0)
+        assert torch.allclose(Given(with_source(net, Prior(1e12)))(images, 0), before, atol=1e-4)
+        batch = with_source(net, Batch())
+        assert not torch.allclose(Given(batch)(images, 0), before, atol=1e-2)
+        assert not torch.allclose(Given(batch)(images[:3], 0), Given(batch)(images, 0)[:3], atol=1e-3)
+        assert torch.equal(Given(net)(images, 0), before)  # the network given is as it was

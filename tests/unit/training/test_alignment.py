@@ -1,0 +1,291 @@
+"""The losses on domains against slow, obvious code, and what is known of them in closed form.
+
+The wrong code these tests catch: covariances without instance normalization, a mask that reaches the diagonal
+or counts every pair twice, division by an empty mask, views of other images paired, k-means that stops at a
+local optimum, the entropy of the mean instead of the mean entropy, a consensus of each view with its own best.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reid.errors import ConfigError
+from reid.training.alignment import (
+    cluster_values,
+    consensus_loss,
+    covariance_mask,
+    entropy_loss,
+    instance_covariances,
+    isw_loss,
+    photometric_sensitivity,
+)
+
+C = 4
+ALL = torch.ones(C, C).triu(1) > 0
+
+
+def maps(rows: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Maps (rows, C, 5, 4) of correlated channels."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(C, C, generator=generator, dtype=dtype) + 1
+    return torch.einsum("cd,bdhw->bchw", mixing, torch.randn(rows, C, 5, 4, generator=generator, dtype=dtype)) + 2
+
+
+def slow_isw(images: Tensor, mask: Tensor, margin: float = 0.0) -> float:
+    """Image by image, pair by pair."""
+    pairs = [(a, b) for a in range(images.shape[1]) for b in range(images.shape[1]) if mask[a, b]]
+    losses = []
+    for image in images:
+        values = image.flatten(1)
+        normal = (values - values.mean(1, keepdim=True)) / (values.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        total = sum(abs(float(normal[a] @ normal[b])) / (values.shape[1] - 1) for a, b in pairs)
+        losses.append(max(total - margin, 0.0))
+    return sum(losses) / len(losses) / len(pairs)
+
+
+# Instance selective whitening.
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 1.0, 100.0])
+def test_isw_is_the_double_loop(margin: float) -> None:
+    mask = ALL.clone()
+    mask[0, 2] = False
+    expected = slow_isw(maps(), mask, margin)
+    assert isw_loss(maps(), mask, margin).item() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    assert (expected > 0) == (margin < 100)
+
+
+def test_isw_is_0_on_orthogonal_channels_and_not_on_correlated_ones() -> None:
+    torch.manual_seed(0)
+    basis = torch.linalg.qr(torch.cat([torch.ones(20, 1), torch.randn(20, C)], 1).double()).Q[:, 1:]
+    orthogonal = basis.T.reshape(1, C, 5, 4)
+    assert isw_loss(orthogonal, ALL).item() < 1e-12
+    same = orthogonal[:, :1].expand(1, C, 5, 4)
+    assert isw_loss(same, ALL).item() == pytest.approx(20 / 19, rel=1e-2)
+    full = torch.ones_like(ALL)  # the wrong mask: with the diagonal nothing is ever 0
+    assert isw_loss(orthogonal, full).item() > 0.2
+
+
+def test_isw_does_not_see_gain_and_offset() -> None:
+    torch.manual_seed(0)
+    gain, offset = torch.rand(3, C, 1, 1).double() * 5 + 1, torch.randn(3, C, 1, 1).double() * 50
+    found = isw_loss(maps() * gain + offset, ALL).item()
+    assert found == pytest.approx(isw_loss(maps(), ALL).item(), rel=1e-4)
+
+
+def test_an_empty_mask_is_0_and_its_gradient_too() -> None:
+    x = maps().requires_grad_()
+    loss = isw_loss(x, torch.zeros(C, C, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert not x.grad.any()
+
+
+def test_isw_gradient_and_half_precision() -> None:
+    assert torch.autograd.gradcheck(lambda x: isw_loss(x, ALL), (maps(2).requires_grad_(),))
+    flat = torch.zeros(1, C, 5, 4, requires_grad=True)  # channels without variance
+    isw_loss(flat, ALL).backward()
+    assert flat.grad.isfinite().all()
+    x = maps(dtype=torch.float32).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = isw_loss(x, ALL)
+    assert torch.equal(loss, isw_loss(x.float(), ALL))
+
+
+def test_instance_covariances_are_torchs() -> None:
+    for image, found in zip(maps(), instance_covariances(maps()), strict=True):
+        torch.testing.assert_close(found, torch.corrcoef(image.flatten(1)) * 20 / 19, rtol=1e-4, atol=1e-4)
+
+
+def test_sensitivity_is_the_variance_over_the_two_views() -> None:
+    plain, jittered = maps(5, 1), maps(5, 2)
+    views = torch.stack([instance_covariances(plain), instance_covariances(jittered)])
+    expected = views.var(0, correction=0).mean(0)
+    whole = photometric_sensitivity([(plain, jittered)])
+    torch.testing.assert_close(whole, expected)
+    chunks = photometric_sensitivity([(plain[:1], jittered[:1]), (plain[1:], jittered[1:])])
+    torch.testing.assert_close(chunks, expected)
+    torch.testing.assert_close(whole, whole.T)
+    other_images = photometric_sensitivity([(plain, jittered.flip(0))])
+    assert (other_images - expected).abs().max() > 1e-3
+
+
+def test_the_mask_finds_the_pairs_that_the_jitter_changes() -> None:
+    """Channels 2 and 3 share a cast of varying strength; 0 and 1 share content that stays."""
+    torch.manual_seed(0)
+    x, cast = torch.randn(16, C, 8, 8).double(), torch.randn(16, 1, 8, 8).double() * 3
+    x[:, 1] += x[:, 0]
+    jittered = x.clone()
+    jittered[:, 2:] += cast
+    mask = covariance_mask(photometric_sensitivity([(x, jittered)]), clusters=2)
+    assert mask.nonzero().tolist() == [[2, 3]]
+    untouched = covariance_mask(photometric_sensitivity([(x, x)]))
+    assert not untouched.any()
+    assert isw_loss(x, untouched).item() == 0
+
+
+def test_the_mask_is_strictly_upper_and_spares_what_never_changes() -> None:
+    sensitivity = torch.tensor([[9.0, 0.0, 0.5], [0.0, 9.0, 1.0], [0.5, 1.0, 9.0]])
+    expected = torch.tensor([[False, False, True], [False, False, True], [False, False, False]])
+    assert torch.equal(covariance_mask(sensitivity), expected)
+
+
+# Exact 1-D clustering.
+
+
+def cost_of(values: list[float], labels: list[int]) -> float:
+    total = 0.0
+    for cluster in set(labels):
+        own = [v for v, label in zip(values, labels, strict=True) if label == cluster]
+        mean = sum(own) / len(own)
+        total += sum((v - mean) ** 2 for v in own)
+    return total
+
+
+def least_cost(values: list[float], clusters: int) -> float:
+    """Over every way to cut the sorted values."""
+    ordered = sorted(values)
+    cuts = itertools.combinations_with_replacement(range(len(values) + 1), clusters - 1)
+    return min(cost_of(ordered, [sum(i >= cut for cut in cut_set) for i in range(len(ordered))]) for cut_set in cuts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=st.lists(st.integers(-5, 5) | st.floats(-100, 100), min_size=1, max_size=9),
+    clusters=st.integers(1, 4),
+)
+def test_clusters_are_the_best_there_are(values: list[float], clusters: int) -> None:
+    labels = cluster_values(torch.tensor(values, dtype=torch.float64), clusters).tolist()
+    assert cost_of(values, labels) <= least_cost(values, clusters) + 1e-9 * (1 + max(v * v for v in values))
+    assert set(labels) == set(range(min(clusters, len(set(map(float, values))))))
+    pairs = list(zip(values, labels, strict=True))
+    assert all(a[1] <= b[1] for a in pairs for b in pairs if a[0] <= b[0])  # ascending; equal values together
+
+
+def lloyd(values: list[float], centres: list[float]) -> list[int]:
+    """k-means as it is mostly done: from a start, to the nearest local optimum."""
+    for _ in range(50):
+        labels = [min(range(len(centres)), key=lambda k: abs(v - centres[k])) for v in values]
+        own = [[v for v, label in zip(values, labels, strict=True) if label == k] for k in range(len(centres))]
+        centres = [sum(o) / len(o) if o else c for o, c in zip(own, centres, strict=True)]
+    return labels
+
+
+def test_the_oracle_fails_on_a_local_optimum() -> None:
+    values = [0.0, 1.0, 10.0, 11.0, 100.0, 101.0]
+    local = lloyd(values, [0.0, 100.0, 101.0])
+    assert cost_of(values, local) > least_cost(values, 3) + 1
+    assert cluster_values(torch.tensor(values), 3).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_clusters_of_many_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.rand(300, generator=generator) * 1e-3, torch.rand(50, generator=generator) + 5])
+    order = torch.randperm(350, generator=generator)
+    assert torch.equal(cluster_values(values[order], 2), (order >= 300).long())
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5])
+def test_clusters_of_skewed_values_are_those_of_the_quadratic_program(clusters: int) -> None:
+    """What sensitivities look like: most near 0, few large; every beginning tried for every end."""
+    values = torch.randn(60, generator=torch.Generator().manual_seed(clusters), dtype=torch.float64).mul(2).exp()
+    ordered = values.sort().values.tolist()
+    best = [0.0] + [math.inf] * 60
+    for _ in range(clusters):
+        best = [
+            min((best[i] + cost_of(ordered[i:j], [0] * (j - i)) for i in range(j)), default=math.inf) for j in range(61)
+        ]
+    found = cost_of(values.tolist(), cluster_values(values, clusters).tolist())
+    assert found == pytest.approx(best[60], rel=1e-9)
+
+
+def test_clusters_of_nothing_and_of_nonsense() -> None:
+    assert cluster_values(torch.zeros(0), 3).tolist() == []
+    assert not covariance_mask(torch.zeros(1, 1)).any()
+    with pytest.raises(ConfigError, match="finite"):
+        cluster_values(torch.tensor([1.0, math.nan]), 2)
+    with pytest.raises(ConfigError, match="at least 1"):
+        cluster_values(torch.tensor([1.0]), 0)
+
+
+# Predictions.
+
+
+def softmax(row: list[float]) -> list[float]:
+    total = sum(math.exp(v) for v in row)
+    return [math.exp(v) / total for v in row]
+
+
+def logits(rows: int = 6, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_entropy_is_the_formula() -> None:
+    expected = [-sum(p * math.log(p) for p in softmax(row)) for row in logits().tolist()]
+    found = entropy_loss(logits()).item()
+    assert found == pytest.approx(sum(expected) / 6, rel=1e-12)
+    mean = torch.softmax(logits(), 1).mean(0)
+    entropy_of_the_mean = -(mean * mean.log()).sum().item()
+    assert abs(entropy_of_the_mean - found) > 0.1
+    assert entropy_loss(torch.zeros(2, 5)).item() == pytest.approx(math.log(5))
+    assert entropy_loss(torch.tensor([[0.0, 200.0]])).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_candidates_that_are_none_count_for_nothing() -> None:
+    x = logits().requires_grad_()
+    masked = torch.cat([x, torch.full((6, 2), -torch.inf)], 1)
+    assert entropy_loss(masked).item() == pytest.approx(entropy_loss(x).item())
+    assert consensus_loss(masked, masked).item() == pytest.approx(consensus_loss(x, x).item())
+    (entropy_loss(masked) + consensus_loss(masked, masked)).backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
+def test_consensus_is_the_formula() -> None:
+    first, second = logits(seed=1), logits(seed=2)
+    rows = [
+        min(-(math.log(p) + math.log(q)) / 2 for p, q in zip(softmax(a), softmax(b), strict=True))
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    found = consensus_loss(first, second).item()
+    assert found == pytest.approx(sum(rows) / 6, rel=1e-12)
+    assert consensus_loss(second, first).item() == pytest.approx(found)
+    each_with_its_own_best = sum(-math.log(max(softmax(row))) for row in (first.tolist() + second.tolist())) / 12
+    assert found > each_with_its_own_best + 0.1
+    one_best_for_the_batch = -(first.log_softmax(1) + second.log_softmax(1)).mean(0).amax().item() / 2
+    assert one_best_for_the_batch > found + 0.1
+
+
+def test_consensus_of_equal_and_of_certain_views() -> None:
+    same = consensus_loss(logits(), logits()).item()
+    assert same == pytest.approx(-torch.softmax(logits(), 1).amax(1).log().mean().item())
+    sure, other = torch.tensor([[500.0, 0.0]]), torch.tensor([[0.0, 500.0]])
+    assert consensus_loss(sure, sure).item() == 0
+    assert consensus_loss(sure, other).item() == pytest.approx(250)
+
+
+def test_gradients_of_the_losses_on_predictions() -> None:
+    assert torch.autograd.gradcheck(entropy_loss, (logits().requires_grad_(),))
+    assert torch.autograd.gradcheck(consensus_loss, (logits(seed=1).requires_grad_(), logits(seed=2).requires_grad_()))
+
+
+def test_errors_say_what_was_expected() -> None:
+    with pytest.raises(ConfigError, match=r"bool mask \(4, 4\)"):
+        isw_loss(maps(), ALL.float())
+    with pytest.raises(ConfigError, match=r"got bool \(3, 3\)"):
+        isw_loss(maps(), ALL[:3, :3])
+    with pytest.raises(ConfigError, match="at least 2 positions"):
+        isw_loss(maps()[:, :, :1, :1], ALL)
+    with pytest.raises(ConfigError, match="two views"):
+        consensus_loss(logits(3), logits(1))
+    with pytest.raises(ConfigError, match="two views"):
+        photometric_sensitivity([(maps(3), maps(2))])
+    with pytest.raises(ConfigError, match="no images"):
+        photometric_sensitivity([])

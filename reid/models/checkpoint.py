@@ -23,7 +23,7 @@ from reid.errors import ConfigError, WeightsError
 from reid.models.backbones import BACKBONES
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.families import COLOURS, recognise
-from reid.models.weights import Table, digest, load_strictly, read_table, table_of, write_table
+from reid.models.weights import Table, digest, load_strictly, read_table, table_of
 from reid.norm import (
     SYSTEMS,
     DomainBatchNorm,
@@ -36,6 +36,7 @@ from reid.norm import (
     install,
     system_of,
 )
+from reid.norm.storing import write_table
 
 FORMAT = "reid-weights-1"
 SMALLEST, LARGEST = 32, 2048  # pixels of a side that images may be brought to by hand

@@ -14,14 +14,12 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reid.errors import WeightsError
@@ -54,19 +52,6 @@ _NUMBERS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
 ]
-
-
-def write_table(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file: under another name first, so that a half-written file never has this one."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(tensors), part, metadata=dict(metadata))
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise WeightsError(f"{path}: cannot be written ({error}); choose another place or free some space") from error
 
 
 def read_table(path: Path) -> tuple[Table, dict[str, str]]:

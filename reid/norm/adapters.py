@@ -22,6 +22,7 @@ from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.condition import Condition, current_condition
 from reid.norm.convert import add_domain, domains_of, replace_modules, row_of
 from reid.norm.layer import DomainBatchNorm
+from reid.norm.rows import NamedRows
 
 KINDS = ("series", "parallel")
 
@@ -69,7 +70,7 @@ class LowRankAdapter(nn.Module):
 Adapter = FullAdapter | LowRankAdapter
 
 
-class AdaptedConv2d(nn.Conv2d):
+class AdaptedConv2d(NamedRows, nn.Conv2d):
     """A convolution that the domains share and an adapter for each of ``domains``; starts as the convolution alone.
 
     ``weight`` and ``bias`` keep their names; ``adapters.<row>`` are the domains' own, and ``norm`` is what
@@ -163,23 +164,15 @@ class AdaptedConv2d(nn.Conv2d):
         y = torch.baddbmm(offsets[:, :, None], matrices, x.flatten(2))
         return y.view(len(x), -1, *x.shape[2:])
 
-    def get_extra_state(self) -> dict[str, list[str]]:
-        return {"domains": list(self.domains)}
-
-    def set_extra_state(self, state: dict[str, list[str]]) -> None:
-        """Nothing to restore: the names are checked against the rows when these load."""
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Order the adapters by name, and let each take the form (full or low rank) that its state has."""
-        extra = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
-        names, error_messages = list(extra["domains"]), args[-1]
-        if sorted(names) != sorted(self.domains):
-            error_messages.append(f"{prefix.rstrip('.')}: expected domains {list(self.domains)}, the state has {names}")
+        order = self.row_order(state_dict, prefix, args[-1])
+        if order is None:
             return
         stem = f"{prefix}adapters."
         found = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(stem)}
-        for row, name in enumerate(self.domains):
-            old = f"{stem}{names.index(name)}."
+        for row, place in enumerate(order):
+            old = f"{stem}{place}."
             state = {key.removeprefix(old): value for key, value in found.items() if key.startswith(old)}
             state_dict.update({f"{stem}{row}.{key}": value for key, value in state.items()})
             self.adapters[row] = _shaped_like(self.adapter(row), state)

@@ -25,14 +25,14 @@ class Assignment:
     """B images and G domains.
 
     ``members`` say whose images make a domain's statistics, ``users`` whose statistics normalize an
-    image: each either int64 labels (B,) or weights (B, G) >= 0 with rows that sum to 1.  With a ``pivot``
+    image: each either int64 labels (B,) or weights (B, G) >= 0 with rows that sum to 1.  ``everywhere``:
     the members are those of all processes, see :func:`~reid.norm.synchronize.synchronized`.
     """
 
     members: Tensor
     users: Tensor
     groups: int
-    pivot: Stats | None = None
+    everywhere: bool = False
 
     def pool(self, mean: Tensor, var: Tensor) -> Stats:
         """The moments of every domain, from those of the images, (B, C) each."""
@@ -40,7 +40,7 @@ class Assignment:
             batch = pool_softly(mean, var, self.members.to(mean.dtype))
         else:
             batch = pool(mean, var, self.members, self.groups)
-        return batch if self.pivot is None else synchronized(batch, self.pivot)
+        return synchronized(batch) if self.everywhere else batch
 
     def rows(self, table: Tensor) -> Tensor:
         """What images take from a table (G, C): (B, 1, C) by label, (1, G, C) when every image uses all."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.assign import LatentDomains
-from reid.norm.layer import AFFINES, DomainBatchNorm, carry_over
+from reid.norm.layer import AFFINES, DomainBatchNorm
+from reid.norm.rows import carry_over
 from reid.norm.systems import SYSTEMS
 from reid.norm.whitening import DomainWhitening
 

@@ -30,13 +30,14 @@ from reid.norm.assign import Assignment, Gate, assignment
 from reid.norm.colour import Transfer, scale_and_shift
 from reid.norm.condition import Condition, DomainBranch, current_condition
 from reid.norm.covariance import CovStats
+from reid.norm.rows import NamedRows, carry_over, fill_rows
 from reid.norm.source import Source, View
 from reid.norm.stats import Stats, moments, pool
 
 AFFINES = ("shared", "domain")
 
 
-class DomainBatchNorm(nn.Module):
+class DomainBatchNorm(NamedRows):
     """BatchNorm with G domains for maps (B, C, H, W) or vectors (B, C); ``plain`` is its torch.nn class.
 
     State under the names of plain BatchNorm: ``running_mean``, ``running_var`` (G, C), or (C,) when
@@ -146,7 +147,7 @@ class DomainBatchNorm(nn.Module):
         running = Stats(self._rows(self.running_mean), self._rows(self.running_var), mean.new_ones(self.groups))
         assigned = self._assign(condition, mean, var)
         if self.sync and self.training:
-            assigned = replace(assigned, pivot=running)
+            assigned = replace(assigned, everywhere=True)
         batch, positions = running, x.shape[2] * x.shape[3]
         if self.training or not self.source.plain:
             batch = self.source.settle(assigned.pool(mean, var))
@@ -262,20 +263,11 @@ class DomainBatchNorm(nn.Module):
 
     # State: plain BatchNorm's names, plus the names of the rows.
 
-    def get_extra_state(self) -> dict[str, list[str]]:
-        return {"domains": list(self.domains)}
-
-    def set_extra_state(self, state: dict[str, list[str]]) -> None:
-        """Nothing to restore: the names are checked against the rows when these load."""
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Broadcast a plain BatchNorm state to every domain; order the rows of a domain state by name."""
-        extra = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
-        names, error_messages = list(extra["domains"]), args[-1]
-        if sorted(names) != sorted(self.domains):
-            error_messages.append(f"{prefix.rstrip('.')}: expected domains {list(self.domains)}, the state has {names}")
+        order = self.row_order(state_dict, prefix, args[-1])
+        if order is None:
             return
-        order = [names.index(name) for name in self.domains]
         for key, own in (*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)):
             loaded = state_dict.get(prefix + key)
             if loaded is None or len(order) == 1 or own.dim() == (0 if key == "num_batches_tracked" else 1):
@@ -290,21 +282,6 @@ class DomainBatchNorm(nn.Module):
                 if loaded is not None and len(loaded) == len(order):
                     state_dict[f"{prefix}{part}.{key}"] = loaded[order]
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def carry_over(new: nn.Module, old: nn.Module) -> None:
-    """Carry over what is not state: the training flag, frozen parameters and hooks."""
-    new.train(old.training)
-    for key, parameter in new.named_parameters(recurse=False):
-        parameter.requires_grad_(getattr(old, key).requires_grad)
-    new._forward_hooks.update(old._forward_hooks)
-    new._forward_pre_hooks.update(old._forward_pre_hooks)
-
-
-def fill_rows(table: Tensor, old: Tensor, rows: Sequence[int | None], default: Tensor) -> None:
-    """table[i] = old[rows[i]], or ``default`` where that is None."""
-    for i, row in enumerate(rows[: len(table)]):
-        table[i] = default if row is None else old[row]
 
 
 def _part_for(part: nn.Module | None, names: Sequence[str], rows: Sequence[int | None]) -> nn.Module | None:

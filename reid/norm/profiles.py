@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from reid.errors import DataError, WeightsError, unknown_name
 from reid.norm.covariance import CovStats
 from reid.norm.stats import Stats
+from reid.norm.storing import write_table
 
 FORMAT = "reid-profiles-1"
 Tables = Mapping[str, Tensor]
@@ -120,15 +119,7 @@ class Profiles:
         }
         header = {key: getattr(self, key) for key in ("names", "images", "weights", "by", "date")}
         header["digest"] = _digest(tensors)
-        part = path.with_name(path.name + ".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, part, metadata={"format": FORMAT, "profiles": json.dumps(header)})
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise WeightsError(f"{path}: cannot be written ({error}); choose another place or free space") from error
+        write_table(path, tensors, {"format": FORMAT, "profiles": json.dumps(header)})
 
     @classmethod
     def load(cls, path: Path) -> Profiles:

@@ -25,7 +25,8 @@ from torch.nn import functional
 from reid.errors import ConditionError, ConfigError, DataError, unknown_name
 from reid.norm.condition import Condition, Given, current_condition
 from reid.norm.convert import replace_modules
-from reid.norm.layer import AFFINES, DomainBatchNorm, carry_over
+from reid.norm.layer import AFFINES, DomainBatchNorm
+from reid.norm.rows import carry_over
 from reid.norm.stats import Stats
 
 DIVISOR = 8  # channels come in multiples of it

@@ -13,19 +13,25 @@ from torch import Tensor, distributed
 from reid.norm.stats import Stats
 
 
-def synchronized(batch: Stats, pivot: Stats) -> Stats:
+def synchronized(batch: Stats, pivot: Stats | None = None) -> Stats:
     """The statistics of the same domains over the batches of all processes, with gradients.
 
-    Every process takes part whatever domains its own batch has.  Sums are taken around ``pivot`` (the
-    kept statistics, equal everywhere), so that large means do not cancel.  Without a process group, or
-    with one process, ``batch`` comes back as it is.
+    Every process takes part whatever domains its own batch has.  Sums are taken around ``pivot``, equal
+    everywhere, or zero, and in float64, so that large means do not cancel.  Without a process group, or with
+    one process, ``batch`` comes back as it is.
     """
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return batch
-    mass = batch.mass.unsqueeze(1)  # (G, 1)
-    offset = batch.mean - pivot.mean
-    packed = torch.cat([mass, mass * offset, mass * (batch.var + offset.square())], 1)  # (G, 1 + 2C)
-    return _unpacked(_Sum.apply(packed), pivot)
+    mass = batch.mass.double().unsqueeze(1)  # (G, 1)
+    # Not around the kept means: a compiler computes them again for the backward pass, when they have moved.
+    centre = torch.zeros_like(batch.mean) if pivot is None else pivot.mean
+    offset = batch.mean.double() - centre
+    total = _Sum.apply(torch.cat([mass, mass * offset, mass * (batch.var + offset.square())], 1))  # (G, 1 + 2C)
+    mass = total[:, :1]
+    offset, square = (total[:, 1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny)).chunk(2, 1)
+    mean = torch.where(mass > 0, centre + offset, 0.0)
+    var = (square - offset.square()).clamp_min(0)
+    return Stats(*(value.to(batch.mean.dtype) for value in (mean, var, mass[:, 0])))
 
 
 class _Sum(torch.autograd.Function):
@@ -47,12 +53,3 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
         return _Sum.forward(gradients[0])
-
-
-def _unpacked(total: Tensor, pivot: Stats) -> Stats:
-    channels = pivot.mean.shape[1]
-    mass = total[:, :1]
-    means = total[:, 1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny)
-    offset, square = means[:, :channels], means[:, channels:]
-    mean = torch.where(mass > 0, pivot.mean + offset, 0.0)
-    return Stats(mean, (square - offset.square()).clamp_min(0), mass[:, 0])

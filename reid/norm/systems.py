@@ -17,8 +17,9 @@ from torch import nn
 from reid.errors import ConfigError
 from reid.norm.assign import Gate
 from reid.norm.colour import Transfer
-from reid.norm.layer import DomainBatchNorm, carry_over
+from reid.norm.layer import DomainBatchNorm
 from reid.norm.mix import SNR, DomainNorm, MixStyle
+from reid.norm.rows import carry_over
 from reid.norm.source import Align, Blend, Optimized, Source
 from reid.norm.whitening import DomainWhitening
 

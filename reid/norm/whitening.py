@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from reid.errors import ConditionError, ConfigError, WeightsError, unknown_name
 from reid.norm.condition import Condition, current_condition
 from reid.norm.covariance import CovStats, check_blocks, covariances, synchronized_covariances
-from reid.norm.layer import carry_over, fill_rows
+from reid.norm.rows import NamedRows, carry_over, fill_rows
 from reid.norm.stats import Stats, statistics_dtype
 from reid.norm.whiteners import WHITENERS, whiten, whitening_matrices
 
 
-class DomainWhitening(nn.Module):
+class DomainWhitening(NamedRows):
     """Whitening with G domains for maps (B, C, H, W) or vectors (B, C), in blocks of ``group`` channels.
 
     Stands where a :class:`~reid.norm.layer.DomainBatchNorm` can, and names its domains like it.  State:
@@ -257,24 +257,15 @@ class DomainWhitening(nn.Module):
 
     # State: plain BatchNorm's names where it has them, plus the names of the rows.
 
-    def get_extra_state(self) -> dict[str, list[str]]:
-        return {"domains": list(self.domains)}
-
-    def set_extra_state(self, state: dict[str, list[str]]) -> None:
-        """Nothing to restore: the names are checked against the rows when these load."""
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Broadcast the state of one domain to all, order rows by name, and take BatchNorm's variances."""
-        extra = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
-        names, error_messages = list(extra["domains"]), args[-1]
-        if sorted(names) != sorted(self.domains):
-            error_messages.append(f"{prefix.rstrip('.')}: expected domains {list(self.domains)}, the state has {names}")
+        order = self.row_order(state_dict, prefix, args[-1])
+        if order is None:
             return
         var = state_dict.get(f"{prefix}running_var")
         if var is not None and var.shape[-1:] == (self.channels,):  # of another width: let torch name the sizes
             del state_dict[f"{prefix}running_var"]
             state_dict[f"{prefix}running_cov"] = torch.diag_embed(var.unflatten(-1, (-1, self.group)))
-        order = [names.index(name) for name in self.domains]
         for key in ("running_mean", "running_cov", "num_batches_tracked") if len(order) > 1 else ():
             own, loaded = getattr(self, key), state_dict.get(prefix + key)
             if loaded is not None and loaded.shape == own.shape:

@@ -22,11 +22,12 @@ from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import ConfigError
 from reid.models.checkpoint import Checkpoint
 from reid.models.embedder import Embedder
-from reid.models.weights import digest, read_table, table_of, write_table
+from reid.models.weights import digest, read_table, table_of
 from reid.norm import convert_norm, domain_batchnorm, domains_of
 from reid.norm.adapters import adapted_layers, adapter_domains, add_adapter_domain, add_adapters
 from reid.norm.apart import only_domain, with_domain
 from reid.norm.covnorm import compress_adapters
+from reid.norm.storing import write_table
 from reid.training.folder import RunFolder, replace_file
 from reid.training.loop import Learner, Loop, make_optimizer
 from reid.training.material import Material, TrainingSet, load_training_set, training_samples

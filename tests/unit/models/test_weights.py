@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reid.errors import WeightsError
-from reid.models import weights
-from reid.models.weights import digest, load_strictly, read_table, table_of, write_table
+from reid.models.weights import digest, load_strictly, read_table, table_of
+from reid.norm.storing import write_table
 
 TABLE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
 
@@ -113,7 +113,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         file.write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full_disk)
+    monkeypatch.setattr("reid.norm.storing.save_file", full_disk)
     with pytest.raises(WeightsError, match="No space"):
         write_table(path, {"other": torch.ones(1)}, {})
     assert same(read_table(path)[0])

@@ -8,6 +8,7 @@ one process.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class Case:
     domain: Any
     system: str = "batch"
     sync: bool = True
+    compiled: bool = False
 
 
 EVERYWHERE = (0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2)
@@ -90,6 +92,7 @@ CASES = {
     "a domain that one process lacks": Case(LACKING),
     "one domain": Case(1),
     "weights": Case(WEIGHTS),
+    "compiled": Case(LACKING, compiled=True),
     "DIAL": Case(LACKING, "dial"),
     "DSON": Case(LACKING, "dson"),
     "BIN": Case(LACKING, "bin"),
@@ -121,9 +124,11 @@ def step(case: Case, rows: slice) -> dict[str, Any]:
     domain = domain[rows] if isinstance(domain, Tensor) and domain.is_floating_point() else domain
     model: nn.Module = Given(network)
     if distributed.is_initialized():
+        model = torch.compile(model, fullgraph=True, backend="aot_eager") if case.compiled else model
         model = DistributedDataParallel(model)
     direction = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(3))[rows]
-    with Reductions() as reductions:
+    reductions = Reductions()
+    with nullcontext() if case.compiled else reductions:  # torch compiles nothing while a mode watches
         output = model(images()[rows], domain)
     (output * direction).sum().backward()
     return {

@@ -121,12 +121,14 @@ def test_a_compiled_network_takes_int_domains() -> None:
 
 
 def test_a_network_compiles_in_a_thread_that_has_seen_no_condition() -> None:
-    """The compiler guards what the store holds, so it must hold something before the first pass."""
+    """The compiler guards what the store holds, so it holds the same before the first pass and after it."""
     network = small_network().eval()
-    expected = Given(network)(images(4), labels((2, 0, 1, 1)))
-    run, _ = compiled(network)
+    run, counter = compiled(network)
     with ThreadPoolExecutor(1) as thread:
-        close(thread.submit(run, images(4), labels((2, 0, 1, 1))).result(), expected)
+        found = [thread.submit(run, images(6), labels(values)).result() for values in BATCHES]
+    assert counter.frame_count == 1
+    for vectors, values in zip(found, BATCHES, strict=True):
+        close(vectors, Given(network)(images(6), labels(values)))
 
 
 def test_a_loop_over_the_labels_present_does_not_compile() -> None:
@@ -264,7 +266,8 @@ def test_two_processes_are_one(name: str, found: list[dict[str, Any]]) -> None:
     whole = step(CASES[name], slice(None))
     compare([part[name] for part in found], whole)
     layers = len(norm_layers(small_network(CASES[name].system)))
-    assert [part[name]["calls"] for part in found] == [layers] * PROCESSES
+    if not CASES[name].compiled:
+        assert [part[name]["calls"] for part in found] == [layers] * PROCESSES
     assert whole["calls"] == 0
 
 

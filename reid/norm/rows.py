@@ -1,0 +1,50 @@
+"""What layers with a row for each named domain have in common: names in the state, rows by name.
+
+Knows names and rows; what a row holds is the layer's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class NamedRows(nn.Module):
+    """A layer with the named ``domains``; the names are saved with its state, so that a state loads by name."""
+
+    domains: tuple[str, ...]
+
+    def get_extra_state(self) -> dict[str, list[str]]:
+        return {"domains": list(self.domains)}
+
+    def set_extra_state(self, state: dict[str, list[str]]) -> None:
+        """Nothing to restore: the names are checked against the rows when these load."""
+
+    def row_order(self, state_dict: dict[str, Any], prefix: str, error_messages: list[str]) -> list[int] | None:
+        """The row of ``state_dict`` that each domain takes; None, and a message, when the names are others.
+
+        A state without names is taken to have this layer's.
+        """
+        extra: Mapping[str, list[str]] = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
+        names = list(extra["domains"])
+        if sorted(names) != sorted(self.domains):
+            error_messages.append(f"{prefix.rstrip('.')}: expected domains {list(self.domains)}, the state has {names}")
+            return None
+        return [names.index(name) for name in self.domains]
+
+
+def fill_rows(table: Tensor, old: Tensor, rows: Sequence[int | None], default: Tensor) -> None:
+    """table[i] = old[rows[i]], or ``default`` where that is None."""
+    for i, row in enumerate(rows[: len(table)]):
+        table[i] = default if row is None else old[row]
+
+
+def carry_over(new: nn.Module, old: nn.Module) -> None:
+    """Carry over what is not state: the training flag, frozen parameters and hooks."""
+    new.train(old.training)
+    for key, parameter in new.named_parameters(recurse=False):
+        parameter.requires_grad_(getattr(old, key).requires_grad)
+    new._forward_hooks.update(old._forward_hooks)
+    new._forward_pre_hooks.update(old._forward_pre_hooks)

@@ -31,7 +31,7 @@ def report_table(report: Report) -> str:
         lines += _lines(result)
     if any("±" in line for line in lines):
         lines.append("±: half the width of the 95 % interval, from resampled identities")
-    lines += ["-" * WIDTH, *_stamp(report)]
+    lines += ["-" * WIDTH, *stamp_lines(report)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -50,7 +50,7 @@ def _lines(result: Result) -> list[str]:
     return lines
 
 
-def _stamp(report: Report) -> list[str]:
+def stamp_lines(report: Report) -> list[str]:
     """What a reader must know before comparing the numbers with others."""
     variant = "".join(f", {name} {choice}" for name, choice in report.variant.items())
     made = "".join(f"; {name} {_word(value)}" for name, value in report.made.items())

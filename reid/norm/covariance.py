@@ -116,15 +116,15 @@ def covariances(x: Tensor, labels: Tensor, groups: int, size: int) -> CovStats:
         return replace(CovStats(mean, cov, torch.ones_like(mean[:, 0])).mix(share), mass=mass)
 
 
-def synchronized_covariances(batch: CovStats, pivot: CovStats) -> CovStats:
-    """The statistics over the batches of all processes: those of the raw moments around ``pivot``, averaged."""
-    size = batch.cov.shape[-1]
-    offset = batch.mean - pivot.mean
-    raw = torch.cat([offset, (batch.cov + _outer(offset, size)).flatten(1)], 1)
-    none = torch.zeros_like(raw)
-    total = synchronized(Stats(raw, none, batch.mass), Stats(none, none, batch.mass))
-    offset, second = total.mean[:, : offset.shape[1]], total.mean[:, offset.shape[1] :]
-    return CovStats(pivot.mean + offset, second.view(batch.cov.shape) - _outer(offset, size), total.mass)
+def synchronized_covariances(batch: CovStats) -> CovStats:
+    """The statistics over the batches of all processes: the average of their raw moments, in float64."""
+    size, channels, dtype = batch.cov.shape[-1], batch.mean.shape[1], batch.mean.dtype
+    mean = batch.mean.double()
+    raw = torch.cat([mean, (batch.cov.double() + _outer(mean, size)).flatten(1)], 1)
+    total = synchronized(Stats(raw, torch.zeros_like(raw), batch.mass))
+    mean, second = total.mean[:, :channels], total.mean[:, channels:]
+    cov = second.view(batch.cov.shape) - _outer(mean, size)
+    return CovStats(mean.to(dtype), cov.to(dtype), total.mass.to(dtype))
 
 
 def check_blocks(channels: int, size: int) -> None:

@@ -13,24 +13,21 @@ from torch import Tensor, distributed
 from reid.norm.stats import Stats
 
 
-def synchronized(batch: Stats, pivot: Stats | None = None) -> Stats:
+def synchronized(batch: Stats) -> Stats:
     """The statistics of the same domains over the batches of all processes, with gradients.
 
-    Every process takes part whatever domains its own batch has.  Sums are taken around ``pivot``, equal
-    everywhere, or zero, and in float64, so that large means do not cancel.  Without a process group, or with
-    one process, ``batch`` comes back as it is.
+    Every process takes part whatever domains its own batch has.  Sums are taken in float64, so that
+    large means do not cancel.  Without a process group, or with one process, ``batch`` comes back as it is.
     """
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return batch
     mass = batch.mass.double().unsqueeze(1)  # (G, 1)
-    # Not around the kept means: a compiler computes them again for the backward pass, when they have moved.
-    centre = torch.zeros_like(batch.mean) if pivot is None else pivot.mean
-    offset = batch.mean.double() - centre
-    total = _Sum.apply(torch.cat([mass, mass * offset, mass * (batch.var + offset.square())], 1))  # (G, 1 + 2C)
+    mean = batch.mean.double()
+    # Around 0, not the kept means: a compiler computes those again for the backward pass, when they have moved.
+    total = _Sum.apply(torch.cat([mass, mass * mean, mass * (batch.var + mean.square())], 1))  # (G, 1 + 2C)
     mass = total[:, :1]
-    offset, square = (total[:, 1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny)).chunk(2, 1)
-    mean = torch.where(mass > 0, centre + offset, 0.0)
-    var = (square - offset.square()).clamp_min(0)
+    mean, square = (total[:, 1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny)).chunk(2, 1)
+    var = (square - mean.square()).clamp_min(0)
     return Stats(*(value.to(batch.mean.dtype) for value in (mean, var, mass[:, 0])))
 
 

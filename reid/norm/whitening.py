@@ -124,7 +124,7 @@ class DomainWhitening(NamedRows):
             labels = domain if isinstance(domain, Tensor) else x.new_zeros(x.shape[0], dtype=torch.int64)
             batch = covariances(x, labels, len(stats.mass), self.group)
             if self.sync:
-                batch = synchronized_covariances(batch, stats)
+                batch = synchronized_covariances(batch)
             seen = batch.mass * (x.shape[2] * x.shape[3]) > self.group
             stats = batch.where(seen, stats)
             matrices = whitening_matrices(stats.cov, self.method, self.eps)

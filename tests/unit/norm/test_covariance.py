@@ -143,12 +143,11 @@ def test_moments_of_half_precision_are_not() -> None:
 def test_statistics_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """``synchronized`` stands for a reduction: here it merges with what a second process has."""
     x, labels = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
-    pivot = covariances(images(4, 9, torch.float64), torch.tensor([0, 1, 2, 2]), 3, SIZE)
     sent: list[Stats] = []
-    monkeypatch.setattr(covariance_module, "synchronized", lambda batch, _: sent.append(batch) or batch)
-    synchronized_covariances(covariances(x[5:], labels[5:], 3, SIZE), pivot)
-    monkeypatch.setattr(covariance_module, "synchronized", lambda batch, _: batch.merge(sent[0]))
-    found = synchronized_covariances(covariances(x[:5], labels[:5], 3, SIZE), pivot)
+    monkeypatch.setattr(covariance_module, "synchronized", lambda batch: sent.append(batch) or batch)
+    synchronized_covariances(covariances(x[5:], labels[5:], 3, SIZE))
+    monkeypatch.setattr(covariance_module, "synchronized", lambda batch: batch.merge(sent[0]))
+    found = synchronized_covariances(covariances(x[:5], labels[:5], 3, SIZE))
     whole = covariances(x, labels, 3, SIZE)
     assert torch.equal(found.mass, whole.mass)
     for row in (0, 2):

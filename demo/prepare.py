@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.config import parse_config
 from reid.data.manifest import read_manifest
 from reid.data.synthetic.street import PLAN_FILE, StreetPlan
 from reid.errors import DataError, ReidError
@@ -146,8 +145,9 @@ def _slug(title: str) -> str:
 def _kinds(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[str, ...]:
     """Kinds of object that the weights were trained on, as their experiment says; all kinds where it does not."""
     text = checkpoint.extra.get("experiment")
-    trained = parse_config(tomllib.loads(text), checkpoint.source).data.domains if text else ()
-    return trained or tuple(dict.fromkeys(sample.domain for sample in samples))
+    # Only this key: an experiment of an earlier version may hold others.
+    trained = tomllib.loads(text).get("data", {}).get("domains", []) if text else []
+    return tuple(trained) or tuple(dict.fromkeys(sample.domain for sample in samples))
 
 
 def find_or_make(data: Path, identities: int | None = None) -> list[Path]:

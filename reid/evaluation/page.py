@@ -21,7 +21,7 @@ from reid.evaluation.details import Answer, Details, Part, Strip, Verification
 from reid.evaluation.intervals import Interval
 from reid.evaluation.places import Float64Array
 from reid.evaluation.protocols import Report, Result
-from reid.evaluation.report import stamp_lines as stamp_lines
+from reid.evaluation.report import stamp_lines
 from reid.records import Modality, Sample
 
 MARK = '<meta name="generator" content="reid evaluate">'  # tells a page of ours, see pipeline.claim_output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reid.config import differences, load_config, parse_config
 from reid.errors import DataError, WeightsError
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Modality, Sample, Split
 from reid.retrieval.gallery import Gallery
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "demo"))
 
 import ask as asking
 import prepare as preparing
@@ -132,6 +135,30 @@ def test_who_was_erased_stays_erased(
     assert outcomes[0].average_precision is None
     assert outcomes[1].first_right is not None
     assert gone not in {answer.sample.identity for answer, _ in outcomes[0].answers}
+
+
+@pytest.mark.parametrize("name", ["street", "small-camera", "small-plain"])
+def test_the_shipped_weights_say_how_to_train_them_again(name: str) -> None:
+    checkpoint = load_checkpoint(ROOT / "demo" / "weights" / f"{name}.safetensors")
+    experiment = parse_config(tomllib.loads(checkpoint.extra["experiment"]), name)
+    assert preparing._kinds(checkpoint, ()) == experiment.data.domains
+    committed = "street" if name == "street" else name.replace("small", "street-small").replace("plain", "batch")
+    again = load_config(ROOT / "scripts" / "experiments" / f"{committed}.toml")
+    found = [line for line in differences(again, experiment) if not line.startswith("norm.by")]
+    assert not found  # norm.by is filled in from the data
+
+
+def test_the_demo_prepares_with_the_shipped_weights(tiny_street: Path, tmp_path: Path) -> None:
+    world = prepare(tiny_street, tmp_path / "galleries")
+    assert world.norms[0].title == "Camera BN"
+    assert len(world.norms) > 1
+    assert {"person/a1", "person/b1"} <= set(world.norms[0].checkpoint.names)
+
+
+def test_an_experiment_of_another_version_does_not_stop_the_demo() -> None:
+    checkpoint = load_checkpoint(ROOT / "demo" / "weights" / "street.safetensors")
+    older = 'data = { domains = ["person"] }\ntrain = { forgotten = 3 }'
+    assert preparing._kinds(replace(checkpoint, extra={"experiment": older}), ()) == ("person",)
 
 
 def test_missing_weights_are_an_error(tiny_street: Path, tmp_path: Path, camera_weights: Path) -> None:

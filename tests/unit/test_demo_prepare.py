@@ -18,13 +18,14 @@ from reid.models.checkpoint import load_checkpoint
 from reid.records import Modality, Sample, Split
 from reid.retrieval.gallery import Gallery
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "demo"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "demo"))
 
 import ask as asking
 import prepare as preparing
 from ask import Query, Switches, Verdict, ask
 from prepare import World, prepare
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

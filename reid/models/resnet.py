@@ -7,6 +7,7 @@ knows which project made which change: that is the business of :mod:`reid.models
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,35 @@ from torchvision import models
 
 from reid.errors import ConfigError, unknown_name
 
-RESNETS: dict[str, Callable[..., Any]] = {
+
+def narrow_resnet18(width: float) -> Any:
+    """torchvision's ResNet-18 with ``width`` of the channels in every layer, of random weights.
+
+    On a CPU a narrow network of plain convolutions gives more for its time than one of separable
+    convolutions, whose many thin layers wait for memory (figures: ``demo/weights/README.md``).
+    """
+    net: Any = models.resnet18(weights=None)
+    stem, *stages = (int(channels * width) for channels in (64, 64, 128, 256, 512))
+    net.conv1, net.bn1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False), nn.BatchNorm2d(stem)
+    net.inplanes = stem
+    for stage, channels in enumerate(stages, 1):
+        layers = net._make_layer(models.resnet.BasicBlock, channels, 2, stride=1 if stage == 1 else 2)
+        setattr(net, f"layer{stage}", layers)
+    net.fc = nn.Linear(stages[-1], net.fc.out_features)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+RESNETS: dict[str, Callable[[], Any]] = {
     "resnet18": models.resnet18,
     "resnet34": models.resnet34,
     "resnet50": models.resnet50,
     "resnet101": models.resnet101,
+    "resnet18_x0_25": partial(narrow_resnet18, 0.25),
+    "resnet18_x0_375": partial(narrow_resnet18, 0.375),
+    "resnet18_x0_5": partial(narrow_resnet18, 0.5),
 }
 WIDE = 2048  # channels after the last stage of the ResNets with bottleneck blocks
 
@@ -69,7 +94,7 @@ def build_resnet(name: str, changes: Iterable[str] = ()) -> Any:
     Without "coarse" its last stage keeps its resolution (stride 1), which is worth a few points of mAP
     (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5): the feature map is (B, C, H/16, W/16).
     """
-    net = RESNETS[name](weights=None)
+    net = RESNETS[name]()
     for module in net.layer4.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)

@@ -1,18 +1,23 @@
-"""What scoring costs: ours beside torchmetrics, pytorch-metric-learning and the matrix product alone.
+"""What scoring costs: ours beside torchmetrics, pytorch-metric-learning, sorting and the matrix product alone.
 
-    python benchmarks/evaluation.py [--rounds 5] [--threads 1] [--json benchmarks/results/evaluation.json]
+    python benchmarks/evaluation.py [--threads 1] [--only WORK] [--large] [--json benchmarks/results/evaluation.json]
 
 Every comparison runs in one process, in turn, on the same vectors, and only counts if all agree on the
-result.  Queries and gallery have different cameras, since the libraries know no rule about cameras, and
-scores are positive, since torchmetrics takes scores of 0 or less for no answer.  Re-ranking is compared
-with the usual dense way (two N x N matrices and a loop over rows), written down below.  --small is a
-trial of the program, not a measurement.
+result.  Times are processor seconds, which other work on the machine moves less than those of the clock;
+ratios are medians over rounds.  "memory" is how far the first run raised the resident memory (Linux).
+
+Queries and gallery have different cameras, since the libraries know no rule about cameras, and scores
+are positive, since torchmetrics takes scores of 0 or less for no answer.  "textbook sorting" and "textbook
+dense" (whole matrices and a loop over rows) are written down below; they stand in for torchreid, FastReID
+and faiss_rerank, which pip does not install here, and are not those.  open-metric-learning wants numpy < 2.
+--large adds 10,000 x 1,000,000.  --small is a trial of the program, not a measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -20,7 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytorch_metric_learning
 import torch
+import torchmetrics
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from threadpoolctl import threadpool_info, threadpool_limits
 from torchmetrics.retrieval import RetrievalMAP
@@ -29,10 +36,27 @@ from reid.evaluation import market_metrics
 from reid.retrieval.rerank import k_reciprocal
 
 Vectors = np.ndarray
+Size = tuple[int, int, int]
 Work = dict[str, Callable[[], object]]
-SMALL = {"market": (100, 1_000, 64), "libraries": (40, 1_000, 64), "rerank": (60, 240, 64)}
-FULL = {"market": (3_368, 15_913, 512), "libraries": (200, 15_913, 512), "rerank": (800, 4_000, 512)}
+# queries, gallery rows, dimensions, rounds after the first
+FULL = {
+    "market 512": ((3_368, 15_913, 512), 3),
+    "market 2048": ((3_368, 15_913, 2_048), 2),
+    "libraries": ((200, 15_913, 512), 5),
+    "msmt17": ((11_659, 82_161, 512), 0),
+    "rerank 4800": ((800, 4_000, 512), 3),
+    "rerank 9640": ((1_607, 8_033, 512), 1),
+    "rerank 19281": ((3_368, 15_913, 512), 0),
+}
+LARGE = {"million": ((10_000, 1_000_000, 512), 0)}
+SMALL = {
+    "market 512": ((100, 1_000, 64), 2),
+    "libraries": ((40, 1_000, 64), 2),
+    "msmt17": ((100, 2_000, 64), 0),
+    "rerank 4800": ((60, 240, 64), 2),
+}
 K1, K2, WEIGHT = 20, 6, 0.3
+PRODUCT = "matrix product alone"
 
 
 def people(queries: int, gallery: int, dimension: int, seed: int = 0) -> tuple[Vectors, Vectors, dict[str, Vectors]]:
@@ -50,6 +74,17 @@ def people(queries: int, gallery: int, dimension: int, seed: int = 0) -> tuple[V
         "gallery_cameras": np.ones(gallery, np.int64),
     }
     return vectors[:queries], vectors[queries:], labels
+
+
+def by_sorting(query: Vectors, gallery: Vectors, labels: dict[str, Vectors]) -> float:
+    """Mean average precision as it is written in textbooks: sort every row of the whole matrix, walk along it."""
+    order = np.argsort(-(query @ gallery.T), axis=1, kind="stable")
+    values = []
+    for row, identity in zip(order, labels["query_identities"], strict=True):
+        places = np.flatnonzero(labels["gallery_identities"][row] == identity) + 1
+        if len(places):
+            values.append(np.mean(np.arange(1, len(places) + 1) / places))
+    return float(np.mean(values))
 
 
 def with_torchmetrics(query: Vectors, gallery: Vectors, labels: dict[str, Vectors]) -> float:
@@ -105,78 +140,112 @@ def sparse_k_reciprocal(query: Vectors, gallery: Vectors) -> Vectors:
     return np.concatenate(blocks)
 
 
-def works(sizes: dict[str, tuple[int, int, int]]) -> dict[str, Work]:
-    """What is compared with what; "ours" is the first of each."""
-    market, some, rerank = (people(*sizes[name]) for name in ("market", "libraries", "rerank"))
-    return {
-        "market": {
-            "ours": lambda: market_metrics(market[0], market[1], **market[2]).mAP,
-            "matrix product alone": lambda: market[0] @ market[1].T,
-        },
-        "libraries": {
-            "ours": lambda: market_metrics(some[0], some[1], **some[2]).mAP,
-            "pytorch-metric-learning": lambda: with_metric_learning(*some),
-            "torchmetrics": lambda: with_torchmetrics(*some),
-            "matrix product alone": lambda: some[0] @ some[1].T,
-        },
-        "rerank": {
-            "ours": lambda: sparse_k_reciprocal(*rerank[:2]),
-            "dense": lambda: dense_k_reciprocal(*rerank[:2]),
-        },
-    }
+def work_of(name: str, size: Size) -> Work:
+    """What is compared with what; "ours" is the first."""
+    query, gallery, labels = people(*size)
 
+    def ours() -> float:
+        return market_metrics(query, gallery, **labels).mAP
 
-def compare(work: Work, rounds: int) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each way, ``rounds`` of each in turn after one to warm up, and the largest difference of results."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    results: dict[str, object] = {}
-    for turn in range(rounds + 1):
-        for name, way in work.items():
-            start = time.perf_counter()
-            result = way()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-            elif name != "matrix product alone":
-                results[name] = np.asarray(result)
-    differences = [float(np.abs(result - results["ours"]).max()) for result in results.values()]
-    return times, max(differences)
-
-
-def measure(sizes: dict[str, tuple[int, int, int]], rounds: int) -> list[dict[str, object]]:
-    entries: list[dict[str, object]] = []
-    for name, work in works(sizes).items():
-        times, difference = compare(work, rounds)
-        if difference > 1e-4:
-            raise SystemExit(f"{name}: results differ by {difference:.2g}; the times mean nothing")
-        ratio = {
-            way: statistics.median(a / b for a, b in zip(seconds, times["ours"], strict=True))
-            for way, seconds in times.items()
+    if name.startswith("rerank"):
+        return {
+            "ours": lambda: sparse_k_reciprocal(query, gallery),
+            "textbook dense": lambda: dense_k_reciprocal(query, gallery),
         }
-        queries, gallery, dimension = sizes[name]
-        print(f"{name}: {queries:,} x {gallery:,} x {dimension}, results within {difference:.1e}")
-        for way, seconds in times.items():
-            print(f"  {way:26}{statistics.median(seconds):10.3f} s{ratio[way]:10.2f} x ours")
-        size = {"queries": queries, "gallery": gallery, "dimension": dimension}
-        entries.append({"work": name, **size, "difference": difference, "times_ours": ratio, "seconds": times})
-    return entries
+    if name in ("msmt17", "million"):  # a whole matrix would not fit
+        return {"ours": ours}
+    work: Work = {"ours": ours, PRODUCT: lambda: query @ gallery.T}
+    if name == "libraries":
+        work["pytorch-metric-learning"] = lambda: with_metric_learning(query, gallery, labels)
+        work["torchmetrics"] = lambda: with_torchmetrics(query, gallery, labels)
+    return {**work, "textbook sorting": lambda: by_sorting(query, gallery, labels)}
+
+
+def memory_of(way: Callable[[], object]) -> tuple[object, float | None]:
+    """The result of ``way`` and by how many MiB its peak stands above what was resident before; None if unknown."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the earlier peak
+        before = _status("VmRSS")
+        result = way()
+        return result, (_status("VmHWM") - before) / 1024
+    except OSError:
+        return way(), None
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def measure(name: str, size: Size, rounds: int) -> dict[str, object]:
+    """Each way once for result, memory and, if ``rounds`` is 0, time; else ``rounds`` of each in turn for time."""
+    work = work_of(name, size)
+    seconds: dict[str, list[float]] = {way: [] for way in work}
+    memory: dict[str, float | None] = {}
+    results = {}
+    for turn in range(rounds + 1):
+        for way, run in work.items():
+            start = time.process_time()
+            result, raised = memory_of(run)
+            if turn or not rounds:
+                seconds[way].append(time.process_time() - start)
+            if not turn:
+                memory[way] = raised
+                if way != PRODUCT:
+                    results[way] = np.asarray(result)
+            del result
+    difference = max(float(np.abs(result - results["ours"]).max()) for result in results.values())
+    if difference > 1e-4:
+        raise SystemExit(f"{name}: results differ by {difference:.2g}; the times mean nothing")
+    ratio = {way: statistics.median(a / b for a, b in zip(seconds[way], seconds["ours"], strict=True)) for way in work}
+    print("{}: {:,} x {:,} x {}, results within {:.1e}".format(name, *size, difference))
+    for way in work:
+        held = "" if memory[way] is None else f"{memory[way]:10,.0f} MiB"
+        print(f"  {way:26}{statistics.median(seconds[way]):10.3f} s{ratio[way]:10.2f} x ours{held}", flush=True)
+    sizes = dict(zip(("queries", "gallery", "dimension"), size, strict=True))
+    what = {"difference": difference, "times_ours": ratio, "cpu_seconds": seconds, "memory_mib": memory}
+    return {"work": name, **sizes, **what}
+
+
+def machine(threads: int) -> dict[str, object]:
+    """What the figures depend on, the load of other work included."""
+    kernels = sorted({f"{p['prefix']} {p.get('architecture', '')}".strip() for p in threadpool_info()})
+    modules = (np, torch, torchmetrics, pytorch_metric_learning)
+    return {
+        "machine": platform.machine(),
+        "threads": threads,
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+        "processors": os.cpu_count(),
+        "kernels": kernels,
+        "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE", ""),
+        "versions": {module.__name__: module.__version__ for module in modules},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", action="append", choices=[*FULL, *LARGE], help="this work; repeatable")
+    parser.add_argument("--large", action="store_true", help="10,000 x 1,000,000 too: minutes, and 4 GiB of memory")
     parser.add_argument("--small", action="store_true", help="a trial of the program; writes nothing unless told where")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    chosen = (
+        SMALL if options.small else {**FULL, **(LARGE if options.large or "million" in (options.only or ()) else {})}
+    )
+    partial = options.small or options.only
+    out = options.json or (None if partial else Path(__file__).parent / "results" / "evaluation.json")
     torch.set_num_threads(options.threads)
     with threadpool_limits(options.threads):
-        kernels = sorted({f"{p['internal_api']} {p.get('architecture', '')}".strip() for p in threadpool_info()})
-        print(f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}, {', '.join(kernels)}")
-        entries = measure(SMALL if options.small else FULL, options.rounds)
-    out = options.json or (None if options.small else Path(__file__).parent / "results" / "evaluation.json")
+        report = machine(options.threads)
+        print(json.dumps(report))
+        entries: list[dict[str, object]] = []
+        for name, (size, rounds) in chosen.items():
+            if not options.only or name in options.only:
+                entries.append(measure(name, size, rounds))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"kernels": kernels, "threads": options.threads, "works": entries}, indent=1) + "\n")
+        out.write_text(json.dumps({**report, "works": entries}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Network(_Section):
     backbone: str = "osnet_x0_25"
     pooling: str = "average"
     neck: str = "bnneck"
+    weights: str = ""  # a file to start from, own or published; "" starts from random numbers
 
 
 class Norm(_Section):
@@ -95,13 +96,6 @@ class Augment(_Section):
     erase: Fraction = 0.5
 
 
-class Calibration(_Section):
-    """How the statistics of every domain are measured after the last epoch."""
-
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    images_per_domain: Annotated[int, Field(ge=0)] = 0  # a random choice of at most so many; 0 takes all
-
-
 class Experiment(_Section):
     """Everything that decides the outcome of a training, apart from the data itself."""
 
@@ -110,7 +104,6 @@ class Experiment(_Section):
     norm: Norm = Norm()
     train: Train = Train()
     augment: Augment = Augment()
-    calibration: Calibration = Calibration()
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:

@@ -33,7 +33,7 @@ DEFAULT_GALLERY = Path("galleries/street")
 WEIGHTS_FILE = "street.safetensors"
 NETWORK = "network.safetensors"  # the file of a gallery that holds the network that made its vectors
 
-UnseenCamera = Literal["error", "calibrate", "prior"]
+UnseenCamera = Literal["error", "calibrate", "prior", "nearest", "mixture"]
 
 
 def shipped_weights() -> Path:
@@ -88,12 +88,16 @@ def load_checkpoint_for(
     backbone: str | None = None,
     size: tuple[int, int] | None = None,
     profiles: Sequence[Path] = (),
+    flip: bool = False,
 ) -> Checkpoint:
-    """The checkpoint in ``weights`` (None: the shipped ones) with its ``profiles``, in that order."""
+    """The checkpoint in ``weights`` (None: the shipped ones) with its ``profiles``, in that order.
+
+    ``flip``: it embeds a picture and its mirror image, and the mean of both stands for it.
+    """
     checkpoint = load_checkpoint(weights or shipped_weights(), backbone, size=size)
     for path in profiles:
         checkpoint = checkpoint.with_profiles(Profiles.load(path))
-    return checkpoint
+    return checkpoint.with_flip() if flip else checkpoint
 
 
 def unseen_domains(checkpoint: Checkpoint, samples: Sequence[Sample]) -> list[str]:
@@ -108,8 +112,12 @@ def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: Unse
 
     ``unseen`` says what a camera gets that the checkpoint does not know: "error" nothing (embedding its
     images will raise), "calibrate" its own, measured on the unlabelled rows of split "train", "prior" the
-    mixture of all known ones.
+    mixture of all known ones.  "nearest" and "mixture" go by every picture: it is taken for one of the known
+    camera whose statistics it is most like, or for one of each, weighed by likeness (:mod:`reid.norm.unseen`);
+    they also hold for cameras that are met later, as by a search in a gallery.
     """
+    if unseen in ("nearest", "mixture"):
+        return checkpoint.with_unseen(unseen)
     missing = unseen_domains(checkpoint, samples)
     if not missing or unseen == "error":
         return checkpoint
@@ -152,10 +160,14 @@ def evaluate_samples(
         for split in (Split.QUERY, Split.GALLERY):
             if not any(sample.split is split for sample in asked):
                 raise DataError(f'{protocol}: no row of split "{split}"; evaluation needs queries and a gallery')
-    made = {"neck": checkpoint.spec.neck, "flip": False}
+    made: dict[str, object] = {"neck": checkpoint.spec.neck, "flip": checkpoint.transform.flip}
+    if checkpoint.runtime:
+        made["runtime"] = checkpoint.runtime
+    if checkpoint.stranger is not None:
+        made["unseen cameras"] = checkpoint.unseen
     embeddings = embed_samples(checkpoint, asked)
     report = evaluate(embeddings, protocol=protocol, scoring=scoring, made=made, reranking=reranking, memory=memory)
-    return Details(report) if strips is None else details_of(report, embeddings, scoring, strips=strips)
+    return Details(report) if strips is None else details_of(report, embeddings, scoring, strips=strips, memory=memory)
 
 
 def evaluate_data(

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from reid.cli import bringing, cameras, comparing, gallery, making, scoring
+from reid.cli import bringing, cameras, comparing, gallery, ingest, making, scoring
 from reid.errors import ReidError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="--debug with any command shows the traceback of an error.",
 )
-for group in (bringing, making, cameras, comparing, gallery, scoring):
+for group in (bringing, ingest, making, cameras, comparing, gallery, scoring):
     app.add_typer(group.commands)
 
 

@@ -1,4 +1,4 @@
-"""Commands that bring others' data and weights: init, weights list, weights get."""
+"""Commands that bring others' data and weights in, and weights out: init, weights list, weights get, export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from reid.cli.options import Backbone, ProfileFiles, Size, Weights
 
 commands = typer.Typer()
 weights = typer.Typer(help="Public weights by name: list them, fetch one.", no_args_is_help=True)
@@ -23,13 +25,42 @@ def init(
         typer.Option(help="how paths are made: {camera} {identity} {time} {modality} {domain} {split}, * is anything"),
     ] = None,
     domain: Annotated[str, typer.Option(help="what the crops show: person, vehicle, ...")] = "person",
+    protocol: Annotated[
+        str | None, typer.Option(help="the folder is a published data set: market1501, regdb:trial=3, ...")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="write a manifest anew that is there already")] = False,
 ) -> None:
-    """Write a manifest for a folder of crops and say what was found."""
-    from reid.data.folder import init_manifest
+    """Write a manifest for a folder of crops, or for a published data set, and say what was found."""
+    from reid.data.folder import init_manifest, init_protocol
 
-    for line in init_manifest(folder, pattern, domain=domain, overwrite=force).lines():
+    if protocol and pattern:
+        raise typer.BadParameter("a published data set is read by its protocol; leave --pattern out")
+    if protocol:
+        found = init_protocol(folder, protocol, overwrite=force)
+    else:
+        found = init_manifest(folder, pattern, domain=domain, overwrite=force)
+    for line in found.lines():
         typer.echo(line)
+
+
+@commands.command(epilog="Example: reid export --profiles cameras.safetensors --camera north --out north.onnx")
+def export(
+    out: Annotated[Path, typer.Option(help="file to write: .onnx, or .xml for OpenVINO; its card goes beside it")],
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Size = None,
+    profiles: ProfileFiles = None,
+    camera: Annotated[str, typer.Option(help="camera whose statistics it gets, where the weights know any")] = "",
+) -> None:
+    """Write a network for ONNX Runtime or OpenVINO, with the statistics of one camera."""
+    from reid.models.export import export as write
+    from reid.pipeline import claim_output, load_checkpoint_for
+
+    claim_output(out, "<net" if out.suffix.lower() == ".xml" else "pytorch", [str(weights)] if weights else None)
+    claim_output(out.with_suffix(".toml"), "colours")
+    checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ())
+    write(checkpoint, out, camera)
+    typer.echo(f"{out}\tfingerprint {load_checkpoint_for(out).fingerprint}")
 
 
 @weights.command("list", epilog="Example: reid weights list")

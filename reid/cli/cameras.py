@@ -42,6 +42,7 @@ def report(
     curve: Annotated[
         bool, typer.Option("--curve", help="score against the number of crops and the prior; slow")
     ] = False,
+    plot: Annotated[Path | None, typer.Option(help="SVG file to write: the curve as a picture")] = None,
     out: Annotated[Path | None, typer.Option(help="profiles file to write: what is recommended")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -51,10 +52,14 @@ def report(
     """
     from reid.data.manifest import check_files
     from reid.evaluation.camera_curve import curve_steps, score_curve
+    from reid.evaluation.camera_plot import MARK, curve_picture
     from reid.evaluation.cameras import camera_report, work
     from reid.models.statistics import keeps_statistics
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
+    curve = curve or plot is not None
+    if plot is not None:
+        claim_output(plot, MARK, data)
     if out is not None:
         claim_output(out, "reid-profiles-", data)
     samples = read_samples(data, root)
@@ -65,7 +70,7 @@ def report(
     statistics = keeps_statistics(checkpoint)
     if not statistics and (out is not None or curve):
         raise ConfigError(
-            f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out and --curve out"
+            f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out, --curve and --plot out"
         )
     with progress_bar("looking at cameras", work(pool, asked, fields, statistics)) as progress:
         found = camera_report(
@@ -76,6 +81,8 @@ def report(
         most = max(Counter(label_of(sample, fields) for sample in pool).values())
         with progress_bar("drawing the curve", len(curve_steps(most)) * len(asked)) as progress:
             points = score_curve(checkpoint, pool, asked, by=fields, workers=workers(), progress=progress)
+    if plot is not None:
+        plot.write_text(curve_picture(points), encoding="utf-8")
     if out is not None and found.profiles is not None:
         found.profiles.save(out)
     if as_json:

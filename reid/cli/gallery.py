@@ -8,8 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from reid.cli.options import Backbone, Data, ProfileFiles, Root, Size, Unseen, Weights, read_samples, unseen_policy
-from reid.errors import DataError
+from reid.cli.options import (
+    Backbone,
+    Data,
+    Flip,
+    ProfileFiles,
+    Root,
+    Size,
+    Unseen,
+    Weights,
+    read_samples,
+    unseen_policy,
+)
+from reid.errors import ConfigError, DataError
 from reid.records import Modality, Sample, Split
 
 commands = typer.Typer()
@@ -27,6 +38,7 @@ def embed(
     size: Size = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
+    flip: Flip = False,
     split: Annotated[Split | None, typer.Option(help="only these rows")] = None,
 ) -> None:
     """Turn images into unit vectors."""
@@ -35,7 +47,7 @@ def embed(
 
     claim_output(out, "reid-embeddings-", data)
     samples, policy = read_samples(data, root), unseen_policy(unseen)
-    checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or ()), samples, policy)
+    checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or (), flip), samples, policy)
     embeddings = embed_samples(checkpoint, [s for s in samples if split in (None, s.split)])
     save_embeddings(embeddings, out)
     typer.echo(
@@ -53,13 +65,14 @@ def index_build(
     size: Size = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
+    flip: Flip = False,
 ) -> None:
     """Embed the rows of split gallery and index them.  Without --data: the synthetic street, both sites."""
     from reid.pipeline import DEFAULT_GALLERY, build_gallery, load_checkpoint_for, meet_cameras
 
     samples = read_samples(data, root)
     policy = unseen_policy(unseen, "error" if data else "calibrate")
-    checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or ()), samples, policy)
+    checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or (), flip), samples, policy)
     gallery = build_gallery(checkpoint, samples, out or DEFAULT_GALLERY)
     _echo_gallery(out or DEFAULT_GALLERY, gallery.samples)
 
@@ -94,6 +107,8 @@ def search(
     backbone: Backbone = None,
     size: Size = None,
     profiles: ProfileFiles = None,
+    unseen: Unseen = None,
+    flip: Flip = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Rank a gallery by likeness to one picture.  By default with the network that the gallery was built with."""
@@ -104,9 +119,19 @@ def search(
     folder = gallery or DEFAULT_GALLERY
     opened = Gallery.open(folder)
     named = weights or profiles
-    checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ()) if named else gallery_checkpoint(folder)
+    if flip and not named:
+        raise ConfigError("--flip: the gallery's own network embeds as the gallery was built; leave it out")
+    policy = unseen_policy(unseen)
+    if unseen is not None and (not named or policy in ("calibrate", "prior")):
+        raise ConfigError(
+            "--unseen-camera: a gallery's own network does with unknown cameras what it was built with; beside"
+            " --weights or --profiles a search knows error, nearest and mixture"
+        )
+    checkpoint = (
+        load_checkpoint_for(weights, backbone, size, profiles or (), flip) if named else gallery_checkpoint(folder)
+    )
     found = search_image(
-        checkpoint,
+        checkpoint if unseen is None else checkpoint.with_unseen(policy),
         opened,
         image,
         camera=camera,

@@ -29,13 +29,15 @@ Size = Annotated[
 ProfileFiles = Annotated[
     list[Path] | None, typer.Option("--profiles", help='camera profiles of "reid calibrate"; repeatable')
 ]
+Flip = Annotated[bool, typer.Option("--flip", help="embed the mirror image too and average: slower, scores more")]
 Unseen = Annotated[
     str | None,
     typer.Option(
-        "--unseen-camera", help="camera the weights do not know: error (default), calibrate on split train, or prior"
+        "--unseen-camera",
+        help="camera the weights do not know: error (default), calibrate on split train, prior, nearest or mixture",
     ),
 ]
-UNSEEN = ("error", "calibrate", "prior")
+UNSEEN = ("error", "calibrate", "prior", "nearest", "mixture")
 
 
 def data_specs(data: list[str] | None) -> list[str]:

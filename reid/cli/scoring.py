@@ -11,6 +11,7 @@ import typer
 from reid.cli.options import (
     Backbone,
     Data,
+    Flip,
     ProfileFiles,
     Root,
     Size,
@@ -38,6 +39,7 @@ def evaluate(
     size: Size = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
+    flip: Flip = False,
     rules: Annotated[
         list[str] | None,
         typer.Option("--rule", metavar="KEY=VALUE", help="score otherwise than the protocol says; repeatable"),
@@ -85,7 +87,7 @@ def evaluate(
     def load(name: str) -> Checkpoint:
         if name not in loaded:
             loaded.clear()
-            loaded[name] = load_checkpoint_for(Path(name) if name else None, backbone, size, profiles or ())
+            loaded[name] = load_checkpoint_for(Path(name) if name else None, backbone, size, profiles or (), flip)
         return loaded[name]
 
     def checkpoint_of(data_set: DataSet) -> Checkpoint:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from reid.data.manifest import write_manifest
+from reid.data.protocol import read_data
 from reid.errors import DataError, unknown_name
 from reid.records import Modality, Sample, Split
 
@@ -60,11 +61,9 @@ def init_manifest(
     identity in each camera is a query too, if another camera (where cameras are unknown: another picture)
     shows the identity.  Raises DataError for a picture that the pattern does not fit; nothing is written then.
     """
-    manifest = folder / MANIFEST
+    manifest = _free(folder / MANIFEST, overwrite)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with pictures of people or vehicles")
-    if manifest.exists() and not overwrite:
-        raise DataError(f"{manifest} is there already; use it, or allow it to be written anew (--force)")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
     pictures = [path for path in files if path.suffix.lower() in PICTURES]
     if not pictures:
@@ -76,6 +75,24 @@ def init_manifest(
     write_manifest(samples, manifest)
     others = len(files) - len(pictures) - (manifest in files)
     return Found(manifest, tuple(samples), pattern, others)
+
+
+def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> Found:
+    """Write the manifest of a published data set that lies in ``folder``, to train on it; say what was found.
+
+    ``protocol`` is its name, with choices as in "regdb:trial=3": then the file is called manifest-trial-3.csv.
+    """
+    choices = re.sub(r"[^a-z0-9]+", "-", protocol.partition(":")[2].lower()).strip("-")
+    manifest = _free(folder / (f"manifest-{choices}.csv" if choices else MANIFEST), overwrite)
+    samples = read_data(protocol, folder)
+    write_manifest(samples, manifest)
+    return Found(manifest, samples, protocol, 0)
+
+
+def _free(manifest: Path, overwrite: bool) -> Path:
+    if manifest.exists() and not overwrite:
+        raise DataError(f"{manifest} is there already; use it, or allow it to be written anew (--force)")
+    return manifest
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -39,19 +39,23 @@ class Batch:
     samples: tuple[Sample, ...]
 
 
-def domain_indices(samples: Sequence[Sample], by: Sequence[str], names: Sequence[str]) -> Tensor:
+def domain_indices(
+    samples: Sequence[Sample], by: Sequence[str], names: Sequence[str], stranger: int | None = None
+) -> Tensor:
     """int64 (N,): place in ``names`` of each sample's ``label_of(sample, by)``; zeros for ``by`` ().
 
-    A label that is not in ``names`` is a :class:`ConditionError`.
+    A label that is not in ``names`` is ``stranger`` or, without one, a :class:`ConditionError`.
     """
     if not by:
         return torch.zeros(len(samples), dtype=torch.int64)
     index = {name: i for i, name in enumerate(names)}
+    if stranger is not None:
+        return torch.tensor([index.get(label_of(sample, by), stranger) for sample in samples], dtype=torch.int64)
     try:
         return torch.tensor([index[label_of(sample, by)] for sample in samples], dtype=torch.int64)
     except KeyError:
-        stranger = next(sample for sample in samples if label_of(sample, by) not in index)
-        raise ConditionError(_unknown_domain(stranger, by, names)) from None
+        first = next(sample for sample in samples if label_of(sample, by) not in index)
+        raise ConditionError(_unknown_domain(first, by, names)) from None
 
 
 def _unknown_domain(sample: Sample, by: Sequence[str], names: Sequence[str]) -> str:
@@ -61,7 +65,7 @@ def _unknown_domain(sample: Sample, by: Sequence[str], names: Sequence[str]) -> 
         return f"{sample.path}: the camera is empty, but these weights normalize by {kind}; known: {known}"
     return (
         f'{kind} "{label}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
-        f"or pass --unseen-camera prior where a command has it (first seen at {sample.path})"
+        f"or pass --unseen-camera prior, nearest or mixture where a command has it (first seen at {sample.path})"
     )
 
 
@@ -73,16 +77,17 @@ def load_batches(
     names: Sequence[str] = (),
     batch_size: int = 64,
     workers: int = 0,
+    stranger: int | None = None,
 ) -> Iterator[Batch]:
     """Batches in the order of ``samples``, the last one as short as it comes.
 
     ``workers`` threads decode ahead (0: none, in the caller's thread); two batches are held at
-    most beside the one in use.  ``by`` () leaves the condition None.  Labels are checked before
-    the first picture is read.
+    most beside the one in use.  ``by`` () leaves the condition None; ``stranger`` as in
+    :func:`domain_indices`.  Labels are checked before the first picture is read.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
-    condition = domain_indices(samples, by, names) if by else None
+    condition = domain_indices(samples, by, names, stranger) if by else None
     return _batches(samples, transform, condition, batch_size, workers)
 
 

@@ -35,13 +35,17 @@ _IMAGES_AT_ONCE = 16  # small enough to stay in the cache: 5 times quicker than 
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize to (height, width) pixels, then (value / 255 - mean) / std for each of R, G, B."""
+    """Resize to (height, width) pixels, then (value / 255 - mean) / std for each of R, G, B.
+
+    ``flip``: a picture and its mirror image are embedded, and the mean of both vectors stands for it.
+    """
 
     height: int = 256
     width: int = 128
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     interpolation: str = "bilinear"
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -69,8 +73,9 @@ class EvaluationTransform:
         return images.to(torch.float32, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, fit for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain numbers, strings and lists, fit for JSON; without ``flip`` where it is not done, as in older files."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return values if self.flip else {key: value for key, value in values.items() if key != "flip"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationTransform:

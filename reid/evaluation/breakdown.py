@@ -61,10 +61,12 @@ def pair_table(
     query_groups: npt.ArrayLike,
     gallery_groups: npt.ArrayLike,
     ties: str = "worst",
+    memory: int | None = None,
 ) -> PairTable:
     """Metrics by pairs of groups, e.g. cameras or modalities; groups are labels (Q,) and (G,).
 
-    The rule of ``labels`` holds within each pair.  All pairs together cost one evaluation.
+    The rule of ``labels`` holds within each pair.  All pairs together cost one evaluation.  ``memory``
+    bounds the bytes of scores held at a time.
     """
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
     asked = check_labels("query_groups", query_groups, len(queries))
@@ -78,7 +80,9 @@ def pair_table(
         for i, source in enumerate(rows):
             here = np.flatnonzero(asked == source)
             try:
-                metrics = market_metrics(queries[here], vectors, **vars(_subset(labels, here, there)), ties=ties)
+                metrics = market_metrics(
+                    queries[here], vectors, **vars(_subset(labels, here, there)), ties=ties, memory=memory
+                )
             except NoMatchError:
                 continue
             precision[i, j], rank1[i, j] = metrics.mAP, metrics.rank(1)
@@ -107,6 +111,7 @@ def camera_bias(
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike,
     gallery_cameras: npt.ArrayLike,
+    memory: int | None = None,
 ) -> CameraBias:
     """How much the query's own camera attracts its nearest neighbour, identity put aside.
 
@@ -122,7 +127,7 @@ def camera_bias(
     )  # fmt: skip
     seen_by, of_gallery = answers.judgement.query_cameras, answers.judgement.gallery_cameras
     shared, chance = np.full(len(queries), np.nan), np.full(len(queries), np.nan)
-    size = block_size(len(gallery), gallery.itemsize)
+    size = block_size(len(gallery), gallery.itemsize, memory)
     scores = inner_products(queries, gallery, size)
     for start in range(0, len(queries), size):
         part = scores(start, min(start + size, len(queries)))

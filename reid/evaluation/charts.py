@@ -36,6 +36,16 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """Measured values ``y`` in 0..1 at ``x`` >= 0, ascending; ``level`` is drawn as a dashed line across."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    level: float | None = None
+
+
+@dataclass(frozen=True)
 class _Frame:
     """Maps values in ``x`` and ``y`` (low, high) to the picture."""
 
@@ -66,6 +76,31 @@ def cmc_chart(title: str, lines: Sequence[Line]) -> str:
     axes = _axes(frame, [1, *range(5, ranks + 1, 5)], "rank", _ticks(floor, 1), "queries answered, %", 100)
     legend = "".join(_key(line.name, line.colour, line.dashed) for line in lines)
     return _figure(title, axes + "".join(drawn), legend)
+
+
+def trace_drawing(traces: Sequence[Trace], y: tuple[float, float], below: str, beside: str) -> str:
+    """The inside of an SVG of WIDTH x HEIGHT: ``traces`` over one axis of x, a step for each of its values; ``y`` (low,
+    high) is what the vertical axis shows.
+
+    Values of x stand at even distances, as doublings do on a logarithmic axis, where 0 has no place.
+    """
+    values = sorted({value for trace in traces for value in trace.x})
+    frame = _Frame((-0.5, len(values) - 0.5), y)
+    drawn = [_axes(frame, [], below, _ticks(*y), beside, 100)]
+    for place, value in enumerate(values):
+        across, bottom = frame.at(place, y[0])
+        drawn.append(f'<text x="{across:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{value:.6g}</text>')
+    for trace in traces:
+        places = [float(values.index(value)) for value in trace.x]
+        if trace.level is not None:
+            ends = frame.points(frame.x, [trace.level] * 2)
+            drawn.append(f'<polyline points="{ends}" fill="none" stroke="{trace.colour}" stroke-dasharray="5 4"/>')
+        line = frame.points(places, trace.y)
+        drawn.append(f'<polyline points="{line}" fill="none" stroke="{trace.colour}" stroke-width="2"/>')
+        for spot in line.split():
+            across_spot, down = spot.split(",")
+            drawn.append(f'<circle cx="{across_spot}" cy="{down}" r="3.2" fill="{trace.colour}"/>')
+    return "".join(drawn)
 
 
 def histogram(

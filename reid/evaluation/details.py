@@ -110,11 +110,19 @@ class Details:
     modalities: tuple[tuple[str, PairTable], ...] = ()
 
 
-def details_of(report: Report, embeddings: Embeddings, scoring: Scoring | None = None, *, strips: int = 0) -> Details:
+def details_of(
+    report: Report,
+    embeddings: Embeddings,
+    scoring: Scoring | None = None,
+    *,
+    strips: int = 0,
+    memory: int | None = None,
+) -> Details:
     """Look behind ``report``, made of ``embeddings`` under ``scoring``.
 
     ``strips``: of how many best and of how many worst queries of each result to show the pictures, which
-    are read from their files.  Other vectors than those of the report are a DataError.
+    are read from their files.  ``memory`` bounds the bytes of scores held at a time.  Other vectors than
+    those of the report are a DataError.
     """
     how = scoring or Scoring()
     parts: list[Part] = []
@@ -124,10 +132,14 @@ def details_of(report: Report, embeddings: Embeddings, scoring: Scoring | None =
             continue
         queries, gallery = _sides(embeddings, result, how.rule.ignore == "itself")
         labels = market_labels(queries.samples, gallery.samples, ignore=how.rule.ignore, places=how.places)
-        parts.append(_part(result, queries, gallery, labels, how.rule.ties, strips))
+        parts.append(_part(result, queries, gallery, labels, how.rule.ties, strips, memory))
         source, arrow, target = result.direction.partition("->")
         if arrow:
-            table = _row(queries, gallery, labels, how.rule.ties) if target == MIXED else _cell(result.metrics, target)
+            table = (
+                _row(queries, gallery, labels, how.rule.ties, memory)
+                if target == MIXED
+                else _cell(result.metrics, target)
+            )
             by_modality.setdefault(result.domain, []).append((source, table))
     return Details(report, tuple(parts), tuple((domain, _joined(rows)) for domain, rows in by_modality.items()))
 
@@ -152,10 +164,16 @@ def _sides(embeddings: Embeddings, result: Result, alone: bool) -> tuple[Embeddi
 
 
 def _part(
-    result: Result, queries: Embeddings, gallery: Embeddings, labels: MarketLabels, ties: str, strips: int
+    result: Result,
+    queries: Embeddings,
+    gallery: Embeddings,
+    labels: MarketLabels,
+    ties: str,
+    strips: int,
+    memory: int | None,
 ) -> Part:
     vectors = (queries.vectors, gallery.vectors)
-    best = best_scores(*vectors, labels)
+    best = best_scores(*vectors, labels, memory)
     strangers = int(np.count_nonzero(best.right == -np.inf))
     some = 0 < strangers < len(queries)
     asked, shown = ([sample.camera or "unknown" for sample in side.samples] for side in (queries, gallery))
@@ -167,20 +185,22 @@ def _part(
         result,
         len(gallery),
         strangers,
-        _verification(queries, gallery, labels),
+        _verification(queries, gallery, labels, memory),
         identification_rates(best, FALSE_ALARM_RATES) if some else (),
-        pair_table(*vectors, labels, query_groups=asked, gallery_groups=shown, ties=ties)
+        pair_table(*vectors, labels, query_groups=asked, gallery_groups=shown, ties=ties, memory=memory)
         if 1 < pairs <= MOST_PAIRS
         else None,
-        _bias(queries, gallery, labels),
-        _strips(queries, gallery, labels, precision, order[: min(strips, len(order) - worst)]),
-        _strips(queries, gallery, labels, precision, order[::-1][:worst]),
+        _bias(queries, gallery, labels, memory),
+        _strips(queries, gallery, labels, precision, order[: min(strips, len(order) - worst)], memory),
+        _strips(queries, gallery, labels, precision, order[::-1][:worst], memory),
     )
 
 
-def _verification(queries: Embeddings, gallery: Embeddings, labels: MarketLabels) -> Verification | None:
+def _verification(
+    queries: Embeddings, gallery: Embeddings, labels: MarketLabels, memory: int | None
+) -> Verification | None:
     try:
-        histograms = score_histograms(queries.vectors, gallery.vectors, labels)
+        histograms = score_histograms(queries.vectors, gallery.vectors, labels, memory)
     except DataError:  # pairs of one kind only
         return None
     count = int(histograms.different.sum())
@@ -199,7 +219,7 @@ def _verification(queries: Embeddings, gallery: Embeddings, labels: MarketLabels
         bins *= 2
 
 
-def _bias(queries: Embeddings, gallery: Embeddings, labels: MarketLabels) -> CameraBias | None:
+def _bias(queries: Embeddings, gallery: Embeddings, labels: MarketLabels, memory: int | None) -> CameraBias | None:
     """The camera bias over queries of known identity and camera; None where no camera could attract any."""
     known = np.array([bool(sample.identity and sample.camera) for sample in queries.samples])
     asked = [sample.camera for sample in queries.samples if sample.identity and sample.camera]
@@ -210,17 +230,18 @@ def _bias(queries: Embeddings, gallery: Embeddings, labels: MarketLabels) -> Cam
         return camera_bias(
             queries.vectors[known], gallery.vectors,
             query_identities=labels.query_identities[known], gallery_identities=labels.gallery_identities,
-            query_cameras=asked, gallery_cameras=shown,
+            query_cameras=asked, gallery_cameras=shown, memory=memory,
         )  # fmt: skip
     except DataError:  # no row of another identity
         return None
 
 
-def _row(queries: Embeddings, gallery: Embeddings, labels: MarketLabels, ties: str) -> PairTable:
+def _row(queries: Embeddings, gallery: Embeddings, labels: MarketLabels, ties: str, memory: int | None) -> PairTable:
     groups = [[str(sample.modality) for sample in side.samples] for side in (queries, gallery)]
     return pair_table(
-        queries.vectors, gallery.vectors, labels, query_groups=groups[0], gallery_groups=groups[1], ties=ties
-    )
+        queries.vectors, gallery.vectors, labels,
+        query_groups=groups[0], gallery_groups=groups[1], ties=ties, memory=memory,
+    )  # fmt: skip
 
 
 def _cell(metrics: Metrics, target: str) -> PairTable:
@@ -244,7 +265,12 @@ def _joined(rows: Sequence[tuple[str, PairTable]]) -> PairTable:
 
 
 def _strips(
-    queries: Embeddings, gallery: Embeddings, labels: MarketLabels, precision: Float64Array, rows: IntArray
+    queries: Embeddings,
+    gallery: Embeddings,
+    labels: MarketLabels,
+    precision: Float64Array,
+    rows: IntArray,
+    memory: int | None,
 ) -> tuple[Strip, ...]:
     """The queries at ``rows`` with their answers; of equal scores the wrong ones stand first."""
     if not len(rows):
@@ -252,7 +278,7 @@ def _strips(
     sides = {name: column for name, column in vars(labels).items() if column is not None}
     chosen = {name: column[rows] if name.startswith("query_") else column for name, column in sides.items()}
     answers = answers_to(len(rows), len(gallery), **chosen)
-    size = block_size(len(gallery))
+    size = block_size(len(gallery), memory=memory)
     scores = inner_products(queries.vectors[rows], gallery.vectors, size)
     strips = []
     for start in range(0, len(rows), size):

@@ -118,6 +118,8 @@ class ScoreHistograms:
         interpolated in the coarser bins.
         """
         thresholds, true, false = self.rates()
+        if not false_match_rates:
+            raise DataError("operating points: expected at least one false-match rate, got none")
         places = [self._place(rate) for rate in false_match_rates]
         drawn = np.empty((len(places), replicates))
         done = 0
@@ -147,11 +149,16 @@ class ScoreHistograms:
         return edges, self.same.reshape(bins, -1).sum(axis=1), self.different.reshape(bins, -1).sum(axis=1)
 
 
-def best_scores(query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: MarketLabels) -> BestScores:
-    """Best right and wrong score of each query (Q, D) in the gallery (G, D), under the rule of ``labels``."""
+def best_scores(
+    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: MarketLabels, memory: int | None = None
+) -> BestScores:
+    """Best right and wrong score of each query (Q, D) in the gallery (G, D), under the rule of ``labels``.
+
+    ``memory`` bounds the bytes of scores held at a time, here and below.
+    """
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
     answers = answers_to(len(queries), len(gallery), **vars(labels))
-    size = block_size(len(gallery), gallery.itemsize)
+    size = block_size(len(gallery), gallery.itemsize, memory)
     scores = inner_products(queries, gallery, size)
     right, wrong = np.full(len(queries), -np.inf), np.empty(len(queries))
     for start in range(0, len(queries), size):
@@ -199,7 +206,7 @@ def identification_rates(
 
 
 def score_histograms(
-    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: MarketLabels
+    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: MarketLabels, memory: int | None = None
 ) -> ScoreHistograms:
     """Histograms of the scores of all valid pairs of queries (Q, D) and gallery (G, D), rows of unit length."""
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
@@ -208,7 +215,7 @@ def score_histograms(
         if np.abs(lengths - 1).max() > UNIT_TOLERANCE:
             raise DataError(f"{name}: row {int(np.argmax(np.abs(lengths - 1)))} does not have unit length")
     answers = answers_to(len(queries), len(gallery), **vars(labels))
-    size = block_size(len(gallery), gallery.itemsize)
+    size = block_size(len(gallery), gallery.itemsize, memory)
     scores = inner_products(queries, gallery, size)
     _, identity = np.unique(answers.query_identities, return_inverse=True)
     same, different = (_Histogram(int(identity.max()) + 1) for _ in range(2))

@@ -24,6 +24,7 @@ The array may be overwritten by the caller and is reused by the next call."""
 LARGEST = 1e15  # absolute value of a component; beyond, inner products overflow float32
 BLOCK_BYTES = 64 * 2**20
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 256  # below 64 rows the product re-reads the gallery too often
+FIRST_COMPONENTS = 4  # of a row, looked at to find rows that may be equal
 
 
 def check_vectors(query: npt.ArrayLike, gallery: npt.ArrayLike) -> tuple[Vectors, Vectors]:
@@ -88,21 +89,32 @@ def inner_products(queries: Vectors, gallery: Vectors, block: int) -> ScoreBlock
 
 
 def _identical_rows(vectors: Vectors) -> tuple[IntArray, IntArray]:
-    """Rows of ``vectors`` (G, D) that repeat an earlier one, and that earlier row; int64, equal length."""
-    _, first, inverse = np.unique(_hashes(vectors), return_index=True, return_inverse=True)
-    originals = first[inverse.reshape(-1)]
-    copies = np.flatnonzero(originals != np.arange(len(vectors)))
-    same = [bool(np.array_equal(vectors[i], vectors[originals[i]])) for i in copies]
-    copies = copies[np.array(same, dtype=np.bool_)]
-    return copies, originals[copies]
+    """Rows of ``vectors`` (G, D) that repeat an earlier one, and that earlier row; int64, equal length.
+
+    Few rows agree even in their first components, so few are read whole.
+    """
+    starts = _first_of_equal(_hashes(vectors[:, :FIRST_COMPONENTS]))
+    alike = np.flatnonzero(np.bincount(starts, minlength=len(vectors))[starts] > 1)
+    originals = alike[_first_of_equal(_hashes(vectors[alike]))]
+    kept = alike != originals
+    copies, originals = alike[kept], originals[kept]
+    same = [bool(np.array_equal(vectors[i], vectors[j])) for i, j in zip(copies, originals, strict=True)]
+    return copies[np.array(same, np.bool_)], originals[np.array(same, np.bool_)]
+
+
+def _first_of_equal(hashes: npt.NDArray[np.uint64]) -> IntArray:
+    """(N,) int64: the first position in ``hashes`` (N,) that holds the same value."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[inverse.reshape(-1)].astype(np.int64)
 
 
 def _hashes(vectors: Vectors) -> npt.NDArray[np.uint64]:
     """(G,) uint64: equal rows have equal hashes, different ones almost never."""
-    words = np.uint32 if vectors.itemsize == 4 else np.uint64
-    weights = np.random.default_rng(0).integers(0, 2**63, vectors.shape[1], dtype=np.uint64) * 2 + 1
+    # Words of 32 bits: the low half of a round float64 is 0, and a product modulo 2^64 would lose the rest.
+    words = vectors.shape[1] * vectors.itemsize // 4
+    weights = np.random.default_rng(0).integers(0, 2**63, words, dtype=np.uint64) * 2 + 1
     hashes = np.empty(len(vectors), np.uint64)
     for start in range(0, len(vectors), 4096):
-        part = vectors[start : start + 4096] + vectors.dtype.type(0)  # -0.0 becomes 0.0
-        hashes[start : start + 4096] = part.view(words).astype(np.uint64) @ weights
+        part = vectors[start : start + 4096] + vectors.dtype.type(0)  # contiguous, and -0.0 becomes 0.0
+        hashes[start : start + 4096] = part.view(np.uint32).astype(np.uint64) @ weights
     return hashes

@@ -17,6 +17,7 @@ from reid.errors import ConfigError, DataError
 from reid.evaluation.drift import FALSE_ALARMS, Drift, judge_drift, lookalikes
 from reid.models.checkpoint import Checkpoint
 from reid.models.moments import image_moments
+from reid.models.runtime import UNCALIBRATED
 from reid.records import Sample, label_of
 
 MOST = 512  # reference crops of a camera, drawn at random
@@ -41,6 +42,8 @@ def watched(
 
     Raises ConfigError for a checkpoint without statistics per camera, DataError for a camera without reference.
     """
+    if checkpoint.runtime:
+        raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
     if not checkpoint.by:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
                           ' pass --profiles of "reid calibrate"')  # fmt: skip

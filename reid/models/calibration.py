@@ -16,6 +16,7 @@ from torch import Tensor
 from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
+from reid.models.runtime import UNCALIBRATED
 from reid.models.statistics import keeps_statistics
 from reid.norm import Profiles, calibrate, mixes_domains
 from reid.records import Sample, label_of
@@ -49,6 +50,8 @@ def calibrate_checkpoint(
             f"{checkpoint.source} names its domains by {'/'.join(checkpoint.by)}, so profiles by"
             f" {'/'.join(by)} do not fit"
         )
+    if checkpoint.runtime:
+        raise ConfigError(f"{checkpoint.source}: {UNCALIBRATED}")
     if not keeps_statistics(checkpoint):
         raise ConfigError(
             f"{checkpoint.source}: {checkpoint.spec.backbone} has no BatchNorm, so it keeps no statistics to calibrate;"

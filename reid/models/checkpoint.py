@@ -17,13 +17,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reid.data.transforms import EvaluationTransform
-from reid.errors import ConfigError, WeightsError
+from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.models.backbones import BACKBONES
+from reid.models.card import card_of
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.families import COLOURS, recognise
-from reid.models.weights import Table, digest, load_strictly, read_table, table_of
+from reid.models.runtime import RUNTIMES, UNCALIBRATED, RuntimeNetwork, read_files
+from reid.models.weights import Table, digest, load_strictly, packed, read_table, table_of, unpacked
 from reid.norm import (
     SYSTEMS,
     DomainBatchNorm,
@@ -37,10 +40,14 @@ from reid.norm import (
     system_of,
 )
 from reid.norm.storing import write_table
+from reid.norm.unseen import STRANGER, UNSEEN, answer
 
 FORMAT = "reid-weights-1"
 SMALLEST, LARGEST = 32, 2048  # pixels of a side that images may be brought to by hand
 FINGERPRINT_LENGTH = 16  # hex digits
+BUILT_IN = "built in"  # pooling and neck of a model that another program runs
+UNSEEN_KEY = "unseen"  # key of the free text: the policy for unknown cameras
+REFUSED = "error"  # the policy for unknown cameras of a network that has none
 BASE = "base"  # key of the free text: fingerprint of the weights before any profiles were installed
 
 
@@ -48,10 +55,12 @@ BASE = "base"  # key of the free text: fingerprint of the weights before any pro
 class Checkpoint:
     """A network ready for use.
 
-    ``network`` is an :class:`Embedder` in evaluation mode, its norms converted when ``by`` is not empty:
-    ``by`` lists the fields of a sample that name its normalization domain, ``names`` the domains in the
-    order of their indices.  ``fingerprint`` changes with anything that changes embeddings; ``weights`` is
-    the fingerprint before any profiles were installed.  ``source`` is the file, ``extra`` its free text.
+    ``network`` is an :class:`Embedder` (a :class:`RuntimeNetwork` where another program runs it) in evaluation
+    mode, its norms converted when ``by`` is not empty: ``by`` lists the fields of a sample that name its
+    normalization domain, ``names`` the domains in the order of their indices.  ``fingerprint`` changes with
+    anything that changes embeddings; ``weights`` is the fingerprint before any profiles were installed.
+    ``source`` is the file, ``extra`` its free text.  ``unseen`` says what becomes of images of a domain it does not
+    know: a policy of :data:`reid.norm.unseen.UNSEEN`.
     """
 
     network: nn.Module
@@ -63,9 +72,22 @@ class Checkpoint:
     source: str
     weights: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+    unseen: str = REFUSED
+
+    @property
+    def runtime(self) -> str:
+        """What runs the network, its version and precision, such as "OpenVINO 2026.4.1 float32"; "" for torch."""
+        return self.network.ran if isinstance(self.network, RuntimeNetwork) else ""
+
+    @property
+    def stranger(self) -> int | None:
+        """Label of images of an unknown domain; None where there is no policy for them but to refuse."""
+        return None if self.unseen == REFUSED else STRANGER
 
     def with_profiles(self, profiles: Profiles) -> Checkpoint:
         """The same weights with the statistics of ``profiles`` in place of, or beside, its own domains."""
+        if self.runtime:
+            raise WeightsError(f"{self.source}: has no use for profiles, {UNCALIBRATED}")
         if self.by and profiles.by != self.by:
             raise WeightsError(
                 f"{self.source}: its domains are named by {'/'.join(self.by)}, those of the profiles by"
@@ -76,30 +98,60 @@ class Checkpoint:
                 f"{self.source}: these are weights {self.weights}, the profiles were measured on"
                 f" {profiles.weights}; calibrate again with these weights"
             )
-        new = _checkpoint(install(self.network, profiles), self.spec, self.transform, profiles.by, self.source)
-        return replace(new, weights=self.weights, extra=self.extra)
+        return self._changed(network=install(self.network, profiles), by=profiles.by)
 
     def with_domains(self, names: Sequence[str]) -> Checkpoint:
         """The same weights that also know the domains ``names``, each with the mixture of all known statistics."""
         network = self.network
         for name in names:
             network = add_domain(network, name)
-        new = _checkpoint(network, self.spec, self.transform, self.by, self.source)
-        return replace(new, weights=self.weights, extra=self.extra)
+        return self._changed(network=network)
+
+    def with_unseen(self, policy: str) -> Checkpoint:
+        """The same weights that answer for images of domains they do not know by ``policy``: "nearest" or "mixture".
+
+        Nothing changes where the network has no domains.  ConfigError for a policy that is not known.
+        """
+        if policy not in UNSEEN:
+            raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN))
+        return self._changed(unseen=policy) if self.by else self
+
+    def with_flip(self) -> Checkpoint:
+        """The same weights, whose embeddings are the mean over a picture and its mirror image."""
+        return self._changed(transform=replace(self.transform, flip=True))
+
+    def _changed(self, **changes: Any) -> Checkpoint:
+        """These weights with something else about them, and so another fingerprint."""
+        new = replace(self, **changes)
+        made = _checkpoint(new.network, new.spec, new.transform, new.by, new.source, new.unseen)
+        return replace(made, weights=self.weights, extra=self.extra)
 
     def save(self, path: Path) -> None:
         """Write everything that :func:`load_checkpoint` needs to answer with the same fingerprint."""
         extra = {**self.extra, BASE: self.weights}
+        if self.unseen != REFUSED:
+            extra[UNSEEN_KEY] = self.unseen
         save_checkpoint(path, self.network, self.spec, self.transform, self.by, self.names, extra)
 
     def embed(self, images: Tensor, labels: Tensor | int | None = None) -> Tensor:
         """Embeddings (B, D) float32 of unit length of prepared images (B, 3, H, W) float32.
 
-        ``labels`` (B,) int64, or one int for all, index ``names``; None where the network has no domains.
+        ``labels`` (B,) int64, or one int for all, index ``names`` or are ``stranger``; None where the network has
+        no domains.
+        Where the transform says "flip": the mean of the unit vectors of an image and of its mirror image,
+        brought to unit length.
         """
         with torch.inference_mode():
-            embeddings: Tensor = Given(self.network)(images, labels)
+            embeddings = self._answer(images, labels)
+            if self.transform.flip:
+                embeddings = functional.normalize(embeddings + self._answer(images.flip(-1), labels), dim=1)
         return embeddings
+
+    def _answer(self, images: Tensor, labels: Tensor | int | None) -> Tensor:
+        if labels is not None and self.stranger is not None:
+            return answer(self.network, images, labels, self.unseen)
+        outputs: Tensor = Given(self.network)(images, labels)
+        return outputs
 
 
 def save_checkpoint(
@@ -132,12 +184,13 @@ def save_checkpoint(
         "digest": digest(tensors),
     }
     metadata = {"format": FORMAT, "network": json.dumps(header), "extra": json.dumps(dict(extra))}
-    write_table(path, tensors, metadata)
+    write_table(path, packed(tensors), metadata)
 
 
 def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int, int] | None = None) -> Checkpoint:
     """Read a checkpoint of ours, or published weights of ``backbone``; WeightsError when they do not fit.
 
+    A model that another program runs (``.onnx``, or ``.xml`` with its ``.bin``) is told by its suffix.
     ``size`` (height, width) in pixels replaces the size images are brought to, which is the one of
     training for our files and, for others, the one their family is trained with.
     """
@@ -145,6 +198,8 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
         raise ConfigError(
             f"size: expected height and width of {SMALLEST} to {LARGEST} pixels, got {size[0]} x {size[1]}"
         )
+    if path.suffix.lower() in RUNTIMES:
+        return _exported(path, backbone, size)
     tensors, metadata = read_table(path)
     if "format" in metadata and metadata["format"].startswith("reid-"):
         checkpoint = _ours(path, tensors, metadata, backbone)
@@ -153,7 +208,9 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
     if size is None:
         return checkpoint
     transform = replace(checkpoint.transform, height=size[0], width=size[1])
-    resized = _checkpoint(checkpoint.network, checkpoint.spec, transform, checkpoint.by, checkpoint.source)
+    resized = _checkpoint(
+        checkpoint.network, checkpoint.spec, transform, checkpoint.by, checkpoint.source, checkpoint.unseen
+    )
     return replace(resized, extra=checkpoint.extra)
 
 
@@ -163,14 +220,17 @@ def _checkpoint(
     transform: EvaluationTransform,
     by: Sequence[str],
     source: str,
+    unseen: str = REFUSED,
 ) -> Checkpoint:
     names = domains_of(network)
     parts = [asdict(spec), transform.to_dict(), list(by), list(names), digest(table_of(network))]
     if system_of(network) != "batch":
         parts.append(system_of(network))
+    if unseen != REFUSED:
+        parts.append({UNSEEN_KEY: unseen})
     text = json.dumps(parts, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
-    return Checkpoint(network.eval(), spec, transform, tuple(by), names, fingerprint, source, weights=fingerprint)
+    return Checkpoint(network.eval(), spec, transform, tuple(by), names, fingerprint, source, fingerprint, {}, unseen)
 
 
 def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str | None) -> Checkpoint:
@@ -188,13 +248,15 @@ def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str
         raise WeightsError(f"{path}: the header of this weights file is damaged ({error!r})") from error
     if backbone is not None and backbone != spec.backbone:
         raise WeightsError(f'{path}: these weights are of backbone "{spec.backbone}", not "{backbone}"')
+    tensors = unpacked(tensors)
     if digest(tensors) != expected:
         raise WeightsError(f"{path}: damaged, its tensors are not those that were saved; copy the file again")
-    network: nn.Module = _build(spec)
+    is_run_elsewhere = spec.backbone in RUNTIMES.values()
+    network: nn.Module = RuntimeNetwork(spec.backbone, tensors, str(path)) if is_run_elsewhere else _build(spec)
     if names or system != "batch":
         network = convert_norm(network, DomainPolicy("/".join(by), tuple(names), affine, system))
     load_strictly(network, tensors, f"{path} into {spec.backbone}")
-    checkpoint = _checkpoint(network, spec, transform, by, str(path))
+    checkpoint = _checkpoint(network, spec, transform, by, str(path), extra.pop(UNSEEN_KEY, REFUSED))
     return replace(checkpoint, weights=extra.pop(BASE, checkpoint.fingerprint), extra=extra)
 
 
@@ -215,6 +277,20 @@ def _published(path: Path, tensors: Table, backbone: str | None) -> Checkpoint:
     load_strictly(network, ours, f"{path} into {backbone}")
     extra = {"family": origin.family.name, "colours": COLOURS, "left out": ", ".join(left_out)}
     return replace(_checkpoint(network, network.spec, transform, (), str(path)), extra=extra)
+
+
+def _exported(path: Path, backbone: str | None, size: tuple[int, int] | None) -> Checkpoint:
+    """A model that another program runs; pooling and neck are in its graph."""
+    kind = RUNTIMES[path.suffix.lower()]
+    if backbone not in (None, kind):
+        raise WeightsError(f'{path}: the network is in this file, it is not one of "{backbone}"; leave --backbone out')
+    files, card = read_files(path), card_of(path)
+    network = RuntimeNetwork(kind, {**files, "channels": torch.tensor(card.channels)}, str(path))
+    try:
+        transform = card.transform(network.size, size or (None, None))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _checkpoint(network, NetworkSpec(kind, BUILT_IN, BUILT_IN), transform, (), str(path))
 
 
 def _build(spec: NetworkSpec) -> Embedder:

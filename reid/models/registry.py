@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from reid.errors import ConfigError, WeightsError, unknown_name
+from reid.models.runtime import RUNTIMES
 from reid.models.weights import read_table
 
 TABLE = "registry.toml"
@@ -51,8 +52,8 @@ class PublicWeights:
 
     def path_in(self, folder: Path) -> Path:
         """Where the file lies, once fetched: named as in the table, so that its name says what it is."""
-        suffix = PurePosixPath(urlsplit(self.url).path).suffix
-        return folder / f"{self.name}{suffix or '.pth'}"
+        by_hand = {kind: suffix for suffix, kind in RUNTIMES.items()}.get(self.backbone, ".pth")
+        return folder / f"{self.name}{PurePosixPath(urlsplit(self.url).path).suffix or by_hand}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ def fetch(
     if path.is_file():
         return _checked(weights, path)
     if not weights.url:
-        raise WeightsError(f"{weights.name}: no program can fetch it; download it from {weights.page} to {path}")
+        second = f", with {path.with_suffix('.bin').name} beside it" if weights.backbone == "openvino" else ""
+        raise WeightsError(
+            f"{weights.name}: no program can fetch it; download it from {weights.page} to {path}{second}"
+        )
     part = path.with_name(path.name + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,5 +160,6 @@ def _checked(weights: PublicWeights, path: Path) -> Fetched:
             f"{path}: its sha256 is {found}, the publisher's begins with {weights.sha256}: damaged or replaced;"
             f" delete it, if it is still there, and fetch it again, or see {weights.page}"
         )
-    read_table(path)
+    if weights.backbone not in RUNTIMES.values():  # a graph of known operations: holds no code of its own
+        read_table(path)
     return Fetched(path, found, len(weights.sha256))

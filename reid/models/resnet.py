@@ -65,6 +65,30 @@ class InstanceBatchNorm(nn.Module):
         return torch.cat((self.IN(x[:, : self.first]), self.BN(x[:, self.first :])), 1)
 
 
+class InstanceAfter(nn.Module):
+    """IBN-b (Pan et al., figure 3c): a block whose sum with its shortcut is normalised image by image, before its ReLU.
+
+    The parts of ``block``, torchvision's of either kind, under the names that they have there, and ``IN`` besides.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        for name, part in block.named_children():
+            self.add_module(name, part)
+        convs = [part for name, part in block.named_children() if name.startswith("conv")]
+        self.depth = len(convs)
+        self.IN = nn.InstanceNorm2d(convs[-1].out_channels, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for number in range(1, self.depth + 1):
+            y = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(y))
+            y = y.relu() if number < self.depth else y
+        shortcut = self.get_submodule("downsample")(x) if "downsample" in self._modules else x
+        out: Tensor = self.IN(y + shortcut)
+        return out.relu()
+
+
 class NonLocal(nn.Module):
     """Non-local block (Wang et al., CVPR 2018, equations 1, 4 and 6): (B, C, H, W) -> the same size.
 
@@ -112,6 +136,13 @@ def _ibn(net: Any) -> None:
             block.bn1 = InstanceBatchNorm(block.bn1.num_features)
 
 
+def _ibnb(net: Any) -> None:
+    """IBN-b: an instance norm for the stem's BatchNorm, and one at the end of each of the first two stages."""
+    net.bn1 = nn.InstanceNorm2d(net.bn1.num_features, affine=True)
+    for stage in (net.layer1, net.layer2):
+        stage[-1] = InstanceAfter(stage[-1])
+
+
 def _nonlocal(net: Any) -> None:
     """A non-local block after each of the last 2 blocks of stage 2 and the last 3 (ResNet-101: 9) of stage 3.
 
@@ -152,6 +183,7 @@ def _coarse(net: Any) -> None:
 
 CHANGES: dict[str, Callable[[Any], None]] = {
     "ibn": _ibn,
+    "ibnb": _ibnb,
     "nonlocal": _nonlocal,
     "ceil": _ceil,
     "bare": _bare,

@@ -74,6 +74,17 @@ def table_of(network: nn.Module) -> Table:
     return {key: t.detach().cpu().contiguous().clone() for key, t in state.items() if isinstance(t, Tensor)}
 
 
+def packed(tensors: Mapping[str, Tensor]) -> Table:
+    """The same values in less room: a float32 matrix or kernel that float16 holds exactly is kept in that."""
+    halves = {key: t.half() for key, t in tensors.items() if t.dtype == torch.float32 and t.ndim > 1}
+    return {**tensors, **{key: half for key, half in halves.items() if torch.equal(half.float(), tensors[key])}}
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> Table:
+    """The table that :func:`packed` was given: float16 back as float32."""
+    return {key: t.float() if t.dtype == torch.float16 else t for key, t in tensors.items()}
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 in hex over names, shapes, types and values, in the order of the names; counters left out."""
     summary = hashlib.sha256()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ConditionError, ConfigError
+from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.condition import Given
 from reid.norm.convert import NormLayer, add_domain, domains_of, norm_layers, system_of
 from reid.norm.layer import DomainBatchNorm
@@ -23,6 +23,7 @@ from reid.norm.source import Source
 from reid.norm.stats import Stats, moments
 
 UNKNOWN = "unknown"
+STRANGER = -1  # label of an image of a domain that the network does not know
 
 
 def with_source(network: nn.Module, source: Source) -> nn.Module:
@@ -93,6 +94,32 @@ UNSEEN: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "nearest": nearest,
     "mixture": mixture,
 }
+
+
+def answer(network: nn.Module, images: Tensor, labels: Tensor | int, policy: str) -> Tensor:
+    """Outputs (B, D) of images (B, 3, H, W), each in the domain of its label, strangers by ``policy`` of UNSEEN.
+
+    ``labels`` (B,) int64, or one int for all, index the network's domains or are STRANGER.  No image depends on
+    the others of its batch.
+    """
+    if policy not in UNSEEN:
+        raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN))
+    rows = torch.as_tensor(labels).expand(len(images))
+    strange = rows == STRANGER
+    outputs: Tensor | None = None
+    for chosen in (strange, ~strange):
+        if not chosen.any():
+            continue
+        part = (
+            UNSEEN[policy](network, images[chosen])
+            if chosen is strange
+            else Given(network)(images[chosen], rows[chosen])
+        )
+        outputs = part.new_empty(len(images), part.shape[1]) if outputs is None else outputs
+        outputs[chosen] = part
+    if outputs is None:
+        raise ConditionError("no images to answer for")
+    return outputs
 
 
 def _by_domain(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,5 +106,7 @@ def whiten(x: Tensor, matrices: Tensor, shift: Tensor) -> Tensor:
     """
     if matrices.shape[0] == 1:
         return functional.conv2d(x, matrices.reshape(x.shape[1], -1, 1, 1), shift[0], groups=matrices.shape[1])
-    y = matrices @ blocks(x, matrices.shape[-1])
-    return y.reshape(x.shape) + shift[:, :, None, None]
+    y = (matrices @ blocks(x, matrices.shape[-1])).reshape(x.shape) + shift[:, :, None, None]
+    if torch.compiler.is_compiling() or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return y
+    return y.contiguous(memory_format=torch.channels_last)  # else the next convolution would have to turn it

@@ -47,6 +47,7 @@ def embed(
         names=checkpoint.names,
         batch_size=batch_size,
         workers=workers,
+        stranger=checkpoint.stranger,
     ):
         part = checkpoint.embed(batch.images, batch.condition).cpu().numpy()  # (B, D)
         if vectors is None:

@@ -44,7 +44,7 @@ def embed_image(
     """Unit vector (1, D) float32 of one picture seen by ``camera`` of ``modality``."""
     path = image if isinstance(image, Path) else UPLOADED
     sample = Sample(path, "", camera, modality, domain, Split.QUERY)
-    labels = domain_indices([sample], checkpoint.by, checkpoint.names) if checkpoint.by else None
+    labels = domain_indices([sample], checkpoint.by, checkpoint.names, checkpoint.stranger) if checkpoint.by else None
     picture = read_image(image) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
     images = checkpoint.transform.normalise(checkpoint.transform.resize(picture)[None])  # (1, 3, H, W)
     vectors: FloatArray = checkpoint.embed(images, labels).cpu().numpy()

@@ -31,7 +31,8 @@ from reid.norm.storing import write_table
 from reid.training.folder import RunFolder, replace_file
 from reid.training.loop import Learner, Loop, make_optimizer
 from reid.training.material import Material, TrainingSet, load_training_set, training_samples
-from reid.training.run import _run_epochs, _torch_settings, final_network
+from reid.training.run import final_network, run_epochs, torch_settings
+from reid.training.start import transform_of
 
 FORMAT = "reid-part-1"
 BATCH = 64
@@ -95,8 +96,8 @@ def _train_part(
     base: Checkpoint,
     progress: bool,
 ) -> None:
-    transform = EvaluationTransform(*experiment.data.size)
-    with _torch_settings(experiment.train.threads):
+    transform = transform_of(experiment, base)
+    with torch_settings(experiment.train.threads):
         data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
         if how.compress:
             network = compress_adapters(network, _images(data, transform), name)
@@ -104,7 +105,7 @@ def _train_part(
         learner = Learner(part, len(material.classes[1]))
         augment = TrainTransform(**experiment.augment.model_dump())
         loop = Loop(learner, make_optimizer(learner, experiment.train), data, augment, transform, experiment.train)
-        _run_epochs(loop, folder, material, progress, None)
+        run_epochs(loop, folder, material, progress, None)
         trained = final_network(learner.embedder, data, material, experiment, transform)
     metadata = {"format": FORMAT, "domain": name, "base": base.weights, "experiment": to_toml(experiment)}
     write_table(folder.weights, table_of(trained), metadata)

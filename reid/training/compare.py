@@ -24,7 +24,7 @@ from reid.records import Sample, Split
 from reid.training.apart import train_apart
 from reid.training.comparison import Comparison, Site, Variation, rows_of, slug
 from reid.training.folder import RunFolder, samples_digest
-from reid.training.run import _torch_settings, train
+from reid.training.run import torch_settings, train
 from reid.training.sites import STATISTICS, meet
 from reid.training.tables import Score, entries, markdown, site_table
 
@@ -178,7 +178,7 @@ def _evaluated(
     if _made(path) != made:
         asked = sum(sample.split is not Split.TRAIN for sample in rows)
         bar = tqdm(desc=f"{site.name}, {name}", total=asked, unit="img", disable=not progress)
-        with _torch_settings(threads), bar:
+        with torch_settings(threads), bar:
             write_reports([meet(checkpoint, STATISTICS[name], rows, made, bar.update)], path)
     return path
 

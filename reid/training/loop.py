@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,11 @@ from reid.norm.assign import gate_logits, gate_loss
 from reid.norm.condition import DomainBranch
 from reid.records import IntArray
 from reid.training.alignment import entropy_loss
+from reid.training.causality import DualCausality
 from reid.training.losses import batch_hard_triplet, contrastive_loss, identity_loss
 from reid.training.material import TrainingSet
 from reid.training.schedule import learning_rate, ramp
-from reid.training.whitening import Maps, SelectiveWhitening
+from reid.training.whitening import SelectiveWhitening
 
 BRANCH_ENTROPY = 0.1  # weight of the entropy of latent domains (Mancini et al. 2018)
 ISW_WEIGHT = 0.6  # of instance selective whitening (RobustNet's)
@@ -106,8 +108,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._branch = next((part for part in self.learner.modules() if isinstance(part, DomainBranch)), None)
-        whitened = system_of(self.learner.embedder) == "isw"
-        self._whitening = SelectiveWhitening(self.learner) if whitened else None
+        system = system_of(self.learner.embedder)
+        self._whitening = SelectiveWhitening(self.learner) if system == "isw" else None
+        self._causality = DualCausality(self.learner) if system == "snr" else None
 
     def run(
         self,
@@ -167,9 +170,8 @@ class Loop:
         domain = None if data.domains is None else data.domains[rows]
         images = self.transform.normalise(self.augment(data.crops[rows], generator))
         images = images.contiguous(memory_format=torch.channels_last)
-        watching: AbstractContextManager[Maps] = nullcontext({})
-        if self._whitening is not None:
-            watching = self._whitening.watching()
+        watched = self._whitening or self._causality
+        watching: AbstractContextManager[Any] = nullcontext() if watched is None else watched.watching()
         with _autocast(recipe.precision), watching as maps, gate_logits(self.learner) as logits_of_gates:
             weights = None if self._branch is None else self._branch(images)
             features, neck, logits = Given(self.learner)(images, domain if weights is None else weights)
@@ -180,10 +182,14 @@ class Loop:
         loss = identity + weight * triplet + recipe.contrast_weight * contrast
         if weights is not None:
             loss = loss + BRANCH_ENTROPY * entropy_loss(weights.clamp_min(1e-12).log())
+        # Layers see the rows in the order Given sorts them.
+        order = torch.arange(len(rows)) if domain is None else torch.argsort(domain, stable=True)
         if logits_of_gates and domain is not None:
-            loss = loss + gate_loss(logits_of_gates, torch.sort(domain).values)  # in the order Given sorts the rows
+            loss = loss + gate_loss(logits_of_gates, domain[order])
         if self._whitening is not None:
             loss = loss + ISW_WEIGHT * self._whitening.loss(maps)
+        if self._causality is not None:
+            loss = loss + self._causality.loss(maps, targets[order])
         if not math.isfinite(loss.item()):
             raise ConfigError(
                 f"the loss became {loss.item()} in epoch {epoch + 1}: the training diverged;"

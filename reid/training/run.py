@@ -18,20 +18,23 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from tqdm import tqdm
 
 from reid.config import Experiment, to_toml
 from reid.data.sampling import BalancedBatches
 from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import DataError, WeightsError
-from reid.models.checkpoint import save_checkpoint
+from reid.models.checkpoint import Checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.training.folder import RunFolder
 from reid.training.loop import EpochReport, Learner, Loop, make_optimizer
 from reid.training.material import Material, TrainingSet, load_training_set, resolve, training_samples
+from reid.training.start import fill, note_start, open_start, transform_of
 
 OnEpoch = Callable[[EpochReport], object]
+CALIBRATION_BATCH = 128
 
 # Parts of the seed, so that no two uses draw the same numbers.
 _INIT, _AUGMENT, _LAYERS, _CALIBRATE = range(4)
@@ -58,20 +61,21 @@ def train(
     if not resume:
         folder.clear()
     samples = training_samples(experiment)
-    experiment = resolve(experiment, samples)
+    start = open_start(experiment.network)
+    experiment = note_start(resolve(experiment, samples), start)
     folder.open(experiment)
     if folder.weights.exists():
         return folder.weights
     norm = experiment.norm
     material = Material(samples, norm.by, SYSTEMS[norm.system].latent)
-    transform = EvaluationTransform(*experiment.data.size)
-    with _torch_settings(experiment.train.threads):
-        learner = build_learner(experiment, material)
+    transform = transform_of(experiment, start)
+    with torch_settings(experiment.train.threads):
+        learner = build_learner(experiment, material, start)
         data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
         augment = TrainTransform(**experiment.augment.model_dump())
         optimizer = make_optimizer(learner, experiment.train)
         loop = Loop(learner, optimizer, data, augment, transform, experiment.train)
-        _run_epochs(loop, folder, material, progress, on_epoch)
+        run_epochs(loop, folder, material, progress, on_epoch)
         network = final_network(learner.embedder, data, material, experiment, transform)
     by = () if SYSTEMS[norm.system].guesses else material.by
     extra = {"experiment": to_toml(experiment), "data": material.digest}
@@ -80,10 +84,17 @@ def train(
     return folder.weights
 
 
-def build_learner(experiment: Experiment, material: Material) -> Learner:
-    """A fresh network with its norms converted and its classifier; the same one for the same seed."""
+def build_learner(experiment: Experiment, material: Material, start: Checkpoint | None = None) -> Learner:
+    """A fresh network, from ``start`` where it is given, with its norms converted and a classifier.
+
+    The same one for the same seed.  All domains begin with the statistics, scale and shift of ``start``.
+    """
     torch.manual_seed(_seed(experiment.train.seed, _INIT))
-    network: nn.Module = Embedder(NetworkSpec(**experiment.network.model_dump()))
+    parts = experiment.network
+    embedder = Embedder(NetworkSpec(parts.backbone, parts.pooling, parts.neck))
+    if start is not None:
+        fill(embedder, start)
+    network: nn.Module = embedder
     norm = experiment.norm
     if material.names or norm.system != "batch":
         network = convert_norm(network, DomainPolicy(norm.kind, material.names, norm.affine, norm.system))
@@ -98,8 +109,13 @@ def final_network(
     experiment: Experiment,
     transform: EvaluationTransform,
 ) -> nn.Module:
-    """The trained network, in evaluation mode, with the statistics of every domain measured afresh."""
+    """The trained network, in evaluation mode, with the statistics of every domain measured afresh.
+
+    After training in bfloat16 its kernels are rounded to the nearest float16, which is finer, before the measuring.
+    """
     network: nn.Module = embedder.eval()
+    if experiment.train.precision == "bfloat16":
+        round_kernels(network)
     if data.domains is not None:
         batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
         measured = ((transform.normalise(data.crops[rows]), domains) for rows, domains in batches)
@@ -107,27 +123,33 @@ def final_network(
     return network.to(memory_format=torch.contiguous_format)
 
 
+@torch.no_grad()
+def round_kernels(network: nn.Module) -> None:
+    """Bring the trained weights of convolutions and linear layers to the nearest float16: half the file."""
+    for module in network.modules():
+        if isinstance(module, _ConvNd | nn.Linear) and module.weight.requires_grad:
+            module.weight.copy_(module.weight.half())
+
+
 def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Row numbers and domains (B,) of batches that hold one domain each, its images in random order.
 
     Where domains share statistics (``mixed``) every batch holds all of them, as in training.
     """
-    settings = experiment.calibration
     generator = torch.Generator().manual_seed(_seed(experiment.train.seed, _CALIBRATE))
     chosen = []
     for domain in range(int(domains.max()) + 1):
         rows = torch.nonzero(domains == domain)[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        chosen.append(rows[: settings.images_per_domain or len(rows)])
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)])
     if mixed:
         together = torch.cat(chosen)
         chosen = [together[torch.randperm(len(together), generator=generator)]]
     for rows in chosen:
-        for part in torch.tensor_split(rows, -(-len(rows) // settings.batch_size)):  # of nearly equal size
+        for part in torch.tensor_split(rows, -(-len(rows) // CALIBRATION_BATCH)):  # of nearly equal size
             yield part, domains[part]
 
 
-def _run_epochs(loop: Loop, folder: RunFolder, material: Material, progress: bool, on_epoch: OnEpoch | None) -> None:
+def run_epochs(loop: Loop, folder: RunFolder, material: Material, progress: bool, on_epoch: OnEpoch | None) -> None:
     """Train from the last checkpoint, or the beginning, to the last epoch; save after each."""
     recipe = loop.recipe
     history = _restore(loop, folder, material)
@@ -201,7 +223,7 @@ def _seed(seed: int, *part: int) -> int:
 
 
 @contextmanager
-def _torch_settings(threads: int) -> Iterator[None]:
+def torch_settings(threads: int) -> Iterator[None]:
     """Use ``threads`` and torch's global generator for a while; both are as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -75,8 +76,13 @@ def test_a_report_for_people_and_for_machines(reid: Run, common: tuple[object, .
 
 def test_a_curve(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
     rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
-    code, out, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--curve", "--json")
+    plot = tmp_path / "curve.svg"
+    code, out, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", plot, "--json")
     assert code == 0, err
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+    code, _, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", rows)
+    assert code == 1
+    assert "would be lost" in err
     curve = json.loads(out)["curve"]
     assert [(point["crops"], point["prior"]) for point in curve] == [(0, 0), (6, 0), (6, 8), (6, 32), (6, 128)]
     assert all(0 <= point[key] <= 1 for point in curve for key in ("mAP", "rank1"))
@@ -166,3 +172,25 @@ def test_centering_a_file(reid: Run, common: tuple[object, ...], tmp_path: Path)
     code, _, err = reid("cameras", "center", given, "--out", given)
     assert code == 1
     assert "would be lost" in err
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mixture"])
+def test_unknown_cameras_by_policy(
+    reid: Run, manifest: Path, camera_weights: Path, tmp_path: Path, policy: str
+) -> None:
+    """A gallery of cameras that the weights do not know, asked by one: its network keeps the policy."""
+    common = ("--data", manifest, "--weights", camera_weights, "--unseen-camera", policy)
+    code, _, err = reid("index", "build", *common, "--out", tmp_path / "gallery")
+    assert code == 0, err
+    picture = next((manifest.parent / "images" / "query" / "person").glob("*_b2_*.jpg"))
+    ask = ("search", picture, "--camera", "never-seen", "--gallery", tmp_path / "gallery")
+    code, out, err = reid(*ask)
+    assert code == 0, err
+    assert len(out.splitlines()) == 10
+    assert reid(*ask, "--weights", camera_weights, "--unseen-camera", policy)[1] == out
+    other = {"nearest": "mixture", "mixture": "nearest"}[policy]
+    assert reid(*ask, "--weights", camera_weights, "--unseen-camera", other)[0] == 1
+    assert "what it was built with" in reid(*ask, "--unseen-camera", policy)[2]
+    assert reid("evaluate", *common, "--json", tmp_path / "scores.json")[0] == 0
+    results = json.loads((tmp_path / "scores.json").read_text())["results"]
+    assert all(entry["made"]["unseen cameras"] == policy for entry in results)

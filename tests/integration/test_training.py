@@ -24,6 +24,7 @@ from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import load_checkpoint
+from reid.models.weights import read_table
 from reid.norm import DomainBatchNorm, Given, system_of
 from reid.training.run import train
 
@@ -122,6 +123,17 @@ def test_a_run_saves_weights_metrics_and_its_experiment(manifest: Path, finished
     saved = load_config(finished / "experiment.toml")
     assert saved.norm.by == ("domain", "camera")
     assert saved.train == experiment(manifest).train
+
+
+def test_after_bfloat16_the_kernels_take_half_the_room_and_the_same_values(manifest: Path, tmp_path: Path) -> None:
+    path = train(experiment(manifest, epochs=1, precision="bfloat16"), tmp_path / "run")
+    stored, _ = read_table(path)
+    network = load_checkpoint(path).network.state_dict()
+    kernels = [key for key, tensor in stored.items() if tensor.dtype == torch.float16]
+    assert len(kernels) == sum(isinstance(tensor, torch.Tensor) and tensor.ndim == 4 for tensor in network.values())
+    for key in kernels:
+        assert network[key].dtype == torch.float32
+        assert torch.equal(network[key], stored[key].float())
 
 
 def test_the_statistics_of_a_domain_are_those_of_all_its_crops(manifest: Path, finished: Path) -> None:

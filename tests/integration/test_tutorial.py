@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from walking_people import film
 
 from reid.cli import main
 from reid.models.checkpoint import load_checkpoint
@@ -26,7 +27,7 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tiny_street: Path, tmp_path: Path) -> Path:
-    """What the page takes for granted: crops of two cameras, a checkpoint of somebody else's making, a query."""
+    """What the page takes for granted: crops of two cameras, somebody else's checkpoint, a query, two videos."""
     manifest = tiny_street / "street-b" / "manifest.csv"
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["camera"] in PLACES]
@@ -36,6 +37,8 @@ def folder(tiny_street: Path, tmp_path: Path) -> Path:
         shutil.copy(manifest.parent / row["path"], target)
         if row["split"] == "query":
             shutil.copy(target, tmp_path / "query.jpg")
+    for place in PLACES.values():
+        film(tmp_path / f"{place}.mp4")
     table = load_checkpoint(WEIGHTS).network.backbone.state_dict()  # type: ignore[union-attr, operator]
     torch.save({"state_dict": {f"module.{key}": value for key, value in table.items()}}, tmp_path / "network.pth")
     return tmp_path
@@ -50,6 +53,7 @@ def test_ten_sections_of_commands() -> None:
 
 def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))  # no weights of a detector there
     shown = {}
     for line in commands():
         with pytest.raises(SystemExit) as caught:
@@ -61,6 +65,8 @@ def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "north: " in shown["cameras report"]
     assert "south" in shown["cameras merge"]
     assert "as before" in shown["cameras watch"]
+    assert "20 crops of 2 tracks" in shown["ingest north.mp4"]
+    assert "20 crops of 2 tracks" in shown["ingest south.mp4"]
     assert len(shown["search query.jpg"].splitlines()) == 5
     assert all("\tsouth\t" in line for line in shown["search query.jpg"].splitlines())
     assert {"before.json", "after.json", "cameras.safetensors", "gallery"} <= {p.name for p in folder.iterdir()}

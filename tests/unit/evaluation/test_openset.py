@@ -242,3 +242,17 @@ def test_ties_of_strangers_and_with_wrong_answers():
 def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(DataError, match=message):
         call(*case())
+
+
+def test_operating_points_of_no_rate_say_so():
+    with pytest.raises(DataError, match="at least one false-match rate"):
+        score_histograms(*case()).operating_points([])
+
+
+def test_a_bound_on_memory_changes_nothing():
+    query, gallery, labels = case()
+    free, bound = (score_histograms(query, gallery, labels, memory) for memory in (None, 4 * len(gallery)))
+    np.testing.assert_array_equal(free.same, bound.same)
+    np.testing.assert_array_equal(free.different_by_identity, bound.different_by_identity)
+    few = best_scores(query, gallery, labels, 4 * len(gallery))
+    np.testing.assert_allclose(few.wrong, best_scores(query, gallery, labels).wrong, atol=1e-6)

@@ -52,8 +52,10 @@ def resnet50(
     ceil: bool = False,
     swapped: bool = False,
     early: bool = False,
+    alone: bool = False,
 ) -> Tensor:
-    """The last feature map; ``swapped`` halves of IBN and ``early`` non-local blocks are mistakes to be caught."""
+    """The last feature map; ``swapped`` halves of IBN-a, ``early`` non-local blocks and an instance norm of IBN-b
+    that sees the residual ``alone``, without the shortcut, are mistakes to be caught."""
     table = {key.removeprefix(prefix): tensor for key, tensor in table.items() if key.startswith(prefix)}
     x = norm(table, "bn1", F.conv2d(x, table["conv1.weight"], stride=2, padding=3))
     x = x.relu() if relu else x
@@ -68,7 +70,7 @@ def resnet50(
             y = norm(table, f"{at}.bn3", F.conv2d(y, table[f"{at}.conv3.weight"]))
             if block == 0:
                 x = norm(table, f"{at}.downsample.1", F.conv2d(x, table[f"{at}.downsample.0.weight"], stride=stride))
-            x = (x + y).relu()
+            x = (x + norm(table, f"{at}.IN", y) if alone else norm(table, f"{at}.IN", x + y)).relu()
             place = block if early else block - (blocks - attentions)
             if 0 <= place < attentions:
                 x = non_local(table, f"NL_{stage}.{place}", x)

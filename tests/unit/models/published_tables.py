@@ -62,14 +62,16 @@ def fc_neck(inputs: int) -> Shapes:
     return linear("fc.0", inputs, 512) | batch_norm("fc.1", 512)
 
 
-def resnet50(prefix: str = "", *, ibn: bool = False, attention: bool = False) -> Shapes:
-    shapes: Shapes = {"conv1.weight": (64, 3, 7, 7)} | batch_norm("bn1", 64)
+def resnet50(prefix: str = "", *, ibn: str = "", attention: bool = False) -> Shapes:
+    """``ibn`` "a" or "b", the two places of instance norms."""
+    stem = instance_norm if ibn == "b" else batch_norm
+    shapes: Shapes = {"conv1.weight": (64, 3, 7, 7)} | stem("bn1", 64)
     inputs = 64
     for stage, (inner, blocks) in enumerate(RESNET50, 1):
         for block in range(blocks):
             at = f"layer{stage}.{block}"
             shapes |= {f"{at}.conv1.weight": (inner, inputs, 1, 1)}
-            if ibn and stage < 4:
+            if ibn == "a" and stage < 4:
                 shapes |= instance_norm(f"{at}.bn1.IN", inner // 2) | batch_norm(f"{at}.bn1.BN", inner // 2)
             else:
                 shapes |= batch_norm(f"{at}.bn1", inner)
@@ -78,6 +80,8 @@ def resnet50(prefix: str = "", *, ibn: bool = False, attention: bool = False) ->
             if block == 0:
                 shapes |= {f"{at}.downsample.0.weight": (4 * inner, inputs, 1, 1)}
                 shapes |= batch_norm(f"{at}.downsample.1", 4 * inner)
+            if ibn == "b" and stage < 3 and block == blocks - 1:
+                shapes |= instance_norm(f"{at}.IN", 4 * inner)
             inputs = 4 * inner
     if attention:
         for stage, count, channels in ((2, 2, 512), (3, 3, 1024)):

@@ -392,3 +392,50 @@ class TestPublished:
         assert "missing: backbone." in message
         assert "unexpected: backbone." in message
         assert len(message) - len(str(tmp_path)) < 500
+
+
+def flipped_by_hand(network: nn.Module, labels: Tensor | None) -> Tensor:
+    """The mean of two unit vectors, one picture at a time, each column of pixels put in its place by hand."""
+    rows = []
+    for i in range(len(IMAGES)):
+        picture = IMAGES[i : i + 1]
+        mirror = torch.stack([picture[..., 31 - x] for x in range(32)], dim=-1)
+        label = None if labels is None else labels[i : i + 1]
+        with torch.inference_mode():
+            both = [Given(network)(image, label)[0].double() for image in (picture, mirror)]
+        mean = (both[0] + both[1]) / 2
+        rows.append(mean / mean.norm())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_flip_averages_a_picture_and_its_mirror_image(tmp_path: Path, camera: bool) -> None:
+    """Wrong variants it catches: upside down, the mirror image alone, labels lost, no unit length, no flip."""
+    network, labels = (by_camera(), LABELS) if camera else (plain(), None)
+    naming = (("camera",), CAMERAS) if camera else ((), ())
+    once = load_checkpoint(saved(tmp_path, network, *naming))
+    both = once.with_flip()
+    expected = flipped_by_hand(network, labels)
+    torch.testing.assert_close(both.embed(IMAGES, labels).double(), expected, atol=1e-5, rtol=0)
+    wrong = {
+        "none": once.embed(IMAGES, labels),
+        "mirror alone": once.embed(IMAGES.flip(-1), labels),
+        "upside down": nn.functional.normalize(once.embed(IMAGES, labels) + once.embed(IMAGES.flip(-2), labels), dim=1),
+        "not of unit length": (once.embed(IMAGES, labels) + once.embed(IMAGES.flip(-1), labels)) / 2,
+    }
+    for name, vectors in wrong.items():
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(vectors.double(), expected, atol=1e-5, rtol=0, msg=name)
+
+
+def test_flip_has_a_fingerprint_and_stays_with_the_network(tmp_path: Path) -> None:
+    once = load_checkpoint(saved(tmp_path, by_camera(), ("camera",), CAMERAS))
+    both = once.with_flip()
+    assert both.fingerprint != once.fingerprint
+    assert both.weights == once.weights
+    both.save(tmp_path / "flip.safetensors")
+    again = load_checkpoint(tmp_path / "flip.safetensors")
+    assert again.transform.flip
+    assert again.fingerprint == both.fingerprint
+    assert "flip" not in once.transform.to_dict()  # so files and fingerprints from before stay what they were
+    assert again.with_domains(["a3"]).transform.flip

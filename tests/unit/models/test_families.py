@@ -17,7 +17,7 @@ import published_tables as tables
 import pytest
 import torch
 from published_tables import Table, blank, filled
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid.data.transforms import EvaluationTransform
@@ -160,7 +160,7 @@ CASES = {
         {"neck": False},
     ),
     "FastReID SBS with IBN": Case(
-        lambda fill: fastreid(fill, ibn=True, strong=True),
+        lambda fill: fastreid(fill, ibn="a", strong=True),
         fastreid_forward,
         "resnet50",
         NetworkSpec("resnet50+ibn+nonlocal+ceil", "gem"),
@@ -169,7 +169,7 @@ CASES = {
         {"mean": True},
     ),
     "FastReID v0.1.1": Case(
-        lambda fill: fastreid(fill, ibn=True, old=True),
+        lambda fill: fastreid(fill, ibn="a", old=True),
         fastreid_forward,
         "resnet50_ibn",
         NetworkSpec("resnet50+ibn+ceil"),
@@ -205,11 +205,18 @@ CASES = {
         {"last_stride": 2},
     ),
     "IBN-Net resnet50_ibn_a, last stage finer": Case(
-        bare(tables.resnet50(ibn=True), 2048, "fc"),
+        bare(tables.resnet50(ibn="a"), 2048, "fc"),
         lambda table, images, **k: plain.resnet50(table, images, **k).mean((2, 3)),
         "resnet50",
         NetworkSpec("resnet50+ibn", neck="none"),
         {"swapped": True},
+    ),
+    "IBN-Net resnet50_ibn_b, last stage finer": Case(
+        bare(tables.resnet50(ibn="b"), 2048, "fc"),
+        lambda table, images, **k: plain.resnet50(table, images, **k).mean((2, 3)),
+        "resnet50+ibnb",
+        NetworkSpec("resnet50+ibnb", neck="none"),
+        {"alone": True},
     ),
 }
 
@@ -228,6 +235,7 @@ EXCHANGED = {
         ("conv2.1.IN.bias", "conv2.0.IN.bias"),
     ),
     "torchreid osnet_ibn": (("conv2.0.IN.weight", "conv2.1.IN.weight"),),
+    "IBN-Net resnet50_ibn_b, last stage finer": (("layer1.2.IN.weight", "layer1.2.IN.bias"),),
     "torchreid mobilenetv2": (("conv5.2.conv1.conv.weight", "conv5.3.conv1.conv.weight"),),
 }
 
@@ -386,6 +394,20 @@ def test_every_family_and_change_is_tested() -> None:
 def test_names_of_other_projects_can_be_built() -> None:
     for name in set(PUBLISHED_NAMES.values()):
         assert build_backbone(name).channels == 2048
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_ibn_b_takes_gain_and_offset_of_an_image_away(name: str) -> None:
+    """After the first stage and whatever the image's contrast; with IBN-a, half of the channels keep it."""
+    torch.manual_seed(0)
+
+    def change(network: str) -> float:
+        net = build_backbone(network).eval()
+        first = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+        with torch.inference_mode():
+            return float((first(IMAGES) - first(IMAGES * 3)).abs().max())
+
+    assert change(f"{name}+ibnb") < 1e-3 < 0.1 < change(f"{name}+ibn")
 
 
 def test_only_batchnorm_keeps_cameras_apart() -> None:

@@ -25,6 +25,7 @@ from reid.errors import ConfigError, WeightsError
 from reid.models.backbones import BACKBONES
 from reid.models.families import PUBLISHED_NAMES
 from reid.models.registry import Fetched, PublicWeights, fetch, find_weights, public_weights
+from reid.models.runtime import RUNTIMES
 from reid.models.weights import read_table
 
 TABLE = {"conv1.weight": torch.arange(6.0).view(2, 3)}
@@ -95,7 +96,7 @@ class TestTable:
 
     def test_every_line_is_complete(self) -> None:
         for weights in public_weights():
-            assert weights.backbone in BACKBONES or weights.backbone in PUBLISHED_NAMES
+            assert weights.backbone in (*BACKBONES, *PUBLISHED_NAMES, *RUNTIMES.values())
             assert weights.licence
             assert weights.trained_on
             assert weights.page.startswith("https://")

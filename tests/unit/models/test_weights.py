@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reid.errors import WeightsError
-from reid.models.weights import digest, load_strictly, read_table, table_of
+from reid.models.weights import digest, load_strictly, packed, read_table, table_of, unpacked
 from reid.norm.storing import write_table
 
 TABLE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
@@ -103,6 +103,20 @@ def test_safetensors_are_read_and_written_with_their_metadata(tmp_path: Path) ->
     assert metadata == {"who": "me"}
     save_file(TABLE, tmp_path / "bare.safetensors")
     assert read_table(tmp_path / "bare.safetensors")[1] == {}
+
+
+def test_packing_loses_nothing_and_halves_what_float16_holds_exactly() -> None:
+    exact = torch.randn(4, 3).half().float()
+    table = {
+        "exact": exact,
+        "third": exact / 3,
+        "huge": torch.full((2, 2), 1e6),
+        "vector": torch.ones(5),
+        "count": torch.tensor(3),
+    }
+    room = packed(table)
+    assert {key: t.dtype for key, t in room.items() if t.dtype != table[key].dtype} == {"exact": torch.float16}
+    assert digest(unpacked(room)) == digest(table)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

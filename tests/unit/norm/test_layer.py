@@ -141,6 +141,24 @@ def test_rows_sorted_at_the_door_are_exact() -> None:
     assert all(torch.equal(layer.running_var[g], plain.running_var) for g, plain in enumerate(plains))
 
 
+@AFFINE
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradient_the_runs_are_written_in_place_bit_for_bit(affine, memory, dtype, mode) -> None:
+    """In evaluation no copy puts the runs together; the input and the kept statistics stay."""
+    layer, labels = make_layer(affine=affine).eval(), torch.tensor([2, 0, 1, 2, 2, 0, 2])
+    x = torch.randn(7, CHANNELS, 4, 3).to(dtype).to(memory_format=memory)
+    before, state = x.clone(), {key: value.clone() for key, value in layer.named_buffers()}
+    expected = loop_oracle(layer, x, labels)[0] if affine else by_group(layer, x, labels)
+    with mode():
+        y = by_group(layer, x, labels)
+    assert y.is_contiguous(memory_format=memory)
+    assert torch.equal(y, expected)
+    assert torch.equal(x, before)
+    assert all(torch.equal(value, state[key]) for key, value in layer.named_buffers())
+
+
 @PATHS
 def test_gradients_are_those_of_finite_differences(path) -> None:
     """T2: gradcheck in float64, in training, where the statistics depend on the batch."""

@@ -7,11 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ConditionError
+from reid.errors import ConditionError, ConfigError
 from reid.norm import DomainBatchNorm, Given, camera_batchnorm, convert_norm
 from reid.norm.source import Batch, Prior
 from reid.norm.stats import moments
-from reid.norm.unseen import UNSEEN, domain_distances, domain_weights, mixture, nearest, with_source
+from reid.norm.unseen import (
+    STRANGER,
+    UNSEEN,
+    answer,
+    domain_distances,
+    domain_weights,
+    mixture,
+    nearest,
+    with_source,
+)
 
 NAMES = ("a", "b", "c")
 
@@ -113,3 +122,44 @@ def test_a_source_can_be_put_in_for_evaluation() -> None:
         assert not torch.allclose(Given(batch)(images, 0), before, atol=1e-2)
         assert not torch.allclose(Given(batch)(images[:3], 0), Given(batch)(images, 0)[:3], atol=1e-3)
         assert torch.equal(Given(net)(images, 0), before)  # the network given is as it was
+
+
+def one_by_one(net: nn.Module, images: Tensor, labels: list[int], policy: str) -> Tensor:
+    """Every image alone, from the definitions: nearest by least distance, mixture weighed by inverse distances."""
+    found = []
+    for image, label in zip(images.split(1), labels, strict=True):
+        if label >= 0:
+            found.append(Given(net)(image, label))
+            continue
+        distances = domain_distances(net, image)[0].tolist()
+        outputs = [Given(net)(image, g) for g in range(len(NAMES))]
+        if policy == "nearest":
+            found.append(outputs[distances.index(min(distances))])
+        else:
+            shares = [1 / distance / sum(1 / d for d in distances) for distance in distances]
+            unit = [share * output / output.norm() for share, output in zip(shares, outputs, strict=True)]
+            found.append(functional.normalize(torch.stack(unit).sum(0)))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mixture"])
+@pytest.mark.parametrize("labels", [[0, STRANGER, 2, STRANGER, 1], [STRANGER] * 5, [2, 1, 0, 1, 2]])
+def test_strangers_are_answered_one_by_one(policy: str, labels: list[int]) -> None:
+    """Catches: rows that come back in another order, strangers that are taken for the last domain (label -1 of a
+    list), a policy applied to images of known domains, one nearest domain for the whole batch."""
+    net, images = network(), crops(5) * torch.tensor([0.3, 1.0, 3.0, 6.0, 0.1])[:, None, None, None]
+    with torch.no_grad():
+        expected = one_by_one(net, images, labels, policy)
+        torch.testing.assert_close(answer(net, images, torch.tensor(labels), policy), expected, rtol=1e-4, atol=1e-5)
+        if STRANGER in labels:
+            last = one_by_one(net, images, [len(NAMES) - 1 if label < 0 else label for label in labels], policy)
+            assert not torch.allclose(last, expected, atol=1e-3)
+        everyone = one_by_one(net, images, [STRANGER] * 5, policy)
+        assert torch.allclose(everyone, expected, atol=1e-4) == (labels == [STRANGER] * 5)
+        whole_batch = domain_distances(net, images).sum(0).argmin().item()
+        if policy == "nearest" and labels == [STRANGER] * 5:
+            assert not torch.allclose(Given(net)(images, whole_batch), expected, atol=1e-3)
+        with pytest.raises(ConfigError, match="policy for an unknown domain"):
+            answer(net, images, 0, "guess")
+        with pytest.raises(ConditionError, match="does not know"):
+            answer(net, images, STRANGER, "error")

@@ -268,14 +268,17 @@ def test_half_precision_computes_in_float32() -> None:
     assert x.grad is not None
 
 
-def test_channels_last_is_the_same() -> None:
-    x, labels = images(6, dtype=torch.float64), torch.tensor([0, 1, 2] * 2)
+@pytest.mark.parametrize("domain", [1, torch.tensor([0, 1, 2] * 2)])
+def test_channels_last_is_the_same_and_stays(domain: int | Tensor) -> None:
+    x = images(6, dtype=torch.float64)
     for mode in (True, False):
-        pair = [
-            Given(make_layer().train(mode))(maps, labels)
+        expected, y = (
+            Given(make_layer().train(mode))(maps, domain)
             for maps in (x, x.contiguous(memory_format=torch.channels_last))
-        ]
-        close(*pair)
+        )
+        close(expected, y)
+        assert expected.is_contiguous()
+        assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 # State.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,13 +14,16 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
+from reid.data.loading import load_batches
 from reid.data.transforms import EvaluationTransform
-from reid.errors import ConditionError, DataError
+from reid.errors import ConditionError, ConfigError, DataError
 from reid.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import camera_batchnorm, convert_norm
+from reid.norm.unseen import UNSEEN
 from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval.embed import embed, load_embeddings, save_embeddings
+from reid.retrieval.search import embed_image
 
 TRANSFORM = EvaluationTransform(height=32, width=16)
 
@@ -158,3 +162,30 @@ def test_other_files_are_one_clear_line(saved, damage, message):
         load_embeddings(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("policy", ["nearest", "mixture"])
+def test_an_unknown_camera_by_policy(checkpoint, samples, tmp_path, policy):
+    """Known cameras answer as they did, unknown ones as the policy says; files keep it, fingerprints tell it."""
+    ready = checkpoint.with_unseen(policy)
+    with pytest.raises(ConditionError, match="nearest or mixture"):
+        embed(checkpoint, [replace(samples[0], camera="new")])
+    mixed = [replace(sample, camera="new" if i % 3 == 0 else sample.camera) for i, sample in enumerate(samples)]
+    found, known = embed(ready, mixed, batch_size=3), embed(checkpoint, samples)
+    rows = [i for i in range(len(mixed)) if i % 3]
+    np.testing.assert_allclose(found.vectors[rows], known.vectors[rows], atol=1e-5)
+    images = next(load_batches(mixed[:1], checkpoint.transform)).images
+    with torch.no_grad():
+        expected = UNSEEN[policy](checkpoint.network, images)
+    np.testing.assert_allclose(found.vectors[:1], expected.numpy(), atol=1e-5)
+    one = embed_image(ready, mixed[0].path, camera="new")
+    np.testing.assert_allclose(one, expected.numpy(), atol=1e-5)
+    assert len({checkpoint.fingerprint, found.fingerprint, checkpoint.with_unseen("prior").fingerprint}) == 3
+    ready.save(tmp_path / "kept.safetensors")
+    again = load_checkpoint(tmp_path / "kept.safetensors")
+    assert (again.fingerprint, again.unseen, again.weights) == (ready.fingerprint, policy, checkpoint.weights)
+    assert again.with_domains(["c2"]).unseen == again.with_flip().unseen == policy
+    assert load_checkpoint(tmp_path / "kept.safetensors", size=(64, 32)).unseen == policy
+    assert checkpoint.with_unseen("error").fingerprint == checkpoint.fingerprint
+    with pytest.raises(ConfigError, match="policy for an unknown domain"):
+        checkpoint.with_unseen("guess")

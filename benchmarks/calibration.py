@@ -1,0 +1,321 @@
+"""What statistics of cameras from unlabelled crops bring, and how many crops they take: docs/results/calibration.md.
+
+    python benchmarks/calibration.py --street data/street --vehicles VEHICLES --weights FOLDER
+
+VEHICLES is a manifest of two cameras with rows of split train, query and gallery, FOLDER holds OSNet x0.25 checkpoints
+of torchreid; without the two only the street is measured, with the shipped weights.  Measured are: the
+network as it is, embeddings centered per camera, one set of statistics for the whole site (AdaBN, Li et al. 2016),
+statistics per camera from batches merged exactly or averaged, with and without the neck, drawn towards the network's
+own (Schneider et al. 2020), and from ever more crops, taken at random or as time brought them.  No label is used but
+to score.  Pictures are decoded once; what is written under benchmarks/results is all that the document says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+from calibration_report import page
+
+from reid.data.loading import domain_indices, load_crops
+from reid.data.manifest import read_manifest
+from reid.evaluation import evaluate
+from reid.models.checkpoint import Checkpoint, load_checkpoint
+from reid.models.statistics import own_profiles, replaced
+from reid.norm import Profiles, calibrate
+from reid.norm.stats import Stats
+from reid.records import Embeddings, FloatArray, Sample, Split, label_of
+from reid.retrieval.centering import camera_means, centered
+from reid.training.tables import Entry, Score, entries
+
+SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "weights"
+BATCH, SMALL_BATCH = 128, 16
+COUNTS = (8, 16, 32, 64, 128, 256, 512, 1000)
+PRIORS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+FEW = 16  # crops that a prior is tried with
+SEEDS = 3
+SCORED = 40  # people of the street that are scored; the others of its test add to the unlabelled crops
+STREET = {"street.safetensors": "camera BN, OSNet x0.5", "small-plain.safetensors": "plain BN, OSNet x0.25"}
+DIRECTIONS = ("visible->visible", "infrared->visible", "visible->infrared")
+
+Found = tuple[str, Score]  # part of the document, score
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One network at one place: ``pool`` has the unlabelled crops of every camera, in the order of time (or of the
+    manifest), ``train`` those of them that are of split train; ``coarse`` halves the points of the curves."""
+
+    site: str
+    checkpoint: Checkpoint
+    by: tuple[str, ...]
+    pool: Mapping[str, Sequence[Sample]]
+    train: Mapping[str, Sequence[Sample]]
+    asked: Sequence[Sample]
+    more: Mapping[str, Sequence[Sample]] = field(default_factory=dict)  # other samples for the methods, by site
+    coarse: bool = False
+    decoded: dict[Path, torch.Tensor] = field(default_factory=dict)
+
+    def images(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Prepared images (B, 3, H, W)."""
+        transform = self.checkpoint.transform
+        new = [sample for sample in samples if sample.path not in self.decoded]
+        self.decoded.update(zip((s.path for s in new), load_crops(new, transform, workers=1), strict=True))
+        return transform.normalise(torch.stack([self.decoded[sample.path] for sample in samples]))
+
+    def embed(self, used: Checkpoint, samples: Sequence[Sample]) -> Embeddings:
+        parts = []
+        for start in range(0, len(samples), 64):
+            rows = samples[start : start + 64]
+            labels = domain_indices(rows, used.by, used.names) if used.by else None
+            parts.append(used.embed(self.images(rows), labels).numpy())
+        vectors: FloatArray = np.concatenate(parts)
+        return Embeddings(tuple(samples), vectors, used.fingerprint)
+
+    def measured(self, samples: Sequence[Sample], name: str, batch: int) -> list[Profiles]:
+        """The statistics of every batch on its own, as those of a domain ``name``; batches are of even size."""
+        network, found = self.checkpoint.network, []
+        for rows in np.array_split(np.arange(len(samples)), -(-len(samples) // batch)):
+            images = self.images([samples[row] for row in rows])
+            batches = [(images, torch.zeros(len(images), dtype=torch.int64))]
+            weights = self.checkpoint.weights
+            found.append(calibrate(network, batches, [name], minimum=1, weights=weights, by=self.by))
+        return found
+
+    def own(self) -> Profiles:
+        names = sorted({label_of(sample, self.by) for sample in self.asked} | set(self.pool))
+        return own_profiles(self.checkpoint, names, self.by)
+
+
+def exact(parts: Sequence[Profiles]) -> Profiles:
+    return reduce(Profiles.merge, parts)
+
+
+def averaged(parts: Sequence[Profiles]) -> Profiles:
+    """Batch means and batch variances averaged: what lies between the batches is lost."""
+    mean, var = (
+        {layer: torch.stack([getattr(p, key)[layer] for p in parts]).mean(0) for layer in parts[0].mean}
+        for key in ("mean", "var")
+    )
+    return replace(parts[0], images=(sum(p.images[0] for p in parts),), mean=mean, var=var)
+
+
+def joined(profiles: Sequence[Profiles]) -> Profiles:
+    return reduce(Profiles.merge, profiles)  # of different cameras, so nothing mixes
+
+
+def one_for_all(profiles: Profiles, names: Sequence[str]) -> Profiles:
+    mean, var = (
+        {layer: t.repeat(len(names), 1) for layer, t in table.items()} for table in (profiles.mean, profiles.var)
+    )
+    return replace(profiles, names=tuple(names), images=profiles.images * len(names), mean=mean, var=var)
+
+
+def only_layers(measured: Profiles, own: Profiles, keep: Callable[[str], bool]) -> Profiles:
+    """``measured`` in the layers to keep, ``own`` in the others."""
+    old = own.select(measured.names)
+    mean, var = (
+        {layer: (new if keep(layer) else before)[layer] for layer in new}
+        for new, before in ((measured.mean, old.mean), (measured.var, old.var))
+    )
+    return replace(measured, mean=mean, var=var)
+
+
+def towards_own(measured: Profiles, own: Profiles, prior: float) -> Profiles:
+    """As if ``prior`` of its images were the network's own: means and variances on a line (Schneider et al. 2020)."""
+    old, found = own.select(measured.names), {}
+    share = torch.tensor([images / (images + prior) for images in measured.images])[:, None]
+    for layer in measured.mean:
+        source, target = (Stats(p.mean[layer], p.var[layer], torch.ones(len(p.names))) for p in (old, measured))
+        found[layer] = source.lerp(target, share)
+    mean, var = ({layer: getattr(stats, key) for layer, stats in found.items()} for key in ("mean", "var"))
+    return replace(measured, mean=mean, var=var)
+
+
+def methods(trial: Trial) -> Iterator[Found]:
+    """Every method, on all crops of split train: there is no choice of crops, so no spread."""
+    own, random = trial.own(), np.random.default_rng(0)
+    before = trial.checkpoint.with_profiles(own)
+    train = {name: [rows[i] for i in random.permutation(len(rows))] for name, rows in trial.train.items()}
+    parts = {name: trial.measured(rows, name, BATCH) for name, rows in train.items()}
+    small = {name: trial.measured(rows, name, SMALL_BATCH) for name, rows in train.items()}
+    site = [sample for rows in train.values() for sample in rows]
+    site = [site[i] for i in random.permutation(len(site))]
+    whole = joined([exact(p) for p in parts.values()])
+    variants = {
+        "plain": own,
+        "one set for the site (AdaBN)": one_for_all(exact(trial.measured(site, "site", BATCH)), own.names),
+        f"per camera, batches of {BATCH} merged exactly": whole,
+        f"per camera, batches of {BATCH} averaged": joined([averaged(p) for p in parts.values()]),
+        f"per camera, batches of {SMALL_BATCH} merged exactly": joined([exact(p) for p in small.values()]),
+        f"per camera, batches of {SMALL_BATCH} averaged": joined([averaged(p) for p in small.values()]),
+        "per camera, all but the neck": only_layers(whole, own, lambda layer: not layer.startswith("neck")),
+        "per camera, the neck alone": only_layers(whole, own, lambda layer: layer.startswith("neck")),
+    }
+    means = camera_means(trial.embed(before, site), trial.by)
+    for row, profiles in variants.items():
+        used = before.with_profiles(replaced(own, profiles))
+        asked = {trial.site: trial.asked} | (dict(trial.more) if row in list(variants)[:3] else {})
+        for place, samples in asked.items():
+            yield from _scores(trial, "methods", place, samples, row, 0, used)
+            if row == "plain":
+                yield from _scores(trial, "methods", place, samples, "plain, centered per camera", 0, used, means)
+
+
+def curves(trial: Trial) -> Iterator[Found]:
+    """Ever more crops of each camera, at random and in order, and few crops with a prior."""
+    own, step = trial.own(), 2 if trial.coarse else 1
+    most = max(len(rows) for rows in trial.pool.values())
+    counts = [count for count in COUNTS[::step] if count < most]
+    before = trial.checkpoint.with_profiles(own)
+
+    def measured(rows: Mapping[str, Sequence[Sample]], count: int) -> Profiles:
+        return joined([exact(trial.measured(rows[name][:count], name, BATCH)) for name in rows])
+
+    def scored(part: str, row: str, seed: int, profiles: Profiles) -> Iterator[Found]:
+        used = before.with_profiles(replaced(own, profiles))
+        return _scores(trial, part, trial.site, trial.asked, row, seed, used)
+
+    for part in ("crops", "prior"):
+        yield from _scores(trial, part, trial.site, trial.asked, "none", 0, before)
+    for seed in range(SEEDS):
+        random = np.random.default_rng(seed)
+        pool = {name: [rows[i] for i in random.permutation(len(rows))] for name, rows in trial.pool.items()}
+        for count in counts:
+            yield from scored("crops", f"{count}, at random", seed, measured(pool, count))
+        few = measured(pool, FEW)
+        for prior in (0.0, *PRIORS[::step]):
+            yield from scored("prior", f"N = {prior:g}", seed, towards_own(few, own, prior))
+    for count in counts:
+        yield from scored("crops", f"{count}, in order", 0, measured(trial.pool, count))
+    yield from scored("crops", f"all ({most})", 0, measured(trial.pool, most))
+
+
+def _scores(
+    trial: Trial,
+    part: str,
+    site: str,
+    samples: Sequence[Sample],
+    row: str,
+    seed: int,
+    used: Checkpoint,
+    means: Mapping[str, FloatArray] | None = None,
+) -> Iterator[Found]:
+    embeddings = trial.embed(used, samples)
+    if means is not None:
+        embeddings = centered(embeddings, means, trial.by)
+    for way, rows in ways(samples).items():
+        for result in evaluate(replace(embeddings, samples=tuple(rows))).results:
+            direction, m = way or result.direction, result.metrics
+            if way or direction in DIRECTIONS:
+                score = Score(row, site, result.domain, direction, seed, m.rank(1), m.mAP, m.queries, m.gallery)
+                yield part, score
+
+
+def ways(samples: Sequence[Sample]) -> dict[str, Sequence[Sample]]:
+    """Both directions where one camera asks another; else the samples as they are."""
+    asking, asked = ({s.camera for s in samples if s.split is split} for split in (Split.QUERY, Split.GALLERY))
+    if len(asking) != 1 or len(asked) != 1 or asking == asked:
+        return {"": samples}
+    (one,), (other,) = asking, asked
+    turned = {Split.QUERY: Split.GALLERY, Split.GALLERY: Split.QUERY}
+    swapped = [replace(sample, split=turned[sample.split]) for sample in samples]
+    return {f"{one}->{other}": samples, f"{other}->{one}": swapped}
+
+
+def by_camera(samples: Sequence[Sample], by: Sequence[str]) -> dict[str, list[Sample]]:
+    """The samples of each camera in the order of time, where it is known."""
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda s: 0.0 if s.time is None else s.time.timestamp()):
+        found[label_of(sample, by)].append(sample)
+    return dict(sorted(found.items()))
+
+
+def street(manifest: Path, weights: Path, name: str) -> Trial:
+    people = [sample for sample in read_manifest(manifest) if sample.domain == "person"]
+    checkpoint = load_checkpoint(weights)
+    by = checkpoint.by or ("camera",)
+    train = [sample for sample in people if sample.split is Split.TRAIN]
+    tested = sorted({sample.identity for sample in people if sample.split is not Split.TRAIN})
+    scored = set(tested[:SCORED])
+    others = [sample for sample in people if sample.identity not in scored]
+    asked = [sample for sample in people if sample.identity in scored]
+    return Trial(f"street-b, {name}", checkpoint, by, by_camera(others, by), by_camera(train, by), asked)
+
+
+def vehicles(manifest: Path, weights: Path) -> Trial:
+    samples, by = read_manifest(manifest), ("camera",)
+    train = by_camera([sample for sample in samples if sample.split is Split.TRAIN], by)
+    asked = [sample for sample in samples if sample.split is not Split.TRAIN]
+    (asking,) = {sample.camera for sample in asked if sample.split is Split.QUERY}
+    split = {True: Split.QUERY, False: Split.GALLERY}
+    everything = [replace(sample, split=split[sample.camera == asking]) for sample in samples]
+    more = {f"all vehicles, {weights.stem}": everything}
+    name = f"test vehicles, {weights.stem}"
+    return Trial(name, load_checkpoint(weights, "osnet_x0_25"), by, train, train, asked, more, coarse=True)
+
+
+def measure(trials: Sequence[Trial], say: Callable[[str], object]) -> dict[str, list[Entry]]:
+    """The scores of every part of the document."""
+    found: dict[str, list[Score]] = defaultdict(list)
+    for trial in trials:
+        began = time.process_time()
+        for source in (methods, curves):
+            for part, score in source(trial):
+                found[part].append(score)
+            say(f"{trial.site}: {source.__name__} after {time.process_time() - began:.0f} s of one core")
+        trial.decoded.clear()
+    return {part: entries(scores) for part, scores in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--street", type=Path, default=Path("data/street"))
+    parser.add_argument("--vehicles", type=Path)
+    parser.add_argument("--weights", type=Path, help="folder of .pth files")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/calibration.json"))
+    parser.add_argument("--report", type=Path, default=Path("docs/results/calibration.md"))
+    parser.add_argument("--only-report", action="store_true", help="write the document of the measured --json again")
+    options = parser.parse_args()
+    if options.only_report:
+        write(options.json, options.report)
+        return
+    torch.set_num_threads(1)
+    began = time.process_time()
+    trials = [
+        street(options.street / "street-b" / "manifest.csv", SHIPPED / file, name) for file, name in STREET.items()
+    ]
+    if options.vehicles and options.weights:
+        trials += [vehicles(options.vehicles, file) for file in sorted(options.weights.glob("*.pth"))]
+    found = measure(trials, lambda line: print(line, flush=True))
+    minutes = (time.process_time() - began) / 60
+    made = {
+        "command": "python benchmarks/calibration.py --street data/street --vehicles VEHICLES --weights FOLDER",
+        "cost": f"{minutes:.0f} minutes of one core",
+        "weights": ", ".join(f"{trial.site.split(', ', 1)[1]} {trial.checkpoint.weights}" for trial in trials),
+    }
+    results = {part: [asdict(entry) for entry in rows] for part, rows in found.items()}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"made": made, **results}, indent=1) + "\n", encoding="utf-8")
+    write(options.json, options.report)
+
+
+def write(results: Path, report: Path) -> None:
+    """The document of measured ``results``."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    made = found.pop("made")
+    report.parent.mkdir(parents=True, exist_ok=True)
+    text = page({part: [Entry(**entry) for entry in rows] for part, rows in found.items()}, made)
+    report.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

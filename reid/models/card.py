@@ -1,0 +1,125 @@
+"""How a model that does not say it wants its pictures: told by a card beside the file, or by a name that is known.
+
+A card is a small TOML file of the model's name, ``model.toml`` beside ``model.onnx`` or ``model.xml``::
+
+    colours = "BGR"          # order of the input's channels
+    scale = 1                # what pixels of 0..255 are divided by first: 255 for pictures of 0..1
+    mean = [0, 0, 0]         # then subtracted, in the order of the channels
+    std = [1, 1, 1]          # then divided by
+    height = 256             # only where the model takes any size
+    width = 128
+    interpolation = "bilinear"  # may be left out
+
+Nothing is guessed: a model fed with the wrong colours answers all the same.  A card knows no runtime.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from reid.data.transforms import EvaluationTransform, Triple
+from reid.errors import ConfigError, WeightsError, unknown_name
+
+ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # which of R, G, B each channel of the input is
+EXAMPLE = 'colours = "RGB", scale = 255, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]'
+Sides = tuple[int | None, int | None]  # height and width in pixels; None where any will do
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Card:
+    """The fields of a card, as the module says; ``mean`` and ``std`` in the order of ``colours``."""
+
+    colours: str
+    scale: float
+    mean: Triple
+    std: Triple
+    height: int | None = None
+    width: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.colours not in ORDERS:
+            raise ConfigError(f'colours: expected "RGB" or "BGR", got {self.colours!r}')
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(_is_number, values)):
+                raise ConfigError(f"{name}: expected three numbers, got {values!r}")
+        if not _is_number(self.scale) or not 0 < self.scale < float("inf"):
+            raise ConfigError(f"scale: expected a number above 0, such as 1 or 255, got {self.scale!r}")
+        for name in ("height", "width"):
+            side = getattr(self, name)
+            if side is not None and (not isinstance(side, int) or isinstance(side, bool)):
+                raise ConfigError(f"{name}: expected a whole number of pixels, got {side!r}")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Which of R, G, B (0, 1, 2) each channel of the model's input is."""
+        return ORDERS[self.colours]
+
+    def transform(self, fixed: Sides, asked: Sides = (None, None)) -> EvaluationTransform:
+        """How pictures become R, G, B in the range that the model expects; its input has the ``fixed`` sides.
+
+        ``asked`` is what the user wants instead.  Raises ConfigError where sides contradict each other or none is
+        known.
+        """
+        height = _side("height", fixed[0], asked[0], self.height)
+        width = _side("width", fixed[1], asked[1], self.width)
+        # (x / scale - mean) / std as (x / 255 - mean') / std'
+        unit = self.scale / 255
+        mean, std = (tuple(unit * values[channel] for channel in self.channels) for values in (self.mean, self.std))
+        return EvaluationTransform(height, width, _triple(mean), _triple(std), self.interpolation)
+
+
+# Intel's Open Model Zoo: blue first, 0..255, resized bilinearly (each model's README.md and accuracy-check.yml).
+INTEL = Card("BGR", 1, (0, 0, 0), (1, 1, 1), 256, 128)
+KNOWN = {f"person-reidentification-retail-{number}": INTEL for number in ("0277", "0286", "0287", "0288")}
+
+
+def card_of(model: Path) -> Card:
+    """The card beside the file ``model``, or the one of its name; WeightsError where there is neither."""
+    path = model.with_suffix(".toml")
+    if not path.is_file():
+        if model.stem in KNOWN:
+            return KNOWN[model.stem]
+        raise WeightsError(
+            f"{model}: does not say how it wants its pictures, and nothing is guessed; write it into {path}, such as"
+            f" {EXAMPLE}, one a line (docs/your-cameras.md explains them)"
+        )
+    try:
+        return _card(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _card(values: Mapping[str, Any]) -> Card:
+    known = [field.name for field in fields(Card)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(unknown_name("key of a card", key, known))
+    missing = [key for key in ("colours", "scale", "mean", "std") if key not in values]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} not said; a card needs all of: {EXAMPLE}")
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Card(**given)
+
+
+def _side(name: str, fixed: int | None, asked: int | None, stated: int | None) -> int:
+    for source, side in (("--size", asked), ("its card", stated)):
+        if fixed is not None and side not in (None, fixed):
+            raise ConfigError(f"{name}: the model takes {fixed} pixels and no others, {source} says {side}")
+    side = fixed or asked or stated
+    if side is None:
+        raise ConfigError(f"{name}: the model takes any; say it in its card, or give --size")
+    return side
+
+
+def _triple(values: tuple[float, ...]) -> Triple:
+    return values[0], values[1], values[2]

@@ -1,0 +1,158 @@
+"""An ONNX file or an OpenVINO IR in the place of a weights file, from crops to scores, as a user meets it.
+
+Its scores are those of the same network in plain torch.  What another program runs cannot be calibrated: every
+command that would says so in one line and names what works instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import INTEL, Tiny
+
+from reid.cli import main
+from reid.data.images import read_image
+from reid.data.manifest import read_manifest
+from reid.evaluation import evaluate
+from reid.evaluation.report import report_json
+from reid.records import Embeddings, Split
+from reid.retrieval.embed import load_embeddings
+
+pytest.importorskip("onnx", reason="pip install onnx, to make the models of these tests")
+pytest.importorskip("onnxruntime", reason='pip install "reid-multidomain[onnx]"')
+pytest.importorskip("openvino", reason='pip install "reid-multidomain[openvino]"')
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def reid(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def manifest(tiny_street: Path) -> Path:
+    return tiny_street / "street-b" / "manifest.csv"
+
+
+@pytest.fixture(params=["model.onnx", "model.xml"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Tiny().write(tmp_path / request.param)
+
+
+def in_torch(manifest: Path, network: Tiny) -> Embeddings:
+    """The rows of a manifest, each read, resized, turned to blue, green, red and embedded by itself."""
+    samples = [sample for sample in read_manifest(manifest) if sample.split is not Split.TRAIN]
+    vectors = []
+    for sample in samples:
+        pixels = np.array(read_image(sample.path).resize((32, 64), 2))[:, :, ::-1].astype(np.float32)  # 2: bilinear
+        vectors.append(network(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]))
+    return Embeddings(tuple(samples), torch.cat(vectors).numpy(), "by hand")
+
+
+def scores(report: Mapping[str, Any]) -> list[float]:
+    return [result["mAP"] for result in report["results"]]
+
+
+def test_scores_are_those_of_the_network_in_torch(reid: Run, model: Path, manifest: Path, tmp_path: Path) -> None:
+    code, text, err = reid("evaluate", "--data", manifest, "--weights", model, "--json", tmp_path / "scores.json")
+    assert code == 0, err
+    assert "runtime O" in text  # ONNX Runtime or OpenVINO
+    assert "float32" in text
+    found = scores(json.loads((tmp_path / "scores.json").read_text()))
+    assert len(found) > 2
+    expected, other = (evaluate(in_torch(manifest, network), protocol="by hand") for network in (Tiny(), Tiny(1)))
+    np.testing.assert_allclose(found, scores(report_json(expected)), atol=1e-9)
+    assert not np.allclose(found, scores(report_json(other)), atol=1e-3)
+
+
+def test_a_gallery_holds_the_model_and_notices_another(reid: Run, model: Path, manifest: Path, tmp_path: Path) -> None:
+    query = next(s.path for s in read_manifest(manifest) if s.split is Split.QUERY)
+    code, _, err = reid("index", "build", "--data", manifest, "--weights", model, "--out", tmp_path / "gallery")
+    assert code == 0, err
+    asked = ("search", query, "--gallery", tmp_path / "gallery", "--json", "--k", 3)
+    code, named, err = reid(*asked, "--weights", model)
+    assert code == 0, err
+    model.with_suffix(".toml").write_text(INTEL.replace("BGR", "RGB"))
+    code, _, err = reid(*asked, "--weights", model)
+    assert code == 1
+    assert "their scores mean nothing" in err
+    for file in tmp_path.glob("model.*"):
+        file.unlink()
+    code, unnamed, err = reid(*asked)
+    assert code == 0, err
+    assert json.loads(unnamed) == json.loads(named)
+
+
+def test_embeddings_can_be_centered(reid: Run, model: Path, manifest: Path, tmp_path: Path) -> None:
+    out, centered = tmp_path / "embeddings.safetensors", tmp_path / "centered.safetensors"
+    code, _, err = reid("embed", "--data", manifest, "--weights", model, "--out", out)
+    assert code == 0, err
+    code, _, err = reid("cameras", "center", out, "--out", centered)
+    assert code == 0, err
+    assert load_embeddings(centered).fingerprint != load_embeddings(out).fingerprint
+
+
+def test_nothing_is_left_to_calibrate(
+    reid: Run, model: Path, manifest: Path, plain_weights: Path, tmp_path: Path
+) -> None:
+    common, out = ("--data", manifest, "--weights", model), tmp_path / "cameras.safetensors"
+    code, _, err = reid("calibrate", *common, "--out", out)
+    assert code == 1
+    assert not out.exists()
+    assert "no BatchNorm is left to calibrate" in err
+    assert 'then "reid cameras center"' in err.strip().splitlines()[-1]
+    code, _, err = reid("calibrate", "--data", manifest, "--weights", plain_weights, "--out", out)
+    assert code == 0, err
+    code, _, err = reid("evaluate", *common, "--profiles", out)
+    assert code == 1
+    assert "no BatchNorm is left to calibrate" in err
+    code, _, err = reid("cameras", "report", *common, "--out", tmp_path / "recommended.safetensors")
+    assert code == 1
+    assert "no profiles" in err
+    code, _, err = reid("cameras", "watch", *common, "--reference", manifest)
+    assert code == 1
+    assert "has no statistics to drift from" in err
+    code, text, err = reid("cameras", "report", *common, "--json")
+    assert code == 0, err
+    assert json.loads(text)["action"] == "center"
+
+
+def test_intels_models_are_listed_and_fetched_by_hand(reid: Run, tmp_path: Path) -> None:
+    name = "person-reidentification-retail-0288"
+    code, text, _ = reid("weights", "list")
+    assert code == 0
+    assert any(line.startswith(f"{name}\topenvino\t") and "Apache-2.0" in line for line in text.splitlines())
+    code, _, err = reid("weights", "get", name, "--out", tmp_path)
+    assert code == 1
+    assert f"to {tmp_path / name}.xml, with {name}.bin beside it" in err
+    Tiny().write(tmp_path / f"{name}.xml", (1, 3, 256, 128), card=None)
+    code, text, err = reid("weights", "get", name, "--out", tmp_path)
+    assert code == 0, err
+    assert f"use it with --weights {tmp_path / name}.xml --backbone openvino" in text
+
+
+def test_a_model_of_a_known_name_needs_no_card(reid: Run, manifest: Path, tmp_path: Path) -> None:
+    path = Tiny().write(tmp_path / "person-reidentification-retail-0288.xml", (1, 3, 256, 128), card=None)
+    command = ("embed", "--data", manifest, "--split", "query", "--out", tmp_path / "e.safetensors", "--weights")
+    code, _, err = reid(*command, path)
+    assert code == 0, err
+    other = path.rename(tmp_path / "network.xml")
+    path.with_suffix(".bin").rename(other.with_suffix(".bin"))
+    code, _, err = reid(*command, other)
+    assert code == 1
+    assert "nothing is guessed" in err

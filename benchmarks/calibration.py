@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +28,16 @@ from calibration_report import page
 
 from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
+from reid.data.synthetic.street import StreetPlan
 from reid.evaluation import evaluate
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.statistics import own_profiles, replaced
 from reid.norm import Profiles, calibrate
 from reid.norm.stats import Stats
+from reid.pipeline import make_street
 from reid.records import Embeddings, FloatArray, Sample, Split, label_of
 from reid.retrieval.centering import camera_means, centered
-from reid.training.tables import Entry, Score, entries
+from reid.training.tables import Score, entries
 
 SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 BATCH, SMALL_BATCH = 128, 16
@@ -42,8 +45,9 @@ COUNTS = (8, 16, 32, 64, 128, 256, 512, 1000)
 PRIORS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 FEW = 16  # crops that a prior is tried with
 SEEDS = 3
-SCORED = 40  # people of the street that are scored; the others of its test add to the unlabelled crops
-STREET = {"street.safetensors": "camera BN, OSNet x0.5", "small-plain.safetensors": "plain BN, OSNet x0.25"}
+SCORED = 40  # people of the street that are scored
+STREET = ("street.safetensors", "small-plain.safetensors")
+MORE = StreetPlan(identities=0, train_identities=250, vehicles=0, train_vehicles=0, sites=("street-b",))
 DIRECTIONS = ("visible->visible", "infrared->visible", "visible->infrared")
 
 Found = tuple[str, Score]  # part of the document, score
@@ -239,16 +243,21 @@ def by_camera(samples: Sequence[Sample], by: Sequence[str]) -> dict[str, list[Sa
     return dict(sorted(found.items()))
 
 
-def street(manifest: Path, weights: Path, name: str) -> Trial:
-    people = [sample for sample in read_manifest(manifest) if sample.domain == "person"]
+def street(folder: Path, more: Path, weights: Path) -> Trial:
+    """People of street-b in ``folder``; the unlabelled crops of its split train are the first of those in ``more``."""
     checkpoint = load_checkpoint(weights)
     by = checkpoint.by or ("camera",)
+    people, others = (
+        [sample for sample in read_manifest(place / "street-b" / "manifest.csv") if sample.domain == "person"]
+        for place in (folder, more)
+    )
     train = [sample for sample in people if sample.split is Split.TRAIN]
-    tested = sorted({sample.identity for sample in people if sample.split is not Split.TRAIN})
-    scored = set(tested[:SCORED])
-    others = [sample for sample in people if sample.identity not in scored]
+    pool = [sample for sample in others if sample.split is Split.TRAIN]
+    scored = set(sorted({sample.identity for sample in people if sample.split is not Split.TRAIN})[:SCORED])
     asked = [sample for sample in people if sample.identity in scored]
-    return Trial(f"street-b, {name}", checkpoint, by, by_camera(others, by), by_camera(train, by), asked)
+    kind = "statistics per " + "/".join(checkpoint.by) if checkpoint.by else "plain BN"
+    site = f"street-b, {weights.stem} ({checkpoint.spec.backbone}, {kind})"
+    return Trial(site, checkpoint, by, by_camera(pool, by), by_camera(train, by), asked)
 
 
 def vehicles(manifest: Path, weights: Path) -> Trial:
@@ -263,58 +272,48 @@ def vehicles(manifest: Path, weights: Path) -> Trial:
     return Trial(name, load_checkpoint(weights, "osnet_x0_25"), by, train, train, asked, more, coarse=True)
 
 
-def measure(trials: Sequence[Trial], say: Callable[[str], object]) -> dict[str, list[Entry]]:
-    """The scores of every part of the document."""
+def measure(trial: Trial, say: Callable[[str], object]) -> dict[str, Any]:
+    """The scores of every part of the document, as fractions, and what they cost."""
     found: dict[str, list[Score]] = defaultdict(list)
-    for trial in trials:
-        began = time.process_time()
-        for source in (methods, curves):
-            for part, score in source(trial):
-                found[part].append(score)
-            say(f"{trial.site}: {source.__name__} after {time.process_time() - began:.0f} s of one core")
-        trial.decoded.clear()
-    return {part: entries(scores) for part, scores in found.items()}
+    began = time.process_time()
+    for source in (methods, curves):
+        for part, score in source(trial):
+            found[part].append(score)
+        say(f"{trial.site}: {source.__name__} after {time.process_time() - began:.0f} s of one core")
+    trial.decoded.clear()
+    scores = {part: [asdict(entry) for entry in entries(rows)] for part, rows in found.items()}
+    return {"weights": trial.checkpoint.weights, "seconds": round(time.process_time() - began), "scores": scores}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--street", type=Path, default=Path("data/street"))
+    parser.add_argument("--more", type=Path, default=Path("data/street-calibration"), help="made where it is missing")
     parser.add_argument("--vehicles", type=Path)
     parser.add_argument("--weights", type=Path, help="folder of .pth files")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/calibration.json"))
     parser.add_argument("--report", type=Path, default=Path("docs/results/calibration.md"))
-    parser.add_argument("--only-report", action="store_true", help="write the document of the measured --json again")
+    parser.add_argument("--again", action="store_true", help="measure also what --json has of the same weights")
     options = parser.parse_args()
-    if options.only_report:
-        write(options.json, options.report)
-        return
     torch.set_num_threads(1)
-    began = time.process_time()
-    trials = [
-        street(options.street / "street-b" / "manifest.csv", SHIPPED / file, name) for file, name in STREET.items()
-    ]
+    make_street(options.more, MORE)
+    trials = [street(options.street, options.more, SHIPPED / file) for file in STREET]
     if options.vehicles and options.weights:
         trials += [vehicles(options.vehicles, file) for file in sorted(options.weights.glob("*.pth"))]
-    found = measure(trials, lambda line: print(line, flush=True))
-    minutes = (time.process_time() - began) / 60
-    made = {
-        "command": "python benchmarks/calibration.py --street data/street --vehicles VEHICLES --weights FOLDER",
-        "cost": f"{minutes:.0f} minutes of one core",
-        "weights": ", ".join(f"{trial.site.split(', ', 1)[1]} {trial.checkpoint.weights}" for trial in trials),
-    }
-    results = {part: [asdict(entry) for entry in rows] for part, rows in found.items()}
+    before = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else {}
+    kept = {site: result for site, result in before.items() if not site.startswith("street-b")}
+    results: dict[str, Any] = {}
+    known = kept
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"made": made, **results}, indent=1) + "\n", encoding="utf-8")
-    write(options.json, options.report)
-
-
-def write(results: Path, report: Path) -> None:
-    """The document of measured ``results``."""
-    found = json.loads(results.read_text(encoding="utf-8"))
-    made = found.pop("made")
-    report.parent.mkdir(parents=True, exist_ok=True)
-    text = page({part: [Entry(**entry) for entry in rows] for part, rows in found.items()}, made)
-    report.write_text(text, encoding="utf-8")
+    for trial in trials:
+        old = before.get(trial.site)
+        if old is None or old["weights"] != trial.checkpoint.weights or options.again:
+            old = measure(trial, lambda line: print(line, flush=True))
+        results[trial.site] = old
+        known = {**results, **kept, **results}  # the street first; vehicles stay where they are not at hand now
+        options.json.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(page(known), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from reid.training.tables import Entry, markdown, spread
 
@@ -26,8 +27,8 @@ PARTS = {
     ),
     "crops": (
         "How many crops",
-        "Crops of each camera, merged exactly. On the street the unlabelled crops also show those test people who are"
-        " not scored; in order means the earliest first (vehicles: the first of the manifest, which sorts by kind).",
+        "Crops of each camera, merged exactly: on the street up to 1000, of 250 people who are not scored. In"
+        " order means the earliest first, four crops of each passing (vehicles: those of the manifest, by kind).",
     ),
     "prior": (
         "A prior",
@@ -35,12 +36,21 @@ PARTS = {
         " (Schneider et al. 2020). N = 0 is no prior.",
     ),
 }
+COMMAND = "python benchmarks/calibration.py --vehicles VEHICLES --weights FOLDER"
 PLAIN, EXACT, SITE = "plain", "per camera, batches of 128 merged exactly", "one set for the site (AdaBN)"
 CENTERED = "plain, centered per camera"
 
 
-def page(found: Mapping[str, Sequence[Entry]], made: Mapping[str, str]) -> str:
-    """The document; ``found`` by part, ``made`` says how it came about."""
+def page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The document of the results of every network at every place."""
+    found = {
+        part: [Entry(**entry) for result in results.values() for entry in result["scores"][part]] for part in PARTS
+    }
+    made = {
+        "command": f"`{COMMAND}`",
+        "cost": f"{sum(result['seconds'] for result in results.values()) / 60:.0f} minutes of one core, shared",
+        "weights": "; ".join(f"{site}: {result['weights']}" for site, result in results.items()),
+    }
     parts = ["# What calibration brings, and what it takes", ABOUT, *reading(found)]
     for part, (title, about) in PARTS.items():
         parts += [f"## {title}", about, *tables(found[part])]

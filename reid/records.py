@@ -43,7 +43,8 @@ class Sample:
     """One crop and what is known about it.
 
     ``identity`` and ``camera`` may be empty: unknown.  ``domain`` is the kind of object
-    ("person", "vehicle", ...).  ``time`` is when the crop was taken, if known.
+    ("person", "vehicle", ...).  ``time`` is when the crop was taken, ``track`` names the crops that follow one
+    passer-by through a film; None and "": unknown.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Sample:
     domain: str = "person"
     split: Split = Split.GALLERY
     time: datetime | None = None
+    track: str = ""
 
 
 def label_of(sample: Sample, by: Sequence[str]) -> str:

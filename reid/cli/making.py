@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reid.cli.options import Backbone, Data, Root, Size, Weights, domain_fields, read_samples
+from reid.errors import ConfigError, unknown_name
 from reid.records import Split
 
 commands = typer.Typer()
@@ -78,23 +79,29 @@ def calibrate(
         float, typer.Option(min=0, help="few images: count so many of the same modality beside a camera's own")
     ] = 0.0,
     only: Annotated[list[str] | None, typer.Option(help="measure this camera only; repeatable")] = None,
+    sample_by: Annotated[
+        str, typer.Option(help='"track": one crop of each, the middle one; needs the column track of "reid ingest"')
+    ] = "",
     apart: Annotated[
-        float, typer.Option(min=0, help="seconds between two crops of a camera: of a track one stays; needs times")
+        float, typer.Option(min=0, help="seconds between two crops of a camera: of a passing one stays; needs times")
     ] = 0.0,
 ) -> None:
     """Measure the statistics of every camera from unlabelled crops."""
     from reid.cli.cameras import measured_rows
     from reid.data.manifest import check_files
     from reid.models.calibration import calibrate_checkpoint
-    from reid.models.statistics import of_domains, spaced
+    from reid.models.statistics import of_domains, one_of_each_track, spaced
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
+    if sample_by not in ("", "track"):
+        raise ConfigError(unknown_name("--sample-by", sample_by, ("track",)))
     claim_output(out, "reid-profiles-", data)
     rows = measured_rows(read_samples(data, root), split)
     check_files(rows)
     checkpoint = load_checkpoint_for(weights, backbone, size)
     fields = domain_fields(by) or checkpoint.by or ("camera",)
     rows = of_domains(rows, fields, only) if only else rows
+    rows = one_of_each_track(rows, fields) if sample_by else rows
     rows = spaced(rows, fields, apart) if apart else rows
     with progress_bar("calibrating", len(rows)) as progress:
         profiles = calibrate_checkpoint(

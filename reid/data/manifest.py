@@ -20,7 +20,7 @@ from reid.errors import DataError, unknown_name
 from reid.records import Modality, Sample, Split
 
 COLUMNS = ("path", "identity", "camera", "modality", "domain", "split")
-OPTIONAL_COLUMNS = ("time",)
+OPTIONAL_COLUMNS = ("time", "track")
 REQUIRED_COLUMNS = ("path", "identity", "split")
 
 _T = TypeVar("_T")
@@ -33,9 +33,9 @@ _SPLITS = {str(s): s for s in Split}
 def read_manifest(path: Path) -> tuple[Sample, ...]:
     """The rows of a manifest, in file order.
 
-    ``path``, ``identity`` and ``split`` are required columns; ``camera``, ``modality``, ``domain``
-    and ``time`` (ISO 8601) may be left out and then are "", visible, person and unknown, as they
-    are where a cell is empty.  Other columns are not read.  A picture may stand in several splits
+    ``path``, ``identity`` and ``split`` are required columns; ``camera``, ``modality``, ``domain``,
+    ``time`` (ISO 8601) and ``track`` may be left out and then are "", visible, person, unknown and
+    "", as they are where a cell is empty.  Other columns are not read.  A picture may stand in several splits
     (query and gallery), but only once in each.
     """
     if not path.is_file():
@@ -61,7 +61,7 @@ def write_manifest(samples: Sequence[Sample], path: Path) -> None:
 
     Paths are written relative to the folder of ``path``.  The file appears whole or not at all.
     """
-    columns = COLUMNS + (OPTIONAL_COLUMNS if any(s.time for s in samples) else ())
+    columns = COLUMNS + tuple(name for name in OPTIONAL_COLUMNS if any(getattr(s, name) for s in samples))
     rows = [_row(sample, path.parent) for sample in samples]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -186,6 +186,7 @@ def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:
         domain=row.get("domain", "") or "person",
         split=_choice(_SPLITS, row["split"], "split", where),
         time=_time(row.get("time", ""), where),
+        track=row.get("track", ""),
     )
 
 
@@ -214,6 +215,7 @@ def _row(sample: Sample, folder: Path) -> dict[str, str]:
         "domain": sample.domain,
         "split": str(sample.split),
         "time": sample.time.isoformat() if sample.time else "",
+        "track": sample.track,
     }
     for name, cell in row.items():
         if cell != cell.strip() or _UNWRITABLE.search(cell):

@@ -85,6 +85,29 @@ def of_domains(samples: Sequence[Sample], by: Sequence[str], names: Sequence[str
     return [sample for sample in samples if label_of(sample, by) in names]
 
 
+def one_of_each_track(samples: Sequence[Sample], by: Sequence[str]) -> list[Sample]:
+    """The middle crop of every track of a domain, in their order: crops of a track are nearly one picture.
+
+    Middle of those in the list, in the order of time where all have one.  Raises DataError for a sample without a
+    track.
+    """
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, sample in enumerate(samples):
+        if not sample.track:
+            raise DataError(
+                f"{sample.path}: no track, so which crops are of one passing is unknown; fill the column track, which"
+                ' "reid ingest" does, or keep crops some seconds apart (--apart)'
+            )
+        rows.setdefault((label_of(sample, by), sample.track), []).append(row)
+    kept = set()
+    for track in rows.values():
+        times = [time for row in track if (time := samples[row].time) is not None]
+        order = np.argsort([time.timestamp() for time in times], kind="stable") if len(times) == len(track) else None
+        middle = (len(track) - 1) // 2
+        kept.add(track[middle if order is None else int(order[middle])])
+    return [sample for row, sample in enumerate(samples) if row in kept]
+
+
 def spaced(samples: Sequence[Sample], by: Sequence[str], seconds: float) -> list[Sample]:
     """Samples of a domain at least ``seconds`` apart, in their order: neighbours in a track are nearly one picture.
 

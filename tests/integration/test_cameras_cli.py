@@ -106,7 +106,7 @@ def test_cameras_are_added_and_replaced(reid: Run, common: tuple[object, ...], t
     assert "known: b1, b2, b3, b4, b5, b6" in err
 
 
-def test_one_crop_of_a_track(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_one_crop_of_a_track(reid: Run, manifest: Path, common: tuple[object, ...], tmp_path: Path) -> None:
     out = tmp_path / "apart.safetensors"
     whole, apart = (
         sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines())
@@ -116,6 +116,20 @@ def test_one_crop_of_a_track(reid: Run, common: tuple[object, ...], tmp_path: Pa
         )
     )
     assert apart == whole / 2  # two crops a second apart of every passing
+    code, _, err = reid("calibrate", *common, "--sample-by", "track", "--out", out)
+    assert code == 1
+    assert "no track" in err
+    code, _, err = reid("calibrate", *common, "--sample-by", "face", "--out", out)
+    assert code == 1
+    assert "known: track" in err
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    rows = [f"{manifest.parent}/{line},{Path(line.split(',')[0]).name[:-6]}" for line in lines[1:]]  # b_..._b1_0.jpg
+    tracks = tmp_path / "tracks.csv"
+    tracks.write_text("\n".join([f"{lines[0]},track", *rows]) + "\n", encoding="utf-8")
+    code, _, err = reid("calibrate", "--data", tracks, *common[2:], "--sample-by", "track", "--out", out)
+    assert code == 0, err
+    passings = {line.rsplit(",", 1)[1] for line in rows if ",train," in line}
+    assert sum(Profiles.load(out).images) == len(passings)
 
 
 def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from reid.evaluation.intervals import Interval
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.moments import image_moments
-from reid.models.statistics import keeps_statistics, of_domains, own_profiles, replaced, spaced
+from reid.models.statistics import keeps_statistics, of_domains, one_of_each_track, own_profiles, replaced, spaced
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.centering import camera_means, centered
 
@@ -102,6 +103,25 @@ def test_crops_apart(street: list[Sample]) -> None:
         spaced([replace(crops[0], time=None)], ("camera",), 1)
     with pytest.raises(DataError, match='did you mean "b1"'):
         of_domains(street, ("camera",), ["b11"])
+
+
+def test_one_crop_of_each_track(street: list[Sample]) -> None:
+    """The middle one in time, whatever the order; catches the first of each, and tracks mixed between cameras."""
+    crops = [
+        replace(
+            sample, track=f"t{number // 3 % 4}", camera=("b1", "b2")[number // 12], time=datetime(2024, 5, 1, 9, number)
+        )
+        for number, sample in enumerate(street[:24])
+    ]
+    for order in (range(24), range(23, -1, -1), np.random.default_rng(0).permutation(24).tolist()):
+        rows = [crops[i] for i in order]
+        found = one_of_each_track(rows, ("camera",))
+        expected = [sample for sample in rows if sample.time and sample.time.minute % 3 == 1]
+        assert found == expected
+        assert len(found) == 8
+    assert one_of_each_track([replace(s, time=None) for s in crops], ("camera",))[0].path == crops[1].path
+    with pytest.raises(DataError, match=r"no track.*reid ingest"):
+        one_of_each_track([replace(crops[0], track="")], ("camera",))
 
 
 def test_a_report_without_labels_and_with(plain: Checkpoint, street: list[Sample]) -> None:

@@ -7,6 +7,7 @@ mixed cameras keeps the label as an input instead, with ``torch.onnx.export(Give
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.errors import ConfigError, unknown_name
+from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.models.checkpoint import Checkpoint
 from reid.models.runtime import RUNTIMES, package
 from reid.norm import Given, extract
@@ -39,12 +40,20 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
     if checkpoint.transform.flip:
         answering = _Mirrored(answering).eval()
     graph = _graph(answering, checkpoint.transform.height, checkpoint.transform.width)
-    if kind == "openvino":
-        runtime = package(kind, kind, str(out))
-        runtime.save_model(runtime.Core().read_model(graph, b""), out, compress_to_fp16=False)
-    else:
-        out.write_bytes(graph)
-    out.with_suffix(".toml").write_text(_card(checkpoint), encoding="utf-8")
+    files = [out, out.with_suffix(".toml"), *([out.with_suffix(".bin")] if kind == "openvino" else [])]
+    try:
+        if kind == "openvino":
+            runtime = package(kind, kind, str(out))
+            runtime.save_model(runtime.Core().read_model(graph, b""), out, compress_to_fp16=False)
+        else:
+            out.write_bytes(graph)
+        out.with_suffix(".toml").write_text(_card(checkpoint), encoding="utf-8")
+    except (OSError, RuntimeError) as error:  # RuntimeError: how OpenVINO tells of a full disk
+        for file in files:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[-1]
+        raise WeightsError(f"{out}: cannot be written ({reason}); choose another place or free some space") from error
 
 
 class _Mirrored(nn.Module):

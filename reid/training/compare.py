@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ def _run(
         for name in variation.statistics:
             path = _evaluated(folder, checkpoint, site, rows, name, recipe.threads, progress)
             row = variation.name if comparison.statistics == ("kept",) else f"{variation.name}, {name}"
-            scores += _scores(path, row, site, recipe.seed, comparison.directions)
+            alone = {f"{sample.modality.value}->{sample.modality.value}" for sample in rows}
+            scores += _shown(_scores(path, row, site, recipe.seed), comparison.directions, alone)
     return scores, _cost(variation.name, checkpoint, RunFolder(folder))
 
 
@@ -191,13 +192,19 @@ def _made(path: Path) -> object:
         return None
 
 
-def _scores(path: Path, row: str, site: Site, seed: int, directions: Sequence[str]) -> list[Score]:
+def _scores(path: Path, row: str, site: Site, seed: int) -> list[Score]:
     shown = ("domain", "direction", "rank1", "mAP", "queries", "gallery")
     return [
         Score(row=row, site=site.name, seed=seed, **{key: entry[key] for key in shown})
         for entry in json.loads(path.read_text(encoding="utf-8"))["results"]
-        if entry["direction"] in (*directions, "all")
     ]
+
+
+def _shown(scores: Sequence[Score], directions: Sequence[str], alone: Set[str]) -> list[Score]:
+    """The scores of ``directions``; "all" too, called by the direction it is where data have one modality alone."""
+    names = {"all": next(iter(alone))} if len(alone) == 1 and alone <= set(directions) else {}
+    named = [replace(score, direction=names.get(score.direction, score.direction)) for score in scores]
+    return [score for score in named if score.direction in (*directions, "all")]
 
 
 def _cost(name: str, checkpoint: Checkpoint, folder: RunFolder) -> Cost:

@@ -19,7 +19,7 @@ from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Embeddings, Split
 from reid.retrieval.embed import embed
-from reid.training.compare import Cost, Outcome, _alone, compare, page
+from reid.training.compare import Cost, Outcome, _alone, _shown, compare, page
 from reid.training.comparison import Comparison, load_comparison, slug
 from reid.training.sites import STATISTICS, meet
 from reid.training.tables import Score, entries, markdown, site_table, spread
@@ -283,3 +283,10 @@ def test_a_run_that_fails_or_is_taken_is_told_and_the_others_go_on(file: Path, t
 
 def test_names_of_folders() -> None:
     assert [slug(name) for name in ("BN", "IBN + ISW", "  a/b ")] == ["bn", "ibn-isw", "a-b"]
+
+
+def test_data_of_one_modality_stand_in_the_column_of_their_direction() -> None:
+    scores, both = [score("BN", 0, 0.2, "all"), score("BN", 0, 0.1, "infrared->visible")], ["visible->visible"]
+    assert [s.direction for s in _shown(scores, both, {"visible->visible"})] == ["visible->visible"]
+    assert [s.direction for s in _shown(scores, both, {"infrared->infrared"})] == ["all"]  # else it would be left out
+    assert [s.direction for s in _shown(scores, both, {"visible->visible", "infrared->infrared"})] == ["all"]

@@ -27,9 +27,10 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """What is trained on: the rows of split "train" of one or several manifests."""
+    """What is trained on: the rows of split "train" of one or several manifests, and crops nobody has labelled."""
 
     manifests: tuple[str, ...] = Field(min_length=1)  # paths, relative to the working directory
+    unlabelled: tuple[str, ...] = ()  # more manifests, of a site to adapt to: their identities are never looked at
     domains: tuple[str, ...] = ()  # kinds of object to keep; () keeps all
     size: tuple[Count, Count] = (128, 64)  # height, width of a crop in pixels
 
@@ -47,7 +48,7 @@ class Norm(_Section):
     """Whose statistics normalize an image: the whole batch's, or its camera's, modality's, domain's."""
 
     kind: Literal["batch", "camera", "modality", "domain"] = "batch"
-    system: str = "batch"  # a name of reid.norm.SYSTEMS: what the layers of these domains do
+    system: str = "batch"  # a name of reid.norm.SYSTEMS: what the layers do; "dwt+mec" adds a loss on data.unlabelled
     by: tuple[LabelField, ...] = ()  # fields that name a normalization domain; () chooses by kind and data
     affine: Literal["shared", "domain"] = "shared"  # one scale and shift for all domains, or one each
 
@@ -56,6 +57,16 @@ class Norm(_Section):
         if self.by and self.kind not in self.by:
             raise ValueError(f"by = {list(self.by)} must name the field of kind = {self.kind!r} (or be empty)")
         return self
+
+    @property
+    def layers(self) -> str:
+        """What the layers do: ``system`` without the loss that may follow it."""
+        return self.system.partition("+")[0]
+
+    @property
+    def target_loss(self) -> str:
+        """The loss on unlabelled rows, a name of ``reid.training.target.TARGET_LOSSES``; "" for none."""
+        return self.system.partition("+")[2]
 
 
 class Train(_Section):

@@ -10,7 +10,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 from tqdm import tqdm
@@ -21,17 +23,18 @@ from reid.data.synthetic.street import StreetPlan, generate
 from reid.errors import ConfigError, DataError, GalleryError
 from reid.evaluation import Details, Report, Reranking, details_of, evaluate, mean_report
 from reid.models.calibration import calibrate_checkpoint
-from reid.models.checkpoint import Checkpoint, load_checkpoint
+from reid.models.checkpoint import PRIOR, Checkpoint, load_checkpoint
 from reid.norm import Profiles
 from reid.records import Embeddings, Sample, Split, label_of
 from reid.retrieval.embed import embed
 from reid.retrieval.gallery import Gallery
-from reid.retrieval.storage import reading
+from reid.retrieval.storage import claim, reading
 
 DEFAULT_DATA = Path("data/street")
 DEFAULT_GALLERY = Path("galleries/street")
 WEIGHTS_FILE = "street.safetensors"
 NETWORK = "network.safetensors"  # the file of a gallery that holds the network that made its vectors
+MET = "unseen cameras"  # key of a checkpoint's free text, and of results: what became of cameras it did not know
 
 UnseenCamera = Literal["error", "calibrate", "prior", "nearest", "mixture"]
 
@@ -53,7 +56,7 @@ def claim_output(out: Path, mark: str, inputs: Sequence[str] | None = None) -> N
 
     The first bytes of a file of that kind hold ``mark``; ``inputs`` are what the command reads.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    claim_folder(out.parent, out)
     if not out.exists():
         return
     if not out.is_file():
@@ -65,6 +68,18 @@ def claim_output(out: Path, mark: str, inputs: Sequence[str] | None = None) -> N
         raise ConfigError(f"{out}: exists and is something else; it would be lost, so choose another name or delete it")
 
 
+def claim_folder(folder: Path, out: Path | None = None) -> Path:
+    """``folder``, made if need be; ConfigError that names ``out``, or it, where no file can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{out or folder}: no file can be written there ({error.strerror or error}); choose another place"
+        ) from error
+    return folder
+
+
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
     """A bar on stderr with a rate and the time left; yields what to call with the images done."""
@@ -74,6 +89,7 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], object]]:
 
 def make_street(out: Path, plan: StreetPlan, processes: int = 0) -> list[Path]:
     """Make the synthetic street in ``out``, or find it there; the manifests, one a site."""
+    claim_folder(out)
     with tqdm(desc="making the street", unit="img", dynamic_ncols=True, file=sys.stderr, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
@@ -114,15 +130,17 @@ def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: Unse
     images will raise), "calibrate" its own, measured on the unlabelled rows of split "train", "prior" the
     mixture of all known ones.  "nearest" and "mixture" go by every picture: it is taken for one of the known
     camera whose statistics it is most like, or for one of each, weighed by likeness (:mod:`reid.norm.unseen`);
-    they also hold for cameras that are met later, as by a search in a gallery.
+    they also hold for cameras that are met later, as by a search in a gallery.  The free text of the checkpoint says
+    what any camera got.
     """
     if unseen in ("nearest", "mixture"):
         return checkpoint.with_unseen(unseen)
     missing = unseen_domains(checkpoint, samples)
     if not missing or unseen == "error":
         return checkpoint
+    met = {**checkpoint.extra, MET: unseen}
     if unseen == "prior":
-        return checkpoint.with_domains(missing)
+        return replace(checkpoint.with_domains(missing), extra=met)
     pool = [s for s in samples if s.split is Split.TRAIN and label_of(s, checkpoint.by) in set(missing)]
     pooled = {label_of(sample, checkpoint.by) for sample in pool}
     if pooled != set(missing):
@@ -133,7 +151,7 @@ def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: Unse
     check_files(pool)
     with progress_bar("calibrating", len(pool)) as progress:
         profiles = calibrate_checkpoint(checkpoint, pool, workers=workers(), progress=progress)
-    return checkpoint.with_profiles(profiles)
+    return replace(checkpoint.with_profiles(profiles), extra=met)
 
 
 def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str = "embedding") -> Embeddings:
@@ -160,14 +178,22 @@ def evaluate_samples(
         for split in (Split.QUERY, Split.GALLERY):
             if not any(sample.split is split for sample in asked):
                 raise DataError(f'{protocol}: no row of split "{split}"; evaluation needs queries and a gallery')
+    embeddings, made = embed_samples(checkpoint, asked), _made(checkpoint)
+    report = evaluate(embeddings, protocol=protocol, scoring=scoring, made=made, reranking=reranking, memory=memory)
+    return Details(report) if strips is None else details_of(report, embeddings, scoring, strips=strips, memory=memory)
+
+
+def _made(checkpoint: Checkpoint) -> dict[str, object]:
+    """How embeddings come about, as far as the files' names do not say it."""
     made: dict[str, object] = {"neck": checkpoint.spec.neck, "flip": checkpoint.transform.flip}
     if checkpoint.runtime:
         made["runtime"] = checkpoint.runtime
-    if checkpoint.stranger is not None:
-        made["unseen cameras"] = checkpoint.unseen
-    embeddings = embed_samples(checkpoint, asked)
-    report = evaluate(embeddings, protocol=protocol, scoring=scoring, made=made, reranking=reranking, memory=memory)
-    return Details(report) if strips is None else details_of(report, embeddings, scoring, strips=strips, memory=memory)
+    if PRIOR in checkpoint.extra:
+        made[PRIOR] = checkpoint.extra[PRIOR]
+    policies = [checkpoint.extra.get(MET, ""), "" if checkpoint.stranger is None else checkpoint.unseen]
+    if any(policies):
+        made[MET] = " and ".join(filter(None, policies))
+    return made
 
 
 def evaluate_data(
@@ -204,6 +230,7 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     rows = [sample for sample in samples if sample.split is Split.GALLERY]
     if not rows:
         raise DataError('no row of split "gallery" to build a gallery from')
+    claim(out)
     gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
     gallery.save(out, {NETWORK: checkpoint.save})
     return gallery

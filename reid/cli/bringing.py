@@ -54,9 +54,10 @@ def export(
 ) -> None:
     """Write a network for ONNX Runtime or OpenVINO, with the statistics of one camera."""
     from reid.models.export import export as write
+    from reid.models.export import kind_of
     from reid.pipeline import claim_output, load_checkpoint_for
 
-    claim_output(out, "<net" if out.suffix.lower() == ".xml" else "pytorch", [str(weights)] if weights else None)
+    claim_output(out, "<net" if kind_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
     claim_output(out.with_suffix(".toml"), "colours")
     checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ())
     write(checkpoint, out, camera)
@@ -85,8 +86,10 @@ def weights_get(
     from tqdm import tqdm
 
     from reid.models.registry import fetch, find_weights
+    from reid.pipeline import claim_folder
 
     line = find_weights(name)
+    claim_folder(out)
     with tqdm(desc=name, unit="B", unit_scale=True, dynamic_ncols=True, file=sys.stderr, leave=False) as bar:
 
         def show(done: int, total: int | None) -> None:

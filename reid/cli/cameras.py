@@ -13,6 +13,7 @@ import typer
 
 from reid.cli.options import Backbone, Data, ProfileFiles, Root, Size, Weights, domain_fields, read_samples
 from reid.errors import ConfigError, DataError
+from reid.files import write_whole
 from reid.records import Sample, Split, label_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def report(
 
     curve = curve or plot is not None
     if plot is not None:
+        if plot.suffix.lower() != ".svg":
+            raise ConfigError(f"--plot {plot}: expected a name that ends in .svg")
         claim_output(plot, MARK, data)
     if out is not None:
         claim_output(out, "reid-profiles-", data)
@@ -82,7 +85,8 @@ def report(
         with progress_bar("drawing the curve", len(curve_steps(most)) * len(asked)) as progress:
             points = score_curve(checkpoint, pool, asked, by=fields, workers=workers(), progress=progress)
     if plot is not None:
-        plot.write_text(curve_picture(points), encoding="utf-8")
+        picture = curve_picture(points)
+        write_whole(plot, lambda part: part.write_text(picture, encoding="utf-8"), private=False)
     if out is not None and found.profiles is not None:
         found.profiles.save(out)
     if as_json:

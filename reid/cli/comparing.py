@@ -14,6 +14,10 @@ from typing import Annotated
 
 import typer
 
+from reid.cli.options import stopped
+from reid.errors import ConfigError
+from reid.files import write_whole
+
 commands = typer.Typer()
 
 
@@ -31,20 +35,25 @@ def compare(
     The same command continues after an interruption; started twice, the two share the work.  Exit code 1 if a run is
     missing.
     """
+    from reid.pipeline import claim_folder
     from reid.training.compare import compare as run
     from reid.training.compare import page, tables
     from reid.training.comparison import load_comparison
 
     chosen = load_comparison(comparison, seeds).only(only or ())
     folder = out or Path("runs") / comparison.stem
+    if report is not None:
+        claim_folder(report.parent, report)
     try:
         outcome = run(chosen, folder, progress=True, say=partial(typer.echo, err=True))
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command continues {folder} with what is missing", err=True)
         raise typer.Exit(130) from None
+    except OSError as error:
+        raise ConfigError(stopped(folder, error)) from error
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(page(chosen, outcome, _made()), encoding="utf-8")
+        text = page(chosen, outcome, _made())
+        write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), private=False)
     if as_json:
         typer.echo(json.dumps(outcome.to_json(), indent=1))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,11 +17,16 @@ from reid.cli.options import (
     Size,
     Unseen,
     Weights,
+    check_cameras,
+    meet,
     read_samples,
     unseen_policy,
 )
 from reid.errors import ConfigError, DataError
-from reid.records import Modality, Sample, Split
+from reid.records import Modality, Sample, Split, label_of
+
+if TYPE_CHECKING:
+    from reid.models.checkpoint import Checkpoint
 
 commands = typer.Typer()
 index = typer.Typer(help="Build a gallery, or erase a person from one.", no_args_is_help=True)
@@ -42,12 +47,13 @@ def embed(
     split: Annotated[Split | None, typer.Option(help="only these rows")] = None,
 ) -> None:
     """Turn images into unit vectors."""
-    from reid.pipeline import claim_output, embed_samples, load_checkpoint_for, meet_cameras
+    from reid.pipeline import claim_output, embed_samples, load_checkpoint_for
     from reid.retrieval.embed import save_embeddings
 
     claim_output(out, "reid-embeddings-", data)
-    samples, policy = read_samples(data, root), unseen_policy(unseen)
-    checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or (), flip), samples, policy)
+    unseen_policy(unseen)
+    samples = read_samples(data, root)
+    checkpoint = meet(load_checkpoint_for(weights, backbone, size, profiles or (), flip), samples, unseen)
     embeddings = embed_samples(checkpoint, [s for s in samples if split in (None, s.split)])
     save_embeddings(embeddings, out)
     typer.echo(
@@ -68,11 +74,12 @@ def index_build(
     flip: Flip = False,
 ) -> None:
     """Embed the rows of split gallery and index them.  Without --data: the synthetic street, both sites."""
-    from reid.pipeline import DEFAULT_GALLERY, build_gallery, load_checkpoint_for, meet_cameras
+    from reid.pipeline import DEFAULT_GALLERY, build_gallery, load_checkpoint_for
 
+    default = "error" if data else "calibrate"
+    unseen_policy(unseen, default)
     samples = read_samples(data, root)
-    policy = unseen_policy(unseen, "error" if data else "calibrate")
-    checkpoint = meet_cameras(load_checkpoint_for(weights, backbone, size, profiles or (), flip), samples, policy)
+    checkpoint = meet(load_checkpoint_for(weights, backbone, size, profiles or (), flip), samples, unseen, default)
     gallery = build_gallery(checkpoint, samples, out or DEFAULT_GALLERY)
     _echo_gallery(out or DEFAULT_GALLERY, gallery.samples)
 
@@ -112,7 +119,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Rank a gallery by likeness to one picture.  By default with the network that the gallery was built with."""
-    from reid.pipeline import DEFAULT_GALLERY, gallery_checkpoint, load_checkpoint_for
+    from reid.pipeline import DEFAULT_GALLERY, gallery_checkpoint, load_checkpoint_for, unseen_domains
     from reid.retrieval.gallery import Gallery
     from reid.retrieval.search import search_image
 
@@ -130,8 +137,13 @@ def search(
     checkpoint = (
         load_checkpoint_for(weights, backbone, size, profiles or (), flip) if named else gallery_checkpoint(folder)
     )
+    check_cameras(checkpoint, unseen)
+    checkpoint = checkpoint if unseen is None else checkpoint.with_unseen(policy)
+    asked = Sample(image, "", camera, modality, domain, Split.QUERY)
+    if checkpoint.stranger is None and unseen_domains(checkpoint, [asked]):
+        raise ConfigError(_unknown(folder, checkpoint, asked))
     found = search_image(
-        checkpoint if unseen is None else checkpoint.with_unseen(policy),
+        checkpoint,
         opened,
         image,
         camera=camera,
@@ -148,6 +160,18 @@ def search(
         return
     for row in rows:
         typer.echo("{rank}\t{score:.4f}\t{identity}\t{camera}\t{modality}\t{path}".format(**row))
+
+
+def _unknown(folder: Path, checkpoint: Checkpoint, asked: Sample) -> str:
+    """Why a picture of a camera without statistics cannot be searched for, and what to do."""
+    what, known = "/".join(checkpoint.by), ", ".join(checkpoint.names)
+    if "camera" in checkpoint.by and not asked.camera:
+        return f"{folder}: its network has statistics for each {what}; say which with --camera; known: {known}"
+    return (
+        f'{folder}: its network has no statistics for {what} "{label_of(asked, checkpoint.by)}"; known: {known};'
+        ' run "reid calibrate" on its crops and "reid index build --profiles" again, or build with --unseen-camera'
+        " nearest or mixture"
+    )
 
 
 def _answer(place: int, sample: Sample, score: float) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
-from reid.cli.options import Backbone, Data, Root, Size, Weights, domain_fields, read_samples
+from reid.cli.options import Backbone, Data, Root, Size, Weights, domain_fields, read_samples, stopped
 from reid.errors import ConfigError, unknown_name
 from reid.records import Split
 
@@ -50,14 +51,18 @@ def train(
 ) -> None:
     """Train an experiment, or continue it after an interruption; prints the weights file."""
     from reid.config import load_config
+    from reid.pipeline import claim_folder
     from reid.training import train as run
 
-    folder = out or Path("runs") / experiment.stem
+    chosen = load_config(experiment, sets or ())
+    folder = claim_folder(out or Path("runs") / experiment.stem)
     try:
-        typer.echo(run(load_config(experiment, sets or ()), folder, progress=True))
+        typer.echo(run(chosen, folder, progress=True))
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command continues {folder} after its last complete epoch", err=True)
         raise typer.Exit(130) from None
+    except OSError as error:
+        raise ConfigError(stopped(folder, error)) from error
 
 
 @commands.command(epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors")
@@ -76,8 +81,11 @@ def calibrate(
     ] = None,
     min_images: Annotated[int, typer.Option(min=1, help="refuse a camera with fewer")] = 2,
     prior: Annotated[
-        float, typer.Option(min=0, help="few images: count so many of the same modality beside a camera's own")
+        float, typer.Option(min=0, help="few images: count so many of elsewhere beside a camera's own")
     ] = 0.0,
+    prior_from: Annotated[
+        str, typer.Option(help="where these are from: cameras (the others of its modality) or network (its own)")
+    ] = "cameras",
     only: Annotated[list[str] | None, typer.Option(help="measure this camera only; repeatable")] = None,
     sample_by: Annotated[
         str, typer.Option(help='"track": one crop of each, the middle one; needs the column track of "reid ingest"')
@@ -89,12 +97,18 @@ def calibrate(
     """Measure the statistics of every camera from unlabelled crops."""
     from reid.cli.cameras import measured_rows
     from reid.data.manifest import check_files
-    from reid.models.calibration import calibrate_checkpoint
+    from reid.models.calibration import PriorFrom, calibrate_checkpoint
     from reid.models.statistics import of_domains, one_of_each_track, spaced
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
     if sample_by not in ("", "track"):
         raise ConfigError(unknown_name("--sample-by", sample_by, ("track",)))
+    if not math.isfinite(prior):
+        raise ConfigError(f"--prior {prior:g}: expected a number of images, such as 16")
+    if prior_from not in get_args(PriorFrom):
+        raise ConfigError(unknown_name("--prior-from", prior_from, get_args(PriorFrom)))
+    if prior_from == "network" and not prior:
+        raise ConfigError("--prior-from network: says nothing without --prior, how many images the network counts for")
     claim_output(out, "reid-profiles-", data)
     rows = measured_rows(read_samples(data, root), split)
     check_files(rows)
@@ -110,6 +124,7 @@ def calibrate(
             by=fields,
             minimum=min_images,
             prior=prior,
+            prior_from=cast(PriorFrom, prior_from),
             workers=workers(),
             progress=progress,
         )

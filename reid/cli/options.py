@@ -5,13 +5,17 @@ Nothing here knows a command; nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reid.errors import ConfigError
 from reid.records import Sample
+
+if TYPE_CHECKING:
+    from reid.models.checkpoint import Checkpoint
 
 Data = Annotated[
     list[str] | None,
@@ -75,6 +79,28 @@ def unseen_policy(value: str | None, default: str = "error") -> Any:
     if value is not None and value not in UNSEEN:
         raise ConfigError(unknown_name("--unseen-camera", value, UNSEEN))
     return value or default
+
+
+def meet(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: str | None, default: str = "error") -> Checkpoint:
+    """The checkpoint with what ``--unseen-camera`` (``default`` where it is not given) says of its unknown cameras."""
+    from reid.pipeline import meet_cameras
+
+    check_cameras(checkpoint, unseen)
+    return meet_cameras(checkpoint, samples, unseen_policy(unseen, default))
+
+
+def check_cameras(checkpoint: Checkpoint, unseen: str | None) -> None:
+    """Refuse ``--unseen-camera`` for weights that know no cameras, for it would change nothing."""
+    if unseen not in (None, "error") and not checkpoint.by:
+        raise ConfigError(
+            f"--unseen-camera {unseen}: {checkpoint.source} keeps no statistics per camera, so none is unknown to it;"
+            ' leave it out, or run "reid calibrate" on crops of each camera and pass --profiles'
+        )
+
+
+def stopped(folder: Path, error: OSError) -> str:
+    """Why work in ``folder`` stopped, such as a full disk, and how it goes on."""
+    return f"{error.filename or folder}: {error.strerror or error}; mend that, then the same command continues {folder}"
 
 
 def domain_fields(by: str) -> tuple[str, ...]:

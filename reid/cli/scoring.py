@@ -17,7 +17,9 @@ from reid.cli.options import (
     Size,
     Unseen,
     Weights,
+    check_cameras,
     data_specs,
+    meet,
     settings_of,
     unseen_policy,
 )
@@ -78,10 +80,11 @@ def evaluate(
         return
     from reid.evaluation import Reranking, report_table, write_page, write_reports
     from reid.evaluation.detail_tables import details_table
-    from reid.pipeline import evaluate_data, load_checkpoint_for, meet_cameras
+    from reid.pipeline import evaluate_data, load_checkpoint_for
 
     _claim(json_file, html_file, data)
-    settings, policy = settings_of(rules), unseen_policy(unseen, "error" if data else "calibrate")
+    settings, default = settings_of(rules), "error" if data else "calibrate"
+    unseen_policy(unseen, default)
     loaded: dict[str, Checkpoint] = {}
 
     def load(name: str) -> Checkpoint:
@@ -91,10 +94,10 @@ def evaluate(
         return loaded[name]
 
     def checkpoint_of(data_set: DataSet) -> Checkpoint:
-        return meet_cameras(load(_filled(weights, data_set)), data_set.samples, policy)
+        return meet(load(_filled(weights, data_set)), data_set.samples, unseen, default)
 
     if "{" not in str(weights):
-        load(str(weights or ""))  # before the data are made or read
+        check_cameras(load(str(weights or "")), unseen)  # before the data are made or read
     reranking = Reranking(rerank, expand_queries) if rerank or expand_queries else None
     scored = []
     shown = strips if html_file is not None else 0 if details else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from reid.data.division import divide
 from reid.data.manifest import read_manifest
 from reid.data.tables import Part, Protocol, Rule, fill, parse_protocol
+from reid.data.tracks import with_tracks
 from reid.errors import DataError, unknown_name
 from reid.records import Sample, Split
 
@@ -93,7 +94,7 @@ def _samples(protocol: Protocol, root: Path, words: Mapping[str, str]) -> tuple[
         if not path.is_file():
             raise _not_found(protocol, path.relative_to(root), root)
         return read_manifest(path)
-    samples = tuple(sample for part in protocol.parts for sample in _part_samples(protocol, part, root, words))
+    samples = tuple(sample for part in protocol.parts for sample in _tracked(protocol, part, root, words))
     _check_distinct(protocol, samples)
     return divide(samples, protocol.division, root, words) if protocol.division else samples
 
@@ -109,6 +110,7 @@ def count_differences(protocol: Protocol, samples: Sequence[Sample], **variant: 
         for kind, expected, found in (
             ("images", published.images, len(rows)),
             ("identities", published.identities, len(identities)),
+            ("tracks", published.tracks, len({sample.track for sample in rows if sample.track})),
         ):
             if expected is not None and int(fill(str(expected), words)) != found:
                 lines.append(f"{protocol.title}, {split}: expected {fill(str(expected), words)} {kind}, found {found}")
@@ -186,6 +188,13 @@ def _not_found(protocol: Protocol, what: Path | str, root: Path) -> DataError:
     return DataError(f"{protocol.title}: expected {what} in {root}, found none; {protocol.obtain}")
 
 
+def _tracked(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str]) -> list[Sample]:
+    samples = list(_part_samples(protocol, part, root, words))
+    if not (name := fill(part.tracks, words)):
+        return samples
+    return with_tracks(samples, _read(protocol, root / name, root), root / name)
+
+
 def _part_samples(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str]) -> Iterator[Sample]:
     wanted = _listed_identities(protocol, part, root, words)
     pattern = re.compile(part.pattern)
@@ -194,7 +203,10 @@ def _part_samples(protocol: Protocol, part: Part, root: Path, words: Mapping[str
     for place, text, folder in _entries(protocol, part, root, words):
         match = pattern.fullmatch(text)
         if match is None:
-            raise DataError(f"{place}: {text!r} is not named as {protocol.title} names its files ({part.pattern})")
+            raise DataError(
+                f"{place}: {text!r} is not named as {protocol.title} names its files, such as {part.example()};"
+                " mend the name, or move what is no part of it away"
+            )
         groups = match.groupdict()
         identity = _plain(groups["identity"])
         if identity in skip or (wanted is not None and identity not in wanted):

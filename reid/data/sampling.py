@@ -1,4 +1,4 @@
-"""Which images make a training batch: P identities of one kind of object, K images each.
+"""Which images make a training batch: P identities of one kind of object, K images each, and unlabelled ones.
 
 Knows labels only.  Every batch is a function of (seed, epoch), so that a resumed training sees
 the same batches.
@@ -59,8 +59,7 @@ class BalancedBatches:
         balance: Balance = "modality",
         visits: int = 1,
     ) -> None:
-        if balance not in _BALANCES:
-            raise ConfigError(unknown_name("balance", balance, _BALANCES))
+        _check_balance(balance)
         numbers = {"identities_per_batch": identities_per_batch, "images_per_identity": images_per_identity}
         for name, number in (numbers | {"visits": visits}).items():
             if number < 1:
@@ -136,6 +135,33 @@ class BalancedBatches:
                     f'domain "{domain}" has {len(classes)} training identities but a batch needs '
                     f"{self.identities_per_batch}; lower identities_per_batch or add identities"
                 )
+
+
+class UnlabelledBatches:
+    """``count`` images for every batch, drawn without a look at identities.
+
+    They are spread as the images of one identity are in :class:`BalancedBatches`: over modalities first (unless
+    ``balance`` is "camera"), then over cameras; an image stands twice in a batch only if there are fewer.
+    """
+
+    def __init__(self, samples: Sequence[Sample], count: int, seed: int, *, balance: Balance = "modality") -> None:
+        _check_balance(balance)
+        if not samples or count < 1:
+            raise DataError(f"unlabelled batches: expected images to draw from, got {len(samples)} for {count} a batch")
+        self.count, self.seed = count, seed
+        together = np.zeros(len(samples), dtype=np.int64)
+        self._images = _camera_groups(samples, together, by_modality=balance == "modality")[0]
+
+    def epoch(self, number: int, batches: int) -> list[IntArray]:
+        """For each of ``batches`` batches of epoch ``number``: positions (count,) int64 in ``samples``."""
+        rng = np.random.default_rng([self.seed, number, 1])  # another stream than that of the labelled batches
+        drawn = [_spread(self._images, self.count, rng) for _ in range(batches)]
+        return [np.resize(np.array(rows, dtype=np.int64), self.count) for rows in drawn]
+
+
+def _check_balance(balance: str) -> None:
+    if balance not in _BALANCES:
+        raise ConfigError(unknown_name("balance", balance, _BALANCES))
 
 
 def _classes_by_domain(names: Sequence[tuple[str, str]]) -> dict[str, IntArray]:

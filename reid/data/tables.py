@@ -37,6 +37,7 @@ class Count(_Table):
 
     images: int | str | None = None
     identities: int | str | None = None
+    tracks: int | str | None = None
 
 
 class Variant(_Table):
@@ -68,7 +69,8 @@ class Part(_Table):
 
     ``identity_files`` keeps only the identities that these comma separated files list.
     ``skip`` lists identities that are not read at all (the authors' junk); ``distractors`` are
-    read but are nobody's identity.  ``header`` lines at the top of a list are not read.
+    read but are nobody's identity.  ``header`` lines at the top of a list are not read.  ``tracks``
+    is a text file, a template too: a line names a track and the pictures in it ("" for none).
     """
 
     split: Split
@@ -82,6 +84,7 @@ class Part(_Table):
     identity_files: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     distractors: tuple[str, ...] = ()
+    tracks: str = ""
 
     @model_validator(mode="after")
     def _glob_or_list(self) -> Part:
@@ -91,6 +94,17 @@ class Part(_Table):
             if group not in re.compile(self.pattern).groupindex:
                 raise ValueError(f"the pattern needs a group named {group}")
         return self
+
+    def example(self) -> str:
+        """A name or line that the pattern takes, such as query/1111_c1s1_1_1.jpg; the pattern where none is found."""
+        name, before = re.sub(r"\(\?P<\w+>", "(", self.pattern), ""
+        while name != before:  # of alternatives the last, group by group from the innermost
+            before, name = name, re.sub(r"\((?:[^()|]*\|)*([^()|]*)\)", r"\1", name)
+        for pattern, shown in ((r"\[\^/\]|\\[wS]", "x"), (r"\[(\w)[^\]]*\]", r"\1"), (r"\\d", "1")):
+            name = re.sub(pattern, shown, name)
+        name = re.sub(r"(\w)\{(\d+)\}", lambda found: found[1] * int(found[2]), name)
+        name = re.sub(r"\w[*?]|\+|\\(?=\W)", "", name)
+        return name if re.fullmatch(self.pattern, name) else self.pattern
 
 
 class Division(_Table):
@@ -123,6 +137,7 @@ class Rule(_Table):
         random, seeds 0, 1, ... as Python's ``random`` draws them.
     ``trials``: how many galleries are drawn; scores are means over them.
     ``modalities``: the gallery's modalities are asked "apart", or "mixed" in one gallery.
+    ``ranked``: each "image" of the gallery, or each "track", at its best image (VeRi-776).
     ``ties``: of equal scores the wrong ones stand first, "worst", or the "mean" over all orders.
     """
 
@@ -135,6 +150,7 @@ class Rule(_Table):
     trials: int = Field(default=1, ge=1)
     repeats: int = Field(default=1, ge=1)
     modalities: Literal["apart", "mixed"] = "apart"
+    ranked: Literal["image", "track"] = "image"
     ties: Literal["worst", "mean"] = "worst"
 
     def text(self) -> str:

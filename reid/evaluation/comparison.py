@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from reid.data.tables import Rule
 from reid.errors import DataError
 from reid.evaluation.intervals import Comparison, compare
 
@@ -47,6 +48,10 @@ class Pair:
 def compare_files(first: Path, second: Path) -> list[Pair]:
     """The results of two evaluation files, matched; DataError that says why they cannot be compared."""
     before, after = _results(first), _results(second)
+    for field in ("protocol", "variant"):
+        names = [[entry[field] for entry in side.values()] for side in (before, after)]
+        if not any(name in names[1] for name in names[0]):
+            raise DataError(_refusal(first, second, (), SAME[field], names[0][0], names[1][0]))
     if before.keys() != after.keys():
         only = [" ".join(filter(None, key)) for key in before.keys() ^ after.keys()]
         raise DataError(f"{first} and {second} cannot be compared: only one of them has {', '.join(sorted(only))}")
@@ -99,9 +104,11 @@ def comparison_json(pairs: list[Pair]) -> dict[str, Any]:
 def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["results"]
+        if not entries:
+            raise ValueError("no results")
         return {
             (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] or "" for name in NAMES)): entry
-            for entry in entries
+            for entry in map(_checked, entries)
         }
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -109,13 +116,24 @@ def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
         raise DataError(f'{path}: not the results of "reid evaluate --json" of this version') from error
 
 
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """``entry`` with the settings that are newer than it; what is missing or no number raises, as parsing does."""
+    if not all(np.isfinite(float(entry[name])) for name in SCORES):
+        raise ValueError("a score is no number")
+    columns = entry["per_query"]
+    values = np.array(columns.get("average_precision", []), dtype=np.float64)  # null becomes NaN
+    if columns and not len(values) == len(columns["picture"]) == len(columns["identity"]):
+        raise ValueError("columns of different lengths")
+    return {**entry, "settings": {**Rule().model_dump(), **entry["settings"]}}
+
+
 def _refusal(first: Path, second: Path, key: tuple[str, ...], name: str, one: object, other: object) -> str:
     if isinstance(one, dict) and isinstance(other, dict):
         differing = [part for part in {**one, **other} if one.get(part) != other.get(part)]
         one, other = ({part: side.get(part) for part in differing} for side in (one, other))
-    where = " ".join(filter(None, key))
+    where = " ".join(filter(None, key)) + ": " if key else ""
     return (
-        f"{first} and {second} cannot be compared: {where}: the {name} differs, {one} and {other};"
+        f"{first} and {second} cannot be compared: {where}the {name} differs, {one} and {other};"
         " evaluate both in the same way"
     )
 

@@ -31,8 +31,8 @@ def details_table(details: Details) -> str:
 def _part(part: Part) -> Iterator[str]:
     yield ""
     yield f"{part.result.domain} {part.result.direction}"
-    if part.result.trials:
-        yield f"  over all {part.gallery:,} gallery rows, whatever the trials draw"
+    if part.gallery != part.result.metrics.gallery:
+        yield f"  over all {part.gallery:,} gallery images, whatever trials draw or tracks join"
     if part.verification:
         yield from _thresholds(part.verification)
     yield from _strangers(part)

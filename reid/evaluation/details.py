@@ -83,7 +83,7 @@ class Strip:
 class Part:
     """What lies behind one plain result; None or () where the data cannot say it.
 
-    Taken over all ``gallery`` rows, also where the protocol draws some of them for each trial.
+    Taken over all ``gallery`` rows, also where the protocol draws some of them for each trial or ranks tracks.
     ``cameras`` has the pairs of cameras; ``strangers`` counts the queries without a right answer.
     """
 

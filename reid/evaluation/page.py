@@ -117,8 +117,9 @@ def _modalities(domain: str, table: PairTable) -> str:
 
 def _part(part: Part) -> str:
     name = f"{part.result.domain} {_arrow(part.result.direction)}"
-    drawn = part.result.gallery_source if part.result.trials else ""
-    note = f" Over all {part.gallery:,} gallery rows; the scores above use those drawn ({drawn})." if drawn else ""
+    other = part.gallery != part.result.metrics.gallery
+    source = f"; the scores above have another gallery ({part.result.gallery_source})" if other else ""
+    note = f" Over all {part.gallery:,} gallery images{source}." if other else ""
     pieces = [
         _histogram(part.verification) if part.verification else "",
         f'<div class="block">{_thresholds(part.verification)}{_identification(part)}</div>',

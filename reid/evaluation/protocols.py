@@ -55,8 +55,9 @@ class Result:
     reranking: str = ""
 
     def intervals(self) -> dict[str, Interval]:
-        """Bootstrap intervals of mAP, mINP and rank-1 over the identities of the queries; {} if those are unknown."""
-        return metric_intervals(self.metrics, [sample.identity for sample in self.asked]) if self.asked else {}
+        """Bootstrap intervals of mAP, mINP and rank-1 over the identities of the queries; {} if there is but one."""
+        identities = [sample.identity for sample in self.asked]
+        return metric_intervals(self.metrics, identities) if len(set(identities)) > 1 else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +230,7 @@ def _score(
         len(identities),
         tuple(queries.samples[i] for i in np.flatnonzero(metrics.first_match == 0)),
         tuple(trials) if len(trials) > 1 else (),
-        drawn.source,
+        drawn.source if how.rule.ranked == "image" else f"{drawn.source}, as tracks: each as near as its nearest image",
         left_out,
         queries.samples,
         reranking.stamp if reranking else "",

@@ -19,7 +19,8 @@ from reid.evaluation.metrics import MAX_RANK, Metrics, market_metrics, score_met
 from reid.evaluation.places import Float64Array
 from reid.evaluation.rules import MarketLabels, judge, market_labels
 from reid.evaluation.scores import Vectors, block_size, check_vectors, inner_products
-from reid.records import Embeddings
+from reid.evaluation.tracks import best_of_tracks, by_track
+from reid.records import Embeddings, IntArray
 from reid.retrieval.rerank import average_query_expansion, k_reciprocal
 
 CMC_OVER = {"image": "rows", "single-shot": "rows", "identity": "identities"}
@@ -53,7 +54,12 @@ def score_trial(
 
     ``memory`` bounds the bytes of scores held at a time.
     """
-    labels = market_labels(queries.samples, gallery.samples, ignore=rule.ignore, places=places)
+    starts = None
+    if rule.ranked == "track":
+        _check_ranks_tracks(rule)
+        gallery, starts = by_track(gallery)
+    answers = gallery.samples if starts is None else tuple(gallery.samples[row] for row in starts)
+    labels = market_labels(queries.samples, answers, ignore=rule.ignore, places=places)
     variants = [
         name
         for name, wanted in (("trapezoid", rule.precision == "trapezoid"), ("all_queries", rule.unmatched == "zero"))
@@ -66,17 +72,37 @@ def score_trial(
         "cmc_over": CMC_OVER[rule.cmc],
     }
     if reranking is not None:
-        return _reranked(queries, gallery, rule, reranking, how, memory), labels
-    metrics = market_metrics(queries.vectors, gallery.vectors, **how, memory=memory)
+        return _reranked(queries, gallery, starts, rule, reranking, how, memory), labels
+    metrics = _by_vectors(queries.vectors, gallery.vectors, starts, how, memory)
     if rule.cmc != "single-shot":
         return metrics, labels
     ranks = single_shot_ranks(queries.vectors, gallery.vectors, labels, rule.repeats)
     return _with_ranks(metrics, ranks), labels
 
 
+def _check_ranks_tracks(rule: Rule) -> None:
+    if rule.cmc == "single-shot" or rule.ignore == "itself":
+        raise DataError(
+            f"rule: ranked=track puts tracks in place of images; cmc={rule.cmc}, ignore={rule.ignore} needs images,"
+            " so choose other settings or ranked=image"
+        )
+
+
+def _by_vectors(
+    queries: Vectors, gallery: Vectors, starts: IntArray | None, how: dict[str, Any], memory: int | None
+) -> Metrics:
+    """``starts`` (T,): where the tracks start that are ranked instead of rows, None without."""
+    if starts is None:
+        return market_metrics(queries, gallery, **how, memory=memory)
+    queries, gallery = check_vectors(queries, gallery)
+    size = block_size(len(gallery), gallery.itemsize, memory)
+    return score_metrics(best_of_tracks(inner_products(queries, gallery, size), starts), **how, block=size)
+
+
 def _reranked(
     queries: Embeddings,
     gallery: Embeddings,
+    starts: IntArray | None,
     rule: Rule,
     reranking: Reranking,
     how: dict[str, Any],
@@ -88,10 +114,11 @@ def _reranked(
     if reranking.neighbours:
         vectors = average_query_expansion(vectors, gallery.vectors, reranking.neighbours)
     if not reranking.k_reciprocal:
-        return market_metrics(vectors, gallery.vectors, **how, memory=memory)
+        return _by_vectors(vectors, gallery.vectors, starts, how, memory)
     k1, k2, weight = reranking.k_reciprocal
     scores = k_reciprocal(vectors, gallery.vectors, k1=k1, k2=k2, weight=weight)
-    return score_metrics(scores, **how, block=block_size(len(gallery), memory=memory))
+    ranked = scores if starts is None else best_of_tracks(scores, starts)
+    return score_metrics(ranked, **how, block=block_size(len(gallery), memory=memory))
 
 
 def single_shot_ranks(queries: Vectors, gallery: Vectors, labels: MarketLabels, repeats: int, seed: int = 0) -> Vectors:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
 from reid.models.runtime import UNCALIBRATED
-from reid.models.statistics import keeps_statistics
+from reid.models.statistics import keeps_statistics, own_profiles
 from reid.norm import Profiles, calibrate, mixes_domains
 from reid.records import Sample, label_of
 
 BATCH_SIZE = 128
+PriorFrom = Literal["cameras", "network"]
 
 
 def calibrate_checkpoint(
@@ -31,6 +33,7 @@ def calibrate_checkpoint(
     by: Sequence[str] = (),
     minimum: int = 2,
     prior: float = 0.0,
+    prior_from: PriorFrom = "cameras",
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     seed: int = 0,
@@ -41,8 +44,9 @@ def calibrate_checkpoint(
     ``by`` () takes the fields that the checkpoint's own domains are named by, "camera" for a plain one.
     Every batch holds images of one domain, drawn in random order, since neighbours in a list are often
     the same person.  ``prior`` > 0 draws a domain of few images towards the others of its modality, and these
-    towards all, as if so many images of them were its own.  Raises DataError for samples without a camera and
-    for a domain with fewer than ``minimum`` images.
+    towards all, as if so many images of them were its own (:meth:`~reid.norm.Profiles.shrunk`); with ``prior_from``
+    "network" towards what the network normalizes it with now (:meth:`~reid.norm.Profiles.towards`).  Raises DataError
+    for samples without a camera and for a domain with fewer than ``minimum`` images.
     """
     by = tuple(by) or checkpoint.by or ("camera",)
     if checkpoint.by and by != checkpoint.by:
@@ -64,8 +68,9 @@ def calibrate_checkpoint(
     else:
         batches = _batches(checkpoint, groups, names, batch_size, workers, progress)
     profiles = calibrate(checkpoint.network, batches, names, minimum=minimum, weights=checkpoint.weights, by=by)
-    modality = {name: str(rows[0].modality) for name, rows in groups.items()}
-    return profiles.shrunk(prior, modality) if prior > 0 else profiles
+    if prior_from == "network":
+        return profiles.towards(own_profiles(checkpoint, names, by), prior)
+    return profiles.shrunk(prior, {name: str(rows[0].modality) for name, rows in groups.items()})
 
 
 def _groups(samples: Sequence[Sample], by: Sequence[str], random: np.random.Generator) -> dict[str, list[Sample]]:

@@ -15,13 +15,14 @@ Nothing is guessed: a model fed with the wrong colours answers all the same.  A 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from reid.data.transforms import EvaluationTransform, Triple
+from reid.data.transforms import INTERPOLATIONS, EvaluationTransform, Triple
 from reid.errors import ConfigError, WeightsError, unknown_name
 
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # which of R, G, B each channel of the input is
@@ -30,7 +31,7 @@ Sides = tuple[int | None, int | None]  # height and width in pixels; None where 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class Card:
             values = getattr(self, name)
             if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(_is_number, values)):
                 raise ConfigError(f"{name}: expected three numbers, got {values!r}")
-        if not _is_number(self.scale) or not 0 < self.scale < float("inf"):
+        if not all(value > 0 for value in self.std):
+            raise ConfigError(f"std: expected three numbers above 0, got {list(self.std)}")
+        if not isinstance(self.interpolation, str) or self.interpolation not in INTERPOLATIONS:
+            raise ConfigError(unknown_name("interpolation", str(self.interpolation), INTERPOLATIONS))
+        if not _is_number(self.scale) or not self.scale > 0:
             raise ConfigError(f"scale: expected a number above 0, such as 1 or 255, got {self.scale!r}")
         for name in ("height", "width"):
             side = getattr(self, name)
@@ -95,8 +100,12 @@ def card_of(model: Path) -> Card:
         )
     try:
         return _card(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (ConfigError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
+    except ValueError as error:  # no TOML, or no text at all
+        raise WeightsError(
+            f"{path}: this card of {model.name} is not TOML ({error}); a card has {EXAMPLE}, one a line"
+        ) from error
 
 
 def _card(values: Mapping[str, Any]) -> Card:

@@ -48,6 +48,7 @@ FINGERPRINT_LENGTH = 16  # hex digits
 BUILT_IN = "built in"  # pooling and neck of a model that another program runs
 UNSEEN_KEY = "unseen"  # key of the free text: the policy for unknown cameras
 REFUSED = "error"  # the policy for unknown cameras of a network that has none
+PRIOR = "prior"  # key of the free text: what profiles were drawn towards
 BASE = "base"  # key of the free text: fingerprint of the weights before any profiles were installed
 
 
@@ -98,7 +99,8 @@ class Checkpoint:
                 f"{self.source}: these are weights {self.weights}, the profiles were measured on"
                 f" {profiles.weights}; calibrate again with these weights"
             )
-        return self._changed(network=install(self.network, profiles), by=profiles.by)
+        changed = self._changed(network=install(self.network, profiles), by=profiles.by)
+        return replace(changed, extra={**self.extra, PRIOR: profiles.prior}) if profiles.prior else changed
 
     def with_domains(self, names: Sequence[str]) -> Checkpoint:
         """The same weights that also know the domains ``names``, each with the mixture of all known statistics."""
@@ -139,12 +141,17 @@ class Checkpoint:
         ``labels`` (B,) int64, or one int for all, index ``names`` or are ``stranger``; None where the network has
         no domains.
         Where the transform says "flip": the mean of the unit vectors of an image and of its mirror image,
-        brought to unit length.
+        brought to unit length.  Raises WeightsError where any is not finite.
         """
         with torch.inference_mode():
             embeddings = self._answer(images, labels)
             if self.transform.flip:
                 embeddings = functional.normalize(embeddings + self._answer(images.flip(-1), labels), dim=1)
+        if not embeddings.isfinite().all():
+            raise WeightsError(
+                f"{self.source}: gives numbers that are not finite; its training diverged, or its statistics are of"
+                " pictures without contrast: train it again, or calibrate it on other crops"
+            )
         return embeddings
 
     def _answer(self, images: Tensor, labels: Tensor | int | None) -> Tensor:

@@ -28,9 +28,7 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
     ``camera`` names the normalization domain whose statistics it has, "" where the network has none.  Raises
     ConfigError for a camera that is not known, a suffix that is neither, or a package that is missing.
     """
-    kind = RUNTIMES.get(out.suffix.lower())
-    if kind is None:
-        raise ConfigError(f"{out}: expected a name that ends in .onnx, or in .xml for OpenVINO")
+    kind = kind_of(out)
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: another program runs it already ({checkpoint.runtime})")
     alone = _alone(checkpoint, camera)
@@ -56,6 +54,14 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
         raise WeightsError(f"{out}: cannot be written ({reason}); choose another place or free some space") from error
 
 
+def kind_of(out: Path) -> str:
+    """Which program reads ``out``: "onnx" or "openvino"; ConfigError where its name says neither."""
+    kind = RUNTIMES.get(out.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"{out}: expected a name that ends in .onnx, or in .xml for OpenVINO")
+    return kind
+
+
 class _Mirrored(nn.Module):
     """The mean of the vectors of a picture and of its mirror image: what "flip" means, inside the file."""
 
@@ -71,6 +77,9 @@ class _Mirrored(nn.Module):
 def _alone(checkpoint: Checkpoint, camera: str) -> nn.Module:
     """The network as one camera has it."""
     if checkpoint.names:
+        if not camera:
+            known = ", ".join(checkpoint.names)
+            raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
         if camera not in checkpoint.names:
             raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.names)}")
         return extract(checkpoint.network, camera)

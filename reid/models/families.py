@@ -2,10 +2,10 @@
 do not say, and how it prepares images.
 
 A file is recognised by its keys.  Known are torchreid, FastReID (ResNet, with IBN, GeM and non-local blocks),
-the strong baseline and its heirs (AGW, the ResNets of TransReID), ResNets behind ``backbone.``, torchvision
-and timm.  Nothing here reads files or fills networks; what has no place in a network keeps its own name, so
-that the loader can name it in its complaint.  Features are taken where the projects take them at test time:
-after the neck.
+the strong baseline and its heirs (AGW, the ResNets of TransReID), ResNets behind ``backbone.``, IBN-Net (both
+kinds), torchvision and timm.  Nothing here reads files or fills networks; what has no place in a network keeps
+its own name, so that the loader can name it in its complaint.  Features are taken where the projects take them
+at test time: after the neck.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ PUBLISHED_NAMES = {  # what projects call networks that are others' trunks with 
     "resnet101_ibn": "resnet101+ibn",
     "resnet50_ibn_a": "resnet50+ibn",
     "resnet101_ibn_a": "resnet101+ibn",
+    "resnet50_ibn_b": "resnet50+ibnb",
+    "resnet101_ibn_b": "resnet101+ibnb",
 }
 SBS_SIZE = (384, 128)
 
@@ -171,7 +173,7 @@ def _neck(tensors: Mapping[str, Tensor], family: Family) -> str:
 
 
 def _key_changes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    signs = {"ibn": r".*\.bn1\.IN\.", "nonlocal": r".*NL_\d\."}
+    signs = {"ibn": r".*\.bn1\.IN\.", "ibnb": r".*layer1\.\d+\.IN\.", "nonlocal": r".*NL_\d\."}
     return tuple(change for change, sign in signs.items() if _has(tensors, sign))
 
 

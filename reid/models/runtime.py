@@ -217,5 +217,6 @@ def _sizes(shape: Sequence[int | None] | None) -> str:
 
 
 def _line(error: Exception) -> str:
-    """The beginning of another program's complaint, on one line."""
-    return " ".join(str(error).split())[:200]
+    """What another program complains of: the last line, for those before it say where in its source it noticed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__

@@ -73,6 +73,7 @@ def replaced(old: Profiles, new: Profiles) -> Profiles:
         var=joined(kept.var, new.var),
         cov=joined(kept.cov, new.cov),
         date=max(old.date, new.date),
+        prior=old.priors(new),
     )
 
 

@@ -241,7 +241,8 @@ def _is_convertible(name: str, layer: nn.Module) -> bool:
             raise ConfigError(f"{name}: this BatchNorm tracks no statistics, so it has none to keep per domain")
         return True
     known = isinstance(layer, STATELESS_NORMS) and not getattr(layer, "track_running_stats", False)
-    if not known and isinstance(getattr(layer, "running_mean", None), Tensor):
+    kept = (getattr(layer, key, None) for key in ("running_mean", "running_var"))
+    if not known and any(isinstance(value, Tensor) for value in kept):
         raise ConfigError(
             f"{name}: cannot convert a {type(layer).__name__}; expected BatchNorm1d, BatchNorm2d, SyncBatchNorm"
             f" or timm's {FUSED_NORM}"

@@ -44,6 +44,12 @@ class CovStats:
         cov = self.cov + (other.cov - self.cov) * share[..., None, None] + between
         return CovStats(self.mean + delta * share, cov, mass)
 
+    def lerp(self, other: CovStats, share: Tensor | float) -> CovStats:
+        """Means and covariances each on the straight line to ``other``, at ``share``, 0..1 or (G, 1)."""
+        part = torch.as_tensor(share)
+        mean = self.mean + (other.mean - self.mean) * part
+        return CovStats(mean, self.cov + (other.cov - self.cov) * part[..., None, None], self.mass)
+
     def mix(self, weights: Tensor) -> CovStats:
         """Crowds mixed from the groups: ``weights`` (R, G), rows that sum to 1 -> R groups, exact.
 

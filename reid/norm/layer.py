@@ -121,6 +121,11 @@ class DomainBatchNorm(NamedRows):
             if not 0 <= row < self.groups:
                 raise ConditionError(f"domain {row} is out of range: this network has {self.groups}")
         labels = isinstance(domain, Tensor)
+        if isinstance(domain, Tensor) and domain.shape[0] != x.shape[0]:
+            raise ConditionError(
+                f"this norm sees {x.shape[0]} rows of {domain.shape[0]} images: the network makes rows of the parts of"
+                " an image, so a batch must be of one domain; pass it as an int"
+            )
         if not self.plain_family or (self.sync and self.training) or (labels and groups is None):
             with torch.autocast(x.device.type, enabled=False):  # it would pool the statistics in half precision
                 return self._any(x, condition)

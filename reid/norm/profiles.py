@@ -22,6 +22,7 @@ from reid.norm.stats import Stats
 from reid.norm.storing import write_table
 
 FORMAT = "reid-profiles-1"
+MIXED = "profiles: one has covariances where the other has none; they are of two networks"
 Tables = Mapping[str, Tensor]
 _TABLES = {"mean": "running_mean", "var": "running_var", "cov": "running_cov"}
 
@@ -33,7 +34,8 @@ class Profiles:
     ``mean`` and ``var`` hold (G, C) per layer name, ``var`` biased (over exactly these images), ``cov``
     (G, C / g, g, g) for layers that whiten; ``images`` (G,) says how many images each domain of ``names``
     was measured on; ``weights`` is the fingerprint of the weights they belong to ("" when not known),
-    ``by`` the fields of a sample that name its domain, ``date`` when they were measured (ISO 8601, UTC).
+    ``by`` the fields of a sample that name its domain, ``date`` when they were measured (ISO 8601, UTC),
+    ``prior`` what they were drawn towards and how far, such as "16 of the network", "" where they were not.
     """
 
     names: tuple[str, ...]
@@ -44,6 +46,7 @@ class Profiles:
     by: tuple[str, ...] = field(default=("camera",))
     cov: Tables = field(default_factory=dict)
     date: str = ""
+    prior: str = ""
 
     def stats(self, layer: str) -> Stats | CovStats:
         """What was measured in a layer; the mass of a domain is its number of images."""
@@ -70,7 +73,14 @@ class Profiles:
         together = {layer: merged(self._spread(layer, names), other._spread(layer, names)) for layer in self.mean}
         counts = [dict(zip(p.names, p.images, strict=True)) for p in (self, other)]
         images = tuple(sum(count.get(name, 0) for count in counts) for name in names)
-        return replace(_from_stats(self, together), names=names, images=images, date=max(self.date, other.date))
+        return replace(
+            _from_stats(self, together), names=names, images=images, date=max(self.date, other.date),
+            prior=self.priors(other),
+        )  # fmt: skip
+
+    def priors(self, other: Profiles) -> str:
+        """What the profiles of both were drawn towards."""
+        return " or ".join(sorted({self.prior, other.prior} - {""}))
 
     def diff(self, other: Profiles) -> dict[str, Tensor]:
         """How far apart the domains that both have lie: 2-Wasserstein distance over deviation, (K,) per layer.
@@ -105,10 +115,27 @@ class Profiles:
         ``parents`` names the group of a domain (the modality of a camera); a group's own parent is everything
         measured.  Without it that is every domain's parent.  ``prior`` 0 changes nothing.
         """
+        if not prior:
+            return self
         groups = sorted({(parents or {}).get(name, "") for name in self.names})
         member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.names])
         shrunk = {layer: _shrunk(self.stats(layer), member, len(groups), prior) for layer in self.mean}
-        return _from_stats(self, shrunk)
+        return replace(_from_stats(self, shrunk), prior=f"{prior:g} of the cameras")
+
+    def towards(self, source: Profiles, prior: float) -> Profiles:
+        """Statistics of few images, drawn towards those of ``source``, which the network has without them.
+
+        mu = (n mu_own + N mu_source) / (n + N) and var = (n var_own + N var_source) / (n + N), covariances alike, with
+        n the domain's images and N = ``prior``: Schneider et al. 2020, as published, without the variance between the
+        means.  ``source`` has the same domains at least; ``prior`` 0 changes nothing.
+        """
+        self._check_same_network(source)
+        if not prior:
+            return self
+        old = source.select(self.names)
+        share = torch.tensor([[images / (images + prior)] for images in self.images])
+        drawn = {layer: _between(old.stats(layer), self.stats(layer), share) for layer in self.mean}
+        return replace(_from_stats(self, drawn), prior=f"{prior:g} of the network")
 
     def save(self, path: Path) -> None:
         """Write to a safetensors file, in one move."""
@@ -117,7 +144,7 @@ class Profiles:
             for key, suffix in _TABLES.items()
             for layer, tensor in getattr(self, key).items()
         }
-        header = {key: getattr(self, key) for key in ("names", "images", "weights", "by", "date")}
+        header = {key: getattr(self, key) for key in ("names", "images", "weights", "by", "date", "prior")}
         header["digest"] = _digest(tensors)
         write_table(path, tensors, {"format": FORMAT, "profiles": json.dumps(header)})
 
@@ -142,7 +169,8 @@ class Profiles:
             for key, suffix in _TABLES.items()
         }
         names, images, by = (tuple(header[key]) for key in ("names", "images", "by"))
-        return cls(names, images, weights=header["weights"], by=by, date=header.get("date", ""), **tables)
+        date, prior = (header.get(key, "") for key in ("date", "prior"))  # older files do not say these
+        return cls(names, images, weights=header["weights"], by=by, date=date, prior=prior, **tables)
 
     def _check_same_network(self, other: Profiles) -> None:
         if (self.weights, self.by, set(self.mean)) != (other.weights, other.by, set(other.mean)):
@@ -164,7 +192,16 @@ def merged(ours: Stats | CovStats, theirs: Stats | CovStats) -> Stats | CovStats
         return ours.merge(theirs)
     if isinstance(ours, Stats) and isinstance(theirs, Stats):
         return ours.merge(theirs)
-    raise WeightsError("profiles: one has covariances where the other has none; they are of two networks")
+    raise WeightsError(MIXED)
+
+
+def _between(source: Stats | CovStats, own: Stats | CovStats, share: Tensor) -> Stats | CovStats:
+    """The line from ``source`` to ``own``, whichever kind of statistics a layer keeps."""
+    if isinstance(source, CovStats) and isinstance(own, CovStats):
+        return source.lerp(own, share)
+    if isinstance(source, Stats) and isinstance(own, Stats):
+        return source.lerp(own, share)
+    raise WeightsError(MIXED)
 
 
 def _from_stats(profiles: Profiles, found: Mapping[str, Stats | CovStats]) -> Profiles:

@@ -72,7 +72,10 @@ def save_embeddings(embeddings: Embeddings, path: Path) -> None:
     try:
         write_private(path, lambda part: save_file(tensors, part, metadata))
     except OSError as error:
-        raise DataError(f"{path}: the embeddings cannot be written ({error.strerror or error})") from error
+        raise DataError(
+            f"{path}: the embeddings cannot be written ({error.strerror or error}); choose another place or free some"
+            " space"
+        ) from error
 
 
 def load_embeddings(path: Path) -> Embeddings:

@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.errors import DataError, GalleryError
+from reid.files import Writer
 from reid.records import Embeddings, FloatArray, IntArray, Ranking, Sample
 from reid.retrieval.exact import best_first, empty_ranking, scores_of
-from reid.retrieval.storage import Writer, commit, decode_samples, encode_samples, reading
+from reid.retrieval.storage import commit, decode_samples, encode_samples, reading
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -18,17 +18,19 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
-from reid.errors import DataError, GalleryError
+from reid.errors import DataError, GalleryError, WeightsError
+from reid.files import Writer, is_part, sync, write_whole
 from reid.records import Modality, Sample, Split
 
 HEADER = "header.json"
@@ -38,8 +40,6 @@ DATA_FILE = "data-*"  # pattern of every data file, those of abandoned generatio
 REBUILD = 'build it again with "reid index build"'
 
 _COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
-
-Writer = Callable[[Path], object]
 
 
 def encode_samples(samples: Sequence[Sample]) -> bytes:
@@ -75,28 +75,30 @@ def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
 
 
 def write_private(path: Path, write: Writer) -> None:
-    """Have ``write`` fill ``path``, readable by the owner only; durable when this returns.
-
-    The file appears whole or not at all; an older one is replaced.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    """:func:`~reid.files.write_whole` in which a full disk is an OSError whichever library wrote."""
     try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        _written(write, part)
-        _sync(part)
-        part.replace(path)
-        _sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _written(write: Writer, part: Path) -> None:
-    """Have ``write`` fill ``part``; a full disk is an OSError whichever library wrote."""
-    try:
-        write(part)
+        write_whole(path, write)
     except (SafetensorError, RuntimeError) as error:  # what safetensors and faiss raise
-        raise OSError(errno.EIO, _first_line(error), str(part)) from error
+        raise OSError(errno.EIO, _first_line(error), str(path)) from error
+    except WeightsError as error:  # of a network that is kept beside the vectors
+        raise OSError(errno.EIO, _first_line(error.__cause__ or error), str(path)) from error
+
+
+def claim(folder: Path) -> None:
+    """Refuse a folder that cannot become a gallery, or be replaced by one, before work is spent on it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _lock(folder, fcntl.LOCK_EX):
+            _check_replaceable(folder, None)
+            TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise GalleryError(_unwritable(folder, error)) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return (
+        f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another place or free some space"
+    )
 
 
 def commit(
@@ -114,7 +116,7 @@ def commit(
             folder.chmod(0o700)
             return _commit(folder, writers, facts)
     except OSError as error:
-        raise GalleryError(f"{folder}: the gallery cannot be written ({error.strerror or error})") from error
+        raise GalleryError(_unwritable(folder, error)) from error
 
 
 def _commit(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def _check_replaceable(folder: Path, replaces: str | None) -> None:
 
 
 def _ours(path: Path) -> bool:
-    return path.match(DATA_FILE) or (path.name.startswith(".") and path.name.endswith(".part"))
+    return path.match(DATA_FILE) or is_part(path)
 
 
 def _sweep(folder: Path) -> None:
@@ -208,7 +210,7 @@ def _sweep(folder: Path) -> None:
     for path in strays:
         path.unlink()
     if strays:
-        _sync(folder)
+        sync(folder)
 
 
 @contextmanager
@@ -221,18 +223,10 @@ def _lock(folder: Path, kind: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

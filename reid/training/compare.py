@@ -146,7 +146,8 @@ def _run(
         rows = rows_of(site, variation.domains)
         for name in variation.statistics:
             path = _evaluated(folder, checkpoint, site, rows, name, recipe.threads, progress)
-            row = variation.name if comparison.statistics == ("kept",) else f"{variation.name}, {name}"
+            is_usual = name == "kept" and comparison.statistics == ("kept",)
+            row = variation.name if is_usual else f"{variation.name}, {name}"
             alone = {f"{sample.modality.value}->{sample.modality.value}" for sample in rows}
             scores += _shown(_scores(path, row, site, recipe.seed), comparison.directions, alone)
     return scores, _cost(variation.name, checkpoint, RunFolder(folder))

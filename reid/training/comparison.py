@@ -17,13 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reid.config import Experiment, parse_config
+from reid.config import Data, Experiment, parse_config
 from reid.data.manifest import check_files, read_manifest
 from reid.errors import ConfigError, DataError, unknown_name
-from reid.norm import SYSTEMS, DomainPolicy
+from reid.norm import DomainPolicy
 from reid.records import Sample, Split, label_of
 from reid.training.apart import Apart
-from reid.training.material import Material, resolve, training_samples
+from reid.training.material import material_of, resolve, training_samples, unlabelled_samples
 from reid.training.sites import STATISTICS
 
 
@@ -112,11 +112,11 @@ class Comparison:
 
     def check(self) -> None:
         """Raise the error that a run would meet later: missing data, domains that do not fit, a wrong policy."""
-        rows: dict[tuple[object, ...], tuple[Sample, ...]] = {}
+        rows: dict[Data, tuple[tuple[Sample, ...], tuple[Sample, ...]]] = {}
         for variation in self.variations:
-            key = (variation.experiment.data.manifests, variation.experiment.data.domains)
+            key = variation.experiment.data
             if key not in rows:
-                rows[key] = training_samples(variation.experiment)
+                rows[key] = training_samples(variation.experiment), unlabelled_samples(variation.experiment)
             try:
                 _check_variation(variation, rows[key], self.sites)
             except ConfigError as error:
@@ -181,17 +181,24 @@ def _variation(path: Path, file: _File, entry: _Variation, before: Sequence[Vari
         raise ConfigError(f"{where}: apart adds one domain to a network of one: name one in data.domains of both")
     if (experiment.norm.kind, experiment.norm.affine, statistics) != ("domain", "domain", ("kept",)):
         raise ConfigError(f'{where}: apart needs norm.kind = "domain", norm.affine = "domain", statistics = ["kept"]')
+    if experiment.data.unlabelled:
+        raise ConfigError(f"{where}: apart trains a domain on its labelled rows: leave data.unlabelled out")
     return Variation(entry.name, experiment, statistics, entry.apart, base)
 
 
-def _check_variation(variation: Variation, rows: Sequence[Sample], sites: Sequence[Site]) -> None:
-    """Refuse domains that do not fit the system, and policies that do not fit the domains or the sites."""
-    norm = resolve(variation.experiment, rows).norm
-    latent = SYSTEMS[norm.system].latent
-    names = Material(tuple(rows), norm.by, latent).names
-    if names or norm.system != "batch":
-        DomainPolicy(norm.kind, names, norm.affine, norm.system)
-    if latent and "measured" in variation.statistics:
+def _check_variation(
+    variation: Variation, rows: tuple[tuple[Sample, ...], tuple[Sample, ...]], sites: Sequence[Site]
+) -> None:
+    """Refuse domains that do not fit the system, and policies that do not fit the domains or the sites.
+
+    ``rows``: the labelled ones and the unlabelled ones.
+    """
+    resolved = resolve(variation.experiment, sum(rows, ()))
+    norm, material = resolved.norm, material_of(resolved, *rows)
+    names = material.names
+    if names or norm.layers != "batch":
+        DomainPolicy(norm.kind, names, norm.affine, norm.layers)
+    if material.latent and "measured" in variation.statistics:
         raise ConfigError('its domains are guessed, so none can be measured: leave "measured" out of statistics')
     if not norm.by and {"mixture", "ensemble"} & set(variation.statistics):
         raise ConfigError('"mixture" and "ensemble" are of several domains, and this network has none: set norm.kind')

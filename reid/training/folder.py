@@ -6,6 +6,7 @@ last complete epoch.  Nothing here knows what the tensors in a checkpoint mean.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
@@ -97,6 +98,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(beside)
         beside.replace(path)
+    except RuntimeError as error:  # how torch tells of a full disk
+        raise OSError(errno.EIO, f"cannot be written, the disk may be full ({error})", str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -1,5 +1,8 @@
 """One epoch: batches of crops that lie in memory, augmented, embedded, judged, and one update each.
 
+Unlabelled crops of a batch pass through the network with the others, so that statistics see both; the losses on
+identities do not see them.
+
 Knows the losses, the schedule and the optimizer's step; it knows nothing of files, of how the
 network is built, or of which epoch comes next.
 """
@@ -29,8 +32,9 @@ from reid.records import IntArray
 from reid.training.alignment import entropy_loss
 from reid.training.causality import DualCausality
 from reid.training.losses import batch_hard_triplet, contrastive_loss, identity_loss
-from reid.training.material import TrainingSet
+from reid.training.material import UNKNOWN, TrainingSet
 from reid.training.schedule import learning_rate, ramp
+from reid.training.target import TargetLoss
 from reid.training.whitening import SelectiveWhitening
 
 BRANCH_ENTROPY = 0.1  # weight of the entropy of latent domains (Mancini et al. 2018)
@@ -66,8 +70,9 @@ class EpochReport:
     identity_loss: float
     triplet_loss: float
     contrastive_loss: float
+    target_loss: float  # on unlabelled images; 0 without
     triplet_weight: float
-    accuracy: float  # part of the training images whose identity has the largest logit, 0..1
+    accuracy: float  # part of the labelled images whose identity has the largest logit, 0..1
     learning_rate: float
     seconds: float
     images_per_second: float
@@ -95,9 +100,37 @@ def make_optimizer(learner: nn.Module, recipe: Train) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """B images (B, 3, H, W) and what is known about them, the unlabelled ones last; ``domain`` None for none."""
+
+    images: Tensor
+    targets: Tensor  # (B,) int64, -1 where unlabelled
+    modalities: Tensor  # (B,) int64
+    domain: Tensor | None  # (B,) int64
+    labelled: int
+
+    @property
+    def order(self) -> Tensor:
+        """The row that stands in each place (B,) inside the network: Given sorts them by domain."""
+        return torch.arange(len(self.images)) if self.domain is None else torch.argsort(self.domain, stable=True)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a forward pass gives of a batch."""
+
+    features: Tensor  # (B, C), before the neck
+    neck: Tensor  # (B, D), after it
+    logits: Tensor  # (B, I)
+    weights: Tensor | None  # (B, G), of the domains that a branch guesses
+    maps: Any  # what the watched layers saw, rows in the batch's order
+    gates: list[Tensor]  # what the gates of the norms say, rows in the batch's order
+
+
 @dataclass
 class Loop:
-    """What stays the same from epoch to epoch."""
+    """What stays the same from epoch to epoch; ``target`` is the loss on unlabelled rows."""
 
     learner: Learner
     optimizer: torch.optim.Optimizer
@@ -105,6 +138,7 @@ class Loop:
     augment: TrainTransform
     transform: EvaluationTransform
     recipe: Train
+    target: TargetLoss | None = None
 
     def __post_init__(self) -> None:
         self._branch = next((part for part in self.learner.modules() if isinstance(part, DomainBranch)), None)
@@ -119,30 +153,31 @@ class Loop:
         generator: torch.Generator,
         on_batch: Callable[[int], object] | None = None,
     ) -> EpochReport:
-        """Train once on ``batches``, each int64 row numbers (B,); ``epoch`` is 0-based.
+        """Train once on ``batches``, each int64 row numbers (B,), labelled rows first; ``epoch`` is 0-based.
 
         ``generator`` drives the augmentation; ``on_batch`` is called after every update with its number of images.
         """
         if self._whitening is not None:
             self._measure_style(self._whitening, generator)
         self.learner.train()
-        started, sums = time.perf_counter(), np.zeros(5)
+        started, sums = time.perf_counter(), np.zeros(6)
         rate = weight = 0.0
         for number, rows in enumerate(batches):
             rate, weight = self._schedule(epoch, number, len(batches))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            sums += self._step(torch.from_numpy(rows), weight, generator, epoch)
+            sums += self._step(self._batch(torch.from_numpy(rows), generator), weight, epoch)
             if on_batch is not None:
                 on_batch(len(rows))
         seconds = time.perf_counter() - started
-        loss, identity, triplet, contrast, accuracy = (sums / len(batches)).tolist()
+        loss, identity, triplet, contrast, target, accuracy = (sums / len(batches)).tolist()
         return EpochReport(
             epoch=epoch + 1,
             loss=loss,
             identity_loss=identity,
             triplet_loss=triplet,
             contrastive_loss=contrast,
+            target_loss=target,
             triplet_weight=weight,
             accuracy=accuracy,
             learning_rate=rate,
@@ -163,33 +198,65 @@ class Loop:
         part = ramp(epoch + number / batches, start=recipe.triplet_start, length=recipe.triplet_ramp)
         return rate, recipe.triplet_weight * part
 
-    def _step(self, rows: Tensor, weight: float, generator: torch.Generator, epoch: int) -> list[float]:
-        """One update on ``rows`` (B,) int64; returns loss, its three parts, accuracy."""
-        data, recipe = self.data, self.recipe
-        targets = data.targets[rows]
-        domain = None if data.domains is None else data.domains[rows]
+    def _batch(self, rows: Tensor, generator: torch.Generator) -> _Batch:
+        """The crops at ``rows`` (B,) int64, augmented, and their labels."""
+        data, targets = self.data, self.data.targets[rows]
         images = self.transform.normalise(self.augment(data.crops[rows], generator))
-        images = images.contiguous(memory_format=torch.channels_last)
+        return _Batch(
+            images.contiguous(memory_format=torch.channels_last),
+            targets,
+            data.modalities[rows],
+            None if data.domains is None else data.domains[rows],
+            int((targets != UNKNOWN).sum()),
+        )
+
+    def _step(self, batch: _Batch, weight: float, epoch: int) -> list[float]:
+        """One update; returns loss, its four parts, accuracy."""
+        seen, recipe = self._see(batch), self.recipe
+        known = slice(batch.labelled)
+        targets, logits = batch.targets[known], seen.logits[known]
+        across = batch.modalities[known] if recipe.positives == "cross_modality" else None
+        identity = identity_loss(logits, targets, recipe.label_smoothing)
+        triplet = batch_hard_triplet(seen.features[known], targets, recipe.triplet_margin, across)
+        contrast = contrastive_loss(seen.neck[known], targets, modalities=across)
+        loss = identity + weight * triplet + recipe.contrast_weight * contrast
+        loss = self._with_losses_of_layers(loss, batch, seen)
+        target = torch.zeros(())
+        if self.target is not None:
+            target = self.target.of(seen.logits[batch.labelled :])
+            loss = loss + self.target.weight * target
+        self._update(loss, epoch)
+        accuracy = (logits.argmax(1) == targets).float().mean()
+        return [part.item() for part in (loss, identity, triplet, contrast, target, accuracy)]
+
+    def _see(self, batch: _Batch) -> _Seen:
+        """One forward pass of the whole batch."""
         watched = self._whitening or self._causality
         watching: AbstractContextManager[Any] = nullcontext() if watched is None else watched.watching()
-        with _autocast(recipe.precision), watching as maps, gate_logits(self.learner) as logits_of_gates:
-            weights = None if self._branch is None else self._branch(images)
-            features, neck, logits = Given(self.learner)(images, domain if weights is None else weights)
-        across = data.modalities[rows] if recipe.positives == "cross_modality" else None
-        identity = identity_loss(logits, targets, recipe.label_smoothing)
-        triplet = batch_hard_triplet(features, targets, recipe.triplet_margin, across)
-        contrast = contrastive_loss(neck, targets, modalities=across)
-        loss = identity + weight * triplet + recipe.contrast_weight * contrast
-        if weights is not None:
-            loss = loss + BRANCH_ENTROPY * entropy_loss(weights.clamp_min(1e-12).log())
-        # Layers see the rows in the order Given sorts them.
-        order = torch.arange(len(rows)) if domain is None else torch.argsort(domain, stable=True)
-        if logits_of_gates and domain is not None:
-            loss = loss + gate_loss(logits_of_gates, domain[order])
+        with _autocast(self.recipe.precision), watching as maps, gate_logits(self.learner) as gates:
+            weights = None if self._branch is None else self._branch(batch.images)
+            domain = batch.domain if weights is None else weights
+            features, neck, logits = Given(self.learner)(batch.images, domain)
+        return _Seen(features, neck, logits, weights, maps, gates)
+
+    def _with_losses_of_layers(self, loss: Tensor, batch: _Batch, seen: _Seen) -> Tensor:
+        """The loss and those that come with certain norms; all but SNR's, which is of identities, see every row."""
+        if seen.weights is not None:
+            loss = loss + BRANCH_ENTROPY * entropy_loss(seen.weights.clamp_min(1e-12).log())
+        if seen.gates and batch.domain is not None:
+            loss = loss + gate_loss(seen.gates, batch.domain[batch.order])
         if self._whitening is not None:
-            loss = loss + ISW_WEIGHT * self._whitening.loss(maps)
+            loss = loss + ISW_WEIGHT * self._whitening.loss(seen.maps)
         if self._causality is not None:
-            loss = loss + self._causality.loss(maps, targets[order])
+            maps, targets = seen.maps, batch.targets[batch.order]
+            if batch.labelled < len(targets):
+                known = targets != UNKNOWN
+                maps, targets = [layer[known] for layer in maps], targets[known]
+            loss = loss + self._causality.loss(maps, targets)
+        return loss
+
+    def _update(self, loss: Tensor, epoch: int) -> None:
+        """One step of the optimizer; ConfigError where the loss is not finite."""
         if not math.isfinite(loss.item()):
             raise ConfigError(
                 f"the loss became {loss.item()} in epoch {epoch + 1}: the training diverged;"
@@ -197,11 +264,9 @@ class Loop:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if recipe.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(self.learner.parameters(), recipe.gradient_clip)
+        if self.recipe.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.gradient_clip)
         self.optimizer.step()
-        accuracy = (logits.argmax(1) == targets).float().mean()
-        return [loss.item(), identity.item(), triplet.item(), contrast.item(), accuracy.item()]
 
     def _measure_style(self, whitening: SelectiveWhitening, generator: torch.Generator) -> None:
         """Measure which covariances carry style, on images as they are and with other colours.

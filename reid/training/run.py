@@ -22,7 +22,6 @@ from torch.nn.modules.conv import _ConvNd
 from tqdm import tqdm
 
 from reid.config import Experiment, to_toml
-from reid.data.sampling import BalancedBatches
 from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import DataError, WeightsError
 from reid.models.checkpoint import Checkpoint, save_checkpoint
@@ -30,8 +29,9 @@ from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.training.folder import RunFolder
 from reid.training.loop import EpochReport, Learner, Loop, make_optimizer
-from reid.training.material import Material, TrainingSet, load_training_set, resolve, training_samples
+from reid.training.material import Material, TrainingSet, gather, load_training_set
 from reid.training.start import fill, note_start, open_start, transform_of
+from reid.training.target import TARGET_LOSSES, TrainingBatches
 
 OnEpoch = Callable[[EpochReport], object]
 CALIBRATION_BATCH = 128
@@ -56,28 +56,29 @@ def train(
 
     After the last epoch the statistics of every normalization domain are measured over its training
     crops, unaugmented, with the final weights.  Plain batch normalization keeps its running averages.
+    Unlabelled crops make domains like the others: see :attr:`~reid.training.material.Material.labels`.
     """
     folder = RunFolder(out)
     if not resume:
         folder.clear()
-    samples = training_samples(experiment)
+    experiment, material = gather(experiment)
     start = open_start(experiment.network)
-    experiment = note_start(resolve(experiment, samples), start)
+    experiment = note_start(experiment, start)
     folder.open(experiment)
     if folder.weights.exists():
         return folder.weights
     norm = experiment.norm
-    material = Material(samples, norm.by, SYSTEMS[norm.system].latent)
     transform = transform_of(experiment, start)
     with torch_settings(experiment.train.threads):
         learner = build_learner(experiment, material, start)
         data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
         augment = TrainTransform(**experiment.augment.model_dump())
         optimizer = make_optimizer(learner, experiment.train)
-        loop = Loop(learner, optimizer, data, augment, transform, experiment.train)
+        target = TARGET_LOSSES.get(norm.target_loss)
+        loop = Loop(learner, optimizer, data, augment, transform, experiment.train, target)
         run_epochs(loop, folder, material, progress, on_epoch)
         network = final_network(learner.embedder, data, material, experiment, transform)
-    by = () if SYSTEMS[norm.system].guesses else material.by
+    by = () if SYSTEMS[norm.layers].guesses else material.by
     extra = {"experiment": to_toml(experiment), "data": material.digest}
     spec = learner.embedder.spec
     save_checkpoint(folder.weights, network, spec, transform, by, material.names, extra)
@@ -96,8 +97,8 @@ def build_learner(experiment: Experiment, material: Material, start: Checkpoint 
         fill(embedder, start)
     network: nn.Module = embedder
     norm = experiment.norm
-    if material.names or norm.system != "batch":
-        network = convert_norm(network, DomainPolicy(norm.kind, material.names, norm.affine, norm.system))
+    if material.names or norm.layers != "batch":
+        network = convert_norm(network, DomainPolicy(norm.kind, material.names, norm.affine, norm.layers))
     learner = Learner(cast(Embedder, network), len(material.classes[1]))
     return learner.to(memory_format=torch.channels_last)
 
@@ -153,19 +154,12 @@ def run_epochs(loop: Loop, folder: RunFolder, material: Material, progress: bool
     """Train from the last checkpoint, or the beginning, to the last epoch; save after each."""
     recipe = loop.recipe
     history = _restore(loop, folder, material)
-    sampler = BalancedBatches(
-        material.samples,
-        recipe.identities_per_batch,
-        recipe.images_per_identity,
-        recipe.seed,
-        balance=recipe.balance,
-        visits=recipe.visits,
-    )
-    images = len(sampler) * recipe.identities_per_batch * recipe.images_per_identity  # an epoch
+    views = 1 if loop.target is None else loop.target.views
+    sampler = TrainingBatches(material.samples, material.unlabelled, recipe, views)
     with tqdm(
         desc="training",
-        total=recipe.epochs * images,
-        initial=len(history) * images,
+        total=recipe.epochs * sampler.images,
+        initial=len(history) * sampler.images,
         unit="img",
         unit_scale=True,
         disable=not progress,

@@ -17,6 +17,7 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import WeightsError
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.embedder import Embedder
+from reid.models.runtime import RUNTIMES
 from reid.models.weights import load_strictly, table_of
 from reid.norm import add_domain, extract, system_of
 
@@ -35,9 +36,9 @@ def open_start(network: Network) -> Checkpoint | None:
         return None
     noted = _NOTED.fullmatch(network.weights)
     path = Path(noted["path"] if noted else network.weights)
-    start = _load(path, network.backbone)
-    if start.runtime:
+    if path.suffix.lower() in RUNTIMES:
         raise WeightsError(f"{path}: a graph for another program cannot be trained; start from weights for torch")
+    start = _load(path, network.backbone)
     if noted and noted["fingerprint"] != start.fingerprint:
         raise WeightsError(
             f"{path}: these are weights {start.fingerprint}, the run started from {noted['fingerprint']};"

@@ -80,9 +80,13 @@ def test_a_curve(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path)
     code, out, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", plot, "--json")
     assert code == 0, err
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
-    code, _, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", rows)
-    assert code == 1
-    assert "would be lost" in err
+    drawing = tmp_path / "drawing.svg"
+    drawing.write_text("<svg/>")
+    for path, message in ((rows, "expected a name that ends in .svg"), (drawing, "would be lost")):
+        code, _, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", path)
+        assert code == 1
+        assert message in err
+    assert drawing.read_text() == "<svg/>"
     curve = json.loads(out)["curve"]
     assert [(point["crops"], point["prior"]) for point in curve] == [(0, 0), (6, 0), (6, 8), (6, 32), (6, 128)]
     assert all(0 <= point[key] <= 1 for point in curve for key in ("mAP", "rank1"))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from reid.cli import main
+from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
 
@@ -147,8 +148,10 @@ def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weig
     by_file, at_once, prior = (
         json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("by-file", "at-once", "prior")
     )
+    assert [entry["made"].pop("unseen cameras") for entry in at_once] == ["calibrate"] * len(by_file)
     assert by_file == at_once
     assert by_file[0]["fingerprint"] != prior[0]["fingerprint"]
+    assert {entry["made"]["unseen cameras"] for entry in prior} == {"prior"}
     code, out, _ = reid("index", "build", *common, "--profiles", profiles, "--out", tmp_path / "gallery")
     assert code == 0
     picture = next((other_manifest.parent / "images" / "query" / "person").glob("*_b2_*.jpg"))
@@ -158,7 +161,46 @@ def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weig
     assert "embedded by" in fails(
         "search", picture, "--camera", "a1", "--gallery", tmp_path / "gallery", "--weights", camera_weights
     )
-    assert '"person/c9" is unknown' in fails("search", picture, "--camera", "c9", "--gallery", tmp_path / "gallery")
+    told = fails("search", picture, "--camera", "mars", "--gallery", tmp_path / "gallery")
+    assert 'gallery: its network has no statistics for domain/camera "person/mars"; known: person/a1' in told
+    assert told.endswith('"reid index build --profiles" again, or build with --unseen-camera nearest or mixture')
+    assert "say which with --camera" in fails("search", picture, "--gallery", tmp_path / "gallery")
+
+
+def test_a_policy_that_would_change_nothing_is_refused(fails, manifest: Path, plain_weights: Path, tmp_path: Path):
+    common = ("--data", manifest, "--weights", plain_weights)
+    for policy in ("calibrate", "prior", "nearest", "mixture"):
+        told = f"--unseen-camera {policy}: {plain_weights} keeps no statistics per camera, so none is unknown to it"
+        assert told in fails("evaluate", *common, "--unseen-camera", policy)
+    assert "keeps no" in fails("embed", *common, "--unseen-camera", "prior", "--out", tmp_path / "e.safetensors")
+    assert "keeps no" in fails("index", "build", *common, "--unseen-camera", "nearest", "--out", tmp_path / "gallery")
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_crops_are_drawn_towards_the_network(
+    reid, fails, other_manifest: Path, plain_weights: Path, tmp_path: Path
+) -> None:
+    """Half and half where as many images count for the network as were seen; results say so."""
+    common = ("--data", other_manifest, "--weights", plain_weights)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("own", "drawn")]
+    assert reid("calibrate", *common, "--only", "b1", "--out", paths[0])[0] == 0
+    images = Profiles.load(paths[0]).images[0]
+    prior = ("--prior", images, "--prior-from", "network")
+    assert reid("calibrate", *common, "--only", "b1", *prior, "--out", paths[1])[0] == 0
+    own, drawn = map(Profiles.load, paths)
+    for name, module in load_checkpoint(plain_weights).network.named_modules():
+        if name in own.mean:
+            for found, before, table in (
+                (drawn.mean, module.running_mean, own.mean), (drawn.var, module.running_var, own.var)
+            ):  # fmt: skip
+                torch.testing.assert_close(found[name][0], (table[name][0] + before) / 2, rtol=1e-4, atol=1e-6)
+    assert drawn.prior == f"{images} of the network"
+    assert "without --prior" in fails("calibrate", *common, *prior[2:], "--out", paths[0])
+    assert "known: cameras, network" in fails("calibrate", *common, *prior[:2], "--prior-from", "me", "--out", paths[0])
+    assert reid("calibrate", *common, *prior, "--out", paths[1])[0] == 0
+    assert reid("evaluate", *common, "--profiles", paths[1], "--json", tmp_path / "scores.json")[0] == 0
+    results = json.loads((tmp_path / "scores.json").read_text())["results"]
+    assert {entry["made"]["prior"] for entry in results} == {f"{images} of the network"}
 
 
 def test_few_images_are_refused_or_drawn_to_their_modality(
@@ -326,16 +368,41 @@ def test_an_unwritable_output_is_one_line(fails, manifest: Path, plain_weights: 
     assert "Not a directory" in fails("synth", tmp_path / "file" / "street", "--identities", "1", "--workers", "1")
 
 
+def test_a_place_where_no_file_can_be_is_told_before_the_work(fails, manifest: Path, plain_weights: Path) -> None:
+    common = ("--data", manifest, "--weights", plain_weights)
+    for command in (("embed",), ("calibrate",), ("cameras", "report")):
+        found = fails(*command, *common, "--out", "/proc/nowhere")
+        assert found.startswith("error: /proc/nowhere: no file can be written there (")
+        assert found.endswith("choose another place")
+    assert "--plot curve.png: expected a name that ends in .svg" in fails(
+        "cameras", "report", *common, "--plot", "curve.png"
+    )
+
+
 def test_sizes_have_bounds(fails, manifest: Path, plain_weights: Path) -> None:
     for size in ((8, 8), (99999999, 64)):
         assert "32 to 2048 pixels" in fails("evaluate", "--data", manifest, "--weights", plain_weights, "--size", *size)
 
 
-def test_usage_errors_exit_with_2(reid) -> None:
-    for arguments in (["nonsense"], ["search"], ["evaluate", "--size", "big"], ["synth", "x", "--crops", "1"]):
-        code, _, err = reid(*arguments)
-        assert code == 2
-        assert "Traceback" not in err
+def test_usage_errors_exit_with_2_and_one_line(reid) -> None:
+    for arguments, words in (
+        (["nonsense"], "No such command 'nonsense'; see reid --help"),
+        (["index", "search"], "No such command 'search'; see reid index --help"),
+        (["search"], "Missing argument 'image'; see reid search --help"),
+        (["evaluate", "--size", "big", "3"], "'--size': Input should be a valid integer"),
+        (["evaluate", "--size", "3"], "Option '--size' requires 2 arguments; see --help"),
+        (["evaluate", "--nonsense"], "No such option: --nonsense"),
+        (["synth", "x", "--crops", "1"], "'--crops'"),
+        (["init", "x", "--pattern", "*", "--protocol", "regdb"], "leave --pattern out"),
+    ):
+        code, out, err = reid(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert words in err
+    code, out, err = reid("index")
+    assert (code, err) == (2, "")
+    assert "Usage: reid index" in out
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,8 @@ def test_the_command_trains_scores_and_reports(
     assert shown.out.strip() in page
     for part in (
         "# Two kinds",
-        "person all",
-        "vehicle all",
+        "person visible->visible",
+        "vehicle visible->visible",
         "- command: `reid",
         "- date: 20",
     ):

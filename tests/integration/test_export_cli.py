@@ -114,7 +114,10 @@ def test_what_cannot_be_exported_is_told_in_one_line(
     (tmp_path / "mine.onnx").write_text("notes of mine")
     (tmp_path / "other.toml").write_text("title = 'mine'")
     for arguments, told in (
-        (("--weights", weights, "--out", tmp_path / "n.onnx"), 'unknown camera ""; known: b1, b2, b3'),
+        (
+            ("--weights", weights, "--out", tmp_path / "n.onnx"),
+            "with --camera whose statistics it gets; known: b1, b2, b3",
+        ),
         (("--weights", weights, "--camera", "b9", "--out", tmp_path / "n.onnx"), 'unknown camera "b9"'),
         (("--weights", plain_weights, "--camera", "b2", "--out", tmp_path / "n.onnx"), "has no statistics per camera"),
         (("--weights", plain_weights, "--out", tmp_path / "n.pt"), "expected a name that ends in .onnx"),

@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(reid: Reid, tmp_path: Path) -> None:
         "give one": ("north.avi", "--every", "2", "--fps", "5"),
         "--fps -1": ("north.avi", "--fps", "-1"),
         "is not ISO 8601": ("north.avi", "--start", "noon"),
-        "min_height: expected 1 or more": ("north.avi", "--min-height", "0"),
+        "--min-height: expected 1 or more": ("north.avi", "--min-height", "0"),
     }
     for words, arguments in mistakes.items():
         code, out, err = reid("ingest", *arguments, "--camera", "north", "--out", "crops/" + str(len(words)))

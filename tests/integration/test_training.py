@@ -367,4 +367,4 @@ def test_wrong_usage_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as caught:
         main(["train"])
     assert caught.value.code == 2
-    assert "Usage: reid train" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: Missing argument 'experiment'; see reid train --help\n"

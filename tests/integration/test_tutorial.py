@@ -6,11 +6,12 @@ import csv
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from walking_people import film
+from walking_people import TWO, film
 
 from reid.cli import main
 from reid.models.checkpoint import load_checkpoint
@@ -37,8 +38,8 @@ def folder(tiny_street: Path, tmp_path: Path) -> Path:
         shutil.copy(manifest.parent / row["path"], target)
         if row["split"] == "query":
             shutil.copy(target, tmp_path / "query.jpg")
-    for place in PLACES.values():
-        film(tmp_path / f"{place}.mp4")
+    film(tmp_path / "north.mp4")
+    film(tmp_path / "south.mp4", [replace(walk, start=(walk.start[0] + 3, walk.start[1] + 4)) for walk in TWO])
     table = load_checkpoint(WEIGHTS).network.backbone.state_dict()  # type: ignore[union-attr, operator]
     torch.save({"state_dict": {f"module.{key}": value for key, value in table.items()}}, tmp_path / "network.pth")
     return tmp_path

@@ -145,3 +145,10 @@ def test_an_experiment_is_frozen() -> None:
     experiment = parse_config(SMALL, "one")
     with pytest.raises(ValueError, match="frozen"):
         experiment.train.epochs = 3  # type: ignore[misc]
+
+
+def test_a_system_may_name_a_loss_on_unlabelled_rows_behind_a_plus() -> None:
+    norm = parse_config({**SMALL, "norm": {"kind": "domain", "system": "dwt+mec"}}, "test").norm
+    assert (norm.layers, norm.target_loss) == ("dwt", "mec")
+    plain = parse_config(SMALL, "test").norm
+    assert (plain.layers, plain.target_loss) == ("batch", "")

@@ -13,7 +13,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +22,19 @@ import numpy as np
 from reid.data.ingest.tracking import Look
 from reid.data.manifest import COLUMNS, read_manifest
 from reid.errors import ConfigError, DataError
+from reid.files import is_part, write_whole
 
 SETTINGS = "ingest.json"
 FOUND = "found.jsonl"
 MANIFEST = "manifest.csv"
+LOCK = f".{MANIFEST}.lock"
 FORMAT = "reid-ingest-1"
 HEADER = (*COLUMNS, "time", "track")
+_DIFFERS = {  # what is said otherwise than by an option and its values
+    "fingerprint": "of {film}, not of this film",
+    "stamped": "with other times of frames (--source-fps)",
+    "every": "to look at one frame of {old}, not of {new} (--every, --fps)",
+}
 _UNTOLD = "film"  # of the settings, what is told but may change: a film that was renamed is the same film
 
 
@@ -38,6 +45,10 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
         raise ConfigError(f"{folder}: expected a folder for the crops, this is a file; choose another name") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: this folder cannot be made ({error.strerror}); choose another place as --out"
+        ) from error
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -47,22 +58,31 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
                 f"{folder}: another ingest is at work in it; wait for it, or choose another --out"
             ) from None
         _check_settings(folder, settings)
-        for part in folder.glob(".*.part"):  # of a run that was stopped while writing
-            part.unlink()
+        _sweep(folder)
         if not (folder / SETTINGS).exists():
             folder.chmod(0o700)
-            write_private(folder / SETTINGS, (json.dumps({"format": FORMAT, **settings}, indent=2) + "\n").encode())
+            keep(folder / SETTINGS, (json.dumps({"format": FORMAT, **settings}, indent=2) + "\n").encode())
         yield
     finally:
         os.close(descriptor)
 
 
+def option(name: str) -> str:
+    """How the command line calls a setting."""
+    return {"max_crops": "--max-crops-per-track", "rate": "--source-fps"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a run that was killed left half written; another one may be at work on the manifest there."""
+    with _locked(folder) if any(map(is_part, folder.iterdir())) else nullcontext():
+        for part in filter(is_part, folder.iterdir()):
+            part.unlink()
+
+
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.exists():
-        strangers = [
-            file.name for file in folder.iterdir() if not (file.name.startswith(".") and file.suffix == ".part")
-        ]
+        strangers = [file.name for file in folder.iterdir() if not (is_part(file) or file.name == LOCK)]
         if strangers:
             raise ConfigError(f'{folder}: holds "{min(strangers)}" and is no ingest; choose an empty folder as --out')
         return
@@ -76,25 +96,17 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     for name in (*settings, *before):
         old, new = before.get(name), settings.get(name)
         if name != _UNTOLD and old != new:
-            told = (
-                f"of {before.get(_UNTOLD)}, not of this film"
-                if name == "fingerprint"
-                else f"with {name} {old}, not {new}"
+            told = _DIFFERS.get(name, "with {option} {old}, not {new}").format(
+                option=option(name), old=old, new=new, film=before.get(_UNTOLD)
             )
             raise ConfigError(f"{folder}: was begun {told}; choose another --out, or delete the folder")
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write ``path``, readable by the owner only; the file appears whole or not at all, durable when this returns."""
-    part = path.with_name(f".{path.name}.part")
+def keep(path: Path, content: bytes) -> None:
+    """Write ``path``, readable by the owner only; DataError that says how to go on where that is not possible."""
     try:
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, lambda part: part.write_bytes(content))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DataError(_unwritable(path, error)) from error
 
 
@@ -191,14 +203,14 @@ def add_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
             writer.writeheader()
         writer.writerows(new)
         if new:
-            write_private(path, (text + stream.getvalue()).encode("utf-8"))
+            keep(path, (text + stream.getvalue()).encode("utf-8"))
         return len(new)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the manifest of ``folder`` while it is changed; apart from the lock of an ingest at work there."""
-    descriptor = os.open(folder / f".{MANIFEST}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

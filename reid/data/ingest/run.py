@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from reid.data.ingest.detectors import Detector
-from reid.data.ingest.folder import MANIFEST, FoundFile, add_rows, claimed, read_columns, write_private
+from reid.data.ingest.folder import MANIFEST, FoundFile, add_rows, claimed, keep, option, read_columns
 from reid.data.ingest.frames import Film, Pixels
 from reid.data.ingest.tracking import WEAK, Look, Sighting, chosen, track
 from reid.data.loading import Progress
@@ -59,13 +59,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not _CAMERA.fullmatch(self.camera):
-            raise ConfigError(f"camera {self.camera!r}: expected a name without slashes or blanks around it")
+            raise ConfigError(f"--camera {self.camera!r}: expected a name without slashes or blanks around it")
         least = {"every": 1, "min_height": 1, "min_track": 1, "max_crops": 1, "margin": 0}
         for name, bound in least.items():
             if not bound <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}: expected {bound} or more, got {getattr(self, name):g}")
+                raise ConfigError(f"{option(name)}: expected {bound} or more, got {getattr(self, name):g}")
         if not 0 < self.min_score < math.inf:
-            raise ConfigError(f"min_score: expected more than 0, got {self.min_score:g}")
+            raise ConfigError(f"{option('min_score')}: expected more than 0, got {self.min_score:g}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _cut(film: Film, out: Path, wanted: Sequence[Sighting], margin: float, bar: 
             for sighting in missing.pop(frame.number):
                 stream = io.BytesIO()
                 Image.fromarray(cutout(frame.pixels, sighting.box, margin)).save(stream, "JPEG", quality=QUALITY)
-                write_private(out / crop_name(sighting), stream.getvalue())
+                keep(out / crop_name(sighting), stream.getvalue())
                 progress(1)
             if not missing:
                 break
@@ -207,8 +207,8 @@ def _nobody(film: Film, detector: Detector, settings: Settings, looks: Sequence[
     best = f"; the best of {len(boxes)} boxes scores {max(box[4] for box in boxes):.2f}" if boxes else ""
     tall = f" and is at most {max(box[3] - box[1] for box in boxes):.0f} pixels tall" if boxes else ""
     return (
-        f"{film.path}: {detector.name} found nobody in {len(looks)} frames (score {settings.min_score:g},"
-        f" {settings.min_height:g} pixels, {settings.min_track} frames a track){best}{tall};"
+        f"{film.path}: {detector.name} found nobody in {len(looks)} frames (--min-score {settings.min_score:g},"
+        f" --min-height {settings.min_height:g} pixels, --min-track {settings.min_track}){best}{tall};"
         " try lower bounds or another --detector, in another --out"
     )
 

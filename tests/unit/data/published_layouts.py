@@ -97,6 +97,11 @@ def veri776(root: Path) -> Path:
             for camera in (1, 19) if folder != "image_query" else (4,):
                 picture(root / folder / f"{vehicle:04d}_c{camera:03d}_00016450_0.jpg")
     (root / "gt_index.txt").write_text("1 2\n")
+    picture(root / "image_test" / "0002_c001_00016455_0.jpg")
+    names = {"0002_c001_00016450": ["0002_c001_00016450_0.jpg", "0002_c001_00016455_0.jpg"]}
+    names |= {name: [f"{name}_0.jpg"] for name in ("0002_c019_00016450", "0005_c001_00016450", "0005_c019_00016450")}
+    lines = [" ".join([track, *pictures]) + " \n" for track, pictures in names.items()]  # they end in a space
+    (root / "test_track.txt").write_text("".join(lines))
     return root
 
 

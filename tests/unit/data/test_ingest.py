@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -209,8 +210,10 @@ def test_manifests_that_cannot_be_added_to(video: Path, tmp_path: Path) -> None:
 def test_another_film_or_other_settings_are_refused(video: Path, tmp_path: Path) -> None:
     run(video, tmp_path / "crops")
     whole = contents(tmp_path / "crops")
-    with pytest.raises(ConfigError, match=r"with max_crops 4, not 5; choose another --out"):
+    with pytest.raises(ConfigError, match=r"with --max-crops-per-track 4, not 5; choose another --out"):
         run(video, tmp_path / "crops", Settings("north", start=PLAN.start, max_crops=5))
+    with pytest.raises(ConfigError, match=r"to look at one frame of 1, not of 2 \(--every, --fps\); choose another"):
+        run(video, tmp_path / "crops", replace(PLAN, every=2))
     other = film(tmp_path / "other.avi", TWO[:1], 20)
     with pytest.raises(ConfigError, match=r"of street\.avi, not of this film"):
         run(other, tmp_path / "crops")
@@ -252,7 +255,7 @@ def test_only_the_owner_may_read(video: Path, tmp_path: Path) -> None:
 
 
 def test_nobody_found_is_said(video: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"oracle found nobody in 40 frames \(score 0\.5"):
+    with pytest.raises(DataError, match=r"oracle found nobody in 40 frames \(--min-score 0\.5, --min-height 64"):
         run(video, tmp_path / "none", oracle=Oracle(()))
     with pytest.raises(DataError, match=r"boxes scores 0\.90 and is at most 1\d\d pixels tall; try lower bounds"):
         run(video, tmp_path / "tall", Settings("north", min_height=500.0))
@@ -275,10 +278,10 @@ def test_a_film_that_is_cut_off_is_doubted(video: Path, tmp_path: Path) -> None:
         ({"camera": "a/b"}, "without slashes"),
         ({"camera": ""}, "expected a name"),
         ({"camera": " a"}, "expected a name"),
-        ({"every": 0}, "every: expected 1 or more"),
-        ({"min_score": float("nan")}, "min_score"),
-        ({"margin": -0.1}, "margin: expected 0 or more"),
-        ({"max_crops": 0}, "max_crops"),
+        ({"every": 0}, "--every: expected 1 or more"),
+        ({"min_score": float("nan")}, "--min-score"),
+        ({"margin": -0.1}, "--margin: expected 0 or more"),
+        ({"max_crops": 0}, "--max-crops-per-track: expected 1 or more"),
     ],
 )
 def test_settings_out_of_range(change: dict[str, object], words: str) -> None:

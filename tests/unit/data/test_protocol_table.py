@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import published_layouts
 import pytest
 
-from reid.data.protocol import protocol_samples
+from reid.data.protocol import load_protocol, protocol_samples
 from reid.data.tables import parse_protocol
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
 
+ROOT = Path(__file__).parents[3]
 TABLE = """
 name = "x"
 title = "X"
@@ -32,6 +34,19 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     assert protocol_samples(protocol, tmp_path) == (
         Sample(tmp_path / "0012.png", "0012", "", Modality.VISIBLE, "person", Split.QUERY),
     )
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in (ROOT / "datasets").glob("*/protocol.toml")])
+def test_every_pattern_has_an_example_that_it_takes(name: str) -> None:
+    for part in load_protocol(name).parts:
+        assert re.fullmatch(part.pattern, part.example())
+        assert "\\" not in part.example()
+        assert "(" not in part.example()
+
+
+def test_a_pattern_too_odd_for_an_example_is_shown_itself() -> None:
+    odd = r"(?P<identity>\d+)(?<=7)\.png"
+    assert parse_protocol(TABLE.replace(r"(?P<identity>\d+)\.png", odd), "here").parts[0].example() == odd
 
 
 @pytest.mark.parametrize(

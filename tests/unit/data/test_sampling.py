@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.data.sampling import BalancedBatches, identity_classes
+from reid.data.sampling import BalancedBatches, UnlabelledBatches, identity_classes
 from reid.errors import ConfigError, DataError
 from reid.records import Modality, Sample, Split
 
@@ -260,3 +260,33 @@ def test_settings_that_make_no_sense(values: dict[str, object], expected: str) -
     with pytest.raises(ConfigError) as caught:
         BalancedBatches(samples, **({"identities_per_batch": 2, "images_per_identity": 2, "seed": 0} | values))  # type: ignore[arg-type]
     assert expected in str(caught.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data_sets(), st.integers(1, 60), st.sampled_from(["modality", "camera"]), st.integers(0, 5))
+def test_unlabelled_images_are_spread_over_modalities_and_cameras(
+    samples: list[Sample], count: int, balance: str, epoch: int
+) -> None:
+    batches = UnlabelledBatches(samples, count, 3, balance=balance)  # type: ignore[arg-type]
+    drawn = batches.epoch(epoch, 3)
+    assert [rows.shape for rows in drawn] == [(count,)] * 3
+    for rows in drawn:
+        repeats = Counter(rows.tolist())
+        assert max(repeats.values()) - (min(repeats.values()) if len(repeats) == len(samples) else 0) <= 1
+        # What has fewer images than its share gives all; the others differ by one at most.
+        used = samples if len(repeats) == len(samples) else [samples[i] for i in rows]
+        field = (lambda s: s.modality) if balance == "modality" else (lambda s: (s.modality, s.camera))
+        shares, there = Counter(map(field, used)), Counter(map(field, samples))
+        short = [n for key, n in shares.items() if n < there[key]]
+        assert not short or max(shares.values()) - min(short) <= 1
+    again = UnlabelledBatches(samples, count, 3, balance=balance).epoch(epoch, 3)  # type: ignore[arg-type]
+    assert all((a == b).all() for a, b in zip(drawn, again, strict=True))
+
+
+def test_unlabelled_batches_need_images_and_a_known_balance() -> None:
+    samples = make(("person", "", "a1", Modality.VISIBLE, 3))
+    assert [len(rows) for rows in UnlabelledBatches(samples, 5, 0).epoch(0, 2)] == [5, 5]
+    with pytest.raises(DataError, match="got 0 for 4 a batch"):
+        UnlabelledBatches([], 4, 0)
+    with pytest.raises(ConfigError, match='unknown balance "cameras"'):
+        UnlabelledBatches(samples, 4, 0, balance="cameras")  # type: ignore[arg-type]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from angles import embeddings, rows
@@ -54,7 +56,7 @@ def test_a_fair_comparison(tmp_path: Path) -> None:
     [
         (Scoring(Rule(precision="trapezoid")), r"the rule differs, market and market precision=trapezoid"),
         (Scoring(Rule(ties="mean")), r"the rule differs"),
-        (Scoring(variant={"split": "2"}), r"only one of them has"),
+        (Scoring(variant={"split": "2"}), r"the variant of the protocol differs, .*split"),
     ],
 )
 def test_what_was_measured_otherwise_is_refused(scoring: Scoring, reason: str, tmp_path: Path) -> None:
@@ -89,3 +91,30 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
         (tmp_path / "b.json").write_text(text)
         with pytest.raises(DataError, match=r'b.json: not the results of "reid evaluate --json"'):
             compare_files(first, tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda entry: entry.pop("rank1"),
+        lambda entry: entry.update(mAP="x"),
+        lambda entry: entry.update(per_query=3),
+        lambda entry: entry["per_query"].pop("identity"),
+        lambda entry: entry["per_query"]["average_precision"].pop(),
+    ],
+)
+def test_a_damaged_result_is_one_line(harm: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
+    content = json.loads(second.read_text())
+    harm(content["results"][0])
+    second.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"b\.json: not the results of"):
+        compare_files(first, second)
+
+
+def test_results_older_than_a_setting_are_compared(tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
+    content = json.loads(first.read_text())
+    del content["results"][0]["settings"]["ranked"]
+    first.write_text(json.dumps(content))
+    assert compare_files(first, second)

@@ -55,6 +55,19 @@ def saved(folder: Path, network: nn.Module, by: tuple[str, ...] = (), names: tup
     return path
 
 
+def test_numbers_that_are_not_finite_are_told(tmp_path: Path) -> None:
+    """A layer without variance is fine, for eps; a network whose numbers overflow is not."""
+    network = plain()
+    network.state_dict()["neck.running_var"].zero_()
+    flat = torch.zeros(2, 3, 64, 32)
+    assert load_checkpoint(saved(tmp_path, network)).embed(flat).isfinite().all()
+    with torch.no_grad():
+        next(network.parameters()).fill_(1e38)
+    path = saved(tmp_path, network)
+    with pytest.raises(WeightsError, match=rf"{path}: gives numbers that are not finite; its training diverged"):
+        load_checkpoint(path).embed(IMAGES)
+
+
 def outputs(network: nn.Module, labels: Tensor | None) -> Tensor:
     with torch.inference_mode():
         return Given(network)(IMAGES, labels)

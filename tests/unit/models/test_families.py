@@ -214,7 +214,7 @@ CASES = {
     "IBN-Net resnet50_ibn_b, last stage finer": Case(
         bare(tables.resnet50(ibn="b"), 2048, "fc"),
         lambda table, images, **k: plain.resnet50(table, images, **k).mean((2, 3)),
-        "resnet50+ibnb",
+        "resnet50",
         NetworkSpec("resnet50+ibnb", neck="none"),
         {"alone": True},
     ),

@@ -1,4 +1,9 @@
-"""Calibration against the moments of all images at once; profiles as files; refusals."""
+"""Calibration against the moments of all images at once; profiles as files; refusals.
+
+The wrong calibrations these tests catch, each shown to be refused at the end: batch variances averaged, unbiased
+variance, labels ignored, a neck left as it was, later layers measured behind layers with old statistics, dropout
+active, a network that is changed.
+"""
 
 from __future__ import annotations
 
@@ -155,3 +160,157 @@ def test_refusals(tmp_path) -> None:
     for name in ("text", "other", "missing"):
         with pytest.raises(WeightsError, match=name):
             Profiles.load(tmp_path / name)
+
+
+# The whole of a small network, and what the comparison refuses.
+
+LAYERS = {"1": 6, "5": 6, "9": 6}  # two norms of maps and a neck, with their channels
+
+
+def small() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5),
+        nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(6),
+    ).eval()  # fmt: skip
+
+
+def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], wrong: str = "") -> Profiles:
+    """Every domain and batch by itself through plain torch, its values kept whole; with one mistake."""
+    seen: dict[tuple[str, int], list[Tensor]] = {(name, row): [] for name in LAYERS for row in (0, 1)}
+    copied = network if wrong == "the network itself" else copy.deepcopy(network)
+    copied.train(wrong == "dropout active")
+    for name in LAYERS:
+        copied.get_submodule(name).train(wrong != "old statistics").momentum = 0.1 if wrong.startswith("the") else 0.0
+    for images, labels in batches:
+        for row in (0, 1):
+            own, x = labels == row, images
+            x = images if wrong == "labels ignored" else images[own]
+            for name, layer in copied.named_children():
+                if name in LAYERS:
+                    seen[name, row].append(x.detach())
+                x = layer(x)
+    found: dict[str, list[Tensor]] = {"mean": [], "var": []}
+    for (name, _), parts in seen.items():
+        axes = tuple(range(parts[0].dim()))[:1] + tuple(range(parts[0].dim()))[2:]
+        whole = torch.cat(parts)
+        var = whole.var(axes, correction=int(wrong == "unbiased"))
+        if wrong == "averaged":
+            var = torch.stack([part.var(axes, correction=0) for part in parts]).mean(0)
+        if wrong == "neck forgotten" and name == "9":
+            var = torch.ones_like(var)
+        found["mean"].append(whole.mean(axes))
+        found["var"].append(var)
+    tables = {
+        key: {name: torch.stack(rows[2 * i : 2 * i + 2]) for i, name in enumerate(LAYERS)}
+        for key, rows in found.items()
+    }
+    return Profiles(NAMES, (0, 0), **tables)
+
+
+def check_calibration(calibration) -> None:
+    """All layers on one batch and on drifting ones, against plain torch; the network stays bit for bit."""
+    images, labels = images_and_labels()
+    for batches in ([(images, labels)], chunks(images, labels, [8, 10, 6])):
+        network = small()
+        before = copy.deepcopy(network.state_dict())
+        profiles, expected = calibration(network, batches), slow_calibration(small(), batches)
+        for name in LAYERS:
+            torch.testing.assert_close(profiles.mean[name], expected.mean[name], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(profiles.var[name], expected.var[name], rtol=1e-3, atol=1e-6)
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_every_layer_gets_the_moments_of_what_it_sees() -> None:
+    check_calibration(lambda network, batches: calibrate(network, batches, NAMES))
+    check_calibration(slow_calibration)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "averaged", "unbiased", "labels ignored", "neck forgotten", "old statistics", "dropout active",
+        "the network itself",
+    ],
+)  # fmt: skip
+def test_wrong_calibrations_are_refused(wrong: str) -> None:
+    with pytest.raises(AssertionError):
+        check_calibration(lambda network, batches: slow_calibration(network, batches, wrong))
+
+
+@settings(max_examples=15, deadline=None)
+@hypothesis_given(data=st.data())
+def test_the_order_of_batches_and_of_images_does_not_matter(data) -> None:
+    """T11: all layers for batches in any order, the first layer for any order and any size of batches."""
+    images, labels = images_and_labels()
+    batches = chunks(images, labels, [8, 10, 6])
+    once = calibrate(small(), batches, NAMES)
+    again = calibrate(small(), data.draw(st.permutations(batches)), NAMES)
+    order = torch.tensor(data.draw(st.permutations(range(24))))
+    size = data.draw(st.integers(1, 24))
+    shuffled = calibrate(small(), list(zip(images[order].split(size), labels[order].split(size), strict=True)), NAMES)
+    assert once.images == again.images == shuffled.images == (12, 12)
+    for key in ("mean", "var"):
+        for name, table in getattr(once, key).items():
+            torch.testing.assert_close(getattr(again, key)[name], table, rtol=1e-4, atol=1e-5)
+            if name == "1":
+                torch.testing.assert_close(getattr(shuffled, key)[name], table, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
+    """T11: with one thread or two, twice on the same images; bit for bit what was learnt."""
+    images, labels = images_and_labels()
+    network = small()
+    before = copy.deepcopy(network.state_dict())
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(calibrate(network, [(images, labels)], NAMES))
+    finally:
+        torch.set_num_threads(threads)
+    calibrated = install(network, found[0])
+    found.append(calibrate(calibrated, [(images, labels)], NAMES))  # idempotent
+    for other in found[1:]:
+        for name in LAYERS:
+            torch.testing.assert_close(other.mean[name], found[0].mean[name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(other.var[name], found[0].var[name], rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    parameters = dict(calibrated.named_parameters())
+    assert all(torch.equal(parameters[key], value) for key, value in network.named_parameters())
+
+
+def test_calibrated_on_one_batch_it_gives_what_the_batch_would() -> None:
+    """AdaBN's oracle (a) and Benz's: evaluation is the batch's own normalization, and then no image needs its mates."""
+    images, labels = images_and_labels()
+    network = small()
+    calibrated = Given(install(network, calibrate(network, [(images, labels)], NAMES)))
+    with torch.inference_mode():
+        for row in (0, 1):
+            own = images[labels == row]
+            together = copy.deepcopy(network)
+            for name in LAYERS:
+                together.get_submodule(name).train()
+            torch.testing.assert_close(calibrated(own, row), together(own), rtol=1e-3, atol=1e-3)
+            alone = torch.cat([calibrated(image[None], row) for image in own])
+            torch.testing.assert_close(calibrated(own, row), alone, rtol=1e-5, atol=1e-5)
+            part = torch.cat([together(half) for half in own.split(6)])
+            assert not torch.allclose(part, together(own), atol=0.1)  # Nado's would need them
+
+
+def test_later_layers_come_near_as_batches_grow() -> None:
+    """T11: the first layer does not feel the size of batches; the others see what a batch's own moments made of it."""
+    generator = torch.Generator().manual_seed(7)
+    images = torch.randn(256, 3, 16, 8, generator=generator)
+    images += torch.randn(256, 3, 1, 1, generator=generator)
+    labels = torch.zeros(256, dtype=torch.int64)
+    whole = calibrate(small(), [(images, labels)], ["a"])
+    far = []
+    for size in (4, 16, 64):
+        found = calibrate(small(), list(zip(images.split(size), labels.split(size), strict=True)), ["a"])
+        apart = found.diff(whole)
+        assert float(apart["1"]) < 1e-3
+        far.append(float(apart["9"]))
+    assert far == sorted(far, reverse=True)
+    assert far[-1] < 0.1 < far[0]

@@ -134,3 +134,27 @@ def test_gradient_checkpointing_needs_the_condition_again() -> None:
     assert torch.equal(exact, again)
     with pytest.raises(ConditionError):
         gradient(lambda: checkpoint(network, images, use_reentrant=False))
+
+
+class Tokens(nn.Module):
+    """Makes rows of the positions of an image, as some transformers do before their norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.norm(images.flatten(2).transpose(1, 2).flatten(0, 1))
+        return rows.view(len(images), -1)
+
+
+def test_labels_of_images_are_not_taken_for_those_of_their_parts() -> None:
+    """One domain is exact; labels, which would meet other rows than they are of, are refused on every path."""
+    plain = Tokens().eval()
+    network, images = convert_norm(plain, camera_batchnorm(CAMERAS)), torch.randn(3, 3, 4, 4)
+    assert torch.equal(Given(network)(images, 2), plain(images))
+    labels = torch.tensor([0, 1, 0])
+    with pytest.raises(ConditionError, match="48 rows of 3 images"):
+        Given(network)(images, labels)
+    with pytest.raises(ConditionError, match="48 rows of 3 images"), given(Condition(labels)):
+        network(images)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from timm.layers import EvoNorm2dB0
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.ops import FrozenBatchNorm2d
@@ -185,6 +186,9 @@ def test_a_synchronized_batchnorm_stays_synchronized() -> None:
 def test_what_cannot_be_converted_is_named() -> None:
     with pytest.raises(ConfigError, match=r"1\.0: cannot convert a FrozenBatchNorm2d"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(FrozenBatchNorm2d(3))), camera_batchnorm(CAMERAS))
+    for unknown in (nn.BatchNorm3d(3), EvoNorm2dB0(3), nn.InstanceNorm2d(3, track_running_stats=True)):
+        with pytest.raises(ConfigError, match=rf"1\.0: cannot convert a {type(unknown).__name__}"):
+            convert_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(unknown)), camera_batchnorm(CAMERAS))
     with pytest.raises(ConfigError, match="0: this BatchNorm tracks no statistics"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), camera_batchnorm(CAMERAS))
     with pytest.raises(ConfigError, match="no BatchNorm layer"):

@@ -1,8 +1,9 @@
 """MixStyle, SNR and DomainNorm against their formulas, image by image (T14).
 
 The wrong layers these tests catch: variances mixed instead of deviations, one ratio for the whole batch,
-statistics that carry gradient, mixing in evaluation; a gate that restores the wrong part, pairs of an image
-with itself in the loss, the loss's signs swapped; channels brought to unit length before the instance norm.
+statistics that carry gradient, mixing in evaluation; a gate that restores the wrong part or the image, pairs of an
+image with itself in the loss, the loss's signs swapped; channels brought to unit length before the instance norm, or
+positions in their place, or by another length, or after a norm of the batch.
 """
 
 from __future__ import annotations
@@ -66,6 +67,30 @@ def test_no_gradient_passes_through_the_statistics() -> None:
     var = x.detach().var((2, 3), correction=0) + 1e-6
     slope = mixed_moments(x.detach(), 1)[1] / var.sqrt()
     torch.testing.assert_close(x.grad, slope[:, :, None, None].expand_as(x), rtol=1e-4, atol=1e-4)
+
+
+def check_gradient(mixing) -> None:
+    """The slope of every image and channel is the factor of its deviation, with nothing by way of the statistics."""
+    x = maps().requires_grad_(True)
+    mixing(x).sum().backward()
+    slope = mixed_moments(x.detach(), 1)[1] / (x.detach().var((2, 3), correction=0) + 1e-6).sqrt()
+    torch.testing.assert_close(x.grad, slope[:, :, None, None].expand_as(x), rtol=1e-4, atol=1e-4)
+
+
+def attached(x: Tensor) -> Tensor:
+    """Wrong: gradient passes through means and deviations."""
+    mean, deviation = x.mean((2, 3)), (x.var((2, 3), correction=0) + 1e-6).sqrt()
+    share = SHARE[:, None]
+    to_mean, to_deviation = (share * v + (1 - share) * v[PARTNER] for v in (mean, deviation))
+    factor = to_deviation / deviation
+    return x * factor[:, :, None, None] + (to_mean - mean * factor)[:, :, None, None]
+
+
+def test_statistics_with_gradient_are_refused() -> None:
+    check_gradient(lambda x: mix_style(x, PARTNER, SHARE))
+    torch.testing.assert_close(attached(maps()), mix_style(maps(), PARTNER, SHARE), rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError):
+        check_gradient(attached)
 
 
 def test_mixstyle_is_the_identity_in_evaluation_and_without_luck() -> None:
@@ -147,6 +172,26 @@ def test_the_gate_weighs_what_was_removed() -> None:
     assert (gate - wrong).abs().max() > 0.01
 
 
+WRONG_RESTITUTIONS = {
+    "the other part": lambda x, normal, gate: normal + (1 - gate) * (x - normal),
+    "the image weighed": lambda x, normal, gate: normal + gate * x,
+    "added to the image": lambda x, normal, gate: x + gate * (x - normal),
+    "one gate for all channels": lambda x, normal, gate: normal + gate.mean(1, keepdim=True) * (x - normal),
+    "nothing given back": lambda x, normal, gate: normal,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_RESTITUTIONS)
+def test_wrong_restitutions_are_refused(wrong: str) -> None:
+    torch.manual_seed(0)
+    layer, x = SNR(CHANNELS, reduction=2), maps()
+    normal = functional.instance_norm(x, weight=layer.weight, bias=layer.bias)
+    gate = layer.gate((x - normal).mean((2, 3))).sigmoid()[:, :, None, None]
+    torch.testing.assert_close(layer(x), normal + gate * (x - normal), rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(layer(x), WRONG_RESTITUTIONS[wrong](x, normal, gate), rtol=1e-4, atol=1e-4)
+
+
 def pair_oracle(parts: Restitution, identities: list[int], itself: bool = False) -> float:
     """The loss over pairs, one after the other; ``itself`` counts an image as its own positive."""
 
@@ -200,8 +245,15 @@ def test_domainnorm_is_unit_channels_of_the_instance_norm() -> None:
             expected[:, :, h, w] = column / column.square().sum(1, keepdim=True).sqrt()
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer(x).norm(dim=1), torch.ones(4, 6, 4))
-    with pytest.raises(AssertionError):
-        torch.testing.assert_close(functional.instance_norm(functional.normalize(x)), expected, rtol=0.01, atol=0.01)
+    for wrong in (
+        functional.instance_norm(functional.normalize(x)),  # the other order
+        normal,  # no unit length
+        functional.normalize(normal.flatten(2), dim=2).view_as(x),  # over positions instead of channels
+        functional.normalize(functional.batch_norm(x, None, None, training=True)),  # statistics of the batch
+        normal / normal.abs().sum(1, keepdim=True),  # another length
+    ):
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(wrong, expected, rtol=0.01, atol=0.01)
 
 
 def test_domainnorm_does_not_see_gain_and_offset_of_an_image() -> None:

@@ -1,6 +1,7 @@
 """Spectral norm and ONI against singular values (T15).
 
-The wrong parametrizations these tests catch: ONI without the division by the Frobenius norm (the published
+The wrong parametrizations these tests catch: a spectral norm of one iteration, of the Frobenius norm or of the longest
+filter; ONI without the division by the Frobenius norm (the published
 column variant), without centring, centring that costs a rank, groups of a convolution orthogonalized together,
 an iteration that diverges on nearly singular filters; the norm of the filters' matrix taken for the operator's.
 """
@@ -155,6 +156,26 @@ def test_spectral_norm_brings_the_filters_matrix_to_norm_one() -> None:
     for index in (0, 3, 5):
         assert float(singular_values(network[index].weight)[0]) == pytest.approx(1, abs=1e-3)
     assert torch.equal(network(x), network(x))
+
+
+def test_wrong_spectral_norms_are_refused() -> None:
+    """One power iteration from anywhere, the Frobenius norm, the longest filter: none brings the first value to 1."""
+    weight = random_weight(16, 8, 3, 3).flatten(1)
+
+    def check(found: Tensor) -> None:
+        assert float(singular_values(found)[0]) == pytest.approx(1, abs=1e-3)
+
+    right = normalize_weights(nn.Linear(72, 16), "spectral")
+    with torch.no_grad():
+        right.parametrizations.weight.original.copy_(weight)
+        for _ in range(100):
+            right(torch.zeros(1, 72))
+    check(right.eval().weight)
+    start = functional.normalize(torch.ones(16), dim=0)
+    once = (weight.T @ start).norm()
+    for wrong in (weight, weight / weight.norm(), weight / weight.norm(dim=1).max(), weight / once):
+        with pytest.raises(AssertionError):
+            check(wrong)
 
 
 def test_oni_is_put_on_every_weight_with_the_groups_of_its_convolution() -> None:

@@ -1,4 +1,9 @@
-"""Profiles as values: what merging, comparing and shrinking them must give, against the images themselves."""
+"""Profiles as values: what merging, comparing and shrinking them must give, against the images themselves.
+
+The wrong profiles these tests catch, each shown to be refused at the end: merging by the average of two measurements,
+or without the variance between them; shrinking by pixels, without the variance between the means, or towards the mean
+of the cameras whatever their numbers of images; a difference that is not measured in deviations.
+"""
 
 from __future__ import annotations
 
@@ -102,6 +107,46 @@ def test_shrinking_goes_from_the_camera_to_its_group_to_everything() -> None:
     assert whole.shrunk(4.0, parents).images == whole.images
 
 
+def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
+    """Schneider et al. 2020, equation by equation; told apart: variance between the means added, N for every domain."""
+    _, _, own = three()
+    source = replace(own, images=(1, 1, 1), mean={k: m + 1 for k, m in own.mean.items()},
+                     var={k: 3 * v for k, v in own.var.items()})  # fmt: skip
+    drawn = own.towards(source, 4.0)
+    for layer in own.mean:
+        for row, images in enumerate((12, 8, 3)):
+            for channel in range(own.mean[layer].shape[1]):
+                for table in ("mean", "var"):
+                    ours, theirs = (float(getattr(p, table)[layer][row, channel]) for p in (own, source))
+                    expected = images / (images + 4) * ours + 4 / (images + 4) * theirs
+                    assert float(getattr(drawn, table)[layer][row, channel]) == pytest.approx(expected, rel=1e-5)
+    share = torch.tensor([[12 / 16], [8 / 12], [3 / 7]])
+    mixture = source.stats("1").blend(own.stats("1"), share)  # type: ignore[arg-type]
+    assert not torch.allclose(drawn.var["1"], mixture.var)  # the wrong variants
+    assert not torch.allclose(drawn.mean["1"], source.stats("1").lerp(own.stats("1"), 0.5).mean)  # type: ignore[arg-type]
+    assert (own.towards(source, 0.0), drawn.images, drawn.names) == (own, own.images, own.names)
+    assert (own.prior, drawn.prior, own.shrunk(4.0).prior) == ("", "4 of the network", "4 of the cameras")
+    drawn.save(tmp_path / "p.safetensors")
+    assert Profiles.load(tmp_path / "p.safetensors").prior == "4 of the network"
+    assert drawn.merge(own.shrunk(4.0)).prior == "4 of the cameras or 4 of the network"
+    with pytest.raises(WeightsError, match="do not go together"):
+        own.towards(replace(source, weights="abc"), 4.0)
+
+
+def test_covariances_are_drawn_along() -> None:
+    whitened = convert_norm(network(), DomainPolicy("camera", NAMES, system="dwt"))
+    images, labels, _ = three()
+    own = calibrate(whitened, [(images, labels)], NAMES)
+    source = replace(own, cov={k: 2 * c for k, c in own.cov.items()}, mean={k: m + 1 for k, m in own.mean.items()})
+    drawn = own.towards(source, 8.0)
+    for row, images_seen in enumerate((12, 8, 3)):
+        share = images_seen / (images_seen + 8)
+        assert torch.allclose(drawn.cov["1"][row], (share + 2 * (1 - share)) * own.cov["1"][row], atol=1e-5)
+        assert torch.allclose(drawn.mean["1"][row], own.mean["1"][row] + 1 - share, atol=1e-5)
+    with pytest.raises(WeightsError, match="covariances where the other has none"):
+        own.towards(replace(source, cov={}), 8.0)
+
+
 def test_a_single_image_after_shrinking_has_a_variance() -> None:
     images, labels, _ = three()
     images = torch.cat([images[:12], torch.ones_like(images[:1])])  # a white wall
@@ -137,3 +182,113 @@ def test_profiles_of_other_weights_do_not_go_together() -> None:
         whole.merge(replace(whole, weights="abc"))
     with pytest.raises(DataError, match="unknown domain"):
         whole.select(["b9"])
+
+
+# What the comparisons with the images refuse.
+
+
+def first_layer_inputs(images: Tensor) -> Tensor:
+    with torch.no_grad():
+        maps: Tensor = network()[0](images)
+    return maps
+
+
+def check_merge(merge) -> None:
+    """Two unequal parts of one camera, the second brighter, against all its images."""
+    images = torch.cat([crops(12, 1), crops(4, 2, 3.0)])
+    parts = [measure(part, torch.zeros(len(part), dtype=torch.int64), ("a1",)) for part in images.split([12, 4])]
+    merged, whole = merge(*parts), first_layer_inputs(images)
+    torch.testing.assert_close(merged.mean["1"][0], whole.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(merged.var["1"][0], whole.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
+    assert merged.images == (16,)
+
+
+def wrong_merge(one: Profiles, other: Profiles, wrong: str) -> Profiles:
+    share = 0.5 if wrong == "average" else 0.25
+    mean = {k: (1 - share) * m + share * other.mean[k] for k, m in one.mean.items()}
+    var = {k: (1 - share) * v + share * other.var[k] for k, v in one.var.items()}
+    if wrong != "between lost":
+        var = {k: v + share * (1 - share) * (one.mean[k] - other.mean[k]).square() for k, v in var.items()}
+    return replace(one, mean=mean, var=var, images=(16,))
+
+
+@pytest.mark.parametrize("wrong", ["average", "between lost"])
+def test_wrong_merging_is_refused(wrong: str) -> None:
+    check_merge(Profiles.merge)
+    check_merge(lambda one, other: wrong_merge(one, other, ""))
+    with pytest.raises(AssertionError):
+        check_merge(lambda one, other: wrong_merge(one, other, wrong))
+
+
+def check_shrinking(shrink) -> None:
+    """Each camera with 6 images of all cameras, drawn as often as they come, among its own: by copies of the images.
+
+    23 images are 12 + 8 + 3, so 6 of them weigh 6/23 an image.
+    """
+    images, labels, whole = three()
+    maps, found = first_layer_inputs(images), shrink(whole)
+    for row in range(3):
+        weights = (labels == row).float() + 6 / 23
+        share = (weights / weights.sum())[:, None, None, None] / (maps.shape[2] * maps.shape[3])
+        mean = (share * maps).sum((0, 2, 3))
+        var = (share * (maps - mean[:, None, None]).square()).sum((0, 2, 3))
+        torch.testing.assert_close(found.mean["1"][row], mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.var["1"][row], var, rtol=1e-4, atol=1e-5)
+
+
+def wrong_shrinking(whole: Profiles, wrong: str) -> Profiles:
+    stats = whole.stats("1")
+    crowd = stats.mix(torch.full((1, 3), 1 / 3)) if wrong == "cameras count alike" else stats.total()
+    number = 6 / 24 if wrong == "pixels" else 6  # maps of 24 positions
+    share = (number / (stats.mass + number))[:, None]
+    parent = type(stats)(crowd.mean.expand(3, -1), crowd.var.expand(3, -1), stats.mass)
+    mixed = (stats.lerp if wrong == "between lost" else stats.blend)(parent, share)
+    return replace(whole, mean=whole.mean | {"1": mixed.mean}, var=whole.var | {"1": mixed.var})
+
+
+@pytest.mark.parametrize("wrong", ["pixels", "cameras count alike", "between lost"])
+def test_wrong_shrinking_is_refused(wrong: str) -> None:
+    check_shrinking(lambda whole: whole.shrunk(6.0))
+    check_shrinking(lambda whole: wrong_shrinking(whole, ""))
+    with pytest.raises(AssertionError):
+        check_shrinking(lambda whole: wrong_shrinking(whole, wrong))
+
+
+def check_difference(difference) -> None:
+    """Moved by k deviations in every channel it is k, whatever the channels' scales and however many they are."""
+    _, _, whole = three()
+    for k in (0.0, 0.5, 2.0):
+        moved = replace(whole, mean={name: m + k * whole.var[name].sqrt() for name, m in whole.mean.items()})
+        for value in difference(moved, whole).values():
+            torch.testing.assert_close(value, torch.full((3,), k), rtol=1e-3, atol=1e-4)
+
+
+DIFFERENCES = {
+    "distance alone": lambda a, b: {k: a.stats(k).wasserstein(b.stats(k)).sqrt() for k in a.mean},
+    "squared": lambda a, b: {k: a.stats(k).wasserstein(b.stats(k)) / b.var[k].sum(1) for k in a.mean},
+    "over channels": lambda a, b: {k: (a.stats(k).wasserstein(b.stats(k)) / len(b.var[k][0])).sqrt() for k in a.mean},
+}
+
+
+@pytest.mark.parametrize("wrong", DIFFERENCES)
+def test_wrong_differences_are_refused(wrong: str) -> None:
+    check_difference(Profiles.diff)
+    with pytest.raises(AssertionError):
+        check_difference(DIFFERENCES[wrong])
+
+
+def test_a_camera_of_a_resnet50_takes_less_than_a_quarter_megabyte(tmp_path: Path) -> None:
+    """26,560 channels and a neck of 2,048, a mean and a variance each; counts, date and fingerprint beside them."""
+    channels = {f"layer{i}": width for i, width in enumerate([26560, 2048])}
+    sizes = []
+    for count in (1, 3):
+        names = tuple(f"camera {i}" for i in range(count))
+        tables = {key: {k: torch.rand(count, w) for k, w in channels.items()} for key in ("mean", "var")}
+        profiles = Profiles(names, (40,) * count, **tables, weights="0123abcd", date="2026-01-01T00:00:00+00:00")
+        profiles.save(tmp_path / f"{count}.safetensors")
+        sizes.append((tmp_path / f"{count}.safetensors").stat().st_size)
+        again = Profiles.load(tmp_path / f"{count}.safetensors")
+        assert (again.images, again.date, again.weights) == (profiles.images, profiles.date, profiles.weights)
+    each = (sizes[1] - sizes[0]) / 2
+    assert 0.2e6 < each < 0.25e6
+    assert sizes[0] - each < 2e3

@@ -2,7 +2,8 @@
 
 The wrong layers these tests catch: statistics over the batch instead of the image, unbiased variance on one
 side, the first image's style used for all, a Gram matrix divided by the channels too, an identity matrix added
-to the covariance before whitening, the first image's kernel used for all, statistics in half precision.
+to the covariance before whitening, the first image's kernel used for all, statistics in half precision; a modulation
+without its one, with scale and shift swapped or without a norm, a self-modulation without its hidden ReLUs.
 """
 
 from __future__ import annotations
@@ -246,6 +247,24 @@ def test_style_modulation_is_one_plus_a_linear_map() -> None:
     torch.testing.assert_close(layer(x, style), expected, rtol=1e-4, atol=1e-4)
 
 
+WRONG_MODULATIONS = {
+    "without the one": lambda x, p: loop_oracle(x, p[:, :CHANNELS], p[:, CHANNELS:], 1e-8),
+    "scale and shift swapped": lambda x, p: loop_oracle(x, 1 + p[:, CHANNELS:], p[:, :CHANNELS], 1e-8),
+    "the first image's style": lambda x, p: loop_oracle(
+        x, 1 + p[:1, :CHANNELS].expand(4, -1), p[:1, CHANNELS:].expand(4, -1), 1e-8
+    ),
+    "no normalization": lambda x, p: x * (1 + p[:, :CHANNELS, None, None]) + p[:, CHANNELS:, None, None],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_MODULATIONS)
+def test_wrong_modulations_are_refused(wrong: str) -> None:
+    layer, x, style = randomize(style_modulation(CHANNELS, STYLE)), maps(), torch.randn(4, STYLE)
+    predicted = layer.affine.predict(style)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(layer(x, style), WRONG_MODULATIONS[wrong](x, predicted), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_self_modulation_starts_as_batchnorm_bit_for_bit(training: bool) -> None:
     layer = self_modulation(CHANNELS, STYLE).train(training)
@@ -260,8 +279,17 @@ def test_self_modulation_is_a_hidden_layer_of_relus() -> None:
     hidden, head = layer.affine.encode[0], layer.affine.predict
     predicted = (style @ hidden.weight.T + hidden.bias).clamp_min(0) @ head.weight.T + head.bias
     scale, shift = 1 + predicted[:, :CHANNELS, None, None], predicted[:, CHANNELS:, None, None]
-    expected = functional.batch_norm(x, None, None, training=True, eps=1e-3) * scale + shift
-    torch.testing.assert_close(layer(x, style), expected, rtol=1e-5, atol=1e-5)
+    normal = functional.batch_norm(x, None, None, training=True, eps=1e-3)
+    torch.testing.assert_close(layer(x, style), normal * scale + shift, rtol=1e-5, atol=1e-5)
+    linear = (style @ hidden.weight.T + hidden.bias) @ head.weight.T + head.bias  # without its ReLUs
+    for wrong in (
+        functional.instance_norm(x, eps=1e-3) * scale + shift,  # statistics of the image
+        functional.batch_norm(x, None, None, training=True, eps=1e-5) * scale + shift,  # another eps
+        normal * (scale - 1) + shift,  # without the one
+        normal * (1 + linear[:, :CHANNELS, None, None]) + linear[:, CHANNELS:, None, None],
+    ):
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(wrong, normal * scale + shift, rtol=1e-5, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=20)

@@ -1,6 +1,6 @@
 """Slimmable networks against plain torch.nn layers cut to the leading channels by hand.
 
-The wrong versions these tests catch: a width that uses the trailing or spread channels, statistics shared by widths,
+The wrong versions these tests catch: a width that uses the trailing or spread channels, statistics or affine shared,
 a width 1 that rounds its channels, statistics of other widths touched, a width that leaks between threads, and a
 narrow width run with the wide network's statistics.
 """
@@ -50,20 +50,27 @@ def plain_network() -> nn.Module:
     return network.eval()
 
 
-def by_hand(network: nn.Module, x: Tensor, row: int, affine: str) -> Tensor:
-    """The oracle: each layer's own tensors, cut to the leading channels of a width, through functional torch."""
+def by_hand(network: nn.Module, x: Tensor, row: int, affine: str, wrong: str = "") -> Tensor:
+    """The oracle: each layer's own tensors, cut to the leading channels of a width, through functional torch.
+
+    With the name of a mistake, a wrong network.
+    """
+    kept_row, affine_row = (0 if wrong == f"{part} of the widest" else row for part in ("statistics", "affine"))
     for layer in network:
         if isinstance(layer, nn.Conv2d):
             kept = max(8, int(layer.out_channels * WIDTHS[row]))
+            kept = kept - 8 if wrong == "rounded down" and row == 0 else kept
             bias = None if layer.bias is None else layer.bias[:kept]
             x = functional.conv2d(x, layer.weight[:kept, : x.shape[1]], bias, layer.stride, layer.padding)
         elif isinstance(layer, SwitchableBatchNorm):
             kept = x.shape[1]
-            weight, bias = ((t[row][:kept] if affine == "domain" else t[:kept]) for t in (layer.weight, layer.bias))
+            weight, bias = (
+                (t[affine_row][:kept] if affine == "domain" else t[:kept]) for t in (layer.weight, layer.bias)
+            )
             if layer.training:
                 mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
             else:
-                mean, var = layer.running_mean[row, :kept], layer.running_var[row, :kept]
+                mean, var = layer.running_mean[kept_row, :kept], layer.running_var[kept_row, :kept]
             x = (x - mean[:, None, None]) / (var[:, None, None] + layer.eps).sqrt()
             x = x * weight[:, None, None] + bias[:, None, None]
         elif isinstance(layer, nn.Linear):
@@ -91,6 +98,19 @@ def test_every_width_is_the_leading_part_of_every_layer(affine: str, training: b
     for row in range(len(WIDTHS)):
         expected = by_hand(network, x, row, affine)
         torch.testing.assert_close(Given(network)(x, row), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "row"), [("statistics of the widest", 1), ("affine of the widest", 2), ("rounded down", 0)]
+)
+def test_wrong_widths_are_refused(wrong: str, row: int) -> None:
+    network, x = differing(slim(plain_network(), WIDTHS)).eval(), torch.randn(6, 3, 16, 8)
+    if wrong == "rounded down":  # width 1 must use every channel: of these layers, those before the classifier
+        network = network[:6]
+    found = Given(network)(x, row)
+    torch.testing.assert_close(found, by_hand(network, x, row, "domain"), rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(found, by_hand(network, x, row, "domain", wrong), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "osnet_x0_25"])

@@ -2,13 +2,19 @@
 
 The wrong variants that are shown to fail: DIAL that mixes variances, a prior that counts pixels or leaves
 out the variance between means where it is asked for, weights over domains that mix statistics in place of
-outputs, a transferability with a gradient, an instance half that depends on the batch.
+outputs, a transferability with a gradient, an instance half that depends on the batch, a gate that a gradient does
+not pass.  Wrong variants of every system are refused in test_oracles.py.
 """
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from hypothesis import given as hypothesis_given
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -88,6 +94,46 @@ def close(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:
 
 
 @pytest.mark.parametrize("training", [False, True])
+@settings(max_examples=20, deadline=None)
+@hypothesis_given(
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    affine=st.sampled_from(["shared", "domain"]),
+)
+def test_certain_weights_are_labels_whatever_the_sizes(
+    training: bool, labels: list[int], size: tuple[int, int], affine: str
+) -> None:
+    """T6: outputs, and what is kept, also of absent domains and of single values."""
+    torch.manual_seed(len(labels))
+    hard = DomainBatchNorm(CHANNELS, ("a", "b", "c"), affine=affine).double().train(training)
+    with torch.no_grad():
+        for value in (hard.running_mean, hard.weight, hard.bias):
+            value.normal_()
+    soft, x = copy.deepcopy(hard), torch.randn(len(labels), CHANNELS, *size, dtype=torch.float64) * 2 + 1
+    rows = torch.tensor(labels)
+    y = run(soft, x, functional.one_hot(rows, 3).double())
+    assert close(run(hard, x, rows), y, 1e-9)
+    for key, value in hard.named_buffers():
+        assert close(value.double(), soft.get_buffer(key).double(), 1e-9), key
+
+
+@settings(max_examples=20, deadline=None)
+@hypothesis_given(count=st.integers(2, 6), height=st.integers(1, 5), width=st.integers(2, 5))
+def test_a_domain_for_each_image_is_instance_norm(count: int, height: int, width: int) -> None:
+    """T7: by labels, by weights, and by the source that says so."""
+    torch.manual_seed(count)
+    x = torch.randn(count, CHANNELS, height, width, dtype=torch.float64) * 3 + 2
+    expected = functional.instance_norm(x)
+    layer = DomainBatchNorm(CHANNELS, [str(i) for i in range(count)]).double().train()
+    assert close(run(copy.deepcopy(layer), x, torch.arange(count)), expected, 1e-9)
+    assert close(run(copy.deepcopy(layer), x, torch.eye(count, dtype=torch.float64)), expected, 1e-9)
+    layer.source = Instance()
+    assert close(run(layer.eval(), x, 0), expected, 1e-9)
+    together = run(DomainBatchNorm(CHANNELS, ("all",)).double().train(), x, None)
+    assert not close(together, expected, 1e-2)  # the wrong assignment: one domain for all images
+
+
+@pytest.mark.parametrize("training", [False, True])
 def test_weights_that_are_certain_are_labels(training: bool) -> None:
     hard, soft, x = make(), make(), images()
     one_hot = functional.one_hot(LABELS, 2).float()
@@ -130,6 +176,19 @@ def test_the_output_is_linear_in_the_weights_and_blind_to_the_order_of_domains()
     swapped = layer.take_rows(("d1", "d0"), [1, 0])
     weights = torch.rand(len(x), 2)
     assert close(run(layer, x, weights), run(swapped, x, weights.flip(1)))
+
+
+def test_a_latent_domain_without_images_stays_finite() -> None:
+    """T13: its weight is 0 or nearly so; it is not asked and keeps what it has."""
+    layer, x = make(3).train(), images()
+    before = layer.running_mean.clone()
+    weights = torch.tensor([[0.5, 0.5, 0.0]]).expand(len(x), 3).clone().requires_grad_()
+    y = run(layer, x, weights)
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert weights.grad.isfinite().all()
+    assert torch.equal(layer.running_mean[2], before[2])
+    assert not torch.equal(layer.running_mean[0], before[0])
 
 
 def test_weights_of_another_number_of_domains_are_refused() -> None:
@@ -182,6 +241,28 @@ def test_a_prior_goes_from_the_batch_to_the_kept_statistics() -> None:
         Prior(-1)
 
 
+@settings(max_examples=25, deadline=None)
+@hypothesis_given(
+    labels=st.lists(st.integers(0, 1), min_size=2, max_size=9),
+    numbers=st.lists(st.floats(0, 1e6), min_size=2, max_size=5, unique=True),
+    seed=st.integers(0, 99),
+)
+def test_a_prior_has_its_closed_form_and_is_monotone(labels: list[int], numbers: list[float], seed: int) -> None:
+    """T9: for any N and any number of images a domain; the more N counts, the nearer to what is kept."""
+    x, rows = images(len(labels), seed), torch.tensor(labels)
+    old, batch = kept(make(), rows), pool(*moments(x), rows, 2)
+    near = []
+    for number in sorted(numbers):
+        share = (batch.mass / (batch.mass + number))[rows][:, None]
+        mean = (1 - share) * old.mean + share * batch.mean[rows]
+        var = (1 - share) * old.var + share * batch.var[rows]
+        layer = make(source=Prior(number))
+        found = run(layer, x, rows)
+        assert close(found, normalized(x, Stats(mean, var, torch.ones(len(x))), layer), 1e-4)
+        near.append((mean - old.mean).abs().max().item())
+    assert near == sorted(near, reverse=True)
+
+
 def test_aligned_domains_are_separate_at_one_and_the_same_at_a_half() -> None:
     x = images()
     assert close(run(make(source=Align(1.0)).train(), x, LABELS), run(make().train(), x, LABELS))
@@ -205,6 +286,30 @@ def test_alignment_takes_the_variance_around_the_mixed_mean() -> None:
         gap = alpha * (1 - alpha) * (a.mean((0, 2, 3)) - b.mean((0, 2, 3))).square()
         assert close(mixed.var[own] - mixed_variances, gap, 1e-4)  # what mixing variances would lose
         assert gap.min() > 0.1
+
+
+@settings(max_examples=25, deadline=None)
+@hypothesis_given(
+    labels=st.lists(st.integers(0, 1), min_size=2, max_size=9).filter(lambda found: len(set(found)) == 2),
+    alpha=st.floats(0.5, 1.0),
+    shift=st.floats(-5, 5),
+)
+def test_aligned_batches_have_weighted_moments_zero_and_one(labels: list[int], alpha: float, shift: float) -> None:
+    """T8: an image of the domain counts alpha / n, one of the other (1 - alpha) / m; for each domain by its own
+    normalization, whatever the numbers.  Mixed variances would give a second moment above 1."""
+    rows = torch.tensor(labels)
+    x = images(len(labels)).double() + shift * rows[:, None, None, None]
+    layer = DomainBatchNorm(CHANNELS, ("a", "b"), affine=None, eps=0.0).double().train()
+    layer.source = Align(alpha).double()
+    settled = layer.source.settle(pool(*moments(x), rows, 2))
+    run(layer, x, rows)
+    for domain in (0, 1):
+        own = rows == domain
+        parts = torch.where(own, alpha / own.sum(), (1 - alpha) / (~own).sum()).double()
+        z = (x - settled.mean[domain][:, None, None]) / settled.var[domain].sqrt()[:, None, None]
+        assert close(torch.einsum("i,icp->c", parts, z.flatten(2)) / 20, torch.zeros(CHANNELS).double(), 1e-6)
+        second = torch.einsum("i,icp->c", parts, z.flatten(2).square()) / 20
+        assert close(second, torch.ones(CHANNELS).double(), 1e-6)
 
 
 def test_alpha_learns_and_stays_between_a_half_and_one() -> None:
@@ -307,6 +412,31 @@ def test_a_certain_gate_is_its_branch() -> None:
         layer.gate.layers[-1].bias.copy_(torch.tensor([200.0, 0.0]))
     assert close(run(layer, x, None), run(layer, x, 0))
     assert not close(run(layer, x, None), run(layer, x, 1), 1e-2)
+
+
+def test_a_branch_that_the_gate_refuses_changes_nothing() -> None:
+    """T13: the probability of the branch is 0."""
+    layer, x = make(gate=Gate(CHANNELS, 2)), images()
+    with torch.no_grad():
+        layer.gate.layers[-1].weight.zero_()
+        layer.gate.layers[-1].bias.copy_(torch.tensor([300.0, 0.0]))
+    before = run(layer, x, None)
+    with torch.no_grad():
+        layer.running_mean[1] += 7
+        layer.weight[1] *= -3
+    assert torch.equal(run(layer, x, None), before)
+
+
+def test_the_gradient_passes_the_gate() -> None:
+    """T13: an attack differentiates through the gate too; without that part the gradient is not the slope."""
+    layer, x = make(gate=Gate(CHANNELS, 2)).double(), images(3).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: run(layer, x, None), (x,))
+    (whole,) = torch.autograd.grad(run(layer, x, None).square().sum(), x)
+    weights = torch.softmax(layer.gate(*moments(x)), 1).detach()
+    fixed = copy.deepcopy(layer)
+    fixed.gate = None
+    (masked,) = torch.autograd.grad(run(fixed, x, weights).square().sum(), x)
+    assert not close(masked, whole, 1e-3)
 
 
 def test_a_gate_over_equal_branches_changes_nothing_and_learns_from_labels() -> None:

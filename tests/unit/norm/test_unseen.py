@@ -1,4 +1,9 @@
-"""What happens with an image of a domain that the network does not know: always what was asked for."""
+"""What happens with an image of a domain that the network does not know: always what was asked for.
+
+The wrong policies these tests catch, each shown to be refused: distances of variances, of the first layer alone, or in
+the network of another domain; weights that grow with the distance; a mixture of vectors of unequal length, of logits
+by softmax, or of statistics; one nearest domain for the whole batch; strangers taken for the last domain.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError
-from reid.norm import DomainBatchNorm, Given, camera_batchnorm, convert_norm
+from reid.norm import DomainBatchNorm, Given, add_domain, camera_batchnorm, convert_norm
 from reid.norm.source import Batch, Prior
 from reid.norm.stats import moments
 from reid.norm.unseen import (
@@ -168,3 +173,67 @@ def test_strangers_are_answered_one_by_one(policy: str, labels: list[int]) -> No
             answer(net, images, 0, "guess")
         with pytest.raises(ConditionError, match="does not know"):
             answer(net, images, STRANGER, "error")
+
+
+# BN embeddings in one place, and what the comparison refuses (T13).
+
+
+def slow_mixture(net: nn.Module, images: Tensor, wrong: str = "") -> tuple[Tensor, Tensor]:
+    """Distances (B, G) and mixed embeddings (B, D), image by image, with one mistake."""
+    distances, vectors = torch.zeros(len(images), 3), []
+    for i, image in enumerate(images):
+        outputs = []
+        for g in range(3):
+            x, moved = image[None], g
+            for module in net:
+                if isinstance(module, DomainBatchNorm):
+                    if x.dim() == 4 and not (wrong == "first layer" and module is not net[1]):
+                        mean, var = moments(x)
+                        scale = (lambda v: v) if wrong == "variances" else torch.sqrt
+                        distances[i, g] += (mean[0] - module.running_mean[g]).square().sum()
+                        distances[i, g] += (scale(var[0]) - scale(module.running_var[g])).square().sum()
+                    moved = 0 if wrong == "one network for all" else g
+                    x = Given(module)(x, moved)
+                else:
+                    x = module(x)
+            outputs.append(x[0])
+        d = distances[i]
+        weights = {"proportional": d / d.sum(), "softmax": torch.softmax(-d, 0)}.get(wrong, 1 / d / (1 / d).sum())
+        unit = torch.stack([o if wrong == "unequal lengths" else o / o.norm() for o in outputs])
+        vectors.append(functional.normalize((weights[:, None] * unit).sum(0), dim=0))
+    return distances, torch.stack(vectors)
+
+
+def check_mixture(found: tuple[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        expected = slow_mixture(network(), spread_crops())
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["variances", "first layer", "one network for all", "proportional", "softmax", "unequal lengths"]
+)
+def test_wrong_mixtures_are_refused(wrong: str) -> None:
+    net, images = network(), spread_crops()
+    with torch.no_grad():
+        check_mixture((domain_distances(net, images), mixture(net, images)))
+        mistaken = slow_mixture(net, images, wrong)
+    with pytest.raises(AssertionError):
+        check_mixture(mistaken)
+
+
+def test_mixed_statistics_are_not_a_mixture() -> None:
+    """The policy "prior" normalizes once, by a mixture of statistics; "mixture" adds what the domains say."""
+    net, images = network(), crops()
+    with torch.no_grad():
+        equal = mixture(net, images, torch.full((len(images), 3), 1 / 3))
+        prior = functional.normalize(UNSEEN["prior"](net, images), dim=1)
+        assert not torch.allclose(equal, prior, atol=1e-2)
+        kept = net[1]
+        mean = kept.running_mean.mean(0)
+        var = kept.running_var.mean(0) + (kept.running_mean - mean).square().mean(0)
+        wider = add_domain(net, "new")[1]
+        torch.testing.assert_close(wider.running_mean[3], mean)
+        torch.testing.assert_close(wider.running_var[3], var)
+        assert not torch.allclose(wider.running_var[3], kept.running_var.mean(0), rtol=0.1)  # between the means lost

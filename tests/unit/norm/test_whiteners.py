@@ -1,7 +1,8 @@
 """Whitening matrices against inverses of factors and eigenvalues, and what they do to a known covariance.
 
-The wrong code these tests catch: eps added instead of shrunk towards, ZCA taken for Cholesky, gradients of
-eigenvectors where eigenvalues repeat, too many Newton steps, matrices made in half precision.
+The wrong code these tests catch (T12): eps added instead of shrunk towards, ZCA taken for Cholesky, gradients of
+eigenvectors where eigenvalues repeat, too many Newton steps, matrices made in half precision, blocks
+that see their neighbours or every other channel.
 """
 
 from __future__ import annotations
@@ -149,3 +150,32 @@ def test_one_matrix_for_all_images_or_one_each() -> None:
     close(whiten(x, matrices, shift), each, 1e-5)
     dense = torch.einsum("cd,bdhw->bchw", block_diagonal(matrices[0]), x) + shift[0][:, None, None]
     close(each, dense, 1e-5)
+
+
+def check_blocks(matrix: Tensor, x: Tensor) -> None:
+    """Every block's channels come out with mean 0 and covariance I; what other blocks hold says nothing."""
+    y = torch.einsum("cd,bdhw->bchw", matrix, x - x.mean((0, 2, 3), keepdim=True))
+    out = torch.cov(y.transpose(0, 1).flatten(1), correction=0)
+    inside = block_diagonal(torch.ones(C // SIZE, SIZE, SIZE)).bool()
+    close(out[inside], torch.eye(C, dtype=x.dtype)[inside], 1e-6)
+    assert not matrix[~inside].any()
+    assert out[~inside].abs().max() > 0.05  # correlations between blocks stay
+
+
+@pytest.mark.parametrize("method", ["cholesky", "zca"])
+def test_grouped_whitening_is_block_diagonal(method: str) -> None:
+    """T12.  Wrong: one matrix for all channels, blocks of every other channel, variances alone."""
+    x = images(dtype=torch.float64)
+    cov = torch.cov(x.transpose(0, 1).flatten(1), correction=0)
+    parts = torch.stack([cov[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)])
+    check_blocks(block_diagonal(whitening_matrices(parts, method, 0.0)), x)
+    stride = torch.arange(C).view(SIZE, -1).T.flatten()  # 0 2 4 1 3 5
+    order = torch.argsort(stride)
+    strided = torch.stack([cov[stride][:, stride][i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)])
+    for wrong in (
+        whitening_matrices(cov[None], method, 0.0)[0],
+        block_diagonal(whitening_matrices(strided, method, 0.0))[order][:, order],
+        torch.diag(cov.diagonal().rsqrt()),
+    ):
+        with pytest.raises(AssertionError):
+            check_blocks(wrong, x)

@@ -1,8 +1,8 @@
 """Whitening against slow, obvious code: a loop over domains and blocks, textbook covariances, plain BatchNorm.
 
-The wrong code these tests catch: ZCA taken for Cholesky, no shrinkage, shrunk covariances kept, the first
-row's label used for the whole batch, running statistics of absent domains touched, matrices of evaluation
-that are not made anew.
+The wrong code these tests catch: ZCA taken for Cholesky, no shrinkage, covariances kept that are shrunk, unbiased,
+mixed between domains or without what lies between images, the first row's label used for the whole batch, running
+statistics of absent domains touched, matrices of evaluation that are not made anew.
 """
 
 from __future__ import annotations
@@ -129,6 +129,34 @@ def test_the_oracle_fails_on_wrong_layers() -> None:
     }
     for name, y in wrong.items():
         assert (y - expected).abs().max() > 1e-4, name
+
+
+def check_kept(kept: Tensor, x: Tensor) -> None:
+    """The covariances (K, g, g) that momentum 1 keeps of one domain's images: biased, and not shrunk."""
+    dense = slow_cov(x)
+    close(kept, torch.stack([dense[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)]))
+
+
+def test_the_oracle_fails_on_wrong_statistics() -> None:
+    x, labels = images(6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    own, layer = x[labels == 0], make_layer(momentum=1.0)
+    Given(layer)(x, labels)
+    right = layer.running.cov[0]
+    check_kept(right, own)
+    values = columns(own).shape[1]
+    wrong = {
+        "unbiased": right * values / (values - 1),
+        "shrunk": 0.999 * right + 0.001 * torch.eye(SIZE),
+        "variances alone": torch.diag_embed(right.diagonal(dim1=-2, dim2=-1)),
+        "domains mixed": covariances(x, torch.zeros(6).long(), 1, SIZE).cov[0],
+        "between images lost": torch.stack(
+            [covariances(image[None], torch.zeros(1).long(), 1, SIZE).cov[0] for image in own]
+        ).mean(0),
+        "of the other domain": layer.running.cov[1],
+    }
+    for cov in wrong.values():
+        with pytest.raises(AssertionError):
+            check_kept(cov, own)
 
 
 def test_blocks_of_one_channel_are_batchnorm() -> None:

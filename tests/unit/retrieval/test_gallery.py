@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid.errors import DataError, GalleryError
+from reid.errors import DataError, GalleryError, WeightsError
 from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval import gallery as module
 from reid.retrieval import storage
@@ -307,3 +307,23 @@ def test_the_number_of_threads_is_given_back():
     with module._threads(1):
         assert module.faiss.omp_get_max_threads() == 1
     assert module.faiss.omp_get_max_threads() == before
+
+
+def test_a_folder_is_claimed_before_the_work(tmp_path: Path) -> None:
+    storage.claim(tmp_path / "a" / "gallery")
+    assert not list((tmp_path / "a" / "gallery").iterdir())
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(GalleryError, match=r'holds "a" and is no gallery'):
+        storage.claim(tmp_path)
+    with pytest.raises(GalleryError, match=r"thesis\.doc: the gallery cannot be written \(.+\); choose another place"):
+        storage.claim(tmp_path / "thesis.doc")
+
+
+def test_a_network_that_does_not_fit_on_the_disk_is_told_of_the_gallery(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        raise WeightsError(f"{path}: cannot be written (full)") from OSError("No space left on device")
+
+    with pytest.raises(GalleryError) as caught:
+        storage.commit(tmp_path / "gallery", {"network": full}, {})
+    assert str(caught.value).startswith(f"{tmp_path}/gallery: the gallery cannot be written (No space left on device);")
+    assert not list((tmp_path / "gallery").iterdir())

@@ -1,7 +1,8 @@
 """The losses on domains against slow, obvious code, and what is known of them in closed form.
 
-The wrong code these tests catch: covariances without instance normalization, a mask that reaches the diagonal
-or counts every pair twice, division by an empty mask, views of other images paired, k-means that stops at a
+The wrong code these tests catch, each shown to be refused: covariances without instance normalization, of the whole
+batch, or divided by all positions; a mask that reaches the diagonal or counts every pair twice; a margin for each pair;
+division by an empty mask; views of other images paired; a mask of the largest cluster alone; k-means that stops at a
 local optimum, the entropy of the mean instead of the mean entropy, a consensus of each view with its own best.
 """
 
@@ -62,7 +63,48 @@ def test_isw_is_the_double_loop(margin: float) -> None:
     assert (expected > 0) == (margin < 100)
 
 
+def wrong_isw(images: Tensor, mask: Tensor, margin: float, wrong: str) -> Tensor:
+    """The loss, vectorised, with one mistake."""
+    values = images.flatten(2)
+    rows = values.transpose(0, 1).flatten(1)[None] if wrong == "of the batch" else values
+    normal = rows - rows.mean(2, keepdim=True)
+    if wrong != "without instance normalization":
+        normal = normal / (rows.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+    cov = normal @ normal.mT / (rows.shape[2] - (wrong != "biased"))
+    mask = {"with the diagonal": mask | torch.eye(C, dtype=torch.bool), "pairs twice": mask | mask.T}.get(wrong, mask)
+    if wrong == "a margin for each pair":
+        return ((cov.abs() - margin).clamp_min(0) * mask).sum((1, 2)).mean() / mask.sum()
+    if wrong == "signed":
+        return ((cov * mask).sum((1, 2)) - margin).clamp_min(0).mean() / mask.sum()
+    total = (cov.square() if wrong == "squared" else cov.abs()) * mask
+    pairs = 1 if wrong == "a sum" else ALL.sum() if wrong == "pairs twice" else mask.sum()
+    return (total.sum((1, 2)) - margin).clamp_min(0).mean() / pairs
+
+
+def check_isw(loss) -> None:
+    """Against the double loop: all pairs and some, with and without a margin."""
+    some = ALL.clone()
+    some[0, 2] = some[1, 3] = False
+    for mask, margin in ((ALL, 0.0), (some, 0.0), (some, 0.5)):
+        assert float(loss(maps(), mask, margin)) == pytest.approx(slow_isw(maps(), mask, margin), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "without instance normalization", "of the batch", "biased", "with the diagonal", "pairs twice",
+        "a margin for each pair", "signed", "squared", "a sum",
+    ],
+)  # fmt: skip
+def test_the_double_loop_refuses_wrong_losses(wrong: str) -> None:
+    check_isw(isw_loss)
+    check_isw(lambda x, mask, margin: wrong_isw(x, mask, margin, ""))
+    with pytest.raises(AssertionError):
+        check_isw(lambda x, mask, margin: wrong_isw(x, mask, margin, wrong))
+
+
 def test_isw_is_0_on_orthogonal_channels_and_not_on_correlated_ones() -> None:
+    """T18."""
     torch.manual_seed(0)
     basis = torch.linalg.qr(torch.cat([torch.ones(20, 1), torch.randn(20, C)], 1).double()).Q[:, 1:]
     orthogonal = basis.T.reshape(1, C, 5, 4)
@@ -81,6 +123,8 @@ def test_isw_does_not_see_gain_and_offset() -> None:
 
 
 def test_an_empty_mask_is_0_and_its_gradient_too() -> None:
+    """T18; dividing by the number of pairs as it is gives NaN."""
+    assert wrong_isw(maps(), torch.zeros(C, C, dtype=torch.bool), 0.0, "").isnan()
     x = maps().requires_grad_()
     loss = isw_loss(x, torch.zeros(C, C, dtype=torch.bool))
     loss.backward()
@@ -118,7 +162,9 @@ def test_sensitivity_is_the_variance_over_the_two_views() -> None:
 
 
 def test_the_mask_finds_the_pairs_that_the_jitter_changes() -> None:
-    """Channels 2 and 3 share a cast of varying strength; 0 and 1 share content that stays."""
+    """Channels 2 and 3 share a cast of varying strength; 0 and 1 share content that stays.
+
+    Not found by the strength of the covariance itself, which 0 and 1 have too."""
     torch.manual_seed(0)
     x, cast = torch.randn(16, C, 8, 8).double(), torch.randn(16, 1, 8, 8).double() * 3
     x[:, 1] += x[:, 0]
@@ -126,6 +172,8 @@ def test_the_mask_finds_the_pairs_that_the_jitter_changes() -> None:
     jittered[:, 2:] += cast
     mask = covariance_mask(photometric_sensitivity([(x, jittered)]), clusters=2)
     assert mask.nonzero().tolist() == [[2, 3]]
+    by_strength = covariance_mask(instance_covariances(x).abs().mean(0), clusters=2)
+    assert by_strength.nonzero().tolist() == [[0, 1]]
     untouched = covariance_mask(photometric_sensitivity([(x, x)]))
     assert not untouched.any()
     assert isw_loss(x, untouched).item() == 0
@@ -135,6 +183,10 @@ def test_the_mask_is_strictly_upper_and_spares_what_never_changes() -> None:
     sensitivity = torch.tensor([[9.0, 0.0, 0.5], [0.0, 9.0, 1.0], [0.5, 1.0, 9.0]])
     expected = torch.tensor([[False, False, True], [False, False, True], [False, False, False]])
     assert torch.equal(covariance_mask(sensitivity), expected)
+    upper = torch.ones(3, 3).triu(1) > 0
+    strongest = torch.zeros(3, 3, dtype=torch.bool)
+    strongest[upper] = cluster_values(sensitivity[upper], 3) == 2
+    assert not torch.equal(strongest, expected)  # the wrong clusters: the largest alone instead of all but the least
 
 
 # Exact 1-D clustering.

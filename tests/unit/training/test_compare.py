@@ -111,11 +111,28 @@ def test_what_a_file_should_not_say_is_one_line(file: Path, old: str, new: str, 
         ('name = "BN"', 'name = "BN"\nstatistics = ["ensemble"]', '"BN".*this network has none'),
         ('norm.kind = "camera"', 'norm.system = "wbn"', '"Camera BN".*leave "measured" out'),
         ('norm.kind = "camera"', 'norm.kind = "camera"\nnorm.system = "transnorm"', "needs 2 domains, got 6"),
+        ('norm.kind = "camera"', 'norm.kind = "camera"\nnorm.system = "dwt+mec"', "name some in data.unlabelled"),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_first_training(file: Path, old: str, new: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         load_comparison(changed(file, old, new)).check()
+
+
+def test_a_domain_is_not_added_with_unlabelled_rows(file: Path) -> None:
+    added = """
+[[variation]]
+name = "vehicles"
+apart = { base = "BN" }
+data.domains = ["vehicle"]
+norm = { kind = "domain", affine = "domain" }
+statistics = ["kept"]
+"""
+    path = changed(file, '[[variation]]\nname = "Camera BN"', f'{added}[[variation]]\nname = "Camera BN"')
+    assert load_comparison(path).variations[1].apart is not None
+    changed(file, 'data.domains = ["vehicle"]', 'data.domains = ["vehicle"]\ndata.unlabelled = ["b/manifest.csv"]')
+    with pytest.raises(ConfigError, match=r'"vehicles": apart .* leave data\.unlabelled out'):
+        load_comparison(path)
 
 
 def test_missing_data_and_unknown_names_are_one_line(file: Path) -> None:
@@ -127,7 +144,7 @@ def test_missing_data_and_unknown_names_are_one_line(file: Path) -> None:
         load_comparison(changed(file, "street-b", "street-c")).check()
 
 
-@pytest.mark.parametrize("name", ["compare-norms", "multi-domain"])
+@pytest.mark.parametrize("name", ["adapt-site", "compare-norms", "multi-domain"])
 def test_the_committed_files_are_read(name: str) -> None:
     comparison = load_comparison(ROOT / "scripts" / "experiments" / f"{name}.toml")
     assert comparison.seeds == 3
@@ -261,6 +278,20 @@ def test_a_comparison_continues_with_what_is_missing(file: Path, tmp_path: Path)
     assert compare(comparison, out) == whole  # a score of other weights would be 2.0
     again = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert again == {gone, stale}
+
+
+def test_an_unlabelled_site_is_met_as_training_left_it(file: Path, tiny_street: Path, tmp_path: Path) -> None:
+    """Rows are named after statistics only where these are not the file's."""
+    changed(file, "seeds = 2", 'seeds = 1\nstatistics = ["kept"]')
+    changed(file, 'name = "BN"', 'name = "BN"\nstatistics = ["kept", "measured"]')
+    there = f'data.unlabelled = ["{tiny_street.as_posix()}/street-b/manifest.csv"]'
+    changed(file, 'norm.kind = "camera"', f'norm.kind = "domain"\nnorm.system = "dial"\n{there}')
+    comparison = load_comparison(changed(file, '["measured", "mixture"]', '["kept"]'))
+    comparison.check()
+    found = compare(comparison, tmp_path / "runs")
+    assert not found.missing
+    assert {score.row for score in found.scores} == {"BN", "BN, measured", "Camera BN"}
+    assert {score.site for score in found.scores if score.row == "Camera BN"} == {"seen", "never seen"}
 
 
 def test_a_run_that_fails_or_is_taken_is_told_and_the_others_go_on(file: Path, tmp_path: Path) -> None:

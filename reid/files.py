@@ -1,0 +1,45 @@
+"""Files that appear whole or not at all, even if two programs write the same one at the same time.
+
+Nothing here knows what a file holds.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+Writer = Callable[[Path], object]
+
+
+def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
+    """Have ``write`` fill a new file that then takes the place of ``path``; durable when this returns.
+
+    A ``private`` one, which shows people or is made of them, is for its owner only.  Missing folders are made.
+    Whatever ``write`` raises leaves an older file as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
+        write(part)
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_part(path: Path) -> bool:
+    """Whether ``path`` is what a program that was killed while writing leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all.
+
+Wrong variants that are told apart: writing into the file itself, and one name beside it for all who write it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reid.files import Writer, is_part, write_whole
+
+
+def in_place(path: Path, write: Writer) -> None:
+    """The wrong way: whoever stops half-way leaves half a file, and the old one is gone."""
+    write(path)
+
+
+def beside(path: Path, write: Writer) -> None:
+    """The wrong way: two who write the same file write the same part of it."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
+
+
+def broken_off(path: Path, way: Callable[[Path, Writer], None]) -> str:
+    """What the file holds after a writer stopped half-way."""
+    path.write_text("old")
+
+    def half(part: Path) -> None:
+        part.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        way(path, half)
+    return path.read_text()
+
+
+def both_at_once(path: Path, way: Callable[[Path, Writer], None]) -> list[str]:
+    """What the file holds after the second of two writers, who began later, and after the first."""
+    seen = []
+
+    def first(part: Path) -> None:
+        part.write_text("first, ")
+        way(path, lambda own: own.write_text("second"))
+        seen.append(path.read_text())
+        with part.open("a") as file:
+            file.write("whole")
+
+    way(path, first)
+    return [*seen, path.read_text()]
+
+
+def test_who_stops_half_way_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    assert broken_off(tmp_path / "file", write_whole) == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert broken_off(tmp_path / "file", in_place) == "ne"  # the wrong variant
+
+
+def test_of_two_at_once_the_later_counts_whole(tmp_path: Path) -> None:
+    assert both_at_once(tmp_path / "file", write_whole) == ["second", "first, whole"]
+    assert both_at_once(tmp_path / "other", beside) == ["second", "whole"]  # the wrong variant: half of the first
+
+
+def test_folders_are_made_and_only_the_owner_may_read(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_whole(tmp_path / "a" / "b" / "file", lambda part: part.write_text("new"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a" / "b" / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_part_is_told_by_its_name(tmp_path: Path) -> None:
+    names = []
+    write_whole(tmp_path / "file", lambda part: names.append(part.name) or part.touch())
+    assert is_part(tmp_path / names[0])
+    assert not is_part(tmp_path / "file")
+    assert not is_part(tmp_path / "mine.part")

@@ -1,6 +1,7 @@
 """What scoring costs: ours beside torchmetrics, pytorch-metric-learning, sorting and the matrix product alone.
 
     python benchmarks/evaluation.py [--threads 1] [--only WORK] [--large] [--json benchmarks/results/evaluation.json]
+        [--torchreid torchreid-0.2.5]
 
 Every comparison runs in one process, in turn, on the same vectors, and only counts if all agree on the
 result.  Times are processor seconds, which other work on the machine moves less than those of the clock;
@@ -8,14 +9,19 @@ ratios are medians over rounds.  "memory" is how far the first run raised the re
 
 Queries and gallery have different cameras, since the libraries know no rule about cameras, and scores
 are positive, since torchmetrics takes scores of 0 or less for no answer.  "textbook sorting" and "textbook
-dense" (whole matrices and a loop over rows) are written down below; they stand in for torchreid, FastReID
-and faiss_rerank, which pip does not install here, and are not those.  open-metric-learning wants numpy < 2.
+dense" (whole matrices and a loop over rows) are written down below; they stand in for FastReID and
+faiss_rerank, which are not on PyPI, and are not those.  open-metric-learning wants numpy < 2.
+
+torchreid from PyPI does not import, but its files of distances, ranking and re-ranking do: with --torchreid and
+the folder that `pip download torchreid==0.2.5 --no-deps --no-binary :all:` unpacks to, they are measured too.  Its
+ranking in Cython is not in that file; this is its ranking in Python, the slower one.
 --large adds 10,000 x 1,000,000.  --small is a trial of the program, not a measurement.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -23,6 +29,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytorch_metric_learning
@@ -140,7 +147,42 @@ def sparse_k_reciprocal(query: Vectors, gallery: Vectors) -> Vectors:
     return np.concatenate(blocks)
 
 
-def work_of(name: str, size: Size) -> Work:
+class Torchreid:
+    """Distances, ranking and re-ranking of the unpacked torchreid in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._distance, self._rank, self._rerank = (
+            _module(next(folder.glob(f"torchreid/**/{name}.py"))) for name in ("distance", "rank", "rerank")
+        )
+
+    def mean_average_precision(self, query: Vectors, gallery: Vectors, labels: dict[str, Vectors]) -> float:
+        distances = self._distances(query, gallery, "cosine")
+        sides = (labels[f"{side}_{what}"] for what in ("identities", "cameras") for side in ("query", "gallery"))
+        return float(self._rank.evaluate_rank(distances, *sides)[1])
+
+    def k_reciprocal(self, query: Vectors, gallery: Vectors) -> Vectors:
+        pairs = ((query, gallery), (query, query), (gallery, gallery))
+        squared = (np.maximum(self._distances(*pair, "euclidean"), 0) for pair in pairs)
+        reranked: Vectors = self._rerank.re_ranking(*map(np.sqrt, squared), K1, K2, WEIGHT)
+        return reranked
+
+    def _distances(self, first: Vectors, second: Vectors, metric: str) -> Vectors:
+        sides = map(torch.from_numpy, (first, second))
+        found: Vectors = self._distance.compute_distance_matrix(*sides, metric).numpy()
+        return found
+
+
+def _module(path: Path) -> ModuleType:
+    """The module of one file, without the package around it."""
+    spec = importlib.util.spec_from_file_location(f"torchreid_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def work_of(name: str, size: Size, torchreid: Torchreid | None) -> Work:
     """What is compared with what; "ours" is the first."""
     query, gallery, labels = people(*size)
 
@@ -148,13 +190,15 @@ def work_of(name: str, size: Size) -> Work:
         return market_metrics(query, gallery, **labels).mAP
 
     if name.startswith("rerank"):
-        return {
-            "ours": lambda: sparse_k_reciprocal(query, gallery),
-            "textbook dense": lambda: dense_k_reciprocal(query, gallery),
-        }
+        work: Work = {"ours": lambda: sparse_k_reciprocal(query, gallery)}
+        if torchreid is not None:
+            work["torchreid 0.2.5"] = lambda: torchreid.k_reciprocal(query, gallery)
+        return {**work, "textbook dense": lambda: dense_k_reciprocal(query, gallery)}
     if name in ("msmt17", "million"):  # a whole matrix would not fit
         return {"ours": ours}
-    work: Work = {"ours": ours, PRODUCT: lambda: query @ gallery.T}
+    work = {"ours": ours, PRODUCT: lambda: query @ gallery.T}
+    if torchreid is not None:
+        work["torchreid 0.2.5, Python"] = lambda: torchreid.mean_average_precision(query, gallery, labels)
     if name == "libraries":
         work["pytorch-metric-learning"] = lambda: with_metric_learning(query, gallery, labels)
         work["torchmetrics"] = lambda: with_torchmetrics(query, gallery, labels)
@@ -177,9 +221,9 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def measure(name: str, size: Size, rounds: int) -> dict[str, object]:
+def measure(name: str, size: Size, rounds: int, torchreid: Torchreid | None) -> dict[str, object]:
     """Each way once for result, memory and, if ``rounds`` is 0, time; else ``rounds`` of each in turn for time."""
-    work = work_of(name, size)
+    work = work_of(name, size, torchreid)
     seconds: dict[str, list[float]] = {way: [] for way in work}
     memory: dict[str, float | None] = {}
     results = {}
@@ -228,6 +272,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=[*FULL, *LARGE], help="this work; repeatable")
     parser.add_argument("--large", action="store_true", help="10,000 x 1,000,000 too: minutes, and 4 GiB of memory")
     parser.add_argument("--small", action="store_true", help="a trial of the program; writes nothing unless told where")
+    parser.add_argument("--torchreid", type=Path, help="folder of an unpacked torchreid, to measure it too")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     chosen = (
@@ -235,6 +280,7 @@ def main() -> None:
     )
     partial = options.small or options.only
     out = options.json or (None if partial else Path(__file__).parent / "results" / "evaluation.json")
+    torchreid = Torchreid(options.torchreid) if options.torchreid else None
     torch.set_num_threads(options.threads)
     with threadpool_limits(options.threads):
         report = machine(options.threads)
@@ -242,7 +288,7 @@ def main() -> None:
         entries: list[dict[str, object]] = []
         for name, (size, rounds) in chosen.items():
             if not options.only or name in options.only:
-                entries.append(measure(name, size, rounds))
+                entries.append(measure(name, size, rounds, torchreid))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({**report, "works": entries}, indent=1) + "\n", encoding="utf-8")

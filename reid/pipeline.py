@@ -155,10 +155,19 @@ def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: Unse
 
 
 def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str = "embedding") -> Embeddings:
-    """Embed with a progress bar; every file is looked for before the first is read."""
+    """Embed with a progress bar; every file is looked for before the first is read, and a picture is run once.
+
+    A picture may be listed as a query and as an answer: both rows get the same vector.
+    """
     check_files(samples)
-    with progress_bar(title, len(samples)) as progress:
-        return embed(checkpoint, samples, workers=workers(), progress=progress)
+    keys = [(sample.path, label_of(sample, checkpoint.by)) for sample in samples]
+    once = dict(zip(keys, samples, strict=True))
+    with progress_bar(title, len(once)) as progress:
+        found = embed(checkpoint, list(once.values()), workers=workers(), progress=progress)
+    if len(once) < len(samples):
+        place = {key: row for row, key in enumerate(once)}
+        found = Embeddings(tuple(samples), found.vectors[[place[key] for key in keys]], found.fingerprint)
+    return found
 
 
 def evaluate_samples(

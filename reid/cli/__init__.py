@@ -1,7 +1,8 @@
 """The command line: ``reid COMMAND``, the same as ``python -m reid.cli COMMAND``.
 
 Results go to stdout, progress and complaints to stderr.  Exit code 0: done; 1: the data or the run is
-wrong, told in one line (``--debug`` shows the traceback); 2: the command was not understood.
+wrong, told in one line (``--debug`` shows the traceback); 2: the command was not understood; 3: ``cameras watch``
+found a camera that drifted; 130: interrupted.
 
 Each module of this package holds a group of commands in a ``commands`` table that is joined here.
 """

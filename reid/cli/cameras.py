@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reid.cli.options import Backbone, Data, ProfileFiles, Root, Size, Weights, domain_fields, read_samples
+from reid.cli.options import (
+    Backbone,
+    Data,
+    PriorSource,
+    ProfileFiles,
+    Root,
+    Size,
+    Weights,
+    domain_fields,
+    finite,
+    prior_source,
+    read_samples,
+)
 from reid.errors import ConfigError, DataError
 from reid.files import write_whole
 from reid.records import Sample, Split, label_of
@@ -28,6 +40,8 @@ commands.add_typer(cameras, name="cameras")
 
 By = Annotated[str, typer.Option(help='fields that name a camera, such as "domain/camera"; default: the weights\' own')]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+DRIFTED = 3  # exit code: the check was made, and a camera drifted
+LEAST_ALARMS = 0.001  # the smallest rate that the resamplings behind a threshold can tell
 
 
 @cameras.command(epilog="Example: reid cameras report --data crops/manifest.csv --out cameras.safetensors")
@@ -39,7 +53,10 @@ def report(
     size: Size = None,
     by: By = "",
     split: Annotated[Split | None, typer.Option(help="rows to measure; default: train if any, else all")] = None,
-    prior: Annotated[float, typer.Option(min=0, help="images of its modality beside a camera's own")] = 0.0,
+    prior: Annotated[
+        float, typer.Option(min=0, callback=finite, help="few images: count so many of elsewhere beside a camera's own")
+    ] = 0.0,
+    prior_from: PriorSource = "cameras",
     curve: Annotated[
         bool, typer.Option("--curve", help="score against the number of crops and the prior; slow")
     ] = False,
@@ -58,6 +75,7 @@ def report(
     from reid.models.statistics import keeps_statistics
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
+    source = prior_source(prior, prior_from)
     curve = curve or plot is not None
     if plot is not None:
         if plot.suffix.lower() != ".svg":
@@ -77,7 +95,7 @@ def report(
         )
     with progress_bar("looking at cameras", work(pool, asked, fields, statistics)) as progress:
         found = camera_report(
-            checkpoint, pool, asked, by=fields, prior=prior, workers=workers(), progress=progress
+            checkpoint, pool, asked, by=fields, prior=prior, prior_from=source, workers=workers(), progress=progress
         )  # fmt: skip
     points: list[CurvePoint] = []
     if curve:
@@ -105,12 +123,17 @@ def watch(
     size: Size = None,
     profiles: ProfileFiles = None,
     split: Annotated[Split | None, typer.Option(help="rows of --reference; default: train if any, else all")] = None,
-    false_alarms: Annotated[float, typer.Option(help="share of checks that may alarm for nothing, a camera")] = 0.01,
+    false_alarms: Annotated[
+        float,
+        typer.Option(
+            min=LEAST_ALARMS, max=0.5, callback=finite, help="share of checks that may alarm for nothing, a camera"
+        ),
+    ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether new crops still look like those a camera was calibrated on: night, dirt, a camera that was moved.
 
-    Exit code 1 if a camera drifted.  The threshold comes from the reference crops themselves: it holds for new crops
+    Exit code 3 if a camera drifted.  The threshold comes from the reference crops themselves: it holds for new crops
     of the same hours and places.
     """
     from reid.data.manifest import check_files
@@ -120,7 +143,8 @@ def watch(
 
     if not data:
         raise ConfigError("cameras watch: name the new crops with --data")
-    new, stored = read_samples(data, root), measured_rows(read_samples(reference, root), split)
+    new = list({sample.path: sample for sample in read_samples(data, root)}.values())
+    stored = measured_rows(read_samples(reference, root), split)
     check_files([*new, *stored])
     checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ())
     pairs = watched(checkpoint, new, stored)
@@ -136,7 +160,7 @@ def watch(
                 f" {drift.crops} crops at {drift.false_alarms:.2g} false alarms"
             )
     if any(drift.alarm for drift in found):
-        raise typer.Exit(1)
+        raise typer.Exit(DRIFTED)
 
 
 @cameras.command(epilog="Example: reid cameras merge cameras.safetensors new.safetensors --out cameras.safetensors")

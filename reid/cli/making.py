@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
-from reid.cli.options import Backbone, Data, Root, Size, Weights, domain_fields, read_samples, stopped
+from reid.cli.options import (
+    Backbone,
+    Data,
+    PriorSource,
+    Root,
+    Size,
+    Weights,
+    domain_fields,
+    finite,
+    prior_source,
+    read_samples,
+    stopped,
+)
 from reid.errors import ConfigError, unknown_name
 from reid.records import Split
 
@@ -81,34 +92,31 @@ def calibrate(
     ] = None,
     min_images: Annotated[int, typer.Option(min=1, help="refuse a camera with fewer")] = 2,
     prior: Annotated[
-        float, typer.Option(min=0, help="few images: count so many of elsewhere beside a camera's own")
+        float,
+        typer.Option(min=0, callback=finite, help="few images: count so many of elsewhere beside a camera's own"),
     ] = 0.0,
-    prior_from: Annotated[
-        str, typer.Option(help="where these are from: cameras (the others of its modality) or network (its own)")
-    ] = "cameras",
+    prior_from: PriorSource = "cameras",
     only: Annotated[list[str] | None, typer.Option(help="measure this camera only; repeatable")] = None,
     sample_by: Annotated[
         str, typer.Option(help='"track": one crop of each, the middle one; needs the column track of "reid ingest"')
     ] = "",
     apart: Annotated[
-        float, typer.Option(min=0, help="seconds between two crops of a camera: of a passing one stays; needs times")
+        float,
+        typer.Option(
+            min=0, callback=finite, help="seconds between two crops of a camera: of a passing one stays; needs times"
+        ),
     ] = 0.0,
 ) -> None:
     """Measure the statistics of every camera from unlabelled crops."""
     from reid.cli.cameras import measured_rows
     from reid.data.manifest import check_files
-    from reid.models.calibration import PriorFrom, calibrate_checkpoint
+    from reid.models.calibration import calibrate_checkpoint
     from reid.models.statistics import of_domains, one_of_each_track, spaced
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
     if sample_by not in ("", "track"):
         raise ConfigError(unknown_name("--sample-by", sample_by, ("track",)))
-    if not math.isfinite(prior):
-        raise ConfigError(f"--prior {prior:g}: expected a number of images, such as 16")
-    if prior_from not in get_args(PriorFrom):
-        raise ConfigError(unknown_name("--prior-from", prior_from, get_args(PriorFrom)))
-    if prior_from == "network" and not prior:
-        raise ConfigError("--prior-from network: says nothing without --prior, how many images the network counts for")
+    source = prior_source(prior, prior_from)
     claim_output(out, "reid-profiles-", data)
     rows = measured_rows(read_samples(data, root), split)
     check_files(rows)
@@ -124,7 +132,7 @@ def calibrate(
             by=fields,
             minimum=min_images,
             prior=prior,
-            prior_from=cast(PriorFrom, prior_from),
+            prior_from=source,
             workers=workers(),
             progress=progress,
         )

@@ -5,9 +5,10 @@ Nothing here knows a command; nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -15,6 +16,7 @@ from reid.errors import ConfigError
 from reid.records import Sample
 
 if TYPE_CHECKING:
+    from reid.models.calibration import PriorFrom
     from reid.models.checkpoint import Checkpoint
 
 Data = Annotated[
@@ -41,7 +43,32 @@ Unseen = Annotated[
         help="camera the weights do not know: error (default), calibrate on split train, prior, nearest or mixture",
     ),
 ]
+PriorSource = Annotated[
+    str,
+    typer.Option(
+        "--prior-from", help="where these are from: cameras (the others of its modality) or network (its own)"
+    ),
+]
 UNSEEN = ("error", "calibrate", "prior", "nearest", "mixture")
+
+
+def finite(value: float | None) -> float | None:
+    """A number of an option, which is no "nan" and no "inf": bounds alone let these pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value:g} is not a finite number")
+    return value
+
+
+def prior_source(prior: float, source: str) -> PriorFrom:
+    """Where the images of ``--prior`` are from, by ``--prior-from``."""
+    from reid.errors import unknown_name
+    from reid.models.calibration import PriorFrom
+
+    if source not in get_args(PriorFrom):
+        raise ConfigError(unknown_name("--prior-from", source, get_args(PriorFrom)))
+    if source == "network" and not prior:
+        raise ConfigError("--prior-from network: says nothing without --prior, how many images the network counts for")
+    return cast("PriorFrom", source)
 
 
 def data_specs(data: list[str] | None) -> list[str]:

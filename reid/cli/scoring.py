@@ -44,7 +44,11 @@ def evaluate(
     flip: Flip = False,
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="KEY=VALUE", help="score otherwise than the protocol says; repeatable"),
+        typer.Option(
+            "--rule",
+            metavar="KEY=VALUE",
+            help="score otherwise than the protocol says, e.g. precision=trapezoid; repeatable",
+        ),
     ] = None,
     rerank: Annotated[
         tuple[int, int, float] | None,
@@ -126,13 +130,15 @@ def _claim(json_file: Path | None, html_file: Path | None, data: list[str] | Non
 
 def _compare(first: Path, second: Path, out: Path | None) -> None:
     from reid.evaluation.comparison import compare_files, comparison_json, comparison_table
+    from reid.evaluation.report import write_text
     from reid.pipeline import claim_output
 
     pairs = compare_files(first, second)
     if out is not None:
         claim_output(out, '"pairs"', [str(first), str(second)])
-        out.write_text(json.dumps(comparison_json(pairs), indent=2) + "\n", encoding="utf-8")
     typer.echo(comparison_table(pairs), nl=False)
+    if out is not None:
+        write_text(json.dumps(comparison_json(pairs), indent=2) + "\n", out, "comparison")
 
 
 def _filled(weights: Path | None, data_set: DataSet) -> str:

@@ -36,7 +36,7 @@ from reid.evaluation.camera_findings import (
     scored,
 )
 from reid.evaluation.drift import effective_size, layer_distances, lookalikes, split_half
-from reid.models.calibration import calibrate_checkpoint
+from reid.models.calibration import PriorFrom, calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint
 from reid.models.moments import image_moments
 from reid.models.statistics import keeps_statistics, own_profiles, replaced
@@ -82,14 +82,16 @@ def camera_report(
     *,
     by: Sequence[str] = (),
     prior: float = 0.0,
+    prior_from: PriorFrom = "cameras",
     workers: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CameraReport:
     """Measure the cameras of ``pool`` (unlabelled crops) and try what was measured on ``asked`` (queries, gallery).
 
-    ``by`` and ``prior`` as in :func:`reid.models.calibration.calibrate_checkpoint`.  Identities of the pool, where
-    known, only say which crops are not independent.  ``progress`` is called with images done, :func:`work` in all.
+    ``by``, ``prior`` and ``prior_from`` as in :func:`reid.models.calibration.calibrate_checkpoint`.  Identities of the
+    pool, where known, only say which crops are not independent.  ``progress`` is called with images done, :func:`work`
+    in all.
     Raises DataError where a camera is not named or fewer than two have crops.
     """
     fields = tuple(by) or checkpoint.by or ("camera",)
@@ -103,7 +105,14 @@ def camera_report(
         own = own_profiles(checkpoint, list(crops), fields)
         rows = [sample for name in enough for sample in crops[name]]
         measured = calibrate_checkpoint(
-            checkpoint, rows, by=fields, prior=prior, workers=workers, seed=seed, progress=progress
+            checkpoint,
+            rows,
+            by=fields,
+            prior=prior,
+            prior_from=prior_from,
+            workers=workers,
+            seed=seed,
+            progress=progress,
         )
         trial = replace(trial, before=checkpoint.with_profiles(own))
         trial = replace(trial, after=trial.before.with_profiles(measured))

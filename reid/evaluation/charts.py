@@ -18,6 +18,8 @@ COLOURS = ("#0f8a80", "#c2620c", "#6a63d9", "#c4325c", "#5b8c1a", "#2f7fc1", "#8
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
 MOST_TICKS = 7
+LETTER = 6.5  # width of a letter of a chart's text, at most
+BEND = 11  # height of what leads from a name to the line that it belongs to
 
 
 def escape(text: object) -> str:
@@ -111,27 +113,51 @@ def histogram(
 ) -> str:
     """Outlines of ``shares`` (B,) of each name's own total over bins between ``edges`` (B + 1,).
 
-    ``marks`` are places on the axis, such as thresholds, with their names.
+    ``marks`` are places on the axis, such as thresholds, with their names, which stand side by side above.
     """
-    top = max(float(values.max()) for _, values in shares) * 1.12
+    top = max(float(values.max()) for _, values in shares) * 1.12  # room for what leads from a name to its place
     frame = _Frame((float(edges[0]), float(edges[-1])), (0, top))
     drawn = []
     for colour, (_, values) in zip(COLOURS, shares, strict=False):
         x = np.concatenate([edges[:1], np.repeat(edges[1:-1], 2), edges[-1:]])
         outline = frame.points([edges[0], *x, edges[-1]], [0, *np.repeat(values, 2), 0])
         drawn.append(f'<polygon points="{outline}" fill="{colour}" fill-opacity=".28" stroke="{colour}"/>')
-    for number, (name, place) in enumerate(marks):
-        if frame.x[0] <= place <= frame.x[1]:
-            across, above = frame.at(place, top)
-            side, anchor = (3, "start") if across < 0.85 * WIDTH else (-3, "end")
-            drawn.append(
-                f'<line class="mark" x1="{across:.1f}" x2="{across:.1f}" y1="{above:.1f}" y2="{HEIGHT - BOTTOM}"/>'
-                f'<text x="{across + side:.1f}" y="{above + 9 + 11 * (number % 4):.1f}" text-anchor="{anchor}">'
-                f"{escape(name)}</text>"
-            )
+    drawn.append(_marks(frame, [mark for mark in marks if frame.x[0] <= mark[1] <= frame.x[1]]))
     axes = _axes(frame, _ticks(*frame.x), "score", _ticks(0, top), "pairs, %", 100)
     legend = "".join(_key(name, colour) for colour, (name, _) in zip(COLOURS, shares, strict=False))
     return _figure(title, axes + "".join(drawn), legend)
+
+
+def _marks(frame: _Frame, marks: Sequence[tuple[str, float]]) -> str:
+    """A line at each place, with a bend at its top that leads to its name."""
+    names, places = [name for name, _ in marks], [frame.at(place, 0)[0] for _, place in marks]
+    drawn = []
+    for name, place, spot in zip(
+        names, places, _apart(places, [LETTER * (len(name) + 1) for name in names]), strict=True
+    ):
+        drawn.append(
+            f'<polyline class="mark" points="{spot:.1f},{TOP} {place:.1f},{TOP + BEND} {place:.1f},{HEIGHT - BOTTOM}"/>'
+            f'<text x="{spot:.1f}" y="{TOP - 4}" text-anchor="middle">{escape(name)}</text>'
+        )
+    return "".join(drawn)
+
+
+def _apart(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """Middles of texts of these ``widths``, as near to the ``wanted`` ones as possible without one touching another.
+
+    If they fit at all they stay between the ends of the axis.
+    """
+    if not wanted:
+        return []
+    order = np.argsort(wanted, kind="stable")
+    half = np.array(widths)[order] / 2
+    # Seen from where each would stand if all touched, texts that do not touch are in ascending order.
+    touching = np.concatenate([[0.0], np.cumsum(half[1:] + half[:-1])])
+    places = np.array(wanted)[order] - touching
+    places = (np.maximum.accumulate(places) + np.minimum.accumulate(places[::-1])[::-1]) / 2
+    places = np.maximum(np.minimum(places, WIDTH - RIGHT - half[-1] - touching[-1]), LEFT + half[0]) + touching
+    spots: list[float] = places[np.argsort(order)].tolist()
+    return spots
 
 
 def heat(value: float, low: float, high: float) -> str:

@@ -31,6 +31,7 @@ SAME = {
     "gallery": "number of gallery rows",
 }
 NAMES = ("domain", "direction", "reranking")
+LEAST_P = 0.001  # below, a table does not say how small it is
 SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
@@ -75,10 +76,12 @@ def comparison_table(pairs: list[Pair]) -> str:
             lines.append(f"  {name:<30}{values[0]:>10.1f}{values[1]:>10.1f}{values[1] - values[0]:>+10.1f}")
         if pair.paired is not None:
             change = pair.paired.difference
-            lines.append(
-                f"  mAP {100 * change.value:+.1f} (95 %: {100 * change.low:+.1f} to {100 * change.high:+.1f}),"
-                f" p {pair.paired.p_value:.3f}; better on {pair.paired.wins}, worse on {pair.paired.losses} queries"
-            )
+            chance = f"p {pair.paired.p_value:.3f}" if pair.paired.p_value >= LEAST_P else f"p < {LEAST_P}"
+            around = f"95 %: {100 * change.low:+.1f} to {100 * change.high:+.1f}"
+            lines += [
+                f"  mAP {100 * change.value:+.1f} ({around}), {chance}",
+                f"  better on {pair.paired.wins:,}, worse on {pair.paired.losses:,} queries",
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -6,22 +6,19 @@ that comes from data is escaped, and the page's own policy forbids it to load an
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from reid.errors import DataError
 from reid.evaluation.breakdown import CameraBias, PairTable
 from reid.evaluation.charts import COLOURS, Line, cmc_chart, escape, heat, histogram
 from reid.evaluation.details import Answer, Details, Part, Strip, Verification
 from reid.evaluation.intervals import Interval
 from reid.evaluation.places import Float64Array
 from reid.evaluation.protocols import Report, Result
-from reid.evaluation.report import stamp_lines
+from reid.evaluation.report import stamp_lines, write_text
 from reid.records import Modality, Sample
 
 MARK = '<meta name="generator" content="reid evaluate">'  # tells a page of ours, see pipeline.claim_output
@@ -53,16 +50,8 @@ def html_page(details: Sequence[Details]) -> str:
 
 
 def write_page(details: Sequence[Details], path: Path) -> None:
-    """Write the page to ``path``: the whole file appears or the old one stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(html_page(details), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"{path}: the page cannot be written there: {error.strerror}") from error
+    """Write the page to ``path``, for its owner only: the whole file appears or the old one stays."""
+    write_text(html_page(details), path, "page", private=True)
 
 
 def _title(report: Report) -> str:

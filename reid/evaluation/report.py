@@ -5,11 +5,10 @@ Tables show percent with one decimal; JSON holds fractions in 0..1.  Nothing is 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from reid.errors import DataError
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.protocols import Report, Result
+from reid.files import write_whole
 
 WIDTH = 80
 _ROW = "{:<9.9} {:<18.18}{:>7}{:>7}{:>8}{:>7}{:>7}{:>8}{:>8}"
@@ -68,6 +68,8 @@ def stamp_lines(report: Report) -> list[str]:
     for (domain, text), directions in said.items():
         everywhere = len(directions) == sum(result.domain == domain for result in plain)
         lines.append(f"{domain}{'' if everywhere else ' ' + ', '.join(directions)}: {text}")
+    for domain in dict.fromkeys(result.domain for result in plain):
+        lines.append(f"{domain}: {_left_out([result for result in plain if result.domain == domain])}")
     lines += [f"not scored: {note}" for note in report.notes]
     return [piece for line in lines for piece in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
 
@@ -82,6 +84,16 @@ def _said(report: Report, result: Result) -> list[str]:
         metrics = result.metrics
         lines.append(f"R-precision {100 * metrics.r_precision:.1f}, MAP@R {100 * metrics.map_at_r:.1f}")
     return lines
+
+
+def _left_out(results: Sequence[Result]) -> str:
+    shown = [
+        f"{result.direction} {result.left_out:,}" if len(results) > 1 else f"{result.left_out:,}"
+        for result in results
+        if result.left_out
+    ]
+    trials = " in all trials" if any(result.trials for result in results) else ""
+    return f"pairs of a query and a gallery row left out{trials}: {', '.join(shown) or 'none'}"
 
 
 def _word(value: object) -> str:
@@ -158,13 +170,15 @@ def _scores(metrics: Metrics) -> dict[str, float]:
 
 def write_reports(reports: Iterable[Report], path: Path) -> None:
     """Write the JSON of all ``reports`` to ``path``: the whole file appears or the old one stays."""
-    text = json.dumps(report_json(*reports), indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_text(json.dumps(report_json(*reports), indent=2) + "\n", path, "report")
+
+
+def write_text(text: str, path: Path, what: str, *, private: bool = False) -> None:
+    """:func:`~reid.files.write_whole` of ``text``, such as a "report"; where it cannot be written a DataError says so.
+
+    Missing folders are made.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), private=private)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"{path}: the report cannot be written there: {error.strerror}") from error
+        raise DataError(f"{path}: the {what} cannot be written there: {error.strerror}") from error

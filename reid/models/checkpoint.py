@@ -97,7 +97,7 @@ class Checkpoint:
         if profiles.weights not in ("", self.weights, self.fingerprint):
             raise WeightsError(
                 f"{self.source}: these are weights {self.weights}, the profiles were measured on"
-                f" {profiles.weights}; calibrate again with these weights"
+                f" {profiles.weights}; calibrate again with these weights, or give the --size they were measured at"
             )
         changed = self._changed(network=install(self.network, profiles), by=profiles.by)
         return replace(changed, extra={**self.extra, PRIOR: profiles.prior}) if profiles.prior else changed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from http.client import HTTPException
 from importlib import resources
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from reid.errors import ConfigError, WeightsError, unknown_name
+from reid.files import write_whole
 from reid.models.runtime import RUNTIMES
 from reid.models.weights import read_table
 
@@ -111,15 +112,14 @@ def fetch(
         raise WeightsError(
             f"{weights.name}: no program can fetch it; download it from {weights.page} to {path}{second}"
         )
-    part = path.with_name(path.name + ".part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    fetched: list[Fetched] = []
+
+    def get(part: Path) -> None:
         _download(weights, part, path, opener or urlopen, progress)
-        fetched = _checked(weights, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return Fetched(path, fetched.sha256, fetched.digits)
+        fetched.append(_checked(weights, part))
+
+    write_whole(path, get, private=False)
+    return replace(fetched[0], path=path)
 
 
 def _download(weights: PublicWeights, part: Path, path: Path, opener: Opener, progress: Progress | None) -> None:

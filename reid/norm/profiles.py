@@ -23,6 +23,7 @@ from reid.norm.storing import write_table
 
 FORMAT = "reid-profiles-1"
 MIXED = "profiles: one has covariances where the other has none; they are of two networks"
+DAMAGED = "{path}: damaged, its {what} not what was saved; calibrate again"
 Tables = Mapping[str, Tensor]
 _TABLES = {"mean": "running_mean", "var": "running_var", "cov": "running_cov"}
 
@@ -146,7 +147,9 @@ class Profiles:
         }
         header = {key: getattr(self, key) for key in ("names", "images", "weights", "by", "date", "prior")}
         header["digest"] = _digest(tensors)
-        write_table(path, tensors, {"format": FORMAT, "profiles": json.dumps(header)})
+        text = json.dumps(header)
+        check = hashlib.sha256(text.encode()).hexdigest()
+        write_table(path, tensors, {"format": FORMAT, "profiles": text, "check": check})
 
     @classmethod
     def load(cls, path: Path) -> Profiles:
@@ -161,16 +164,22 @@ class Profiles:
             ) from error
         if metadata.get("format") != FORMAT:
             raise WeightsError(f'{path}: expected camera profiles written by "reid calibrate", got another file')
-        header = json.loads(metadata["profiles"])
-        if header["digest"] != _digest(tensors):
-            raise WeightsError(f"{path}: damaged, its statistics are not those that were saved; calibrate again")
+        text = metadata.get("profiles", "")
+        if metadata.get("check") not in (None, hashlib.sha256(text.encode()).hexdigest()):  # older files have none
+            raise WeightsError(DAMAGED.format(path=path, what="header is"))
+        try:
+            header = json.loads(text)
+            names, images, by, digest, weights = (header[k] for k in ("names", "images", "by", "digest", "weights"))
+        except (ValueError, LookupError, TypeError) as error:
+            raise WeightsError(DAMAGED.format(path=path, what="header is")) from error
+        if digest != _digest(tensors):
+            raise WeightsError(DAMAGED.format(path=path, what="statistics are"))
         tables = {
             key: {k.removesuffix(f".{suffix}"): t for k, t in tensors.items() if k.endswith(f".{suffix}")}
             for key, suffix in _TABLES.items()
         }
-        names, images, by = (tuple(header[key]) for key in ("names", "images", "by"))
         date, prior = (header.get(key, "") for key in ("date", "prior"))  # older files do not say these
-        return cls(names, images, weights=header["weights"], by=by, date=date, prior=prior, **tables)
+        return cls(tuple(names), tuple(images), weights=weights, by=tuple(by), date=date, prior=prior, **tables)
 
     def _check_same_network(self, other: Profiles) -> None:
         if (self.weights, self.by, set(self.mean)) != (other.weights, other.by, set(other.mean)):

@@ -19,6 +19,7 @@ import torch
 
 from reid.config import Experiment, differences, load_config, to_toml
 from reid.errors import ConfigError, WeightsError
+from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
 
 
@@ -64,6 +65,17 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
         replace_file(self.experiment, lambda path: path.write_text(to_toml(experiment), encoding="utf-8"))
+
+    def check_weights(self) -> None:
+        """WeightsError where those of a finished run were damaged since."""
+        try:
+            load_checkpoint(self.weights)
+        except WeightsError as error:
+            way = "from the last epoch, without training" if self.state.exists() else "by training from the start"
+            raise WeightsError(
+                f"{self.weights}: the run is finished, but this file is damaged or cut off; delete it, and the same"
+                f" command makes it again {way}"
+            ) from error
 
     def clear(self) -> None:
         """Forget the run: remove the files that a run writes, and no others."""

@@ -66,6 +66,7 @@ def train(
     experiment = note_start(experiment, start)
     folder.open(experiment)
     if folder.weights.exists():
+        folder.check_weights()
         return folder.weights
     norm = experiment.norm
     transform = transform_of(experiment, start)

@@ -75,6 +75,8 @@ def test_a_folder_and_a_fetched_network_make_an_evaluation(reid, site: bytes, tm
     assert code == 0, err
     (result,) = json.loads((tmp_path / "scores.json").read_text())["results"]
     assert (result["queries"], result["gallery"]) == (4, 4)
+    assert "4/4" in err  # each picture is a query and an answer, and run once
+    assert "8/8" not in err
 
 
 def test_a_pattern_and_a_second_time(reid, tmp_path: Path) -> None:

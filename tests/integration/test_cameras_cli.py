@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from reid.cli import main
+from reid.cli.cameras import LEAST_ALARMS
+from reid.evaluation.drift import DRAWS
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
 
@@ -72,6 +74,23 @@ def test_a_report_for_people_and_for_machines(reid: Run, common: tuple[object, .
     assert {n for n, i in zip(profiles.names, profiles.images, strict=True) if i > 1} == calibrated
     code, _, err = reid("evaluate", *common, "--profiles", out, "--json", tmp_path / "scores.json")
     assert code == 0, err
+
+
+def test_a_report_tries_either_prior(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
+    common = ("cameras", "report", "--data", rows, "--weights", plain_weights, "--json")
+    shifts = []
+    for prior in ((), ("--prior", 6), ("--prior", 6, "--prior-from", "network")):
+        code, out, err = reid(*common, *prior)
+        assert code == 0, err
+        shifts.append(json.loads(out)["cameras"][0]["shift"])
+    assert shifts[0] > 1.5 * shifts[2]  # as many crops as the prior counts: half way to the network
+    assert shifts[2] < shifts[1]  # towards the other camera is not towards the network
+    for wrong, message in ((("--prior-from", "network"), "says nothing without --prior"),
+                           (("--prior-from", "networks"), 'did you mean "network"')):  # fmt: skip
+        code, _, err = reid(*common, *wrong)
+        assert code == 1
+        assert message in err
 
 
 def test_a_curve(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
@@ -154,7 +173,7 @@ def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path
     assert code == 0, err
     assert out.startswith("b1\tas before\tdrift 0.000\t")
     code, out, _ = reid("cameras", "watch", "--data", part("night", "b5"), *options, "--json")
-    assert code == 1
+    assert code == 3
     (found,) = json.loads(out)
     assert (found["camera"], found["crops"], found["alarm"]) == ("b1", 20, True)
     assert found["drift"] > found["threshold"] > 0
@@ -164,9 +183,38 @@ def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path
     code, _, err = reid("cameras", "watch", "--data", reference, *options[2:], "--reference", part("short", "b1", 12))
     assert code == 1
     assert "expected at least 16 reference crops" in err
-    code, _, err = reid("cameras", "watch", "--data", reference, *options, "--false-alarms", 0.0001)
-    assert code == 1
-    assert "expected a rate of false alarms" in err
+    twice = tmp_path / "twice.csv"  # each picture as a query and as an answer: one crop
+    lines = (tmp_path / "night.csv").read_text(encoding="utf-8").splitlines()
+    twice.write_text("\n".join([*lines, *(line.replace(",gallery,", ",query,") for line in lines[1:])]) + "\n")
+    code, out, _ = reid("cameras", "watch", "--data", twice, *options, "--json")
+    assert (code, json.loads(out)) == (3, [found])
+
+
+@pytest.mark.parametrize("rate", [0, 0.0009, 0.6, -1, "nan", "inf", "often"])
+def test_a_rate_that_cannot_be_is_told_before_the_work(reid: Run, tmp_path: Path, rate: object) -> None:
+    missing = ("--data", tmp_path / "no.csv", "--reference", tmp_path / "no.csv")
+    code, out, err = reid("cameras", "watch", *missing, "--false-alarms", rate)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--false-alarms" in err
+
+
+def test_the_least_rate_is_what_the_resamplings_can_tell() -> None:
+    assert pytest.approx(1 / (DRAWS + 1)) == LEAST_ALARMS
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("cameras", "report", "--prior", "inf"),
+        ("calibrate", "--out", "p", "--prior", "inf"),
+        ("calibrate", "--out", "p", "--apart", "inf"),
+        ("calibrate", "--out", "p", "--apart", "nan"),
+    ],
+)
+def test_a_number_that_is_none_is_told_before_the_work(reid: Run, command: tuple[str, ...]) -> None:
+    code, out, err = reid(*command, "--data", "nowhere.csv")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"Invalid value for '{command[-2]}'" in err
 
 
 def test_what_has_no_answer_is_one_line(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:

@@ -264,8 +264,8 @@ def test_a_failed_rebuild_keeps_the_old_gallery(
     assert reid("search", picture, "--camera", "a1", "--gallery", gallery)[0] == 0
 
 
-def test_training_goes_on_the_same_walk(reid, manifest: Path, tmp_path: Path) -> None:
-    """Train two epochs from the command line, then evaluate what came out."""
+def test_training_goes_on_the_same_walk(reid, fails, manifest: Path, tmp_path: Path) -> None:
+    """Train two epochs from the command line, evaluate what came out, damage it and make it again."""
     experiment = tmp_path / "small.toml"
     experiment.write_text(
         f'[data]\nmanifests = ["{manifest}"]\ndomains = ["person"]\nsize = [64, 32]\n[norm]\nkind = "camera"\n'
@@ -277,6 +277,13 @@ def test_training_goes_on_the_same_walk(reid, manifest: Path, tmp_path: Path) ->
     assert weights.is_file()
     people = edited(manifest, tmp_path / "people.csv", lambda row: row if row["domain"] == "person" else None)
     assert reid("evaluate", "--data", people, "--weights", weights)[0] == 0
+    again = ("train", experiment, "--out", tmp_path / "run", "--set", "train.warmup_epochs=0.5")
+    trained = load_checkpoint(weights).fingerprint
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "delete it, and the same command makes it again from the last epoch, without training" in fails(*again)
+    weights.unlink()
+    code, out, _ = reid(*again)
+    assert (code, load_checkpoint(Path(out.strip())).fingerprint) == (0, trained)
 
 
 def test_bad_data(fails, manifest: Path, camera_weights: Path, tmp_path: Path) -> None:

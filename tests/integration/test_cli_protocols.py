@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -115,6 +117,35 @@ def test_reranking_stands_beside_the_plain_numbers(
     assert "only one of them has" in err
     assert reid(*common, tmp_path / "more.json", "--expand-queries", 2)[0] == 0
     assert {e["reranking"] for e in results(tmp_path / "more.json")} == {None, "average query expansion over 2"}
+
+
+def test_a_comparison_on_a_full_disk_is_one_line_and_loses_nothing(
+    reid, plain_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is shown, the earlier file stays and no part of a new one is left behind."""
+    root = published_layouts.regdb(tmp_path / "regdb", trials=1)
+    written, out = tmp_path / "one.json", tmp_path / "out" / "both.json"
+    common = ("evaluate", "--data", "regdb", "--root", root, "--weights", plain_weights, "--json", written)
+    assert reid(*common)[0] == 0
+    compared = ("evaluate", "--compare", written, written, "--json", out)
+    assert reid(*compared)[0] == 0
+    (before, entries) = out.read_bytes(), results(written)
+    assert json.loads(before)["pairs"][0]["mAP"]["before"] == entries[0]["mAP"]
+
+    def full(path: Path, text: str, encoding: str) -> int:
+        path.write_bytes(text[:100].encode(encoding))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    for arguments, what, file in ((compared, "comparison", out), (common, "report", written)):
+        code, shown, err = reid(*arguments)
+        assert code == 1
+        assert "mAP" in shown
+        assert err.splitlines()[-1] == f"error: {file}: the {what} cannot be written there: No space left on device"
+        assert "Traceback" not in err
+    assert out.read_bytes() == before
+    assert results(written) == entries
+    assert [path.name for path in out.parent.iterdir()] == ["both.json"]
 
 
 def test_birds_ask_each_other(reid, plain_weights: Path, tmp_path: Path) -> None:

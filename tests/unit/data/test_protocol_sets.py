@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import published_layouts
@@ -12,6 +13,7 @@ import pytest
 
 from reid.data.protocol import all_choices, count_differences, load_protocol, open_data, read_data
 from reid.errors import DataError
+from reid.evaluation.validation import validate
 from reid.records import Modality, Sample, Split
 
 ROOT = Path(__file__).parents[3]
@@ -65,6 +67,71 @@ def test_divided_sets_have_the_published_counts(name: str, tmp_path: Path) -> No
         trained.append(frozenset(train))
         assert open_data(spec, root) == data
     assert len(set(trained)) == 3
+
+
+def spread(images: int, people: int) -> list[int]:
+    """Whose each of ``images`` is if ``people`` share them as evenly as goes; 0 is the first."""
+    return [number % people for number in range(images)]
+
+
+def whole_market1501(root: Path) -> str:
+    """As many names as the authors counted: 750 people asked and in the gallery, distractors and junk beside them."""
+    for folder, images, people in (("bounding_box_train", 12936, 751), ("query", 3368, 750)):
+        (root / folder).mkdir()
+        for number, who in enumerate(spread(images, people)):
+            (root / folder / f"{who + 1:04d}_c{number % 6 + 1}s1_{number:06d}_00.jpg").touch()
+    (root / "bounding_box_test").mkdir()
+    names = [f"{who + 1:04d}" for who in spread(13115, 750)] + ["0000"] * 2798 + ["-1"] * 3819
+    for number, name in enumerate(names):
+        (root / "bounding_box_test" / f"{name}_c{number % 6 + 1}s1_{number:06d}_00.jpg").touch()
+    return "market1501"
+
+
+def write_list(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def whole_msmt17(root: Path) -> str:
+    lists = {"train": (30248, 1041), "val": (2373, 1041), "query": (11659, 3060), "gallery": (82161, 3060)}
+    for name, (images, people) in lists.items():
+        lines = [f"{who:04d}/{who:04d}_{i:03d}_01_{name}_{i}.jpg {who}" for i, who in enumerate(spread(images, people))]
+        write_list(root / f"list_{name}.txt", lines)
+    (root / "mask_train_v2").mkdir()
+    (root / "mask_test_v2").mkdir()
+    return "msmt17:version=v2"
+
+
+def whole_regdb(root: Path) -> str:
+    for folder in ("Visible", "Thermal"):
+        (root / folder).mkdir()
+    for split, kind in ((split, kind) for split in ("train", "test") for kind in ("visible", "thermal")):
+        lines = [f"{kind.title()}/{who}/{split}{i}.bmp {who}" for i, who in enumerate(spread(2060, 206))]
+        write_list(root / f"idx/{split}_{kind}_7.txt", lines)
+    return "regdb:trial=7,direction=thermal-to-visible"
+
+
+def whole_sop(root: Path) -> str:
+    for name, images, people, first in (("train", 59551, 11318, 1), ("test", 60502, 11316, 11319)):
+        lines = [f"{i} {who + first} 1 chair_final/{i}.JPG" for i, who in enumerate(spread(images, people), start=1)]
+        write_list(root / f"Ebay_{name}.txt", ["image_id class_id super_class_id path", *lines])
+    return "sop"
+
+
+@pytest.mark.parametrize("build", [whole_market1501, whole_msmt17, whole_regdb, whole_sop])
+def test_a_whole_copy_has_the_published_counts_and_one_picture_less_has_not(
+    build: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """Said by ``reid validate``; junk is not counted, distractors count as images of nobody."""
+    data = open_data(build(tmp_path), tmp_path)
+
+    def said(samples: tuple[Sample, ...]) -> list[str]:
+        found = validate(replace(data, samples=samples), pictures=False)
+        return [finding.message for finding in found if "published" in finding.message]
+
+    assert data.protocol is not None
+    assert said(data.samples) == [f"all counts are those published for {data.protocol.title}"]
+    assert said(data.samples[1:]) == ["1 counts differ from the published ones, so scores are not comparable"]
 
 
 def test_prid_does_not_confuse_strangers(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,18 @@ def test_a_fair_comparison(tmp_path: Path) -> None:
     assert (paired["wins"], paired["losses"], paired["draws"]) == (4, 0, 4)
     assert paired["low"] <= 0.25 <= paired["high"]
     assert 0.05 < paired["p_value"] < 0.25  # four of four in one direction: 2 / 2**4
+    assert f"p {paired['p_value']:.3f}\n" in table
     json.dumps(entry)
+
+
+def test_a_tiny_p_value_is_not_written_as_nothing(tmp_path: Path) -> None:
+    (pair,) = compare_files(written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6))
+    assert pair.paired is not None
+    tiny = replace(pair, paired=replace(pair.paired, p_value=0.0001, wins=99999, losses=99999))
+    table = comparison_table([tiny])
+    assert "p < 0.001\n" in table
+    assert "p 0.000" not in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,14 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from reid.errors import DataError
@@ -199,6 +202,44 @@ def test_a_histogram_has_the_areas_of_its_shares():
     assert "beyond" not in chart
 
 
+def names_of_marks(places):
+    """(left, right) of the name of each threshold, left to right, and where its line ends below."""
+    edges, shares = np.linspace(0, 1, 11), np.full(10, 0.1)
+    names = ["10 %", "1 %", "0.1 %", "0.01 %"]
+    chart = histogram("t", edges, [("same", shares)], list(zip(names, places, strict=True)))
+    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", chart)[0])
+    middles = {text.text: float(text.get("x")) for text in svg.iter("text") if text.text in names}
+    assert all(float(text.get("y")) < 14 for text in svg.iter("text") if text.text in names), "above the plot"
+    ends = [(middles[name] - 2.8 * len(name), middles[name] + 2.8 * len(name)) for name in names]  # letters of 11 px
+    return ends, [line[-1][0] for line in points(chart, "polyline")]
+
+
+def apart(ends):
+    ordered = sorted(ends)
+    return all(left[1] < right[0] for left, right in pairwise(ordered))
+
+
+@given(st.lists(st.integers(0, 1000).map(lambda part: part / 1000), min_size=4, max_size=4))
+@example([0.5, 0.5, 0.5, 0.5])
+@example([0.0, 0.0, 0.001, 0.002])
+@example([1.0, 1.0, 1.0, 0.999])
+def test_names_of_thresholds_do_not_lie_over_each_other(places):
+    """However close they are; the lines stay at the thresholds, the names in their order and inside the picture."""
+    ends, lines = names_of_marks(places)
+    assert apart(ends)
+    assert min(left for left, _ in ends) >= 46
+    assert max(right for _, right in ends) <= 460 - 12
+    assert lines == pytest.approx([46 + place * (460 - 46 - 12) for place in places], abs=0.06)
+    order = np.argsort(places, kind="stable")
+    assert (np.diff(np.array(ends)[order, 0]) > 0).all()
+    assert not apart([(46 + 402 * place - 8, 46 + 402 * place + 8) for place in (0.5, 0.51)])  # names at their lines
+
+
+def test_names_of_thresholds_with_room_stand_above_their_lines():
+    ends, lines = names_of_marks([0.2, 0.4, 0.6, 0.8])
+    assert [(left + right) / 2 for left, right in ends] == pytest.approx(lines, abs=0.11)
+
+
 def test_colours_and_ticks():
     assert heat(0.2, 0, 1) != heat(0.8, 0, 1)
     assert heat(0.5, 0.5, 0.5) == heat(1, 0, 1)
@@ -214,6 +255,7 @@ def test_written_or_refused(details, tmp_path):
     write_page([details], path)
     assert path.read_text(encoding="utf-8") == html_page([details])
     assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+    assert path.stat().st_mode & 0o077 == 0  # it may show people
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="the page cannot be written there"):
         write_page([details], tmp_path / "file" / "report.html")

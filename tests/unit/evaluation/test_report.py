@@ -113,12 +113,25 @@ def test_the_stamp(report):
         "1 queries without a match (counted as 0)",
         "gallery: all gallery rows",
         "R-precision 50.0, MAP@R 50.0",
+        "person: pairs of a query and a gallery row left out: none",
     ):
         assert stamp in text
     entry = report_json(stamped)["results"][0]
     assert (entry["variant"], entry["made"]["neck"], entry["version"]) == ({"trial": "3"}, "bnneck", "9.9")
     assert (entry["queries_valid"], entry["pairs_left_out"], entry["gallery_source"]) == (2, 0, "all gallery rows")
     assert (entry["reranking"], entry["trials"], entry["per_query"], entry["intervals"]) == (None, [], {}, {})
+
+
+def test_pairs_left_out_are_said_by_direction(report):
+    result = report.results[0]
+    one = replace(report, results=(replace(result, left_out=1234),))
+    assert f"{result.domain}: pairs of a query and a gallery row left out: 1,234" in " ".join(report_table(one).split())
+    ways = [replace(result, direction=f"{name}->visible", left_out=count) for name, count in (("x", 0), ("y", 7))]
+    again = replace(ways[1], reranking="k-reciprocal, k1 20, k2 6, lambda 0.3")
+    several = replace(report, results=(*ways, again, replace(result, domain="car", trials=(result.metrics,) * 2)))
+    text = " ".join(report_table(several).split())
+    assert f"{result.domain}: pairs of a query and a gallery row left out: y->visible 7 " in text
+    assert "car: pairs of a query and a gallery row left out in all trials: none" in text
 
 
 def test_trials_and_queries_are_listed(report):

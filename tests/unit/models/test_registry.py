@@ -127,6 +127,20 @@ class TestTable:
 class TestFetch:
     """From an address to a file."""
 
+    def test_two_at_a_time_do_not_write_into_one_another(self, tmp_path: Path) -> None:
+        """The second begins and ends while the first is half way; the file is whole at any time."""
+        content = content_of()
+
+        class Slow(Answer):
+            def read(self, size: int | None = -1, /) -> bytes:
+                if self.tell() == 0:
+                    fetch(line(), tmp_path, opener=Site(content))
+                    assert (tmp_path / "net.pth").read_bytes() == content
+                return super().read(len(content) // 2)
+
+        fetch(line(), tmp_path, opener=lambda *_, **__: Slow(content, len(content), URL))
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("net.pth", content)]
+
     @pytest.mark.parametrize("length", [-1, None])
     def test_a_file_arrives_and_is_told_unverified_without_a_published_hash(
         self, tmp_path: Path, length: int | None

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reid.errors import DataError, WeightsError
@@ -182,6 +184,39 @@ def test_profiles_of_other_weights_do_not_go_together() -> None:
         whole.merge(replace(whole, weights="abc"))
     with pytest.raises(DataError, match="unknown domain"):
         whole.select(["b9"])
+
+
+def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    """Every byte of the header's text and some of the numbers, changed one at a time: refused, or read as it was."""
+    path, harmed = tmp_path / "whole.safetensors", tmp_path / "harmed.safetensors"
+    three()[2].save(path)
+    whole, written = Profiles.load(path), path.read_bytes()
+    start = written.index(b"__metadata__")
+    text = range(start, written.index(b"}}", start) if b"}}" in written[start:] else len(written))
+    read = 0
+    for place in (*text, *range(len(written) - 40, len(written))):
+        harmed.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+        try:
+            found = Profiles.load(harmed)
+        except WeightsError:
+            continue
+        read += 1
+        assert (found.names, found.images, found.by) == (whole.names, whole.images, whole.by)
+    assert read < 10  # the name "check" itself: such a file is as good as one of before
+
+
+def test_a_file_of_before_its_header_was_checked_is_read(tmp_path: Path) -> None:
+    path, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    three()[2].save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    del metadata["check"]
+    save_file(tensors, old, metadata)
+    assert Profiles.load(old).names == NAMES
+    save_file(tensors, old, {**metadata, "profiles": "[]"})
+    with pytest.raises(WeightsError, match="header is not what was saved"):
+        Profiles.load(old)
 
 
 # What the comparisons with the images refuse.

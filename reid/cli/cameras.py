@@ -232,11 +232,11 @@ def _lines(found: CameraReport, points: list[CurvePoint]) -> list[str]:
     lines.append(f"nearest strangers of the same camera, times chance: {bias}")
     for line in found.scores:
         scores = ", ".join(f"{name} {100 * m.mAP:.1f} / {100 * m.rank(1):.1f}" for name, m in line.metrics.items())
-        change = line.precision.difference
-        lines.append(
-            f"{line.domain} {line.direction}: mAP / rank-1 {scores}; mAP {100 * change.value:+.1f}"
-            f" ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+        changes = ", ".join(
+            f"{name} {100 * change.value:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+            for name, change in (("mAP", line.precision.difference), ("rank-1", line.rank1.difference))
         )
+        lines += [f"{line.domain} {line.direction}: mAP / rank-1 {scores}", f"  {changes}"]
     lines += [
         f"{point.crops} crops, prior {point.prior:g}: mAP / rank-1 {100 * point.mAP:.1f} / {100 * point.rank1:.1f}"
         for point in points

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reid.errors import DataError, unknown_name
+from reid.files import write_whole
 from reid.records import Modality, Sample, Split
 
 COLUMNS = ("path", "identity", "camera", "modality", "domain", "split")
@@ -63,16 +64,8 @@ def write_manifest(samples: Sequence[Sample], path: Path) -> None:
     """
     columns = COLUMNS + tuple(name for name in OPTIONAL_COLUMNS if any(getattr(s, name) for s in samples))
     rows = [_row(sample, path.parent) for sample in samples]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if path.suffix.lower() == ".parquet":
-            _write_parquet(part, columns, rows)
-        else:
-            _write_csv(part, columns, rows)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write = _write_parquet if path.suffix.lower() == ".parquet" else _write_csv
+    write_whole(path, lambda part: write(part, columns, rows), private=False)
 
 
 def check_files(samples: Iterable[Sample]) -> None:
@@ -178,6 +171,9 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
 def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:
     if not row["path"]:
         raise DataError(f"{where}: the path is empty; expected the file name of a picture")
+    for name, cell in row.items():
+        if name in COLUMNS + OPTIONAL_COLUMNS and _UNWRITABLE.search(cell):
+            raise DataError(f"{where}: {name} {cell!r} has control characters; remove them")
     return Sample(
         path=folder / row["path"],
         identity=row["identity"],

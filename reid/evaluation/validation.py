@@ -184,6 +184,8 @@ def _unanswered(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding
         reason = _why_unanswered(query, of.get((query.domain, query.identity), []), scoring)
         if reason:
             reasons[reason].append(str(query.path))
+    if queries and sum(map(len, reasons.values())) == len(queries):
+        yield Finding("error", "no query has a right answer: nothing can be evaluated")
     for reason, paths in reasons.items():
         yield from _finding("warning", f"{{n}} of {len(queries):,} queries have no right answer: {reason}", paths)
 

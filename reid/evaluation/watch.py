@@ -14,10 +14,11 @@ import numpy as np
 
 from reid.data.loading import Progress
 from reid.errors import ConfigError, DataError
-from reid.evaluation.drift import FALSE_ALARMS, Drift, judge_drift, lookalikes
+from reid.evaluation.drift import FALSE_ALARMS, FEWEST, Drift, judge_drift, lookalikes
 from reid.models.checkpoint import Checkpoint
 from reid.models.moments import image_moments
 from reid.models.runtime import UNCALIBRATED
+from reid.models.statistics import keeps_statistics
 from reid.records import Sample, label_of
 
 MOST = 512  # reference crops of a camera, drawn at random
@@ -40,10 +41,13 @@ def watched(
 ) -> list[Watched]:
     """The cameras of ``new`` with their reference crops, by name.
 
-    Raises ConfigError for a checkpoint without statistics per camera, DataError for a camera without reference.
+    Raises ConfigError for a checkpoint without statistics per camera, DataError for a camera without reference or
+    with fewer crops than can be judged.
     """
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
+    if not keeps_statistics(checkpoint):
+        raise ConfigError(f"{checkpoint.source}: has no BatchNorm, so no statistics that a camera could drift from")
     if not checkpoint.by:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
                           ' pass --profiles of "reid calibrate"')  # fmt: skip
@@ -52,6 +56,12 @@ def watched(
     missing = sorted(today.keys() - before.keys())
     if missing:
         raise DataError(f"no reference crops of {', '.join(missing)}; name the data these cameras were calibrated on")
+    for kind, crops, least in (("new", today, FEWEST), ("reference", before, 2 * FEWEST)):
+        few = [f"{name} ({len(crops[name])})" for name in sorted(today) if len(crops[name]) < least]
+        if few:
+            raise DataError(
+                f"expected at least {least} {kind} crops a camera, got fewer of {', '.join(few)}; collect more"
+            )
     found = []
     for name in sorted(today):
         rows = [before[name][i] for i in random.permutation(len(before[name]))[:MOST]]

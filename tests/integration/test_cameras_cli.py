@@ -179,7 +179,7 @@ def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path
     assert found["drift"] > found["threshold"] > 0
     code, _, err = reid("cameras", "watch", "--data", part("few", "b1", 6), *options)
     assert code == 1
-    assert "expected at least 8 new crops, got 6" in err
+    assert "expected at least 8 new crops a camera, got fewer of b1 (6)" in err
     code, _, err = reid("cameras", "watch", "--data", reference, *options[2:], "--reference", part("short", "b1", 12))
     assert code == 1
     assert "expected at least 16 reference crops" in err

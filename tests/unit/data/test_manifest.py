@@ -155,6 +155,8 @@ def test_a_parquet_table_of_pandas(tmp_path: Path) -> None:
         (["path,path,identity,split", "a,b,1,train"], "column path stands twice"),
         ([HEADER, 'a.jpg,"1,c,,person,train'], "line 2: not a CSV row"),
         (['"path,identity'], "line 1: not a CSV header"),
+        ([HEADER, "a.jpg,1,do\x00or,visible,person,train"], "line 2: camera 'do\\x00or' has control characters"),
+        ([HEADER, 'a.jpg,"1\n2",,,,train'], "line 2: identity '1\\n2' has control characters"),
     ],
 )
 def test_faults(lines: list[str], expected: str, tmp_path: Path) -> None:

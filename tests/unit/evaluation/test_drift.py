@@ -236,3 +236,7 @@ def test_watching_needs_a_reference_and_statistics(small: Checkpoint, plain_weig
         watched(small, hours, of(hours, "b1"))
     with pytest.raises(ConfigError, match="--profiles"):
         watched(load_checkpoint(plain_weights), hours, hours)
+    with pytest.raises(DataError, match=r"at least 8 new crops a camera, got fewer of b1 \(7\)"):
+        watched(small, of(hours, "b1")[:7], hours)
+    with pytest.raises(DataError, match=r"at least 16 reference crops a camera, got fewer of b1 \(15\)"):
+        watched(small, of(hours, "b1"), of(hours, "b1")[:15])

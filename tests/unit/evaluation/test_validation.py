@@ -65,6 +65,13 @@ def test_queries_without_a_right_answer_by_reason(tmp_path: Path) -> None:
     assert not [line for line in say([query, replace(row, camera="1")], scoring=alone) if "no right answer" in line]
 
 
+def test_data_that_answer_no_query_at_all(tmp_path: Path) -> None:
+    samples = sound(tmp_path)
+    nothing = "error: no query has a right answer: nothing can be evaluated"
+    assert nothing in say([replace(s, camera="1") for s in samples])
+    assert nothing not in say([replace(samples[0], identity=""), *samples[1:]])
+
+
 def test_one_camera_and_no_camera(tmp_path: Path) -> None:
     samples = sound(tmp_path)
     lines = say([samples[0], replace(samples[1], camera="1"), *samples[2:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -202,11 +203,12 @@ def sop(root: Path) -> Path:
     return root
 
 
-def cars196(root: Path) -> Path:
+def cars196(root: Path, labels: Sequence[int] = (1, 1, 98, 98, 99, 99, 196, 196)) -> Path:
+    """One picture a label, in this order."""
     from scipy.io import savemat
 
     fields = [(name, object) for name in ("relative_im_path", "bbox_x1", "class", "test")]
-    rows = [(f"car_ims/{i:06d}.jpg", 5, label, 0) for i, label in enumerate((1, 1, 98, 98, 99, 99, 196, 196), start=1)]
+    rows = [(f"car_ims/{i:06d}.jpg", 5, label, 0) for i, label in enumerate(labels, start=1)]
     for path, *_ in rows:
         touch(root / path)
     savemat(root / "cars_annos.mat", {"annotations": np.array([rows], dtype=fields)})

@@ -181,8 +181,14 @@ def whole_cuhk03_np(root: Path) -> str:
     return "cuhk03_np:boxes=labelled"
 
 
+def whole_cars196(root: Path) -> str:
+    cars = [1 + car for car in spread(8054, 98)] + [99 + car for car in spread(8131, 98)]
+    runpy.run_path(str(ROOT / "datasets/cars196/prepare.py"))["main"](published_layouts.cars196(root, cars))
+    return "cars196"
+
+
 BUILDS = [whole_market1501, whole_msmt17, whole_regdb, whole_sop, whole_sysu_mm01, whole_llcm, whole_veri776]
-BUILDS += [whole_occluded_reid, whole_cub200, whole_cuhk03_np]
+BUILDS += [whole_occluded_reid, whole_cub200, whole_cuhk03_np, whole_cars196]
 
 
 @pytest.mark.parametrize("build", BUILDS)

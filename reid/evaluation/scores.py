@@ -23,7 +23,7 @@ The array may be overwritten by the caller and is reused by the next call."""
 
 LARGEST = 1e15  # absolute value of a component; beyond, inner products overflow float32
 BLOCK_BYTES = 64 * 2**20
-SMALLEST_BLOCK, LARGEST_BLOCK = 64, 256  # below 64 rows the product re-reads the gallery too often
+SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512  # below 64 rows the product re-reads the gallery too often
 FIRST_COMPONENTS = 4  # of a row, looked at to find rows that may be equal
 
 

@@ -12,23 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from reid.cli import main
 from reid.data.manifest import read_manifest
 from reid.models import registry
 from reid.models.backbones import build_backbone
-
-
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str]):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

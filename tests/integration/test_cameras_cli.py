@@ -10,26 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reid.cli import main
 from reid.cli.cameras import LEAST_ALARMS
 from reid.evaluation.drift import DRAWS
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -53,7 +37,7 @@ def rows_of(manifest: Path, path: Path, keep: Callable[[dict[str, str]], bool]) 
     return path
 
 
-def test_a_report_for_people_and_for_machines(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_report_for_people_and_for_machines(reid, common: tuple[object, ...], tmp_path: Path) -> None:
     out = tmp_path / "recommended.safetensors"
     code, text, err = reid("cameras", "report", *common, "--out", out)
     assert code == 0, err
@@ -76,7 +60,7 @@ def test_a_report_for_people_and_for_machines(reid: Run, common: tuple[object, .
     assert code == 0, err
 
 
-def test_a_report_tries_either_prior(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+def test_a_report_tries_either_prior(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
     rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
     common = ("cameras", "report", "--data", rows, "--weights", plain_weights, "--json")
     shifts = []
@@ -93,7 +77,7 @@ def test_a_report_tries_either_prior(reid: Run, manifest: Path, plain_weights: P
         assert message in err
 
 
-def test_a_curve(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+def test_a_curve(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
     rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
     plot = tmp_path / "curve.svg"
     code, out, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", plot, "--json")
@@ -111,7 +95,7 @@ def test_a_curve(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path)
     assert all(0 <= point[key] <= 1 for point in curve for key in ("mAP", "rank1"))
 
 
-def test_cameras_are_added_and_replaced(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_cameras_are_added_and_replaced(reid, common: tuple[object, ...], tmp_path: Path) -> None:
     two, one, out = (tmp_path / f"{name}.safetensors" for name in ("two", "one", "out"))
     assert reid("calibrate", *common, "--only", "b1", "--only", "b2", "--out", two)[0] == 0
     assert reid("calibrate", *common, "--only", "b2", "--split", "gallery", "--out", one)[0] == 0
@@ -129,7 +113,7 @@ def test_cameras_are_added_and_replaced(reid: Run, common: tuple[object, ...], t
     assert "known: b1, b2, b3, b4, b5, b6" in err
 
 
-def test_one_crop_of_a_track(reid: Run, manifest: Path, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_one_crop_of_a_track(reid, manifest: Path, common: tuple[object, ...], tmp_path: Path) -> None:
     out = tmp_path / "apart.safetensors"
     whole, apart = (
         sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines())
@@ -155,7 +139,7 @@ def test_one_crop_of_a_track(reid: Run, manifest: Path, common: tuple[object, ..
     assert sum(Profiles.load(out).images) == len(passings)
 
 
-def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+def test_watching(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
     """The same crops are no drift; those of an infrared camera under this one's name are; few cannot be judged."""
 
     def part(name: str, camera: str, count: int = 100) -> Path:
@@ -191,7 +175,7 @@ def test_watching(reid: Run, manifest: Path, plain_weights: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("rate", [0, 0.0009, 0.6, -1, "nan", "inf", "often"])
-def test_a_rate_that_cannot_be_is_told_before_the_work(reid: Run, tmp_path: Path, rate: object) -> None:
+def test_a_rate_that_cannot_be_is_told_before_the_work(reid, tmp_path: Path, rate: object) -> None:
     missing = ("--data", tmp_path / "no.csv", "--reference", tmp_path / "no.csv")
     code, out, err = reid("cameras", "watch", *missing, "--false-alarms", rate)
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -211,13 +195,13 @@ def test_the_least_rate_is_what_the_resamplings_can_tell() -> None:
         ("calibrate", "--out", "p", "--apart", "nan"),
     ],
 )
-def test_a_number_that_is_none_is_told_before_the_work(reid: Run, command: tuple[str, ...]) -> None:
+def test_a_number_that_is_none_is_told_before_the_work(reid, command: tuple[str, ...]) -> None:
     code, out, err = reid(*command, "--data", "nowhere.csv")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"Invalid value for '{command[-2]}'" in err
 
 
-def test_what_has_no_answer_is_one_line(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_what_has_no_answer_is_one_line(reid, common: tuple[object, ...], tmp_path: Path) -> None:
     code, _, err = reid("cameras", "watch", "--reference", common[1], *common)
     assert code == 1
     assert err.splitlines()[-1].endswith('pass --profiles of "reid calibrate"')
@@ -226,7 +210,7 @@ def test_what_has_no_answer_is_one_line(reid: Run, common: tuple[object, ...], t
     assert "name the new crops with --data" in err
 
 
-def test_centering_a_file(reid: Run, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_centering_a_file(reid, common: tuple[object, ...], tmp_path: Path) -> None:
     given, out = tmp_path / "embeddings.safetensors", tmp_path / "centered.safetensors"
     assert reid("embed", *common, "--out", given)[0] == 0
     code, text, err = reid("cameras", "center", given, "--out", out)
@@ -241,9 +225,7 @@ def test_centering_a_file(reid: Run, common: tuple[object, ...], tmp_path: Path)
 
 
 @pytest.mark.parametrize("policy", ["nearest", "mixture"])
-def test_unknown_cameras_by_policy(
-    reid: Run, manifest: Path, camera_weights: Path, tmp_path: Path, policy: str
-) -> None:
+def test_unknown_cameras_by_policy(reid, manifest: Path, camera_weights: Path, tmp_path: Path, policy: str) -> None:
     """A gallery of cameras that the weights do not know, asked by one: its network keeps the policy."""
     common = ("--data", manifest, "--weights", camera_weights, "--unseen-camera", policy)
     code, _, err = reid("index", "build", *common, "--out", tmp_path / "gallery")

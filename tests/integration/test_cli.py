@@ -13,26 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from reid.cli import main
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
 
 ROOT = Path(__file__).parents[2]
 DIRECTIONS = {"visible->visible", "infrared->visible", "visible->infrared", "infrared->infrared"}
-
-
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str]):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from reid.cli import main
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
 import published_layouts
 
@@ -20,19 +18,6 @@ STAMP = {
     "protocol", "variant", "rule", "settings", "ties", "gallery_source", "queries", "queries_valid",
     "queries_without_match", "gallery", "pairs_left_out", "fingerprint", "made", "version",
 }  # fmt: skip
-
-
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str]):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def results(path: Path) -> list[dict]:

@@ -6,7 +6,7 @@ Caught: statistics of another camera, or the mean of all; a card that says other
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,7 @@ for needed in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed, reason='pip install "reid-multidomain[onnx]"')
 pytest.importorskip("openvino", reason='pip install "reid-multidomain[openvino]"')
 
-Run = Callable[..., tuple[int, str, str]]
 CAMERAS = ("b1", "b2", "b3")
-
-
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +82,7 @@ def scores(file: Path) -> list[float]:
 
 @pytest.mark.parametrize("name", ["b2.onnx", "b2.xml"])
 def test_scores_are_those_of_the_network(
-    reid: Run, tiny_street: Path, weights: Path, exported: Path, tmp_path: Path, name: str
+    reid, tiny_street: Path, weights: Path, exported: Path, tmp_path: Path, name: str
 ) -> None:
     """Compared with a plain network that has the statistics of b2 in torch's own layers."""
     manifest, plain = tiny_street / "street-b" / "manifest.csv", tmp_path / "plain.safetensors"
@@ -109,7 +95,7 @@ def test_scores_are_those_of_the_network(
 
 
 def test_what_cannot_be_exported_is_told_in_one_line(
-    reid: Run, weights: Path, plain_weights: Path, exported: Path, tmp_path: Path
+    reid, weights: Path, plain_weights: Path, exported: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.onnx").write_text("notes of mine")
     (tmp_path / "other.toml").write_text("title = 'mine'")

@@ -6,32 +6,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from walking_people import TWO, Walk, film, picture
 
-from reid.cli import main
 from reid.data.manifest import read_manifest
 
-Reid = Callable[..., tuple[int, str, str]]
 SOUTH = (Walk(0, (20.0, 70.0), (5.0, 0.0), range(40)), Walk(2, (200.0, 60.0), (-3.0, 0.0), range(40)))
 
 
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Reid:
-    """Run a command in this process, where torch's cache is empty: (exit code, stdout, stderr)."""
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of its own, and no weights in torch's cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 def command(*arguments: object) -> list[str]:
@@ -42,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_two_films_become_a_gallery_that_answers(reid: Reid, plain_weights: Path, tmp_path: Path) -> None:
+def test_two_films_become_a_gallery_that_answers(reid, plain_weights: Path, tmp_path: Path) -> None:
     film(tmp_path / "north.avi")
     film(tmp_path / "south.avi", SOUTH)
     code, out, err = reid(
@@ -74,7 +63,7 @@ def test_two_films_become_a_gallery_that_answers(reid: Reid, plain_weights: Path
     assert all("\tsouth\t" in line for line in out.splitlines())
 
 
-def test_killed_again_and_again_it_ends_in_the_same_bytes(reid: Reid, tmp_path: Path) -> None:
+def test_killed_again_and_again_it_ends_in_the_same_bytes(reid, tmp_path: Path) -> None:
     """While people are looked for, twice, and while they are cut out."""
     film(tmp_path / "north.avi")
     settings = ("ingest", tmp_path / "north.avi", "--camera", "north", "--detector", "hog", "--out")
@@ -98,7 +87,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(reid: Reid, tmp_path: 
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_full_disk_is_one_line_and_the_run_can_go_on(reid: Reid, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_run_can_go_on(reid, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: writing fails in the middle of a line."""
     film(tmp_path / "north.avi")
     settings = ("ingest", tmp_path / "north.avi", "--camera", "north", "--detector", "hog", "--out", tmp_path / "crops")
@@ -113,7 +102,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_go_on(reid: Reid, tmp_path: Pat
     assert len(read_manifest(tmp_path / "crops" / "manifest.csv")) == 20
 
 
-def test_a_folder_of_frames(reid: Reid, tmp_path: Path) -> None:
+def test_a_folder_of_frames(reid, tmp_path: Path) -> None:
     from PIL import Image
 
     (tmp_path / "frames").mkdir()
@@ -129,7 +118,7 @@ def test_a_folder_of_frames(reid: Reid, tmp_path: Path) -> None:
     assert [s.time.timestamp() - samples[0].time.timestamp() for s in samples[:3] if s.time and samples[0].time][2] > 3
 
 
-def test_looks_a_second(reid: Reid, tmp_path: Path) -> None:
+def test_looks_a_second(reid, tmp_path: Path) -> None:
     film(tmp_path / "north.avi")
     code, out, _ = reid("ingest", "north.avi", "--camera", "north", "--fps", "5", "--out", "crops")
     assert code == 0
@@ -138,7 +127,7 @@ def test_looks_a_second(reid: Reid, tmp_path: Path) -> None:
     assert "2 looks a second: who walks fast may become several tracks" in out
 
 
-def test_mistakes_are_one_line(reid: Reid, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(reid, tmp_path: Path) -> None:
     film(tmp_path / "north.avi", frames=6)
     film(tmp_path / "nobody.avi", (), 6)
     (tmp_path / "text.mp4").write_text("no video")
@@ -160,7 +149,7 @@ def test_mistakes_are_one_line(reid: Reid, tmp_path: Path) -> None:
         assert words in told[0]
 
 
-def test_an_interruption_says_how_to_go_on(reid: Reid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_says_how_to_go_on(reid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reid.data.ingest.detectors import HogDetector
 
     film(tmp_path / "north.avi")

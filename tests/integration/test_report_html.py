@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 
-from reid.cli import main
-
-
-def reid(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return int(caught.value.code or 0), captured.out, captured.err
-
-
-def test_page_and_details(capsys, tiny_street: Path, plain_weights: Path, tmp_path: Path) -> None:
+def test_page_and_details(reid, tiny_street: Path, plain_weights: Path, tmp_path: Path) -> None:
     data = tiny_street / "street-a"
     common = ("evaluate", "--data", data, "--weights", plain_weights)
-    code, plain, _ = reid(capsys, *common)
+    code, plain, _ = reid(*common)
     assert code == 0
     page = tmp_path / "report.html"
-    code, out, err = reid(capsys, *common, "--html", page, "--strips", 1, "--details")
+    code, out, err = reid(*common, "--html", page, "--strips", 1, "--details")
     assert code == 0, err
     assert out.startswith(plain.rstrip("\n"))
     more = out[len(plain.rstrip("\n")) :]
@@ -33,28 +21,28 @@ def test_page_and_details(capsys, tiny_street: Path, plain_weights: Path, tmp_pa
     text = page.read_text(encoding="utf-8")
     assert text.count('<figure class="query">') == 2 * text.count('class="part"') > 0
     assert str(tiny_street) not in text, "no path of this machine is in the page"
-    code, _, _ = reid(capsys, *common, "--html", page, "--strips", 0)
+    code, _, _ = reid(*common, "--html", page, "--strips", 0)
     assert code == 0, "a page of ours may be replaced"
     assert "<img" not in page.read_text(encoding="utf-8")
 
 
-def test_what_is_not_ours_stays(capsys, tiny_street: Path, plain_weights: Path, tmp_path: Path) -> None:
+def test_what_is_not_ours_stays(reid, tiny_street: Path, plain_weights: Path, tmp_path: Path) -> None:
     common = ("evaluate", "--data", tiny_street / "street-a", "--weights", plain_weights)
     other = tmp_path / "thesis.html"
     other.write_text("<html>years of work</html>")
-    code, _, err = reid(capsys, *common, "--html", other)
+    code, _, err = reid(*common, "--html", other)
     assert code == 1
     assert "exists and is something else" in err
     assert other.read_text() == "<html>years of work</html>"
-    code, _, err = reid(capsys, *common, "--html", tmp_path / "one", "--json", tmp_path / "one")
+    code, _, err = reid(*common, "--html", tmp_path / "one", "--json", tmp_path / "one")
     assert code == 1
     assert "choose two names" in err
-    code, _, err = reid(capsys, "evaluate", "--compare", "a.json", "b.json", "--html", tmp_path / "p.html")
+    code, _, err = reid("evaluate", "--compare", "a.json", "b.json", "--html", tmp_path / "p.html")
     assert code == 1
     assert "leave --html and --details out" in err
 
 
-def test_a_mean_over_splits_has_its_scores_only(capsys, plain_weights: Path, tmp_path: Path) -> None:
+def test_a_mean_over_splits_has_its_scores_only(reid, plain_weights: Path, tmp_path: Path) -> None:
     import sys
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
@@ -63,7 +51,7 @@ def test_a_mean_over_splits_has_its_scores_only(capsys, plain_weights: Path, tmp
     root = published_layouts.regdb(tmp_path / "regdb", trials=10)
     page = tmp_path / "report.html"
     code, _out, err = reid(
-        capsys, "evaluate", "--data", "regdb:trial=all", "--root", root, "--weights", plain_weights,
+        "evaluate", "--data", "regdb:trial=all", "--root", root, "--weights", plain_weights,
         "--html", page, "--strips", 0,
     )  # fmt: skip
     assert code == 0, err

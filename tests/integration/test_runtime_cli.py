@@ -7,7 +7,7 @@ command that would says so in one line and names what works instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 import torch
 from tiny_models import INTEL, Tiny
 
-from reid.cli import main
 from reid.data.images import read_image
 from reid.data.manifest import read_manifest
 from reid.evaluation import evaluate
@@ -27,21 +26,6 @@ from reid.retrieval.embed import load_embeddings
 pytest.importorskip("onnx", reason="pip install onnx, to make the models of these tests")
 pytest.importorskip("onnxruntime", reason='pip install "reid-multidomain[onnx]"')
 pytest.importorskip("openvino", reason='pip install "reid-multidomain[openvino]"')
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def reid(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return int(caught.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -68,7 +52,7 @@ def scores(report: Mapping[str, Any]) -> list[float]:
     return [result["mAP"] for result in report["results"]]
 
 
-def test_scores_are_those_of_the_network_in_torch(reid: Run, model: Path, manifest: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_network_in_torch(reid, model: Path, manifest: Path, tmp_path: Path) -> None:
     code, text, err = reid("evaluate", "--data", manifest, "--weights", model, "--json", tmp_path / "scores.json")
     assert code == 0, err
     assert "runtime O" in text  # ONNX Runtime or OpenVINO
@@ -80,7 +64,7 @@ def test_scores_are_those_of_the_network_in_torch(reid: Run, model: Path, manife
     assert not np.allclose(found, scores(report_json(other)), atol=1e-3)
 
 
-def test_a_gallery_holds_the_model_and_notices_another(reid: Run, model: Path, manifest: Path, tmp_path: Path) -> None:
+def test_a_gallery_holds_the_model_and_notices_another(reid, model: Path, manifest: Path, tmp_path: Path) -> None:
     query = next(s.path for s in read_manifest(manifest) if s.split is Split.QUERY)
     code, _, err = reid("index", "build", "--data", manifest, "--weights", model, "--out", tmp_path / "gallery")
     assert code == 0, err
@@ -98,7 +82,7 @@ def test_a_gallery_holds_the_model_and_notices_another(reid: Run, model: Path, m
     assert json.loads(unnamed) == json.loads(named)
 
 
-def test_embeddings_can_be_centered(reid: Run, model: Path, manifest: Path, tmp_path: Path) -> None:
+def test_embeddings_can_be_centered(reid, model: Path, manifest: Path, tmp_path: Path) -> None:
     out, centered = tmp_path / "embeddings.safetensors", tmp_path / "centered.safetensors"
     code, _, err = reid("embed", "--data", manifest, "--weights", model, "--out", out)
     assert code == 0, err
@@ -107,9 +91,7 @@ def test_embeddings_can_be_centered(reid: Run, model: Path, manifest: Path, tmp_
     assert load_embeddings(centered).fingerprint != load_embeddings(out).fingerprint
 
 
-def test_nothing_is_left_to_calibrate(
-    reid: Run, model: Path, manifest: Path, plain_weights: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_left_to_calibrate(reid, model: Path, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
     common, out = ("--data", manifest, "--weights", model), tmp_path / "cameras.safetensors"
     code, _, err = reid("calibrate", *common, "--out", out)
     assert code == 1
@@ -132,7 +114,7 @@ def test_nothing_is_left_to_calibrate(
     assert json.loads(text)["action"] == "center"
 
 
-def test_intels_models_are_listed_and_fetched_by_hand(reid: Run, tmp_path: Path) -> None:
+def test_intels_models_are_listed_and_fetched_by_hand(reid, tmp_path: Path) -> None:
     name = "person-reidentification-retail-0288"
     code, text, _ = reid("weights", "list")
     assert code == 0
@@ -146,7 +128,7 @@ def test_intels_models_are_listed_and_fetched_by_hand(reid: Run, tmp_path: Path)
     assert f"use it with --weights {tmp_path / name}.xml --backbone openvino" in text
 
 
-def test_a_model_of_a_known_name_needs_no_card(reid: Run, manifest: Path, tmp_path: Path) -> None:
+def test_a_model_of_a_known_name_needs_no_card(reid, manifest: Path, tmp_path: Path) -> None:
     path = Tiny().write(tmp_path / "person-reidentification-retail-0288.xml", (1, 3, 256, 128), card=None)
     command = ("embed", "--data", manifest, "--split", "query", "--out", tmp_path / "e.safetensors", "--weights")
     code, _, err = reid(*command, path)

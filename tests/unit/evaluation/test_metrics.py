@@ -131,6 +131,6 @@ def test_both_ways_of_counting_agree():
 
 def test_memory_is_bounded_by_the_block(monkeypatch):
     """A block never holds more than 64 MiB of scores, unless 64 queries do."""
-    assert module.block_size(15_913, 4) == 256
+    assert module.block_size(15_913, 4) == 512
     assert module.block_size(82_161, 4) * 82_161 * 4 <= module.BLOCK_BYTES
     assert module.block_size(10_000_000, 4) == 64

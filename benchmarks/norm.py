@@ -42,9 +42,11 @@ class LoopNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         condition = current_condition()
-        if condition is None or not isinstance(condition.domain, Tensor):
+        labels = None if condition is None else condition.domain
+        if isinstance(labels, int):  # one camera only
+            labels = torch.full((len(x),), labels)
+        if not isinstance(labels, Tensor):
             raise SystemExit("the naive loop wants labels of rows")
-        labels = condition.domain
         out = torch.empty_like(x)
         for camera, norm in enumerate(self.norms):
             rows = torch.nonzero(labels == camera)[:, 0]

@@ -28,6 +28,16 @@ def scores_of(query: FloatArray, vectors: FloatArray) -> FloatArray:
     return scores
 
 
+def scores_of_pairs(queries: FloatArray, vectors: FloatArray, query: IntArray, row: IntArray) -> FloatArray:
+    """Scores (E,) float32 of pairs of ``query`` (E,) and ``row`` (E,): to the last bit those of :func:`scores_of`."""
+    scores = np.empty(len(row), np.float32)
+    for start in range(0, len(row), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        first, second = queries[query[some]].astype(np.float64), vectors[row[some]].astype(np.float64)
+        scores[some] = np.einsum("nd,nd->n", first, second, optimize=False)
+    return scores
+
+
 def best_first(rows: IntArray, scores: FloatArray, k: int) -> IntArray:
     """Positions of the ``k`` best of ``rows`` (N,) with ``scores`` (N,): larger first, then lower row."""
     return np.lexsort((rows, -scores))[:k].astype(np.int64)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray
-from reid.retrieval.neighbours import nearest_rows
+from reid.retrieval.neighbours import nearest_among, nearest_rows
 
 ROWS_AT_ONCE = 512
 PAIRS_AT_ONCE = 2**20
@@ -107,7 +107,7 @@ def k_reciprocal(
             f"re-ranking: expected vectors (Q, D) and (G, D), got {query_vectors.shape} and {gallery_vectors.shape}"
         )
     vectors = np.concatenate([query_vectors, gallery_vectors])
-    near = nearest_rows(vectors, vectors, max(k1 + 1, k2), themselves=True)
+    near = nearest_among(vectors, max(k1 + 1, k2))
     farthest = np.maximum(2 - 2 * near.least, ROUNDING)
     features = _encode(vectors, near.rows[:, : k1 + 1], near.scores[:, : k1 + 1], farthest, k1)
     if k2 > 1:

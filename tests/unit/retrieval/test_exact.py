@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reid.errors import DataError
-from reid.retrieval.exact import exact_search, scores_of
+from reid.retrieval.exact import exact_search, scores_of, scores_of_pairs
 
 
 def unit(random, rows, dimension):
@@ -28,6 +28,15 @@ def test_equals_a_loop_in_python():
         expected = sorted(scored)[:7]
         assert ranking.rows[q].tolist() == [g for _, g in expected]
         assert ranking.scores[q].tolist() == [-score for score, _ in expected]
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 8, 127, 512, 2048])
+def test_scores_of_pairs_are_those_of_rows_to_the_last_bit(dimension):
+    random = np.random.default_rng(dimension)
+    queries, vectors = (random.standard_normal((n, dimension)).astype(np.float32) for n in (20, 300))
+    whole = np.stack([scores_of(query, vectors) for query in queries])
+    query, row = np.divmod(random.permutation(whole.size), whole.shape[1])
+    np.testing.assert_array_equal(scores_of_pairs(queries, vectors, query, row), whole[query, row])
 
 
 def test_equal_scores_put_the_lower_row_first():

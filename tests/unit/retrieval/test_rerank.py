@@ -16,7 +16,7 @@ from reid.errors import DataError
 from reid.evaluation.metrics import market_metrics, score_metrics
 from reid.retrieval import rerank
 from reid.retrieval.exact import exact_search
-from reid.retrieval.neighbours import nearest_rows
+from reid.retrieval.neighbours import nearest_among, nearest_rows
 from reid.retrieval.rerank import average_query_expansion, k_reciprocal
 
 
@@ -155,21 +155,47 @@ def test_the_stamp_has_every_number():
     assert k_reciprocal(queries, gallery, k1=7, k2=2, weight=0.25).stamp == "k-reciprocal, k1 7, k2 2, lambda 0.25"
 
 
-@pytest.mark.parametrize("themselves", [False, True])
-@pytest.mark.parametrize("lattice", [False, True])
-def test_neighbours_are_those_of_the_exact_search(lattice, themselves):
-    random = np.random.default_rng(6)
-    if lattice:  # ties everywhere
-        vectors = random.choice(np.float32([-0.25, 0.25]), size=(900, 16))
-    else:
-        vectors = unit(random.standard_normal((900, 48)))
+def lattice(random: np.random.Generator, rows: int) -> np.ndarray:
+    """Vectors that tie everywhere."""
+    return random.choice(np.float32([-0.25, 0.25]), size=(rows, 16))
+
+
+def scattered(random: np.random.Generator, rows: int) -> np.ndarray:
+    return unit(random.standard_normal((rows, 48)))
+
+
+def collapsed(random: np.random.Generator, rows: int) -> np.ndarray:
+    """One vector, but for rounding."""
+    return unit(random.standard_normal(24) + 1e-7 * random.standard_normal((rows, 24)))
+
+
+@pytest.mark.parametrize("of", [lattice, scattered])
+def test_neighbours_are_those_of_the_exact_search(of):
+    vectors = of(np.random.default_rng(6), 900)
     queries = vectors[:60]
-    found = nearest_rows(queries, vectors, 9, themselves=themselves)
-    expected = exact_search(queries, vectors, len(vectors)).rows
-    if themselves:
-        assert found.rows[:, 0].tolist() == list(range(60))
-        expected = np.array([[i, *(row for row in rows if row != i)] for i, rows in enumerate(expected)])
-    np.testing.assert_array_equal(found.rows, expected[:, :9])
+    found = nearest_rows(queries, vectors, 9)
+    np.testing.assert_array_equal(found.rows, exact_search(queries, vectors, 9).rows)
+    check_scores(found, queries, vectors)
+
+
+@pytest.mark.parametrize("of", [lattice, scattered, collapsed])
+@pytest.mark.parametrize(("rows", "k"), [(1, 3), (5, 9), (63, 1), (64, 64), (300, 9), (300, 100)])
+def test_neighbours_of_one_another_are_those_of_the_exact_search(of, rows, k, monkeypatch):
+    """In blocks smaller than the lists and larger, with lists cut as they grow.
+
+    Caught: ties cut by the product's order, pairs of rows in two blocks that enter one list only, a row that is not
+    in its own place.
+    """
+    monkeypatch.setattr("reid.retrieval.neighbours.BLOCK_BYTES", 0)  # 64 rows at a time
+    vectors = of(np.random.default_rng(rows + k), rows)
+    expected = exact_search(vectors, vectors, rows).rows
+    expected = np.array([[i, *(row for row in line if row != i)] for i, line in enumerate(expected)])
+    found = nearest_among(vectors, k)
+    np.testing.assert_array_equal(found.rows, expected[:, :k])
+    check_scores(found, vectors, vectors)
+
+
+def check_scores(found, queries, vectors):
     products = queries @ vectors.T
     np.testing.assert_allclose(found.scores, np.take_along_axis(products, found.rows, axis=1), atol=1e-6)
     np.testing.assert_allclose(found.least, products.min(axis=1), atol=1e-6)
@@ -191,6 +217,10 @@ def test_rounding_of_the_product_does_not_choose_neighbours(monkeypatch):
     monkeypatch.setattr("reid.retrieval.neighbours.np.matmul", noisy)
     found = nearest_rows(vectors[:30], vectors, 12)
     np.testing.assert_array_equal(found.rows, expected.rows)
+    among = nearest_among(vectors, 12)
+    whole = exact_search(vectors, vectors, 13).rows
+    for i, rows in enumerate(whole):
+        assert among.rows[i].tolist() == [i, *[row for row in rows if row != i][:11]]
 
 
 def test_query_expansion_is_the_mean_with_the_nearest():

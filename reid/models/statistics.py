@@ -15,7 +15,7 @@ from torch import Tensor
 from reid.errors import DataError, unknown_name
 from reid.models.checkpoint import Checkpoint
 from reid.norm import Profiles, camera_batchnorm, convert_norm, domains_of
-from reid.norm.convert import FUSED_NORM, PLAIN_NORMS, NormLayer, norm_layers, take_rows
+from reid.norm.convert import FUSED_NORMS, PLAIN_NORMS, NormLayer, norm_layers, take_rows
 from reid.norm.whitening import DomainWhitening
 from reid.records import Sample, label_of
 
@@ -23,7 +23,7 @@ from reid.records import Sample, label_of
 def keeps_statistics(checkpoint: Checkpoint) -> bool:
     """Whether the network has BatchNorm, or layers of ours: a LayerNorm backbone has nothing to calibrate."""
     kinds = (*PLAIN_NORMS, NormLayer)
-    return any(isinstance(m, kinds) or type(m).__name__ == FUSED_NORM for m in checkpoint.network.modules())
+    return any(isinstance(m, kinds) or type(m).__name__ in FUSED_NORMS for m in checkpoint.network.modules())
 
 
 def own_profiles(checkpoint: Checkpoint, names: Sequence[str], by: Sequence[str]) -> Profiles:

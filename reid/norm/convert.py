@@ -22,7 +22,7 @@ from reid.norm.whitening import DomainWhitening
 NormLayer = DomainBatchNorm | DomainWhitening
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 STATELESS_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
-FUSED_NORM = "BatchNormAct2d"  # timm's BatchNorm2d that also drops and activates
+FUSED_NORMS = ("BatchNormAct2d", "SyncBatchNormAct")  # timm's, which also drop and activate
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DomainPolicy:
         layer.load_state_dict({key: state[key] for key in layer.state_dict() if key in state})
         layer.sync = isinstance(plain, nn.SyncBatchNorm)
         carry_over(layer, plain)
-        if type(plain).__name__ == FUSED_NORM:
+        if type(plain).__name__ in FUSED_NORMS:
             layer.drop, layer.act = plain.drop, plain.act  # type: ignore[assignment]
         return layer
 
@@ -236,7 +236,7 @@ def _is_convertible(name: str, layer: nn.Module) -> bool:
         )
     if isinstance(layer, DomainBatchNorm):
         return True
-    if type(layer) in PLAIN_NORMS or type(layer).__name__ == FUSED_NORM:
+    if type(layer) in PLAIN_NORMS or type(layer).__name__ in FUSED_NORMS:
         if getattr(layer, "running_mean", None) is None:
             raise ConfigError(f"{name}: this BatchNorm tracks no statistics, so it has none to keep per domain")
         return True
@@ -245,7 +245,7 @@ def _is_convertible(name: str, layer: nn.Module) -> bool:
     if not known and any(isinstance(value, Tensor) for value in kept):
         raise ConfigError(
             f"{name}: cannot convert a {type(layer).__name__}; expected BatchNorm1d, BatchNorm2d, SyncBatchNorm"
-            f" or timm's {FUSED_NORM}"
+            f" or timm's {' or '.join(FUSED_NORMS)}"
         )
     return False
 

@@ -310,7 +310,10 @@ def _part_for(part: nn.Module | None, names: Sequence[str], rows: Sequence[int |
     new = copy.deepcopy(part)
     needed = getattr(new, "domains", None)
     if needed is not None and len(names) != needed:
-        raise ConfigError(f"{type(new).__name__} is made for {needed} domains, not for {len(names)}: {list(names)}")
+        raise ConfigError(
+            f"{type(new).__name__} is made for {needed} domains, not for {len(names)} ({', '.join(names)}):"
+            " no domain can be added to this norm system; choose another, or train it with all of them"
+        )
     for key in getattr(new, "row_parameters", ()):
         old = new.get_parameter(key)  # type: ignore[union-attr]
         table = old.detach().new_empty(len(rows), *old.shape[1:])

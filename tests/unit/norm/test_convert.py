@@ -7,7 +7,7 @@ import copy
 import pytest
 import timm
 import torch
-from timm.layers import EvoNorm2dB0
+from timm.layers import EvoNorm2dB0, convert_sync_batchnorm
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.ops import FrozenBatchNorm2d
@@ -181,6 +181,19 @@ def test_a_synchronized_batchnorm_stays_synchronized() -> None:
     assert converted[0].sync
     assert add_domain(converted, "new")[0].sync
     assert type(extract(converted, CAMERAS[0])[0]) is nn.BatchNorm2d
+
+
+def test_a_fused_norm_stays_fused_when_synchronized() -> None:
+    """timm's own conversion keeps the activations, which torch's drops."""
+    base = warmed("timm, BatchNorm fused with activation")
+    converted = convert_norm(convert_sync_batchnorm(copy.deepcopy(base)), camera_batchnorm(CAMERAS))
+    without = convert_norm(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(base)), camera_batchnorm(CAMERAS))
+    assert all(layer.sync for layer in converted.modules() if isinstance(layer, DomainBatchNorm))
+    images = torch.randn(3, 3, 64, 32)
+    with torch.inference_mode():
+        assert torch.equal(Given(converted)(images, 1), base(images))
+        assert torch.equal(extract(converted, "b")(images), base(images))
+        assert not torch.allclose(Given(without)(images, 1), base(images), atol=1e-3)
 
 
 def test_what_cannot_be_converted_is_named() -> None:

@@ -19,6 +19,7 @@ from reid.records import IntArray
 
 Float64Array = npt.NDArray[np.float64]
 
+AT_ONCE = 16  # thresholds that a row is compared with in one call
 FEW = 16  # a part of the row smaller than 1/16 is cheaper to copy out first, then count
 
 TIES = {
@@ -87,25 +88,28 @@ def count_wrong(scores: Vectors, offsets: IntArray, rows: IntArray, ties: str) -
     bounds = np.searchsorted(offsets, np.arange(len(scores) + 1)).astype(np.int64)
     before = np.empty(len(found), np.int64)
     not_after = np.empty(len(found), np.int64)
-    mask = np.empty(scores.shape[1], np.bool_)
+    masks = np.empty((AT_ONCE, scores.shape[1]), np.bool_)
     for i in np.flatnonzero(np.diff(bounds)):
         where = slice(bounds[i], bounds[i + 1])
-        not_after[where] = _count(np.greater_equal, scores[i], found[where], mask)
+        not_after[where] = _count(np.greater_equal, scores[i], found[where], masks)
         if ties == "mean":
-            before[where] = _count(np.greater, scores[i], found[where], mask)
+            before[where] = _count(np.greater, scores[i], found[where], masks)
     if ties == "worst":
         before = not_after
     return Counts(bounds, found, before, not_after - before)
 
 
-def _count(beats: np.ufunc, row: Vectors, thresholds: Vectors, mask: BoolArray) -> list[int]:
-    """How many of ``row`` (G,) beat each of the descending ``thresholds`` (R,).  ``mask`` (G,) is scratch space."""
-    beats(row, thresholds[-1], out=mask)
-    lowest = int(np.count_nonzero(mask))
-    if lowest * FEW < len(row):
-        row, mask = row[mask], mask[:lowest]
-    counts = [int(np.count_nonzero(beats(row, bar, out=mask))) for bar in thresholds[:-1]]
-    return [*counts, lowest]
+def _count(beats: np.ufunc, row: Vectors, thresholds: Vectors, masks: BoolArray) -> list[int]:
+    """How many of ``row`` (G,) beat each of the descending ``thresholds`` (R,).  ``masks`` (M, G) is scratch space."""
+    lowest = beats(row, thresholds[-1], out=masks[0])
+    last = int(np.count_nonzero(lowest))
+    if last * FEW < len(row):
+        row, masks = row[lowest], masks[:, :last]
+    counts: list[int] = []
+    for start in range(0, len(thresholds) - 1, len(masks)):
+        bars = thresholds[start : min(start + len(masks), len(thresholds) - 1)]
+        counts += map(int, map(np.count_nonzero, beats(row, bars[:, None], out=masks[: len(bars)])))
+    return [*counts, last]
 
 
 def places_of(counts: Counts) -> Iterator[Places]:

@@ -28,16 +28,16 @@ from calibration_report import page
 
 from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
-from reid.data.synthetic.street import StreetPlan
+from reid.data.street.generation import StreetPlan
 from reid.evaluation import evaluate
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.statistics import own_profiles, replaced
+from reid.models.own_statistics import own_profiles, replaced
 from reid.norm import Profiles, calibrate
-from reid.norm.stats import Stats
+from reid.norm.statistics import Stats
 from reid.pipeline import make_street
 from reid.records import Embeddings, FloatArray, Sample, Split, label_of
 from reid.retrieval.centering import camera_means, centered
-from reid.training.tables import Score, entries
+from reid.training.score_tables import Score, entries
 
 SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 BATCH, SMALL_BATCH = 128, 16

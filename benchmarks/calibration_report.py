@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reid.training.tables import Entry, markdown, spread
+from reid.training.score_tables import Entry, markdown, spread
 
 ABOUT = """\
 Rank-1 / mAP in percent. "Test vehicles" are the 60 test vehicles of two real road cameras

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from reid.models.backbones import build_backbone
+from reid.models.networks.backbones import build_backbone
 from reid.norm import DomainBatchNorm, Given, camera_batchnorm, convert_norm, extract
 from reid.norm.condition import Condition, current_condition, given
 from reid.norm.convert import replace_modules

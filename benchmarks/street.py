@@ -19,8 +19,8 @@ from pathlib import Path
 from reid.data.manifest import read_manifest
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.records import Modality, Sample
-from reid.training.sites import Policy, kept, measured, meet
-from reid.training.tables import Entry, Score, entries, site_table
+from reid.training.score_tables import Entry, Score, entries, site_table
+from reid.training.site_statistics import Policy, kept, measured, meet
 
 SITES = ("street-a", "street-b")
 DIRECTIONS = ("visible->visible", "infrared->visible", "visible->infrared")

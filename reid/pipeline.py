@@ -18,8 +18,8 @@ from typing import Literal
 from tqdm import tqdm
 
 from reid.data.manifest import check_files
-from reid.data.protocol import DataSet, Scoring, all_choices, open_data, read_data
-from reid.data.synthetic.street import StreetPlan, generate
+from reid.data.protocols.data_sets import DataSet, Scoring, all_choices, open_data, read_data
+from reid.data.street.generation import StreetPlan, generate
 from reid.errors import ConfigError, DataError, GalleryError
 from reid.evaluation import Details, Report, Reranking, details_of, evaluate, mean_report
 from reid.models.calibration import calibrate_checkpoint
@@ -129,7 +129,7 @@ def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: Unse
     ``unseen`` says what a camera gets that the checkpoint does not know: "error" nothing (embedding its
     images will raise), "calibrate" its own, measured on the unlabelled rows of split "train", "prior" the
     mixture of all known ones.  "nearest" and "mixture" go by every picture: it is taken for one of the known
-    camera whose statistics it is most like, or for one of each, weighed by likeness (:mod:`reid.norm.unseen`);
+    camera whose statistics it is most like, or for one of each, weighed by likeness (:mod:`reid.norm.unseen_domains`);
     they also hold for cameras that are met later, as by a search in a gallery.  The free text of the checkpoint says
     what any camera got.
     """

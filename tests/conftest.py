@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from reid.data.synthetic.street import StreetPlan, generate
+from reid.data.street.generation import StreetPlan, generate
 from reid.data.transforms import EvaluationTransform
 from reid.models.checkpoint import save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from reid.data.manifest import write_manifest
-from reid.data.matlab import read_mat
+from reid.data.protocols.matlab import read_mat
 from reid.errors import DataError, ReidError
 from reid.records import Sample, Split
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from reid.data.manifest import write_manifest
-from reid.data.wildlife import open_split, read_metadata, time_split
+from reid.data.protocols.wildlife import open_split, read_metadata, time_split
 from reid.errors import ReidError
 
 

@@ -31,7 +31,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="write a manifest anew that is there already")] = False,
 ) -> None:
     """Write a manifest for a folder of crops, or for a published data set, and say what was found."""
-    from reid.data.folder import init_manifest, init_protocol
+    from reid.data.crop_folder import init_manifest, init_protocol
 
     if protocol and pattern:
         raise typer.BadParameter("a published data set is read by its protocol; leave --pattern out")
@@ -67,7 +67,7 @@ def export(
 @weights.command("list", epilog="Example: reid weights list")
 def weights_list(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """Public weights this program can load: name, backbone, training data, licence."""
-    from reid.models.registry import public_weights
+    from reid.models.weights.public_weights import public_weights
 
     if as_json:
         typer.echo(json.dumps([asdict(line) for line in public_weights()], indent=2))
@@ -85,7 +85,7 @@ def weights_get(
     """Download public weights, check them, and say how to use them."""
     from tqdm import tqdm
 
-    from reid.models.registry import fetch, find_weights
+    from reid.models.weights.public_weights import fetch, find_weights
     from reid.pipeline import claim_folder
 
     line = find_weights(name)

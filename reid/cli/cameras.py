@@ -29,8 +29,8 @@ from reid.files import write_whole
 from reid.records import Sample, Split, label_of
 
 if TYPE_CHECKING:
-    from reid.evaluation.camera_curve import CurvePoint
-    from reid.evaluation.cameras import CameraReport
+    from reid.evaluation.analysis.camera_curve import CurvePoint
+    from reid.evaluation.analysis.camera_report import CameraReport
 
 commands = typer.Typer()
 cameras = typer.Typer(
@@ -69,10 +69,10 @@ def report(
     Works on unlabelled crops; where the data have queries and a gallery, scores before and after are compared too.
     """
     from reid.data.manifest import check_files
-    from reid.evaluation.camera_curve import curve_steps, score_curve
-    from reid.evaluation.camera_plot import MARK, curve_picture
-    from reid.evaluation.cameras import camera_report, work
-    from reid.models.statistics import keeps_statistics
+    from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
+    from reid.evaluation.analysis.camera_report import camera_report, work
+    from reid.evaluation.reports.camera_curve_plot import MARK, curve_picture
+    from reid.models.own_statistics import keeps_statistics
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
     source = prior_source(prior, prior_from)
@@ -137,8 +137,8 @@ def watch(
     of the same hours and places.
     """
     from reid.data.manifest import check_files
-    from reid.evaluation.watch import watch as judge
-    from reid.evaluation.watch import watched
+    from reid.evaluation.analysis.camera_watch import watch as judge
+    from reid.evaluation.analysis.camera_watch import watched
     from reid.pipeline import load_checkpoint_for, progress_bar, workers
 
     if not data:
@@ -172,7 +172,7 @@ def merge(
     ] = False,
 ) -> None:
     """Put profiles together: cameras added later, more crops of a camera, or a camera calibrated anew (--replace)."""
-    from reid.models.statistics import replaced
+    from reid.models.own_statistics import replaced
     from reid.norm import Profiles
     from reid.pipeline import claim_output
 

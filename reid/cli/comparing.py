@@ -36,9 +36,9 @@ def compare(
     missing.
     """
     from reid.pipeline import claim_folder
-    from reid.training.compare import compare as run
-    from reid.training.compare import page, tables
-    from reid.training.comparison import load_comparison
+    from reid.training.sweep import compare as run
+    from reid.training.sweep import page, tables
+    from reid.training.sweep_file import load_comparison
 
     chosen = load_comparison(comparison, seeds).only(only or ())
     folder = out or Path("runs") / comparison.stem

@@ -46,9 +46,9 @@ def ingest(
 
     Nothing is downloaded and nothing leaves the machine; only you may read the crops.
     """
-    from reid.data.ingest import Settings, open_detector, open_film
-    from reid.data.ingest import ingest as run
-    from reid.data.ingest.run import EPOCH
+    from reid.data.video import Settings, open_detector, open_film
+    from reid.data.video import ingest as run
+    from reid.data.video.ingestion import EPOCH
     from reid.pipeline import progress_bar
 
     film = open_film(video, source_fps)

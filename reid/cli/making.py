@@ -39,7 +39,7 @@ def synth(
     workers: Annotated[int, typer.Option(min=0, help="processes; 0: all cores")] = 0,
 ) -> None:
     """Make the synthetic street: people and vehicles seen by visible and infrared cameras."""
-    from reid.data.synthetic.street import StreetPlan
+    from reid.data.street.generation import StreetPlan
     from reid.pipeline import make_street
 
     given = {"train_identities": train_identities, "vehicles": vehicles, "train_vehicles": train_vehicles}
@@ -111,7 +111,7 @@ def calibrate(
     from reid.cli.cameras import measured_rows
     from reid.data.manifest import check_files
     from reid.models.calibration import calibrate_checkpoint
-    from reid.models.statistics import of_domains, one_of_each_track, spaced
+    from reid.models.own_statistics import of_domains, one_of_each_track, spaced
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
     if sample_by not in ("", "track"):

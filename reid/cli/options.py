@@ -77,7 +77,7 @@ def data_specs(data: list[str] | None) -> list[str]:
         if len(set(data)) != len(data):
             raise ConfigError(f"--data: the same data is named twice: {', '.join(data)}")
         return data
-    from reid.data.synthetic.street import StreetPlan
+    from reid.data.street.generation import StreetPlan
     from reid.pipeline import DEFAULT_DATA, make_street
 
     return [str(path) for path in make_street(DEFAULT_DATA, StreetPlan())]

@@ -26,7 +26,7 @@ from reid.cli.options import (
 from reid.errors import ConfigError
 
 if TYPE_CHECKING:
-    from reid.data.protocol import DataSet
+    from reid.data.protocols.data_sets import DataSet
     from reid.models.checkpoint import Checkpoint
 
 commands = typer.Typer()
@@ -83,7 +83,7 @@ def evaluate(
         _compare(*compare, json_file)
         return
     from reid.evaluation import Reranking, report_table, write_page, write_reports
-    from reid.evaluation.detail_tables import details_table
+    from reid.evaluation.reports.detail_text import details_table
     from reid.pipeline import evaluate_data, load_checkpoint_for
 
     _claim(json_file, html_file, data)
@@ -117,7 +117,7 @@ def evaluate(
 
 def _claim(json_file: Path | None, html_file: Path | None, data: list[str] | None) -> None:
     """Refuse outputs that would replace something else, or each other."""
-    from reid.evaluation.page import MARK
+    from reid.evaluation.reports.html_page import MARK
     from reid.pipeline import claim_output
 
     if json_file is not None and html_file is not None and json_file.resolve() == html_file.resolve():
@@ -129,8 +129,8 @@ def _claim(json_file: Path | None, html_file: Path | None, data: list[str] | Non
 
 
 def _compare(first: Path, second: Path, out: Path | None) -> None:
-    from reid.evaluation.comparison import compare_files, comparison_json, comparison_table
-    from reid.evaluation.report import write_text
+    from reid.evaluation.reports.report import write_text
+    from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table
     from reid.pipeline import claim_output
 
     pairs = compare_files(first, second)
@@ -143,7 +143,7 @@ def _compare(first: Path, second: Path, out: Path | None) -> None:
 
 def _filled(weights: Path | None, data_set: DataSet) -> str:
     """The weights file of a split: words in braces are choices of the data set's variants."""
-    from reid.data.tables import fill
+    from reid.data.protocols.protocol_table import fill
 
     name = str(weights) if weights else ""
     return fill(name, data_set.scoring.variant) if "{" in name and data_set.scoring.variant else name
@@ -160,8 +160,8 @@ def validate(
 
     Exit code 1 if something is wrong that would stop an evaluation or spoil its scores.
     """
-    from reid.data.protocol import open_data
-    from reid.evaluation.validation import findings_json, validate
+    from reid.data.protocols.data_sets import open_data
+    from reid.evaluation.analysis.validation import findings_json, validate
     from reid.pipeline import progress_bar, workers
 
     found = {}

@@ -1,13 +1,19 @@
 """How good an answer is: rules, metrics, protocols and reports."""
 
-from reid.evaluation.breakdown import CameraBias, PairTable, camera_bias, pair_table
-from reid.evaluation.details import Details, details_of
-from reid.evaluation.intervals import Comparison, Interval, compare, metric_intervals
+from reid.evaluation.analysis.breakdown import CameraBias, PairTable, camera_bias, pair_table
+from reid.evaluation.analysis.details import Details, details_of
+from reid.evaluation.analysis.intervals import Comparison, Interval, compare, metric_intervals
+from reid.evaluation.analysis.open_set import (
+    BestScores,
+    ScoreHistograms,
+    best_scores,
+    identification_rates,
+    score_histograms,
+)
 from reid.evaluation.metrics import Metrics, NoMatchError, market_metrics, score_metrics
-from reid.evaluation.openset import BestScores, ScoreHistograms, best_scores, identification_rates, score_histograms
-from reid.evaluation.page import write_page
-from reid.evaluation.protocols import Report, Result, evaluate, mean_report
-from reid.evaluation.report import report_json, report_table, write_reports
+from reid.evaluation.reports.html_page import write_page
+from reid.evaluation.reports.report import report_json, report_table, write_reports
+from reid.evaluation.run import Report, Result, evaluate, mean_report
 from reid.evaluation.trials import Reranking
 
 __all__ = [

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.errors import DataError
-from reid.evaluation.rules import Judgement, check_labels, judge
-from reid.evaluation.scores import Vectors
+from reid.evaluation.labels import Judgement, check_labels, judge
+from reid.evaluation.score_blocks import Vectors
 from reid.records import IntArray
 
 Labels = npt.NDArray[Any]

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from reid.errors import DataError, unknown_name
 from reid.evaluation.answers import Answers, answers_to
-from reid.evaluation.places import TIES, Float64Array, Places, count_wrong, first_of_identities, places_of
-from reid.evaluation.scores import ScoreBlocks, Vectors, block_size, check_vectors, inner_products
+from reid.evaluation.ranks import TIES, Float64Array, Places, count_wrong, first_of_identities, places_of
+from reid.evaluation.score_blocks import ScoreBlocks, Vectors, block_size, check_vectors, inner_products
 from reid.records import IntArray
 
 MAX_RANK = 50

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from reid.errors import DataError
-from reid.evaluation.scores import ScoreBlocks, Vectors
+from reid.evaluation.score_blocks import ScoreBlocks, Vectors
 from reid.records import Embeddings, IntArray
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from reid.data.tables import Rule
+from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
+from reid.evaluation.labels import MarketLabels, judge, market_labels
 from reid.evaluation.metrics import MAX_RANK, Metrics, market_metrics, score_metrics
-from reid.evaluation.places import Float64Array
-from reid.evaluation.rules import MarketLabels, judge, market_labels
-from reid.evaluation.scores import Vectors, block_size, check_vectors, inner_products
+from reid.evaluation.ranks import Float64Array
+from reid.evaluation.score_blocks import Vectors, block_size, check_vectors, inner_products
 from reid.evaluation.tracks import best_of_tracks, by_track
 from reid.records import Embeddings, IntArray
 from reid.retrieval.rerank import average_query_expansion, k_reciprocal

@@ -17,8 +17,8 @@ from torch import Tensor
 from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
+from reid.models.own_statistics import keeps_statistics, own_profiles
 from reid.models.runtime import UNCALIBRATED
-from reid.models.statistics import keeps_statistics, own_profiles
 from reid.norm import Profiles, calibrate, mixes_domains
 from reid.records import Sample, label_of
 

@@ -21,12 +21,12 @@ from torch.nn import functional
 
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError, unknown_name
-from reid.models.backbones import BACKBONES
-from reid.models.card import card_of
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.models.families import COLOURS, recognise
+from reid.models.model_card import card_of
+from reid.models.networks.backbones import BACKBONES
 from reid.models.runtime import RUNTIMES, UNCALIBRATED, RuntimeNetwork, read_files
-from reid.models.weights import Table, digest, load_strictly, packed, read_table, table_of, unpacked
+from reid.models.weights.families import COLOURS, recognise
+from reid.models.weights.tensor_tables import Table, digest, load_strictly, packed, read_table, table_of, unpacked
 from reid.norm import (
     SYSTEMS,
     DomainBatchNorm,
@@ -39,8 +39,8 @@ from reid.norm import (
     install,
     system_of,
 )
-from reid.norm.storing import write_table
-from reid.norm.unseen import STRANGER, UNSEEN, answer
+from reid.norm.tensor_file import write_table
+from reid.norm.unseen_domains import STRANGER, UNSEEN, answer
 
 FORMAT = "reid-weights-1"
 SMALLEST, LARGEST = 32, 2048  # pixels of a side that images may be brought to by hand
@@ -61,7 +61,7 @@ class Checkpoint:
     normalization domain, ``names`` the domains in the order of their indices.  ``fingerprint`` changes with
     anything that changes embeddings; ``weights`` is the fingerprint before any profiles were installed.
     ``source`` is the file, ``extra`` its free text.  ``unseen`` says what becomes of images of a domain it does not
-    know: a policy of :data:`reid.norm.unseen.UNSEEN`.
+    know: a policy of :data:`reid.norm.unseen_domains.UNSEEN`.
     """
 
     network: nn.Module
@@ -268,7 +268,7 @@ def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str
 
 
 def _published(path: Path, tensors: Table, backbone: str | None) -> Checkpoint:
-    """Weights of a family of :mod:`reid.models.families`; classifiers are left out, as the free text says."""
+    """Weights of a family of :mod:`reid.models.weights.families`; classifiers are left out, as the free text says."""
     if backbone is None:
         raise WeightsError(
             f"{path}: not written by reid, so it does not say which network it is of; name the backbone,"

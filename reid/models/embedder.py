@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid.errors import ConfigError, unknown_name
-from reid.models.backbones import build_backbone
-from reid.models.pooling import build_pooling
+from reid.models.networks.backbones import build_backbone
+from reid.models.networks.pooling import build_pooling
 
 FC_WIDTH = 512  # the published OSNet's
 

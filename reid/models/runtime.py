@@ -2,8 +2,7 @@
 
 Such a model only answers: its BatchNorm is part of the graph, so there are no statistics left to calibrate, no
 layers to convert and nothing to train.  Both programs are told to compute in float32; OpenVINO would choose bfloat16
-by itself where the processor has it.  Nothing here knows how pictures are prepared; that is :mod:`reid.models.card`'s
-business.
+by itself where the processor has it.  :mod:`reid.models.model_card` says how images are prepared for such a model.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid.errors import ConfigError, WeightsError
-from reid.models.card import Sides
-from reid.models.weights import Table
+from reid.models.model_card import Sides
+from reid.models.weights.tensor_tables import Table
 
 RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}  # suffix of a model's file -> what stands for its backbone
 UNCALIBRATED = (

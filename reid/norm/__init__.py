@@ -19,9 +19,9 @@ from reid.norm.convert import (
     modality_batchnorm,
     system_of,
 )
-from reid.norm.layer import DomainBatchNorm
+from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.profiles import Profiles
-from reid.norm.stats import Stats
+from reid.norm.statistics import Stats
 from reid.norm.systems import SYSTEMS
 
 __all__ = [

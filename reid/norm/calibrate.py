@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import ConfigError, DataError, WeightsError
-from reid.norm.adapters import adapted_layers, adapter_domains
 from reid.norm.condition import Given, current_condition
 from reid.norm.convert import NormLayer, camera_batchnorm, convert_norm, domains_of, norm_layers, take_rows
 from reid.norm.covariance import CovStats
 from reid.norm.profiles import Profiles, merged
-from reid.norm.stats import Stats
+from reid.norm.specialised.adapters import adapted_layers, adapter_domains
+from reid.norm.statistics import Stats
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

@@ -34,8 +34,8 @@ class Condition:
     network, see :func:`reid.norm.domains_of`.  ``groups`` may say of rows sorted by domain which runs
     they form: (domain, number of rows), in order; layers then work run by run.
 
-    ``style`` (B, S) or (B,) and ``mask`` (B, 1, H, W) are for the layers of ``reid.norm.style`` and
-    ``reid.norm.region``.  With ``update`` false no layer moves its running statistics.
+    ``style`` (B, S) or (B,) and ``mask`` (B, 1, H, W) are for the layers of ``reid.norm.specialised.style`` and
+    ``reid.norm.specialised.region_norm``.  With ``update`` false no layer moves its running statistics.
     """
 
     domain: Domain = None

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from reid.errors import ConditionError, ConfigError, unknown_name
-from reid.norm.assign import LatentDomains
-from reid.norm.layer import AFFINES, DomainBatchNorm
-from reid.norm.rows import carry_over
+from reid.norm.assignment import LatentDomains
+from reid.norm.domain_batchnorm import AFFINES, DomainBatchNorm
+from reid.norm.domain_rows import carry_over
+from reid.norm.domain_whitening import DomainWhitening
 from reid.norm.systems import SYSTEMS
-from reid.norm.whitening import DomainWhitening
 
 NormLayer = DomainBatchNorm | DomainWhitening
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)

@@ -1,6 +1,6 @@
 """Moments with the covariances of channels, as values: what whitening needs and variances do not say.
 
-The covariance form of :mod:`reid.norm.stats`, in blocks of g neighbouring channels; computed per image,
+The covariance form of :mod:`reid.norm.statistics`, in blocks of g neighbouring channels; computed per image,
 pooled per domain, merged and mixed exactly by the same formulas.  Nothing here knows layers or names.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid.errors import ConfigError
-from reid.norm.stats import Stats, statistics_dtype
+from reid.norm.statistics import Stats, statistics_dtype
 from reid.norm.synchronize import synchronized
 
 
@@ -24,7 +24,7 @@ class CovStats:
 
     ``mean`` (G, C); ``cov`` (G, C / g, g, g), biased, over all positions of the group's images; ``mass``
     (G,): how many images the group holds (a group with mass 0 means nothing).  The diagonal is what
-    :class:`~reid.norm.stats.Stats` calls ``var``, and merging follows the same formulas.
+    :class:`~reid.norm.statistics.Stats` calls ``var``, and merging follows the same formulas.
     """
 
     mean: Tensor

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from reid.errors import DataError, WeightsError, unknown_name
 from reid.norm.covariance import CovStats
-from reid.norm.stats import Stats
-from reid.norm.storing import write_table
+from reid.norm.statistics import Stats
+from reid.norm.tensor_file import write_table
 
 FORMAT = "reid-profiles-1"
 MIXED = "profiles: one has covariances where the other has none; they are of two networks"

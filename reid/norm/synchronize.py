@@ -1,6 +1,6 @@
 """Statistics of a batch that is spread over several processes: one reduction a layer.
 
-Knows ``torch.distributed`` and :class:`~reid.norm.stats.Stats`, nothing of layers.
+Knows ``torch.distributed`` and :class:`~reid.norm.statistics.Stats`, nothing of layers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from reid.norm.stats import Stats
+from reid.norm.statistics import Stats
 
 
 def synchronized(batch: Stats) -> Stats:

@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from reid.errors import ConfigError
-from reid.norm.assign import Gate
-from reid.norm.colour import Transfer
-from reid.norm.layer import DomainBatchNorm
-from reid.norm.mix import SNR, DomainNorm, MixStyle
-from reid.norm.rows import carry_over
-from reid.norm.source import Align, Blend, Optimized, Source
-from reid.norm.whitening import DomainWhitening
+from reid.norm.assignment import Gate
+from reid.norm.domain_affine import Transfer
+from reid.norm.domain_batchnorm import DomainBatchNorm
+from reid.norm.domain_rows import carry_over
+from reid.norm.domain_whitening import DomainWhitening
+from reid.norm.specialised.generalization import SNR, DomainNorm, MixStyle
+from reid.norm.statistics_source import Align, Blend, Optimized, Source
 
 WHITENED = 4  # channels that are whitened together (Roy et al. 2019, Office-Home)
 M = TypeVar("M", bound=nn.Module)
@@ -130,7 +130,9 @@ def _followed(make: Callable[[int], nn.Module]) -> Callable[[DomainBatchNorm], n
 SYSTEMS: dict[str, System] = {
     "batch": System(),
     "ibn": System(_with_source(_ibn), places=first(0.75), vectors=False),
-    "isw": System(_with_source(_ibn), places=first(0.75), vectors=False),  # and a loss, reid.training.whitening
+    "isw": System(
+        _with_source(_ibn), places=first(0.75), vectors=False
+    ),  # and a loss, reid.training.selective_whitening
     "bin": System(_with_source(lambda layer: Blend(torch.ones(layer.channels), learned=True)), vectors=False),
     "dson": System(_with_source(lambda layer: Optimized(layer.groups)), domains=2, vectors=False),
     "dial": System(_with_source(lambda _: Align()), domains=2),

@@ -1,6 +1,6 @@
 """The dual causality loss of SNR during a training: which layers, how much each counts.
 
-Knows the layers and the loss of ``reid.norm.mix``; nothing of batches or epochs.
+Knows the layers and the loss of ``reid.norm.specialised.generalization``; nothing of batches or epochs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from reid.norm.mix import SNR, dual_causality_loss
+from reid.norm.specialised.generalization import SNR, dual_causality_loss
 
 # For the second and the third stage of a ResNet, where system "snr" has its layers: 0.1 early, 0.5 late, as Jin et al.
 # (CVPR 2020) are remembered to weigh the stages; not checked against their text.

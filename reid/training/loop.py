@@ -26,16 +26,16 @@ from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
 from reid.norm import Given, system_of
-from reid.norm.assign import gate_logits, gate_loss
+from reid.norm.assignment import gate_logits, gate_loss
 from reid.norm.condition import DomainBranch
 from reid.records import IntArray
 from reid.training.alignment import entropy_loss
 from reid.training.causality import DualCausality
 from reid.training.losses import batch_hard_triplet, contrastive_loss, identity_loss
-from reid.training.material import UNKNOWN, TrainingSet
 from reid.training.schedule import learning_rate, ramp
+from reid.training.selective_whitening import SelectiveWhitening
 from reid.training.target import TargetLoss
-from reid.training.whitening import SelectiveWhitening
+from reid.training.training_data import UNKNOWN, TrainingSet
 
 BRANCH_ENTROPY = 0.1  # weight of the entropy of latent domains (Mancini et al. 2018)
 ISW_WEIGHT = 0.6  # of instance selective whitening (RobustNet's)

@@ -13,7 +13,8 @@ from queue import Empty, Queue
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from visiting import FLAGS, Demo, chromium
+
+from helpers.visiting import FLAGS, Demo, chromium
 
 ROOT = Path(__file__).parents[2]
 START = 180  # seconds; some ten on an idle machine

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
-from visiting import FLAGS, chromium
+
+from helpers.visiting import FLAGS, chromium
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
-from visiting import Demo
+
+from helpers.visiting import Demo
 
 pytestmark = pytest.mark.browser
 

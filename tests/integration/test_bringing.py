@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from reid.data.manifest import read_manifest
-from reid.models import registry
-from reid.models.backbones import build_backbone
+from reid.models.networks.backbones import build_backbone
+from reid.models.weights import public_weights as registry
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reid.cli.cameras import LEAST_ALARMS
-from reid.evaluation.drift import DRAWS
+from reid.evaluation.analysis.drift import DRAWS
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
 

@@ -242,7 +242,7 @@ def test_a_failed_rebuild_keeps_the_old_gallery(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("reid.norm.storing.save_file", full)
+        patch.setattr("reid.norm.tensor_file.save_file", full)
         line = fails("index", "build", "--data", manifest, "--weights", plain_weights, "--out", gallery)
     assert "No space left on device" in line
     assert sorted(path.name for path in gallery.iterdir()) == files

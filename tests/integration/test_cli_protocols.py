@@ -6,13 +6,11 @@ import errno
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
-import published_layouts
+from helpers import published_layouts
 
 STAMP = {
     "protocol", "variant", "rule", "settings", "ties", "gallery_source", "queries", "queries_valid",

@@ -15,10 +15,10 @@ from reid.config import parse_config
 from reid.errors import ConfigError
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Given
-from reid.norm.adapters import LowRankAdapter, adapted_layers
-from reid.training.apart import Apart, train_apart, with_new_domain
-from reid.training.compare import _network, compare
-from reid.training.comparison import load_comparison
+from reid.norm.specialised.adapters import LowRankAdapter, adapted_layers
+from reid.training.domain_training import Apart, train_apart, with_new_domain
+from reid.training.sweep import _network, compare
+from reid.training.sweep_file import load_comparison
 
 FILE = """
 title = "Two kinds"

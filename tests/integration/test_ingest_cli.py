@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from walking_people import TWO, Walk, film, picture
 
+from helpers.walking_people import TWO, Walk, film, picture
 from reid.data.manifest import read_manifest
 
 SOUTH = (Walk(0, (20.0, 70.0), (5.0, 0.0), range(40)), Walk(2, (200.0, 60.0), (-3.0, 0.0), range(40)))
@@ -150,7 +150,7 @@ def test_mistakes_are_one_line(reid, tmp_path: Path) -> None:
 
 
 def test_an_interruption_says_how_to_go_on(reid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reid.data.ingest.detectors import HogDetector
+    from reid.data.video.detectors import HogDetector
 
     film(tmp_path / "north.avi")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -20,12 +19,11 @@ import torch
 from PIL import Image
 from torchvision import models
 
+from helpers import published_layouts
 from reid.cli import main
 from reid.config import load_config
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests/unit/data"))
-import published_layouts  # noqa: E402
 
 FOLDER = ROOT / "scripts/experiments/published"
 RECIPES = sorted(FOLDER.glob("*.toml"))

@@ -14,7 +14,7 @@ import torch
 
 from reid.cli import main
 from reid.data.manifest import read_manifest
-from reid.models.backbones import build_backbone
+from reid.models.networks.backbones import build_backbone
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PLACES = {"b1": "door", "b5": "yard"}  # a visible and an infrared camera

@@ -43,10 +43,8 @@ def test_what_is_not_ours_stays(reid, tiny_street: Path, plain_weights: Path, tm
 
 
 def test_a_mean_over_splits_has_its_scores_only(reid, plain_weights: Path, tmp_path: Path) -> None:
-    import sys
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
-    import published_layouts
+    from helpers import published_layouts
 
     root = published_layouts.regdb(tmp_path / "regdb", trials=10)
     page = tmp_path / "report.html"

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import INTEL, Tiny
 
+from helpers.tiny_models import INTEL, Tiny
 from reid.data.images import read_image
 from reid.data.manifest import read_manifest
 from reid.evaluation import evaluate
-from reid.evaluation.report import report_json
+from reid.evaluation.reports.report import report_json
 from reid.records import Embeddings, Split
 from reid.retrieval.embed import load_embeddings
 

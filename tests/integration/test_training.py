@@ -24,9 +24,9 @@ from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import load_checkpoint
-from reid.models.weights import read_table
+from reid.models.weights.tensor_tables import read_table
 from reid.norm import DomainBatchNorm, Given, system_of
-from reid.training.run import train
+from reid.training.training_run import train
 
 ROOT = Path(__file__).parents[2]
 CAMERAS = (("a1", "visible"), ("a2", "visible"), ("a5", "infrared"))

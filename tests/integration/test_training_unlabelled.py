@@ -24,7 +24,7 @@ from reid.data.manifest import read_manifest
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import DomainBatchNorm, Given
 from reid.records import Split
-from reid.training.run import train
+from reid.training.training_run import train
 
 IDENTITIES, SIZE = 4, (32, 16)
 

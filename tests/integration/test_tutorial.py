@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from walking_people import TWO, film
 
+from helpers.walking_people import TWO, film
 from reid.cli import main
 from reid.models.checkpoint import load_checkpoint
 

@@ -40,7 +40,7 @@ def test_only_reid_is_installed(installed: Path) -> None:
 def test_tables_and_weights_are_inside(installed: Path) -> None:
     script = (
         "import reid, pathlib\n"
-        "from reid.data.protocol import known_protocols, load_protocol\n"
+        "from reid.data.protocols.data_sets import known_protocols, load_protocol\n"
         "from reid.pipeline import shipped_weights, load_checkpoint_for\n"
         "print(pathlib.Path(reid.__file__).parent)\n"
         "print(sorted(known_protocols()), load_protocol('market1501').title)\n"

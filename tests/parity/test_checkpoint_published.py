@@ -9,7 +9,7 @@ import torch
 
 from reid.errors import WeightsError
 from reid.models.checkpoint import load_checkpoint, save_checkpoint
-from reid.models.weights import read_table, table_of
+from reid.models.weights.tensor_tables import read_table, table_of
 
 WEIGHTS = Path(__file__).resolve().parents[3] / "shared" / "weights"
 FILES = {"osnet_x0_25_msmt17.pth": 1041, "osnet_x0_25_market1501.pth": 751}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from reid.evaluation.analysis.open_set import best_scores, score_histograms
+from reid.evaluation.labels import MarketLabels
 from reid.evaluation.metrics import NoMatchError, market_metrics, score_metrics
-from reid.evaluation.openset import best_scores, score_histograms
-from reid.evaluation.rules import MarketLabels
 from reid.retrieval.rerank import k_reciprocal
 
 # No deadline: a busy machine may stall for seconds.

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reid.data.folder import Found, compile_pattern, init_manifest
+from reid.data.crop_folder import Found, compile_pattern, init_manifest
 from reid.data.manifest import read_manifest
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
@@ -158,7 +158,7 @@ def test_a_pattern_reads_back_what_a_name_was_made_of(camera: str, identity: str
 @given(st.lists(st.tuples(st.sampled_from(["", "c1", "c2"]), st.sampled_from("xyz")), max_size=12))
 def test_queries_are_those_that_have_an_answer(rows: list[tuple[str, str]]) -> None:
     """Against the rule said slowly, over every pair of pictures."""
-    from reid.data.folder import _queries
+    from reid.data.crop_folder import _queries
 
     samples = [Sample(Path(str(i)), identity, camera) for i, (camera, identity) in enumerate(rows)]
     expected = set()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from reid.errors import DataError
 from reid.evaluation.metrics import NoMatchError, market_metrics, score_metrics
-from reid.evaluation.places import TIES
+from reid.evaluation.ranks import TIES
 
 RANKS = 6
 
@@ -268,7 +268,7 @@ def test_memory_limits_the_block_and_changes_nothing(monkeypatch):
         return matmul(a, b, out=out)
 
     whole = market_metrics(query, gallery, **labels)
-    monkeypatch.setattr("reid.evaluation.scores.np.matmul", watched)
+    monkeypatch.setattr("reid.evaluation.score_blocks.np.matmul", watched)
     parts = market_metrics(query, gallery, **labels, memory=5000)
     assert max(sizes) <= 5000
     assert len(sizes) == 13  # 4 queries of 1,200 bytes at a time

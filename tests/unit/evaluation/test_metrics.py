@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from reid.errors import DataError
-from reid.evaluation import market_metrics, places
-from reid.evaluation import scores as module
+from reid.evaluation import market_metrics, ranks
+from reid.evaluation import score_blocks as module
 from reid.evaluation.metrics import NoMatchError
 
 EYE = np.eye(3, dtype=np.float32)
@@ -126,7 +126,7 @@ def test_both_ways_of_counting_agree():
     for low in (-4.0, 0.0, 1.0, 2.5, 9.0):  # from nearly all of the row to nothing of it
         thresholds = np.sort(random.uniform(low, low + 1, 5).astype(np.float32))[::-1]
         expected = [int((row >= bar).sum()) for bar in thresholds]
-        assert places._count(np.greater_equal, row, thresholds, np.empty((3, 1000), np.bool_)) == expected
+        assert ranks._count(np.greater_equal, row, thresholds, np.empty((3, 1000), np.bool_)) == expected
 
 
 def test_memory_is_bounded_by_the_block(monkeypatch):

@@ -14,12 +14,12 @@ import runpy
 from fractions import Fraction
 from pathlib import Path
 
-import published_layouts
 import pytest
-from placed import DATASETS, G, Q, only, says, scored
-from test_cuhk03 import release as cuhk03_release
 
-from reid.data.protocol import open_data
+from helpers import published_layouts
+from helpers.placed import DATASETS, G, Q, only, says, scored
+from helpers.published_archives import cuhk03_release
+from reid.data.protocols.data_sets import open_data
 from reid.records import Sample
 
 MARKET = {

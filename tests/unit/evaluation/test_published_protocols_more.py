@@ -13,12 +13,12 @@ import runpy
 from fractions import Fraction
 from pathlib import Path
 
-import published_layouts
 import pytest
-from placed import DATASETS, G, Q, only, says, scored
-from test_wildlife import metadata
 
-from reid.data.protocol import open_data
+from helpers import published_layouts
+from helpers.placed import DATASETS, G, Q, only, says, scored
+from helpers.published_archives import animal_metadata as metadata
+from reid.data.protocols.data_sets import open_data
 from reid.records import Sample, Split
 
 THERMAL = {("2", 0): 10, ("2", 1): 20, ("2", 2): 55, ("3", 0): 15, ("3", 1): 60, ("3", 2): 70}

@@ -13,15 +13,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import published_layouts
 import pytest
-from angles import at, embeddings, rows
 
-from reid.data.protocol import Scoring, open_data
-from reid.data.tables import Rule
+from helpers import published_layouts
+from helpers.angles import at, embeddings, rows
+from reid.data.protocols.data_sets import Scoring, open_data
+from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation import Reranking, evaluate, report_table
-from reid.evaluation.details import details_of
+from reid.evaluation.analysis.details import details_of
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.trials import score_trial
 from reid.records import Embeddings, Sample, Split

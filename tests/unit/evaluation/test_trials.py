@@ -12,16 +12,16 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import published_layouts
 import pytest
-from angles import at, embeddings, rows
 
-from reid.data.protocol import Scoring, open_data
-from reid.data.tables import Rule
+from helpers import published_layouts
+from helpers.angles import at, embeddings, rows
+from reid.data.protocols.data_sets import Scoring, open_data
+from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation import Reranking, evaluate
-from reid.evaluation.protocols import mean_report
-from reid.evaluation.rules import market_labels
+from reid.evaluation.labels import market_labels
+from reid.evaluation.run import mean_report
 from reid.evaluation.trials import mean_of_galleries, score_trial, single_shot_ranks
 from reid.records import Embeddings, Modality, Sample, Split
 

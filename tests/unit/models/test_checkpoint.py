@@ -17,8 +17,8 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConditionError, ConfigError, WeightsError
 from reid.models.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.models.osnet import OSNet
-from reid.models.weights import read_table, table_of
+from reid.models.networks.osnet import OSNet
+from reid.models.weights.tensor_tables import read_table, table_of
 from reid.norm import Given, Profiles, calibrate, camera_batchnorm, convert_norm, domain_batchnorm
 
 SPEC = NetworkSpec("osnet_x0_25", "gem", "bnneck")

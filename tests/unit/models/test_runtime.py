@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import INTEL, Sizes, Tiny
 from torch import Tensor
 
+from helpers.tiny_models import INTEL, Sizes, Tiny
 from reid.errors import ConfigError, ReidError, WeightsError
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
+from reid.models.own_statistics import keeps_statistics
 from reid.models.runtime import RuntimeNetwork
-from reid.models.statistics import keeps_statistics
 from reid.norm import Profiles, camera_batchnorm, convert_norm
 from reid.records import Sample, Split
 

@@ -20,7 +20,7 @@ from torchvision.models import resnet18
 
 from reid.errors import DataError, WeightsError
 from reid.norm import Given, Profiles, Stats, calibrate, camera_batchnorm, convert_norm, domains_of, install
-from reid.norm.stats import moments, pool
+from reid.norm.statistics import moments, pool
 
 NAMES = ("night", "noon")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reid.norm import covariance as covariance_module
 from reid.norm.covariance import CovStats, covariances, synchronized_covariances
-from reid.norm.stats import Stats, moments, pool
+from reid.norm.statistics import Stats, moments, pool
 
 C, SIZE = 6, 3
 

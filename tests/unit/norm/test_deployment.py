@@ -22,18 +22,29 @@ from typing import Any
 
 import pytest
 import torch
-from ddp_worker import CASES, EVERYWHERE, LACKING, PROCESSES, ROWS, WEIGHTS, domains, images, small_network, step
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
+from helpers.ddp_worker import (
+    CASES,
+    EVERYWHERE,
+    LACKING,
+    PROCESSES,
+    ROWS,
+    WEIGHTS,
+    domains,
+    images,
+    small_network,
+    step,
+)
 from reid.errors import ConditionError
 from reid.norm import Condition, DomainPolicy, Given, convert_norm, domains_of, given, recomputing
 from reid.norm import condition as condition_module
 from reid.norm.condition import current_condition
 from reid.norm.convert import norm_layers
-from reid.norm.stats import pool
+from reid.norm.statistics import pool
 
 STATISTICS = ("running_mean", "running_var", "running_cov", "num_batches_tracked")
 BATCHES = [(0, 1, 2, 2, 1, 0), (2, 0, 0, 0, 1, 0), (1, 1, 1, 1, 1, 1)]
@@ -225,7 +236,7 @@ def test_onnx_of_a_network_that_guesses_its_domains(tmp_path: Path) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found in every case."""
     folder = tmp_path_factory.mktemp("processes")
-    worker = Path(__file__).with_name("ddp_worker.py")
+    worker = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
     outs = [folder / f"{rank}.pt" for rank in range(PROCESSES)]
     running = [

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.norm import Condition, DomainBatchNorm, given
-from reid.norm.assign import Gate
-from reid.norm.colour import Transfer
-from reid.norm.source import Align, Batch, Blend, Optimized, Prior
+from reid.norm.assignment import Gate
+from reid.norm.domain_affine import Transfer
+from reid.norm.statistics_source import Align, Batch, Blend, Optimized, Prior
 
 CHANNELS = 6
 LABELS = [0, 1, 0, 1, 1, 0, 1]

@@ -34,12 +34,12 @@ from reid.norm import (
     mixes_domains,
     system_of,
 )
-from reid.norm.assign import Gate, gate_logits, gate_loss
+from reid.norm.assignment import Gate, gate_logits, gate_loss
 from reid.norm.convert import DomainPolicy, norm_layers, take_rows
-from reid.norm.source import Align, Batch, Blend, Instance, Optimized, Prior
-from reid.norm.stats import Stats, moments, pool
+from reid.norm.statistics import Stats, moments, pool
+from reid.norm.statistics_source import Align, Batch, Blend, Instance, Optimized, Prior
 from reid.norm.systems import at, first
-from reid.norm.unseen import mixture, with_source
+from reid.norm.unseen_domains import mixture, with_source
 
 CHANNELS = 6
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 0])
@@ -382,7 +382,7 @@ def test_the_instance_half_of_ibn_does_not_feel_the_batch() -> None:
 
 
 def test_transfer_factors_sum_to_twice_the_channels_and_have_no_gradient() -> None:
-    from reid.norm.colour import Transfer
+    from reid.norm.domain_affine import Transfer
 
     layer, x = make(transfer=Transfer()), images()
     stats = kept(layer, torch.tensor([0, 1]))
@@ -397,7 +397,7 @@ def test_transfer_factors_sum_to_twice_the_channels_and_have_no_gradient() -> No
 
 
 def test_equal_domains_are_doubled_as_published() -> None:
-    from reid.norm.colour import Transfer
+    from reid.norm.domain_affine import Transfer
 
     layer, x = make(transfer=Transfer()), images()
     with torch.no_grad():

@@ -20,7 +20,7 @@ from reid.errors import ConditionError, ConfigError, DataError
 from reid.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import camera_batchnorm, convert_norm
-from reid.norm.unseen import UNSEEN
+from reid.norm.unseen_domains import UNSEEN
 from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval.embed import embed, load_embeddings, save_embeddings
 from reid.retrieval.search import embed_image

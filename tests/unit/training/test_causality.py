@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import COUNT, IDENTITIES, make_loop, run
 from torch import Tensor, nn
 
+from helpers.training_loops import COUNT, IDENTITIES, make_loop, run
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import DomainPolicy, Given, convert_norm
-from reid.norm.mix import SNR, Restitution, dual_causality_loss
+from reid.norm.specialised.generalization import SNR, Restitution, dual_causality_loss
 from reid.training.causality import DualCausality
 from reid.training.loop import Learner, Loop, make_optimizer
 

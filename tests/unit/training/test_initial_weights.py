@@ -21,12 +21,12 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, ReidError, WeightsError
 from reid.models.checkpoint import load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.models.weights import table_of
+from reid.models.weights.tensor_tables import table_of
 from reid.norm import DomainBatchNorm, DomainPolicy, Given, convert_norm, domains_of
+from reid.training.initial_weights import open_start
 from reid.training.loop import Learner
-from reid.training.material import Material, resolve, training_samples
-from reid.training.run import build_learner, train
-from reid.training.start import open_start
+from reid.training.training_data import Material, resolve, training_samples
+from reid.training.training_run import build_learner, train
 
 SMALL = "resnet18_x0_25"
 CAMERAS = ("a", "b", "c")

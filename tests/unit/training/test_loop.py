@@ -9,39 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from reid.config import Train
-from reid.data.transforms import EvaluationTransform, TrainTransform
+from helpers.training_loops import IDENTITIES, make_loop, run
 from reid.errors import ConfigError
-from reid.models.embedder import Embedder, NetworkSpec
-from reid.norm import DomainBatchNorm, camera_batchnorm, convert_norm
-from reid.training.loop import Learner, Loop, make_optimizer
-from reid.training.material import TrainingSet
-
-COUNT, IDENTITIES, CAMERAS = 24, 4, 2
-
-
-def make_loop(*, cameras: bool = False, **recipe: Any) -> Loop:
-    torch.manual_seed(0)
-    embedder: Any = Embedder(NetworkSpec("osnet_x0_25"))
-    if cameras:
-        embedder = convert_norm(embedder, camera_batchnorm(["a", "b"]))
-    learner = Learner(embedder, IDENTITIES).to(memory_format=torch.channels_last)
-    numbers = torch.arange(COUNT)
-    colours = torch.randint(0, 255, (IDENTITIES, 3, 1, 1), generator=torch.Generator().manual_seed(1))
-    data = TrainingSet(
-        crops=colours[numbers % IDENTITIES].expand(COUNT, 3, 32, 16).to(torch.uint8),
-        targets=numbers % IDENTITIES,
-        modalities=torch.zeros(COUNT, dtype=torch.int64),
-        domains=(numbers // IDENTITIES) % CAMERAS if cameras else None,
-    )
-    settings = Train(**{"epochs": 8, "learning_rate": 1e-3, "warmup_epochs": 1, **recipe})
-    plain = TrainTransform(brightness=0, contrast=0, saturation=0, gain=0, grey=0, erase=0, pad=1)
-    return Loop(learner, make_optimizer(learner, settings), data, plain, EvaluationTransform(32, 16), settings)
-
-
-def run(loop: Loop, epochs: int) -> list[Any]:
-    batches = [np.arange(COUNT, dtype=np.int64)] * 3
-    return [loop.run(e, batches, torch.Generator().manual_seed(e)) for e in range(epochs)]
+from reid.norm import DomainBatchNorm
 
 
 @pytest.fixture(autouse=True)

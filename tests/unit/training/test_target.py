@@ -23,8 +23,8 @@ from reid.norm import DomainBatchNorm, DomainPolicy, convert_norm
 from reid.records import Sample
 from reid.training.alignment import consensus_loss
 from reid.training.loop import Learner, Loop, make_optimizer
-from reid.training.material import UNKNOWN, TrainingSet
 from reid.training.target import TARGET_LOSSES, TrainingBatches
+from reid.training.training_data import UNKNOWN, TrainingSet
 
 LABELLED, STRANGERS, IDENTITIES = 12, 12, 4
 TARGET, SOURCE = 0, 1  # rows of the two domains

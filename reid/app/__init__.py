@@ -1,0 +1,1 @@
+"""The application: a page and its server on this machine.  The only package that imports gradio."""

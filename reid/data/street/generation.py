@@ -1,0 +1,288 @@
+"""The street: people and vehicles seen by the cameras of two sites, written as image files with manifests.
+
+Decides how much is made, under which names and where; how things look is the business of the other
+files here.  Every identity and every crop has a generator of its own (:mod:`chance`), so a larger plan
+contains a smaller one byte for byte, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from reid.data.street.crop_rendering import Passing, draw_passing, person_crop
+from reid.data.street.people import draw_person
+from reid.data.street.random_draws import generator
+from reid.data.street.street_cameras import SITES, Camera
+from reid.data.street.vehicles import draw_vehicle, vehicle_crop
+from reid.errors import DataError, unknown_name
+from reid.records import Split
+
+VERSION = 1  # of what is drawn: files of another version are not mixed with these
+PLAN_FILE = "street.json"
+COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
+CROPS_PER_PASSING = 2  # an identity passes a camera several times; crops of one passing resemble each other
+PASSERS = 500  # people who only ever walk through other people's pictures
+FIRST_DAY = datetime(2026, 3, 2)
+VEHICLE_REACH = 2.2  # how many times farther away a vehicle stands than a person
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class StreetPlan:
+    """How much to make: identities are numbers a site, ``crops`` images of each identity in each camera.
+
+    Of a test identity the first crop in each camera is a query, the others are gallery.  The train split
+    of a site that nobody trains on serves as its unlabelled pool, for calibration.
+    """
+
+    seed: int = 0
+    identities: int = 120
+    train_identities: int = 40
+    vehicles: int = 40
+    train_vehicles: int = 15
+    crops: int = 4
+    sites: tuple[str, ...] = ("street-a", "street-b")
+
+    def __post_init__(self) -> None:
+        for site in self.sites:
+            if site not in SITES:
+                raise DataError(unknown_name("site", site, SITES))
+        if self.crops < 2:
+            raise DataError(f"crops: expected at least 2 (a query and a gallery image), got {self.crops}")
+
+    @classmethod
+    def of(cls, identities: int, **numbers: Any) -> StreetPlan:
+        """A street with so many test people and the default proportions; ``numbers`` replace what they name."""
+        share = {"train_identities": 3, "vehicles": 3, "train_vehicles": 8}
+        scaled = {name: max(2, identities // part) if identities else 0 for name, part in share.items()}
+        return cls(identities=identities, **(scaled | numbers))
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Identities a site by (domain, "train" or "test")."""
+        return {
+            ("person", "train"): self.train_identities,
+            ("person", "test"): self.identities,
+            ("vehicle", "train"): self.train_vehicles,
+            ("vehicle", "test"): self.vehicles,
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One identity: everything its images depend on, and the folder of its site."""
+
+    folder: Path
+    seed: int
+    site: str
+    domain: str
+    part: str
+    index: int
+    crops: int
+
+    @property
+    def identity(self) -> str:
+        middle = "train-" if self.part == "train" else ""
+        return f"{self.site[-1]}-{middle}{self.domain}-{self.index:04d}"
+
+    @property
+    def name(self) -> tuple[int, str, str, str, int]:
+        return self.seed, self.site, self.part, self.domain, self.index
+
+
+def generate(out: Path, plan: StreetPlan, *, workers: int = 0, progress: Progress | None = None) -> list[Path]:
+    """Make the street of ``plan`` in the folder ``out``; returns the manifests, one a site.
+
+    Images that are there already are kept, so an interrupted run continues and a finished one returns at
+    once.  A manifest appears when its images are complete.  ``workers`` processes, 0 for one a core;
+    ``progress`` is called with (images done, images in all).  Raises DataError when ``out`` holds
+    something else, or a street that this plan does not contain.
+    """
+    manifests = [out / site / "manifest.csv" for site in plan.sites]
+    if _open(out, plan) and all(path.is_file() for path in manifests):
+        return manifests
+    jobs = list(_jobs(out, plan))
+    total = sum(len(SITES[job.site]) * job.crops for job in jobs)
+    rows: dict[str, list[dict[str, str]]] = {site: [] for site in plan.sites}
+    done = 0
+    for job, made in zip(jobs, _run(jobs, workers or os.cpu_count() or 1), strict=True):
+        rows[job.site] += made
+        done += len(made)
+        if progress is not None:
+            progress(done, total)
+    for site, path in zip(plan.sites, manifests, strict=True):
+        _write(path, _csv(rows[site]))
+    _write(out / "card.md", _card(plan, rows).encode())
+    _write(out / PLAN_FILE, _plan_text(plan, complete=True))
+    return manifests
+
+
+def _open(out: Path, plan: StreetPlan) -> bool:
+    """Claim the folder for ``plan``; True when it is there complete."""
+    path = out / PLAN_FILE
+    if path.is_file():
+        found = _read_plan(path)
+        if found == {**json.loads(_plan_text(plan, complete=True))}:
+            return True
+        if not _contains(plan, found):
+            raise DataError(f"{out}: holds the street of another plan or version; choose another folder or delete it")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out}: expected an empty or new folder, it holds something that is not a street")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(path, _plan_text(plan, complete=False))
+    return False
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: damaged; delete the folder and make the street again")
+    return found
+
+
+def _contains(plan: StreetPlan, found: dict[str, Any]) -> bool:
+    """Whether every image of the street described by ``found`` belongs to ``plan`` too."""
+    wanted = json.loads(_plan_text(plan, complete=False))
+    numbers = ("identities", "train_identities", "vehicles", "train_vehicles")
+    return (
+        all(found.get(key) == wanted[key] for key in ("version", "seed", "crops"))
+        and set(found.get("sites", ())) <= set(wanted["sites"])
+        and all(isinstance(found.get(key), int) and found[key] <= wanted[key] for key in numbers)
+    )
+
+
+def _plan_text(plan: StreetPlan, complete: bool) -> bytes:
+    return (json.dumps({"version": VERSION, **asdict(plan), "complete": complete}, indent=2) + "\n").encode()
+
+
+def _jobs(out: Path, plan: StreetPlan) -> Iterator[_Job]:
+    for site in plan.sites:
+        for (domain, part), count in plan.counts().items():
+            for index in range(count):
+                yield _Job(out / site, plan.seed, site, domain, part, index, plan.crops)
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[list[dict[str, str]]]:
+    """The manifest rows of every job, in order."""
+    if workers == 1:
+        yield from map(_make, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield from pool.map(_make, jobs, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make(job: _Job) -> list[dict[str, str]]:
+    """Write the missing images of one identity; its manifest rows."""
+    draw = _person_crops(job) if job.domain == "person" else _vehicle_crops(job)
+    rows = []
+    for camera in SITES[job.site]:
+        for n in range(job.crops):
+            passing = _passing(job, camera, n // CROPS_PER_PASSING)
+            split = Split.TRAIN if job.part == "train" else Split.GALLERY if n else Split.QUERY
+            path = Path("images", str(split), job.domain, f"{job.identity}_{camera.name}_{n}.jpg")
+            if not (job.folder / path).is_file():
+                _write(job.folder / path, draw(camera, n, passing))
+            rows.append(
+                {
+                    "path": path.as_posix(),
+                    "identity": job.identity,
+                    "camera": camera.name,
+                    "modality": "infrared" if camera.infrared else "visible",
+                    "domain": job.domain,
+                    "split": str(split),
+                    "time": _time(job, camera, n, passing).isoformat(timespec="seconds"),
+                }
+            )
+    return rows
+
+
+Draw = Callable[[Camera, int, Passing], bytes]
+
+
+def _person_crops(job: _Job) -> Draw:
+    person = draw_person(job.seed, job.site, job.part, job.index)
+
+    def draw(camera: Camera, n: int, passing: Passing) -> bytes:
+        rng = generator(*job.name, camera.name, n)
+        passer = draw_person(job.seed, job.site, "passer", int(rng.integers(PASSERS)))
+        return person_crop(rng, person, passer, camera, passing)
+
+    return draw
+
+
+def _vehicle_crops(job: _Job) -> Draw:
+    vehicle = draw_vehicle(job.seed, job.site, job.part, job.index)
+
+    def draw(camera: Camera, n: int, passing: Passing) -> bytes:
+        return vehicle_crop(generator(*job.name, camera.name, n), vehicle, camera, passing)
+
+    return draw
+
+
+def _passing(job: _Job, camera: Camera, number: int) -> Passing:
+    reach = VEHICLE_REACH if job.domain == "vehicle" else 1.0
+    return draw_passing(generator(*job.name, camera.name, "passing", number), camera, reach)
+
+
+def _time(job: _Job, camera: Camera, n: int, passing: Passing) -> datetime:
+    """When a crop was taken: a day of its passing, the hour that lights it, a second for each crop."""
+    day = int(generator(*job.name, camera.name, "day", n // CROPS_PER_PASSING).integers(5))
+    return FIRST_DAY + timedelta(days=day, hours=passing.hour % 24, seconds=n % CROPS_PER_PASSING)
+
+
+def _csv(rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _card(plan: StreetPlan, rows: dict[str, list[dict[str, str]]]) -> str:
+    lines = [
+        "# The street",
+        "",
+        "Synthetic people and vehicles, drawn by `reid synth`; nobody in these pictures exists. Licence: Apache-2.0.",
+        "",
+        f"Plan: `{json.dumps({'version': VERSION, **asdict(plan)})}`",
+        "",
+        "| site | domain | split | images | identities | cameras |",
+        "|---|---|---|---|---|---|",
+    ]
+    for site, site_rows in rows.items():
+        for domain, split in sorted({(row["domain"], row["split"]) for row in site_rows}):
+            part = [row for row in site_rows if (row["domain"], row["split"]) == (domain, split)]
+            identities, cameras = ({row[key] for row in part} for key in ("identity", "camera"))
+            lines.append(f"| {site} | {domain} | {split} | {len(part)} | {len(identities)} | {len(cameras)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}: cannot be written ({reason}); mend that, then the same command goes on") from error

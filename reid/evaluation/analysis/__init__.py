@@ -1,0 +1,1 @@
+"""What lies behind the scores: intervals, thresholds, pairs of cameras, drift, and advice on cameras."""

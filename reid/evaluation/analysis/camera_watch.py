@@ -1,0 +1,99 @@
+"""Do new crops still look like those that a camera was calibrated on?
+
+Joins a checkpoint with profiles, new crops and the ones of before; how drift is judged is the business of
+:mod:`reid.evaluation.analysis.drift`.  It cannot know whether a change harms a search: it says that there is one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reid.data.loading import Progress
+from reid.errors import ConfigError, DataError
+from reid.evaluation.analysis.drift import FALSE_ALARMS, FEWEST, Drift, judge_drift, lookalikes
+from reid.models.checkpoint import Checkpoint
+from reid.models.image_statistics import image_moments
+from reid.models.own_statistics import keeps_statistics
+from reid.models.runtime import UNCALIBRATED
+from reid.records import Sample, label_of
+
+MOST = 512  # reference crops of a camera, drawn at random
+
+
+@dataclass(frozen=True)
+class Watched:
+    """New crops of a camera and those to compare them with."""
+
+    camera: str
+    new: tuple[Sample, ...]
+    stored: tuple[Sample, ...]
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.stored)
+
+
+def watched(
+    checkpoint: Checkpoint, new: Sequence[Sample], reference: Sequence[Sample], *, seed: int = 0
+) -> list[Watched]:
+    """The cameras of ``new`` with their reference crops, by name.
+
+    Raises ConfigError for a checkpoint without statistics per camera, DataError for a camera without reference or
+    with fewer crops than can be judged.
+    """
+    if checkpoint.runtime:
+        raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
+    if not keeps_statistics(checkpoint):
+        raise ConfigError(f"{checkpoint.source}: has no BatchNorm, so no statistics that a camera could drift from")
+    if not checkpoint.by:
+        raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
+                          ' pass --profiles of "reid calibrate"')  # fmt: skip
+    random = np.random.default_rng(seed)
+    today, before = _by_camera(new, checkpoint.by), _by_camera(reference, checkpoint.by)
+    missing = sorted(today.keys() - before.keys())
+    if missing:
+        raise DataError(f"no reference crops of {', '.join(missing)}; name the data these cameras were calibrated on")
+    for kind, crops, least in (("new", today, FEWEST), ("reference", before, 2 * FEWEST)):
+        few = [f"{name} ({len(crops[name])})" for name in sorted(today) if len(crops[name]) < least]
+        if few:
+            raise DataError(
+                f"expected at least {least} {kind} crops a camera, got fewer of {', '.join(few)}; collect more"
+            )
+    found = []
+    for name in sorted(today):
+        rows = [before[name][i] for i in random.permutation(len(before[name]))[:MOST]]
+        found.append(Watched(name, tuple(today[name]), tuple(rows)))
+    return found
+
+
+def watch(
+    checkpoint: Checkpoint,
+    cameras: Sequence[Watched],
+    *,
+    false_alarms: float = FALSE_ALARMS,
+    workers: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Drift]:
+    """The drift of each camera in a network with its stored statistics, as it is used.
+
+    Of ``false_alarms`` (of each camera's checks) see :func:`reid.evaluation.analysis.drift.judge_drift`.
+    """
+    found = []
+    for camera in cameras:
+        new, stored = (
+            image_moments(checkpoint, rows, workers=workers, progress=progress) for rows in (camera.new, camera.stored)
+        )
+        groups = lookalikes(stored, [sample.identity for sample in camera.stored])
+        found.append(judge_drift(camera.camera, new, stored, groups, false_alarms=false_alarms, seed=seed))
+    return found
+
+
+def _by_camera(samples: Sequence[Sample], by: Sequence[str]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[label_of(sample, by)].append(sample)
+    return found

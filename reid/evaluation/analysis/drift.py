@@ -1,0 +1,188 @@
+"""How sure the statistics of a camera are, and when new crops no longer fit them: all by resampling its own crops.
+
+Everything is computed from the moments of single images (:mod:`reid.models.image_statistics`).  Distances are those of
+:meth:`reid.norm.Profiles.drift`: per layer the 2-Wasserstein distance over the deviation, averaged over the
+layers; 0 is the same, 1 means that activations moved by as much as they vary.  Crops of one person, or almost the
+same picture twice, are no independent sample, so whole groups of them are drawn.  Nothing here knows files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reid.errors import ConfigError, DataError
+from reid.models.image_statistics import ImageMoments
+from reid.norm.statistics import Stats
+from reid.records import IntArray
+
+ALIKE = 0.9  # thumbnails that correlate so much are taken for the same picture
+DRAWS = 999  # resamplings behind a threshold
+HALVINGS = 20
+FEWEST = 8  # crops that can be judged at all
+FALSE_ALARMS = 0.01
+_AT_ONCE = 64  # resamplings held in memory at a time
+
+
+@dataclass(frozen=True)
+class Drift:
+    """New crops of a camera against its own earlier ones.
+
+    ``drift`` reaches ``threshold`` in a share of about ``false_alarms`` of cases when nothing has changed (on the
+    synthetic street, with 300 reference crops: in 5 to 9 % for 5 %); ``p_value`` is the share of resamplings that
+    drift at least as much (never 0).
+    """
+
+    camera: str
+    crops: int
+    drift: float
+    threshold: float
+    p_value: float
+    false_alarms: float
+
+    @property
+    def alarm(self) -> bool:
+        return self.p_value <= self.false_alarms
+
+
+def lookalikes(images: ImageMoments, identities: Sequence[str] = ()) -> IntArray:
+    """Groups (N,) int64 of images that are not independent: one identity, or almost the same picture.
+
+    ``identities`` are "" where unknown; () means all are.  Groups are joined: a chain of like pictures is one.
+    """
+    alike = images.thumbnails @ images.thumbnails.T >= ALIKE
+    if identities:
+        names = np.array(identities)
+        alike |= torch.from_numpy((names[:, None] == names[None]) & (names != "")[:, None])
+    group = torch.arange(len(images))
+    while True:  # the smallest number spreads over what is linked
+        least = torch.where(alike, group[None], len(images)).amin(1).minimum(group)
+        if torch.equal(least, group):
+            return np.unique(group.numpy(), return_inverse=True)[1].reshape(-1).astype(np.int64)
+        group = least
+
+
+def pooled(images: ImageMoments, weights: Tensor | None = None) -> Stats:
+    """Statistics (R, S) of R selections; ``weights`` (R, N) say how often each image counts (default: all once)."""
+    if weights is None:
+        weights = torch.ones(1, len(images))
+    mass = weights.sum(1)
+    share = weights / mass[:, None]
+    centre = images.mean.mean(0)
+    offsets = images.mean - centre  # small numbers: no cancellation below
+    mean = share @ offsets
+    var = share @ (images.var + offsets.square()) - mean.square()
+    return Stats(mean + centre, var.clamp_min(0), mass)
+
+
+def distance(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
+    """Drift (R,) of ``new`` from ``old``, each (R, S) or (1, S), of layers with ``widths`` channels."""
+    return layer_distances(new, old, widths).mean(0)
+
+
+def layer_distances(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
+    """The same for each layer: (L, R)."""
+    parts = []
+    for mean, var, old_mean, old_var in zip(
+        *(torch.split(table, list(widths), 1) for table in (new.mean, new.var, old.mean, old.var)), strict=True
+    ):
+        squared = (mean - old_mean).square().sum(1) + (var.sqrt() - old_var.sqrt()).square().sum(1)
+        parts.append((squared / old_var.sum(1).clamp_min(1e-12)).sqrt())
+    return torch.stack(parts)
+
+
+def effective_size(images: ImageMoments, groups: IntArray) -> float:
+    """How many independent images the images are worth, 1..N.
+
+    N over the design effect (Kish 1965) of the means: the variance of a mean over whole groups, sum over groups of
+    |sum of deviations|^2, over that of independent images, with every channel in units of its deviation.
+    """
+    deviation = (images.mean - images.mean.mean(0)) / images.mean.std(0, correction=0).clamp_min(1e-6)
+    alone = deviation.square().sum()
+    together = torch.zeros(int(groups.max()) + 1, deviation.shape[1])
+    together.index_add_(0, torch.from_numpy(groups), deviation)
+    effect = float(together.square().sum() / alone) if alone > 0 else float(len(images))
+    return min(max(len(images) / max(effect, 1e-12), 1.0), float(len(images)))
+
+
+def split_half(images: ImageMoments, groups: IntArray, *, halvings: int = HALVINGS, seed: int = 0) -> float:
+    """The error to expect of the statistics of all images: half the mean distance of two halves of the groups.
+
+    The difference of two halves varies four times as much as the mean of both.  NaN for a single group.
+    """
+    if groups.max() < 1:
+        return float("nan")
+    random = np.random.default_rng(seed)
+    halves = torch.stack([_drawn(groups, len(images) // 2, random, whole=True) for _ in range(halvings)])
+    return float(distance(pooled(images, halves), pooled(images, 1 - halves), images.widths).mean() / 2)
+
+
+def resampled_drift(images: ImageMoments, groups: IntArray, size: int, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
+    """Drift (draws,) of ``size`` of the images from all others: what it is when nothing has changed.
+
+    Whole groups are drawn, the last one cut.  The others are fewer than all images, so what is found is
+    rather too large than too small.  At most half of the images are drawn: fewer crops scatter more.
+    """
+    if len(images) < 2 * FEWEST or groups.max() < 1:
+        raise DataError(
+            f"drift: expected at least {2 * FEWEST} reference crops of several people, got {len(images)}"
+            f" in {int(groups.max()) + 1} groups of look-alikes; add crops of the camera"
+        )
+    random = np.random.default_rng(seed)
+    found = []
+    for count in _parts(draws):
+        chosen = torch.stack([_drawn(groups, min(size, len(images) // 2), random) for _ in range(count)])
+        found.append(distance(pooled(images, chosen), pooled(images, 1 - chosen), images.widths))
+    return torch.cat(found)
+
+
+def judge_drift(
+    camera: str,
+    new: ImageMoments,
+    stored: ImageMoments,
+    groups: IntArray,
+    *,
+    false_alarms: float = FALSE_ALARMS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Drift:
+    """Compare ``new`` images with the ``stored`` ones that the statistics were measured on, ``groups`` of which are
+    look-alikes; both were run through the same network with the same statistics.
+
+    The rate of false alarms holds for new crops that are drawn as the stored ones were, at all hours if those were.
+    """
+    if not 0 < false_alarms < 1 or draws < 1 / false_alarms - 1:
+        raise ConfigError(
+            f"drift: expected a rate of false alarms between 0 and 1 that {draws} resamplings can tell, at least"
+            f" {1 / (draws + 1):.2g}, got {false_alarms}"
+        )
+    if len(new) < FEWEST:
+        raise DataError(f'camera "{camera}": expected at least {FEWEST} new crops, got {len(new)}; collect more')
+    found = float(distance(pooled(new), pooled(stored), stored.widths)[0])
+    chance = resampled_drift(stored, groups, len(new), draws=draws, seed=seed).sort(descending=True).values
+    allowed = int(false_alarms * (draws + 1) + 1e-9) - 1  # so many draws may lie at or above the drift
+    p_value = (1 + int((chance >= found).sum())) / (draws + 1)
+    return Drift(camera, len(new), found, float(chance[allowed]), p_value, false_alarms)
+
+
+def _drawn(groups: IntArray, size: int, random: np.random.Generator, *, whole: bool = False) -> Tensor:
+    """(N,) float32, 1 for ``size`` images of groups drawn at random; ``whole``: the last group is not cut."""
+    order = random.permutation(int(groups.max()) + 1)
+    rows = np.argsort(order.argsort()[groups], kind="stable")  # the images, group by group in that order
+    chosen = torch.zeros(len(groups))
+    taken = rows[:size]
+    if whole:
+        last = groups[taken[-1]]
+        taken = rows[: size + int(np.count_nonzero(groups[rows[size:]] == last))]
+        if len(taken) == len(groups):
+            taken = taken[groups[taken] != last]
+    chosen[torch.from_numpy(taken)] = 1
+    return chosen
+
+
+def _parts(draws: int) -> Iterator[int]:
+    yield from (min(_AT_ONCE, draws - done) for done in range(0, draws, _AT_ONCE))

@@ -1,0 +1,216 @@
+"""Looks a data set over before anything is computed, and says in words what will go wrong and why.
+
+Errors make scores wrong or stop the run; warnings make them doubtful; notes explain them.  Pictures
+are opened and compared byte by byte, nothing is embedded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reid.data.images import read_image
+from reid.data.protocols.data_sets import DataSet, Scoring, count_differences
+from reid.data.protocols.gallery_draws import draw_galleries
+from reid.errors import DataError
+from reid.records import Sample, Split
+
+EXAMPLES = 3  # named in a finding; the count says how many there are
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: ``count`` cases, a few of them named in ``examples``."""
+
+    severity: Literal["error", "warning", "note"]
+    message: str
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.examples) > 0 else ""
+        named = f": {', '.join(self.examples)}{more}" if self.examples else ""
+        return f"{self.severity}: {self.message}{named}"
+
+
+def validate(
+    data: DataSet, *, pictures: bool = True, workers: int = 1, progress: Callable[[int], object] | None = None
+) -> tuple[Finding, ...]:
+    """Everything there is to say about ``data``, errors first.
+
+    ``pictures`` False leaves the files' contents alone; else ``workers`` threads read them and
+    ``progress`` is called with the number of files done.
+    """
+    findings = [
+        *_counts(data),
+        *(_files(data.samples, workers, progress) if pictures else _missing(data.samples)),
+        *_splits(data.samples),
+        *_cameras(data.samples, data.scoring),
+        *_unanswered(data.samples, data.scoring),
+        *_galleries(data.samples, data.scoring),
+    ]
+    if all(finding.severity == "note" for finding in findings):
+        findings.append(Finding("note", "nothing wrong was found"))
+    order = ("error", "warning", "note")
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
+
+
+def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """The findings for machines."""
+    return [asdict(finding) for finding in findings]
+
+
+def _finding(severity: Literal["error", "warning", "note"], message: str, cases: Iterable[str]) -> Iterator[Finding]:
+    """One finding about all ``cases``, none if there are none; ``message`` holds {n}."""
+    listed = list(cases)
+    if listed:
+        yield Finding(severity, message.format(n=f"{len(listed):,}"), len(listed), tuple(listed[:EXAMPLES]))
+
+
+def _counts(data: DataSet) -> Iterator[Finding]:
+    if data.protocol is None or not data.protocol.counts:
+        return
+    lines = count_differences(data.protocol, data.samples, **data.scoring.variant)
+    yield from _finding("warning", "{n} counts differ from the published ones, so scores are not comparable", lines)
+    if not lines:
+        yield Finding("note", f"all counts are those published for {data.protocol.title}")
+
+
+def _missing(samples: Sequence[Sample]) -> Iterator[Finding]:
+    paths = dict.fromkeys(sample.path for sample in samples)
+    yield from _finding("error", "{n} pictures are missing", (str(path) for path in paths if not path.is_file()))
+
+
+def _files(samples: Sequence[Sample], workers: int, progress: Callable[[int], object] | None) -> Iterator[Finding]:
+    yield from _missing(samples)
+    present = [path for path in dict.fromkeys(sample.path for sample in samples) if path.is_file()]
+    broken: list[str] = []
+    same: dict[str, list[Path]] = defaultdict(list)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for path, (digest, fault) in zip(present, pool.map(_look, present), strict=True):
+            if fault:
+                broken.append(fault)
+            else:
+                same[digest].append(path)
+            if progress is not None:
+                progress(1)
+    yield from _finding("error", "{n} pictures cannot be read", broken)
+    yield from _duplicates(samples, [paths for paths in same.values() if len(paths) > 1])
+
+
+def _look(path: Path) -> tuple[str, str]:
+    """(digest of the bytes, why the picture cannot be read or "")."""
+    try:
+        read_image(path)
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), ""
+    except (DataError, OSError) as error:
+        return "", " ".join(str(error).split())
+
+
+def _duplicates(samples: Sequence[Sample], groups: Sequence[Sequence[Path]]) -> Iterator[Finding]:
+    """Files of the same bytes: worst where they contradict each other or connect training and test."""
+    rows: dict[Path, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        rows[sample.path].append(sample)
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for paths in groups:
+        shown = " = ".join(path.name for path in paths)
+        members = [sample for path in paths for sample in rows[path]]
+        trained = {sample.split is Split.TRAIN for sample in members}
+        if len({sample.identity for sample in members if sample.identity}) > 1:
+            kinds["identities"].append(shown)
+        elif len(trained) > 1:
+            kinds["splits"].append(shown)
+        else:
+            kinds["same"].append(shown)
+    yield from _finding("error", "{n} pictures stand under several identities as copies", kinds["identities"])
+    yield from _finding("warning", "{n} pictures stand in training and test as copies", kinds["splits"])
+    yield from _finding("warning", "{n} pictures stand several times under other names", kinds["same"])
+
+
+def _splits(samples: Sequence[Sample]) -> Iterator[Finding]:
+    people: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
+    for sample in samples:
+        if sample.identity:
+            people[sample.split is Split.TRAIN].add((sample.domain, sample.identity))
+    both = (f"{domain} {name}" for domain, name in sorted(people[True] & people[False]))
+    yield from _finding(
+        "warning", "{n} identities are in training and test: right only if the protocol means it so", both
+    )
+    counts = Counter(str(sample.split) for sample in samples)
+    shown = ", ".join(f"{counts[split]:,} {split}" for split in map(str, Split) if counts[split])
+    yield Finding("note", f"{len(samples):,} rows: {shown}")
+
+
+def _cameras(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
+    tested = [sample for sample in samples if sample.split is not Split.TRAIN]
+    if scoring.rule.ignore == "itself":
+        return
+    unknown = [str(sample.path) for sample in tested if not sample.camera]
+    yield from _finding(
+        "note",
+        "{n} rows have no camera: only the very same picture is left out for them, so scores come easier",
+        unknown,
+    )
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for sample in tested:
+        if sample.identity and sample.camera:
+            seen[sample.domain, sample.identity].add(scoring.places.get(sample.camera, sample.camera))
+    asked = {(sample.domain, sample.identity) for sample in tested if sample.split is Split.QUERY}
+    alone = (f"{name} ({next(iter(seen[domain, name]))})" for domain, name in sorted(seen) if
+             (domain, name) in asked and len(seen[domain, name]) == 1)  # fmt: skip
+    yield from _finding("warning", "{n} identities that are asked for were seen by one camera only", alone)
+
+
+def _unanswered(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
+    """The queries without a right answer, by the reason why."""
+    alone = scoring.rule.ignore == "itself"
+    tested = [sample for sample in samples if sample.split is not Split.TRAIN]
+    queries = [sample for sample in tested if alone or sample.split is Split.QUERY]
+    gallery = [sample for sample in tested if alone or sample.split is Split.GALLERY]
+    for split, rows in (("query", queries), ("gallery", gallery)):
+        if not rows:
+            yield Finding("error", f'no row of split "{split}": nothing can be evaluated')
+    of: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in gallery:
+        of[sample.domain, sample.identity].append(sample)
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for query in queries:
+        reason = _why_unanswered(query, of.get((query.domain, query.identity), []), scoring)
+        if reason:
+            reasons[reason].append(str(query.path))
+    if queries and sum(map(len, reasons.values())) == len(queries):
+        yield Finding("error", "no query has a right answer: nothing can be evaluated")
+    for reason, paths in reasons.items():
+        yield from _finding("warning", f"{{n}} of {len(queries):,} queries have no right answer: {reason}", paths)
+
+
+def _why_unanswered(query: Sample, same: Sequence[Sample], scoring: Scoring) -> str:
+    """Why none of the gallery rows of the query's identity, ``same``, is a right answer; "" if one is."""
+    if not query.identity:
+        return "their identity is empty"
+    if not same:
+        return "their identity is not in the gallery"
+    others = [sample for sample in same if sample.path != query.path]
+    if not others:
+        return "the gallery has only the very same picture of them"
+    if scoring.rule.ignore == "itself" or not query.camera:
+        return ""
+    place = scoring.places.get(query.camera, query.camera)
+    if all(scoring.places.get(sample.camera, sample.camera) == place for sample in others):
+        return "the gallery has their identity from their own camera (or place) only, which is left out"
+    return ""
+
+
+def _galleries(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
+    """Whether the galleries of the trials can be drawn."""
+    rows = [row for row, sample in enumerate(samples) if sample.split is Split.GALLERY]
+    try:
+        draw_galleries(samples, rows, scoring.rule, scoring.permutation)
+    except DataError as error:
+        yield Finding("error", str(error))

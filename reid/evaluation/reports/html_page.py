@@ -1,0 +1,271 @@
+"""A report as one HTML page that needs nothing else: no script, no request, pictures inside it.
+
+Tables and charts of :class:`reid.evaluation.analysis.details.Details`; nothing is computed here.  Every text
+that comes from data is escaped, and the page's own policy forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reid.evaluation.analysis.breakdown import CameraBias, PairTable
+from reid.evaluation.analysis.details import Answer, Details, Part, Strip, Verification
+from reid.evaluation.analysis.intervals import Interval
+from reid.evaluation.ranks import Float64Array
+from reid.evaluation.reports.charts import COLOURS, Line, cmc_chart, escape, heat, histogram
+from reid.evaluation.reports.report import stamp_lines, write_text
+from reid.evaluation.run import Report, Result
+from reid.records import Modality, Sample
+
+MARK = '<meta name="generator" content="reid evaluate">'  # tells a page of ours, see pipeline.claim_output
+CMC_RANKS = 20
+SPAN = 0.2  # of the colours of a heat map, at least: values that hardly differ look alike
+NOTHING = "–"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_STYLE = (Path(__file__).parent / "html_page.css").read_text(encoding="utf-8")
+_HEAD = (
+    f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{MARK}\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
+    f"<title>Re-identification report</title>\n<style>\n{_STYLE}</style></head>\n<body>\n"
+)
+
+
+def html_page(details: Sequence[Details]) -> str:
+    """The page of all ``details``, a section for each report."""
+    titles = [_title(one.report) for one in details]
+    links = "".join(f'<li><a href="#report-{i}">{escape(title)}</a></li>' for i, title in enumerate(titles))
+    contents = f"<nav><ul>{links}</ul></nav>" if len(details) > 1 else ""
+    sections = "\n".join(
+        f'<section class="report" id="report-{i}"><h2>{escape(title)}</h2>{_report(one)}</section>'
+        for i, (title, one) in enumerate(zip(titles, details, strict=True))
+    )
+    return (
+        f"{_HEAD}<header><h1>Re-identification report</h1>{contents}</header>\n<main>{sections}</main></body></html>\n"
+    )
+
+
+def write_page(details: Sequence[Details], path: Path) -> None:
+    """Write the page to ``path``, for its owner only: the whole file appears or the old one stays."""
+    write_text(html_page(details), path, "page", private=True)
+
+
+def _title(report: Report) -> str:
+    return ", ".join([report.protocol, *(f"{name} {choice}" for name, choice in report.variant.items())])
+
+
+def _report(details: Details) -> str:
+    report = details.report
+    domains = dict.fromkeys(result.domain for result in report.results)
+    charts = "".join(_cmc(domain, [r for r in report.results if r.domain == domain]) for domain in domains)
+    tables = "".join(_modalities(domain, table) for domain, table in details.modalities)
+    stamp = escape("\n".join(stamp_lines(report)))
+    return (
+        f'<div class="scroll">{_scores(report.results)}</div><div class="row">{charts}{tables}</div>'
+        f"{''.join(map(_part, details.parts))}"
+        f"<footer><h3>What was computed, and how</h3><pre>{stamp}</pre></footer>"
+    )
+
+
+def _scores(results: Iterable[Result]) -> str:
+    rows = []
+    for result in results:
+        metrics, intervals = result.metrics, result.intervals()
+        name = _arrow(result.direction) + (", re-ranked" if result.reranking else "")
+        cells = [
+            _percent(metrics.rank(1), intervals.get("rank1")),
+            _percent(metrics.rank(5)),
+            _percent(metrics.rank(10)),
+            _percent(metrics.mAP, intervals.get("mAP")),
+            _percent(metrics.mINP, intervals.get("mINP")),
+            f"{metrics.queries:,}",
+            f"{metrics.gallery:,}",
+        ]
+        rows.append(([result.domain, name], cells))
+    heads = ["domain", "query → gallery", "rank-1", "rank-5", "rank-10", "mAP", "mINP", "queries", "gallery"]
+    return _table("Scores in percent; small: 95 % interval over identities", heads, rows, kind="scores")
+
+
+def _cmc(domain: str, results: Sequence[Result]) -> str:
+    plain = [result.direction for result in results if not result.reranking]
+    lines = []
+    for result in results:
+        name = _arrow(result.direction) + (", re-ranked" if result.reranking else "")
+        colour = COLOURS[plain.index(result.direction) % len(COLOURS)]
+        lines.append(Line(name, result.metrics.cmc[:CMC_RANKS], colour, bool(result.reranking)))
+    return cmc_chart(f"{domain}: CMC", lines)
+
+
+def _modalities(domain: str, table: PairTable) -> str:
+    return _maps(f"{domain}: by modality of query and gallery", table)
+
+
+def _part(part: Part) -> str:
+    name = f"{part.result.domain} {_arrow(part.result.direction)}"
+    other = part.gallery != part.result.metrics.gallery
+    source = f"; the scores above have another gallery ({part.result.gallery_source})" if other else ""
+    note = f" Over all {part.gallery:,} gallery images{source}." if other else ""
+    pieces = [
+        _histogram(part.verification) if part.verification else "",
+        f'<div class="block">{_thresholds(part.verification)}{_identification(part)}</div>',
+        _maps("By camera of query and gallery", part.cameras) if part.cameras else "",
+        _bias(part.bias) if part.bias else "",
+    ]
+    return (
+        f'<details open class="part"><summary>{escape(name)}</summary>'
+        f'<p class="note">{part.result.metrics.queries:,} queries.{escape(note)}</p>'
+        f'<div class="row">{"".join(pieces)}</div>'
+        f"{_strips('Best queries', part.best)}{_strips('Worst queries', part.worst)}</details>"
+    )
+
+
+def _histogram(found: Verification) -> str:
+    shares = [
+        (f"{name} ({counts.sum():,} pairs)", counts / counts.sum())
+        for name, counts in (("same identity", found.same), ("different identities", found.different))
+    ]
+    marks = [(f"{100 * point.wished:g} %", point.threshold) for point in found.points]
+    return histogram("Scores of valid pairs; lines: thresholds by false-match rate", found.edges, shares, marks)
+
+
+def _thresholds(found: Verification | None) -> str:
+    if found is None:
+        return "<p>Thresholds: there are no valid pairs of one and of two identities to compare.</p>"
+    rows = [
+        (
+            [f"{100 * point.wished:g} %"],
+            [f"{point.threshold:.4f}", _percent(point.true_match_rate.value, point.true_match_rate)],
+        )
+        for point in found.points
+    ]
+    rate, threshold = found.equal_error
+    title = "Thresholds: a score of at least this says “the same”; small: 95 % interval over identities"
+    table = _table(title, ["wished false-match rate", "threshold", "true-match rate"], rows)
+    return f"{table if rows else ''}<p>Equal error rate {100 * rate:.1f} % at threshold {threshold:.4f}.</p>"
+
+
+def _identification(part: Part) -> str:
+    if not part.identification:
+        count = f"{part.strangers:,} of {part.result.metrics.queries:,} queries show a stranger"
+        return f"<p>Open-set identification: {count}, so there is no rate.</p>"
+    rows = [
+        (
+            [f"{100 * one.wished:g} %"],
+            [f"{100 * one.false_alarm_rate:.1f}", f"{one.threshold:.4f}", _percent(one.rate.value, one.rate)],
+        )
+        for one in part.identification
+    ]
+    one = part.identification[0]
+    title = f"Open-set identification: {one.known:,} known queries, {one.strangers:,} strangers"
+    return _table(title, ["wished false-alarm rate", "reached", "threshold", "identified at rank 1"], rows)
+
+
+def _maps(title: str, table: PairTable) -> str:
+    maps = _map("mAP", table.mAP, table) + _map("rank-1", table.rank1, table)
+    return f'<div class="maps"><h3>{escape(title)}</h3>{maps}</div>'
+
+
+def _map(name: str, values: Float64Array, table: PairTable) -> str:
+    """A heat map as a table; rows are the groups of queries."""
+    rows, columns = _ordered(table.query_groups), _ordered(table.gallery_groups)
+    known = values[~np.isnan(values)]
+    high = float(known.max(initial=0))
+    low = min(float(known.min(initial=1)), high - SPAN)
+    head = "".join(f'<th scope="col">{escape(table.gallery_groups[j])}</th>' for j in columns)
+    body = []
+    for i in rows:
+        cells = []
+        for j in columns:
+            value, count = float(values[i, j]), int(table.matched[i, j])
+            if np.isnan(value):
+                cells.append(f'<td class="none" title="no query with a right answer">{NOTHING}</td>')
+            else:
+                cells.append(f'<td style="{heat(value, low, high)}" title="{count:,} queries">{100 * value:.1f}</td>')
+        body.append(f'<tr><th scope="row">{escape(table.query_groups[i])}</th>{"".join(cells)}</tr>')
+    return (
+        f'<table class="heat"><caption>{name}, %</caption><thead><tr><th>query \\ gallery</th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _ordered(names: Sequence[str]) -> list[int]:
+    """Positions of ``names``: modalities as they are defined, others with numbers in the order of their value."""
+
+    def key(position: int) -> list[tuple[bool, int, str]]:
+        words = re.findall(r"[0-9]+|[^0-9]+", names[position])
+        return [(not word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words]
+
+    known = [str(kind) for kind in Modality]
+    return sorted(range(len(names)), key=(lambda i: known.index(names[i])) if set(names) <= set(known) else key)
+
+
+def _bias(bias: CameraBias) -> str:
+    rows = [
+        ([bias.cameras[i]], [f"{bias.queries[i]:,}", _percent(bias.observed[i]), _percent(bias.expected[i])])
+        for i in _ordered(bias.cameras)
+    ]
+    factor = NOTHING if np.isnan(bias.factor) else f"{bias.factor:.2f}"
+    title = f"Camera bias {factor}: how many times as often as by chance the nearest stranger shares the camera"
+    heads = ["camera", "queries", "observed", "by chance"]
+    return f'<div class="block">{_table(title, heads, rows)}</div>'
+
+
+def _strips(title: str, strips: Sequence[Strip]) -> str:
+    if not strips:
+        return ""
+    return f'<h3>{title}</h3><div class="strips">{"".join(map(_strip, strips))}</div>'
+
+
+def _strip(strip: Strip) -> str:
+    precision = f"AP {100 * strip.average_precision:.1f}"
+    who = escape(f"query: {_who(strip.query)}")
+    asked = (
+        f'<figure class="query"><img src="{strip.picture}" alt="{who}" title="{who}">'
+        f"<figcaption>{escape(strip.query.camera or '?')}<br>{precision}</figcaption></figure>"
+    )
+    return f'<div class="strip">{asked}{"".join(map(_answer, strip.answers))}</div>'
+
+
+def _answer(answer: Answer) -> str:
+    verdict, mark = ("right", "✓") if answer.right else ("wrong", "✗")
+    who = f"place {answer.place}, {verdict}: {_who(answer.sample)}, score {answer.score:.3f}"
+    return (
+        f'<figure class="{verdict}"><img src="{answer.picture}" alt="{escape(who)}" title="{escape(who)}">'
+        f"<figcaption>{answer.place} {mark}<br>{escape(answer.sample.camera or '?')}</figcaption></figure>"
+    )
+
+
+def _who(sample: Sample) -> str:
+    return f"{sample.domain} {sample.identity or 'unknown'}, {sample.modality} camera {sample.camera or 'unknown'}"
+
+
+def _arrow(direction: str) -> str:
+    return direction.replace("->", " → ")
+
+
+def _percent(value: float, interval: Interval | None = None) -> str:
+    """Markup of a fraction in percent, with its interval if there is one."""
+    around = f" <small>{100 * interval.low:.1f}–{100 * interval.high:.1f}</small>" if interval else ""
+    return f"{100 * value:.1f}{around}"
+
+
+def _table(
+    title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[str]]], *, kind: str = ""
+) -> str:
+    """``rows`` are (names, cells): names are escaped, cells are markup."""
+    body = "".join(
+        "<tr>"
+        + "".join(f'<th scope="row">{escape(name)}</th>' for name in names)
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for names, cells in rows
+    )
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    return (
+        f'<table class="{kind or "plain"}"><caption>{escape(title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )

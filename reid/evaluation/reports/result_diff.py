@@ -1,0 +1,151 @@
+"""Two evaluations side by side, if they measured the same thing; otherwise the reason why not.
+
+Works on the JSON of reports, so runs of different days and machines can be compared.  Where both hold
+the same queries the difference gets an interval and a p-value from the pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid.data.protocols.protocol_table import Rule
+from reid.errors import DataError
+from reid.evaluation.analysis.intervals import Comparison, compare
+
+# What must be equal for two numbers to mean the same, and how it is called.
+SAME = {
+    "protocol": "protocol",
+    "variant": "variant of the protocol",
+    "rule": "rule",
+    "settings": "settings of the rule",
+    "ties": "tie rule",
+    "gallery_source": "gallery",
+    "queries": "number of queries",
+    "queries_without_match": "number of queries without a match",
+    "gallery": "number of gallery rows",
+}
+NAMES = ("domain", "direction", "reranking")
+LEAST_P = 0.001  # below, a table does not say how small it is
+SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One result of both files; ``paired`` compares the average precision query by query, if that is known."""
+
+    domain: str
+    direction: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    paired: Comparison | None
+
+
+def compare_files(first: Path, second: Path) -> list[Pair]:
+    """The results of two evaluation files, matched; DataError that says why they cannot be compared."""
+    before, after = _results(first), _results(second)
+    for field in ("protocol", "variant"):
+        names = [[entry[field] for entry in side.values()] for side in (before, after)]
+        if not any(name in names[1] for name in names[0]):
+            raise DataError(_refusal(first, second, (), SAME[field], names[0][0], names[1][0]))
+    if before.keys() != after.keys():
+        only = [" ".join(filter(None, key)) for key in before.keys() ^ after.keys()]
+        raise DataError(f"{first} and {second} cannot be compared: only one of them has {', '.join(sorted(only))}")
+    pairs = []
+    for key, entry in before.items():
+        other = after[key]
+        for field, name in SAME.items():
+            if entry.get(field) != other.get(field):
+                raise DataError(_refusal(first, second, key, name, entry.get(field), other.get(field)))
+        pairs.append(Pair(entry["domain"], entry["direction"], entry, other, _paired(entry, other, first, second)))
+    return pairs
+
+
+def comparison_table(pairs: list[Pair]) -> str:
+    """Lines of at most 80 columns: percent of the first file, of the second, and the difference."""
+    lines = [f"{'':32}{'before':>10}{'after':>10}{'change':>10}"]
+    for pair in pairs:
+        lines.append(" ".join(filter(None, [pair.domain, pair.direction, pair.before["reranking"]])))
+        for name in SCORES:
+            values = [100 * float(entry[name]) for entry in (pair.before, pair.after)]
+            lines.append(f"  {name:<30}{values[0]:>10.1f}{values[1]:>10.1f}{values[1] - values[0]:>+10.1f}")
+        if pair.paired is not None:
+            change = pair.paired.difference
+            chance = f"p {pair.paired.p_value:.3f}" if pair.paired.p_value >= LEAST_P else f"p < {LEAST_P}"
+            around = f"95 %: {100 * change.low:+.1f} to {100 * change.high:+.1f}"
+            lines += [
+                f"  mAP {100 * change.value:+.1f} ({around}), {chance}",
+                f"  better on {pair.paired.wins:,}, worse on {pair.paired.losses:,} queries",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def comparison_json(pairs: list[Pair]) -> dict[str, Any]:
+    """``{"pairs": [...]}`` with the scores of both, their differences and the paired test."""
+    entries = []
+    for pair in pairs:
+        entry: dict[str, Any] = {name: pair.before[name] for name in NAMES}
+        for name in SCORES:
+            before, after = float(pair.before[name]), float(pair.after[name])
+            entry[name] = {"before": before, "after": after, "change": after - before}
+        if pair.paired is not None:
+            change = pair.paired.difference
+            entry["paired_mAP"] = {
+                "change": change.value, "low": change.low, "high": change.high, "level": change.level,
+                "p_value": pair.paired.p_value, "wins": pair.paired.wins, "losses": pair.paired.losses,
+                "draws": pair.paired.draws,
+            }  # fmt: skip
+        entries.append(entry)
+    return {"pairs": entries}
+
+
+def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["results"]
+        if not entries:
+            raise ValueError("no results")
+        return {
+            (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] or "" for name in NAMES)): entry
+            for entry in map(_checked, entries)
+        }
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f'{path}: not the results of "reid evaluate --json" of this version') from error
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """``entry`` with the settings that are newer than it; what is missing or no number raises, as parsing does."""
+    if not all(np.isfinite(float(entry[name])) for name in SCORES):
+        raise ValueError("a score is no number")
+    columns = entry["per_query"]
+    values = np.array(columns.get("average_precision", []), dtype=np.float64)  # null becomes NaN
+    if columns and not len(values) == len(columns["picture"]) == len(columns["identity"]):
+        raise ValueError("columns of different lengths")
+    return {**entry, "settings": {**Rule().model_dump(), **entry["settings"]}}
+
+
+def _refusal(first: Path, second: Path, key: tuple[str, ...], name: str, one: object, other: object) -> str:
+    if isinstance(one, dict) and isinstance(other, dict):
+        differing = [part for part in {**one, **other} if one.get(part) != other.get(part)]
+        one, other = ({part: side.get(part) for part in differing} for side in (one, other))
+    where = " ".join(filter(None, key)) + ": " if key else ""
+    return (
+        f"{first} and {second} cannot be compared: {where}the {name} differs, {one} and {other};"
+        " evaluate both in the same way"
+    )
+
+
+def _paired(before: Mapping[str, Any], after: Mapping[str, Any], first: Path, second: Path) -> Comparison | None:
+    one, other = (entry.get("per_query", {}) for entry in (before, after))
+    if not one or not other:
+        return None
+    if one["picture"] != other["picture"]:
+        raise DataError(f"{first} and {second} cannot be compared: they ask different queries of {before['protocol']}")
+    values = [np.array(side["average_precision"], dtype=np.float64) for side in (one, other)]  # null becomes NaN
+    return compare(values[0], values[1], np.array(one["identity"], dtype=str))

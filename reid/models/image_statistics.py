@@ -1,0 +1,94 @@
+"""What every single image makes the norm layers of a network see: the material of resampling.
+
+Statistics of any subset of the images follow from these without running the network again.  Nothing here
+knows why they are wanted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid.data.loading import Progress, domain_indices, load_batches
+from reid.errors import ConfigError, DataError
+from reid.models.checkpoint import Checkpoint
+from reid.norm.convert import norm_layers
+from reid.norm.statistics import moments
+from reid.records import Sample
+
+THUMBNAIL = (16, 8)  # height and width
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMoments:
+    """N images of one normalization domain, each with the moments of its activations over its positions.
+
+    ``mean`` and ``var`` (N, S) float32: the C channels of every norm layer side by side, S in all; ``widths``
+    says how many each of ``layers`` has.  ``vectors`` (N, D) float32 are the embeddings, of unit length;
+    ``thumbnails`` (N, T) float32 the pictures made tiny, without mean, of unit length, so that an inner product
+    is a correlation.
+    """
+
+    layers: tuple[str, ...]
+    widths: tuple[int, ...]
+    mean: Tensor
+    var: Tensor
+    vectors: Tensor
+    thumbnails: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+
+def image_moments(
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> ImageMoments:
+    """Run images of one domain through a network with statistics for it, as it would be used.
+
+    Raises ConfigError for a network without domains, ConditionError for a domain it does not know and DataError
+    where the samples are of several.
+    """
+    if not checkpoint.by:
+        raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera; pass --profiles")
+    rows = set(domain_indices(samples, checkpoint.by, checkpoint.names).tolist())
+    if len(rows) != 1:
+        raise DataError(f"moments: expected images of one camera, got {len(samples)} images of {len(rows)}")
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    vectors, thumbnails = [], []
+    layers = norm_layers(checkpoint.network)
+    hooks = [layer.register_forward_pre_hook(partial(_collect, seen[name])) for name, layer in layers.items()]
+    try:
+        for batch in load_batches(samples, checkpoint.transform, batch_size=batch_size, workers=workers):
+            vectors.append(checkpoint.embed(batch.images, next(iter(rows))))
+            thumbnails.append(_thumbnails(batch.images))
+            if progress is not None:
+                progress(len(batch.images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    used = tuple(name for name in layers if seen[name])
+    mean, var = (torch.cat([torch.cat([part[k] for part in seen[name]]) for name in used], 1) for k in (0, 1))
+    widths = tuple(seen[name][0][0].shape[1] for name in used)
+    return ImageMoments(used, widths, mean, var, torch.cat(vectors), torch.cat(thumbnails))
+
+
+def _collect(found: list[tuple[Tensor, Tensor]], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    x = inputs[0]
+    found.append(moments(x[(...,) + (None,) * (4 - x.dim())]))
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, T): correlations of these say how much two pictures are the same picture."""
+    tiny = functional.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
+    return functional.normalize(tiny - tiny.mean(1, keepdim=True))

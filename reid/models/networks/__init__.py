@@ -1,0 +1,1 @@
+"""Backbones and pooling layers: networks that turn images into feature maps, and feature maps into vectors."""

@@ -1,0 +1,259 @@
+"""Residual adapters: convolutions that all domains share, each with a small 1x1 map for every domain.
+
+* "parallel": W * x + A_d x (Rebuffi, Bilen, Vedaldi, CVPR 2018);
+* "series": y + A_d BN_d(y) with y = W * x (Rebuffi, Bilen, Vedaldi, NIPS 2017).
+
+Both were published with norms of each domain's own around them, so the usual network is
+``add_adapters(convert_norm(network, domain_batchnorm(names)), names)``.  To train one domain and leave the others
+as they are, see :mod:`reid.norm.added_domain`; to make a trained adapter smaller, :mod:`reid.norm.specialised.covnorm`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reid.errors import ConditionError, ConfigError, unknown_name
+from reid.norm.condition import Condition, current_condition
+from reid.norm.convert import add_domain, domains_of, replace_modules, row_of
+from reid.norm.domain_batchnorm import DomainBatchNorm
+from reid.norm.domain_rows import NamedRows
+
+KINDS = ("series", "parallel")
+
+
+class FullAdapter(nn.Module):
+    """The map A x of one domain from I to O channels at every place: (B, I, H, W) -> (B, O, H, W)."""
+
+    keys = ("weight",)
+
+    def __init__(self, weight: Tensor) -> None:
+        """``weight``: A (O, I)."""
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight[:, :, None, None])
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """A (O, I) and b (O,) of the map A x + b."""
+        return self.weight, self.weight.new_zeros(len(self.weight))
+
+
+class LowRankAdapter(nn.Module):
+    """The map C M W x + b of one domain: whitening W (J, I), mini-adaptation M (K, J), recolouring C (O, K), b (O,).
+
+    :mod:`reid.norm.specialised.covnorm` makes it from a trained :class:`FullAdapter`.
+    """
+
+    keys = ("whiten", "mini", "offset", "recolour")
+
+    def __init__(self, whiten: Tensor, mini: Tensor, offset: Tensor, recolour: Tensor) -> None:
+        super().__init__()
+        self.whiten, self.mini = nn.Parameter(whiten), nn.Parameter(mini)
+        self.offset, self.recolour = nn.Parameter(offset), nn.Parameter(recolour)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = functional.conv2d(functional.conv2d(x, self.whiten[:, :, None, None]), self.mini[:, :, None, None])
+        return functional.conv2d(inner, self.recolour[:, :, None, None], self.offset)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """A (O, I) and b (O,) of the map A x + b."""
+        return self.recolour @ self.mini @ self.whiten, self.offset
+
+
+Adapter = FullAdapter | LowRankAdapter
+
+
+class AdaptedConv2d(NamedRows, nn.Conv2d):
+    """A convolution that the domains share and an adapter for each of ``domains``; starts as the convolution alone.
+
+    ``weight`` and ``bias`` keep their names; ``adapters.<row>`` are the domains' own, and ``norm`` is what
+    a series adapter looks through.  The names are saved with the state, and a state with the same names in
+    another order loads row by name.
+
+    The domain of the batch is read from the condition as :class:`DomainBatchNorm` reads it: an int or sorted
+    rows run each domain's adapter on its own rows; labels in any order give every row its matrix, in one pass.
+    """
+
+    def __init__(self, plain: nn.Conv2d, domains: Sequence[str], kind: str) -> None:
+        """``plain`` gives its parameters (the same objects), its device, dtype and training flag."""
+        super().__init__(
+            plain.in_channels,
+            plain.out_channels,
+            plain.kernel_size,  # type: ignore[arg-type]
+            plain.stride,  # type: ignore[arg-type]
+            plain.padding,  # type: ignore[arg-type]
+            plain.dilation,  # type: ignore[arg-type]
+            plain.groups,
+            plain.bias is not None,
+            plain.padding_mode,
+            device="meta",
+        )
+        self.weight, self.bias = plain.weight, plain.bias
+        self.domains, self.kind = tuple(domains), kind
+        inputs = plain.out_channels if kind == "series" else plain.in_channels
+        self.adapters = nn.ModuleList(FullAdapter(self._zeros(inputs)) for _ in self.domains)
+        if kind == "series":
+            norm = DomainBatchNorm(inputs, self.domains, affine="domain")
+            self.norm = norm.to(plain.weight.device, plain.weight.dtype)
+        self.train(plain.training)
+        self._forward_hooks.update(plain._forward_hooks)
+        self._forward_pre_hooks.update(plain._forward_pre_hooks)
+
+    def extra_repr(self) -> str:
+        plain: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{plain}, {self.kind} adapters for {len(self.domains)} domains"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, I, H, W) -> (B, O, H', W')."""
+        y = super().forward(x)
+        if self.kind == "series":
+            return y + self._adapt(self.norm(y))
+        rows, columns = self.stride
+        return y + self._adapt(x[:, :, ::rows, ::columns])
+
+    def append(self, name: str, adapter: Adapter | None = None) -> None:
+        """One more domain, last; its adapter adds nothing unless given."""
+        if adapter is None:
+            inputs = self.adapter(0).affine()[0].shape[1]
+            adapter = FullAdapter(self._zeros(inputs)).train(self.training)
+        self.adapters.append(adapter)
+        self.domains = (*self.domains, name)
+
+    def adapter(self, row: int) -> Adapter:
+        """The adapter of one domain."""
+        return cast(Adapter, self.adapters[row])
+
+    def _zeros(self, inputs: int) -> Tensor:
+        return self.weight.detach().new_zeros(self.out_channels, inputs)
+
+    def _adapt(self, x: Tensor) -> Tensor:
+        condition = current_condition() or Condition()
+        domain, groups = condition.domain, condition.groups
+        if domain is None:
+            if len(self.domains) > 1:
+                raise ConditionError(
+                    f"this network has adapters by domain ({', '.join(self.domains)}) and was not told which:"
+                    " call Given(network)(images, domain)"
+                )
+            domain = 0
+        if isinstance(domain, int):
+            return self._one(x, domain)
+        if domain.is_floating_point():
+            raise ConditionError("adapters need one domain for each image: give int64 labels (B,), not weights (B, G)")
+        if groups is None:
+            return self._mixed(x, domain)
+        runs = torch.split(x, [rows for _, rows in groups])
+        return torch.cat([self._one(run, row) for run, (row, _) in zip(runs, groups, strict=True)])
+
+    def _one(self, x: Tensor, domain: int) -> Tensor:
+        if not 0 <= domain < len(self.domains):
+            raise ConditionError(f"domain {domain} is out of range: this network has {len(self.domains)}")
+        adapted: Tensor = self.adapter(domain)(x)
+        return adapted
+
+    def _mixed(self, x: Tensor, labels: Tensor) -> Tensor:
+        maps = [self.adapter(row).affine() for row in range(len(self.domains))]
+        matrices, offsets = (torch.stack(parts)[labels] for parts in zip(*maps, strict=True))  # (B, O, I), (B, O)
+        y = torch.baddbmm(offsets[:, :, None], matrices, x.flatten(2))
+        return y.view(len(x), -1, *x.shape[2:])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Order the adapters by name, and let each take the form (full or low rank) that its state has."""
+        order = self.row_order(state_dict, prefix, args[-1])
+        if order is None:
+            return
+        stem = f"{prefix}adapters."
+        found = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(stem)}
+        for row, place in enumerate(order):
+            old = f"{stem}{place}."
+            state = {key.removeprefix(old): value for key, value in found.items() if key.startswith(old)}
+            state_dict.update({f"{stem}{row}.{key}": value for key, value in state.items()})
+            self.adapters[row] = _shaped_like(self.adapter(row), state)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series") -> nn.Module:
+    """A copy of ``network`` with an adapter for every domain of ``names`` at each convolution that can have one.
+
+    These are the ``nn.Conv2d`` (not subclasses) with a kernel larger than 1x1 that are not depthwise; for
+    "parallel" their padding must also keep the size of the map up to the stride, as 1 does for 3x3.  Adapters
+    start at zero, so the copy computes what ``network`` computes, in every domain.  Call it as
+    ``Given(copy)(images, domain)``; if the network's norms have domains, they must be these.  Raises
+    ConfigError when there is no such convolution, and for names that are not the norms'.
+    """
+    if kind not in KINDS:
+        raise ConfigError(unknown_name("kind of adapter", kind, KINDS))
+    if isinstance(names, str) or not names or len(set(names)) != len(names):
+        raise ConfigError(f"adapters: expected a list of distinct domain names, got {names!r}")
+    known = domains_of(network)
+    if known and known != tuple(names):
+        raise ConfigError(f"adapters: expected the domains of the network's norms, {list(known)}, got {list(names)}")
+    found: list[AdaptedConv2d] = []
+
+    def adapt(_: str, layer: nn.Module) -> nn.Module | None:
+        if type(layer) is not nn.Conv2d or not _can_have(layer, kind):
+            return None
+        found.append(AdaptedConv2d(layer, names, kind))
+        return found[-1]
+
+    adapted = replace_modules(copy.deepcopy(network), adapt)
+    if not found:
+        raise ConfigError(f"{type(network).__name__} has no full convolution larger than 1x1 to put {kind} adapters at")
+    return adapted
+
+
+def adapted_layers(network: nn.Module) -> dict[str, AdaptedConv2d]:
+    """The convolutions with adapters by module name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, AdaptedConv2d)}
+
+
+def add_adapter_domain(network: nn.Module, name: str, like: str | None = None) -> nn.Module:
+    """A copy with one more domain, last, in adapters and norms; the other domains compute what they did, bit for bit.
+
+    Its adapters add nothing, or are those of domain ``like``; its norms as in :func:`reid.norm.add_domain`.
+    """
+    domains = adapter_domains(network)
+    if name in domains:
+        raise ConfigError(f'domain "{name}" exists already; known: {", ".join(domains)}')
+    row = None if like is None else row_of(domains, like)
+    new = add_domain(network, name, like) if domains_of(network) else copy.deepcopy(network)
+    for layer in adapted_layers(new).values():
+        layer.append(name, None if row is None else copy.deepcopy(layer.adapter(row)))
+    return new
+
+
+def adapter_domains(network: nn.Module) -> tuple[str, ...]:
+    """The domain names of the adapters in the order of their indices, or of the norms where there are no adapters."""
+    layers = adapted_layers(network)
+    return next(iter(layers.values())).domains if layers else domains_of(network)
+
+
+def _can_have(layer: nn.Conv2d, kind: str) -> bool:
+    if max(layer.kernel_size) == 1 or (layer.groups > 1 and layer.groups == layer.in_channels):
+        return False
+    if kind == "series":
+        return True
+    if isinstance(layer.padding, str):
+        return layer.padding == "same"
+    sides = zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    return all(2 * padding == dilation * (kernel - 1) for padding, dilation, kernel in sides)
+
+
+def _shaped_like(adapter: Adapter, state: Mapping[str, Tensor]) -> Adapter:
+    """The adapter, or one to be filled from ``state`` (its own keys) where that is the same map in another form."""
+    kind: type[Adapter] = LowRankAdapter if "mini" in state else FullAdapter
+    if not set(kind.keys) <= set(state):
+        return adapter
+    first, last = state[kind.keys[0]], state[kind.keys[-1]]
+    if (len(last), first.shape[1]) != adapter.affine()[0].shape:  # (O, I)
+        return adapter  # of another network: loading it will say so
+    like = next(adapter.parameters())
+    empty = (torch.empty_like(state[key], device=like.device, dtype=like.dtype) for key in kind.keys)
+    return kind(*empty).train(adapter.training)

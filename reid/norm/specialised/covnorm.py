@@ -1,0 +1,136 @@
+"""CovNorm (Li and Vasconcelos, CVPR 2019): a trained adapter becomes whitening, a small map, recolouring.
+
+What an adapter does to its data lives in few directions.  With U, L the k_x leading eigenvectors and eigenvalues of
+the covariance of its inputs x, and V, S the k_z leading ones of its outputs z = A x, the adapter becomes
+
+    z ~ C M W (x - mean x) + mean z,   W = L^(-1/2) U^T,   C = V S^(1/2),   M = pinv(C) A pinv(W).
+
+W gives white inputs, M (k_z, k_x) is the mini-adaptation, to be trained further, C recolours.  C M W is A between
+the projections onto the leading directions, so the mean squared error is at most the variance of z that was cut off
+(the least that rank k_z allows, Eckart and Young) plus the variance of what A makes of the part of x that was; with
+all directions kept nothing is lost.  An adapter of C channels shrinks from C^2 numbers to C (k_x + k_z) + k_x k_z,
+and C for the offset, which is there because features after a ReLU are not centred.  This module knows covariances
+and adapters; it trains nothing.  All factors are trainable, as in the authors' code (with a tenth of the adapter's
+learning rate); to train M alone, freeze the others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from reid.errors import ConfigError, DataError
+from reid.norm.condition import Given
+from reid.norm.convert import row_of
+from reid.norm.covariance import CovStats, covariances
+from reid.norm.specialised.adapters import Adapter, LowRankAdapter, adapted_layers, adapter_domains
+
+VARIANCE = 0.995  # the part of the variance that the authors keep
+SMALLEST = 2  # directions kept at least, as theirs
+ROUNDING = 1e-12  # an eigenvalue below this part of the largest is rounding: its direction is empty
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The k leading principal directions: ``vectors`` (C, k) orthonormal columns, ``variances`` (k,) descending."""
+
+    vectors: Tensor
+    variances: Tensor
+
+    def whiten(self) -> Tensor:
+        """(k, C): what it is given comes out with covariance I; an empty direction comes out as 0."""
+        empty = self.variances <= ROUNDING * self.variances[0]
+        return torch.where(empty, 0.0, self.variances.rsqrt())[:, None] * self.vectors.T
+
+    def recolour(self) -> Tensor:
+        """(C, k): gives white vectors these variances; the pseudo-inverse of :meth:`whiten`."""
+        full = self.variances > ROUNDING * self.variances[0]
+        return self.vectors * (self.variances * full).sqrt()
+
+
+def principal(covariance: Tensor, variance: float = VARIANCE, smallest: int = SMALLEST) -> Directions:
+    """Of (C, C), the fewest leading directions, but ``smallest``, that hold the part ``variance`` (0, 1] of all."""
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    held = values.cumsum(0) / values.sum()
+    fewest = int((held < variance).sum()) + 1 if variance < 1 else len(values)
+    count = min(max(fewest, smallest), len(values))
+    return Directions(vectors[:, :count], values[:count])
+
+
+def compress(adapter: Adapter, inputs: CovStats, variance: float = VARIANCE) -> LowRankAdapter:
+    """The low-rank form of a trained adapter, I to O channels, on data of these statistics.
+
+    ``inputs``: one group, one block: mean (1, I), cov (1, 1, I, I).  Raises DataError for an adapter that gives the
+    same for all of the data.
+    """
+    matrix, offset = (value.detach().double() for value in adapter.affine())
+    mean, covariance = inputs.mean[0].double(), inputs.cov[0, 0].double()
+    outputs = matrix @ covariance @ matrix.T
+    if not float(outputs.trace()) > 0:
+        raise DataError("the adapter gives the same for every image, so it has no directions to keep: train it first")
+    x, z = principal(covariance, variance), principal(outputs, variance)
+    whiten, recolour = x.whiten(), z.recolour()
+    mini = z.whiten() @ matrix @ x.recolour()  # pinv(C) A pinv(W)
+    shift = matrix @ mean + offset - recolour @ (mini @ (whiten @ mean))
+    like = next(adapter.parameters())
+    new = LowRankAdapter(*(part.to(like.dtype).contiguous() for part in (whiten, mini, shift, recolour)))
+    return new.train(adapter.training)
+
+
+def compress_adapters(
+    network: nn.Module, batches: Iterable[Tensor], domain: str, variance: float = VARIANCE
+) -> nn.Module:
+    """A copy of ``network`` with the adapters of ``domain`` in low rank; the other domains stay bit for bit.
+
+    ``batches`` are images (B, 3, H, W) of that domain; each adapter is made smaller on its inputs in the trained
+    network, which runs in evaluation mode.  ``variance`` in (0, 1]: the part that is kept of inputs and of outputs.
+    An adapter whose data fill most directions gets larger, not smaller; see
+    :func:`reid.norm.added_domain.domain_sizes`.
+    Raises ConfigError for a network without adapters; DataError when an adapter sees no more places than it has
+    channels, or was never trained.
+    """
+    if not 0 < variance <= 1:
+        raise ConfigError(f"variance: expected a part of the whole, above 0 and at most 1, got {variance}")
+    new = copy.deepcopy(network)
+    layers = adapted_layers(new)
+    if not layers:
+        raise ConfigError(f"{type(network).__name__} has no adapters to compress; add_adapters, then train them")
+    row = row_of(adapter_domains(new), domain)
+    found = _inputs(network, batches, row)
+    for name, layer in layers.items():
+        channels = layer.adapter(row).affine()[0].shape[1]
+        places = int(found[name].mass) if name in found else 0
+        if places <= channels:
+            raise DataError(
+                f"{name}: expected more places than its {channels} channels, got {places}; give more images"
+            )
+        try:
+            layer.adapters[row] = compress(layer.adapter(row), found[name], variance)
+        except DataError as error:
+            raise DataError(f"{name}, domain {domain}: {error}") from error
+    return new
+
+
+def _inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str, CovStats]:
+    """The statistics over all places of what the adapters of one domain are given, by layer name."""
+    measured, found = copy.deepcopy(network).eval(), dict[str, CovStats]()
+    for name, layer in adapted_layers(measured).items():
+        layer.adapter(row).register_forward_pre_hook(partial(_collect, found, name))
+    given = Given(measured)
+    with torch.inference_mode():
+        for images in batches:
+            given(images, row)
+    return found
+
+
+def _collect(found: dict[str, CovStats], name: str, _adapter: nn.Module, inputs: tuple[Tensor]) -> None:
+    x = inputs[0].double()
+    images = covariances(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), 1, x.shape[1])
+    places = replace(images, mass=images.mass * (x.shape[2] * x.shape[3]))
+    found[name] = found[name].merge(places) if name in found else places

@@ -1,0 +1,81 @@
+"""A protocol table of one's own, and tables with faults."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers import published_layouts
+from reid.data.protocols.data_sets import load_protocol, protocol_samples
+from reid.data.protocols.protocol_table import parse_protocol
+from reid.errors import DataError
+from reid.records import Modality, Sample, Split
+
+ROOT = Path(__file__).parents[4]
+TABLE = """
+name = "x"
+title = "X"
+source = "s"
+licence = "l"
+obtain = "o"
+[[parts]]
+split = "query"
+glob = "*.png"
+pattern = '(?P<identity>\\d+)\\.png'
+camera = ""
+"""
+
+
+def test_a_table_of_ones_own(tmp_path: Path) -> None:
+    published_layouts.picture(tmp_path / "0012.png")
+    protocol = parse_protocol(TABLE, "here")
+    assert protocol_samples(protocol, tmp_path) == (
+        Sample(tmp_path / "0012.png", "0012", "", Modality.VISIBLE, "person", Split.QUERY),
+    )
+
+
+@pytest.mark.parametrize("name", [path.parent.name for path in (ROOT / "datasets").glob("*/protocol.toml")])
+def test_every_pattern_has_an_example_that_it_takes(name: str) -> None:
+    for part in load_protocol(name).parts:
+        assert re.fullmatch(part.pattern, part.example())
+        assert "\\" not in part.example()
+        assert "(" not in part.example()
+
+
+def test_a_pattern_too_odd_for_an_example_is_shown_itself() -> None:
+    odd = r"(?P<identity>\d+)(?<=7)\.png"
+    assert parse_protocol(TABLE.replace(r"(?P<identity>\d+)\.png", odd), "here").parts[0].example() == odd
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('name = "x"', "name = ", "here: not TOML"),
+        ('title = "X"', 'titel = "X"', "here: title: Field required"),
+        ('split = "query"', 'split = "test"', "here: parts.0.split: "),
+        ('glob = "*.png"', "", "expected either glob or list"),
+        ('glob = "*.png"', 'list = "a.txt"', "the pattern needs a group named path"),
+        ("?P<identity>", "?:", "the pattern needs a group named identity"),
+        ("png'", "png('", "not a regular expression"),
+        ("[[parts]]", '[variants.v]\ndefault = "3"\nchoices = { 1 = {} }\n[[parts]]', 'unknown default "3"'),
+        ("[[parts]]", "[[pieces]]", "here: pieces"),
+    ],
+)
+def test_a_wrong_table(old: str, new: str, expected: str) -> None:
+    with pytest.raises(DataError) as caught:
+        parse_protocol(TABLE.replace(old, new), "here")
+    assert expected in str(caught.value)
+
+
+def test_a_table_without_files() -> None:
+    with pytest.raises(DataError, match=r"here: table: .*expected either a manifest or parts"):
+        parse_protocol(TABLE.split("[[parts]]")[0], "here")
+
+
+def test_an_unknown_word_in_a_template(tmp_path: Path) -> None:
+    published_layouts.picture(tmp_path / "0012.png")
+    protocol = parse_protocol(TABLE.replace('camera = ""', 'camera = "{came}"'), "here")
+    with pytest.raises(DataError, match='unknown word "came"; known: identity'):
+        protocol_samples(protocol, tmp_path)

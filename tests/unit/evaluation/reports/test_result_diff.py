@@ -1,0 +1,132 @@
+"""Two result files side by side: refused, with the reason, unless they measured the same thing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.angles import embeddings, rows
+from reid.data.protocols.data_sets import Scoring
+from reid.data.protocols.protocol_table import Rule
+from reid.errors import DataError
+from reid.evaluation import evaluate, write_reports
+from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table
+from reid.records import Split
+
+Q, G = Split.QUERY, Split.GALLERY
+QUERIES = [(name, "1", 0) for name in "abcdefgh"]
+
+
+def written(path: Path, right: int, scoring: Scoring | None = None, queries: list | None = None, **made) -> Path:
+    """Results of eight people; the first ``right`` have their row first (AP 1), the others last of two (AP 1/2)."""
+    pairs = []
+    for number, (name, camera, degrees) in enumerate(queries or QUERIES):
+        apart = 40 * number - 140
+        pairs += rows(Q, (name, camera, degrees + apart))
+        pairs += rows(G, (name, "2", apart + (2 if number < right else 8)), (name + "x", "2", apart + 5))
+    write_reports([evaluate(embeddings(pairs), protocol="p", scoring=scoring, made=made)], path)
+    return path
+
+
+def test_a_fair_comparison(tmp_path: Path) -> None:
+    """Two right against six: mAP 10/16 and 14/16, rank-1 2/8 and 6/8; four queries won, none lost."""
+    pairs = compare_files(written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6))
+    table = comparison_table(pairs)
+    assert max(map(len, table.splitlines())) <= 80
+    assert [line.split() for line in table.splitlines() if "rank1 " in line] == [["rank1", "25.0", "75.0", "+50.0"]]
+    assert [line.split() for line in table.splitlines() if line.startswith("  mAP   ")] == [
+        ["mAP", "62.5", "87.5", "+25.0"]
+    ]
+    assert "better on 4, worse on 0 queries" in table
+    (entry,) = comparison_json(pairs)["pairs"]
+    assert entry["mAP"] == {"before": 0.625, "after": 0.875, "change": 0.25}
+    paired = entry["paired_mAP"]
+    assert (paired["wins"], paired["losses"], paired["draws"]) == (4, 0, 4)
+    assert paired["low"] <= 0.25 <= paired["high"]
+    assert 0.05 < paired["p_value"] < 0.25  # four of four in one direction: 2 / 2**4
+    assert f"p {paired['p_value']:.3f}\n" in table
+    json.dumps(entry)
+
+
+def test_a_tiny_p_value_is_not_written_as_nothing(tmp_path: Path) -> None:
+    (pair,) = compare_files(written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6))
+    assert pair.paired is not None
+    tiny = replace(pair, paired=replace(pair.paired, p_value=0.0001, wins=99999, losses=99999))
+    table = comparison_table([tiny])
+    assert "p < 0.001\n" in table
+    assert "p 0.000" not in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("scoring", "reason"),
+    [
+        (Scoring(Rule(precision="trapezoid")), r"the rule differs, market and market precision=trapezoid"),
+        (Scoring(Rule(ties="mean")), r"the rule differs"),
+        (Scoring(variant={"split": "2"}), r"the variant of the protocol differs, .*split"),
+    ],
+)
+def test_what_was_measured_otherwise_is_refused(scoring: Scoring, reason: str, tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2, scoring)
+    with pytest.raises(DataError, match=reason) as caught:
+        compare_files(first, second)
+    assert "cannot be compared" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_queries_are_refused(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.json", 2)
+    fewer = written(tmp_path / "b.json", 2, queries=QUERIES[:5])
+    with pytest.raises(DataError, match="the number of queries differs, 8 and 5"):
+        compare_files(first, fewer)
+    others = written(tmp_path / "c.json", 2, queries=[*QUERIES[:7], ("z", "1", 0)])
+    with pytest.raises(DataError, match="they ask different queries of p"):
+        compare_files(first, others)
+
+
+def test_other_weights_are_compared(tmp_path: Path) -> None:
+    """That is what comparing is for: neck, flip and fingerprint may differ."""
+    first = written(tmp_path / "a.json", 2, neck="bnneck")
+    assert compare_files(first, written(tmp_path / "b.json", 3, neck="none", flip=True))
+
+
+def test_files_that_are_no_results(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.json", 2)
+    with pytest.raises(DataError, match=r"b.json: cannot be read"):
+        compare_files(first, tmp_path / "b.json")
+    for text in ("hello", "[]", '{"results": [{"protocol": "p"}]}', '{"results": 3}'):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(DataError, match=r'b.json: not the results of "reid evaluate --json"'):
+            compare_files(first, tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda entry: entry.pop("rank1"),
+        lambda entry: entry.update(mAP="x"),
+        lambda entry: entry.update(per_query=3),
+        lambda entry: entry["per_query"].pop("identity"),
+        lambda entry: entry["per_query"]["average_precision"].pop(),
+    ],
+)
+def test_a_damaged_result_is_one_line(harm: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
+    content = json.loads(second.read_text())
+    harm(content["results"][0])
+    second.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"b\.json: not the results of"):
+        compare_files(first, second)
+
+
+def test_results_older_than_a_setting_are_compared(tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
+    content = json.loads(first.read_text())
+    del content["results"][0]["settings"]["ranked"]
+    first.write_text(json.dumps(content))
+    assert compare_files(first, second)

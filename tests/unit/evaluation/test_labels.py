@@ -1,0 +1,100 @@
+"""The Market rule over labels, known and unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reid.evaluation.labels import judge, market_labels
+from reid.records import Sample, Split
+
+
+def sample(path, identity, camera, split=Split.GALLERY):
+    return Sample(Path(path), identity, camera, split=split)
+
+
+def relation(queries, gallery, **how):
+    """(Q, G) of "right", "left out" and "wrong", by the labels that market_labels gives."""
+    labels = market_labels(queries, gallery, **how)
+    table = np.full((len(queries), len(gallery)), "wrong", dtype="U8")
+    judgement = judge(labels.query_identities, labels.gallery_identities, labels.query_cameras, labels.gallery_cameras)
+    for start in range(len(queries)):
+        offsets, rows, left_out = judgement.same_identity(start, start + 1)
+        assert set(offsets.tolist()) <= {0}
+        table[start, rows] = np.where(left_out, "left out", "right")
+    if labels.query_places is not None:
+        table[labels.query_places[:, None] == labels.gallery_places] = "left out"
+    assert labels.left_out() == np.count_nonzero(table == "left out")
+    return table.tolist()
+
+
+def test_known_labels():
+    queries = [sample("q", "a", "1")]
+    gallery = [sample("w", "a", "2"), sample("x", "a", "1"), sample("y", "b", "1"), sample("z", "b", "2")]
+    assert relation(queries, gallery) == [["right", "left out", "wrong", "wrong"]]
+
+
+def test_unknown_cameras_are_not_equal_but_the_same_picture_is():
+    queries = [sample("q", "a", "")]
+    gallery = [sample("q", "a", ""), sample("x", "a", ""), sample("y", "a", "1"), sample("z", "b", "")]
+    assert relation(queries, gallery) == [["left out", "right", "right", "wrong"]]
+
+
+def test_the_same_picture_is_left_out_even_if_one_row_forgot_its_camera():
+    queries = [sample("q", "a", "1")]
+    gallery = [sample("q", "a", ""), sample("x", "a", "2")]
+    assert relation(queries, gallery) == [["left out", "right"]]
+
+
+def test_a_camera_may_be_named_like_a_picture():
+    assert relation([sample("q", "a", "")], [sample("x", "a", "q")]) == [["right"]]
+
+
+def test_unknown_identities_match_nobody():
+    queries = [sample("q", "", "1"), sample("r", "a", "1")]
+    gallery = [sample("w", "", "2"), sample("x", "a", "2")]
+    assert relation(queries, gallery) == [["wrong", "wrong"], ["wrong", "right"]]
+
+
+def test_pairs_of_several_queries_come_sorted_by_query():
+    judgement = judge(np.array([5, 3, 5]), np.array([3, 5, 5, 4]), np.array([1, 1, 2]), np.array([1, 1, 2, 1]))
+    offsets, rows, left_out = judgement.same_identity(0, 3)
+    assert offsets.tolist() == [0, 0, 1, 2, 2]
+    assert rows.tolist() == [1, 2, 0, 1, 2]
+    assert left_out.tolist() == [True, False, True, False, True]
+    offsets, rows, _ = judgement.same_identity(2, 3)
+    assert (offsets.tolist(), rows.tolist()) == ([0, 0], [1, 2])
+
+
+def test_cameras_that_share_a_place():
+    queries = [sample("q", "a", "3"), sample("r", "a", "6")]
+    gallery = [sample("w", "a", "2"), sample("x", "b", "2"), sample("y", "a", "1"), sample("z", "b", "1")]
+    one_place = {"3": "2"}
+    assert relation(queries, gallery) == [["right", "wrong", "right", "wrong"]] * 2
+    assert relation(queries, gallery, places=one_place) == [
+        ["left out", "wrong", "right", "wrong"],
+        ["right", "wrong", "right", "wrong"],
+    ]
+    assert relation(queries, gallery, places=one_place, ignore="place") == [
+        ["left out", "left out", "right", "wrong"],
+        ["right", "wrong", "right", "wrong"],
+    ]
+
+
+def test_only_itself_is_left_out():
+    rows = [sample("w", "a", "1"), sample("x", "a", "1"), sample("y", "b", "1")]
+    assert relation(rows, rows, ignore="itself") == [
+        ["left out", "right", "wrong"],
+        ["right", "left out", "wrong"],
+        ["wrong", "wrong", "left out"],
+    ]
+
+
+@given(st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "place"]))
+def test_pairs_left_out_are_counted(labels, ignore):
+    """``left_out`` against the table, unknown identities and cameras among them (the assertion is in relation)."""
+    rows = [sample(f"{i}", identity.strip(), camera.strip()) for i, (identity, camera) in enumerate(labels)]
+    relation(rows, rows[::-1], ignore=ignore)

@@ -1,0 +1,86 @@
+"""The folder of a run: one experiment each, files replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.config import Experiment, load_config, parse_config
+from reid.errors import ConfigError, WeightsError
+from reid.training.run_folder import RunFolder, replace_file
+
+ONE = parse_config({"data": {"manifests": ["m.csv"]}}, "one")
+
+
+def other() -> Experiment:
+    return parse_config({"data": {"manifests": ["m.csv"]}, "train": {"epochs": 3, "seed": 9}}, "other")
+
+
+def test_the_resolved_experiment_is_saved_and_the_same_one_may_come_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "a")
+    folder.open(ONE)
+    folder.open(ONE)
+    assert load_config(folder.experiment) == ONE
+
+
+def test_another_experiment_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(ONE)
+    with pytest.raises(ConfigError, match=r"another experiment \(train\.seed: 0, now 9 and 1 more\)") as caught:
+        folder.open(other())
+    assert "--out" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert load_config(folder.experiment) == ONE
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="cannot make the run folder"):
+        RunFolder(tmp_path / "file" / "run").open(ONE)
+
+
+def test_clear_removes_the_files_of_the_run_and_no_others(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(ONE)
+    folder.save_state({"history": []})
+    folder.save_metrics([])
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    folder.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_state_and_metrics_come_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.load_state() is None
+    folder.save_state({"weights": torch.arange(3.0), "history": [{"epoch": 1}]})
+    state = folder.load_state()
+    assert state is not None
+    assert torch.equal(state["weights"], torch.arange(3.0))
+    folder.save_metrics([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [0.5, 0.25]
+
+
+def test_a_damaged_checkpoint_says_so(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state({"weights": torch.zeros(1000)})
+    folder.state.write_bytes(folder.state.read_bytes()[:500])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        folder.load_state()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old", encoding="utf-8")
+
+    def fail(part: Path) -> None:
+        part.write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(path, fail)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]

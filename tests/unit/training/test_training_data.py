@@ -1,0 +1,217 @@
+"""What a training is made of: rows, labels, and the defaults that depend on the data.
+
+Wrong variants caught: unlabelled rows that keep their identities, or come from queries; a labelled site that shares the
+domain of the unlabelled one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from reid.config import Experiment, parse_config
+from reid.data.transforms import EvaluationTransform
+from reid.errors import ConfigError, DataError
+from reid.records import Modality, Sample, Split
+from reid.training.run_folder import samples_digest
+from reid.training.training_data import (
+    UNKNOWN,
+    Material,
+    gather,
+    load_training_set,
+    resolve,
+    training_samples,
+    unlabelled_samples,
+)
+
+MANIFEST = """path,identity,camera,modality,domain,split
+a.png,1,a1,visible,person,train
+b.png,1,a5,infrared,person,train
+c.png,1,a1,visible,vehicle,train
+d.png,2,a1,visible,vehicle,query
+"""
+
+
+def experiment(path: Path, **sections: dict[str, object]) -> Experiment:
+    table = {**sections, "data": {"manifests": [str(path)], "size": [4, 2], **sections.get("data", {})}}
+    return parse_config(table, "test")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "manifest.csv"
+    path.write_text(MANIFEST, encoding="utf-8")
+    for value, name in enumerate("abcd"):
+        Image.new("RGB", (2, 4), (value, 10, 20)).save(tmp_path / f"{name}.png")
+    return path
+
+
+def test_only_training_rows_of_the_wanted_domains(manifest: Path) -> None:
+    assert [s.path.name for s in training_samples(experiment(manifest))] == ["a.png", "b.png", "c.png"]
+    vehicles = training_samples(experiment(manifest, data={"domains": ["vehicle"]}))
+    assert [s.path.name for s in vehicles] == ["c.png"]
+
+
+def test_an_unknown_domain_and_an_empty_split_are_refused(manifest: Path) -> None:
+    with pytest.raises(DataError, match='no row has domain "boat"; the manifests have person, vehicle'):
+        training_samples(experiment(manifest, data={"domains": ["boat"]}))
+    manifest.write_text(MANIFEST.replace(",train", ",gallery"), encoding="utf-8")
+    with pytest.raises(DataError, match='no row of split "train"'):
+        training_samples(experiment(manifest))
+
+
+@pytest.mark.parametrize(
+    ("kind", "domains", "by"),
+    [
+        ("batch", [], ()),
+        ("camera", [], ("domain", "camera")),
+        ("modality", [], ("domain", "modality")),
+        ("domain", [], ("domain",)),
+        ("camera", ["person"], ("camera",)),
+        ("modality", ["person"], ("modality",)),
+    ],
+)
+def test_the_fields_of_a_norm_domain_follow_from_the_data(
+    manifest: Path, kind: str, domains: list[str], by: tuple[str, ...]
+) -> None:
+    given = experiment(manifest, norm={"kind": kind, "affine": "domain"}, data={"domains": domains})
+    resolved = resolve(given, training_samples(given))
+    assert resolved.norm.by == by
+    assert resolved.norm.affine == "domain"
+    assert resolve(resolved, training_samples(given)) == resolved
+
+
+def test_fields_that_are_given_stay(manifest: Path) -> None:
+    given = experiment(manifest, norm={"kind": "camera", "by": ["modality", "camera"]})
+    assert resolve(given, training_samples(given)) == given
+
+
+def test_labels_and_crops_in_memory(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    material = Material(training_samples(experiment(manifest)), ("domain", "camera"))
+    assert material.classes[1] == (("person", "1"), ("vehicle", "1"))
+    assert material.names == ("person/a1", "person/a5", "vehicle/a1")
+    data = load_training_set(material, EvaluationTransform(4, 2), threads=1, progress=False)
+    assert data.crops.dtype == torch.uint8
+    assert data.crops[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert data.targets.tolist() == [0, 0, 1]
+    assert data.modalities.tolist() == [0, 1, 0]
+    assert data.domains is not None
+    assert data.domains.tolist() == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_plain_norm_has_no_domains(manifest: Path) -> None:
+    material = Material(training_samples(experiment(manifest)), ())
+    assert material.names == ()
+    assert load_training_set(material, EvaluationTransform(4, 2), threads=1, progress=False).domains is None
+
+
+def test_rows_without_a_camera_cannot_have_camera_norms() -> None:
+    samples = (Sample(Path("a.png"), "1", "", split=Split.TRAIN), Sample(Path("b.png"), "1", "a1", split=Split.TRAIN))
+    with pytest.raises(DataError, match="1 of 2 training rows have no camera"):
+        _ = Material(samples, ("camera",)).names
+
+
+def test_the_digest_follows_labels_and_order_but_not_the_folder() -> None:
+    one, two = Sample(Path("x/a.png"), "1", "a1"), Sample(Path("x/b.png"), "1", "a1")
+    moved = (Sample(Path("y/a.png"), "1", "a1"), Sample(Path("y/b.png"), "1", "a1"))
+    assert samples_digest((one, two)) == samples_digest(moved)
+    infrared = Sample(Path("x/b.png"), "1", "a1", Modality.INFRARED)
+    assert len({samples_digest(rows) for rows in ((one, two), (two, one), (one,), (one, infrared))}) == 4
+
+
+OTHER = """path,identity,camera,modality,domain,split
+a.png,7,{0}1,visible,person,train
+b.png,8,{0}2,infrared,person,gallery
+c.png,7,{0}1,visible,vehicle,train
+d.png,9,{0}1,visible,person,query
+"""
+
+
+@pytest.fixture
+def other(manifest: Path) -> Path:
+    """The manifest of another site, of the same pictures."""
+    path = manifest.with_name("other.csv")
+    path.write_text(OTHER.format("b"), encoding="utf-8")
+    return path
+
+
+def test_unlabelled_rows_are_those_of_training_without_their_identities(manifest: Path, other: Path) -> None:
+    given = experiment(manifest, data={"unlabelled": [str(other)]})
+    found = unlabelled_samples(given)
+    assert [(s.path.name, s.identity, s.camera) for s in found] == [("a.png", "", "b1"), ("c.png", "", "b1")]
+    people = experiment(manifest, data={"unlabelled": [str(other)], "domains": ["person"]})
+    assert [s.path.name for s in unlabelled_samples(people)] == ["a.png"]
+    assert unlabelled_samples(experiment(manifest)) == ()
+
+
+def test_without_a_training_split_the_gallery_is_taken_and_queries_never_are(manifest: Path, other: Path) -> None:
+    given = experiment(manifest, data={"unlabelled": [str(other)]})
+    other.write_text(OTHER.format("b").replace(",train", ",gallery"), encoding="utf-8")
+    assert [s.path.name for s in unlabelled_samples(given)] == ["a.png", "b.png", "c.png"]
+    other.write_text(OTHER.replace(",train", ",query").replace(",gallery", ",query"), encoding="utf-8")
+    with pytest.raises(DataError, match=r'other\.csv: no row of split "train" or "gallery" for data\.unlabelled'):
+        unlabelled_samples(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cameras", "names"),
+    [
+        ("batch", "b", ()),
+        ("camera", "b", ("a1", "a5", "b1")),
+        ("camera", "a", ("a1", "source/a1", "source/a5")),
+        ("modality", "b", ("source/infrared", "source/visible", "visible")),
+        ("domain", "b", ("person", "source/person")),
+    ],
+)
+def test_a_site_has_its_own_domains_and_the_unlabelled_one_keeps_the_names(
+    manifest: Path, other: Path, kind: str, cameras: str, names: tuple[str, ...]
+) -> None:
+    other.write_text(OTHER.format(cameras), encoding="utf-8")
+    data = {"unlabelled": [str(other)], "domains": ["person"]}
+    _, material = gather(experiment(manifest, norm={"kind": kind}, data=data))
+    assert material.names == names
+    prefix = "source/" if any("source/" in name for name in names) else ""
+    if names:
+        field = {"camera": ("a1", "a5"), "modality": ("visible", "infrared"), "domain": ("person", "person")}[kind]
+        assert material.labels[:2] == tuple(prefix + label for label in field)
+        assert material.labels[2] == {"camera": f"{cameras}1", "modality": "visible", "domain": "person"}[kind]
+
+
+def test_unlabelled_crops_are_the_last_and_have_no_class(manifest: Path, other: Path) -> None:
+    data = {"unlabelled": [str(other)], "domains": ["person"]}
+    _, material = gather(experiment(manifest, norm={"kind": "domain"}, data=data))
+    loaded = load_training_set(material, EvaluationTransform(4, 2), threads=1, progress=False)
+    assert loaded.targets.tolist() == [0, 0, UNKNOWN]
+    assert loaded.targets.dtype == torch.int64
+    assert loaded.crops[:, 0, 0, 0].tolist() == [0, 1, 0]
+    assert loaded.modalities.tolist() == [0, 1, 0]
+    assert loaded.domains is not None
+    assert [material.names[i] for i in loaded.domains] == ["source/person", "source/person", "person"]
+    assert material.digest != Material(material.samples, material.by).digest
+
+
+@pytest.mark.parametrize(
+    ("norm", "adapts", "line"),
+    [
+        ({"system": "dwt+mce", "kind": "domain"}, True, 'unknown loss on unlabelled rows "mce"; did you mean "mec"'),
+        ({"system": "dtw+mec", "kind": "domain"}, True, 'unknown norm system "dtw"; did you mean "dwt"'),
+        ({"system": "dwt+mec", "kind": "domain"}, False, "name some in data.unlabelled"),
+        (
+            {"affine": "domain", "kind": "domain"},
+            True,
+            'set norm.affine = "shared", or norm.system = "batch\\+entropy"',
+        ),
+    ],
+)
+def test_norms_that_unlabelled_rows_could_not_train_are_one_line(
+    manifest: Path, other: Path, norm: dict[str, str], adapts: bool, line: str
+) -> None:
+    with pytest.raises(ConfigError, match=line) as caught:
+        gather(experiment(manifest, norm=norm, data={"unlabelled": [str(other)] if adapts else []}))
+    assert "\n" not in str(caught.value)
+    allowed = {"system": "batch+entropy", "affine": "domain", "kind": "domain"}
+    gather(experiment(manifest, norm=allowed, data={"unlabelled": [str(other)]}))

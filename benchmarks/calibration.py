@@ -35,7 +35,7 @@ from reid.models.own_statistics import own_profiles, replaced
 from reid.norm import Profiles, calibrate
 from reid.norm.statistics import Stats
 from reid.pipeline import make_street
-from reid.records import Embeddings, FloatArray, Sample, Split, label_of
+from reid.records import Embeddings, FloatArray, Sample, Split, domain_of
 from reid.retrieval.centering import camera_means, centered
 from reid.training.score_tables import Score, entries
 
@@ -60,7 +60,7 @@ class Trial:
 
     site: str
     checkpoint: Checkpoint
-    by: tuple[str, ...]
+    domain_fields: tuple[str, ...]
     pool: Mapping[str, Sequence[Sample]]
     train: Mapping[str, Sequence[Sample]]
     asked: Sequence[Sample]
@@ -79,7 +79,7 @@ class Trial:
         parts = []
         for start in range(0, len(samples), 64):
             rows = samples[start : start + 64]
-            labels = domain_indices(rows, used.by, used.names) if used.by else None
+            labels = domain_indices(rows, used.domain_fields, used.domains) if used.domain_fields else None
             parts.append(used.embed(self.images(rows), labels).numpy())
         vectors: FloatArray = np.concatenate(parts)
         return Embeddings(tuple(samples), vectors, used.fingerprint)
@@ -91,12 +91,14 @@ class Trial:
             images = self.images([samples[row] for row in rows])
             batches = [(images, torch.zeros(len(images), dtype=torch.int64))]
             weights = self.checkpoint.weights
-            found.append(calibrate(network, batches, [name], minimum=1, weights=weights, by=self.by))
+            found.append(
+                calibrate(network, batches, [name], minimum=1, weights=weights, domain_fields=self.domain_fields)
+            )
         return found
 
     def own(self) -> Profiles:
-        names = sorted({label_of(sample, self.by) for sample in self.asked} | set(self.pool))
-        return own_profiles(self.checkpoint, names, self.by)
+        names = sorted({domain_of(sample, self.domain_fields) for sample in self.asked} | set(self.pool))
+        return own_profiles(self.checkpoint, names, self.domain_fields)
 
 
 def exact(parts: Sequence[Profiles]) -> Profiles:
@@ -120,12 +122,12 @@ def one_for_all(profiles: Profiles, names: Sequence[str]) -> Profiles:
     mean, var = (
         {layer: t.repeat(len(names), 1) for layer, t in table.items()} for table in (profiles.mean, profiles.var)
     )
-    return replace(profiles, names=tuple(names), images=profiles.images * len(names), mean=mean, var=var)
+    return replace(profiles, domains=tuple(names), images=profiles.images * len(names), mean=mean, var=var)
 
 
 def only_layers(measured: Profiles, own: Profiles, keep: Callable[[str], bool]) -> Profiles:
     """``measured`` in the layers to keep, ``own`` in the others."""
-    old = own.select(measured.names)
+    old = own.select(measured.domains)
     mean, var = (
         {layer: (new if keep(layer) else before)[layer] for layer in new}
         for new, before in ((measured.mean, old.mean), (measured.var, old.var))
@@ -135,10 +137,10 @@ def only_layers(measured: Profiles, own: Profiles, keep: Callable[[str], bool]) 
 
 def towards_own(measured: Profiles, own: Profiles, prior: float) -> Profiles:
     """As if ``prior`` of its images were the network's own: means and variances on a line (Schneider et al. 2020)."""
-    old, found = own.select(measured.names), {}
+    old, found = own.select(measured.domains), {}
     share = torch.tensor([images / (images + prior) for images in measured.images])[:, None]
     for layer in measured.mean:
-        source, target = (Stats(p.mean[layer], p.var[layer], torch.ones(len(p.names))) for p in (old, measured))
+        source, target = (Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains))) for p in (old, measured))
         found[layer] = source.lerp(target, share)
     mean, var = ({layer: getattr(stats, key) for layer, stats in found.items()} for key in ("mean", "var"))
     return replace(measured, mean=mean, var=var)
@@ -156,7 +158,7 @@ def methods(trial: Trial) -> Iterator[Found]:
     whole = joined([exact(p) for p in parts.values()])
     variants = {
         "plain": own,
-        "one set for the site (AdaBN)": one_for_all(exact(trial.measured(site, "site", BATCH)), own.names),
+        "one set for the site (AdaBN)": one_for_all(exact(trial.measured(site, "site", BATCH)), own.domains),
         f"per camera, batches of {BATCH} merged exactly": whole,
         f"per camera, batches of {BATCH} averaged": joined([averaged(p) for p in parts.values()]),
         f"per camera, batches of {SMALL_BATCH} merged exactly": joined([exact(p) for p in small.values()]),
@@ -164,7 +166,7 @@ def methods(trial: Trial) -> Iterator[Found]:
         "per camera, all but the neck": only_layers(whole, own, lambda layer: not layer.startswith("neck")),
         "per camera, the neck alone": only_layers(whole, own, lambda layer: layer.startswith("neck")),
     }
-    means = camera_means(trial.embed(before, site), trial.by)
+    means = camera_means(trial.embed(before, site), trial.domain_fields)
     for row, profiles in variants.items():
         used = before.with_profiles(replaced(own, profiles))
         asked = {trial.site: trial.asked} | (dict(trial.more) if row in list(variants)[:3] else {})
@@ -215,12 +217,12 @@ def _scores(
 ) -> Iterator[Found]:
     embeddings = trial.embed(used, samples)
     if means is not None:
-        embeddings = centered(embeddings, means, trial.by)
+        embeddings = centered(embeddings, means, trial.domain_fields)
     for way, rows in ways(samples).items():
         for result in evaluate(replace(embeddings, samples=tuple(rows))).results:
             direction, m = way or result.direction, result.metrics
             if way or direction in DIRECTIONS:
-                score = Score(row, site, result.domain, direction, seed, m.rank(1), m.mAP, m.queries, m.gallery)
+                score = Score(row, site, result.category, direction, seed, m.rank(1), m.mAP, m.queries, m.gallery)
                 yield part, score
 
 
@@ -235,41 +237,43 @@ def ways(samples: Sequence[Sample]) -> dict[str, Sequence[Sample]]:
     return {f"{one}->{other}": samples, f"{other}->{one}": swapped}
 
 
-def by_camera(samples: Sequence[Sample], by: Sequence[str]) -> dict[str, list[Sample]]:
+def by_camera(samples: Sequence[Sample], domain_fields: Sequence[str]) -> dict[str, list[Sample]]:
     """The samples of each camera in the order of time, where it is known."""
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=lambda s: 0.0 if s.time is None else s.time.timestamp()):
-        found[label_of(sample, by)].append(sample)
+        found[domain_of(sample, domain_fields)].append(sample)
     return dict(sorted(found.items()))
 
 
 def street(folder: Path, more: Path, weights: Path) -> Trial:
     """People of street-b in ``folder``; the unlabelled crops of its split train are the first of those in ``more``."""
     checkpoint = load_checkpoint(weights)
-    by = checkpoint.by or ("camera",)
+    domain_fields = checkpoint.domain_fields or ("camera",)
     people, others = (
-        [sample for sample in read_manifest(place / "street-b" / "manifest.csv") if sample.domain == "person"]
+        [sample for sample in read_manifest(place / "street-b" / "manifest.csv") if sample.category == "person"]
         for place in (folder, more)
     )
     train = [sample for sample in people if sample.split is Split.TRAIN]
     pool = [sample for sample in others if sample.split is Split.TRAIN]
     scored = set(sorted({sample.identity for sample in people if sample.split is not Split.TRAIN})[:SCORED])
     asked = [sample for sample in people if sample.identity in scored]
-    kind = "statistics per " + "/".join(checkpoint.by) if checkpoint.by else "plain BN"
+    kind = "statistics per " + "/".join(checkpoint.domain_fields) if checkpoint.domain_fields else "plain BN"
     site = f"street-b, {weights.stem} ({checkpoint.spec.backbone}, {kind})"
-    return Trial(site, checkpoint, by, by_camera(pool, by), by_camera(train, by), asked)
+    return Trial(
+        site, checkpoint, domain_fields, by_camera(pool, domain_fields), by_camera(train, domain_fields), asked
+    )
 
 
 def vehicles(manifest: Path, weights: Path) -> Trial:
-    samples, by = read_manifest(manifest), ("camera",)
-    train = by_camera([sample for sample in samples if sample.split is Split.TRAIN], by)
+    samples, domain_fields = read_manifest(manifest), ("camera",)
+    train = by_camera([sample for sample in samples if sample.split is Split.TRAIN], domain_fields)
     asked = [sample for sample in samples if sample.split is not Split.TRAIN]
     (asking,) = {sample.camera for sample in asked if sample.split is Split.QUERY}
     split = {True: Split.QUERY, False: Split.GALLERY}
     everything = [replace(sample, split=split[sample.camera == asking]) for sample in samples]
     more = {f"all vehicles, {weights.stem}": everything}
     name = f"test vehicles, {weights.stem}"
-    return Trial(name, load_checkpoint(weights, "osnet_x0_25"), by, train, train, asked, more, coarse=True)
+    return Trial(name, load_checkpoint(weights, "osnet_x0_25"), domain_fields, train, train, asked, more, coarse=True)
 
 
 def measure(trial: Trial, say: Callable[[str], object]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ DIRECTIONS = ("visible->visible", "infrared->visible", "visible->infrared")
 
 
 def people(manifest: Path) -> list[Sample]:
-    return [sample for sample in read_manifest(manifest) if sample.domain == "person"]
+    return [sample for sample in read_manifest(manifest) if sample.category == "person"]
 
 
 def of_wrong_cameras(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoint:
@@ -38,10 +38,10 @@ def of_wrong_cameras(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoi
     for modality in Modality:
         own = [camera for kind, camera in cameras if kind is modality]
         wrong |= dict(zip(own, own[1:] + own[:1], strict=True))
-    names = tuple("/".join([*name.split("/")[:-1], wrong.get(name.split("/")[-1], "")]) for name in known.names)
+    names = tuple("/".join([*name.split("/")[:-1], wrong.get(name.split("/")[-1], "")]) for name in known.domains)
     # Row i, measured on camera names[i], now answers to another camera; names that nobody asks for stay distinct.
     distinct = tuple(name if not name.endswith("/") and name else f"unused {i}" for i, name in enumerate(names))
-    return replace(known, names=distinct, fingerprint=f"{known.fingerprint}-wrong")
+    return replace(known, domains=distinct, fingerprint=f"{known.fingerprint}-wrong")
 
 
 ROWS: dict[str, tuple[str, Policy]] = {

@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reid.errors import ConfigError, unknown_name
+from reid.old_names import KEYS, current_experiment
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-LabelField = Literal["domain", "modality", "camera"]
+DomainField = Literal["category", "modality", "camera"]
 
 
 class _Section(BaseModel):
@@ -31,7 +32,7 @@ class Data(_Section):
 
     manifests: tuple[str, ...] = Field(min_length=1)  # paths, relative to the working directory
     unlabelled: tuple[str, ...] = ()  # more manifests, of a site to adapt to: their identities are never looked at
-    domains: tuple[str, ...] = ()  # kinds of object to keep; () keeps all
+    categories: tuple[str, ...] = ()  # categories of samples to keep; () keeps all
     size: tuple[Count, Count] = (128, 64)  # height, width of a crop in pixels
 
 
@@ -47,15 +48,17 @@ class Network(_Section):
 class Norm(_Section):
     """Whose statistics normalize an image: the whole batch's, or its camera's, modality's, domain's."""
 
-    kind: Literal["batch", "camera", "modality", "domain"] = "batch"
+    axis: Literal["batch", "camera", "modality", "category"] = "batch"
     system: str = "batch"  # a name of reid.norm.SYSTEMS: what the layers do; "dwt+mec" adds a loss on data.unlabelled
-    by: tuple[LabelField, ...] = ()  # fields that name a normalization domain; () chooses by kind and data
+    domain_fields: tuple[DomainField, ...] = ()  # fields that name a normalization domain; () chooses by kind and data
     affine: Literal["shared", "domain"] = "shared"  # one scale and shift for all domains, or one each
 
     @model_validator(mode="after")
-    def _by_fits_kind(self) -> Norm:
-        if self.by and self.kind not in self.by:
-            raise ValueError(f"by = {list(self.by)} must name the field of kind = {self.kind!r} (or be empty)")
+    def _domain_fields_name_the_axis(self) -> Norm:
+        if self.domain_fields and self.axis not in self.domain_fields:
+            raise ValueError(
+                f"domain_fields = {list(self.domain_fields)} must name the field of axis = {self.axis!r} (or be empty)"
+            )
         return self
 
     @property
@@ -128,6 +131,7 @@ def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"{path}: no such experiment file; see scripts/experiments/") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {_one_line(error)}") from error
+    table = current_experiment(table, str(path))
     for item in sets:
         _override(table, item)
     return parse_config(table, str(path))
@@ -135,6 +139,7 @@ def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
 
 def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
     """The experiment in a nested ``table``; ``where`` names its source in an error."""
+    table = current_experiment(table, where)
     known = leaf_names()
     for key in _dotted(table):
         if key not in known:
@@ -195,6 +200,7 @@ def _override(table: dict[str, Any], item: str) -> None:
     key, equals, text = (part.strip() for part in item.partition("="))
     if not equals:
         raise ConfigError(f'--set {item}: expected section.key=value, such as "train.epochs=3"')
+    key = KEYS.get(key, key)
     if key not in leaf_names():
         raise ConfigError(f"--set {item}: {unknown_name('key', key, leaf_names())}")
     try:

@@ -5,9 +5,11 @@ Nothing here knows what a file holds.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 Writer = Callable[[Path], object]
@@ -34,6 +36,28 @@ def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
 def is_part(path: Path) -> bool:
     """Whether ``path`` is what a program that was killed while writing leaves behind."""
     return path.name.startswith(".") and path.name.endswith(".part")
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or folder while the ``with`` block runs.
+
+    Args:
+        path: The file or folder.  A file that is missing is made; a folder must exist.
+        shared: Other holders of a shared lock may work at the same time.
+        wait: Wait until the lock is free.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and ``wait`` is false.
+        OSError: The file cannot be opened.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

@@ -25,7 +25,7 @@ from reid.evaluation import Details, Report, Reranking, details_of, evaluate, me
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import PRIOR, Checkpoint, load_checkpoint
 from reid.norm import Profiles
-from reid.records import Embeddings, Sample, Split, label_of
+from reid.records import Embeddings, Sample, Split, domain_of
 from reid.retrieval.embed import embed
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.storage import claim, reading
@@ -34,7 +34,9 @@ DEFAULT_DATA = Path("data/street")
 DEFAULT_GALLERY = Path("galleries/street")
 WEIGHTS_FILE = "street.safetensors"
 NETWORK = "network.safetensors"  # the file of a gallery that holds the network that made its vectors
-MET = "unseen cameras"  # key of a checkpoint's free text, and of results: what became of cameras it did not know
+UNSEEN_CAMERA_KEY = (
+    "unseen cameras"  # key of a checkpoint's free text, and of results: what became of cameras it did not know
+)
 
 UnseenCamera = Literal["error", "calibrate", "prior", "nearest", "mixture"]
 
@@ -118,12 +120,12 @@ def load_checkpoint_for(
 
 def unseen_domains(checkpoint: Checkpoint, samples: Sequence[Sample]) -> list[str]:
     """Names of the normalization domains of ``samples`` that the checkpoint does not know."""
-    if not checkpoint.by:
+    if not checkpoint.domain_fields:
         return []
-    return sorted({label_of(sample, checkpoint.by) for sample in samples} - set(checkpoint.names))
+    return sorted({domain_of(sample, checkpoint.domain_fields) for sample in samples} - set(checkpoint.domains))
 
 
-def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: UnseenCamera) -> Checkpoint:
+def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: UnseenCamera) -> Checkpoint:
     """The checkpoint with statistics for every camera of ``samples``.
 
     ``unseen`` says what a camera gets that the checkpoint does not know: "error" nothing (embedding its
@@ -138,11 +140,11 @@ def meet_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: Unse
     missing = unseen_domains(checkpoint, samples)
     if not missing or unseen == "error":
         return checkpoint
-    met = {**checkpoint.extra, MET: unseen}
+    met = {**checkpoint.extra, UNSEEN_CAMERA_KEY: unseen}
     if unseen == "prior":
         return replace(checkpoint.with_domains(missing), extra=met)
-    pool = [s for s in samples if s.split is Split.TRAIN and label_of(s, checkpoint.by) in set(missing)]
-    pooled = {label_of(sample, checkpoint.by) for sample in pool}
+    pool = [s for s in samples if s.split is Split.TRAIN and domain_of(s, checkpoint.domain_fields) in set(missing)]
+    pooled = {domain_of(sample, checkpoint.domain_fields) for sample in pool}
     if pooled != set(missing):
         raise DataError(
             f"cannot calibrate {', '.join(sorted(set(missing) - pooled))}: no rows of split train show them;"
@@ -160,7 +162,7 @@ def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str 
     A picture may be listed as a query and as an answer: both rows get the same vector.
     """
     check_files(samples)
-    keys = [(sample.path, label_of(sample, checkpoint.by)) for sample in samples]
+    keys = [(sample.path, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
     once = dict(zip(keys, samples, strict=True))
     with progress_bar(title, len(once)) as progress:
         found = embed(checkpoint, list(once.values()), workers=workers(), progress=progress)
@@ -177,9 +179,9 @@ def evaluate_samples(
     scoring: Scoring | None = None,
     reranking: Reranking | None = None,
     memory: int | None = None,
-    strips: int | None = None,
+    query_examples: int | None = None,
 ) -> Details:
-    """Embed the query and gallery rows and score them; with ``strips`` look behind the scores too (``details_of``)."""
+    """Embed the query and gallery rows and score them; with ``query_examples``, add what :func:`details_of` gives."""
     asked = [sample for sample in samples if sample.split is not Split.TRAIN]
     if scoring is not None and scoring.rule.ignore == "itself":
         asked = list({sample.path: sample for sample in reversed(asked)}.values())[::-1]
@@ -187,21 +189,30 @@ def evaluate_samples(
         for split in (Split.QUERY, Split.GALLERY):
             if not any(sample.split is split for sample in asked):
                 raise DataError(f'{protocol}: no row of split "{split}"; evaluation needs queries and a gallery')
-    embeddings, made = embed_samples(checkpoint, asked), _made(checkpoint)
-    report = evaluate(embeddings, protocol=protocol, scoring=scoring, made=made, reranking=reranking, memory=memory)
-    return Details(report) if strips is None else details_of(report, embeddings, scoring, strips=strips, memory=memory)
+    embeddings, made = embed_samples(checkpoint, asked), _provenance(checkpoint)
+    report = evaluate(
+        embeddings, protocol=protocol, scoring=scoring, provenance=made, reranking=reranking, memory=memory
+    )
+    return (
+        Details(report)
+        if query_examples is None
+        else details_of(report, embeddings, scoring, query_examples=query_examples, memory=memory)
+    )
 
 
-def _made(checkpoint: Checkpoint) -> dict[str, object]:
+def _provenance(checkpoint: Checkpoint) -> dict[str, object]:
     """How embeddings come about, as far as the files' names do not say it."""
     made: dict[str, object] = {"neck": checkpoint.spec.neck, "flip": checkpoint.transform.flip}
     if checkpoint.runtime:
         made["runtime"] = checkpoint.runtime
     if PRIOR in checkpoint.extra:
         made[PRIOR] = checkpoint.extra[PRIOR]
-    policies = [checkpoint.extra.get(MET, ""), "" if checkpoint.stranger is None else checkpoint.unseen]
+    policies = [
+        checkpoint.extra.get(UNSEEN_CAMERA_KEY, ""),
+        "" if checkpoint.unknown_domain is None else checkpoint.unseen,
+    ]
     if any(policies):
-        made[MET] = " and ".join(filter(None, policies))
+        made[UNSEEN_CAMERA_KEY] = " and ".join(filter(None, policies))
     return made
 
 
@@ -212,18 +223,18 @@ def evaluate_data(
     checkpoint_of: Callable[[DataSet], Checkpoint],
     reranking: Reranking | None = None,
     memory: int | None = None,
-    strips: int | None = None,
+    query_examples: int | None = None,
 ) -> Iterator[Details]:
     """The report of a data set; of each of its choices and their means where ``spec`` says "all", as in trial=all.
 
-    ``checkpoint_of`` gives the network for each choice: papers train one on each split.  ``strips`` as in
+    ``checkpoint_of`` gives the network for each choice: papers train one on each split.  ``query_examples`` as in
     :func:`evaluate_samples`; a mean has nothing behind it but its reports.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Report]] = {}
     for one in all_choices(spec):
         data = open_data(one, root, rule)
         checkpoint = checkpoint_of(data)
-        scored = evaluate_samples(checkpoint, data.samples, data.name, data.scoring, reranking, memory, strips)
+        scored = evaluate_samples(checkpoint, data.samples, data.name, data.scoring, reranking, memory, query_examples)
         yield scored
         variants = data.protocol.variants if data.protocol else {}
         kept = {name: choice for name, choice in data.scoring.variant.items() if not variants[name].mean}

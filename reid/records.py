@@ -38,31 +38,74 @@ class Split(StrEnum):
     GALLERY = "gallery"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Sample:
-    """One crop and what is known about it.
+    """One crop and its labels.
 
-    ``identity`` and ``camera`` may be empty: unknown.  ``domain`` is the kind of object
-    ("person", "vehicle", ...).  ``time`` is when the crop was taken, ``track`` names the crops that follow one
-    passer-by through a film; None and "": unknown.
+    Args:
+        path: The image file.
+        identity: Who or which object the crop shows; "" when unknown.
+        camera: The camera that took the crop; "" when unknown.
+        modality: The kind of light that the camera sees.
+        category: What the crop shows: "person", "vehicle", "animal", ...
+        split: What the row is for in a data set.
+        time: When the crop was taken; None when unknown.
+        track: Name of the track, the crops that follow one object through a video; "" when unknown.
+        domain: The name that version 0.1.0 used for ``category``; it is still accepted and readable.
+
+    Example:
+        >>> Sample(Path("0001.jpg"), identity="anna", camera="door").category
+        'person'
     """
 
     path: Path
-    identity: str = ""
-    camera: str = ""
-    modality: Modality = Modality.VISIBLE
-    domain: str = "person"
-    split: Split = Split.GALLERY
-    time: datetime | None = None
-    track: str = ""
+    identity: str
+    camera: str
+    modality: Modality
+    category: str
+    split: Split
+    time: datetime | None
+    track: str
+
+    def __init__(
+        self,
+        path: Path,
+        identity: str = "",
+        camera: str = "",
+        modality: Modality = Modality.VISIBLE,
+        category: str = "person",
+        split: Split = Split.GALLERY,
+        time: datetime | None = None,
+        track: str = "",
+        *,
+        domain: str | None = None,
+    ) -> None:
+        category = category if domain is None else domain
+        values = (path, identity, camera, modality, category, split, time, track)
+        for name, value in zip(self.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    @property
+    def domain(self) -> str:
+        """The category, under the name that version 0.1.0 used."""
+        return self.category
 
 
-def label_of(sample: Sample, by: Sequence[str]) -> str:
-    """Name of the normalization domain of a sample, e.g. by ("domain", "camera") "person/a1".
+def domain_of(sample: Sample, domain_fields: Sequence[str]) -> str:
+    """Name the normalization domain that a sample belongs to.
 
-    ``by`` lists fields of the sample among "camera", "modality" and "domain"; () gives "".
+    Args:
+        sample: The sample.
+        domain_fields: Fields of the sample that name a domain together, among "camera", "modality" and "category".
+
+    Returns:
+        The values of these fields joined by "/"; "" when there are no fields.
+
+    Example:
+        >>> domain_of(Sample(Path("0001.jpg"), camera="door"), ("category", "camera"))
+        'person/door'
     """
-    return "/".join(str(getattr(sample, field)) for field in by)
+    return "/".join(str(getattr(sample, field)) for field in domain_fields)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def camera_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [f"{domain}/a{number}" for domain in ("person", "vehicle") for number in range(1, 7)]
     network = convert_norm(Embedder(spec), camera_batchnorm(names)).eval()
     path = tmp_path_factory.mktemp("weights") / "camera.safetensors"
-    save_checkpoint(path, network, spec, EvaluationTransform(64, 32), ("domain", "camera"), names, {})
+    save_checkpoint(path, network, spec, EvaluationTransform(64, 32), ("category", "camera"), names, {})
     return path
 
 

@@ -108,7 +108,7 @@ def _theme() -> gr.themes.Base:
 
 def _heading(world: World) -> str:
     gallery = world.norms[0].gallery
-    identities = len({(sample.domain, sample.identity) for sample in gallery.samples})
+    identities = len({(sample.category, sample.identity) for sample in gallery.samples})
     cameras = len({(world.site_of[sample.path], sample.camera) for sample in gallery.samples})
     return (
         '<header class="reid-heading"><h1>reid</h1><p>Who is this, in another camera, another light?'

@@ -40,7 +40,7 @@ class Crop:
     identity: str
     camera: str
     modality: str
-    domain: str
+    category: str
     site: str = ""
 
 
@@ -82,7 +82,7 @@ def data_uri(image: Image.Image) -> str:
 
 def alt(crop: Crop) -> str:
     """What the picture shows, in words, not escaped."""
-    who = f"{crop.domain} {crop.identity}" if crop.identity else f"unknown {crop.domain}"
+    who = f"{crop.category} {crop.identity}" if crop.identity else f"unknown {crop.category}"
     return f"{who} seen by {crop.modality} camera {crop.camera or 'unknown'}"
 
 
@@ -119,7 +119,7 @@ def query_card(crop: Crop) -> str:
         "Identity": crop.identity or "unknown",
         "Camera": crop.camera or "unknown",
         "Modality": crop.modality,
-        "Kind": crop.domain,
+        "Kind": crop.category,
         "Site": crop.site,
     }
     lines = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items() if value)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from reid.app.world import Norm, World
+from reid.app.world import NormalizedGallery, World
 from reid.data.images import read_image
 from reid.errors import DataError
 from reid.evaluation.labels import market_labels
@@ -55,7 +55,7 @@ class Switches:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QueryOutcome:
     """The answers of one gallery, best first, with their verdicts.
 
     ``first_right`` is the place of the first right answer (1 is best) and ``average_precision`` 0..1, both
@@ -79,18 +79,18 @@ def judge(query: Sample, answer: Sample) -> Verdict:
     return Verdict.SAME_CAMERA if same_camera else Verdict.RIGHT
 
 
-def ask(world: World, query: Query, switches: Switches) -> list[Outcome]:
+def ask(world: World, query: Query, switches: Switches) -> list[QueryOutcome]:
     """The outcome under each way of normalizing that knows this kind of object.
 
     DataError when none does, or no row may answer.
     """
-    norms = [norm for norm in world.norms if query.sample.domain in norm.kinds]
+    norms = [norm for norm in world.norms if query.sample.category in norm.kinds]
     if not norms:
         raise DataError(NOTHING_FITS)
     return [_outcome(world, norm, query, switches) for norm in norms]
 
 
-def _outcome(world: World, norm: Norm, query: Query, switches: Switches) -> Outcome:
+def _outcome(world: World, norm: NormalizedGallery, query: Query, switches: Switches) -> QueryOutcome:
     sample = query.sample
     keep = _may_answer(world, norm, sample, switches)
     if not keep.any():
@@ -100,22 +100,22 @@ def _outcome(world: World, norm: Norm, query: Query, switches: Switches) -> Outc
         query.picture or sample.path,
         camera=sample.camera,
         modality=sample.modality,
-        domain=sample.domain,
+        category=sample.category,
     )
     ranking = norm.gallery.search(vector, switches.answers, keep=keep, fingerprint=norm.checkpoint.fingerprint)
     answers = [Answer(row, norm.gallery.samples[row], score) for row, score in ranking.answers(0)]
     first, precision = _score(norm, sample, vector, np.flatnonzero(keep))
     judged = tuple((answer, judge(sample, answer.sample)) for answer in answers)
-    return Outcome(norm.title, judged, int(np.count_nonzero(keep)), first, precision)
+    return QueryOutcome(norm.title, judged, int(np.count_nonzero(keep)), first, precision)
 
 
-def _may_answer(world: World, norm: Norm, sample: Sample, switches: Switches) -> npt.NDArray[np.bool_]:
+def _may_answer(world: World, norm: NormalizedGallery, sample: Sample, switches: Switches) -> npt.NDArray[np.bool_]:
     """(G,) bool: the rows of the query's kind that the switches allow."""
     keep = rows_that_may_answer(
         norm.gallery.samples,
         other_than_camera=sample.camera if switches.cross_camera else "",
         modalities=None if switches.modality is None else [switches.modality],
-        domains=[sample.domain],
+        categories=[sample.category],
     )
     if switches.site:
         keep &= np.array([world.site_of[row.path] == switches.site for row in norm.gallery.samples], dtype=np.bool_)
@@ -123,7 +123,7 @@ def _may_answer(world: World, norm: Norm, sample: Sample, switches: Switches) ->
 
 
 def _score(
-    norm: Norm, sample: Sample, vector: FloatArray, rows: npt.NDArray[np.int64]
+    norm: NormalizedGallery, sample: Sample, vector: FloatArray, rows: npt.NDArray[np.int64]
 ) -> tuple[int | None, float | None]:
     """Place of the first right answer and average precision of one query, ``vector`` (1, D)."""
     allowed = norm.rows.select(rows)

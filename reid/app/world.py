@@ -21,6 +21,7 @@ from reid.data.street.generation import PLAN_FILE, StreetPlan
 from reid.errors import DataError, ReidError
 from reid.evaluation import Report, evaluate
 from reid.models.checkpoint import Checkpoint
+from reid.old_names import current_experiment
 from reid.pipeline import (
     DEFAULT_DATA,
     DEFAULT_GALLERY,
@@ -29,8 +30,8 @@ from reid.pipeline import (
     gallery_checkpoint,
     load_checkpoint_for,
     make_street,
-    meet_cameras,
     shipped_weights,
+    with_unseen_cameras,
 )
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.embed import load_embeddings, save_embeddings
@@ -52,7 +53,7 @@ def compared_weights() -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteData:
     """One manifest: a place with its cameras."""
 
     name: str
@@ -61,12 +62,12 @@ class Site:
     @cached_property
     def cameras(self) -> tuple[Sample, ...]:
         """A sample of each camera and kind of object, in the order of (kind, camera)."""
-        seen = {(sample.domain, sample.camera): sample for sample in self.samples}
+        seen = {(sample.category, sample.camera): sample for sample in self.samples}
         return tuple(seen[key] for key in sorted(seen))
 
 
 @dataclass(frozen=True)
-class Norm:
+class NormalizedGallery:
     """A network with one way of normalizing, and everything it has embedded: the ``kinds`` it was trained on."""
 
     title: str
@@ -80,7 +81,7 @@ class Norm:
         """The gallery's rows with their vectors, in the order of its rankings."""
         return self.gallery.embeddings
 
-    def report(self, site: Site) -> Report:
+    def report(self, site: SiteData) -> Report:
         """Scores of the queries of ``site`` against its gallery rows."""
         here = set(site.samples)
         parts = []
@@ -95,11 +96,11 @@ class Norm:
 class World:
     """What the pages show: sites, and the same galleries under each way of normalizing."""
 
-    sites: tuple[Site, ...]
-    norms: tuple[Norm, ...]
+    sites: tuple[SiteData, ...]
+    norms: tuple[NormalizedGallery, ...]
 
     @cached_property
-    def queries(self) -> tuple[tuple[Site, Sample], ...]:
+    def queries(self) -> tuple[tuple[SiteData, Sample], ...]:
         """Every query of every site; pages name a query by its position here."""
         return tuple((site, s) for site in self.sites for s in site.samples if s.split is Split.QUERY)
 
@@ -111,7 +112,7 @@ class World:
     @cached_property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of object that are asked for, in order of appearance."""
-        return tuple(dict.fromkeys(sample.domain for _, sample in self.queries))
+        return tuple(dict.fromkeys(sample.category for _, sample in self.queries))
 
 
 def prepare(
@@ -128,7 +129,7 @@ def prepare(
     main = DEFAULT_GALLERY.name
     folders = {title: galleries / (main if title == CAMERA_BN else f"{main}-{_slug(title)}") for title in files}
     manifests = find_or_make(data, identities)
-    sites = tuple(Site(path.parent.name, read_manifest(path)) for path in manifests)
+    sites = tuple(SiteData(path.parent.name, read_manifest(path)) for path in manifests)
     samples = tuple(sample for site in sites for sample in site.samples)
     if not any(sample.split is Split.QUERY for sample in samples):
         raise DataError(f'{data}: no row of split "query"; the demo needs pictures to ask with')
@@ -146,8 +147,8 @@ def _kinds(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[str, ...]
     """Kinds of object that the weights were trained on, as their experiment says; all kinds where it does not."""
     text = checkpoint.extra.get("experiment")
     # Only this key: an experiment of an earlier version may hold others.
-    trained = tomllib.loads(text).get("data", {}).get("domains", []) if text else []
-    return tuple(trained) or tuple(dict.fromkeys(sample.domain for sample in samples))
+    trained = current_experiment(tomllib.loads(text), "weights").get("data", {}).get("categories", []) if text else []
+    return tuple(trained) or tuple(dict.fromkeys(sample.category for sample in samples))
 
 
 def find_or_make(data: Path, identities: int | None = None) -> list[Path]:
@@ -163,23 +164,23 @@ def find_or_make(data: Path, identities: int | None = None) -> list[Path]:
     return make_street(data, StreetPlan() if identities is None else StreetPlan.of(identities))
 
 
-def _norm(title: str, loaded: Checkpoint, everything: Sequence[Sample], folder: Path, stamp: str) -> Norm:
+def _norm(title: str, loaded: Checkpoint, everything: Sequence[Sample], folder: Path, stamp: str) -> NormalizedGallery:
     kinds = _kinds(loaded, everything)
-    samples = [sample for sample in everything if sample.domain in kinds]
+    samples = [sample for sample in everything if sample.category in kinds]
     found = _reuse(title, kinds, folder, samples, loaded.fingerprint, stamp)
     if found is not None:
         return found
-    met = meet_cameras(replace(loaded, extra={**loaded.extra, DATA: stamp}), samples, "calibrate")
+    met = with_unseen_cameras(replace(loaded, extra={**loaded.extra, DATA: stamp}), samples, "calibrate")
     asked = [sample for sample in samples if sample.split is Split.QUERY]
     queries = embed_samples(met, asked, f"{title}: queries")
     gallery = build_gallery(met, samples, folder)
     save_embeddings(queries, folder / QUERIES_FILE)
-    return Norm(title, kinds, met, gallery, queries)
+    return NormalizedGallery(title, kinds, met, gallery, queries)
 
 
 def _reuse(
     title: str, kinds: tuple[str, ...], folder: Path, samples: Sequence[Sample], weights: str, stamp: str
-) -> Norm | None:
+) -> NormalizedGallery | None:
     """What is in ``folder``, if it was made from these weights and data; else None, and stderr says why.
 
     Rows may be missing: who was erased from a gallery stays erased.
@@ -200,7 +201,7 @@ def _reuse(
     if not fits:
         typer.echo(f"{folder}: made from other weights or data; building it again", err=True)
         return None
-    return Norm(title, kinds, checkpoint, gallery, queries)
+    return NormalizedGallery(title, kinds, checkpoint, gallery, queries)
 
 
 def _digest(manifests: Sequence[Path]) -> str:

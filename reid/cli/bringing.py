@@ -38,7 +38,7 @@ def init(
     if protocol:
         found = init_protocol(folder, protocol, overwrite=force)
     else:
-        found = init_manifest(folder, pattern, domain=domain, overwrite=force)
+        found = init_manifest(folder, pattern, category=domain, overwrite=force)
     for line in found.lines():
         typer.echo(line)
 

@@ -19,14 +19,14 @@ from reid.cli.options import (
     Root,
     Size,
     Weights,
-    domain_fields,
     finite,
+    parsed_domain_fields,
     prior_source,
     read_samples,
 )
 from reid.errors import ConfigError, DataError
 from reid.files import write_whole
-from reid.records import Sample, Split, label_of
+from reid.records import Sample, Split, domain_of
 
 if TYPE_CHECKING:
     from reid.evaluation.analysis.camera_curve import CurvePoint
@@ -87,7 +87,7 @@ def report(
     pool, asked = measured_rows(samples, split), [s for s in samples if s.split is not Split.TRAIN]
     check_files([*pool, *asked])
     checkpoint = load_checkpoint_for(weights, backbone, size)
-    fields = domain_fields(by) or checkpoint.by or ("camera",)
+    fields = parsed_domain_fields(by) or checkpoint.domain_fields or ("camera",)
     statistics = keeps_statistics(checkpoint)
     if not statistics and (out is not None or curve):
         raise ConfigError(
@@ -95,13 +95,20 @@ def report(
         )
     with progress_bar("looking at cameras", work(pool, asked, fields, statistics)) as progress:
         found = camera_report(
-            checkpoint, pool, asked, by=fields, prior=prior, prior_from=source, workers=workers(), progress=progress
-        )  # fmt: skip
+            checkpoint,
+            pool,
+            asked,
+            domain_fields=fields,
+            prior=prior,
+            prior_from=source,
+            workers=workers(),
+            progress=progress,
+        )
     points: list[CurvePoint] = []
     if curve:
-        most = max(Counter(label_of(sample, fields) for sample in pool).values())
+        most = max(Counter(domain_of(sample, fields) for sample in pool).values())
         with progress_bar("drawing the curve", len(curve_steps(most)) * len(asked)) as progress:
-            points = score_curve(checkpoint, pool, asked, by=fields, workers=workers(), progress=progress)
+            points = score_curve(checkpoint, pool, asked, domain_fields=fields, workers=workers(), progress=progress)
     if plot is not None:
         picture = curve_picture(points)
         write_whole(plot, lambda part: part.write_text(picture, encoding="utf-8"), private=False)
@@ -184,7 +191,7 @@ def merge(
         other = Profiles.load(file)
         whole = replaced(whole, other) if replace else whole.merge(other)
     whole.save(out)
-    for name, images in zip(whole.names, whole.images, strict=True):
+    for name, images in zip(whole.domains, whole.images, strict=True):
         typer.echo(f"{name}\t{images} images")
 
 
@@ -205,7 +212,7 @@ def center(
     from reid.retrieval.embed import load_embeddings, save_embeddings
 
     claim_output(out, "reid-embeddings-", [str(embeddings)])
-    given, fields = load_embeddings(embeddings), domain_fields(by)
+    given, fields = load_embeddings(embeddings), parsed_domain_fields(by)
     train = [row for row, sample in enumerate(given.samples) if sample.split is Split.TRAIN]
     rows = train or list(range(len(given)))
     moved = centered(given, camera_means(given.select(np.array(rows, dtype=np.int64)), fields), fields)
@@ -236,7 +243,7 @@ def _lines(found: CameraReport, points: list[CurvePoint]) -> list[str]:
             f"{name} {100 * change.value:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
             for name, change in (("mAP", line.precision.difference), ("rank-1", line.rank1.difference))
         )
-        lines += [f"{line.domain} {line.direction}: mAP / rank-1 {scores}", f"  {changes}"]
+        lines += [f"{line.category} {line.direction}: mAP / rank-1 {scores}", f"  {changes}"]
     lines += [
         f"{point.crops} crops, prior {point.prior:g}: mAP / rank-1 {100 * point.mAP:.1f} / {100 * point.rank1:.1f}"
         for point in points

@@ -21,8 +21,10 @@ from reid.files import write_whole
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid compare scripts/experiments/compare-norms.toml --report docs/results/norms.md")
-def compare(
+@commands.command(
+    "compare", epilog="Example: reid compare scripts/experiments/compare-norms.toml --report docs/results/norms.md"
+)
+def run_sweep(
     comparison: Annotated[Path, typer.Argument(help="a TOML file such as scripts/experiments/compare-norms.toml")],
     out: Annotated[Path | None, typer.Option(help="folder of the runs; default: runs/<name of the file>")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="trainings of each variation; default: the file's")] = None,
@@ -36,11 +38,11 @@ def compare(
     missing.
     """
     from reid.pipeline import claim_folder
-    from reid.training.sweep import compare as run
     from reid.training.sweep import page, tables
-    from reid.training.sweep_file import load_comparison
+    from reid.training.sweep import run_sweep as run
+    from reid.training.sweep_file import load_sweep
 
-    chosen = load_comparison(comparison, seeds).only(only or ())
+    chosen = load_sweep(comparison, seeds).only(only or ())
     folder = out or Path("runs") / comparison.stem
     if report is not None:
         claim_folder(report.parent, report)

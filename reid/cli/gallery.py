@@ -23,7 +23,7 @@ from reid.cli.options import (
     unseen_policy,
 )
 from reid.errors import ConfigError, DataError
-from reid.records import Modality, Sample, Split, label_of
+from reid.records import Modality, Sample, Split, domain_of
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -140,7 +140,7 @@ def search(
     check_cameras(checkpoint, unseen)
     checkpoint = checkpoint if unseen is None else checkpoint.with_unseen(policy)
     asked = Sample(image, "", camera, modality, domain, Split.QUERY)
-    if checkpoint.stranger is None and unseen_domains(checkpoint, [asked]):
+    if checkpoint.unknown_domain is None and unseen_domains(checkpoint, [asked]):
         raise ConfigError(_unknown(folder, checkpoint, asked))
     found = search_image(
         checkpoint,
@@ -148,11 +148,11 @@ def search(
         image,
         camera=camera,
         modality=modality,
-        domain=domain,
+        category=domain,
         k=k,
         cross_camera=cross_camera,
         modalities=answers or None,
-        domains=[domain],
+        categories=[domain],
     )
     rows = [_answer(place, answer.sample, answer.score) for place, answer in enumerate(found, 1)]
     if as_json:
@@ -164,11 +164,12 @@ def search(
 
 def _unknown(folder: Path, checkpoint: Checkpoint, asked: Sample) -> str:
     """Why a picture of a camera without statistics cannot be searched for, and what to do."""
-    what, known = "/".join(checkpoint.by), ", ".join(checkpoint.names)
-    if "camera" in checkpoint.by and not asked.camera:
+    what, known = "/".join(checkpoint.domain_fields), ", ".join(checkpoint.domains)
+    unknown = domain_of(asked, checkpoint.domain_fields)
+    if "camera" in checkpoint.domain_fields and not asked.camera:
         return f"{folder}: its network has statistics for each {what}; say which with --camera; known: {known}"
     return (
-        f'{folder}: its network has no statistics for {what} "{label_of(asked, checkpoint.by)}"; known: {known};'
+        f'{folder}: its network has no statistics for {what} "{unknown}"; known: {known};'
         ' run "reid calibrate" on its crops and "reid index build --profiles" again, or build with --unseen-camera'
         " nearest or mixture"
     )
@@ -181,12 +182,12 @@ def _answer(place: int, sample: Sample, score: float) -> dict[str, Any]:
         "identity": sample.identity,
         "camera": sample.camera,
         "modality": str(sample.modality),
-        "domain": sample.domain,
+        "domain": sample.category,
         "path": str(sample.path),
     }
 
 
 def _echo_gallery(folder: Path, samples: tuple[Sample, ...]) -> None:
-    identities = len({(s.domain, s.identity) for s in samples})
+    identities = len({(s.category, s.identity) for s in samples})
     cameras = len({s.camera for s in samples})
     typer.echo(f"{folder}\t{len(samples)} images of {identities} identities in {cameras} cameras")

@@ -14,8 +14,8 @@ from reid.cli.options import (
     Root,
     Size,
     Weights,
-    domain_fields,
     finite,
+    parsed_domain_fields,
     prior_source,
     read_samples,
     stopped,
@@ -121,7 +121,7 @@ def calibrate(
     rows = measured_rows(read_samples(data, root), split)
     check_files(rows)
     checkpoint = load_checkpoint_for(weights, backbone, size)
-    fields = domain_fields(by) or checkpoint.by or ("camera",)
+    fields = parsed_domain_fields(by) or checkpoint.domain_fields or ("camera",)
     rows = of_domains(rows, fields, only) if only else rows
     rows = one_of_each_track(rows, fields) if sample_by else rows
     rows = spaced(rows, fields, apart) if apart else rows
@@ -129,7 +129,7 @@ def calibrate(
         profiles = calibrate_checkpoint(
             checkpoint,
             rows,
-            by=fields,
+            domain_fields=fields,
             minimum=min_images,
             prior=prior,
             prior_from=source,
@@ -137,5 +137,5 @@ def calibrate(
             progress=progress,
         )
     profiles.save(out)
-    for name, images in zip(profiles.names, profiles.images, strict=True):
+    for name, images in zip(profiles.domains, profiles.images, strict=True):
         typer.echo(f"{name}\t{images} images")

@@ -110,15 +110,15 @@ def unseen_policy(value: str | None, default: str = "error") -> Any:
 
 def meet(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: str | None, default: str = "error") -> Checkpoint:
     """The checkpoint with what ``--unseen-camera`` (``default`` where it is not given) says of its unknown cameras."""
-    from reid.pipeline import meet_cameras
+    from reid.pipeline import with_unseen_cameras
 
     check_cameras(checkpoint, unseen)
-    return meet_cameras(checkpoint, samples, unseen_policy(unseen, default))
+    return with_unseen_cameras(checkpoint, samples, unseen_policy(unseen, default))
 
 
 def check_cameras(checkpoint: Checkpoint, unseen: str | None) -> None:
     """Refuse ``--unseen-camera`` for weights that know no cameras, for it would change nothing."""
-    if unseen not in (None, "error") and not checkpoint.by:
+    if unseen not in (None, "error") and not checkpoint.domain_fields:
         raise ConfigError(
             f"--unseen-camera {unseen}: {checkpoint.source} keeps no statistics per camera, so none is unknown to it;"
             ' leave it out, or run "reid calibrate" on crops of each camera and pass --profiles'
@@ -130,7 +130,7 @@ def stopped(folder: Path, error: OSError) -> str:
     return f"{error.filename or folder}: {error.strerror or error}; mend that, then the same command continues {folder}"
 
 
-def domain_fields(by: str) -> tuple[str, ...]:
+def parsed_domain_fields(by: str) -> tuple[str, ...]:
     """The fields of a sample that ``by`` names, as in "domain/camera"."""
     from reid.errors import unknown_name
 

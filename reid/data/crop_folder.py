@@ -17,11 +17,12 @@ from pathlib import Path
 from reid.data.manifest import write_manifest
 from reid.data.protocols.data_sets import read_data
 from reid.errors import DataError, unknown_name
+from reid.old_names import current_fields
 from reid.records import Modality, Sample, Split
 
 MANIFEST = "manifest.csv"
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-FIELDS = ("camera", "identity", "time", "modality", "domain", "split")
+FIELDS = ("camera", "identity", "time", "modality", "category", "split")
 LAYOUTS = ("*", "{identity}/*", "{camera}/{identity}/*")  # by how many folders a picture lies in
 
 
@@ -37,7 +38,7 @@ class Found:
     def lines(self) -> list[str]:
         """The findings for the user, one a line."""
         pictures = list({sample.path: sample for sample in self.samples}.values())
-        identities = {(s.domain, s.identity) for s in pictures if s.identity}
+        identities = {(s.category, s.identity) for s in pictures if s.identity}
         queries = sum(sample.split is Split.QUERY for sample in self.samples)
         lines = [
             f"{self.manifest}: {len(pictures)} pictures, read as {self.pattern}",
@@ -51,12 +52,12 @@ class Found:
 
 
 def init_manifest(
-    folder: Path, pattern: str | None = None, *, domain: str = "person", overwrite: bool = False
+    folder: Path, pattern: str | None = None, *, category: str = "person", overwrite: bool = False
 ) -> Found:
     """Write ``folder``/manifest.csv from the names of the pictures below it, and say what was found.
 
     ``pattern`` is matched with each path relative to ``folder``: {camera}, {identity}, {time}, {modality},
-    {domain} and {split} are read, * is anything, neither goes beyond a "/", as in
+    {category} and {split} are read, * is anything, neither goes beyond a "/", as in
     "{camera}/{identity}_{time}.jpg".  Without {split} every picture is of the gallery, and the first of each
     identity in each camera is a query too, if another camera (where cameras are unknown: another picture)
     shows the identity.  Raises DataError for a picture that the pattern does not fit; nothing is written then.
@@ -69,7 +70,7 @@ def init_manifest(
     if not pictures:
         raise DataError(f"{folder}: no pictures in it; expected files that end in {', '.join(sorted(PICTURES))}")
     pattern = pattern or _layout(folder, pictures)
-    samples = list(_samples(folder, pictures, pattern, domain))
+    samples = list(_samples(folder, pictures, pattern, category))
     if "{split}" not in pattern:
         samples += _queries(samples)
     write_manifest(samples, manifest)
@@ -99,7 +100,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """The regular expression of a pattern as :func:`init_manifest` describes it."""
     parts: list[str] = []
     for part in re.split(r"(\{[^{}]*\}|\*)", pattern):
-        name = part[1:-1]
+        (name,) = current_fields([part[1:-1]])
         if part == "*":
             parts.append("[^/]*")
         elif not part.startswith("{"):
@@ -130,7 +131,7 @@ def _layout(folder: Path, pictures: Sequence[Path]) -> str:
     )
 
 
-def _samples(folder: Path, pictures: Sequence[Path], pattern: str, domain: str) -> Iterator[Sample]:
+def _samples(folder: Path, pictures: Sequence[Path], pattern: str, category: str) -> Iterator[Sample]:
     expression = compile_pattern(pattern)
     names = [path.relative_to(folder).as_posix() for path in pictures]
     matches = [expression.fullmatch(name) for name in names]
@@ -142,7 +143,7 @@ def _samples(folder: Path, pictures: Sequence[Path], pattern: str, domain: str) 
         )
     for path, match in zip(pictures, matches, strict=True):
         if match is not None:
-            yield _sample(path, {"domain": domain, **match.groupdict()})
+            yield _sample(path, {"category": category, **match.groupdict()})
 
 
 def _sample(path: Path, fields: Mapping[str, str]) -> Sample:
@@ -151,7 +152,7 @@ def _sample(path: Path, fields: Mapping[str, str]) -> Sample:
         identity=fields.get("identity", ""),
         camera=fields.get("camera", ""),
         modality=Modality(_known(path, "modality", fields.get("modality", Modality.VISIBLE), Modality)),
-        domain=fields["domain"],
+        category=fields["category"],
         split=Split(_known(path, "split", fields.get("split", Split.GALLERY), Split)),
         time=_time(path, fields["time"]) if "time" in fields else None,
     )
@@ -180,7 +181,7 @@ def _queries(samples: Sequence[Sample]) -> list[Sample]:
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.identity:
-            groups[sample.domain, sample.identity].append(sample)
+            groups[sample.category, sample.identity].append(sample)
     found = []
     for group in groups.values():
         firsts = {sample.camera: sample for sample in reversed(group)}
@@ -202,7 +203,7 @@ def _doubts(pictures: Sequence[Sample]) -> list[str]:
     cameras: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample in pictures:
         if sample.identity:
-            cameras[sample.domain, sample.identity].add(sample.camera)
+            cameras[sample.category, sample.identity].add(sample.camera)
     doubts = []
     if all(not sample.camera for sample in pictures):
         doubts.append("cameras are unknown: nothing can be calibrated by camera; name them by a pattern")

@@ -18,7 +18,7 @@ from torch import Tensor
 from reid.data.images import read_image
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConditionError, ConfigError
-from reid.records import Sample, label_of
+from reid.records import Sample, domain_of
 
 Progress = Callable[[int], object]
 """Called with the number of images done since the last call, as ``tqdm.update`` is."""
@@ -30,38 +30,42 @@ _SHOWN_NAMES = 12
 class Batch:
     """Images ready for a network.
 
-    ``images`` (B, 3, H, W) float32, normalised; ``condition`` (B,) int64, index of each image's
+    ``images`` (B, 3, H, W) float32, normalised; ``domain`` (B,) int64, index of each image's
     normalization domain, or None where the network has none; ``samples`` the B records.
     """
 
     images: Tensor
-    condition: Tensor | None
+    domain: Tensor | None
     samples: tuple[Sample, ...]
 
 
 def domain_indices(
-    samples: Sequence[Sample], by: Sequence[str], names: Sequence[str], stranger: int | None = None
+    samples: Sequence[Sample], domain_fields: Sequence[str], domains: Sequence[str], unknown_domain: int | None = None
 ) -> Tensor:
-    """int64 (N,): place in ``names`` of each sample's ``label_of(sample, by)``; zeros for ``by`` ().
+    """int64 (N,): place in ``domains`` of each sample's ``label_of(sample, by)``; zeros for ``domain_fields`` ().
 
-    A label that is not in ``names`` is ``stranger`` or, without one, a :class:`ConditionError`.
+    A label that is not in ``domains`` is ``unknown_domain`` or, without one, a :class:`ConditionError`.
     """
-    if not by:
+    if not domain_fields:
         return torch.zeros(len(samples), dtype=torch.int64)
-    index = {name: i for i, name in enumerate(names)}
-    if stranger is not None:
-        return torch.tensor([index.get(label_of(sample, by), stranger) for sample in samples], dtype=torch.int64)
+    index = {name: i for i, name in enumerate(domains)}
+    if unknown_domain is not None:
+        return torch.tensor(
+            [index.get(domain_of(sample, domain_fields), unknown_domain) for sample in samples], dtype=torch.int64
+        )
     try:
-        return torch.tensor([index[label_of(sample, by)] for sample in samples], dtype=torch.int64)
+        return torch.tensor([index[domain_of(sample, domain_fields)] for sample in samples], dtype=torch.int64)
     except KeyError:
-        first = next(sample for sample in samples if label_of(sample, by) not in index)
-        raise ConditionError(_unknown_domain(first, by, names)) from None
+        first = next(sample for sample in samples if domain_of(sample, domain_fields) not in index)
+        raise ConditionError(_unknown_domain(first, domain_fields, domains)) from None
 
 
-def _unknown_domain(sample: Sample, by: Sequence[str], names: Sequence[str]) -> str:
-    kind, label = "/".join(by), label_of(sample, by)
-    known = ", ".join(names[:_SHOWN_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > _SHOWN_NAMES else "")
-    if "camera" in by and not sample.camera:
+def _unknown_domain(sample: Sample, domain_fields: Sequence[str], domains: Sequence[str]) -> str:
+    kind, label = "/".join(domain_fields), domain_of(sample, domain_fields)
+    known = ", ".join(domains[:_SHOWN_NAMES]) + (
+        f", ... ({len(domains)} in all)" if len(domains) > _SHOWN_NAMES else ""
+    )
+    if "camera" in domain_fields and not sample.camera:
         return f"{sample.path}: the camera is empty, but these weights normalize by {kind}; known: {known}"
     return (
         f'{kind} "{label}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
@@ -73,21 +77,21 @@ def load_batches(
     samples: Sequence[Sample],
     transform: EvaluationTransform,
     *,
-    by: Sequence[str] = (),
-    names: Sequence[str] = (),
+    domain_fields: Sequence[str] = (),
+    domains: Sequence[str] = (),
     batch_size: int = 64,
     workers: int = 0,
-    stranger: int | None = None,
+    unknown_domain: int | None = None,
 ) -> Iterator[Batch]:
     """Batches in the order of ``samples``, the last one as short as it comes.
 
     ``workers`` threads decode ahead (0: none, in the caller's thread); two batches are held at
-    most beside the one in use.  ``by`` () leaves the condition None; ``stranger`` as in
+    most beside the one in use.  ``domain_fields`` () leaves the condition None; ``unknown_domain`` as in
     :func:`domain_indices`.  Labels are checked before the first picture is read.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
-    condition = domain_indices(samples, by, names, stranger) if by else None
+    condition = domain_indices(samples, domain_fields, domains, unknown_domain) if domain_fields else None
     return _batches(samples, transform, condition, batch_size, workers)
 
 

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 from reid.errors import DataError, unknown_name
 from reid.files import write_whole
+from reid.old_names import current_fields
 from reid.records import Modality, Sample, Split
 
-COLUMNS = ("path", "identity", "camera", "modality", "domain", "split")
+COLUMNS = ("path", "identity", "camera", "modality", "category", "split")
 OPTIONAL_COLUMNS = ("time", "track")
 REQUIRED_COLUMNS = ("path", "identity", "split")
 
@@ -34,7 +35,7 @@ _SPLITS = {str(s): s for s in Split}
 def read_manifest(path: Path) -> tuple[Sample, ...]:
     """The rows of a manifest, in file order.
 
-    ``path``, ``identity`` and ``split`` are required columns; ``camera``, ``modality``, ``domain``,
+    ``path``, ``identity`` and ``split`` are required columns; ``camera``, ``modality``, ``category``,
     ``time`` (ISO 8601) and ``track`` may be left out and then are "", visible, person, unknown and
     "", as they are where a cell is empty.  Other columns are not read.  A picture may stand in several splits
     (query and gallery), but only once in each.
@@ -92,7 +93,7 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     reader = csv.reader(_lines(text), skipinitialspace=True, strict=True)
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
+        header = list(current_fields(name.strip().lower() for name in next(reader, [])))
     except csv.Error as error:
         raise DataError(f"{path}, line 1: not a CSV header ({error})") from error
     return header, _csv_body(path, header, reader)
@@ -128,7 +129,9 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, 
         table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet table ({_first_line(error)})") from error
-    known = [name for name in table.column_names if name in COLUMNS + OPTIONAL_COLUMNS]
+    table = table.rename_columns(list(current_fields(table.column_names)))
+    known = [name for name in COLUMNS + OPTIONAL_COLUMNS if name in table.column_names]
+    _check_header(path, table.column_names)  # a column that stands twice cannot be selected by name
     rows = (
         (f"row {i}", {name: _text(value) for name, value in row.items()})
         for i, row in enumerate(table.select(known).to_pylist(), start=1)
@@ -179,7 +182,7 @@ def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:
         identity=row["identity"],
         camera=row.get("camera", ""),
         modality=_choice(_MODALITIES, row.get("modality", "") or "visible", "modality", where),
-        domain=row.get("domain", "") or "person",
+        category=row.get("category", "") or "person",
         split=_choice(_SPLITS, row["split"], "split", where),
         time=_time(row.get("time", ""), where),
         track=row.get("track", ""),
@@ -208,7 +211,7 @@ def _row(sample: Sample, folder: Path) -> dict[str, str]:
         "identity": sample.identity,
         "camera": sample.camera,
         "modality": str(sample.modality),
-        "domain": sample.domain,
+        "category": sample.category,
         "split": str(sample.split),
         "time": sample.time.isoformat() if sample.time else "",
         "track": sample.track,

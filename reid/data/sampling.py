@@ -31,9 +31,9 @@ def identity_classes(samples: Sequence[Sample]) -> tuple[IntArray, tuple[tuple[s
     for sample in samples:
         if not sample.identity:
             raise DataError(f"{sample.path}: no identity; training needs one for every image of the train split")
-    names = tuple(sorted({(s.domain, s.identity) for s in samples}))
+    names = tuple(sorted({(s.category, s.identity) for s in samples}))
     index = {name: i for i, name in enumerate(names)}
-    return np.array([index[s.domain, s.identity] for s in samples], dtype=np.int64), names
+    return np.array([index[s.category, s.identity] for s in samples], dtype=np.int64), names
 
 
 class BalancedBatches:

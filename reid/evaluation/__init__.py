@@ -2,7 +2,7 @@
 
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable, camera_bias, pair_table
 from reid.evaluation.analysis.details import Details, details_of
-from reid.evaluation.analysis.intervals import Comparison, Interval, compare, metric_intervals
+from reid.evaluation.analysis.intervals import Interval, PairedDifference, metric_intervals, paired_difference
 from reid.evaluation.analysis.open_set import (
     BestScores,
     ScoreHistograms,
@@ -19,19 +19,18 @@ from reid.evaluation.trials import Reranking
 __all__ = [
     "BestScores",
     "CameraBias",
-    "Comparison",
     "Details",
     "Interval",
     "Metrics",
     "NoMatchError",
     "PairTable",
+    "PairedDifference",
     "Report",
     "Reranking",
     "Result",
     "ScoreHistograms",
     "best_scores",
     "camera_bias",
-    "compare",
     "details_of",
     "evaluate",
     "identification_rates",
@@ -39,6 +38,7 @@ __all__ = [
     "mean_report",
     "metric_intervals",
     "pair_table",
+    "paired_difference",
     "report_json",
     "report_table",
     "score_histograms",

@@ -28,8 +28,8 @@ class Answers:
     judgement: Judgement
     query_identities: Labels
     gallery_identities: Labels
-    query_places: Labels | None = None
-    gallery_places: Labels | None = None
+    query_locations: Labels | None = None
+    gallery_locations: Labels | None = None
 
     @property
     def queries(self) -> int:
@@ -46,10 +46,10 @@ class Answers:
         """
         offsets, rows, left_out = self.judgement.same_identity(start, start + len(scores))
         scores[offsets[left_out], rows[left_out]] = -np.inf
-        if self.query_places is not None and self.gallery_places is not None:
-            asked = self.query_places[start : start + len(scores)]
+        if self.query_locations is not None and self.gallery_locations is not None:
+            asked = self.query_locations[start : start + len(scores)]
             for place in np.unique(asked):
-                scores[np.ix_(asked == place, self.gallery_places == place)] = -np.inf
+                scores[np.ix_(asked == place, self.gallery_locations == place)] = -np.inf
         return offsets, rows
 
 
@@ -61,8 +61,8 @@ def answers_to(
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike,
     gallery_cameras: npt.ArrayLike,
-    query_places: npt.ArrayLike | None = None,
-    gallery_places: npt.ArrayLike | None = None,
+    query_locations: npt.ArrayLike | None = None,
+    gallery_locations: npt.ArrayLike | None = None,
 ) -> Answers:
     """The rule of these labels, each an array of strings or integers as long as its side; else a DataError."""
     asked = check_labels("query_identities", query_identities, queries)
@@ -73,12 +73,12 @@ def answers_to(
         check_labels("query_cameras", query_cameras, queries),
         check_labels("gallery_cameras", gallery_cameras, gallery),
     )
-    if (query_places is None) != (gallery_places is None):
-        raise DataError("places: expected query_places and gallery_places, got only one of them")
-    if query_places is None or gallery_places is None:
+    if (query_locations is None) != (gallery_locations is None):
+        raise DataError("locations: expected query_locations and gallery_locations, got only one of them")
+    if query_locations is None or gallery_locations is None:
         return Answers(judgement, asked, shown)
-    here = check_labels("query_places", query_places, queries)
-    there = check_labels("gallery_places", gallery_places, gallery)
+    here = check_labels("query_locations", query_locations, queries)
+    there = check_labels("gallery_locations", gallery_locations, gallery)
     if here.dtype.kind.replace("u", "i") != there.dtype.kind.replace("u", "i"):
-        raise DataError(f"places: queries have {here.dtype} labels and the gallery {there.dtype}; use one type")
+        raise DataError(f"locations: queries have {here.dtype} labels and the gallery {there.dtype}; use one type")
     return Answers(judgement, asked, shown, here, there)

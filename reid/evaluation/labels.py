@@ -116,13 +116,13 @@ class MarketLabels:
     gallery_identities: IntArray
     query_cameras: IntArray
     gallery_cameras: IntArray
-    query_places: IntArray | None = None
-    gallery_places: IntArray | None = None
+    query_locations: IntArray | None = None
+    gallery_locations: IntArray | None = None
 
     def left_out(self) -> int:
         """How many pairs of a query and a gallery row are left out."""
-        if self.query_places is not None and self.gallery_places is not None:
-            return _equal_pairs(self.query_places[:, None], self.gallery_places[:, None])
+        if self.query_locations is not None and self.gallery_locations is not None:
+            return _equal_pairs(self.query_locations[:, None], self.gallery_locations[:, None])
         return _equal_pairs(
             np.stack([self.query_identities, self.query_cameras], 1),
             np.stack([self.gallery_identities, self.gallery_cameras], 1),
@@ -134,7 +134,7 @@ def market_labels(
     gallery: Sequence[Sample],
     *,
     ignore: str = "camera",
-    places: Mapping[str, str] | None = None,
+    locations: Mapping[str, str] | None = None,
 ) -> MarketLabels:
     """Labels of samples, where an empty field means unknown.
 
@@ -142,7 +142,7 @@ def market_labels(
     match.  An unknown camera equals no other camera, so nothing is left out on its account except
     the very same picture, which is given a camera of its own wherever it stands.
 
-    ``ignore`` is that of :class:`reid.data.protocols.protocol_table.Rule`; ``places`` maps a camera to the one it
+    ``ignore`` is that of :class:`reid.data.protocols.protocol_table.Rule`; ``locations`` maps a camera to the one it
     shares a place with.
     """
     identities = _Codes()
@@ -153,7 +153,7 @@ def market_labels(
         for sample in samples:
             camera = "" if ignore == "itself" else sample.camera or seen_by.get(sample.path, "")
             identity = identities[sample.identity] if sample.identity else unknown
-            yield identity, cameras[(places or {}).get(camera, camera) if camera else sample.path]
+            yield identity, cameras[(locations or {}).get(camera, camera) if camera else sample.path]
 
     query_codes = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
     gallery_codes = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))

@@ -85,8 +85,8 @@ def market_metrics(
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike,
     gallery_cameras: npt.ArrayLike,
-    query_places: npt.ArrayLike | None = None,
-    gallery_places: npt.ArrayLike | None = None,
+    query_locations: npt.ArrayLike | None = None,
+    gallery_locations: npt.ArrayLike | None = None,
     ties: str = "worst",
     variants: Collection[str] = (),
     cmc_over: str = "rows",
@@ -107,7 +107,7 @@ def market_metrics(
         len(queries), len(gallery),
         query_identities=query_identities, gallery_identities=gallery_identities,
         query_cameras=query_cameras, gallery_cameras=gallery_cameras,
-        query_places=query_places, gallery_places=gallery_places,
+        query_locations=query_locations, gallery_locations=gallery_locations,
     )  # fmt: skip
     return _measure(inner_products(queries, gallery, size), answers, options)
 
@@ -119,8 +119,8 @@ def score_metrics(
     gallery_identities: npt.ArrayLike,
     query_cameras: npt.ArrayLike,
     gallery_cameras: npt.ArrayLike,
-    query_places: npt.ArrayLike | None = None,
-    gallery_places: npt.ArrayLike | None = None,
+    query_locations: npt.ArrayLike | None = None,
+    gallery_locations: npt.ArrayLike | None = None,
     ties: str = "worst",
     variants: Collection[str] = (),
     cmc_over: str = "rows",
@@ -147,7 +147,7 @@ def score_metrics(
         np.size(query_identities), np.size(gallery_identities),
         query_identities=query_identities, gallery_identities=gallery_identities,
         query_cameras=query_cameras, gallery_cameras=gallery_cameras,
-        query_places=query_places, gallery_places=gallery_places,
+        query_locations=query_locations, gallery_locations=gallery_locations,
     )  # fmt: skip
     return _measure(_checked(scores, answers.gallery), answers, options)
 

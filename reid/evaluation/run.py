@@ -42,7 +42,7 @@ class Result:
     ``reranking`` is "" or says how the ranking was changed; such a result stands beside the plain one.
     """
 
-    domain: str
+    category: str
     direction: str
     metrics: Metrics
     query_identities: int
@@ -66,7 +66,7 @@ class Report:
 
     ``fingerprint`` names the weights, transform and camera statistics behind the vectors; ``notes``
     say what could not be scored and why, one line each.  ``variant`` holds the choices of the
-    protocol that were made, ``settings`` every setting of the rule; ``made`` how the vectors came
+    protocol that were made, ``settings`` every setting of the rule; ``provenance`` how the vectors came
     about (neck, flip, ...).
     """
 
@@ -78,15 +78,15 @@ class Report:
     ties: str = TIES
     variant: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
-    made: Mapping[str, object] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
     version: str = __version__
 
     def __getitem__(self, key: tuple[str, str]) -> Result:
         """The plain result of (domain, direction)."""
         for result in self.results:
-            if (result.domain, result.direction) == key:
+            if (result.category, result.direction) == key:
                 return result
-        known = ", ".join(f"{result.domain} {result.direction}" for result in self.results)
+        known = ", ".join(f"{result.category} {result.direction}" for result in self.results)
         raise DataError(f"no result for {key[0]} {key[1]}; there are: {known}")
 
 
@@ -95,7 +95,7 @@ def evaluate(
     *,
     protocol: str = RULE,
     scoring: Scoring | None = None,
-    made: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
     reranking: Reranking | None = None,
     memory: int | None = None,
 ) -> Report:
@@ -112,14 +112,14 @@ def evaluate(
     notes: list[str] = []
     for part in _parts(embeddings.samples, queries, gallery, how.rule.modalities == MIXED):
         if not part.gallery.any():
-            notes.append(f"{part.domain}: {np.count_nonzero(part.queries)} queries, no gallery row of this domain")
+            notes.append(f"{part.category}: {np.count_nonzero(part.queries)} queries, no gallery row of this domain")
             continue
         try:
             results += [
                 _score(embeddings, part, how, way, memory) for way in ([None, reranking] if reranking else [None])
             ]
         except NoMatchError as error:
-            notes.append(f"{part.domain} {part.direction}: {error}")
+            notes.append(f"{part.category} {part.direction}: {error}")
     if not results:
         raise DataError(f"nothing could be scored: {'; '.join(notes)}")
     return Report(
@@ -131,7 +131,7 @@ def evaluate(
         f"{how.rule.ties} case",
         dict(how.variant),
         how.rule.model_dump(),
-        dict(made or {}),
+        dict(provenance or {}),
     )
 
 
@@ -141,7 +141,7 @@ def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report
     ``variant`` is what is stamped on it.  Every report must have the same results.
     """
     first = reports[0]
-    keys = [[(result.domain, result.direction, result.reranking) for result in report.results] for report in reports]
+    keys = [[(result.category, result.direction, result.reranking) for result in report.results] for report in reports]
     if any(other != keys[0] for other in keys):
         raise DataError(f"{first.protocol}: the splits do not have the same results; their mean means nothing")
     results = []
@@ -181,35 +181,37 @@ def _splits(samples: Sequence[Sample], alone: bool) -> tuple[BoolArray, BoolArra
 
 
 @dataclass(frozen=True)
-class _Part:
+class _DirectionRows:
     """Rows (N,) bool of the queries and of the gallery of one domain and direction."""
 
-    domain: str
+    category: str
     direction: str
     queries: BoolArray
     gallery: BoolArray
 
 
-def _parts(samples: tuple[Sample, ...], queries: BoolArray, gallery: BoolArray, mixed: bool) -> Iterator[_Part]:
+def _parts(
+    samples: tuple[Sample, ...], queries: BoolArray, gallery: BoolArray, mixed: bool
+) -> Iterator[_DirectionRows]:
     """Every domain and direction that has queries and gallery rows; a domain without gallery rows once."""
-    domains = np.array([sample.domain for sample in samples])
+    categories = np.array([sample.category for sample in samples])
     modalities = np.array([sample.modality.value for sample in samples])
     several = len(np.unique(modalities[queries | gallery])) > 1
-    for domain in dict.fromkeys(domains[queries].tolist()):
-        asked, answers = queries & (domains == domain), gallery & (domains == domain)
+    for category in dict.fromkeys(categories[queries].tolist()):
+        asked, answers = queries & (categories == category), gallery & (categories == category)
         if not (several and answers.any()):
-            yield _Part(domain, ALL, asked, answers)
+            yield _DirectionRows(category, ALL, asked, answers)
             continue
         everything = np.ones_like(answers)
         targets = {MIXED: everything} if mixed else {str(kind): modalities == kind for kind in Modality}
         for source, (target, rows) in product(Modality, targets.items()):
-            part = _Part(domain, f"{source}->{target}", asked & (modalities == source), answers & rows)
+            part = _DirectionRows(category, f"{source}->{target}", asked & (modalities == source), answers & rows)
             if part.queries.any() and part.gallery.any():
                 yield part
 
 
 def _score(
-    embeddings: Embeddings, part: _Part, how: Scoring, reranking: Reranking | None, memory: int | None
+    embeddings: Embeddings, part: _DirectionRows, how: Scoring, reranking: Reranking | None, memory: int | None
 ) -> Result:
     queries = embeddings.select(part.queries)
     rows = np.flatnonzero(part.gallery).tolist()
@@ -217,13 +219,13 @@ def _score(
     trials, left_out, identities = [], 0, set()
     for chosen in drawn.trials:
         gallery = embeddings.select(np.array(chosen, dtype=np.int64))
-        metrics, labels = score_trial(queries, gallery, how.rule, how.places, reranking, memory)
+        metrics, labels = score_trial(queries, gallery, how.rule, how.locations, reranking, memory)
         trials.append(metrics)
         left_out += labels.left_out()
         identities |= _identities(gallery)
     metrics = mean_of_galleries(trials)
     return Result(
-        part.domain,
+        part.category,
         part.direction,
         metrics,
         len(_identities(queries)),

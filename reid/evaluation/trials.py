@@ -46,7 +46,7 @@ def score_trial(
     queries: Embeddings,
     gallery: Embeddings,
     rule: Rule,
-    places: Mapping[str, str] | None = None,
+    locations: Mapping[str, str] | None = None,
     reranking: Reranking | None = None,
     memory: int | None = None,
 ) -> tuple[Metrics, MarketLabels]:
@@ -59,7 +59,7 @@ def score_trial(
         _check_ranks_tracks(rule)
         gallery, starts = by_track(gallery)
     answers = gallery.samples if starts is None else tuple(gallery.samples[row] for row in starts)
-    labels = market_labels(queries.samples, answers, ignore=rule.ignore, places=places)
+    labels = market_labels(queries.samples, answers, ignore=rule.ignore, locations=locations)
     variants = [
         name
         for name, wanted in (("trapezoid", rule.precision == "trapezoid"), ("all_queries", rule.unmatched == "zero"))
@@ -163,10 +163,10 @@ def _with_ranks(metrics: Metrics, ranks: Vectors) -> Metrics:
     """``metrics`` with the CMC of ``ranks`` (repeats, Q), the mean over the repeats."""
     matched = metrics.first_match > 0
     counted = len(matched) if "all_queries" in metrics.variants else int(np.count_nonzero(matched))
-    places = np.bincount(np.minimum(ranks[:, matched], MAX_RANK + 1).reshape(-1), minlength=MAX_RANK + 2)
+    counts = np.bincount(np.minimum(ranks[:, matched], MAX_RANK + 1).reshape(-1), minlength=MAX_RANK + 2)
     return replace(
         metrics,
-        cmc=np.cumsum(places[1 : MAX_RANK + 1]) / (counted * len(ranks)),
+        cmc=np.cumsum(counts[1 : MAX_RANK + 1]) / (counted * len(ranks)),
         rank1=np.where(matched, (ranks == 1).mean(axis=0), np.nan),
         first_match=np.where(matched, np.median(ranks, axis=0).astype(np.int64), 0),
         cmc_over="single-shot",
@@ -180,9 +180,9 @@ def mean_of_galleries(trials: Sequence[Metrics]) -> Metrics:
     """
     if len(trials) == 1:
         return trials[0]
-    places = np.stack([trial.first_match for trial in trials]).astype(np.float64)  # (T, Q)
-    places[places == 0] = np.nan
-    middle = _per_query(places, lambda values: np.nanquantile(values, 0.5, axis=0, method="lower"))
+    ranks = np.stack([trial.first_match for trial in trials]).astype(np.float64)  # (T, Q)
+    ranks[ranks == 0] = np.nan
+    middle = _per_query(ranks, lambda values: np.nanquantile(values, 0.5, axis=0, method="lower"))
     first = np.nan_to_num(middle).astype(np.int64)
     return replace(
         _mean(trials),

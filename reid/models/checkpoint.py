@@ -40,7 +40,8 @@ from reid.norm import (
     system_of,
 )
 from reid.norm.tensor_file import write_table
-from reid.norm.unseen_domains import STRANGER, UNSEEN, answer
+from reid.norm.unseen_domains import UNKNOWN_DOMAIN, UNSEEN_DOMAIN_ANSWERS, answer
+from reid.old_names import current_fields, fields_in_files
 
 FORMAT = "reid-weights-1"
 SMALLEST, LARGEST = 32, 2048  # pixels of a side that images may be brought to by hand
@@ -57,18 +58,18 @@ class Checkpoint:
     """A network ready for use.
 
     ``network`` is an :class:`Embedder` (a :class:`RuntimeNetwork` where another program runs it) in evaluation
-    mode, its norms converted when ``by`` is not empty: ``by`` lists the fields of a sample that name its
-    normalization domain, ``names`` the domains in the order of their indices.  ``fingerprint`` changes with
+    mode, its norms converted when ``domain_fields`` is not empty.  These are the fields of a sample that name its
+    normalization domain, ``domains`` the domains in the order of their indices.  ``fingerprint`` changes with
     anything that changes embeddings; ``weights`` is the fingerprint before any profiles were installed.
     ``source`` is the file, ``extra`` its free text.  ``unseen`` says what becomes of images of a domain it does not
-    know: a policy of :data:`reid.norm.unseen_domains.UNSEEN`.
+    know: a policy of :data:`reid.norm.unseen_domains.UNSEEN_DOMAIN_ANSWERS`.
     """
 
     network: nn.Module
     spec: NetworkSpec
     transform: EvaluationTransform
-    by: tuple[str, ...]
-    names: tuple[str, ...]
+    domain_fields: tuple[str, ...]
+    domains: tuple[str, ...]
     fingerprint: str
     source: str
     weights: str = ""
@@ -81,31 +82,31 @@ class Checkpoint:
         return self.network.ran if isinstance(self.network, RuntimeNetwork) else ""
 
     @property
-    def stranger(self) -> int | None:
+    def unknown_domain(self) -> int | None:
         """Label of images of an unknown domain; None where there is no policy for them but to refuse."""
-        return None if self.unseen == REFUSED else STRANGER
+        return None if self.unseen == REFUSED else UNKNOWN_DOMAIN
 
     def with_profiles(self, profiles: Profiles) -> Checkpoint:
         """The same weights with the statistics of ``profiles`` in place of, or beside, its own domains."""
         if self.runtime:
             raise WeightsError(f"{self.source}: has no use for profiles, {UNCALIBRATED}")
-        if self.by and profiles.by != self.by:
+        if self.domain_fields and profiles.domain_fields != self.domain_fields:
             raise WeightsError(
-                f"{self.source}: its domains are named by {'/'.join(self.by)}, those of the profiles by"
-                f" {'/'.join(profiles.by)}; calibrate again with these weights"
+                f"{self.source}: its domains are named by {'/'.join(self.domain_fields)}, those of the profiles by"
+                f" {'/'.join(profiles.domain_fields)}; calibrate again with these weights"
             )
         if profiles.weights not in ("", self.weights, self.fingerprint):
             raise WeightsError(
                 f"{self.source}: these are weights {self.weights}, the profiles were measured on"
                 f" {profiles.weights}; calibrate again with these weights, or give the --size they were measured at"
             )
-        changed = self._changed(network=install(self.network, profiles), by=profiles.by)
+        changed = self._changed(network=install(self.network, profiles), domain_fields=profiles.domain_fields)
         return replace(changed, extra={**self.extra, PRIOR: profiles.prior}) if profiles.prior else changed
 
-    def with_domains(self, names: Sequence[str]) -> Checkpoint:
-        """The same weights that also know the domains ``names``, each with the mixture of all known statistics."""
+    def with_domains(self, domains: Sequence[str]) -> Checkpoint:
+        """The same weights that also know the domains ``domains``, each with the mixture of all known statistics."""
         network = self.network
-        for name in names:
+        for name in domains:
             network = add_domain(network, name)
         return self._changed(network=network)
 
@@ -114,9 +115,9 @@ class Checkpoint:
 
         Nothing changes where the network has no domains.  ConfigError for a policy that is not known.
         """
-        if policy not in UNSEEN:
-            raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN))
-        return self._changed(unseen=policy) if self.by else self
+        if policy not in UNSEEN_DOMAIN_ANSWERS:
+            raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN_DOMAIN_ANSWERS))
+        return self._changed(unseen=policy) if self.domain_fields else self
 
     def with_flip(self) -> Checkpoint:
         """The same weights, whose embeddings are the mean over a picture and its mirror image."""
@@ -125,7 +126,7 @@ class Checkpoint:
     def _changed(self, **changes: Any) -> Checkpoint:
         """These weights with something else about them, and so another fingerprint."""
         new = replace(self, **changes)
-        made = _checkpoint(new.network, new.spec, new.transform, new.by, new.source, new.unseen)
+        made = _checkpoint(new.network, new.spec, new.transform, new.domain_fields, new.source, new.unseen)
         return replace(made, weights=self.weights, extra=self.extra)
 
     def save(self, path: Path) -> None:
@@ -133,13 +134,13 @@ class Checkpoint:
         extra = {**self.extra, BASE: self.weights}
         if self.unseen != REFUSED:
             extra[UNSEEN_KEY] = self.unseen
-        save_checkpoint(path, self.network, self.spec, self.transform, self.by, self.names, extra)
+        save_checkpoint(path, self.network, self.spec, self.transform, self.domain_fields, self.domains, extra)
 
     def embed(self, images: Tensor, labels: Tensor | int | None = None) -> Tensor:
         """Embeddings (B, D) float32 of unit length of prepared images (B, 3, H, W) float32.
 
-        ``labels`` (B,) int64, or one int for all, index ``names`` or are ``stranger``; None where the network has
-        no domains.
+        ``labels`` (B,) int64, or one int for all, index ``domains`` or are ``unknown_domain``; None where the
+        network has no domains.
         Where the transform says "flip": the mean of the unit vectors of an image and of its mirror image,
         brought to unit length.  Raises WeightsError where any is not finite.
         """
@@ -155,7 +156,7 @@ class Checkpoint:
         return embeddings
 
     def _answer(self, images: Tensor, labels: Tensor | int | None) -> Tensor:
-        if labels is not None and self.stranger is not None:
+        if labels is not None and self.unknown_domain is not None:
             return answer(self.network, images, labels, self.unseen)
         outputs: Tensor = Given(self.network)(images, labels)
         return outputs
@@ -166,26 +167,26 @@ def save_checkpoint(
     network: nn.Module,
     spec: NetworkSpec,
     transform: EvaluationTransform,
-    by: Sequence[str],
-    names: Sequence[str],
+    domain_fields: Sequence[str],
+    domains: Sequence[str],
     extra: Mapping[str, str],
 ) -> None:
     """Write a network, plain or converted, to a safetensors file that :func:`load_checkpoint` needs no help with.
 
-    ``by`` and ``names`` as in :class:`Checkpoint`; ``extra`` is free text kept beside the weights.
+    ``domain_fields`` and ``domains`` as in :class:`Checkpoint`; ``extra`` is free text kept beside the weights.
     """
-    named = bool(by) or SYSTEMS[system_of(network)].guesses
-    if tuple(names) != domains_of(network) or named != bool(names):
+    named = bool(domain_fields) or SYSTEMS[system_of(network)].guesses
+    if tuple(domains) != domains_of(network) or named != bool(domains):
         raise ConfigError(
             f"saving {path}: the network has the domains {list(domains_of(network))},"
-            f" not {list(names)} named by {list(by)}"
+            f" not {list(domains)} named by {list(domain_fields)}"
         )
     tensors = table_of(network)
     header = {
         "spec": asdict(spec),
         "transform": transform.to_dict(),
-        "by": list(by),
-        "names": list(names),
+        "by": fields_in_files(domain_fields),
+        "names": list(domains),
         "affine": _affine_of(network),
         "system": system_of(network),
         "digest": digest(tensors),
@@ -216,7 +217,7 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
         return checkpoint
     transform = replace(checkpoint.transform, height=size[0], width=size[1])
     resized = _checkpoint(
-        checkpoint.network, checkpoint.spec, transform, checkpoint.by, checkpoint.source, checkpoint.unseen
+        checkpoint.network, checkpoint.spec, transform, checkpoint.domain_fields, checkpoint.source, checkpoint.unseen
     )
     return replace(resized, extra=checkpoint.extra)
 
@@ -225,19 +226,27 @@ def _checkpoint(
     network: nn.Module,
     spec: NetworkSpec,
     transform: EvaluationTransform,
-    by: Sequence[str],
+    domain_fields: Sequence[str],
     source: str,
     unseen: str = REFUSED,
 ) -> Checkpoint:
-    names = domains_of(network)
-    parts = [asdict(spec), transform.to_dict(), list(by), list(names), digest(table_of(network))]
+    domains = domains_of(network)
+    parts = [
+        asdict(spec),
+        transform.to_dict(),
+        fields_in_files(domain_fields),
+        list(domains),
+        digest(table_of(network)),
+    ]
     if system_of(network) != "batch":
         parts.append(system_of(network))
     if unseen != REFUSED:
         parts.append({UNSEEN_KEY: unseen})
     text = json.dumps(parts, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
-    return Checkpoint(network.eval(), spec, transform, tuple(by), names, fingerprint, source, fingerprint, {}, unseen)
+    return Checkpoint(
+        network.eval(), spec, transform, tuple(domain_fields), domains, fingerprint, source, fingerprint, {}, unseen
+    )
 
 
 def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str | None) -> Checkpoint:
@@ -249,7 +258,8 @@ def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str
         extra: dict[str, str] = json.loads(metadata["extra"])
         spec = NetworkSpec(**header["spec"])
         transform = EvaluationTransform.from_dict(header["transform"])
-        by, names, affine, expected = (header[key] for key in ("by", "names", "affine", "digest"))
+        domains, affine, expected = (header[key] for key in ("names", "affine", "digest"))
+        domain_fields = current_fields(header["by"])
         system = header.get("system", "batch")  # files from before there were others have no such key
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(f"{path}: the header of this weights file is damaged ({error!r})") from error
@@ -260,10 +270,10 @@ def _ours(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str
         raise WeightsError(f"{path}: damaged, its tensors are not those that were saved; copy the file again")
     is_run_elsewhere = spec.backbone in RUNTIMES.values()
     network: nn.Module = RuntimeNetwork(spec.backbone, tensors, str(path)) if is_run_elsewhere else _build(spec)
-    if names or system != "batch":
-        network = convert_norm(network, DomainPolicy("/".join(by), tuple(names), affine, system))
+    if domains or system != "batch":
+        network = convert_norm(network, DomainPolicy("/".join(domain_fields), tuple(domains), affine, system))
     load_strictly(network, tensors, f"{path} into {spec.backbone}")
-    checkpoint = _checkpoint(network, spec, transform, by, str(path), extra.pop(UNSEEN_KEY, REFUSED))
+    checkpoint = _checkpoint(network, spec, transform, domain_fields, str(path), extra.pop(UNSEEN_KEY, REFUSED))
     return replace(checkpoint, weights=extra.pop(BASE, checkpoint.fingerprint), extra=extra)
 
 

@@ -76,12 +76,12 @@ class _Mirrored(nn.Module):
 
 def _alone(checkpoint: Checkpoint, camera: str) -> nn.Module:
     """The network as one camera has it."""
-    if checkpoint.names:
+    if checkpoint.domains:
         if not camera:
-            known = ", ".join(checkpoint.names)
+            known = ", ".join(checkpoint.domains)
             raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
-        if camera not in checkpoint.names:
-            raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.names)}")
+        if camera not in checkpoint.domains:
+            raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.domains)}")
         return extract(checkpoint.network, camera)
     if camera:
         raise ConfigError(f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles')

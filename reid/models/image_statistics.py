@@ -26,7 +26,7 @@ THUMBNAIL = (16, 8)  # height and width
 
 
 @dataclass(frozen=True, eq=False)
-class ImageMoments:
+class ImageStatistics:
     """N images of one normalization domain, each with the moments of its activations over its positions.
 
     ``mean`` and ``var`` (N, S) float32: the C channels of every norm layer side by side, S in all; ``widths``
@@ -46,22 +46,22 @@ class ImageMoments:
         return len(self.mean)
 
 
-def image_moments(
+def image_statistics(
     checkpoint: Checkpoint,
     samples: Sequence[Sample],
     *,
     batch_size: int = 64,
     workers: int = 0,
     progress: Progress | None = None,
-) -> ImageMoments:
+) -> ImageStatistics:
     """Run images of one domain through a network with statistics for it, as it would be used.
 
     Raises ConfigError for a network without domains, ConditionError for a domain it does not know and DataError
     where the samples are of several.
     """
-    if not checkpoint.by:
+    if not checkpoint.domain_fields:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera; pass --profiles")
-    rows = set(domain_indices(samples, checkpoint.by, checkpoint.names).tolist())
+    rows = set(domain_indices(samples, checkpoint.domain_fields, checkpoint.domains).tolist())
     if len(rows) != 1:
         raise DataError(f"moments: expected images of one camera, got {len(samples)} images of {len(rows)}")
     seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
@@ -80,7 +80,7 @@ def image_moments(
     used = tuple(name for name in layers if seen[name])
     mean, var = (torch.cat([torch.cat([part[k] for part in seen[name]]) for name in used], 1) for k in (0, 1))
     widths = tuple(seen[name][0][0].shape[1] for name in used)
-    return ImageMoments(used, widths, mean, var, torch.cat(vectors), torch.cat(thumbnails))
+    return ImageStatistics(used, widths, mean, var, torch.cat(vectors), torch.cat(thumbnails))
 
 
 def _collect(found: list[tuple[Tensor, Tensor]], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:

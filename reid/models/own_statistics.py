@@ -17,7 +17,7 @@ from reid.models.checkpoint import Checkpoint
 from reid.norm import Profiles, camera_batchnorm, convert_norm, domains_of
 from reid.norm.convert import FUSED_NORMS, PLAIN_NORMS, NormLayer, norm_layers, take_rows
 from reid.norm.domain_whitening import DomainWhitening
-from reid.records import Sample, label_of
+from reid.records import Sample, domain_of
 
 
 def keeps_statistics(checkpoint: Checkpoint) -> bool:
@@ -26,26 +26,26 @@ def keeps_statistics(checkpoint: Checkpoint) -> bool:
     return any(isinstance(m, kinds) or type(m).__name__ in FUSED_NORMS for m in checkpoint.network.modules())
 
 
-def own_profiles(checkpoint: Checkpoint, names: Sequence[str], by: Sequence[str]) -> Profiles:
-    """What the domains ``names`` are normalized with before they are calibrated, each counted as 1 image.
+def own_profiles(checkpoint: Checkpoint, domains: Sequence[str], domain_fields: Sequence[str]) -> Profiles:
+    """What the domains ``domains`` are normalized with before they are calibrated, each counted as 1 image.
 
     That is the network's one set of statistics where it is plain; else the domain's own or, where it is not
-    known, the mixture of all.  ``by`` are the fields that name a domain.
+    known, the mixture of all.  ``domain_fields`` are the fields that name a domain.
     """
     known = domains_of(checkpoint.network)
     if known:
-        rows = [known.index(name) if name in known else None for name in names]
-        network = take_rows(checkpoint.network, tuple(names), rows)
+        rows = [known.index(name) if name in known else None for name in domains]
+        network = take_rows(checkpoint.network, tuple(domains), rows)
     else:
-        network = convert_norm(checkpoint.network, camera_batchnorm(tuple(names)))
-    kept = {name: [layer.kept(row) for row in range(len(names))] for name, layer in norm_layers(network).items()}
+        network = convert_norm(checkpoint.network, camera_batchnorm(tuple(domains)))
+    kept = {name: [layer.kept(row) for row in range(len(domains))] for name, layer in norm_layers(network).items()}
     return Profiles(
-        tuple(names),
-        (1,) * len(names),
+        tuple(domains),
+        (1,) * len(domains),
         mean={name: torch.cat([stats.mean for stats in rows]).clone() for name, rows in kept.items()},
         var={name: torch.cat([stats.var for stats in rows]).clone() for name, rows in kept.items()},
         weights=checkpoint.weights,
-        by=tuple(by),
+        domain_fields=tuple(domain_fields),
         cov={
             name: layer.running.cov.clone()
             for name, layer in norm_layers(network).items()
@@ -60,14 +60,14 @@ def replaced(old: Profiles, new: Profiles) -> Profiles:
     Raises WeightsError where they are of different weights or fields.
     """
     old.merge(new)  # refuses what does not belong together
-    kept = old.select([name for name in old.names if name not in new.names])
+    kept = old.select([name for name in old.domains if name not in new.domains])
 
     def joined(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {layer: torch.cat([rows, theirs[layer]]) for layer, rows in ours.items()}
 
     return replace(
         kept,
-        names=kept.names + new.names,
+        domains=kept.domains + new.domains,
         images=kept.images + new.images,
         mean=joined(kept.mean, new.mean),
         var=joined(kept.var, new.var),
@@ -77,16 +77,16 @@ def replaced(old: Profiles, new: Profiles) -> Profiles:
     )
 
 
-def of_domains(samples: Sequence[Sample], by: Sequence[str], names: Sequence[str]) -> list[Sample]:
-    """The samples of the domains ``names``; DataError for a name that no sample has."""
-    known = sorted({label_of(sample, by) for sample in samples})
-    for name in names:
+def of_domains(samples: Sequence[Sample], domain_fields: Sequence[str], domains: Sequence[str]) -> list[Sample]:
+    """The samples of the domains ``domains``; DataError for a name that no sample has."""
+    known = sorted({domain_of(sample, domain_fields) for sample in samples})
+    for name in domains:
         if name not in known:
-            raise DataError(unknown_name("/".join(by), name, known))
-    return [sample for sample in samples if label_of(sample, by) in names]
+            raise DataError(unknown_name("/".join(domain_fields), name, known))
+    return [sample for sample in samples if domain_of(sample, domain_fields) in domains]
 
 
-def one_of_each_track(samples: Sequence[Sample], by: Sequence[str]) -> list[Sample]:
+def one_of_each_track(samples: Sequence[Sample], domain_fields: Sequence[str]) -> list[Sample]:
     """The middle crop of every track of a domain, in their order: crops of a track are nearly one picture.
 
     Middle of those in the list, in the order of time where all have one.  Raises DataError for a sample without a
@@ -99,7 +99,7 @@ def one_of_each_track(samples: Sequence[Sample], by: Sequence[str]) -> list[Samp
                 f"{sample.path}: no track, so which crops are of one passing is unknown; fill the column track, which"
                 ' "reid ingest" does, or keep crops some seconds apart (--apart)'
             )
-        rows.setdefault((label_of(sample, by), sample.track), []).append(row)
+        rows.setdefault((domain_of(sample, domain_fields), sample.track), []).append(row)
     kept = set()
     for track in rows.values():
         times = [time for row in track if (time := samples[row].time) is not None]
@@ -109,7 +109,7 @@ def one_of_each_track(samples: Sequence[Sample], by: Sequence[str]) -> list[Samp
     return [sample for row, sample in enumerate(samples) if row in kept]
 
 
-def spaced(samples: Sequence[Sample], by: Sequence[str], seconds: float) -> list[Sample]:
+def spaced(samples: Sequence[Sample], domain_fields: Sequence[str], seconds: float) -> list[Sample]:
     """Samples of a domain at least ``seconds`` apart, in their order: neighbours in a track are nearly one picture.
 
     The first of each stretch stays.  Raises DataError for a sample without a time.
@@ -121,7 +121,7 @@ def spaced(samples: Sequence[Sample], by: Sequence[str], seconds: float) -> list
     last: dict[str, float] = {}
     moments = [0.0 if sample.time is None else sample.time.timestamp() for sample in samples]
     for row in np.argsort(moments, kind="stable").tolist():
-        label = label_of(samples[row], by)
+        label = domain_of(samples[row], domain_fields)
         if moments[row] - last.get(label, -np.inf) >= seconds:
             last[label] = moments[row]
             kept.add(row)

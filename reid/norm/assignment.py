@@ -63,7 +63,7 @@ def assignment(condition: Condition, images: int, groups: int, device: torch.dev
     return Assignment(domain, domain, groups)
 
 
-class Gate(nn.Module):
+class DomainGate(nn.Module):
     """Gated BN (Liu et al. 2020): a small network in every layer says which domain an image looks like.
 
     It sees the mean and the deviation of the image in every channel, so images may have any size (the
@@ -113,7 +113,7 @@ class LatentDomains(DomainBranch):
 def gate_logits(network: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what every gate of ``network`` says, (B, G) each in the order of the layers, inside the ``with``."""
     found: list[Tensor] = []
-    gates = [module for module in network.modules() if isinstance(module, Gate)]
+    gates = [module for module in network.modules() if isinstance(module, DomainGate)]
     hooks = [gate.register_forward_hook(lambda _gate, _inputs, logits: found.append(logits)) for gate in gates]
     try:
         yield found

@@ -31,7 +31,7 @@ def calibrate(
     *,
     minimum: int = 2,
     weights: str = "",
-    by: Sequence[str] = ("camera",),
+    domain_fields: Sequence[str] = ("camera",),
 ) -> Profiles:
     """Measure the statistics of the domains ``names`` in every norm layer of ``network``.
 
@@ -67,7 +67,7 @@ def calibrate(
         mean={layer: stats.mean.clone() for layer, stats in diagonal.items()},
         var={layer: stats.var.clone() for layer, stats in diagonal.items()},
         weights=weights,
-        by=tuple(by),
+        domain_fields=tuple(domain_fields),
         cov={layer: stats.cov.clone() for layer, stats in found.items() if isinstance(stats, CovStats)},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -80,8 +80,8 @@ def install(network: nn.Module, profiles: Profiles) -> nn.Module:
     layers of the profiles are not the layers of the network.
     """
     known = domains_of(network)
-    names = known + tuple(name for name in profiles.names if name not in known)
-    new = _with_domains(network, names) if known else convert_norm(network, camera_batchnorm(profiles.names))
+    names = known + tuple(name for name in profiles.domains if name not in known)
+    new = _with_domains(network, names) if known else convert_norm(network, camera_batchnorm(profiles.domains))
     layers = norm_layers(new)
     if set(layers) != set(profiles.mean):
         raise WeightsError(
@@ -136,7 +136,7 @@ def _image_counts(found: Mapping[str, Stats | CovStats], names: Sequence[str], m
 
 def _install(layer: NormLayer, name: str, profiles: Profiles) -> None:
     stats = profiles.stats(name)
-    if stats.mean.shape != (len(profiles.names), layer.channels):
+    if stats.mean.shape != (len(profiles.domains), layer.channels):
         raise WeightsError(f"profiles of {name}: expected {layer.channels} channels, got {stats.mean.shape[-1]}")
-    for row, domain in enumerate(profiles.names):
+    for row, domain in enumerate(profiles.domains):
         layer.install(layer.domains.index(domain), stats, row)

@@ -35,21 +35,21 @@ class DomainPolicy:
     others are BatchNorm per domain.  Without names there is one domain: plain BatchNorm.
     """
 
-    kind: str
-    names: tuple[str, ...]
+    axis: str
+    domains: tuple[str, ...]
     affine: str = "shared"
     system: str = "batch"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.names, tuple):
-            raise ConfigError(f"{self.kind} norm: expected a list of {self.kind} names, got {self.names!r}")
-        if len(set(self.names)) != len(self.names) or (self.system == "batch" and not self.names):
-            raise ConfigError(f"{self.kind} norm: expected distinct {self.kind} names, got {list(self.names)}")
+        if not isinstance(self.domains, tuple):
+            raise ConfigError(f"{self.axis} norm: expected a list of {self.axis} names, got {self.domains!r}")
+        if len(set(self.domains)) != len(self.domains) or (self.system == "batch" and not self.domains):
+            raise ConfigError(f"{self.axis} norm: expected distinct {self.axis} names, got {list(self.domains)}")
         if self.affine not in AFFINES:
             raise ConfigError(unknown_name("affine", self.affine, AFFINES))
         if self.system not in SYSTEMS:
             raise ConfigError(unknown_name("norm system", self.system, SYSTEMS))
-        SYSTEMS[self.system].check(self.system, self.names, self.affine)
+        SYSTEMS[self.system].check(self.system, self.domains, self.affine)
 
     def build(self, plain: nn.Module, *, special: bool = True) -> nn.Module:
         """The layer that takes the place of ``plain``, a BatchNorm or a layer of ours without domains.
@@ -64,10 +64,10 @@ class DomainPolicy:
 
     def _domains(self, plain: nn.Module) -> DomainBatchNorm:
         if isinstance(plain, DomainBatchNorm):
-            return plain.take_rows(self.names, [0] * max(len(self.names), 1))
+            return plain.take_rows(self.domains, [0] * max(len(self.domains), 1))
         layer = DomainBatchNorm(
             int(plain.num_features),  # type: ignore[arg-type]
-            self.names,
+            self.domains,
             affine=self.affine if plain.weight is not None else None,
             plain=nn.BatchNorm1d if isinstance(plain, nn.BatchNorm1d) else nn.BatchNorm2d,
             eps=plain.eps,  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def modality_batchnorm(names: Sequence[str] = ("visible", "infrared"), affine: s
 
 def domain_batchnorm(names: Sequence[str], affine: str = "domain") -> DomainPolicy:
     """Domain-specific BN (Chang et al., CVPR 2019): statistics and affine for every domain of ``names``."""
-    return DomainPolicy("domain", _listed(names), affine)
+    return DomainPolicy("category", _listed(names), affine)
 
 
 POLICIES: dict[str, Callable[..., DomainPolicy]] = {
@@ -126,7 +126,7 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
     places = [name for name, layer in network.named_modules() if _is_convertible(name, layer)]
     if not places:
         raise ConfigError(
-            f"{type(network).__name__} has no BatchNorm layer, so there are no statistics to keep per {policy.kind}"
+            f"{type(network).__name__} has no BatchNorm layer, so there are no statistics to keep per {policy.axis}"
         )
 
     before = system_of(network)
@@ -141,7 +141,7 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
     converted.norm_system = policy.system if before == "batch" else before  # type: ignore[assignment]
     if SYSTEMS[policy.system].latent:
         first = next(layer for layer in converted.modules() if isinstance(layer, DomainBatchNorm))
-        branch = LatentDomains(len(policy.names)).to(first.running_mean.device, first.running_mean.dtype)
+        branch = LatentDomains(len(policy.domains)).to(first.running_mean.device, first.running_mean.dtype)
         first.branch = branch.train(first.training)
     return converted
 

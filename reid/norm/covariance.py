@@ -79,7 +79,7 @@ class CovStats:
         return CovStats(self.mean[rows], self.cov[rows], self.mass[rows])
 
 
-class _ImageMoments(torch.autograd.Function):
+class _CovarianceMoments(torch.autograd.Function):
     """Mean (B, C) and block covariances (B, K, g, g) over positions, keeping only x for the backward pass.
 
     With z = x - mean: d mean / dx = 1 / HW, and the gradient by way of the covariance is (A + A^T) z / HW.
@@ -114,7 +114,7 @@ def covariances(x: Tensor, labels: Tensor, groups: int, size: int) -> CovStats:
     """
     check_blocks(x.shape[1], size)
     with torch.autocast(x.device.type, enabled=False):
-        mean, cov = _ImageMoments.apply(x, size)
+        mean, cov = _CovarianceMoments.apply(x, size)
         member = labels if labels.is_floating_point() else functional.one_hot(labels, groups)
         member = member.to(mean.dtype)
         mass = member.sum(0)

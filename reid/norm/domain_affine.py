@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from reid.norm.assignment import Assignment
 from reid.norm.statistics import Stats
-from reid.norm.statistics_source import Rows
+from reid.norm.statistics_source import StatisticsRows
 
 Affine = tuple[Tensor | None, Tensor | None]
 
 
 def scale_and_shift(
-    rows: Rows, assignment: Assignment, affine: Affine, eps: float, gain: Tensor | None = None
+    rows: StatisticsRows, assignment: Assignment, affine: Affine, eps: float, gain: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift (R, C), R being B or 1: y = sum_k part_k [gamma_k (x - mu_k) / sqrt(var_k + eps) + beta_k].
 

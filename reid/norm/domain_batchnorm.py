@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError
-from reid.norm.assignment import Assignment, Gate, assignment
+from reid.norm.assignment import Assignment, DomainGate, assignment
 from reid.norm.condition import Condition, DomainBranch, current_condition
 from reid.norm.covariance import CovStats
 from reid.norm.domain_affine import Transfer, scale_and_shift
 from reid.norm.domain_rows import NamedRows, carry_over, fill_rows
 from reid.norm.statistics import Stats, moments, pool
-from reid.norm.statistics_source import Source, View
+from reid.norm.statistics_source import LayerView, Source
 
 AFFINES = ("shared", "domain")
 
@@ -83,7 +83,7 @@ class DomainBatchNorm(NamedRows):
         self.drop: nn.Module = nn.Identity()
         self.act: nn.Module = nn.Identity()
         self.source = Source()
-        self.gate: Gate | None = None
+        self.gate: DomainGate | None = None
         self.transfer: Transfer | None = None
         self.branch: DomainBranch | None = None  # of the network, kept with its first layer: Given asks it
         self.sync = False
@@ -169,7 +169,7 @@ class DomainBatchNorm(NamedRows):
         if self.training or not self.source.plain:
             batch = self.source.settle(assigned.pool(mean, var))
         images = Stats(mean, var, torch.ones_like(mean[:, 0]))
-        view = View(images, batch, running, assigned, positions, self.training)
+        view = LayerView(images, batch, running, assigned, positions, self.training)
         gain = self.transfer(view.current(), self.eps) if self.transfer is not None else None
         rows = self.source.rows(view)
         scale, shift = scale_and_shift(rows, assigned, (self.weight, self.bias), self.eps, gain)
@@ -303,7 +303,7 @@ class DomainBatchNorm(NamedRows):
 
 def _part_for(part: nn.Module | None, names: Sequence[str], rows: Sequence[int | None]) -> nn.Module | None:
     """A copy of a layer's part for other domains; its parameters that have a row a domain follow them."""
-    if not names and isinstance(part, Gate | Transfer | DomainBranch):
+    if not names and isinstance(part, DomainGate | Transfer | DomainBranch):
         return None
     if not names and isinstance(part, Source) and part.kept:
         return Source()

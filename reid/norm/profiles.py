@@ -20,6 +20,7 @@ from reid.errors import DataError, WeightsError, unknown_name
 from reid.norm.covariance import CovStats
 from reid.norm.statistics import Stats
 from reid.norm.tensor_file import write_table
+from reid.old_names import current_fields, fields_in_files
 
 FORMAT = "reid-profiles-1"
 MIXED = "profiles: one has covariances where the other has none; they are of two networks"
@@ -33,18 +34,18 @@ class Profiles:
     """The statistics of named domains in every norm layer of one network.
 
     ``mean`` and ``var`` hold (G, C) per layer name, ``var`` biased (over exactly these images), ``cov``
-    (G, C / g, g, g) for layers that whiten; ``images`` (G,) says how many images each domain of ``names``
+    (G, C / g, g, g) for layers that whiten; ``images`` (G,) says how many images each of ``domains``
     was measured on; ``weights`` is the fingerprint of the weights they belong to ("" when not known),
-    ``by`` the fields of a sample that name its domain, ``date`` when they were measured (ISO 8601, UTC),
+    ``domain_fields`` the fields of a sample that name its domain, ``date`` when they were measured (ISO 8601, UTC),
     ``prior`` what they were drawn towards and how far, such as "16 of the network", "" where they were not.
     """
 
-    names: tuple[str, ...]
+    domains: tuple[str, ...]
     images: tuple[int, ...]
     mean: Tables
     var: Tables
     weights: str = ""
-    by: tuple[str, ...] = field(default=("camera",))
+    domain_fields: tuple[str, ...] = field(default=("camera",))
     cov: Tables = field(default_factory=dict)
     date: str = ""
     prior: str = ""
@@ -60,22 +61,22 @@ class Profiles:
     def select(self, names: Sequence[str]) -> Profiles:
         """Only the domains ``names``, in that order."""
         for name in names:
-            if name not in self.names:
-                raise DataError(f"profiles: {unknown_name('domain', name, self.names)}")
-        rows = [self.names.index(name) for name in names]
+            if name not in self.domains:
+                raise DataError(f"profiles: {unknown_name('domain', name, self.domains)}")
+        rows = [self.domains.index(name) for name in names]
         mean, var, cov = ({k: t[rows] for k, t in table.items()} for table in (self.mean, self.var, self.cov))
         images = tuple(self.images[row] for row in rows)
-        return replace(self, names=tuple(names), images=images, mean=mean, var=var, cov=cov)
+        return replace(self, domains=tuple(names), images=images, mean=mean, var=var, cov=cov)
 
     def merge(self, other: Profiles) -> Profiles:
         """The profiles of all images of both: a domain in both counts all its images, exactly as measured at once."""
         self._check_same_network(other)
-        names = self.names + tuple(name for name in other.names if name not in self.names)
+        names = self.domains + tuple(name for name in other.domains if name not in self.domains)
         together = {layer: merged(self._spread(layer, names), other._spread(layer, names)) for layer in self.mean}
-        counts = [dict(zip(p.names, p.images, strict=True)) for p in (self, other)]
+        counts = [dict(zip(p.domains, p.images, strict=True)) for p in (self, other)]
         images = tuple(sum(count.get(name, 0) for count in counts) for name in names)
         return replace(
-            _from_stats(self, together), names=names, images=images, date=max(self.date, other.date),
+            _from_stats(self, together), domains=names, images=images, date=max(self.date, other.date),
             prior=self.priors(other),
         )  # fmt: skip
 
@@ -87,13 +88,14 @@ class Profiles:
         """How far apart the domains that both have lie: 2-Wasserstein distance over deviation, (K,) per layer.
 
         sqrt(W2^2 / sum over channels of sigma^2), with sigma that of ``other``: 0 where nothing changed, 1 when
-        the activations have moved by as much as they vary.  K domains, in the order of ``self.names``.
+        the activations have moved by as much as they vary.  K domains, in the order of ``self.domains``.
         """
         self._check_same_network(other)
-        common = tuple(name for name in self.names if name in other.names)
+        common = tuple(name for name in self.domains if name in other.domains)
         if not common:
             raise DataError(
-                f"profiles: no domain in common; one has {', '.join(self.names)}, the other {', '.join(other.names)}"
+                f"profiles: no domain in common; one has {', '.join(self.domains)},"
+                f" the other {', '.join(other.domains)}"
             )
         ours, theirs = self.select(common), other.select(common)
         found = {}
@@ -106,7 +108,7 @@ class Profiles:
     def drift(self, stored: Profiles) -> dict[str, float]:
         """One number for each domain that both have: the mean of :meth:`diff` over the layers."""
         found = torch.stack(list(self.diff(stored).values())).mean(0)
-        common = [name for name in self.names if name in stored.names]
+        common = [name for name in self.domains if name in stored.domains]
         return dict(zip(common, found.tolist(), strict=True))
 
     def shrunk(self, prior: float, parents: Mapping[str, str] | None = None) -> Profiles:
@@ -118,8 +120,8 @@ class Profiles:
         """
         if not prior:
             return self
-        groups = sorted({(parents or {}).get(name, "") for name in self.names})
-        member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.names])
+        groups = sorted({(parents or {}).get(name, "") for name in self.domains})
+        member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.domains])
         shrunk = {layer: _shrunk(self.stats(layer), member, len(groups), prior) for layer in self.mean}
         return replace(_from_stats(self, shrunk), prior=f"{prior:g} of the cameras")
 
@@ -133,7 +135,7 @@ class Profiles:
         self._check_same_network(source)
         if not prior:
             return self
-        old = source.select(self.names)
+        old = source.select(self.domains)
         share = torch.tensor([[images / (images + prior)] for images in self.images])
         drawn = {layer: _between(old.stats(layer), self.stats(layer), share) for layer in self.mean}
         return replace(_from_stats(self, drawn), prior=f"{prior:g} of the network")
@@ -145,7 +147,8 @@ class Profiles:
             for key, suffix in _TABLES.items()
             for layer, tensor in getattr(self, key).items()
         }
-        header = {key: getattr(self, key) for key in ("names", "images", "weights", "by", "date", "prior")}
+        header = {key: getattr(self, key) for key in ("images", "weights", "date", "prior")}
+        header |= {"names": self.domains, "by": fields_in_files(self.domain_fields)}
         header["digest"] = _digest(tensors)
         text = json.dumps(header)
         check = hashlib.sha256(text.encode()).hexdigest()
@@ -169,7 +172,8 @@ class Profiles:
             raise WeightsError(DAMAGED.format(path=path, what="header is"))
         try:
             header = json.loads(text)
-            names, images, by, digest, weights = (header[k] for k in ("names", "images", "by", "digest", "weights"))
+            names, images, digest, weights = (header[key] for key in ("names", "images", "digest", "weights"))
+            domain_fields = current_fields(header["by"])
         except (ValueError, LookupError, TypeError) as error:
             raise WeightsError(DAMAGED.format(path=path, what="header is")) from error
         if digest != _digest(tensors):
@@ -179,19 +183,22 @@ class Profiles:
             for key, suffix in _TABLES.items()
         }
         date, prior = (header.get(key, "") for key in ("date", "prior"))  # older files do not say these
-        return cls(tuple(names), tuple(images), weights=weights, by=tuple(by), date=date, prior=prior, **tables)
+        return cls(
+            tuple(names), tuple(images), weights=weights, domain_fields=domain_fields, date=date, prior=prior, **tables
+        )
 
     def _check_same_network(self, other: Profiles) -> None:
-        if (self.weights, self.by, set(self.mean)) != (other.weights, other.by, set(other.mean)):
+        if (self.weights, self.domain_fields, set(self.mean)) != (other.weights, other.domain_fields, set(other.mean)):
             raise WeightsError(
-                f"profiles of weights {self.weights or '?'} by {'/'.join(self.by)} and of {other.weights or '?'} by"
-                f" {'/'.join(other.by)} do not go together; calibrate both with the same weights and fields"
+                f"profiles of weights {self.weights or '?'} by {'/'.join(self.domain_fields)} and of"
+                f" {other.weights or '?'} by {'/'.join(other.domain_fields)} do not go together;"
+                " calibrate both with the same weights and fields"
             )
 
     def _spread(self, layer: str, names: Sequence[str]) -> Stats | CovStats:
         """The statistics of a layer with a row for each of ``names``, of mass 0 where there is nothing."""
         stats = self.stats(layer)
-        weights = torch.tensor([[float(name == own) for own in self.names] for name in names])
+        weights = torch.tensor([[float(name == own) for own in self.domains] for name in names])
         return stats.mix(weights.to(stats.mean.dtype))
 
 

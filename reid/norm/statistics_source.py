@@ -1,6 +1,6 @@
 """Which statistics normalize an image now: the one place where training and evaluation differ.
 
-A source is handed what a layer knows (:class:`View`) and answers with :class:`Rows`: for each image one
+A source is handed what a layer knows (:class:`LayerView`) and answers with :class:`StatisticsRows`: for each image one
 or several means and variances, and the part each has in the output.  Two mixtures are kept apart:
 statistics are mixed before they normalize (Prior, Align, Optimized), outputs after (Blend, and weights
 over domains).  A source knows nothing of scales and shifts.
@@ -20,7 +20,7 @@ from reid.norm.statistics import Stats
 
 
 @dataclass(frozen=True)
-class View:
+class LayerView:
     """What a layer knows of a batch of B images with G domains.
 
     ``images`` the moments of each image, as B groups; ``batch`` those of each domain's part of the batch,
@@ -44,7 +44,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Rows:
+class StatisticsRows:
     """``mean``, ``var`` (R, K, C) and ``part`` (R, K, C), R being B or 1 and C perhaps 1: image i is
     normalized K times, and output i is the sum over k of part[i, k] times those."""
 
@@ -53,8 +53,10 @@ class Rows:
     part: Tensor
 
 
-def _rows(stats: Stats, assignment: Assignment) -> Rows:
-    return Rows(assignment.rows(stats.mean), assignment.rows(stats.var), assignment.weights().to(stats.mean.dtype))
+def _rows(stats: Stats, assignment: Assignment) -> StatisticsRows:
+    return StatisticsRows(
+        assignment.rows(stats.mean), assignment.rows(stats.var), assignment.weights().to(stats.mean.dtype)
+    )
 
 
 class Source(nn.Module):
@@ -68,12 +70,12 @@ class Source(nn.Module):
         """What is kept of the statistics that were measured for each domain."""
         return stats
 
-    def rows(self, view: View) -> Rows:
+    def rows(self, view: LayerView) -> StatisticsRows:
         """Means and variances for every image."""
         return _rows(view.current(), view.assignment)
 
 
-class Batch(Source):
+class BatchStatistics(Source):
     """Prediction-time BN (Nado et al. 2020): the batch's own statistics in evaluation too.
 
     An image's output then depends on its batch mates: measure with it, but never fill a gallery with it.
@@ -82,7 +84,7 @@ class Batch(Source):
     plain = False
     kept = False
 
-    def rows(self, view: View) -> Rows:
+    def rows(self, view: LayerView) -> StatisticsRows:
         """Means and variances for every image."""
         return _rows(view.measured(), view.assignment)
 
@@ -91,7 +93,7 @@ class Prior(Source):
     """In evaluation the kept statistics count as ``images`` images beside the n of the batch (Schneider et al. 2020).
 
     mu = N / (N + n) mu_kept + n / (N + n) mu_batch for every domain; the variance likewise ("naive", as
-    published) or with the variance between the two means ("mixture").  N = 0 is :class:`Batch`.
+    published) or with the variance between the two means ("mixture").  N = 0 is :class:`BatchStatistics`.
     """
 
     plain = False
@@ -105,7 +107,7 @@ class Prior(Source):
             )
         self.images, self.variance = images, variance
 
-    def rows(self, view: View) -> Rows:
+    def rows(self, view: LayerView) -> StatisticsRows:
         """Means and variances for every image."""
         if view.training:
             return super().rows(view)
@@ -150,7 +152,7 @@ class Instance(Source):
     plain = False
     kept = False
 
-    def rows(self, view: View) -> Rows:
+    def rows(self, view: LayerView) -> StatisticsRows:
         """Means and variances for every image."""
         return _instance(view)
 
@@ -170,13 +172,13 @@ class Optimized(Source):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(groups, 2))  # of the mean and of the variance
 
-    def rows(self, view: View) -> Rows:
+    def rows(self, view: LayerView) -> StatisticsRows:
         """Means and variances for every image."""
         kept, image = super().rows(view), _instance(view)
         share = view.assignment.rows(torch.sigmoid(self.logits).to(kept.mean.dtype))  # (R, K, 2)
         mean = share[..., :1] * kept.mean + (1 - share[..., :1]) * image.mean
         var = share[..., 1:] * kept.var + (1 - share[..., 1:]) * image.var
-        return Rows(mean, var, kept.part)
+        return StatisticsRows(mean, var, kept.part)
 
 
 class Blend(Source):
@@ -196,7 +198,7 @@ class Blend(Source):
         else:
             self.register_buffer("gate", gate)
 
-    def rows(self, view: View) -> Rows:
+    def rows(self, view: LayerView) -> StatisticsRows:
         """Means and variances for every image; maps of one position have no instance statistics: all BN."""
         kept = super().rows(view)
         if view.positions < 2:
@@ -207,13 +209,13 @@ class Blend(Source):
         image = _instance(view)
         gate = self.gate.to(kept.mean.dtype)
         count = image.mean.shape[0]  # not len(), which would fix the size of an exported batch
-        return Rows(*(torch.cat([a.expand(count, *a.shape[1:]), b], 1) for a, b in (
+        return StatisticsRows(*(torch.cat([a.expand(count, *a.shape[1:]), b], 1) for a, b in (
             (kept.mean, image.mean),
             (kept.var, image.var),
             ((kept.part * gate).expand(count, -1, -1), (1 - gate).expand(count, 1, -1)),
         )))  # fmt: skip
 
 
-def _instance(view: View) -> Rows:
+def _instance(view: LayerView) -> StatisticsRows:
     mean, var = view.images.mean.unsqueeze(1), view.images.var.unsqueeze(1)
-    return Rows(mean, var, torch.ones_like(mean[:1, :, :1]))
+    return StatisticsRows(mean, var, torch.ones_like(mean[:1, :, :1]))

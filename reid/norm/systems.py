@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from reid.errors import ConfigError
-from reid.norm.assignment import Gate
+from reid.norm.assignment import DomainGate
 from reid.norm.domain_affine import Transfer
 from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.domain_rows import carry_over
@@ -65,7 +65,7 @@ class System:
             wanted = f"{self.domains}" if self.domains == self.most else f"at least {self.domains}"
             raise ConfigError(
                 f'norm system "{name}" needs {wanted} domains, got {len(names)} ({", ".join(names) or "none"});'
-                " choose other fields with norm.by, or another system"
+                " choose other fields with norm.domain_fields, or another system"
             )
 
     def takes(self, layer: DomainBatchNorm) -> bool:
@@ -98,7 +98,7 @@ def _transfer(layer: DomainBatchNorm) -> nn.Module:
 
 
 def _gated(layer: DomainBatchNorm) -> nn.Module:
-    layer.gate = _like(Gate(layer.channels, layer.groups), layer)
+    layer.gate = _like(DomainGate(layer.channels, layer.groups), layer)
     return layer
 
 

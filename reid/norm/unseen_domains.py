@@ -23,7 +23,7 @@ from reid.norm.statistics import Stats, moments
 from reid.norm.statistics_source import Source
 
 UNKNOWN = "unknown"
-STRANGER = -1  # label of an image of a domain that the network does not know
+UNKNOWN_DOMAIN = -1  # label of an image of a domain that the network does not know
 
 
 def with_source(network: nn.Module, source: Source) -> nn.Module:
@@ -84,11 +84,11 @@ def _prior(network: nn.Module, images: Tensor) -> Tensor:
 def _refuse(network: nn.Module, images: Tensor) -> Tensor:
     raise ConditionError(
         f"{len(images)} images of a domain this network does not know; it knows {', '.join(domains_of(network))}."
-        f" Calibrate it on images of the new one, or choose a policy: {', '.join(UNSEEN)}"
+        f" Calibrate it on images of the new one, or choose a policy: {', '.join(UNSEEN_DOMAIN_ANSWERS)}"
     )
 
 
-UNSEEN: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+UNSEEN_DOMAIN_ANSWERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "error": _refuse,
     "prior": _prior,
     "nearest": nearest,
@@ -102,16 +102,16 @@ def answer(network: nn.Module, images: Tensor, labels: Tensor | int, policy: str
     ``labels`` (B,) int64, or one int for all, index the network's domains or are STRANGER.  No image depends on
     the others of its batch.
     """
-    if policy not in UNSEEN:
-        raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN))
+    if policy not in UNSEEN_DOMAIN_ANSWERS:
+        raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN_DOMAIN_ANSWERS))
     rows = torch.as_tensor(labels).expand(len(images))
-    strange = rows == STRANGER
+    strange = rows == UNKNOWN_DOMAIN
     outputs: Tensor | None = None
     for chosen in (strange, ~strange):
         if not chosen.any():
             continue
         part = (
-            UNSEEN[policy](network, images[chosen])
+            UNSEEN_DOMAIN_ANSWERS[policy](network, images[chosen])
             if chosen is strange
             else Given(network)(images[chosen], rows[chosen])
         )

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reid.errors import DataError
-from reid.records import Embeddings, FloatArray, label_of
+from reid.records import Embeddings, FloatArray, domain_of
 
 FEWEST = 2  # one vector less itself is nothing
 
 
-def camera_means(embeddings: Embeddings, by: Sequence[str] = ("camera",)) -> dict[str, FloatArray]:
-    """The mean vector (D,) float32 of every camera, or of what the fields ``by`` name; DataError below two rows."""
-    labels = np.array([label_of(sample, by) for sample in embeddings.samples])
+def camera_means(embeddings: Embeddings, domain_fields: Sequence[str] = ("camera",)) -> dict[str, FloatArray]:
+    """The mean vector (D,) float32 of every camera, or of what ``domain_fields`` name; DataError below two rows."""
+    labels = np.array([domain_of(sample, domain_fields) for sample in embeddings.samples])
     means = {}
     for name in np.unique(labels).tolist():
         rows = embeddings.vectors[labels == name]
@@ -29,12 +29,14 @@ def camera_means(embeddings: Embeddings, by: Sequence[str] = ("camera",)) -> dic
     return means
 
 
-def centered(embeddings: Embeddings, means: Mapping[str, FloatArray], by: Sequence[str] = ("camera",)) -> Embeddings:
+def centered(
+    embeddings: Embeddings, means: Mapping[str, FloatArray], domain_fields: Sequence[str] = ("camera",)
+) -> Embeddings:
     """x -> (x - mean of its camera) / length, row by row, under a fingerprint of its own.
 
     Compare only with embeddings centered by the same ``means``.  Raises DataError for a camera without a mean.
     """
-    labels = [label_of(sample, by) for sample in embeddings.samples]
+    labels = [domain_of(sample, domain_fields) for sample in embeddings.samples]
     missing = sorted(set(labels) - set(means))
     if missing:
         raise DataError(f"centering: no mean of camera {', '.join(missing)}; measure it on crops of that camera")

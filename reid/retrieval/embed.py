@@ -43,13 +43,13 @@ def embed(
     for batch in load_batches(
         samples,
         checkpoint.transform,
-        by=checkpoint.by,
-        names=checkpoint.names,
+        domain_fields=checkpoint.domain_fields,
+        domains=checkpoint.domains,
         batch_size=batch_size,
         workers=workers,
-        stranger=checkpoint.stranger,
+        unknown_domain=checkpoint.unknown_domain,
     ):
-        part = checkpoint.embed(batch.images, batch.condition).cpu().numpy()  # (B, D)
+        part = checkpoint.embed(batch.images, batch.domain).cpu().numpy()  # (B, D)
         if vectors is None:
             vectors = np.empty((len(samples), part.shape[1]), np.float32)
         vectors[done : done + len(part)] = part

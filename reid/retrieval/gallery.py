@@ -42,7 +42,7 @@ UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _GalleryRows:
     """One state of a gallery; replaced as a whole, so that a running search never sees half an erasure."""
 
     samples: tuple[Sample, ...]
@@ -59,7 +59,7 @@ class Gallery:
 
     def __init__(
         self,
-        rows: _Rows,
+        rows: _GalleryRows,
         fingerprint: str,
         folder: Path | None = None,
         generation: str | None = None,
@@ -95,7 +95,7 @@ class Gallery:
                 f"{folder}: the gallery is damaged, its header says {count} x {dimension} vectors, there are"
                 f" {index.ntotal} x {index.d} and {len(samples)} samples; build it again"
             )
-        rows = _Rows(samples, index, _view(index))
+        rows = _GalleryRows(samples, index, _view(index))
         return cls(rows, str(fingerprint), folder, header["generation"], attached)
 
     def save(self, folder: Path, attach: Mapping[str, Writer] | None = None) -> None:
@@ -170,7 +170,7 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._rows.samples)
 
-    def _check(self, rows: _Rows, vectors: FloatArray, k: int, fingerprint: str, keep: BoolArray | None) -> None:
+    def _check(self, rows: _GalleryRows, vectors: FloatArray, k: int, fingerprint: str, keep: BoolArray | None) -> None:
         if fingerprint != self._fingerprint:
             raise GalleryError(
                 f'the query was embedded by "{fingerprint}" and the gallery by "{self._fingerprint}"; their scores'
@@ -189,7 +189,7 @@ class Gallery:
         if keep is not None and (keep.shape != (len(rows.samples),) or keep.dtype != np.bool_):
             raise DataError(f"search: expected keep ({len(rows.samples)},) bool, got {keep.dtype} {keep.shape}")
 
-    def _write(self, folder: Path, rows: _Rows, replaces: str | None, attach: Mapping[str, Writer]) -> None:
+    def _write(self, folder: Path, rows: _GalleryRows, replaces: str | None, attach: Mapping[str, Writer]) -> None:
         table = encode_samples(rows.samples)
         header = commit(
             folder,
@@ -205,10 +205,10 @@ class Gallery:
         self._attached = {suffix: folder / header["files"][suffix]["name"] for suffix in attach}
 
 
-def _rows(samples: tuple[Sample, ...], vectors: FloatArray) -> _Rows:
+def _rows(samples: tuple[Sample, ...], vectors: FloatArray) -> _GalleryRows:
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
-    return _Rows(samples, index, _view(index))
+    return _GalleryRows(samples, index, _view(index))
 
 
 def _view(index: Any) -> FloatArray:
@@ -219,7 +219,9 @@ def _view(index: Any) -> FloatArray:
     return flat.reshape(index.ntotal, index.d)
 
 
-def _candidates(rows: _Rows, queries: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
+def _candidates(
+    rows: _GalleryRows, queries: FloatArray, n: int, allowed: IntArray | None
+) -> tuple[IntArray, FloatArray]:
     """About the ``n`` best rows (Q, n) int64 by FAISS' float32 arithmetic, and the last one's score (Q,)."""
     queries = np.ascontiguousarray(queries)
     with _threads(1 if len(queries) <= FEW_QUERIES else None):

@@ -39,12 +39,16 @@ def embed_image(
     *,
     camera: str = "",
     modality: Modality = Modality.VISIBLE,
-    domain: str = "person",
+    category: str = "person",
 ) -> FloatArray:
     """Unit vector (1, D) float32 of one picture seen by ``camera`` of ``modality``."""
     path = image if isinstance(image, Path) else UPLOADED
-    sample = Sample(path, "", camera, modality, domain, Split.QUERY)
-    labels = domain_indices([sample], checkpoint.by, checkpoint.names, checkpoint.stranger) if checkpoint.by else None
+    sample = Sample(path, "", camera, modality, category, Split.QUERY)
+    labels = (
+        domain_indices([sample], checkpoint.domain_fields, checkpoint.domains, checkpoint.unknown_domain)
+        if checkpoint.domain_fields
+        else None
+    )
     picture = read_image(image) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
     images = checkpoint.transform.normalise(checkpoint.transform.resize(picture)[None])  # (1, 3, H, W)
     vectors: FloatArray = checkpoint.embed(images, labels).cpu().numpy()
@@ -56,14 +60,14 @@ def rows_that_may_answer(
     *,
     other_than_camera: str = "",
     modalities: Collection[Modality] | None = None,
-    domains: Collection[str] | None = None,
+    categories: Collection[str] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """(N,) bool: the samples of these modalities and domains (None: any) not seen by that camera ("": none)."""
     return np.array(
         [
             not (other_than_camera and sample.camera == other_than_camera)
             and (modalities is None or sample.modality in modalities)
-            and (domains is None or sample.domain in domains)
+            and (categories is None or sample.category in categories)
             for sample in samples
         ],
         dtype=np.bool_,
@@ -77,24 +81,24 @@ def search_image(
     *,
     camera: str = "",
     modality: Modality = Modality.VISIBLE,
-    domain: str = "person",
+    category: str = "person",
     k: int = 10,
     cross_camera: bool = False,
     modalities: Collection[Modality] | None = None,
-    domains: Collection[str] | None = None,
+    categories: Collection[str] | None = None,
 ) -> list[Answer]:
     """The ``k`` gallery rows nearest to ``image``, best first; fewer where fewer may answer.
 
-    ``camera``, ``modality`` and ``domain`` say how the picture was taken and choose its normalization.
+    ``camera``, ``modality`` and ``category`` say how the picture was taken and choose its normalization.
     ``cross_camera`` leaves out rows of the same camera (an unknown camera equals none); ``modalities``
-    and ``domains`` restrict the answers, None does not.
+    and ``categories`` restrict the answers, None does not.
     """
-    vectors = embed_image(checkpoint, image, camera=camera, modality=modality, domain=domain)
+    vectors = embed_image(checkpoint, image, camera=camera, modality=modality, category=category)
     keep = rows_that_may_answer(
         gallery.samples,
         other_than_camera=camera if cross_camera else "",
         modalities=modalities,
-        domains=domains,
+        categories=categories,
     )
     if len(keep) and not keep.any():
         raise GalleryError(f"none of the {len(keep)} gallery rows has the camera, modality and domain asked for")

@@ -45,7 +45,7 @@ _COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
 def encode_samples(samples: Sequence[Sample]) -> bytes:
     """A Parquet table of the fields of ``samples``, in their order; paths are kept as they are."""
     rows = [
-        (str(s.path), s.identity, s.camera, s.modality.value, s.domain, s.split.value, s.time and s.time.isoformat())
+        (str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value, s.time and s.time.isoformat())
         for s in samples
     ]
     columns: list[Sequence[str | None]] = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
@@ -65,10 +65,10 @@ def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
         return tuple(
             Sample(
-                Path(path), identity, camera, Modality(modality), domain, Split(split),
+                Path(path), identity, camera, Modality(modality), category, Split(split),
                 datetime.fromisoformat(time) if time else None,
             )
-            for path, identity, camera, modality, domain, split, time in zip(*columns, strict=True)
+            for path, identity, camera, modality, category, split, time in zip(*columns, strict=True)
         )  # fmt: skip
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{source}: the table of samples is damaged ({_first_line(error)})") from error

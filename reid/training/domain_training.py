@@ -31,12 +31,12 @@ from reid.norm.tensor_file import write_table
 from reid.training.initial_weights import transform_of
 from reid.training.loop import Learner, Loop, make_optimizer
 from reid.training.run_folder import RunFolder, replace_file
-from reid.training.training_data import Material, TrainingSet, load_training_set, training_samples
+from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, training_samples
 from reid.training.training_run import final_network, run_epochs, torch_settings
 
 FORMAT = "reid-part-1"
 BATCH = 64
-BY = ("domain",)
+BY = ("category",)
 
 
 class Apart(BaseModel):
@@ -73,8 +73,8 @@ def train_apart(
     interrupted training continues, a finished one is only read.
     """
     samples = training_samples(experiment)
-    material = Material(samples, BY)
-    (name,) = material.names
+    material = TrainingRows(samples, BY)
+    (name,) = material.domains
     folder = RunFolder(out)
     folder.open(experiment)
     _claim(folder, {"base": base.weights, **how.model_dump()})
@@ -91,7 +91,7 @@ def _train_part(
     name: str,
     how: Apart,
     experiment: Experiment,
-    material: Material,
+    material: TrainingRows,
     folder: RunFolder,
     base: Checkpoint,
     progress: bool,
@@ -121,7 +121,13 @@ def _checkpoint(network: nn.Module, base: Checkpoint, source: str) -> Checkpoint
     fingerprint = digest(table_of(network))[:16]
     names = adapter_domains(network)
     return replace(
-        base, network=network.eval(), by=BY, names=names, fingerprint=fingerprint, weights=fingerprint, source=source
+        base,
+        network=network.eval(),
+        domain_fields=BY,
+        domains=names,
+        fingerprint=fingerprint,
+        weights=fingerprint,
+        source=source,
     )
 
 

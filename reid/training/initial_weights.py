@@ -44,7 +44,7 @@ def open_start(network: Network) -> Checkpoint | None:
             f"{path}: these are weights {start.fingerprint}, the run started from {noted['fingerprint']};"
             " restore the file, or train into another folder"
         )
-    return replace(start, network=_plain(start), by=(), names=())
+    return replace(start, network=_plain(start), domain_fields=(), domains=())
 
 
 def note_start(experiment: Experiment, start: Checkpoint | None) -> Experiment:
@@ -94,4 +94,4 @@ def _plain(start: Checkpoint) -> nn.Module:
             f'{start.source}: its norms are of the system "{system}", which leaves no BatchNorm to start from;'
             ' take weights trained with norm.system = "batch"'
         )
-    return extract(add_domain(start.network, _MIXTURE), _MIXTURE) if start.names else start.network
+    return extract(add_domain(start.network, _MIXTURE), _MIXTURE) if start.domains else start.network

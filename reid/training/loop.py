@@ -101,7 +101,7 @@ def make_optimizer(learner: nn.Module, recipe: Train) -> torch.optim.AdamW:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _TrainingBatch:
     """B images (B, 3, H, W) and what is known about them, the unlabelled ones last; ``domain`` None for none."""
 
     images: Tensor
@@ -198,11 +198,11 @@ class Loop:
         part = ramp(epoch + number / batches, start=recipe.triplet_start, length=recipe.triplet_ramp)
         return rate, recipe.triplet_weight * part
 
-    def _batch(self, rows: Tensor, generator: torch.Generator) -> _Batch:
+    def _batch(self, rows: Tensor, generator: torch.Generator) -> _TrainingBatch:
         """The crops at ``rows`` (B,) int64, augmented, and their labels."""
         data, targets = self.data, self.data.targets[rows]
         images = self.transform.normalise(self.augment(data.crops[rows], generator))
-        return _Batch(
+        return _TrainingBatch(
             images.contiguous(memory_format=torch.channels_last),
             targets,
             data.modalities[rows],
@@ -210,7 +210,7 @@ class Loop:
             int((targets != UNKNOWN).sum()),
         )
 
-    def _step(self, batch: _Batch, weight: float, epoch: int) -> list[float]:
+    def _step(self, batch: _TrainingBatch, weight: float, epoch: int) -> list[float]:
         """One update; returns loss, its four parts, accuracy."""
         seen, recipe = self._see(batch), self.recipe
         known = slice(batch.labelled)
@@ -229,7 +229,7 @@ class Loop:
         accuracy = (logits.argmax(1) == targets).float().mean()
         return [part.item() for part in (loss, identity, triplet, contrast, target, accuracy)]
 
-    def _see(self, batch: _Batch) -> _Seen:
+    def _see(self, batch: _TrainingBatch) -> _Seen:
         """One forward pass of the whole batch."""
         watched = self._whitening or self._causality
         watching: AbstractContextManager[Any] = nullcontext() if watched is None else watched.watching()
@@ -239,7 +239,7 @@ class Loop:
             features, neck, logits = Given(self.learner)(batch.images, domain)
         return _Seen(features, neck, logits, weights, maps, gates)
 
-    def _with_losses_of_layers(self, loss: Tensor, batch: _Batch, seen: _Seen) -> Tensor:
+    def _with_losses_of_layers(self, loss: Tensor, batch: _TrainingBatch, seen: _Seen) -> Tensor:
         """The loss and those that come with certain norms; all but SNR's, which is of identities, see every row."""
         if seen.weights is not None:
             loss = loss + BRANCH_ENTROPY * entropy_loss(seen.weights.clamp_min(1e-12).log())

@@ -123,6 +123,6 @@ def samples_digest(samples: Sequence[Sample]) -> str:
     """
     digest = hashlib.sha256()
     for sample in samples:
-        row = (sample.path.name, sample.identity, sample.camera, sample.modality.value, sample.domain)
+        row = (sample.path.name, sample.identity, sample.camera, sample.modality.value, sample.category)
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]

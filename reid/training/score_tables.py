@@ -18,7 +18,7 @@ class Score:
 
     row: str
     site: str
-    domain: str
+    category: str
     direction: str
     seed: int
     rank1: float
@@ -33,7 +33,7 @@ class Entry:
 
     row: str
     site: str
-    domain: str
+    category: str
     direction: str
     queries: int
     gallery: int
@@ -46,7 +46,7 @@ def entries(scores: Iterable[Score]) -> list[Entry]:
     """The scores, seeds put together, in the order in which their rows, sites and directions first come."""
     found: dict[tuple[str, str, str, str], Entry] = {}
     for score in scores:
-        key = (score.row, score.site, score.domain, score.direction)
+        key = (score.row, score.site, score.category, score.direction)
         entry = found.setdefault(key, Entry(*key, score.queries, score.gallery))
         entry.seeds.append(score.seed)
         entry.rank1.append(score.rank1)
@@ -66,16 +66,16 @@ def site_table(found: Sequence[Entry], site: str, seeds: int) -> str:
     A row with another number of seeds than ``seeds`` says so.
     """
     here = [entry for entry in found if entry.site == site]
-    domains = {entry.domain for entry in here}
-    columns = list(dict.fromkeys((entry.domain, entry.direction) for entry in here))
+    categories = {entry.category for entry in here}
+    columns = list(dict.fromkeys((entry.category, entry.direction) for entry in here))
     rows = []
     for row in dict.fromkeys(entry.row for entry in here):
-        cells = {(e.domain, e.direction): e for e in here if e.row == row}
+        cells = {(e.category, e.direction): e for e in here if e.row == row}
         counts = {len(entry.seeds) for entry in cells.values()}
         few = "" if counts == {seeds} else f" ({min(counts)} of {seeds} seeds)"
         texts = [f"{spread(e.rank1)} / {spread(e.mAP)}" if (e := cells.get(key)) else "-" for key in columns]
         rows.append([row + few, *texts])
-    heads = [direction if len(domains) == 1 else f"{domain} {direction}" for domain, direction in columns]
+    heads = [direction if len(categories) == 1 else f"{category} {direction}" for category, direction in columns]
     return markdown([site, *heads], rows)
 
 

@@ -34,7 +34,9 @@ def measured(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoint:
 
     A network without domains gets one set for each kind of object: AdaBN (Li et al. 2016).
     """
-    return checkpoint.with_profiles(calibrate_checkpoint(checkpoint, pool, by=checkpoint.by or ("domain",)))
+    return checkpoint.with_profiles(
+        calibrate_checkpoint(checkpoint, pool, domain_fields=checkpoint.domain_fields or ("category",))
+    )
 
 
 class _AllDomains(nn.Module):
@@ -52,7 +54,9 @@ class _AllDomains(nn.Module):
 
 def _of_all(checkpoint: Checkpoint, name: str) -> Checkpoint:
     network = _AllDomains(checkpoint.network, equal=name == "ensemble").eval()
-    return replace(checkpoint, network=network, by=(), names=(), fingerprint=f"{checkpoint.fingerprint}-{name}")
+    return replace(
+        checkpoint, network=network, domain_fields=(), domains=(), fingerprint=f"{checkpoint.fingerprint}-{name}"
+    )
 
 
 def mixed(checkpoint: Checkpoint, _pool: Sequence[Sample]) -> Checkpoint:
@@ -72,13 +76,13 @@ def meet(
     checkpoint: Checkpoint,
     policy: Policy,
     samples: Sequence[Sample],
-    made: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Score the queries and gallery of a site; its rows of split "train" are the crops that ``policy`` may use.
 
-    ``made`` is stamped on the report; ``progress`` is called with the images embedded.
+    ``provenance`` is stamped on the report; ``progress`` is called with the images embedded.
     """
     ready = policy(checkpoint, [sample for sample in samples if sample.split is Split.TRAIN])
     asked = [sample for sample in samples if sample.split is not Split.TRAIN]
-    return evaluate(embed(ready, asked, progress=progress), made=made)
+    return evaluate(embed(ready, asked, progress=progress), provenance=provenance)

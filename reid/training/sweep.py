@@ -23,9 +23,9 @@ from reid.norm.added_domain import domain_sizes
 from reid.records import Sample, Split
 from reid.training.domain_training import train_apart
 from reid.training.run_folder import RunFolder, samples_digest
-from reid.training.score_tables import Score, entries, markdown, site_table
+from reid.training.score_tables import Entry, Score, entries, markdown, site_table
 from reid.training.site_statistics import STATISTICS, meet
-from reid.training.sweep_file import Comparison, Site, Variation, rows_of, slug
+from reid.training.sweep_file import EvaluationSite, Sweep, Variation, rows_of, slug
 from reid.training.training_run import torch_settings, train
 
 
@@ -40,7 +40,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """The scores of all finished runs, the cost of the first seed of each, and why a run is missing, a line each."""
 
     scores: tuple[Score, ...]
@@ -49,13 +49,18 @@ class Outcome:
 
     def to_json(self) -> dict[str, list[Any]]:
         """``results``: an entry a row, site and direction, with lists over the seeds; ``costs``; ``missing``."""
-        results = [asdict(entry) for entry in entries(self.scores)]
+        results = [_json_entry(entry) for entry in entries(self.scores)]
         return {"results": results, "costs": [asdict(cost) for cost in self.costs], "missing": list(self.missing)}
 
 
-def compare(
-    comparison: Comparison, out: Path, *, progress: bool = False, say: Callable[[str], object] = lambda _: None
-) -> Outcome:
+def _json_entry(entry: Entry) -> dict[str, Any]:
+    """One entry of the JSON, which calls the category "domain" as version 0.1.0 did."""
+    return {"domain" if key == "category" else key: value for key, value in asdict(entry).items()}
+
+
+def run_sweep(
+    comparison: Sweep, out: Path, *, progress: bool = False, say: Callable[[str], object] = lambda _: None
+) -> SweepOutcome:
     """Train and score what is missing in ``out``, seed by seed, then tell what there is.
 
     A run that fails (one that diverges, say) is told of in ``missing`` and the others go on.  A run that another
@@ -85,10 +90,10 @@ def compare(
     ]
     costs = {key[0]: finished[key][1] for key in reversed(done)}  # of the first seed
     scores = tuple(score for key in done for score in finished[key][0])
-    return Outcome(scores, tuple(reversed(costs.values())), tuple(missing.values()))
+    return SweepOutcome(scores, tuple(reversed(costs.values())), tuple(missing.values()))
 
 
-def tables(comparison: Comparison, outcome: Outcome) -> str:
+def tables(comparison: Sweep, outcome: SweepOutcome) -> str:
     """Markdown: a table of rank-1 / mAP for each site, then what each network costs."""
     found = entries(outcome.scores)
     sites = dict.fromkeys(score.site for score in outcome.scores)
@@ -99,7 +104,7 @@ def tables(comparison: Comparison, outcome: Outcome) -> str:
     return "\n\n".join(parts)
 
 
-def page(comparison: Comparison, outcome: Outcome, made: Mapping[str, str]) -> str:
+def page(comparison: Sweep, outcome: SweepOutcome, made: Mapping[str, str]) -> str:
     """A Markdown page of the results; ``made`` says how they came about (command, machine, date, ...)."""
     seeds = f"mean ± standard deviation over {comparison.seeds} seeds" if comparison.seeds > 1 else "one seed"
     parts = [f"# {comparison.title}", comparison.about.strip(), f"Rank-1 / mAP in percent, {seeds}."]
@@ -136,9 +141,7 @@ def _folder(out: Path, variation: Variation, seed: int) -> Path:
     return out / f"{slug(variation.name)}-{variation.of_seed(seed).train.seed}"
 
 
-def _run(
-    comparison: Comparison, variation: Variation, seed: int, out: Path, progress: bool
-) -> tuple[list[Score], Cost]:
+def _run(comparison: Sweep, variation: Variation, seed: int, out: Path, progress: bool) -> tuple[list[Score], Cost]:
     folder, recipe = _folder(out, variation, seed), variation.of_seed(seed).train
     checkpoint = _network(variation, seed, out, progress)
     scores = []
@@ -167,7 +170,7 @@ def _network(variation: Variation, seed: int, out: Path, progress: bool) -> Chec
 def _evaluated(
     folder: Path,
     checkpoint: Checkpoint,
-    site: Site,
+    site: EvaluationSite,
     rows: Sequence[Sample],
     name: str,
     threads: int,
@@ -193,10 +196,10 @@ def _made(path: Path) -> object:
         return None
 
 
-def _scores(path: Path, row: str, site: Site, seed: int) -> list[Score]:
-    shown = ("domain", "direction", "rank1", "mAP", "queries", "gallery")
+def _scores(path: Path, row: str, site: EvaluationSite, seed: int) -> list[Score]:
+    shown = ("direction", "rank1", "mAP", "queries", "gallery")
     return [
-        Score(row=row, site=site.name, seed=seed, **{key: entry[key] for key in shown})
+        Score(row=row, site=site.name, category=entry["domain"], seed=seed, **{key: entry[key] for key in shown})
         for entry in json.loads(path.read_text(encoding="utf-8"))["results"]
     ]
 

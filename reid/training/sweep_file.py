@@ -21,13 +21,14 @@ from reid.config import Data, Experiment, parse_config
 from reid.data.manifest import check_files, read_manifest
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import DomainPolicy
-from reid.records import Sample, Split, label_of
+from reid.old_names import current_experiment
+from reid.records import Sample, Split, domain_of
 from reid.training.domain_training import Apart
 from reid.training.site_statistics import STATISTICS
 from reid.training.training_data import material_of, resolve, training_samples, unlabelled_samples
 
 
-class Site(BaseModel):
+class EvaluationSite(BaseModel):
     """A place to score at: queries, gallery and, of split "train", the crops that may be calibrated on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +44,7 @@ class Site(BaseModel):
         return rows
 
 
-class _Variation(BaseModel):
+class _VariationEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")  # what is extra are the sections of an experiment
 
     name: str = Field(min_length=1)
@@ -60,8 +61,8 @@ class _File(BaseModel):
     directions: tuple[str, ...] = ("visible->visible", "infrared->visible")
     statistics: tuple[str, ...] = Field(("kept", "measured"), min_length=1)
     experiment: dict[str, Any]
-    evaluation: tuple[Site, ...] = Field(min_length=1)
-    variation: tuple[_Variation, ...] = Field(min_length=1)
+    evaluation: tuple[EvaluationSite, ...] = Field(min_length=1)
+    variation: tuple[_VariationEntry, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Variation:
     @property
     def domains(self) -> tuple[str, ...]:
         """The kinds of object it is scored on; () for all."""
-        own = self.experiment.data.domains
+        own = self.experiment.data.categories
         return own if self.base is None else tuple(dict.fromkeys((*self.base.domains, *own)))
 
     def of_seed(self, number: int) -> Experiment:
@@ -92,7 +93,7 @@ class Variation:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Sweep:
     """What a comparison file says; shown are its ``directions`` and "all", that of data with one modality."""
 
     title: str
@@ -100,10 +101,10 @@ class Comparison:
     seeds: int
     directions: tuple[str, ...]
     statistics: tuple[str, ...]  # of a variation that names none
-    sites: tuple[Site, ...]
+    sites: tuple[EvaluationSite, ...]
     variations: tuple[Variation, ...]
 
-    def only(self, names: Sequence[str]) -> Comparison:
+    def only(self, names: Sequence[str]) -> Sweep:
         """The variations of these names; all for ()."""
         known = [variation.name for variation in self.variations]
         for name in names:
@@ -125,7 +126,7 @@ class Comparison:
                 raise ConfigError(f'variation "{variation.name}": {error}') from error
 
 
-def load_comparison(path: Path, seeds: int | None = None) -> Comparison:
+def load_sweep(path: Path, seeds: int | None = None) -> Sweep:
     """Read a comparison file, perhaps with another number of seeds; ConfigError in one line for what is wrong in it."""
     try:
         file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -144,7 +145,7 @@ def load_comparison(path: Path, seeds: int | None = None) -> Comparison:
         twice = next((name for name in names if folders.count(slug(name)) > 1), None)
         if twice is not None:
             raise ConfigError(f'{path}: two of [[{kind}]] would be called "{slug(twice)}"; give each its own name')
-    return Comparison(
+    return Sweep(
         file.title,
         file.about,
         seeds or file.seeds,
@@ -160,14 +161,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _variation(path: Path, file: _File, entry: _Variation, before: Sequence[Variation]) -> Variation:
-    table = {
-        section: dict(leaves) if isinstance(leaves, dict) else leaves for section, leaves in file.experiment.items()
-    }
-    for section, leaves in (entry.model_extra or {}).items():
+def _variation(path: Path, file: _File, entry: _VariationEntry, before: Sequence[Variation]) -> Variation:
+    where = f'{path}: variation "{entry.name}"'
+    table = current_experiment(file.experiment, f"{path}: experiment")
+    for section, leaves in current_experiment(entry.model_extra or {}, where).items():
         shared = table.get(section, {})
         table[section] = {**shared, **leaves} if isinstance(leaves, dict) and isinstance(shared, dict) else leaves
-    where = f'{path}: variation "{entry.name}"'
     statistics = entry.statistics or file.statistics
     for name in statistics:
         if name not in STATISTICS:
@@ -179,17 +178,17 @@ def _variation(path: Path, file: _File, entry: _Variation, before: Sequence[Vari
     if entry.apart.base not in bases:
         raise ConfigError(f"{where}: {unknown_name('apart.base above it', entry.apart.base, bases)}")
     base = bases[entry.apart.base]
-    if len(experiment.data.domains) != 1 or not base.domains or (base.apart is None and len(base.domains) != 1):
-        raise ConfigError(f"{where}: apart adds one domain to a network of one: name one in data.domains of both")
-    if (experiment.norm.kind, experiment.norm.affine, statistics) != ("domain", "domain", ("kept",)):
-        raise ConfigError(f'{where}: apart needs norm.kind = "domain", norm.affine = "domain", statistics = ["kept"]')
+    if len(experiment.data.categories) != 1 or not base.domains or (base.apart is None and len(base.domains) != 1):
+        raise ConfigError(f"{where}: apart adds one domain to a network of one: name one in data.categories of both")
+    if (experiment.norm.axis, experiment.norm.affine, statistics) != ("category", "domain", ("kept",)):
+        raise ConfigError(f'{where}: apart needs norm.axis = "category", norm.affine = "domain", statistics = ["kept"]')
     if experiment.data.unlabelled:
         raise ConfigError(f"{where}: apart trains a domain on its labelled rows: leave data.unlabelled out")
     return Variation(entry.name, experiment, statistics, entry.apart, base)
 
 
 def _check_variation(
-    variation: Variation, rows: tuple[tuple[Sample, ...], tuple[Sample, ...]], sites: Sequence[Site]
+    variation: Variation, rows: tuple[tuple[Sample, ...], tuple[Sample, ...]], sites: Sequence[EvaluationSite]
 ) -> None:
     """Refuse domains that do not fit the system, and policies that do not fit the domains or the sites.
 
@@ -197,18 +196,22 @@ def _check_variation(
     """
     resolved = resolve(variation.experiment, sum(rows, ()))
     norm, material = resolved.norm, material_of(resolved, *rows)
-    names = material.names
+    names = material.domains
     if names or norm.layers != "batch":
-        DomainPolicy(norm.kind, names, norm.affine, norm.layers)
+        DomainPolicy(norm.axis, names, norm.affine, norm.layers)
     if material.latent and "measured" in variation.statistics:
         raise ConfigError('its domains are guessed, so none can be measured: leave "measured" out of statistics')
-    if not norm.by and {"mixture", "ensemble"} & set(variation.statistics):
-        raise ConfigError('"mixture" and "ensemble" are of several domains, and this network has none: set norm.kind')
+    if not norm.domain_fields and {"mixture", "ensemble"} & set(variation.statistics):
+        raise ConfigError('"mixture" and "ensemble" are of several domains, and this network has none: set norm.axis')
     for site in sites:
         found = rows_of(site, variation.domains)
         if variation.base is not None:
             continue
-        unknown = sorted({label_of(sample, norm.by) for sample in found} - set(names)) if norm.by else []
+        unknown = (
+            sorted({domain_of(sample, norm.domain_fields) for sample in found} - set(names))
+            if norm.domain_fields
+            else []
+        )
         if unknown and "kept" in variation.statistics:
             raise ConfigError(
                 f'at {site.name} training has left no statistics of {unknown[0]}: replace "kept" in statistics by'
@@ -216,9 +219,9 @@ def _check_variation(
             )
 
 
-def rows_of(site: Site, wanted: Sequence[str]) -> tuple[Sample, ...]:
+def rows_of(site: EvaluationSite, wanted: Sequence[str]) -> tuple[Sample, ...]:
     """The rows of a site that show these kinds of object, all for ()."""
-    rows = tuple(sample for sample in site.samples if not wanted or sample.domain in wanted)
+    rows = tuple(sample for sample in site.samples if not wanted or sample.category in wanted)
     if not any(sample.split is Split.QUERY for sample in rows):
         raise DataError(f'{site.manifest}: no row of split "query"{" shows " + ", ".join(wanted) if wanted else ""}')
     return rows

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reid.config import Experiment, LabelField
+from reid.config import DomainField, Experiment
 from reid.data.loading import load_crops
 from reid.data.manifest import read_manifest
 from reid.data.sampling import identity_classes
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import SYSTEMS
-from reid.records import IntArray, Modality, Sample, Split, label_of
+from reid.records import IntArray, Modality, Sample, Split, domain_of
 from reid.training.run_folder import samples_digest
 from reid.training.target import TARGET_LOSSES
 
@@ -30,16 +30,16 @@ UNKNOWN = -1  # the class of an unlabelled row
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingRows:
     """The training rows and the names that follow from them.
 
-    ``by`` are the fields that name a normalization domain, () for plain batch normalization; ``latent`` is
+    ``domain_fields`` are the fields that name a normalization domain, () for plain batch normalization; ``latent`` is
     the number of domains that no field names, where the network guesses them, else 0.  ``unlabelled`` are rows
     whose identities are not known, of a site to adapt to.
     """
 
     samples: tuple[Sample, ...]
-    by: tuple[str, ...]
+    domain_fields: tuple[str, ...]
     latent: int = 0
     unlabelled: tuple[Sample, ...] = ()
 
@@ -65,24 +65,26 @@ class Material:
         The unlabelled rows have the name that images of their site will have at test.  Where labelled rows have it
         too, theirs are domains of their own, "source/person" beside "person": the two sites may look different.
         """
-        own, target = ([label_of(sample, self.by) for sample in part] for part in (self.samples, self.unlabelled))
-        if self.by and not set(own).isdisjoint(target):
+        own, target = (
+            [domain_of(sample, self.domain_fields) for sample in part] for part in (self.samples, self.unlabelled)
+        )
+        if self.domain_fields and not set(own).isdisjoint(target):
             own = [f"{SOURCE}/{label}" for label in own]
         return (*own, *target)
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
+    def domains(self) -> tuple[str, ...]:
         """The normalization domains, sorted; DataError when a row lacks a field that names its own."""
-        for field in self.by:
+        for field in self.domain_fields:
             without = sum(not getattr(sample, field) for sample in self.rows)
             if without:
                 raise DataError(
-                    f"{without} of {len(self.rows)} training rows have no {field}, which norm.by ="
-                    f' {list(self.by)} needs; fill the column in, or set norm.kind = "batch"'
+                    f"{without} of {len(self.rows)} training rows have no {field}, which norm.domain_fields ="
+                    f' {list(self.domain_fields)} needs; fill the column in, or set norm.axis = "batch"'
                 )
         if self.latent:
             return tuple(f"latent-{number}" for number in range(self.latent))
-        return tuple(sorted(set(self.labels))) if self.by else ()
+        return tuple(sorted(set(self.labels))) if self.domain_fields else ()
 
 
 @dataclass(frozen=True)
@@ -100,47 +102,47 @@ class TrainingSet:
     domains: Tensor | None
 
 
-def gather(experiment: Experiment) -> tuple[Experiment, Material]:
+def gather(experiment: Experiment) -> tuple[Experiment, TrainingRows]:
     """The rows an experiment trains on, and the experiment with everything filled in that it leaves to them."""
     samples, unlabelled = training_samples(experiment), unlabelled_samples(experiment)
     resolved = resolve(experiment, (*samples, *unlabelled))
     return resolved, material_of(resolved, samples, unlabelled)
 
 
-def material_of(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> Material:
+def material_of(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> TrainingRows:
     """The rows as the material of an experiment that :func:`resolve` has filled in."""
     norm = resolved.norm
-    return Material(tuple(samples), norm.by, SYSTEMS[norm.layers].latent, tuple(unlabelled))
+    return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled))
 
 
 def training_samples(experiment: Experiment) -> tuple[Sample, ...]:
-    """The labelled rows an experiment trains on: split "train" of its manifests, of the domains it names."""
+    """The labelled rows an experiment trains on: split "train" of its manifests, of the categories it names."""
     rows = [sample for path in experiment.data.manifests for sample in read_manifest(Path(path))]
-    wanted, known = experiment.data.domains, sorted({sample.domain for sample in rows})
-    for domain in wanted:
-        if domain not in known:
-            raise DataError(f'data.domains: no row has domain "{domain}"; the manifests have {", ".join(known)}')
-    kept = tuple(s for s in rows if s.split is Split.TRAIN and (not wanted or s.domain in wanted))
+    wanted, known = experiment.data.categories, sorted({sample.category for sample in rows})
+    for category in wanted:
+        if category not in known:
+            raise DataError(f'data.categories: no row has category "{category}"; the manifests have {", ".join(known)}')
+    kept = tuple(s for s in rows if s.split is Split.TRAIN and (not wanted or s.category in wanted))
     if not kept:
         where = ", ".join(experiment.data.manifests)
-        raise DataError(f'{where}: no row of split "train"{" in these domains" if wanted else ""} to train on')
+        raise DataError(f'{where}: no row of split "train"{" of these categories" if wanted else ""} to train on')
     return kept
 
 
 def unlabelled_samples(experiment: Experiment) -> tuple[Sample, ...]:
-    """The rows of ``data.unlabelled``, of the domains it names, without the identities that may stand there.
+    """The rows of ``data.unlabelled``, of the categories it names, without the identities that may stand there.
 
     Split "train" of each manifest or, where it has none (a film that was cut into crops), "gallery"; queries are
     for testing and never trained on.
     """
-    wanted, kept = experiment.data.domains, list[Sample]()
+    wanted, kept = experiment.data.categories, list[Sample]()
     for path in experiment.data.unlabelled:
-        rows = [s for s in read_manifest(Path(path)) if not wanted or s.domain in wanted]
+        rows = [s for s in read_manifest(Path(path)) if not wanted or s.category in wanted]
         parts = ([s for s in rows if s.split is split] for split in (Split.TRAIN, Split.GALLERY))
         found = next((part for part in parts if part), None)
         if found is None:
             raise DataError(
-                f'{path}: no row of split "train" or "gallery"{" in these domains" if wanted else ""}'
+                f'{path}: no row of split "train" or "gallery"{" of these categories" if wanted else ""}'
                 " for data.unlabelled"
             )
         kept += [replace(sample, identity="") for sample in found]
@@ -154,11 +156,11 @@ def resolve(experiment: Experiment, samples: Sequence[Sample]) -> Experiment:
     """
     norm = experiment.norm
     _check_norm(experiment)
-    if norm.kind == "batch" or norm.by:
+    if norm.axis == "batch" or norm.domain_fields:
         return experiment
-    several = norm.kind != "domain" and len({sample.domain for sample in samples}) > 1
-    by: tuple[LabelField, ...] = ("domain", norm.kind) if several else (norm.kind,)
-    return experiment.model_copy(update={"norm": norm.model_copy(update={"by": by})})
+    several = norm.axis != "category" and len({sample.category for sample in samples}) > 1
+    domain_fields: tuple[DomainField, ...] = ("category", norm.axis) if several else (norm.axis,)
+    return experiment.model_copy(update={"norm": norm.model_copy(update={"domain_fields": domain_fields})})
 
 
 def _check_norm(experiment: Experiment) -> None:
@@ -166,15 +168,15 @@ def _check_norm(experiment: Experiment) -> None:
     norm, unlabelled = experiment.norm, experiment.data.unlabelled
     if norm.layers not in SYSTEMS:
         raise ConfigError(f"norm.system: {unknown_name('norm system', norm.layers, SYSTEMS)}")
-    if SYSTEMS[norm.layers].latent and norm.kind != "batch":
+    if SYSTEMS[norm.layers].latent and norm.axis != "batch":
         raise ConfigError(
-            f'norm.system "{norm.layers}" guesses its domains: set norm.kind = "batch", got "{norm.kind}"'
+            f'norm.system "{norm.layers}" guesses its domains: set norm.axis = "batch", got "{norm.axis}"'
         )
     if norm.target_loss and norm.target_loss not in TARGET_LOSSES:
         raise ConfigError(f"norm.system: {unknown_name('loss on unlabelled rows', norm.target_loss, TARGET_LOSSES)}")
     if norm.target_loss and not unlabelled:
         raise ConfigError(f'norm.system "{norm.system}" has a loss on unlabelled rows: name some in data.unlabelled')
-    if unlabelled and norm.kind != "batch" and norm.affine == "domain" and not norm.target_loss:
+    if unlabelled and norm.axis != "batch" and norm.affine == "domain" and not norm.target_loss:
         raise ConfigError(
             "no loss would train the scale and shift that the unlabelled domains have of their own: set"
             f' norm.affine = "shared", or norm.system = "{norm.layers}+entropy"'
@@ -182,11 +184,11 @@ def _check_norm(experiment: Experiment) -> None:
 
 
 def load_training_set(
-    material: Material, transform: EvaluationTransform, *, threads: int, progress: bool
+    material: TrainingRows, transform: EvaluationTransform, *, threads: int, progress: bool
 ) -> TrainingSet:
     """All crops, resized, read with ``threads``, and their labels; ``progress`` draws a bar on stderr."""
     modalities = {value: number for number, value in enumerate(Modality)}
-    domains = {name: number for number, name in enumerate(material.names)}
+    domains = {name: number for number, name in enumerate(material.domains)}
     with tqdm(desc="reading crops", total=len(material.rows), unit="img", disable=not progress) as bar:
         crops = load_crops(material.rows, transform, workers=threads, progress=bar.update)
     unknown = torch.full((len(material.unlabelled),), UNKNOWN, dtype=torch.int64)
@@ -194,5 +196,5 @@ def load_training_set(
         crops=crops,
         targets=torch.cat([torch.from_numpy(material.classes[0]), unknown]),
         modalities=torch.tensor([modalities[sample.modality] for sample in material.rows]),
-        domains=torch.tensor([domains[label] for label in material.labels]) if material.by else None,
+        domains=torch.tensor([domains[label] for label in material.labels]) if material.domain_fields else None,
     )

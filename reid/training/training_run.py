@@ -31,7 +31,7 @@ from reid.training.initial_weights import fill, note_start, open_start, transfor
 from reid.training.loop import EpochReport, Learner, Loop, make_optimizer
 from reid.training.run_folder import RunFolder
 from reid.training.target import TARGET_LOSSES, TrainingBatches
-from reid.training.training_data import Material, TrainingSet, gather, load_training_set
+from reid.training.training_data import TrainingRows, TrainingSet, gather, load_training_set
 
 OnEpoch = Callable[[EpochReport], object]
 CALIBRATION_BATCH = 128
@@ -79,14 +79,14 @@ def train(
         loop = Loop(learner, optimizer, data, augment, transform, experiment.train, target)
         run_epochs(loop, folder, material, progress, on_epoch)
         network = final_network(learner.embedder, data, material, experiment, transform)
-    by = () if SYSTEMS[norm.layers].guesses else material.by
+    domain_fields = () if SYSTEMS[norm.layers].guesses else material.domain_fields
     extra = {"experiment": to_toml(experiment), "data": material.digest}
     spec = learner.embedder.spec
-    save_checkpoint(folder.weights, network, spec, transform, by, material.names, extra)
+    save_checkpoint(folder.weights, network, spec, transform, domain_fields, material.domains, extra)
     return folder.weights
 
 
-def build_learner(experiment: Experiment, material: Material, start: Checkpoint | None = None) -> Learner:
+def build_learner(experiment: Experiment, material: TrainingRows, start: Checkpoint | None = None) -> Learner:
     """A fresh network, from ``start`` where it is given, with its norms converted and a classifier.
 
     The same one for the same seed.  All domains begin with the statistics, scale and shift of ``start``.
@@ -98,8 +98,8 @@ def build_learner(experiment: Experiment, material: Material, start: Checkpoint 
         fill(embedder, start)
     network: nn.Module = embedder
     norm = experiment.norm
-    if material.names or norm.layers != "batch":
-        network = convert_norm(network, DomainPolicy(norm.kind, material.names, norm.affine, norm.layers))
+    if material.domains or norm.layers != "batch":
+        network = convert_norm(network, DomainPolicy(norm.axis, material.domains, norm.affine, norm.layers))
     learner = Learner(cast(Embedder, network), len(material.classes[1]))
     return learner.to(memory_format=torch.channels_last)
 
@@ -107,7 +107,7 @@ def build_learner(experiment: Experiment, material: Material, start: Checkpoint 
 def final_network(
     embedder: Embedder,
     data: TrainingSet,
-    material: Material,
+    material: TrainingRows,
     experiment: Experiment,
     transform: EvaluationTransform,
 ) -> nn.Module:
@@ -121,7 +121,7 @@ def final_network(
     if data.domains is not None:
         batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
         measured = ((transform.normalise(data.crops[rows]), domains) for rows, domains in batches)
-        network = install(network, calibrate(network, measured, material.names, by=material.by))
+        network = install(network, calibrate(network, measured, material.domains, domain_fields=material.domain_fields))
     return network.to(memory_format=torch.contiguous_format)
 
 
@@ -151,7 +151,7 @@ def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -
             yield part, domains[part]
 
 
-def run_epochs(loop: Loop, folder: RunFolder, material: Material, progress: bool, on_epoch: OnEpoch | None) -> None:
+def run_epochs(loop: Loop, folder: RunFolder, material: TrainingRows, progress: bool, on_epoch: OnEpoch | None) -> None:
     """Train from the last checkpoint, or the beginning, to the last epoch; save after each."""
     recipe = loop.recipe
     history = _restore(loop, folder, material)
@@ -177,7 +177,7 @@ def run_epochs(loop: Loop, folder: RunFolder, material: Material, progress: bool
                 on_epoch(report)
 
 
-def _save(loop: Loop, folder: RunFolder, material: Material, history: list[dict[str, float]]) -> None:
+def _save(loop: Loop, folder: RunFolder, material: TrainingRows, history: list[dict[str, float]]) -> None:
     """Checkpoint first, metrics after: what the metrics tell is always saved."""
     folder.save_state(
         {
@@ -190,7 +190,7 @@ def _save(loop: Loop, folder: RunFolder, material: Material, history: list[dict[
     folder.save_metrics(history)
 
 
-def _restore(loop: Loop, folder: RunFolder, material: Material) -> list[dict[str, float]]:
+def _restore(loop: Loop, folder: RunFolder, material: TrainingRows) -> list[dict[str, float]]:
     """Put the last checkpoint back, if there is one; returns the metrics of the epochs done."""
     state = folder.load_state()
     if state is None:

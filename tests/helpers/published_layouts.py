@@ -138,8 +138,8 @@ def grid(root: Path) -> Path:
     for person in range(1, 251):
         touch(root / f"probe/{person:04d}_1_25004_107_32_106_221.jpeg")
         touch(root / f"gallery/{person:04d}_2_25023_116_134_128_330.jpeg")
-    for stranger in range(775):
-        touch(root / f"gallery/0000_5_{21132 + stranger}_88_31_113_244.jpeg")
+    for unknown_domain in range(775):
+        touch(root / f"gallery/0000_5_{21132 + unknown_domain}_88_31_113_244.jpeg")
     cells = np.empty((1, 10), object)
     for split in range(10):
         listed = np.arange(1 + split, 126 + split, dtype=np.uint8).reshape(1, -1)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.data.street.crop_rendering import frame, person_figure
-from reid.data.street.geometry import View
+from reid.data.street.geometry import CameraView
 from reid.data.street.people import draw_person, draw_pose, shapes
 from reid.data.street.photometry import light_at
 from reid.data.street.random_draws import generator
@@ -46,7 +46,7 @@ TWO = (
 
 
 @cache
-def _drawn(index: int, pose: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], View]:
+def _drawn(index: int, pose: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], CameraView]:
     """Light (3, TALL, TALL / 2), cover (TALL, TALL / 2) of one person in one pose, and the view of it."""
     person = draw_person(0, "street-a", "test", index)
     place = (0.0, 9.0, 0.0)
@@ -60,7 +60,7 @@ def _drawn(index: int, pose: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[
 def _ground() -> npt.NDArray[np.float32]:
     """(3, H, W) linear: the street that people walk on, a wall behind."""
     view = _drawn(0, 0)[2]
-    wide = View(view.origin, view.right, view.up, view.forward, (-0.34, 0.34, -0.3, 0.21))
+    wide = CameraView(view.origin, view.right, view.up, view.forward, (-0.34, 0.34, -0.3, 0.21))
     return np.asarray(background(wide, SIZE, CAMERA.ground, light_at(CAMERA, 12.0, 0.2), []), np.float32)
 
 

@@ -70,7 +70,7 @@ def test_a_pattern_and_a_second_time(reid, tmp_path: Path) -> None:
     code, out, _ = reid("init", folder, "--pattern", "{camera}/*/{identity}.jpg", "--domain", "vehicle")
     assert code == 0
     assert out.splitlines()[1] == "identities: 1"
-    assert {sample.domain for sample in read_manifest(folder / "manifest.csv")} == {"vehicle"}
+    assert {sample.category for sample in read_manifest(folder / "manifest.csv")} == {"vehicle"}
     code, out, err = reid("init", folder)
     assert (code, out) == (1, "")
     assert err.startswith("error: ")

@@ -55,13 +55,13 @@ def test_a_report_for_people_and_for_machines(reid, common: tuple[object, ...], 
     assert all(len(row) <= 160 for row in text.splitlines())
     profiles = Profiles.load(out)
     calibrated = {c["camera"] for c in found["cameras"] if c["verdict"] == "calibrate"}
-    assert {n for n, i in zip(profiles.names, profiles.images, strict=True) if i > 1} == calibrated
+    assert {n for n, i in zip(profiles.domains, profiles.images, strict=True) if i > 1} == calibrated
     code, _, err = reid("evaluate", *common, "--profiles", out, "--json", tmp_path / "scores.json")
     assert code == 0, err
 
 
 def test_a_report_tries_either_prior(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
-    rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
+    rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["category"] == "person")
     common = ("cameras", "report", "--data", rows, "--weights", plain_weights, "--json")
     shifts = []
     for prior in ((), ("--prior", 6), ("--prior", 6, "--prior-from", "network")):
@@ -78,7 +78,7 @@ def test_a_report_tries_either_prior(reid, manifest: Path, plain_weights: Path, 
 
 
 def test_a_curve(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
-    rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["domain"] == "person")
+    rows = rows_of(manifest, tmp_path / "two.csv", lambda r: r["camera"] in ("b1", "b2") and r["category"] == "person")
     plot = tmp_path / "curve.svg"
     code, out, err = reid("cameras", "report", "--data", rows, "--weights", plain_weights, "--plot", plot, "--json")
     assert code == 0, err
@@ -99,7 +99,7 @@ def test_cameras_are_added_and_replaced(reid, common: tuple[object, ...], tmp_pa
     two, one, out = (tmp_path / f"{name}.safetensors" for name in ("two", "one", "out"))
     assert reid("calibrate", *common, "--only", "b1", "--only", "b2", "--out", two)[0] == 0
     assert reid("calibrate", *common, "--only", "b2", "--split", "gallery", "--out", one)[0] == 0
-    assert Profiles.load(two).names == ("b1", "b2")
+    assert Profiles.load(two).domains == ("b1", "b2")
     old, new = Profiles.load(two).images[1], Profiles.load(one).images[0]
     _, text, _ = reid("cameras", "merge", two, one, "--out", out)
     assert f"b2\t{old + new} images" in text

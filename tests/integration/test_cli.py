@@ -106,7 +106,7 @@ def test_one_modality_is_direction_all(reid, manifest: Path, plain_weights: Path
     """Also with empty cameras, and the same picture as query and in the gallery: it is dropped as itself."""
 
     def change(row: dict[str, str]) -> dict[str, str] | None:
-        return {**row, "camera": ""} if row["modality"] == "visible" and row["domain"] == "person" else None
+        return {**row, "camera": ""} if row["modality"] == "visible" and row["category"] == "person" else None
 
     rows = edited(manifest, tmp_path / "visible.csv", change)
     text = rows.read_text().splitlines()
@@ -148,7 +148,7 @@ def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weig
         "search", picture, "--camera", "a1", "--gallery", tmp_path / "gallery", "--weights", camera_weights
     )
     told = fails("search", picture, "--camera", "mars", "--gallery", tmp_path / "gallery")
-    assert 'gallery: its network has no statistics for domain/camera "person/mars"; known: person/a1' in told
+    assert 'gallery: its network has no statistics for category/camera "person/mars"; known: person/a1' in told
     assert told.endswith('"reid index build --profiles" again, or build with --unseen-camera nearest or mixture')
     assert "say which with --camera" in fails("search", picture, "--gallery", tmp_path / "gallery")
 
@@ -254,14 +254,14 @@ def test_training_goes_on_the_same_walk(reid, fails, manifest: Path, tmp_path: P
     """Train two epochs from the command line, evaluate what came out, damage it and make it again."""
     experiment = tmp_path / "small.toml"
     experiment.write_text(
-        f'[data]\nmanifests = ["{manifest}"]\ndomains = ["person"]\nsize = [64, 32]\n[norm]\nkind = "camera"\n'
+        f'[data]\nmanifests = ["{manifest}"]\ncategories = ["person"]\nsize = [64, 32]\n[norm]\naxis = "camera"\n'
         "[train]\nepochs = 2\nidentities_per_batch = 3\nimages_per_identity = 6\nvisits = 1\nthreads = 1\n"
     )
     code, out, _ = reid("train", experiment, "--out", tmp_path / "run", "--set", "train.warmup_epochs=0.5")
     assert code == 0
     weights = Path(out.strip())
     assert weights.is_file()
-    people = edited(manifest, tmp_path / "people.csv", lambda row: row if row["domain"] == "person" else None)
+    people = edited(manifest, tmp_path / "people.csv", lambda row: row if row["category"] == "person" else None)
     assert reid("evaluate", "--data", people, "--weights", weights)[0] == 0
     again = ("train", experiment, "--out", tmp_path / "run", "--set", "train.warmup_epochs=0.5")
     trained = load_checkpoint(weights).fingerprint
@@ -290,8 +290,8 @@ def test_bad_data(fails, manifest: Path, camera_weights: Path, tmp_path: Path) -
     assert "identity" in evaluate(lacking)
     no_query = edited(manifest, tmp_path / "q.csv", lambda row: None if row["split"] == "query" else row)
     assert 'no row of split "query"' in evaluate(no_query)
-    stranger = edited(manifest, tmp_path / "camera.csv", lambda row: {**row, "camera": row["camera"] + "x"})
-    assert '"person/a1x" is unknown' in evaluate(stranger)
+    unknown_domain = edited(manifest, tmp_path / "camera.csv", lambda row: {**row, "camera": row["camera"] + "x"})
+    assert '"person/a1x" is unknown' in evaluate(unknown_domain)
     modality = edited(manifest, tmp_path / "modality.csv", lambda row: {**row, "modality": "thermic"})
     assert "thermic" in evaluate(modality)
     lonely = edited(

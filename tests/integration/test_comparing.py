@@ -17,8 +17,8 @@ from reid.models.checkpoint import load_checkpoint
 from reid.norm import Given
 from reid.norm.specialised.adapters import LowRankAdapter, adapted_layers
 from reid.training.domain_training import Apart, train_apart, with_new_domain
-from reid.training.sweep import _network, compare
-from reid.training.sweep_file import load_comparison
+from reid.training.sweep import _network, run_sweep
+from reid.training.sweep_file import load_sweep
 
 FILE = """
 title = "Two kinds"
@@ -45,25 +45,25 @@ manifest = "{street}/street-a/manifest.csv"
 
 [[variation]]
 name = "people"
-data.domains = ["person"]
+data.categories = ["person"]
 
 [[variation]]
 name = "norms"
 apart = {{base = "people"}}
-data.domains = ["vehicle"]
-norm = {{kind = "domain", affine = "domain"}}
+data.categories = ["vehicle"]
+norm = {{axis = "category", affine = "domain"}}
 
 [[variation]]
 name = "series"
 apart = {{base = "people", adapters = "series"}}
-data.domains = ["vehicle"]
-norm = {{kind = "domain", affine = "domain"}}
+data.categories = ["vehicle"]
+norm = {{axis = "category", affine = "domain"}}
 
 [[variation]]
 name = "low rank"
 apart = {{base = "series", compress = true}}
-data.domains = ["vehicle"]
-norm = {{kind = "domain", affine = "domain"}}
+data.categories = ["vehicle"]
+norm = {{axis = "category", affine = "domain"}}
 train.learning_rate = 1e-5
 """
 
@@ -151,7 +151,7 @@ def main_ok(*arguments: object) -> None:
 
 @pytest.mark.parametrize("adapters", ["none", "series", "parallel"])
 def test_an_added_domain_leaves_the_others_bit_equal(file: Path, runs: Path, tmp_path: Path, adapters: str) -> None:
-    comparison, out = load_comparison(file), tmp_path
+    comparison, out = load_sweep(file), tmp_path
     people = comparison.variations[0]
     base = _network(people, 0, runs, False)
     images = torch.randn(5, 3, 32, 16)
@@ -160,7 +160,7 @@ def test_an_added_domain_leaves_the_others_bit_equal(file: Path, runs: Path, tmp
     how = Apart(base="people", adapters=adapters)
     experiment = comparison.variations[1].of_seed(0)
     new = train_apart(base, people.domains[0], how, experiment, out / "new", False)
-    assert new.names == ("person", "vehicle")
+    assert new.domains == ("person", "vehicle")
     assert torch.equal(new.embed(images, 0), before)
     assert torch.equal(new.embed(images, torch.tensor([1, 0, 1, 0, 0]))[[1, 3, 4]], before[[1, 3, 4]])
     start = with_new_domain(base.network, "person", "vehicle", adapters)
@@ -178,7 +178,7 @@ def test_an_added_domain_leaves_the_others_bit_equal(file: Path, runs: Path, tmp
 
 def test_training_what_is_shared_would_change_the_others(file: Path, runs: Path) -> None:
     """The wrong variant: a network that goes on training on vehicles is another network for people."""
-    base = _network(load_comparison(file).variations[0], 0, runs, False)
+    base = _network(load_sweep(file).variations[0], 0, runs, False)
     images, before = torch.randn(4, 3, 32, 16), base.embed(torch.ones(4, 3, 32, 16))
     base.network.train()
     base.network(images)  # one batch of others moves the shared statistics
@@ -187,13 +187,13 @@ def test_training_what_is_shared_would_change_the_others(file: Path, runs: Path)
 
 
 def test_compressed_adapters_are_trained_on_and_read_again(file: Path, runs: Path) -> None:
-    comparison = load_comparison(file).only(["low rank"])
-    first = compare(comparison, runs)
+    comparison = load_sweep(file).only(["low rank"])
+    first = run_sweep(comparison, runs)
     assert not first.missing
     assert {score.row for score in first.scores} == {"low rank"}
-    assert {score.domain for score in first.scores} == {"person", "vehicle"}
+    assert {score.category for score in first.scores} == {"person", "vehicle"}
     assert not first.missing
-    assert compare(comparison, runs) == first
+    assert run_sweep(comparison, runs) == first
     network = _network(comparison.variations[0], 0, runs, False).network
     kinds = [
         [type(layer.adapter(row)) is LowRankAdapter for row in (0, 1)] for layer in adapted_layers(network).values()
@@ -206,10 +206,10 @@ def test_compressed_adapters_are_trained_on_and_read_again(file: Path, runs: Pat
     ("old", "new", "line"),
     [
         ('base = "people", adapters', 'base = "peopel", adapters', 'unknown apart.base above it "peopel"'),
-        ('data.domains = ["person"]', "", "apart adds one domain"),
-        ('affine = "domain"', 'affine = "shared"', "apart needs norm.kind"),
+        ('data.categories = ["person"]', "", "apart adds one domain"),
+        ('affine = "domain"', 'affine = "shared"', "apart needs norm.axis"),
         ('adapters = "series"', 'adapters = "serial"', "variation.2.apart.adapters"),
-        ('data.domains = ["vehicle"]', 'data.domains = ["boat"]', "boat"),
+        ('data.categories = ["vehicle"]', 'data.categories = ["boat"]', "boat"),
     ],
 )
 def test_the_command_refuses_in_one_line(
@@ -229,12 +229,12 @@ def test_the_command_refuses_in_one_line(
 
 
 def test_a_run_of_other_keys_is_not_taken(file: Path, runs: Path) -> None:
-    comparison = load_comparison(file).only(["people"])
-    compare(comparison, runs)
+    comparison = load_sweep(file).only(["people"])
+    run_sweep(comparison, runs)
     table = comparison.variations[0].experiment.model_dump(mode="json")
     table["train"]["epochs"] = 2
     assert parse_config(table, "test") != comparison.variations[0].experiment
     file.write_text(file.read_text(encoding="utf-8").replace("epochs = 1\n", "epochs = 2\n", 1), encoding="utf-8")
-    found = compare(load_comparison(file).only(["people"]), runs)
+    found = run_sweep(load_sweep(file).only(["people"]), runs)
     assert not found.scores
     assert "another experiment (train.epochs: 1, now 2)" in found.missing[0]

@@ -114,7 +114,7 @@ def told(recipe: Path) -> list[str]:
 
 
 def test_there_is_one_for_each_published_setting() -> None:
-    found = {(recipe.stem.split("-", 1)[0], load_config(recipe).norm.kind) for recipe in RECIPES}
+    found = {(recipe.stem.split("-", 1)[0], load_config(recipe).norm.axis) for recipe in RECIPES}
     assert found == {
         *((name, kind) for name in ("market1501", "msmt17") for kind in ("batch", "camera")),
         *((name, kind) for name in ("sysu_mm01", "regdb") for kind in ("batch", "modality")),
@@ -154,7 +154,10 @@ def test_its_commands_run(
     assert epoch["loss"] > 0
     resolved = load_config(run / "experiment.toml")
     assert re.fullmatch(r"weights/resnet50_imagenet\.pth#[0-9a-f]{16}", resolved.network.weights)
-    assert resolved.norm.by == {"batch": (), "camera": ("camera",), "modality": ("modality",)}[resolved.norm.kind]
+    assert (
+        resolved.norm.domain_fields
+        == {"batch": (), "camera": ("camera",), "modality": ("modality",)}[resolved.norm.axis]
+    )
     capsys.readouterr()
     assert reid(*evaluate[1:]) == 0
     assert f"protocol {name}" in capsys.readouterr().out

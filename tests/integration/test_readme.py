@@ -48,7 +48,7 @@ def crops(tiny_street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The folder of the README: crops/manifest.csv of the cameras "door" and "yard", a query of anna."""
     source = tiny_street / "street-b" / "manifest.csv"
     with source.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["camera"] in PLACES and row["domain"] == "person"]
+        rows = [row for row in csv.DictReader(file) if row["camera"] in PLACES and row["category"] == "person"]
     anna = next(row["identity"] for row in rows if row["split"] == "query" and row["camera"] == "b1")
     (tmp_path / "crops").mkdir()
     for row in rows:

@@ -80,7 +80,7 @@ def experiment(manifest: Path, kind: str = "camera", **recipe: Any) -> Experimen
     }
     table = {
         "data": {"manifests": [str(manifest)], "size": SIZE},
-        "norm": {"kind": kind},
+        "norm": {"axis": kind},
         "train": {**settings, **recipe},
     }
     return parse_config(table, "test")
@@ -113,15 +113,15 @@ def content(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
 
 def test_a_run_saves_weights_metrics_and_its_experiment(manifest: Path, finished: Path) -> None:
     checkpoint = load_checkpoint(finished / "weights.safetensors")
-    assert checkpoint.by == ("domain", "camera")
-    assert checkpoint.names == tuple(f"{d}/{c}" for d in ("person", "vehicle") for c, _ in CAMERAS)
+    assert checkpoint.domain_fields == ("category", "camera")
+    assert checkpoint.domains == tuple(f"{d}/{c}" for d in ("person", "vehicle") for c, _ in CAMERAS)
     assert (checkpoint.transform.height, checkpoint.transform.width) == SIZE
     assert checkpoint.spec.backbone == "osnet_x0_25"
     assert [line["epoch"] for line in lines(finished)] == [1, 2, 3]
     assert [line["triplet_weight"] for line in lines(finished)] == pytest.approx([0.0, 0.5, 1.0])
     assert all(line["images_per_second"] > 0 for line in lines(finished))
     saved = load_config(finished / "experiment.toml")
-    assert saved.norm.by == ("domain", "camera")
+    assert saved.norm.domain_fields == ("category", "camera")
     assert saved.train == experiment(manifest).train
 
 
@@ -140,12 +140,12 @@ def test_the_statistics_of_a_domain_are_those_of_all_its_crops(manifest: Path, f
     checkpoint = load_checkpoint(finished / "weights.safetensors")
     samples = read_manifest(manifest)
     images = checkpoint.transform.normalise(load_crops(samples, checkpoint.transform))
-    labels = domain_indices(samples, checkpoint.by, checkpoint.names)
+    labels = domain_indices(samples, checkpoint.domain_fields, checkpoint.domains)
     inputs: list[torch.Tensor] = []
     first = next(m for m in checkpoint.network.modules() if isinstance(m, DomainBatchNorm))
     first.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
     with torch.no_grad():
-        for domain in range(len(checkpoint.names)):
+        for domain in range(len(checkpoint.domains)):
             rows = labels == domain
             Given(checkpoint.network)(images[rows], domain)
             x = inputs.pop()  # (B, C, H, W)
@@ -186,7 +186,7 @@ def test_bfloat16_and_a_plain_network_resume_to_the_same_bits(manifest: Path, tm
     weights = [train(given, tmp_path / name) for name in ("a", "b")]
     assert content(weights[0]) == content(weights[1])
     checkpoint = load_checkpoint(weights[0])
-    assert (checkpoint.by, checkpoint.names) == ((), ())
+    assert (checkpoint.domain_fields, checkpoint.domains) == ((), ())
     assert not any(isinstance(module, DomainBatchNorm) for module in checkpoint.network.modules())
 
 
@@ -195,10 +195,10 @@ def test_bfloat16_and_a_plain_network_resume_to_the_same_bits(manifest: Path, tm
     [
         ({"system": "isw"}, {}),
         ({"system": "wbn"}, {}),
-        ({"kind": "modality", "system": "dial"}, {}),
-        ({"kind": "modality", "system": "dwt"}, {}),
-        ({"kind": "camera", "system": "dson"}, {}),
-        ({"kind": "modality", "system": "gated"}, {}),
+        ({"axis": "modality", "system": "dial"}, {}),
+        ({"axis": "modality", "system": "dwt"}, {}),
+        ({"axis": "camera", "system": "dson"}, {}),
+        ({"axis": "modality", "system": "gated"}, {}),
     ],
     ids=["isw", "wbn", "dial", "dwt", "dson", "gated"],
 )
@@ -217,7 +217,7 @@ def test_other_systems_train_resume_and_load(
     assert content(weights[0]) == content(weights[1])
     checkpoint = load_checkpoint(weights[0])
     assert system_of(checkpoint.network) == norm["system"]
-    labels = torch.zeros(4, dtype=torch.int64) if checkpoint.by else None
+    labels = torch.zeros(4, dtype=torch.int64) if checkpoint.domain_fields else None
     assert checkpoint.embed(torch.randn(4, 3, *SIZE), labels).isfinite().all()
 
 
@@ -226,7 +226,7 @@ def test_other_systems_train_resume_and_load(
     [
         ({"system": "dail"}, {}, 'unknown norm system "dail"; did you mean "dial"'),
         ({"system": "dial"}, {}, '"dial" needs at least 2 domains, got 0'),
-        ({"system": "wbn", "kind": "camera"}, {}, "guesses its domains"),
+        ({"system": "wbn", "axis": "camera"}, {}, "guesses its domains"),
     ],
 )
 def test_systems_that_do_not_fit_are_one_line(
@@ -287,7 +287,7 @@ def test_training_leaves_torch_as_it_was(manifest: Path, tmp_path: Path) -> None
 def file(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("experiments") / "tiny.toml"
     path.write_text(
-        f'[data]\nmanifests = ["{manifest.as_posix()}"]\nsize = [32, 16]\n[norm]\nkind = "camera"\n'
+        f'[data]\nmanifests = ["{manifest.as_posix()}"]\nsize = [32, 16]\n[norm]\naxis = "camera"\n'
         f"[train]\nepochs = {EPOCHS}\nidentities_per_batch = {IDENTITIES}\nvisits = 1\nthreads = 1\n",
         encoding="utf-8",
     )

@@ -70,7 +70,7 @@ def experiment(sites: tuple[Path, Path], system: str, kind: str = "domain", **re
     table = {
         "data": {"manifests": [str(sites[0])], "unlabelled": [str(sites[1])], "size": SIZE},
         "network": {"backbone": "resnet18_x0_25"},
-        "norm": {"kind": kind, "system": system},
+        "norm": {"axis": kind, "system": system},
         "train": {**settings, "images_per_identity": 6, **recipe},
     }
     return parse_config(table, "test")
@@ -105,7 +105,7 @@ def test_a_training_resumes_to_the_same_bits_and_scores_at_the_unlabelled_site(
         train(given, tmp_path / "a", on_epoch=interrupt)
     weights = [train(given, tmp_path / name) for name in ("a", "b")]
     assert content(weights[0]) == content(weights[1])
-    assert load_checkpoint(weights[0]).names == names
+    assert load_checkpoint(weights[0]).domains == names
     lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     assert [line["target_loss"] > 0 for line in lines] == ["+" in system] * 2
     report = tmp_path / "report.json"

@@ -44,5 +44,5 @@ def test_figures_before_and_after(name: str, before: tuple[float, float], after:
     assert scores(checkpoint, samples) == pytest.approx(before, abs=0.2)
     unlabelled = [replace(sample, identity="") for sample in samples if sample.split is Split.TRAIN]
     calibrated = checkpoint.with_profiles(calibrate_checkpoint(checkpoint, unlabelled))
-    assert calibrated.names == ("c1", "c2")
+    assert calibrated.domains == ("c1", "c2")
     assert scores(calibrated, samples) == pytest.approx(after, abs=1.5)

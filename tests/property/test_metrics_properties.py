@@ -168,7 +168,7 @@ def test_places_left_out_might_as_well_not_exist(case, how, seed):
     query, gallery, labels = case
     one = {name: label[:1] if name.startswith("query") else label for name, label in labels.items()}
     places = np.random.default_rng(seed).integers(0, 3, len(gallery))
-    whole = evaluated(query[:1], gallery, one, query_places=[0], gallery_places=places, **how)
+    whole = evaluated(query[:1], gallery, one, query_locations=[0], gallery_locations=places, **how)
     assert_equal(whole, market_metrics(query[:1], gallery[places != 0], **rows_of(one, places != 0), **how))
 
 

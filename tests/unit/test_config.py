@@ -67,11 +67,11 @@ def test_values_come_from_the_file_and_the_rest_from_the_defaults(tmp_path: Path
 
 def test_overrides_are_typed_and_the_last_one_wins(tmp_path: Path) -> None:
     path = write(tmp_path, '[data]\nmanifests = ["m.csv"]\n')
-    sets = ["train.epochs=3", "train.epochs=5", "network.backbone=resnet18", 'data.domains=["person"]']
+    sets = ["train.epochs=3", "train.epochs=5", "network.backbone=resnet18", 'data.categories=["person"]']
     experiment = load_config(path, [*sets, "train.learning_rate = 1e-4", "train.triplet_margin=soft"])
     assert experiment.train.epochs == 5
     assert experiment.network.backbone == "resnet18"
-    assert experiment.data.domains == ("person",)
+    assert experiment.data.categories == ("person",)
     assert experiment.train.learning_rate == 1e-4
     assert experiment.train.triplet_margin == "soft"
 
@@ -96,9 +96,9 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
         ('[data]\nmanifests = ["m"]\n[train]\nlearning_rate = nan\n', "train.learning_rate: "),
         ('[data]\nmanifests = ["m"]\n[train]\ntriplet_margin = "hard"\n', "train.triplet_margin"),
         ('[data]\nmanifests = ["m"]\n[train]\nidentities_per_batch = 1\n', "train.identities_per_batch: "),
-        ('[data]\nmanifests = ["m"]\n[norm]\nkind = "instance"\n', "'batch', 'camera', 'modality' or 'domain'"),
-        ('[data]\nmanifests = ["m"]\n[norm]\nkind = "camera"\nby = ["domain"]\n', "must name the field"),
-        ('[data]\nmanifests = ["m"]\n[norm]\nby = ["camera"]\n', "must name the field"),
+        ('[data]\nmanifests = ["m"]\n[norm]\naxis = "instance"\n', "'batch', 'camera', 'modality' or 'category'"),
+        ('[data]\nmanifests = ["m"]\n[norm]\naxis = "camera"\ndomain_fields = ["category"]\n', "must name the field"),
+        ('[data]\nmanifests = ["m"]\n[norm]\ndomain_fields = ["camera"]\n', "must name the field"),
         ("[data\n", "cannot be read as TOML"),
     ],
 )
@@ -136,9 +136,9 @@ def test_written_and_read_again_it_is_the_same(
 
 def test_differences_name_every_changed_key() -> None:
     one = parse_config(SMALL, "one")
-    other = parse_config({**SMALL, "train": {"epochs": 30}, "norm": {"kind": "camera"}}, "other")
+    other = parse_config({**SMALL, "train": {"epochs": 30}, "norm": {"axis": "camera"}}, "other")
     assert differences(one, one) == []
-    assert differences(one, other) == ['norm.kind: "batch", now "camera"', f"train.epochs: {one.train.epochs}, now 30"]
+    assert differences(one, other) == ['norm.axis: "batch", now "camera"', f"train.epochs: {one.train.epochs}, now 30"]
 
 
 def test_an_experiment_is_frozen() -> None:
@@ -148,7 +148,7 @@ def test_an_experiment_is_frozen() -> None:
 
 
 def test_a_system_may_name_a_loss_on_unlabelled_rows_behind_a_plus() -> None:
-    norm = parse_config({**SMALL, "norm": {"kind": "domain", "system": "dwt+mec"}}, "test").norm
+    norm = parse_config({**SMALL, "norm": {"axis": "domain", "system": "dwt+mec"}}, "test").norm
     assert (norm.layers, norm.target_loss) == ("dwt", "mec")
     plain = parse_config(SMALL, "test").norm
     assert (plain.layers, plain.target_loss) == ("batch", "")

@@ -131,7 +131,7 @@ def test_every_line_of_usage_works() -> None:
         experiment = parse_config(tomllib.loads(f'{config.strip("`")}\ndata.manifests = ["m.csv"]'), system)
         assert made.system == experiment.norm.system == named(system)
         assert made.affine == experiment.norm.affine
-        assert experiment.norm.kind in (made.kind, "batch")
+        assert experiment.norm.axis in (made.axis, "batch")
 
 
 def test_other_configs_are_read() -> None:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (
     "errors",
     "records",
+    "old_names",
     "files",
     "config",
     "data",

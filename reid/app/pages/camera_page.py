@@ -8,7 +8,7 @@ import gradio as gr
 
 from reid.app import presentation as present
 from reid.app.pages.crop_cards import crop_of
-from reid.app.world import Site, World
+from reid.app.world import SiteData, World
 from reid.errors import ReidError
 from reid.records import Sample
 
@@ -37,31 +37,31 @@ def cameras_page(world: World) -> None:
                 gr.HTML(_walls(site), apply_default_css=False)
 
 
-def _walls(site: Site) -> str:
+def _walls(site: SiteData) -> str:
     try:
         return "".join(
             present.camera_wall(
-                f"{site.name}: the same {domain} everywhere" if same else f"{site.name}: {domain}",
+                f"{site.name}: the same {category} everywhere" if same else f"{site.name}: {category}",
                 [crop_of(sample, site.name) for sample in samples],
             )
-            for domain, same, samples in examples(site)
+            for category, same, samples in examples(site)
         )
     except ReidError as error:
         return present.message(str(error))
 
 
-def examples(site: Site) -> list[tuple[str, bool, list[Sample]]]:
+def examples(site: SiteData) -> list[tuple[str, bool, list[Sample]]]:
     """(kind, whether all show one identity, a sample of each camera) for each kind of object at a site.
 
     Shown is the identity that most cameras saw; a camera that never saw it shows somebody else.
     """
     found = []
-    for domain in dict.fromkeys(sample.domain for sample in site.samples):
-        by_camera = {sample.camera: sample for sample in site.cameras if sample.domain == domain}
+    for category in dict.fromkeys(sample.category for sample in site.samples):
+        by_camera = {sample.camera: sample for sample in site.cameras if sample.category == category}
         seen: dict[str, dict[str, Sample]] = defaultdict(dict)
         for sample in site.samples:
-            if sample.domain == domain and sample.identity:
+            if sample.category == category and sample.identity:
                 seen[sample.identity].setdefault(sample.camera, sample)
         most = max(seen.values(), key=len, default={})
-        found.append((domain, most.keys() == by_camera.keys(), list((by_camera | most).values())))
+        found.append((category, most.keys() == by_camera.keys(), list((by_camera | most).values())))
     return found

@@ -26,7 +26,7 @@ def _picture(image: Image.Image) -> tuple[str, float]:
 
 def crop_of(sample: Sample, site: str) -> Crop:
     """The crop of a data set's sample."""
-    return Crop(*_thumbnail(sample.path), sample.identity, sample.camera, str(sample.modality), sample.domain, site)
+    return Crop(*_thumbnail(sample.path), sample.identity, sample.camera, str(sample.modality), sample.category, site)
 
 
 def crop_of_query(query: Query) -> Crop:
@@ -34,4 +34,4 @@ def crop_of_query(query: Query) -> Crop:
     if query.picture is None:
         return crop_of(query.sample, query.site)
     sample = query.sample
-    return Crop(*_picture(query.picture), "", sample.camera, str(sample.modality), sample.domain, query.site)
+    return Crop(*_picture(query.picture), "", sample.camera, str(sample.modality), sample.category, query.site)

@@ -83,7 +83,7 @@ class ScoresPage:
             )
             for title, report in self._reports(site)
             for result in report.results
-            if result.domain == kind
+            if result.category == kind
         ]
         order = list(dict.fromkeys(row.direction for row in rows))
         return sorted(rows, key=lambda row: order.index(row.direction))

@@ -15,7 +15,7 @@ import gradio as gr
 
 from reid.app import presentation as present
 from reid.app.pages.crop_cards import crop_of, crop_of_query
-from reid.app.query import Outcome, Query, Switches, ask, read_upload
+from reid.app.query import Query, QueryOutcome, Switches, ask, read_upload
 from reid.app.world import World
 from reid.errors import ReidError
 from reid.records import Modality, Sample, Split
@@ -192,7 +192,7 @@ class SearchPage:
             return card, present.message(str(error))
         return card, "".join(rankings) + present.legend()
 
-    def _ranking(self, query: Query, outcome: Outcome) -> str:
+    def _ranking(self, query: Query, outcome: QueryOutcome) -> str:
         places = [
             present.Place(
                 rank,
@@ -217,7 +217,7 @@ class SearchPage:
 
     def _told(self, query: Query, taken_by: str, kind: str, light: str) -> Query:
         site, camera = self._cameras()[taken_by]
-        sample = replace(query.sample, camera=camera.camera, modality=Modality(light), domain=kind, split=Split.QUERY)
+        sample = replace(query.sample, camera=camera.camera, modality=Modality(light), category=kind, split=Split.QUERY)
         return replace(query, sample=sample, site=site)
 
     def _keys(self, site: str, kind: str, camera: str) -> list[int]:
@@ -225,7 +225,7 @@ class SearchPage:
         return [
             key
             for key, (home, sample) in enumerate(self._world.queries)
-            if home.name == site and sample.domain == kind and camera in (ANY, sample.camera)
+            if home.name == site and sample.category == kind and camera in (ANY, sample.camera)
         ]
 
     def _picker(self, keys: Sequence[int], chosen: int | None = None) -> str:

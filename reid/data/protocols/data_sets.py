@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reid.data.manifest import read_manifest
 from reid.data.protocols.division import divide
-from reid.data.protocols.protocol_table import Part, Protocol, Rule, fill, parse_protocol
+from reid.data.protocols.protocol_table import FileGroup, Protocol, Rule, fill, parse_protocol
 from reid.data.protocols.track_lists import with_tracks
 from reid.errors import DataError, unknown_name
 from reid.records import Sample, Split
@@ -28,13 +28,13 @@ CARD = "card.md"
 class Scoring:
     """How a data set is to be scored.
 
-    ``variant`` says which choices of the protocol were made; ``places`` maps a camera to the one that
+    ``variant`` says which choices of the protocol were made; ``locations`` maps a camera to the one that
     it shares a place with; ``permutation`` is the file that fixes the galleries of the trials, if any.
     """
 
     rule: Rule = field(default_factory=Rule)
     variant: Mapping[str, str] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
+    locations: Mapping[str, str] = field(default_factory=dict)
     permutation: Path | None = None
 
 
@@ -158,7 +158,7 @@ def _open(protocol: Protocol, root: Path, chosen: Mapping[str, str], rule: Mappi
     scoring = Scoring(
         protocol.scoring(words).changed({**settings, **rule}),
         {key: words[key] for key in protocol.variants},
-        protocol.places,
+        protocol.locations,
         root / protocol.permutation if protocol.permutation else None,
     )
     return DataSet(protocol.name, _samples(protocol, root, words), scoring, protocol)
@@ -188,14 +188,14 @@ def _not_found(protocol: Protocol, what: Path | str, root: Path) -> DataError:
     return DataError(f"{protocol.title}: expected {what} in {root}, found none; {protocol.obtain}")
 
 
-def _tracked(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str]) -> list[Sample]:
+def _tracked(protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]) -> list[Sample]:
     samples = list(_part_samples(protocol, part, root, words))
     if not (name := fill(part.tracks, words)):
         return samples
     return with_tracks(samples, _read(protocol, root / name, root), root / name)
 
 
-def _part_samples(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str]) -> Iterator[Sample]:
+def _part_samples(protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]) -> Iterator[Sample]:
     wanted = _listed_identities(protocol, part, root, words)
     pattern = re.compile(part.pattern)
     skip = {_plain(identity) for identity in part.skip}
@@ -218,7 +218,7 @@ def _part_samples(protocol: Protocol, part: Part, root: Path, words: Mapping[str
             identity=fill(part.identity, {**words, **groups}),
             camera=camera,
             modality=protocol.modality(camera),
-            domain=protocol.domain,
+            category=protocol.category,
             split=part.split,
         )
     if not found:
@@ -226,7 +226,9 @@ def _part_samples(protocol: Protocol, part: Part, root: Path, words: Mapping[str
         raise _not_found(protocol, f"{part.split} images {fill(part.glob or part.list, words)}{of_listed}", root)
 
 
-def _entries(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str]) -> Iterator[tuple[str, str, Path]]:
+def _entries(
+    protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]
+) -> Iterator[tuple[str, str, Path]]:
     """(place for errors, text for the pattern, folder its path is relative to) of each file of a part."""
     if part.glob:
         for path in sorted(root.glob(fill(part.glob, words))):
@@ -240,7 +242,9 @@ def _entries(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str
             yield f"{path}, line {number}", line.strip(), folder
 
 
-def _listed_identities(protocol: Protocol, part: Part, root: Path, words: Mapping[str, str]) -> frozenset[str] | None:
+def _listed_identities(
+    protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]
+) -> frozenset[str] | None:
     """Identities of the part's identity files, None where it has no such files."""
     if not part.identity_files:
         return None

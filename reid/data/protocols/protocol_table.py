@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reid.errors import DataError, unknown_name
+from reid.old_names import PROTOCOL_KEYS
 from reid.records import Modality, Split
 
 
@@ -59,7 +60,7 @@ class Variant(_Table):
         return self
 
 
-class Part(_Table):
+class FileGroup(_Table):
     """Files that share a split.
 
     Either ``glob`` (below the root; ``pattern`` must match the file's path relative to the root)
@@ -87,7 +88,7 @@ class Part(_Table):
     tracks: str = ""
 
     @model_validator(mode="after")
-    def _glob_or_list(self) -> Part:
+    def _glob_or_list(self) -> FileGroup:
         if bool(self.glob) == bool(self.list):
             raise ValueError("expected either glob or list")
         for group in ("identity", "path") if self.list else ("identity",):
@@ -178,18 +179,18 @@ class Protocol(_Table):
     ``obtain`` is the advice in errors; ``folders`` must all exist, so that half a copy is not
     taken for a whole one.  Rows come from one ``manifest`` or from ``parts``, which ``division``
     may divide further.  ``rule`` holds settings of :class:`Rule`, texts being templates; "market" is
-    short for none.  ``places`` maps a camera to the one it shares a place with; ``permutation`` is
+    short for none.  ``locations`` maps a camera to the one it shares a place with; ``permutation`` is
     the file that the rule's gallery is drawn by.
     """
 
     name: str
     title: str
-    domain: str = "person"
+    category: str = "person"
     source: str
     licence: str
     obtain: str
     rule: Literal["market"] | dict[str, int | str] = "market"
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     permutation: str = ""
     infrared_cameras: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
@@ -197,7 +198,7 @@ class Protocol(_Table):
     variants: dict[str, Variant] = {}
     manifest: str = ""
     division: Division | None = None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[FileGroup, ...] = ()
 
     @model_validator(mode="after")
     def _manifest_or_parts(self) -> Protocol:
@@ -231,7 +232,7 @@ class Protocol(_Table):
 def parse_protocol(text: str, where: str) -> Protocol:
     """A protocol from TOML text; ``where`` names the file in errors."""
     try:
-        return Protocol(**tomllib.loads(text))
+        return Protocol(**{PROTOCOL_KEYS.get(key, key): value for key, value in tomllib.loads(text).items()})
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{where}: not TOML ({error})") from error
     except ValidationError as error:

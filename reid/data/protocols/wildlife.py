@@ -38,7 +38,7 @@ def read_metadata(path: Path, folder: Path | None = None) -> tuple[Sample, ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable CSV ({error})") from error
     return tuple(
-        Sample((folder or path.parent) / row["path"], row["identity"], domain="animal", time=_date(row, path, number))
+        Sample((folder or path.parent) / row["path"], row["identity"], category="animal", time=_date(row, path, number))
         for number, row in rows
         if (row["identity"] or "").strip().lower() not in NOBODY
     )

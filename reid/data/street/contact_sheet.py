@@ -56,8 +56,8 @@ def _queries(manifest: Path) -> tuple[Crops, Crops, list[str]]:
     cameras: set[str] = set()
     with manifest.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            if row["split"] == "query" and row["domain"] in found:
-                found[row["domain"]].setdefault(row["identity"], {})[row["camera"]] = manifest.parent / row["path"]
+            if row["split"] == "query" and row["category"] in found:
+                found[row["category"]].setdefault(row["identity"], {})[row["camera"]] = manifest.parent / row["path"]
                 cameras.add(row["camera"])
     return found["person"], found["vehicle"], sorted(cameras)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reid.data.street.geometry import Capsule, FloatArray, Solid, Vec, View, look_at
-from reid.data.street.materials import Material
+from reid.data.street.geometry import CameraView, Capsule, FloatArray, Solid, Vec, look_at
+from reid.data.street.materials import SurfaceMaterial
 from reid.data.street.people import Person, draw_pose, shapes
 from reid.data.street.photometry import develop, draw_moment, encode, light_at
 from reid.data.street.random_draws import between, clipped, pick
@@ -20,7 +20,7 @@ from reid.data.street.scenery import background
 from reid.data.street.street_cameras import Camera
 
 PERSON_SIZE = (128, 64)
-OBSTACLE = Material((0.12, 0.12, 0.13), 0.1, "metal", (0.5, 0.5, 0.5), 0.4)
+OBSTACLE = SurfaceMaterial((0.12, 0.12, 0.13), 0.1, "metal", (0.5, 0.5, 0.5), 0.4)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _mixed(first: Vec, much: float, second: Vec, little: float) -> Vec:
     )
 
 
-def frame(figure: Figure, camera: Camera, aspect: float, jitter: tuple[float, float, float, float]) -> View:
+def frame(figure: Figure, camera: Camera, aspect: float, jitter: tuple[float, float, float, float]) -> CameraView:
     """The view of ``figure`` that a detector cuts out; ``aspect`` is width by height.
 
     ``jitter`` holds shifts across and up, a factor on the size and a factor on the width.
@@ -92,7 +92,7 @@ def frame(figure: Figure, camera: Camera, aspect: float, jitter: tuple[float, fl
     width = height * aspect * jitter[3]
     u, v = (low_u + high_u) / 2 + jitter[0] * width, (low_v + high_v) / 2 + jitter[1] * height
     window = (float(u - width / 2), float(u + width / 2), float(v - height / 2), float(v + height / 2))
-    return View(origin, right, up, forward, window)
+    return CameraView(origin, right, up, forward, window)
 
 
 def _cut(rng: np.random.Generator) -> tuple[float, float, float, float]:

@@ -30,7 +30,7 @@ from reid.records import Split
 
 VERSION = 1  # of what is drawn: files of another version are not mixed with these
 PLAN_FILE = "street.json"
-COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
+COLUMNS = ("path", "identity", "camera", "modality", "category", "split", "time")
 CROPS_PER_PASSING = 2  # an identity passes a camera several times; crops of one passing resemble each other
 PASSERS = 500  # people who only ever walk through other people's pictures
 FIRST_DAY = datetime(2026, 3, 2)
@@ -86,7 +86,7 @@ class _Job:
     folder: Path
     seed: int
     site: str
-    domain: str
+    category: str
     part: str
     index: int
     crops: int
@@ -94,11 +94,11 @@ class _Job:
     @property
     def identity(self) -> str:
         middle = "train-" if self.part == "train" else ""
-        return f"{self.site[-1]}-{middle}{self.domain}-{self.index:04d}"
+        return f"{self.site[-1]}-{middle}{self.category}-{self.index:04d}"
 
     @property
     def name(self) -> tuple[int, str, str, str, int]:
-        return self.seed, self.site, self.part, self.domain, self.index
+        return self.seed, self.site, self.part, self.category, self.index
 
 
 def generate(out: Path, plan: StreetPlan, *, workers: int = 0, progress: Progress | None = None) -> list[Path]:
@@ -171,9 +171,9 @@ def _plan_text(plan: StreetPlan, complete: bool) -> bytes:
 
 def _jobs(out: Path, plan: StreetPlan) -> Iterator[_Job]:
     for site in plan.sites:
-        for (domain, part), count in plan.counts().items():
+        for (category, part), count in plan.counts().items():
             for index in range(count):
-                yield _Job(out / site, plan.seed, site, domain, part, index, plan.crops)
+                yield _Job(out / site, plan.seed, site, category, part, index, plan.crops)
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[list[dict[str, str]]]:
@@ -190,13 +190,13 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[list[dict[str, str]]]:
 
 def _make(job: _Job) -> list[dict[str, str]]:
     """Write the missing images of one identity; its manifest rows."""
-    draw = _person_crops(job) if job.domain == "person" else _vehicle_crops(job)
+    draw = _person_crops(job) if job.category == "person" else _vehicle_crops(job)
     rows = []
     for camera in SITES[job.site]:
         for n in range(job.crops):
             passing = _passing(job, camera, n // CROPS_PER_PASSING)
             split = Split.TRAIN if job.part == "train" else Split.GALLERY if n else Split.QUERY
-            path = Path("images", str(split), job.domain, f"{job.identity}_{camera.name}_{n}.jpg")
+            path = Path("images", str(split), job.category, f"{job.identity}_{camera.name}_{n}.jpg")
             if not (job.folder / path).is_file():
                 _write(job.folder / path, draw(camera, n, passing))
             rows.append(
@@ -205,7 +205,7 @@ def _make(job: _Job) -> list[dict[str, str]]:
                     "identity": job.identity,
                     "camera": camera.name,
                     "modality": "infrared" if camera.infrared else "visible",
-                    "domain": job.domain,
+                    "category": job.category,
                     "split": str(split),
                     "time": _time(job, camera, n, passing).isoformat(timespec="seconds"),
                 }
@@ -237,7 +237,7 @@ def _vehicle_crops(job: _Job) -> Draw:
 
 
 def _passing(job: _Job, camera: Camera, number: int) -> Passing:
-    reach = VEHICLE_REACH if job.domain == "vehicle" else 1.0
+    reach = VEHICLE_REACH if job.category == "vehicle" else 1.0
     return draw_passing(generator(*job.name, camera.name, "passing", number), camera, reach)
 
 
@@ -267,10 +267,10 @@ def _card(plan: StreetPlan, rows: dict[str, list[dict[str, str]]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for site, site_rows in rows.items():
-        for domain, split in sorted({(row["domain"], row["split"]) for row in site_rows}):
-            part = [row for row in site_rows if (row["domain"], row["split"]) == (domain, split)]
+        for category, split in sorted({(row["category"], row["split"]) for row in site_rows}):
+            part = [row for row in site_rows if (row["category"], row["split"]) == (category, split)]
             identities, cameras = ({row[key] for row in part} for key in ("identity", "camera"))
-            lines.append(f"| {site} | {domain} | {split} | {len(part)} | {len(identities)} | {len(cameras)} |")
+            lines.append(f"| {site} | {category} | {split} | {len(part)} | {len(identities)} | {len(cameras)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -70,7 +70,7 @@ class Rays:
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """A camera and the part of its image plane that the crop shows.
 
     ``right``, ``up``, ``forward`` are the orthonormal axes, in world coordinates; ``window`` is
@@ -98,7 +98,7 @@ def _vec(values: npt.NDArray[np.float64]) -> Vec:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def cast_rays(view: View, height: int, width: int, position: Vec = (0.0, 0.0, 0.0), yaw: float = 0.0) -> Rays:
+def cast_rays(view: CameraView, height: int, width: int, position: Vec = (0.0, 0.0, 0.0), yaw: float = 0.0) -> Rays:
     """Rays through the pixel centres, in the frame of a figure at ``position`` turned by ``yaw`` radians."""
     cosine, sine = np.cos(yaw), np.sin(yaw)
     turn = np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])

@@ -96,7 +96,7 @@ class Logo:
 
 
 @dataclass(frozen=True)
-class Material:
+class SurfaceMaterial:
     """Reflectances are linear, 0..1: ``colour`` and ``second`` in R, G, B, ``infrared`` their near infrared.
 
     ``pattern`` says where the second colour shows, ``period`` and ``duty`` (metres, 0..1) how.
@@ -139,45 +139,45 @@ def infrared_of(rng: np.random.Generator, colour: Vec, fabric: str) -> float:
     return infrared
 
 
-def _plain(along: FloatArray, _across: FloatArray, _material: Material) -> FloatArray:
+def _plain(along: FloatArray, _across: FloatArray, _material: SurfaceMaterial) -> FloatArray:
     return np.zeros_like(along)
 
 
-def _wave(position: FloatArray, material: Material) -> FloatArray:
+def _wave(position: FloatArray, material: SurfaceMaterial) -> FloatArray:
     place = position / np.float32(material.period) + np.float32(material.phase)
     inside: FloatArray = (place - np.floor(place) < material.duty).astype(np.float32)
     return inside
 
 
-def _bands(along: FloatArray, _across: FloatArray, material: Material) -> FloatArray:
+def _bands(along: FloatArray, _across: FloatArray, material: SurfaceMaterial) -> FloatArray:
     return _wave(along, material)
 
 
-def _stripes(_along: FloatArray, across: FloatArray, material: Material) -> FloatArray:
+def _stripes(_along: FloatArray, across: FloatArray, material: SurfaceMaterial) -> FloatArray:
     return _wave(across, material)
 
 
-def _checks(along: FloatArray, across: FloatArray, material: Material) -> FloatArray:
+def _checks(along: FloatArray, across: FloatArray, material: SurfaceMaterial) -> FloatArray:
     crossed: FloatArray = np.float32(0.5) * (_wave(along, material) + _wave(across, material))
     return crossed
 
 
-def _block(along: FloatArray, _across: FloatArray, material: Material) -> FloatArray:
+def _block(along: FloatArray, _across: FloatArray, material: SurfaceMaterial) -> FloatArray:
     upper: FloatArray = (along > material.period).astype(np.float32)
     return upper
 
 
-def _band(along: FloatArray, _across: FloatArray, material: Material) -> FloatArray:
+def _band(along: FloatArray, _across: FloatArray, material: SurfaceMaterial) -> FloatArray:
     ring: FloatArray = (np.abs(along - material.period) < np.float32(0.08 * material.duty)).astype(np.float32)
     return ring
 
 
-def _sides(_along: FloatArray, across: FloatArray, material: Material) -> FloatArray:
+def _sides(_along: FloatArray, across: FloatArray, material: SurfaceMaterial) -> FloatArray:
     side: FloatArray = (np.abs(across) > np.float32(material.period)).astype(np.float32)
     return side
 
 
-def _speckle(along: FloatArray, across: FloatArray, _material: Material) -> FloatArray:
+def _speckle(along: FloatArray, across: FloatArray, _material: SurfaceMaterial) -> FloatArray:
     grain = np.sin(along * 391 + across * 173) * np.sin(along * 97 - across * 311)
     mottled: FloatArray = (np.float32(0.5) * np.clip(grain + np.float32(0.2), 0, 1)).astype(np.float32)
     return mottled
@@ -195,7 +195,7 @@ PATTERNS = {
 }
 
 
-def reflectance(material: Material, along: FloatArray, across: FloatArray) -> FloatArray:
+def reflectance(material: SurfaceMaterial, along: FloatArray, across: FloatArray) -> FloatArray:
     """(4, N): R, G, B and near infrared at N places ``along`` and ``across`` the garment, metres."""
     base = np.array([*material.colour, material.infrared], np.float32)
     if material.pattern == "plain":
@@ -206,7 +206,7 @@ def reflectance(material: Material, along: FloatArray, across: FloatArray) -> Fl
 
 
 def print_logos(
-    material: Material, colours: FloatArray, across: FloatArray, up: FloatArray, facing: FloatArray
+    material: SurfaceMaterial, colours: FloatArray, across: FloatArray, up: FloatArray, facing: FloatArray
 ) -> None:
     """Paint the logos of a material into ``colours`` (4, N), in place.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from reid.data.street.geometry import Capsule, Vec
 from reid.data.street.hair_and_bags import carried_shapes, head_shapes
-from reid.data.street.materials import Material
+from reid.data.street.materials import SurfaceMaterial
 from reid.data.street.random_draws import between, clipped, generator, pick
 from reid.data.street.wardrobe import (
     Bottom,
@@ -55,7 +55,7 @@ class Person:
     head: Head
     carried: Carried
 
-    def slots(self) -> dict[str, Material]:
+    def slots(self) -> dict[str, SurfaceMaterial]:
         """Materials by the name that the shapes of :func:`shapes` use."""
         found = {
             "top": self.top.material, "sleeve": self.top.sleeve_material, "inner": self.top.inner,

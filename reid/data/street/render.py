@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from reid.data.street.geometry import Capsule, FloatArray, Rays, Solid, Vec, View, cast, cast_rays
-from reid.data.street.materials import FABRICS, Fabric, Material, print_logos, reflectance
+from reid.data.street.geometry import CameraView, Capsule, FloatArray, Rays, Solid, Vec, cast, cast_rays
+from reid.data.street.materials import FABRICS, Fabric, SurfaceMaterial, print_logos, reflectance
 from reid.data.street.surface import Surface, surface
 
 TRUNK_SLOTS = frozenset({"top"})
@@ -50,7 +50,7 @@ class Figure:
     """
 
     shapes: Sequence[Capsule | Solid]
-    slots: Mapping[str, Material]
+    slots: Mapping[str, SurfaceMaterial]
     position: Vec = (0.0, 0.0, 0.0)
     yaw: float = 0.0
     base: float = 0.0
@@ -83,7 +83,7 @@ class Rendered:
     cover: FloatArray
 
 
-def render(view: View, figures: Sequence[Figure], light: Light, size: tuple[int, int], over: int = 2) -> Rendered:
+def render(view: CameraView, figures: Sequence[Figure], light: Light, size: tuple[int, int], over: int = 2) -> Rendered:
     """Draw ``figures`` at ``size`` (height, width) with ``over`` x ``over`` rays a pixel."""
     height, width = size[0] * over, size[1] * over
     depth = np.full((height, width), np.inf, np.float32)

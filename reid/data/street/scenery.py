@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reid.data.street.geometry import FloatArray, Vec, View, cast_rays
+from reid.data.street.geometry import CameraView, FloatArray, Vec, cast_rays
 from reid.data.street.materials import linear
 from reid.data.street.random_draws import generator
 from reid.data.street.render import Light
@@ -92,7 +92,7 @@ TEXTURES: dict[str, Texture] = {
 
 
 def background(
-    view: View, size: tuple[int, int], ground: Ground, light: Light, shadows: list[tuple[Vec, float]]
+    view: CameraView, size: tuple[int, int], ground: Ground, light: Light, shadows: list[tuple[Vec, float]]
 ) -> FloatArray:
     """Light (C, H, W) from ground and wall; ``shadows`` are places (metres) and radii of what stands there."""
     rays = cast_rays(view, *size)

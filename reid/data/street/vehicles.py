@@ -13,7 +13,7 @@ import numpy as np
 
 from reid.data.street.crop_rendering import Passing, compose, obstacles
 from reid.data.street.geometry import Vec
-from reid.data.street.materials import FABRICS, Fabric, Material, infrared_of, linear, shade
+from reid.data.street.materials import FABRICS, Fabric, SurfaceMaterial, infrared_of, linear, shade
 from reid.data.street.photometry import light_at
 from reid.data.street.random_draws import between, clipped, generator, pick
 from reid.data.street.render import Figure, Light
@@ -74,7 +74,7 @@ class Vehicle:
 
     build: Build
     trim: Trim
-    slots: dict[str, Material]
+    slots: dict[str, SurfaceMaterial]
 
 
 class _Range(NamedTuple):
@@ -123,13 +123,15 @@ def draw_build(rng: np.random.Generator, kind: str) -> Build:
     return Build(kind, length, width, height, wheel, nose, tail, rake, slope, absolute or share * height, windows)
 
 
-def _painted(rng: np.random.Generator, palette: dict[tuple[int, int, int], float], spread: float = 0.08) -> Material:
+def _painted(
+    rng: np.random.Generator, palette: dict[tuple[int, int, int], float], spread: float = 0.08
+) -> SurfaceMaterial:
     """A paint: pigments hide from the eye how bright they are in infrared."""
     colour = shade(rng, pick(rng, palette), spread)
-    return Material(colour, infrared_of(rng, colour, "metal"), "paint")
+    return SurfaceMaterial(colour, infrared_of(rng, colour, "metal"), "paint")
 
 
-def draw_paint(rng: np.random.Generator, kind: str) -> dict[str, Material]:
+def draw_paint(rng: np.random.Generator, kind: str) -> dict[str, SurfaceMaterial]:
     """The materials of body, second colour, roof and ink."""
     palette = (
         PAINTS
@@ -191,7 +193,7 @@ def draw_trim(rng: np.random.Generator, build: Build, decals: tuple[Decal, ...])
     )
 
 
-def _fittings(rng: np.random.Generator) -> dict[str, Material]:
+def _fittings(rng: np.random.Generator) -> dict[str, SurfaceMaterial]:
     """Everything that is not painted."""
     grey, dark = between(rng, 0.25, 0.62), rng.random() < 0.25
     rim = 0.03 if dark else grey
@@ -202,16 +204,16 @@ def _fittings(rng: np.random.Generator) -> dict[str, Material]:
     rack, board = (0.02, 0.3)[int(rng.random() < 0.5)], between(rng, 0.01, 0.05)
     plate = pick(rng, {(228, 228, 224): 0.75, (226, 190, 60): 0.25})
     return {
-        "hub": Material((rim, rim, rim * 1.02), rim * 0.9 + 0.02, "metal"),
+        "hub": SurfaceMaterial((rim, rim, rim * 1.02), rim * 0.9 + 0.02, "metal"),
         "load": load,
-        "glass": Material((tint, tint * 1.15, tint * 1.2), 0.012 + tint * 0.4, "glass"),
-        "tyre": Material((0.014, 0.014, 0.015), 0.03, "rubber"),
-        "trim": Material((0.022, 0.022, 0.024), between(rng, 0.03, 0.14), "rubber"),
-        "rack": Material((rack, rack, rack), rack + 0.04, "metal"),
-        "lamp": Material((0.6, 0.62, 0.64), 0.8, "glass"),
-        "tail": Material((0.3, 0.012, 0.014), between(rng, 0.3, 0.6), "glass"),
-        "plate": Material(linear(plate), 0.9, "stone"),
-        "board": Material((board * 1.5, board, board * 0.5), 0.05, "rubber"),
+        "glass": SurfaceMaterial((tint, tint * 1.15, tint * 1.2), 0.012 + tint * 0.4, "glass"),
+        "tyre": SurfaceMaterial((0.014, 0.014, 0.015), 0.03, "rubber"),
+        "trim": SurfaceMaterial((0.022, 0.022, 0.024), between(rng, 0.03, 0.14), "rubber"),
+        "rack": SurfaceMaterial((rack, rack, rack), rack + 0.04, "metal"),
+        "lamp": SurfaceMaterial((0.6, 0.62, 0.64), 0.8, "glass"),
+        "tail": SurfaceMaterial((0.3, 0.012, 0.014), between(rng, 0.3, 0.6), "glass"),
+        "plate": SurfaceMaterial(linear(plate), 0.9, "stone"),
+        "board": SurfaceMaterial((board * 1.5, board, board * 0.5), 0.05, "rubber"),
     }
 
 
@@ -249,7 +251,7 @@ def vehicle_figure(vehicle: Vehicle, position: Vec, yaw: float) -> Figure:
     shapes, panels = vehicle_parts(vehicle.build, vehicle.trim)
     half, wide = vehicle.build.length / 2, vehicle.build.width / 2
     under = slab((-wide + 0.02, wide - 0.02), (-half + 0.05, half - 0.05), (0.0, 0.01), "under")
-    slots = vehicle.slots | {"under": Material((0.02, 0.02, 0.022), 0.015, "stone")}
+    slots = vehicle.slots | {"under": SurfaceMaterial((0.02, 0.02, 0.022), 0.015, "stone")}
     return Figure([*shapes, under], slots, position, yaw, panels=panels, fabrics=COATS, mirrors=MIRRORS)
 
 
@@ -267,7 +269,7 @@ def _shadow(figure: Figure, vehicle: Vehicle, camera: Camera, light: Light) -> l
     return [
         Figure(
             [slab((-wide, wide), (-half, half), (0.0, 0.005), "under")],
-            {"under": Material(colour, 0.05, "stone")},
+            {"under": SurfaceMaterial(colour, 0.05, "stone")},
             place,
             figure.yaw,
         )

@@ -17,7 +17,7 @@ from reid.data.street.materials import (
     SATURATED,
     SKIN,
     Logo,
-    Material,
+    SurfaceMaterial,
     infrared_of,
     linear,
     shade,
@@ -61,9 +61,9 @@ class Top:
     """``sleeve`` covers 0..2 arm pieces; ``hem`` is metres below the hip joint; ``open_front`` half width, metres."""
 
     kind: str
-    material: Material
-    sleeve_material: Material
-    inner: Material
+    material: SurfaceMaterial
+    sleeve_material: SurfaceMaterial
+    inner: SurfaceMaterial
     sleeve: float
     hem: float
     open_front: float
@@ -76,8 +76,8 @@ class Bottom:
     """``leg`` covers 0..2 leg pieces; ``width`` is cloth beyond the leg, metres; ``hem`` for skirts, metres."""
 
     kind: str
-    material: Material
-    belt: Material
+    material: SurfaceMaterial
+    belt: SurfaceMaterial
     leg: float
     width: float
     hem: float
@@ -87,7 +87,7 @@ class Bottom:
 class Shoes:
     """``boots`` is the share of the calf they cover, 0 for shoes."""
 
-    material: Material
+    material: SurfaceMaterial
     boots: float
 
 
@@ -97,10 +97,10 @@ class Head:
 
     hair: str
     hat: str
-    hair_material: Material
-    hat_material: Material
-    skin: Material
-    scarf: Material | None
+    hair_material: SurfaceMaterial
+    hat_material: SurfaceMaterial
+    skin: SurfaceMaterial
+    scarf: SurfaceMaterial | None
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Carried:
     kind: str
     side: int
     size: float
-    material: Material = field(default_factory=lambda: Material((0.1, 0.1, 0.1), 0.1))
+    material: SurfaceMaterial = field(default_factory=lambda: SurfaceMaterial((0.1, 0.1, 0.1), 0.1))
 
 
 def colour(rng: np.random.Generator, weights: dict[str, float], saturated: float = SATURATED_SHARE) -> Vec:
@@ -123,15 +123,15 @@ def colour(rng: np.random.Generator, weights: dict[str, float], saturated: float
 
 def dyed(
     rng: np.random.Generator, weights: dict[str, float], fabric: str, saturated: float = SATURATED_SHARE
-) -> Material:
+) -> SurfaceMaterial:
     """A plain material with a second dye in reserve; the two dyes often look alike in infrared."""
     first, second = colour(rng, weights, saturated), colour(rng, weights, 0.3)
     infrared, own = infrared_of(rng, first, fabric), infrared_of(rng, second, fabric)
     kept = float(rng.random()) ** 0.7
-    return Material(first, infrared, fabric, second, infrared + kept * (own - infrared))
+    return SurfaceMaterial(first, infrared, fabric, second, infrared + kept * (own - infrared))
 
 
-def patterned(rng: np.random.Generator, material: Material, kind: str) -> Material:
+def patterned(rng: np.random.Generator, material: SurfaceMaterial, kind: str) -> SurfaceMaterial:
     """The material with a pattern that garments of this ``kind`` have."""
     pattern = pick(rng, PATTERN_CHANCES[kind])
     period = {
@@ -194,12 +194,12 @@ def draw_top(rng: np.random.Generator) -> Top:
     )
 
 
-def _denim(rng: np.random.Generator) -> Material:
+def _denim(rng: np.random.Generator) -> SurfaceMaterial:
     wash = pick(rng, {"dark blue": 0.4, "blue": 0.32, "pale": 0.12, "black": 0.16})
     first = shade(rng, DENIM[wash], 0.14)
     second = linear((150, 158, 170))
     infrared = infrared_of(rng, first, "denim")
-    return Material(first, infrared, "denim", second, infrared * 1.15)
+    return SurfaceMaterial(first, infrared, "denim", second, infrared * 1.15)
 
 
 def draw_bottom(rng: np.random.Generator) -> Bottom:
@@ -233,12 +233,14 @@ def draw_shoes(rng: np.random.Generator) -> Shoes:
 def draw_head(rng: np.random.Generator) -> Head:
     """Hair, hat, scarf and skin."""
     tone = np.array(SKIN[pick(rng, {0: 0.26, 1: 0.28, 2: 0.18, 3: 0.12, 4: 0.1, 5: 0.06})]) * clipped(rng, 1.0, 0.04)
-    skin = Material(linear((tone[0], tone[1], tone[2])), clipped(rng, 0.5, 0.04), "skin")
+    skin = SurfaceMaterial(linear((tone[0], tone[1], tone[2])), clipped(rng, 0.5, 0.04), "skin")
     hair_name = pick(
         rng, {"black": 0.3, "dark brown": 0.27, "brown": 0.16, "fair": 0.09, "blond": 0.07, "grey": 0.08, "red": 0.03}
     )
     shadow = shade(rng, HAIR[hair_name], 0.12)
-    hair_material = Material(shadow, float(np.clip(0.12 + 0.35 * shadow[0] + clipped(rng, 0, 0.06), 0.03, 0.6)), "hair")
+    hair_material = SurfaceMaterial(
+        shadow, float(np.clip(0.12 + 0.35 * shadow[0] + clipped(rng, 0, 0.06), 0.03, 0.6)), "hair"
+    )
     hair = pick(rng, {"short": 0.42, "medium": 0.16, "long": 0.18, "bun": 0.08, "tail": 0.06, "bald": 0.1})
     hat = pick(rng, {"": 0.8, "cap": 0.09, "beanie": 0.08, "hat": 0.03})
     hat_material = dyed(rng, BAG_COLOURS, "wool" if hat == "beanie" else "cotton", 0.25)

@@ -8,13 +8,13 @@ knows networks for re-identification, and nothing is ever downloaded.
 from reid.data.video.detectors import Detector, open_detector
 from reid.data.video.frames import Film, open_film
 from reid.data.video.ingestion import Ingested, Settings, ingest
-from reid.data.video.tracking import Look, Sighting, track
+from reid.data.video.tracking import FrameDetections, Sighting, track
 
 __all__ = [
     "Detector",
     "Film",
+    "FrameDetections",
     "Ingested",
-    "Look",
     "Settings",
     "Sighting",
     "ingest",

@@ -23,7 +23,7 @@ from PIL import Image
 from reid.data.loading import Progress
 from reid.data.video.detectors import Detector
 from reid.data.video.frames import Film, Pixels
-from reid.data.video.tracking import WEAK, Look, Sighting, chosen, track
+from reid.data.video.tracking import WEAK, FrameDetections, Sighting, chosen, track
 from reid.data.video.video_folder import MANIFEST, FoundFile, add_rows, claimed, keep, option, read_columns
 from reid.errors import ConfigError, DataError
 from reid.records import Modality
@@ -151,7 +151,7 @@ def _look(film: Film, detector: Detector, settings: Settings, found: FoundFile, 
     with bar("looking for people", left) as progress:
         for frame in film.frames(due):
             boxes = detector(frame.pixels)
-            found.add(Look(frame.number, frame.seconds, boxes[boxes[:, 4] >= WEAK * settings.min_score]))
+            found.add(FrameDetections(frame.number, frame.seconds, boxes[boxes[:, 4] >= WEAK * settings.min_score]))
             progress(1)
     found.finish(last + 1)
 
@@ -195,14 +195,14 @@ def _row(sighting: Sighting, out: Path, manifest: Path, film: Film, settings: Se
         "identity": "",
         "camera": settings.camera,
         "modality": str(settings.modality),
-        "domain": "person",
+        "category": "person",
         "split": "gallery",
         "time": (settings.start + timedelta(seconds=sighting.seconds)).isoformat(timespec="milliseconds"),
         "track": f"{film.fingerprint[:8]}-{sighting.track:05d}",
     }
 
 
-def _nobody(film: Film, detector: Detector, settings: Settings, looks: Sequence[Look]) -> str:
+def _nobody(film: Film, detector: Detector, settings: Settings, looks: Sequence[FrameDetections]) -> str:
     boxes = [box for look in looks for box in look.boxes.tolist()]
     best = f"; the best of {len(boxes)} boxes scores {max(box[4] for box in boxes):.2f}" if boxes else ""
     tall = f" and is at most {max(box[3] - box[1] for box in boxes):.0f} pixels tall" if boxes else ""

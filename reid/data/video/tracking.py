@@ -22,7 +22,7 @@ _MEMORY = 5  # sightings that the velocity is taken from: a detector's boxes tre
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameDetections:
     """One frame that was looked at: ``boxes`` (N, 5) float32: left, top, right, bottom in pixels, score."""
 
     frame: int
@@ -32,7 +32,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Sighting:
-    """One box of a track; tracks count from 1 in the order they begin.  ``box`` as in :class:`Look`, no score."""
+    """One box of a track, without its score.  Tracks count from 1 in the order in which they begin."""
 
     track: int
     frame: int
@@ -68,7 +68,7 @@ def overlaps(first: FloatArray, second: FloatArray) -> FloatArray:
     return ratio
 
 
-def track(looks: Iterable[Look], min_score: float) -> list[Sighting]:
+def track(looks: Iterable[FrameDetections], min_score: float) -> list[Sighting]:
     """Every box that belongs to a track, in the order of ``looks``, within a look by track.
 
     A box of ``min_score`` or more is strong, one of half of that or more is weak.
@@ -96,7 +96,7 @@ def track(looks: Iterable[Look], min_score: float) -> list[Sighting]:
     return found
 
 
-def _continued(tracks: Sequence[_Track], look: Look, rows: Sequence[int]) -> dict[int, _Track]:
+def _continued(tracks: Sequence[_Track], look: FrameDetections, rows: Sequence[int]) -> dict[int, _Track]:
     """Which of the boxes ``rows`` continues which track: the greatest overlap first, then the older track."""
     if not tracks or not rows:
         return {}

@@ -20,9 +20,10 @@ from typing import IO, Any
 import numpy as np
 
 from reid.data.manifest import COLUMNS, read_manifest
-from reid.data.video.tracking import Look
+from reid.data.video.tracking import FrameDetections
 from reid.errors import ConfigError, DataError
 from reid.files import is_part, write_whole
+from reid.old_names import current_fields
 
 SETTINGS = "ingest.json"
 FOUND = "found.jsonl"
@@ -119,7 +120,7 @@ class FoundFile:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FOUND
-        self.looks: list[Look] = []
+        self.looks: list[FrameDetections] = []
         self.frames: int | None = None
         length = self._read()
         descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
@@ -139,17 +140,17 @@ class FoundFile:
                     self.frames = int(row["frames"])
                 else:
                     boxes = np.array(row["boxes"], np.float32).reshape(-1, 5)
-                    self.looks.append(Look(int(row["frame"]), float(row["seconds"]), boxes))
+                    self.looks.append(FrameDetections(int(row["frame"]), float(row["seconds"]), boxes))
             except (ValueError, KeyError, TypeError):
                 break
             length += len(line)
         return length
 
-    def add(self, look: Look) -> None:
+    def add(self, look: FrameDetections) -> None:
         """Append a look; positions are kept to a tenth of a pixel, scores to four digits."""
         boxes = [[*(round(v, 1) for v in box[:4]), round(box[4], 4)] for box in look.boxes.astype(float).tolist()]
         self._write({"frame": look.frame, "seconds": look.seconds, "boxes": boxes})
-        self.looks.append(Look(look.frame, look.seconds, np.array(boxes, np.float32).reshape(-1, 5)))
+        self.looks.append(FrameDetections(look.frame, look.seconds, np.array(boxes, np.float32).reshape(-1, 5)))
 
     def finish(self, frames: int) -> None:
         """Say that all of the film was looked at, and how many frames it has."""
@@ -176,7 +177,8 @@ def read_columns(path: Path) -> list[str]:
         raise ConfigError(f"--append-to {path}: expected a CSV manifest")
     read_manifest(path)  # whatever is wrong with it is told before work is spent
     with path.open(newline="", encoding="utf-8-sig") as file:
-        header = [name.strip().lower() for name in next(csv.reader(file, skipinitialspace=True))]
+        names = next(csv.reader(file, skipinitialspace=True))
+    header = list(current_fields(name.strip().lower() for name in names))
     if sorted(header) != sorted(HEADER):
         raise ConfigError(
             f"--append-to {path}: columns {', '.join(header)}; expected those of an ingest: {', '.join(HEADER)}"

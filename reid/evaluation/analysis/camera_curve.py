@@ -17,7 +17,7 @@ from reid.evaluation.analysis.camera_findings import BEFORE, scored
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint
 from reid.models.own_statistics import own_profiles, replaced
-from reid.records import Embeddings, Sample, Split, label_of
+from reid.records import Embeddings, Sample, Split, domain_of
 from reid.retrieval.embed import embed
 
 CROPS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -40,7 +40,7 @@ def score_curve(
     pool: Sequence[Sample],
     asked: Sequence[Sample],
     *,
-    by: Sequence[str] = (),
+    domain_fields: Sequence[str] = (),
     crops: Sequence[int] = CROPS,
     priors: Sequence[float] = PRIORS,
     workers: int = 0,
@@ -54,12 +54,12 @@ def score_curve(
     for split in (Split.QUERY, Split.GALLERY):
         if not any(sample.split is split for sample in asked):
             raise DataError(f'curve: no row of split "{split}"; scores need labelled queries and a gallery')
-    fields = tuple(by) or checkpoint.by or ("camera",)
+    fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
     shuffled: dict[str, list[Sample]] = defaultdict(list)
     random = np.random.default_rng(seed)
     for row in random.permutation(len(pool)).tolist():
-        shuffled[label_of(pool[row], fields)].append(pool[row])
-    names = sorted(shuffled.keys() | {label_of(sample, fields) for sample in asked})
+        shuffled[domain_of(pool[row], fields)].append(pool[row])
+    names = sorted(shuffled.keys() | {domain_of(sample, fields) for sample in asked})
     own = own_profiles(checkpoint, names, fields)
     before = checkpoint.with_profiles(own)
 
@@ -67,7 +67,9 @@ def score_curve(
         used = before
         if count:
             rows = [sample for name in sorted(shuffled) for sample in shuffled[name][:count]]
-            found = calibrate_checkpoint(checkpoint, rows, by=fields, prior=prior, workers=workers, seed=seed)
+            found = calibrate_checkpoint(
+                checkpoint, rows, domain_fields=fields, prior=prior, workers=workers, seed=seed
+            )
             used = checkpoint.with_profiles(replaced(own, found))
         return _point(count, prior, embed(used, asked, workers=workers, progress=progress))
 

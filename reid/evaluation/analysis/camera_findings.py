@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reid.evaluation.analysis.breakdown import camera_bias
-from reid.evaluation.analysis.intervals import LEVEL, Comparison, Interval, compare
+from reid.evaluation.analysis.intervals import LEVEL, Interval, PairedDifference, paired_difference
 from reid.evaluation.answers import Labels
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
@@ -64,11 +64,11 @@ class Scored:
     ``identities`` (Q,) are those of the queries.
     """
 
-    domain: str
+    category: str
     direction: str
     metrics: Mapping[str, Metrics]
-    precision: Comparison
-    rank1: Comparison
+    precision: PairedDifference
+    rank1: PairedDifference
     identities: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Scored:
             for name, change in (("mAP", self.precision), ("rank1", self.rank1))
         }
         queries = next(iter(self.metrics.values())).queries
-        return {"domain": self.domain, "direction": self.direction, "queries": queries, **scores, "change": changes}
+        return {"domain": self.category, "direction": self.direction, "queries": queries, **scores, "change": changes}
 
 
 def neighbours(
@@ -99,7 +99,7 @@ def neighbours(
         if np.isnan(first[rows]).all():
             filled.append(finding)
             continue
-        eased = compare(last[rows], first[rows], strangers[rows], level=_level(len(findings))).difference
+        eased = paired_difference(last[rows], first[rows], strangers[rows], level=_level(len(findings))).difference
         same = {name: float(np.nanmean(values[rows])) for name, (values, _) in shared.items()}
         filled.append(replace(finding, same_camera=same, chance=float(np.nanmean(by_chance[rows])), eased=eased))
     expected = float(np.nansum(by_chance))
@@ -117,11 +117,11 @@ def scored(methods: Methods) -> list[Scored]:
         who = tuple(sample.identity for sample in results[0].asked)
         lines.append(
             Scored(
-                results[0].domain,
+                results[0].category,
                 results[0].direction,
                 metrics,
-                compare(before.average_precision, after.average_precision, who),
-                compare(before.rank1, after.rank1, who),
+                paired_difference(before.average_precision, after.average_precision, who),
+                paired_difference(before.rank1, after.rank1, who),
                 who,
             )
         )
@@ -136,8 +136,8 @@ def change_of_all(lines: Sequence[Scored]) -> Interval | None:
     for line in lines:
         before.append(line.metrics[BEFORE].average_precision)
         after.append(list(line.metrics.values())[-1].average_precision)
-        who += [f"{line.domain}/{identity}" for identity in line.identities]
-    return compare(np.concatenate(before), np.concatenate(after), who).difference
+        who += [f"{line.category}/{identity}" for identity in line.identities]
+    return paired_difference(np.concatenate(before), np.concatenate(after), who).difference
 
 
 def gains(
@@ -155,7 +155,7 @@ def gains(
         vectors = np.where(rows[:, None], before.vectors, after.vectors)
         mixed = Embeddings(after.samples, vectors, f"{after.fingerprint} without {finding.camera}")
         left, _ = _precisions(evaluate(mixed, protocol="cameras"))
-        filled.append(replace(finding, gain=compare(left, full, who, level=_level(len(findings))).difference))
+        filled.append(replace(finding, gain=paired_difference(left, full, who, level=_level(len(findings))).difference))
     return filled
 
 
@@ -200,7 +200,7 @@ def _by_neighbours(finding: CameraFinding, action: str) -> tuple[str, str]:
 
 def _shared(embeddings: Embeddings, cameras: Labels, strangers: IntArray) -> tuple[Float64Array, Float64Array]:
     """Does the nearest stranger share the camera, and by chance (N,), within each kind of object; NaN without one."""
-    kinds = np.array([sample.domain for sample in embeddings.samples])
+    kinds = np.array([sample.category for sample in embeddings.samples])
     shared, chance = np.full(len(cameras), np.nan), np.full(len(cameras), np.nan)
     for kind in np.unique(kinds):
         rows = kinds == kind
@@ -218,7 +218,7 @@ def _shared(embeddings: Embeddings, cameras: Labels, strangers: IntArray) -> tup
 def _precisions(report: Report) -> tuple[Float64Array, list[str]]:
     """Average precision of all queries of all results, and who they are of."""
     values = np.concatenate([result.metrics.average_precision for result in report.results])
-    return values, [f"{sample.domain}/{sample.identity}" for result in report.results for sample in result.asked]
+    return values, [f"{sample.category}/{sample.identity}" for result in report.results for sample in result.asked]
 
 
 def _level(comparisons: int) -> float:

@@ -38,11 +38,11 @@ from reid.evaluation.analysis.camera_findings import (
 from reid.evaluation.analysis.drift import effective_size, layer_distances, lookalikes, split_half
 from reid.models.calibration import PriorFrom, calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint
-from reid.models.image_statistics import image_moments
+from reid.models.image_statistics import image_statistics
 from reid.models.own_statistics import keeps_statistics, own_profiles, replaced
 from reid.norm import Profiles
 from reid.norm.statistics import Stats
-from reid.records import Embeddings, FloatArray, IntArray, Sample, Split, label_of
+from reid.records import Embeddings, FloatArray, IntArray, Sample, Split, domain_of
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
 
@@ -80,7 +80,7 @@ def camera_report(
     pool: Sequence[Sample],
     asked: Sequence[Sample] = (),
     *,
-    by: Sequence[str] = (),
+    domain_fields: Sequence[str] = (),
     prior: float = 0.0,
     prior_from: PriorFrom = "cameras",
     workers: int = 0,
@@ -89,12 +89,12 @@ def camera_report(
 ) -> CameraReport:
     """Measure the cameras of ``pool`` (unlabelled crops) and try what was measured on ``asked`` (queries, gallery).
 
-    ``by``, ``prior`` and ``prior_from`` as in :func:`reid.models.calibration.calibrate_checkpoint`.  Identities of the
-    pool, where known, only say which crops are not independent.  ``progress`` is called with images done, :func:`work`
-    in all.
+    ``domain_fields``, ``prior`` and ``prior_from`` as in :func:`reid.models.calibration.calibrate_checkpoint`.
+    Identities of the pool, where known, only say which crops are not independent.
+    ``progress`` is called with images done, :func:`work` in all.
     Raises DataError where a camera is not named or fewer than two have crops.
     """
-    fields = tuple(by) or checkpoint.by or ("camera",)
+    fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
     crops = _crops(pool, asked, fields)
     enough = {name: rows for name, rows in crops.items() if len(rows) >= FEWEST}
     random = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def camera_report(
         measured = calibrate_checkpoint(
             checkpoint,
             rows,
-            by=fields,
+            domain_fields=fields,
             prior=prior,
             prior_from=prior_from,
             workers=workers,
@@ -122,7 +122,7 @@ def camera_report(
     scores: list[Scored] = []
     if any(sample.split is Split.QUERY for sample in asked) and any(s.split is Split.GALLERY for s in asked):
         methods = trial.methods(asked, look.means)
-        labels = [label_of(sample, fields) for sample in asked]
+        labels = [domain_of(sample, fields) for sample in asked]
         scores = scored(methods)
         findings = gains(findings, methods[BEFORE], list(methods.values())[-1], labels)
     action, total = CENTER if own is None else CALIBRATE, change_of_all(scores)
@@ -130,20 +130,20 @@ def camera_report(
     return CameraReport(action, tuple(findings), bias, tuple(scores), _recommended(findings, own, measured))
 
 
-def work(pool: Sequence[Sample], asked: Sequence[Sample], by: Sequence[str], statistics: bool) -> int:
+def work(pool: Sequence[Sample], asked: Sequence[Sample], domain_fields: Sequence[str], statistics: bool) -> int:
     """How many images :func:`camera_report` runs through a network."""
-    crops = [len(rows) for rows in _crops(pool, asked, tuple(by)).values() if len(rows) >= FEWEST]
+    crops = [len(rows) for rows in _crops(pool, asked, tuple(domain_fields)).values() if len(rows) >= FEWEST]
     looked = sum(min(count, MOST) for count in crops)
     return (sum(crops) if statistics else 0) + (1 + statistics) * (looked + len(asked))
 
 
-def _crops(pool: Sequence[Sample], asked: Sequence[Sample], by: Sequence[str]) -> dict[str, list[Sample]]:
+def _crops(pool: Sequence[Sample], asked: Sequence[Sample], domain_fields: Sequence[str]) -> dict[str, list[Sample]]:
     """The crops of every camera, also of those that only ``asked`` shows, by sorted name."""
     found: dict[str, list[Sample]] = defaultdict(list)
     for number, sample in enumerate((*pool, *asked)):
-        if "camera" in by and not sample.camera:
+        if "camera" in domain_fields and not sample.camera:
             raise DataError(f"{sample.path}: the camera is empty; a report on cameras needs to know each crop's camera")
-        found[label_of(sample, by)] += [sample] if number < len(pool) else []
+        found[domain_of(sample, domain_fields)] += [sample] if number < len(pool) else []
     if sum(len(rows) >= FEWEST for rows in found.values()) < 2:
         few = ", ".join(f"{name} ({len(rows)})" for name, rows in sorted(found.items()))
         raise DataError(f"cameras: expected two with {FEWEST} crops or more, to compare them; got {few or 'none'}")
@@ -156,7 +156,7 @@ class _Trial:
 
     before: Checkpoint
     after: Checkpoint | None
-    by: tuple[str, ...]
+    domain_fields: tuple[str, ...]
     workers: int
     progress: Progress | None
 
@@ -166,14 +166,14 @@ class _Trial:
     def methods(self, samples: Sequence[Sample], means: Mapping[str, FloatArray]) -> dict[str, Embeddings]:
         """The samples embedded by each method, the one to be judged last; cameras without a mean are not moved."""
         before = self.embed(self.before, samples)
-        found = {BEFORE: before, CENTERED: _centered(before, means, self.by)}
+        found = {BEFORE: before, CENTERED: _centered(before, means, self.domain_fields)}
         if self.after is not None:
             found[CALIBRATED] = self.embed(self.after, samples)
         return found
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
+class _CameraView:
     """What the crops that are looked at show, camera after camera."""
 
     methods: Mapping[str, Embeddings]
@@ -183,22 +183,24 @@ class _Look:
     stability: Mapping[str, tuple[int, float, float]]  # crops looked at, effective ones, error
 
 
-def _look(trial: _Trial, shown: Mapping[str, Sequence[Sample]]) -> _Look:
+def _look(trial: _Trial, shown: Mapping[str, Sequence[Sample]]) -> _CameraView:
     """Embed them before and after; a camera at a time, so that the moments of one camera only are in memory."""
     samples = [sample for rows in shown.values() for sample in rows]
     labels = tuple(name for name, rows in shown.items() for _ in rows)
     before = trial.embed(trial.before, samples)
-    means = camera_means(before, trial.by)
-    methods = {BEFORE: before, CENTERED: _centered(before, means, trial.by)}
+    means = camera_means(before, trial.domain_fields)
+    methods = {BEFORE: before, CENTERED: _centered(before, means, trial.domain_fields)}
     alike: list[str] = []
     vectors: list[FloatArray] = []
     stability = {}
     for name, rows in shown.items():
         who = [sample.identity for sample in rows]
         if trial.after is None:
-            alike += [f"{sample.domain}/{sample.identity}" if sample.identity else str(sample.path) for sample in rows]
+            alike += [
+                f"{sample.category}/{sample.identity}" if sample.identity else str(sample.path) for sample in rows
+            ]
             continue
-        images = image_moments(trial.after, rows, workers=trial.workers, progress=trial.progress)
+        images = image_statistics(trial.after, rows, workers=trial.workers, progress=trial.progress)
         groups = lookalikes(images, who)
         stability[name] = (len(rows), effective_size(images, groups), split_half(images, groups))
         vectors.append(images.vectors.numpy())
@@ -206,22 +208,24 @@ def _look(trial: _Trial, shown: Mapping[str, Sequence[Sample]]) -> _Look:
     if trial.after is not None:
         methods[CALIBRATED] = Embeddings(before.samples, np.concatenate(vectors), trial.after.fingerprint)
     strangers = np.unique(alike, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return _Look(methods, labels, strangers, means, stability)
+    return _CameraView(methods, labels, strangers, means, stability)
 
 
 def _strangers(rows: Sequence[Sample], camera: str, groups: IntArray) -> Iterator[str]:
     """One name for all crops of an identity, whatever the camera; else for the look-alikes of one camera."""
     for sample, group in zip(rows, groups.tolist(), strict=True):
-        yield f"{sample.domain}/{sample.identity}" if sample.identity else f"{camera} {group}"
+        yield f"{sample.category}/{sample.identity}" if sample.identity else f"{camera} {group}"
 
 
-def _centered(embeddings: Embeddings, means: Mapping[str, FloatArray], by: Sequence[str]) -> Embeddings:
+def _centered(embeddings: Embeddings, means: Mapping[str, FloatArray], domain_fields: Sequence[str]) -> Embeddings:
     nothing = np.zeros(embeddings.vectors.shape[1], np.float32)
-    names = {label_of(sample, by) for sample in embeddings.samples}
-    return centered(embeddings, {name: means.get(name, nothing) for name in names}, by)
+    names = {domain_of(sample, domain_fields) for sample in embeddings.samples}
+    return centered(embeddings, {name: means.get(name, nothing) for name in names}, domain_fields)
 
 
-def _measured(name: str, crops: int, look: _Look, measured: Profiles | None, own: Profiles | None) -> CameraFinding:
+def _measured(
+    name: str, crops: int, look: _CameraView, measured: Profiles | None, own: Profiles | None
+) -> CameraFinding:
     """What the statistics say of a camera; what was seen on some of its crops is carried over to all."""
     if name not in look.means:
         return CameraFinding(name, crops)
@@ -242,13 +246,13 @@ def _measured(name: str, crops: int, look: _Look, measured: Profiles | None, own
 
 def _gap(name: str, measured: Profiles) -> dict[str, float]:
     """By layer, how far a camera's statistics lie from those of all other cameras together, each with equal weight."""
-    others = [other for other in measured.names if other != name]
+    others = [other for other in measured.domains if other != name]
     if not others:
         return {}
     found = {}
     for layer in measured.mean:
         ours, theirs = (
-            Stats(p.mean[layer], p.var[layer], torch.ones(len(p.names)))
+            Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
             for p in (measured.select([name]), measured.select(others))
         )
         found[layer] = float(layer_distances(ours, theirs.total(), [ours.mean.shape[1]])[0, 0])

@@ -16,10 +16,10 @@ from reid.data.loading import Progress
 from reid.errors import ConfigError, DataError
 from reid.evaluation.analysis.drift import FALSE_ALARMS, FEWEST, Drift, judge_drift, lookalikes
 from reid.models.checkpoint import Checkpoint
-from reid.models.image_statistics import image_moments
+from reid.models.image_statistics import image_statistics
 from reid.models.own_statistics import keeps_statistics
 from reid.models.runtime import UNCALIBRATED
-from reid.records import Sample, label_of
+from reid.records import Sample, domain_of
 
 MOST = 512  # reference crops of a camera, drawn at random
 
@@ -48,11 +48,11 @@ def watched(
         raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
     if not keeps_statistics(checkpoint):
         raise ConfigError(f"{checkpoint.source}: has no BatchNorm, so no statistics that a camera could drift from")
-    if not checkpoint.by:
+    if not checkpoint.domain_fields:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
                           ' pass --profiles of "reid calibrate"')  # fmt: skip
     random = np.random.default_rng(seed)
-    today, before = _by_camera(new, checkpoint.by), _by_camera(reference, checkpoint.by)
+    today, before = _by_camera(new, checkpoint.domain_fields), _by_camera(reference, checkpoint.domain_fields)
     missing = sorted(today.keys() - before.keys())
     if missing:
         raise DataError(f"no reference crops of {', '.join(missing)}; name the data these cameras were calibrated on")
@@ -85,15 +85,16 @@ def watch(
     found = []
     for camera in cameras:
         new, stored = (
-            image_moments(checkpoint, rows, workers=workers, progress=progress) for rows in (camera.new, camera.stored)
+            image_statistics(checkpoint, rows, workers=workers, progress=progress)
+            for rows in (camera.new, camera.stored)
         )
         groups = lookalikes(stored, [sample.identity for sample in camera.stored])
         found.append(judge_drift(camera.camera, new, stored, groups, false_alarms=false_alarms, seed=seed))
     return found
 
 
-def _by_camera(samples: Sequence[Sample], by: Sequence[str]) -> dict[str, list[Sample]]:
+def _by_camera(samples: Sequence[Sample], domain_fields: Sequence[str]) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        found[label_of(sample, by)].append(sample)
+        found[domain_of(sample, domain_fields)].append(sample)
     return found

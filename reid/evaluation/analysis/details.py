@@ -59,7 +59,7 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ExampleAnswer:
     """A gallery row in ``place`` (1 is best) of a ranking; ``picture`` is a ``data:`` address of it, downscaled."""
 
     sample: Sample
@@ -70,17 +70,17 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Strip:
+class QueryExample:
     """A query and its first answers, left-out rows apart; the first right one comes last if it stands further back."""
 
     query: Sample
     picture: str
     average_precision: float
-    answers: tuple[Answer, ...]
+    answers: tuple[ExampleAnswer, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ResultDetails:
     """What lies behind one plain result; None or () where the data cannot say it.
 
     Taken over all ``gallery`` rows, also where the protocol draws some of them for each trial or ranks tracks.
@@ -94,8 +94,8 @@ class Part:
     identification: tuple[Identification, ...]
     cameras: PairTable | None
     bias: CameraBias | None
-    best: tuple[Strip, ...]
-    worst: tuple[Strip, ...]
+    best: tuple[QueryExample, ...]
+    worst: tuple[QueryExample, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Details:
     """
 
     report: Report
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ResultDetails, ...] = ()
     modalities: tuple[tuple[str, PairTable], ...] = ()
 
 
@@ -115,24 +115,24 @@ def details_of(
     embeddings: Embeddings,
     scoring: Scoring | None = None,
     *,
-    strips: int = 0,
+    query_examples: int = 0,
     memory: int | None = None,
 ) -> Details:
     """Look behind ``report``, made of ``embeddings`` under ``scoring``.
 
-    ``strips``: of how many best and of how many worst queries of each result to show the pictures, which
+    ``query_examples``: of how many best and of how many worst queries of each result to show the pictures, which
     are read from their files.  ``memory`` bounds the bytes of scores held at a time.  Other vectors than
     those of the report are a DataError.
     """
     how = scoring or Scoring()
-    parts: list[Part] = []
+    parts: list[ResultDetails] = []
     by_modality: dict[str, list[tuple[str, PairTable]]] = {}
     for result in report.results:
         if result.reranking:
             continue
         queries, gallery = _sides(embeddings, result, how.rule.ignore == "itself")
-        labels = market_labels(queries.samples, gallery.samples, ignore=how.rule.ignore, places=how.places)
-        parts.append(_part(result, queries, gallery, labels, how.rule.ties, strips, memory))
+        labels = market_labels(queries.samples, gallery.samples, ignore=how.rule.ignore, locations=how.locations)
+        parts.append(_part(result, queries, gallery, labels, how.rule.ties, query_examples, memory))
         source, arrow, target = result.direction.partition("->")
         if arrow:
             table = (
@@ -140,8 +140,8 @@ def details_of(
                 if target == MIXED
                 else _cell(result.metrics, target)
             )
-            by_modality.setdefault(result.domain, []).append((source, table))
-    return Details(report, tuple(parts), tuple((domain, _joined(rows)) for domain, rows in by_modality.items()))
+            by_modality.setdefault(result.category, []).append((source, table))
+    return Details(report, tuple(parts), tuple((category, _joined(rows)) for category, rows in by_modality.items()))
 
 
 def _sides(embeddings: Embeddings, result: Result, alone: bool) -> tuple[Embeddings, Embeddings]:
@@ -152,12 +152,12 @@ def _sides(embeddings: Embeddings, result: Result, alone: bool) -> tuple[Embeddi
         rows: dict[object, int] = {}
         for row, sample in enumerate(embeddings.samples):
             chosen = sample.split is not Split.TRAIN if alone else sample.split is split
-            if chosen and sample.domain == result.domain and modality in ("", MIXED, sample.modality):
+            if chosen and sample.category == result.category and modality in ("", MIXED, sample.modality):
                 rows.setdefault(sample.path if alone else row, row)
         sides.append(embeddings.select(np.array(list(rows.values()), np.int64)))
     if sides[0].samples != result.asked:
         raise DataError(
-            f"details of {result.domain} {result.direction}: the vectors are of {len(sides[0])} queries, not the"
+            f"details of {result.category} {result.direction}: the vectors are of {len(sides[0])} queries, not the"
             f" {len(result.asked)} of the report; pass the embeddings it was made of"
         )
     return sides[0], sides[1]
@@ -169,9 +169,9 @@ def _part(
     gallery: Embeddings,
     labels: MarketLabels,
     ties: str,
-    strips: int,
+    query_examples: int,
     memory: int | None,
-) -> Part:
+) -> ResultDetails:
     vectors = (queries.vectors, gallery.vectors)
     best = best_scores(*vectors, labels, memory)
     strangers = int(np.count_nonzero(best.right == -np.inf))
@@ -180,8 +180,8 @@ def _part(
     pairs = len(set(asked)) * len(set(shown))
     precision = result.metrics.average_precision
     order = np.argsort(-precision, kind="stable")[: np.count_nonzero(~np.isnan(precision))]  # NaN stands last
-    worst = min(strips, len(order) // 2)  # a query is not shown twice
-    return Part(
+    worst = min(query_examples, len(order) // 2)  # a query is not shown twice
+    return ResultDetails(
         result,
         len(gallery),
         strangers,
@@ -191,7 +191,7 @@ def _part(
         if 1 < pairs <= MOST_PAIRS
         else None,
         _bias(queries, gallery, labels, memory),
-        _strips(queries, gallery, labels, precision, order[: min(strips, len(order) - worst)], memory),
+        _strips(queries, gallery, labels, precision, order[: min(query_examples, len(order) - worst)], memory),
         _strips(queries, gallery, labels, precision, order[::-1][:worst], memory),
     )
 
@@ -271,7 +271,7 @@ def _strips(
     precision: Float64Array,
     rows: IntArray,
     memory: int | None,
-) -> tuple[Strip, ...]:
+) -> tuple[QueryExample, ...]:
     """The queries at ``rows`` with their answers; of equal scores the wrong ones stand first."""
     if not len(rows):
         return ()
@@ -280,7 +280,7 @@ def _strips(
     answers = answers_to(len(rows), len(gallery), **chosen)
     size = block_size(len(gallery), memory=memory)
     scores = inner_products(queries.vectors[rows], gallery.vectors, size)
-    strips = []
+    query_examples = []
     for start in range(0, len(rows), size):
         part = scores(start, min(start + size, len(rows)))
         offsets, same = answers.apply(part, start)
@@ -288,19 +288,21 @@ def _strips(
             right = np.zeros(len(gallery), np.bool_)
             right[same[offsets == i]] = True
             sample = queries.samples[row]
-            strips.append(
-                Strip(sample, thumbnail(sample.path), float(precision[row]), _answers(part[i], right, gallery.samples))
+            query_examples.append(
+                QueryExample(
+                    sample, thumbnail(sample.path), float(precision[row]), _answers(part[i], right, gallery.samples)
+                )
             )
-    return tuple(strips)
+    return tuple(query_examples)
 
 
-def _answers(scores: Float64Array, right: np.ndarray, samples: Sequence[Sample]) -> tuple[Answer, ...]:
+def _answers(scores: Float64Array, right: np.ndarray, samples: Sequence[Sample]) -> tuple[ExampleAnswer, ...]:
     order = np.lexsort((right, -scores))
     order = order[: np.count_nonzero(scores > -np.inf)]
     first = int(np.argmax(right[order]))
     places = [*range(min(ANSWERS, len(order))), *([first] if first >= ANSWERS else [])]
     return tuple(
-        Answer(
+        ExampleAnswer(
             samples[row], place + 1, float(scores[row]), bool(right[row]), thumbnail(samples[row].path)
         )
         for place, row in ((place, int(order[place])) for place in places)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reid.errors import ConfigError, DataError
-from reid.models.image_statistics import ImageMoments
+from reid.models.image_statistics import ImageStatistics
 from reid.norm.statistics import Stats
 from reid.records import IntArray
 
@@ -49,7 +49,7 @@ class Drift:
         return self.p_value <= self.false_alarms
 
 
-def lookalikes(images: ImageMoments, identities: Sequence[str] = ()) -> IntArray:
+def lookalikes(images: ImageStatistics, identities: Sequence[str] = ()) -> IntArray:
     """Groups (N,) int64 of images that are not independent: one identity, or almost the same picture.
 
     ``identities`` are "" where unknown; () means all are.  Groups are joined: a chain of like pictures is one.
@@ -66,7 +66,7 @@ def lookalikes(images: ImageMoments, identities: Sequence[str] = ()) -> IntArray
         group = least
 
 
-def pooled(images: ImageMoments, weights: Tensor | None = None) -> Stats:
+def pooled(images: ImageStatistics, weights: Tensor | None = None) -> Stats:
     """Statistics (R, S) of R selections; ``weights`` (R, N) say how often each image counts (default: all once)."""
     if weights is None:
         weights = torch.ones(1, len(images))
@@ -95,7 +95,7 @@ def layer_distances(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
     return torch.stack(parts)
 
 
-def effective_size(images: ImageMoments, groups: IntArray) -> float:
+def effective_size(images: ImageStatistics, groups: IntArray) -> float:
     """How many independent images the images are worth, 1..N.
 
     N over the design effect (Kish 1965) of the means: the variance of a mean over whole groups, sum over groups of
@@ -109,7 +109,7 @@ def effective_size(images: ImageMoments, groups: IntArray) -> float:
     return min(max(len(images) / max(effect, 1e-12), 1.0), float(len(images)))
 
 
-def split_half(images: ImageMoments, groups: IntArray, *, halvings: int = HALVINGS, seed: int = 0) -> float:
+def split_half(images: ImageStatistics, groups: IntArray, *, halvings: int = HALVINGS, seed: int = 0) -> float:
     """The error to expect of the statistics of all images: half the mean distance of two halves of the groups.
 
     The difference of two halves varies four times as much as the mean of both.  NaN for a single group.
@@ -121,7 +121,9 @@ def split_half(images: ImageMoments, groups: IntArray, *, halvings: int = HALVIN
     return float(distance(pooled(images, halves), pooled(images, 1 - halves), images.widths).mean() / 2)
 
 
-def resampled_drift(images: ImageMoments, groups: IntArray, size: int, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
+def resampled_drift(
+    images: ImageStatistics, groups: IntArray, size: int, *, draws: int = DRAWS, seed: int = 0
+) -> Tensor:
     """Drift (draws,) of ``size`` of the images from all others: what it is when nothing has changed.
 
     Whole groups are drawn, the last one cut.  The others are fewer than all images, so what is found is
@@ -142,8 +144,8 @@ def resampled_drift(images: ImageMoments, groups: IntArray, size: int, *, draws:
 
 def judge_drift(
     camera: str,
-    new: ImageMoments,
-    stored: ImageMoments,
+    new: ImageStatistics,
+    stored: ImageStatistics,
     groups: IntArray,
     *,
     false_alarms: float = FALSE_ALARMS,

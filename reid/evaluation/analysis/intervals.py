@@ -36,7 +36,7 @@ class Interval:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class PairedDifference:
     """Second run minus first on the same queries, in one per-query value.
 
     ``p_value``: how often a difference at least this large, of either sign, appears when the runs
@@ -98,7 +98,7 @@ def metric_intervals(
     }  # fmt: skip
 
 
-def compare(
+def paired_difference(
     first: npt.ArrayLike,
     second: npt.ArrayLike,
     identities: npt.ArrayLike | None = None,
@@ -106,7 +106,7 @@ def compare(
     level: float = LEVEL,
     replicates: int = REPLICATES,
     seed: int = 0,
-) -> Comparison:
+) -> PairedDifference:
     """Compare a per-query value (Q,) of two runs, e.g. ``average_precision`` or ``rank1`` of their metrics.
 
     Row i of both must be the same query.  The p-value is that of the sign-flip (Fisher's paired
@@ -123,7 +123,7 @@ def compare(
     interval = bootstrap_mean(differences, identities, level=level, replicates=replicates, seed=seed)
     sums, _ = _clusters(differences, identities, level, replicates)
     known = np.flatnonzero(~np.isnan(differences))
-    return Comparison(
+    return PairedDifference(
         interval,
         _sign_flip(sums, replicates, seed),
         differences,

@@ -183,21 +183,21 @@ def identification_rates(
     A right answer that ties with a wrong one does not count.  The threshold lies just above the
     score of the first stranger that must not pass, so ties of strangers never raise the alarms.
     """
-    stranger = best.right == -np.inf
-    if stranger.all() or not stranger.any():
+    unknown_domain = best.right == -np.inf
+    if unknown_domain.all() or not unknown_domain.any():
         raise DataError(
-            f"identification rate: {np.count_nonzero(stranger)} of {len(stranger)} queries are strangers;"
+            f"identification rate: {np.count_nonzero(unknown_domain)} of {len(unknown_domain)} queries are strangers;"
             " expected some queries with and some without a right answer in the gallery"
         )
-    alarms = np.sort(best.wrong[stranger])[::-1]
-    found = best.right[~stranger]
-    first = found > best.wrong[~stranger]
+    alarms = np.sort(best.wrong[unknown_domain])[::-1]
+    found = best.right[~unknown_domain]
+    first = found > best.wrong[~unknown_domain]
     results = []
     for wished in false_alarm_rates:
         _check_rate("false-alarm rate", wished)
         threshold = float(np.nextafter(alarms[int(wished * len(alarms) + ROUNDING)], np.inf))
         rate = bootstrap_mean(
-            first & (found >= threshold), best.query_identities[~stranger],
+            first & (found >= threshold), best.query_identities[~unknown_domain],
             level=level, replicates=replicates, seed=seed,
         )  # fmt: skip
         passed = float((alarms >= threshold).mean())

@@ -137,7 +137,7 @@ def _splits(samples: Sequence[Sample]) -> Iterator[Finding]:
     people: dict[bool, set[tuple[str, str]]] = {True: set(), False: set()}
     for sample in samples:
         if sample.identity:
-            people[sample.split is Split.TRAIN].add((sample.domain, sample.identity))
+            people[sample.split is Split.TRAIN].add((sample.category, sample.identity))
     both = (f"{domain} {name}" for domain, name in sorted(people[True] & people[False]))
     yield from _finding(
         "warning", "{n} identities are in training and test: right only if the protocol means it so", both
@@ -160,8 +160,8 @@ def _cameras(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample in tested:
         if sample.identity and sample.camera:
-            seen[sample.domain, sample.identity].add(scoring.places.get(sample.camera, sample.camera))
-    asked = {(sample.domain, sample.identity) for sample in tested if sample.split is Split.QUERY}
+            seen[sample.category, sample.identity].add(scoring.locations.get(sample.camera, sample.camera))
+    asked = {(sample.category, sample.identity) for sample in tested if sample.split is Split.QUERY}
     alone = (f"{name} ({next(iter(seen[domain, name]))})" for domain, name in sorted(seen) if
              (domain, name) in asked and len(seen[domain, name]) == 1)  # fmt: skip
     yield from _finding("warning", "{n} identities that are asked for were seen by one camera only", alone)
@@ -178,10 +178,10 @@ def _unanswered(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding
             yield Finding("error", f'no row of split "{split}": nothing can be evaluated')
     of: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in gallery:
-        of[sample.domain, sample.identity].append(sample)
+        of[sample.category, sample.identity].append(sample)
     reasons: dict[str, list[str]] = defaultdict(list)
     for query in queries:
-        reason = _why_unanswered(query, of.get((query.domain, query.identity), []), scoring)
+        reason = _why_unanswered(query, of.get((query.category, query.identity), []), scoring)
         if reason:
             reasons[reason].append(str(query.path))
     if queries and sum(map(len, reasons.values())) == len(queries):
@@ -201,8 +201,8 @@ def _why_unanswered(query: Sample, same: Sequence[Sample], scoring: Scoring) -> 
         return "the gallery has only the very same picture of them"
     if scoring.rule.ignore == "itself" or not query.camera:
         return ""
-    place = scoring.places.get(query.camera, query.camera)
-    if all(scoring.places.get(sample.camera, sample.camera) == place for sample in others):
+    place = scoring.locations.get(query.camera, query.camera)
+    if all(scoring.locations.get(sample.camera, sample.camera) == place for sample in others):
         return "the gallery has their identity from their own camera (or place) only, which is left out"
     return ""
 

@@ -48,7 +48,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _PlotArea:
     """Maps values in ``x`` and ``y`` (low, high) to the picture."""
 
     x: tuple[float, float]
@@ -69,7 +69,7 @@ def cmc_chart(title: str, lines: Sequence[Line]) -> str:
     ranks = max(2, *(len(line.values) for line in lines))
     low = min(float(line.values.min()) for line in lines)
     floor = min(0.9, np.floor(low * 10 + 1e-9) / 10) if low > 0 else 0.0
-    frame = _Frame((1, ranks), (floor, 1))
+    frame = _PlotArea((1, ranks), (floor, 1))
     drawn = []
     for line in lines:
         dash = ' stroke-dasharray="5 4"' if line.dashed else ""
@@ -87,7 +87,7 @@ def trace_drawing(traces: Sequence[Trace], y: tuple[float, float], below: str, b
     Values of x stand at even distances, as doublings do on a logarithmic axis, where 0 has no place.
     """
     values = sorted({value for trace in traces for value in trace.x})
-    frame = _Frame((-0.5, len(values) - 0.5), y)
+    frame = _PlotArea((-0.5, len(values) - 0.5), y)
     drawn = [_axes(frame, [], below, _ticks(*y), beside, 100)]
     for place, value in enumerate(values):
         across, bottom = frame.at(place, y[0])
@@ -116,7 +116,7 @@ def histogram(
     ``marks`` are places on the axis, such as thresholds, with their names, which stand side by side above.
     """
     top = max(float(values.max()) for _, values in shares) * 1.12  # room for what leads from a name to its place
-    frame = _Frame((float(edges[0]), float(edges[-1])), (0, top))
+    frame = _PlotArea((float(edges[0]), float(edges[-1])), (0, top))
     drawn = []
     for colour, (_, values) in zip(COLOURS, shares, strict=False):
         x = np.concatenate([edges[:1], np.repeat(edges[1:-1], 2), edges[-1:]])
@@ -128,7 +128,7 @@ def histogram(
     return _figure(title, axes + "".join(drawn), legend)
 
 
-def _marks(frame: _Frame, marks: Sequence[tuple[str, float]]) -> str:
+def _marks(frame: _PlotArea, marks: Sequence[tuple[str, float]]) -> str:
     """A line at each place, with a bend at its top that leads to its name."""
     names, places = [name for name, _ in marks], [frame.at(place, 0)[0] for _, place in marks]
     drawn = []
@@ -181,7 +181,7 @@ def _figure(title: str, drawn: str, legend: str) -> str:
     )
 
 
-def _axes(frame: _Frame, across: Sequence[float], below: str, up: Sequence[float], beside: str, scale: float) -> str:
+def _axes(frame: _PlotArea, across: Sequence[float], below: str, up: Sequence[float], beside: str, scale: float) -> str:
     """Grid lines and numbers, those of the vertical axis multiplied by ``scale``, and the axes' names."""
     bottom, drawn = HEIGHT - BOTTOM, []
     for value in up:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable
-from reid.evaluation.analysis.details import Details, Part, Verification
+from reid.evaluation.analysis.details import Details, ResultDetails, Verification
 from reid.evaluation.analysis.intervals import Interval
 from reid.evaluation.ranks import Float64Array
 from reid.evaluation.reports.report import WIDTH
@@ -22,15 +22,15 @@ NAME = 11  # columns of a camera's name
 def details_table(details: Details) -> str:
     """Lines of at most 80 columns, a block for each plain result; "" where nothing was asked for."""
     lines = [line for part in details.parts for line in _part(part)]
-    for domain, table in details.modalities:
-        lines += ["", f"{domain}, by modality", *_pairs("mAP", table.mAP, table)]
+    for category, table in details.modalities:
+        lines += ["", f"{category}, by modality", *_pairs("mAP", table.mAP, table)]
         lines += _pairs("rank-1", table.rank1, table)
     return "".join(line.rstrip() + "\n" for line in lines)
 
 
-def _part(part: Part) -> Iterator[str]:
+def _part(part: ResultDetails) -> Iterator[str]:
     yield ""
-    yield f"{part.result.domain} {part.result.direction}"
+    yield f"{part.result.category} {part.result.direction}"
     if part.gallery != part.result.metrics.gallery:
         yield f"  over all {part.gallery:,} gallery images, whatever trials draw or tracks join"
     if part.verification:
@@ -53,7 +53,7 @@ def _thresholds(found: Verification) -> Iterator[str]:
     yield f"  {'equal errors':<26}{threshold:>11.4f}{100 * rate:>17.1f}%"
 
 
-def _strangers(part: Part) -> Iterator[str]:
+def _strangers(part: ResultDetails) -> Iterator[str]:
     asked = part.result.metrics.queries
     if not part.identification:
         yield f"  strangers: {part.strangers:,} of {asked:,} queries, so no open-set identification rate"

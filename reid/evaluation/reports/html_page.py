@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable
-from reid.evaluation.analysis.details import Answer, Details, Part, Strip, Verification
+from reid.evaluation.analysis.details import Details, ExampleAnswer, QueryExample, ResultDetails, Verification
 from reid.evaluation.analysis.intervals import Interval
 from reid.evaluation.ranks import Float64Array
 from reid.evaluation.reports.charts import COLOURS, Line, cmc_chart, escape, heat, histogram
@@ -60,9 +60,9 @@ def _title(report: Report) -> str:
 
 def _report(details: Details) -> str:
     report = details.report
-    domains = dict.fromkeys(result.domain for result in report.results)
-    charts = "".join(_cmc(domain, [r for r in report.results if r.domain == domain]) for domain in domains)
-    tables = "".join(_modalities(domain, table) for domain, table in details.modalities)
+    categories = dict.fromkeys(result.category for result in report.results)
+    charts = "".join(_cmc(category, [r for r in report.results if r.category == category]) for category in categories)
+    tables = "".join(_modalities(category, table) for category, table in details.modalities)
     stamp = escape("\n".join(stamp_lines(report)))
     return (
         f'<div class="scroll">{_scores(report.results)}</div><div class="row">{charts}{tables}</div>'
@@ -85,27 +85,27 @@ def _scores(results: Iterable[Result]) -> str:
             f"{metrics.queries:,}",
             f"{metrics.gallery:,}",
         ]
-        rows.append(([result.domain, name], cells))
+        rows.append(([result.category, name], cells))
     heads = ["domain", "query → gallery", "rank-1", "rank-5", "rank-10", "mAP", "mINP", "queries", "gallery"]
     return _table("Scores in percent; small: 95 % interval over identities", heads, rows, kind="scores")
 
 
-def _cmc(domain: str, results: Sequence[Result]) -> str:
+def _cmc(category: str, results: Sequence[Result]) -> str:
     plain = [result.direction for result in results if not result.reranking]
     lines = []
     for result in results:
         name = _arrow(result.direction) + (", re-ranked" if result.reranking else "")
         colour = COLOURS[plain.index(result.direction) % len(COLOURS)]
         lines.append(Line(name, result.metrics.cmc[:CMC_RANKS], colour, bool(result.reranking)))
-    return cmc_chart(f"{domain}: CMC", lines)
+    return cmc_chart(f"{category}: CMC", lines)
 
 
-def _modalities(domain: str, table: PairTable) -> str:
-    return _maps(f"{domain}: by modality of query and gallery", table)
+def _modalities(category: str, table: PairTable) -> str:
+    return _maps(f"{category}: by modality of query and gallery", table)
 
 
-def _part(part: Part) -> str:
-    name = f"{part.result.domain} {_arrow(part.result.direction)}"
+def _part(part: ResultDetails) -> str:
+    name = f"{part.result.category} {_arrow(part.result.direction)}"
     other = part.gallery != part.result.metrics.gallery
     source = f"; the scores above have another gallery ({part.result.gallery_source})" if other else ""
     note = f" Over all {part.gallery:,} gallery images{source}." if other else ""
@@ -148,7 +148,7 @@ def _thresholds(found: Verification | None) -> str:
     return f"{table if rows else ''}<p>Equal error rate {100 * rate:.1f} % at threshold {threshold:.4f}.</p>"
 
 
-def _identification(part: Part) -> str:
+def _identification(part: ResultDetails) -> str:
     if not part.identification:
         count = f"{part.strangers:,} of {part.result.metrics.queries:,} queries show a stranger"
         return f"<p>Open-set identification: {count}, so there is no rate.</p>"
@@ -214,13 +214,13 @@ def _bias(bias: CameraBias) -> str:
     return f'<div class="block">{_table(title, heads, rows)}</div>'
 
 
-def _strips(title: str, strips: Sequence[Strip]) -> str:
-    if not strips:
+def _strips(title: str, query_examples: Sequence[QueryExample]) -> str:
+    if not query_examples:
         return ""
-    return f'<h3>{title}</h3><div class="strips">{"".join(map(_strip, strips))}</div>'
+    return f'<h3>{title}</h3><div class="strips">{"".join(map(_strip, query_examples))}</div>'
 
 
-def _strip(strip: Strip) -> str:
+def _strip(strip: QueryExample) -> str:
     precision = f"AP {100 * strip.average_precision:.1f}"
     who = escape(f"query: {_who(strip.query)}")
     asked = (
@@ -230,7 +230,7 @@ def _strip(strip: Strip) -> str:
     return f'<div class="strip">{asked}{"".join(map(_answer, strip.answers))}</div>'
 
 
-def _answer(answer: Answer) -> str:
+def _answer(answer: ExampleAnswer) -> str:
     verdict, mark = ("right", "✓") if answer.right else ("wrong", "✗")
     who = f"place {answer.place}, {verdict}: {_who(answer.sample)}, score {answer.score:.3f}"
     return (
@@ -240,7 +240,7 @@ def _answer(answer: Answer) -> str:
 
 
 def _who(sample: Sample) -> str:
-    return f"{sample.domain} {sample.identity or 'unknown'}, {sample.modality} camera {sample.camera or 'unknown'}"
+    return f"{sample.category} {sample.identity or 'unknown'}, {sample.modality} camera {sample.camera or 'unknown'}"
 
 
 def _arrow(direction: str) -> str:

@@ -41,8 +41,8 @@ def _lines(result: Result) -> list[str]:
     values = (metrics.rank(1), metrics.rank(5), metrics.rank(10), metrics.mAP, metrics.mINP)
     percents = (f"{100 * value:.1f}" for value in values)
     direction = "  re-ranked" if result.reranking else result.direction
-    domain = "" if result.reranking else result.domain
-    lines = [_ROW.format(domain, direction, *percents, metrics.queries, metrics.gallery)]
+    category = "" if result.reranking else result.category
+    lines = [_ROW.format(category, direction, *percents, metrics.queries, metrics.gallery)]
     if intervals := result.intervals():
         half = {name: f"±{50 * (interval.high - interval.low):.1f}" for name, interval in intervals.items()}
         shown = [half.get(name, "") for name in ("rank1", "rank5", "rank10", "mAP", "mINP")]
@@ -53,7 +53,7 @@ def _lines(result: Result) -> list[str]:
 def stamp_lines(report: Report) -> list[str]:
     """What a reader must know before comparing the numbers with others."""
     variant = "".join(f", {name} {choice}" for name, choice in report.variant.items())
-    made = "".join(f"; {name} {_word(value)}" for name, value in report.made.items())
+    made = "".join(f"; {name} {_word(value)}" for name, value in report.provenance.items())
     lines = [
         f"percent; protocol {report.protocol}{variant}, rule {report.rule}, ties {report.ties}",
         f"fingerprint {report.fingerprint}{made}; version {report.version}",
@@ -64,12 +64,12 @@ def stamp_lines(report: Report) -> list[str]:
     plain = [result for result in report.results if not result.reranking]
     for result in plain:
         for text in _said(report, result):
-            said.setdefault((result.domain, text), []).append(result.direction)
-    for (domain, text), directions in said.items():
-        everywhere = len(directions) == sum(result.domain == domain for result in plain)
-        lines.append(f"{domain}{'' if everywhere else ' ' + ', '.join(directions)}: {text}")
-    for domain in dict.fromkeys(result.domain for result in plain):
-        lines.append(f"{domain}: {_left_out([result for result in plain if result.domain == domain])}")
+            said.setdefault((result.category, text), []).append(result.direction)
+    for (category, text), directions in said.items():
+        everywhere = len(directions) == sum(result.category == category for result in plain)
+        lines.append(f"{category}{'' if everywhere else ' ' + ', '.join(directions)}: {text}")
+    for category in dict.fromkeys(result.category for result in plain):
+        lines.append(f"{category}: {_left_out([result for result in plain if result.category == category])}")
     lines += [f"not scored: {note}" for note in report.notes]
     return [piece for line in lines for piece in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
 
@@ -121,7 +121,7 @@ def _entry(report: Report, result: Result) -> dict[str, Any]:
     return {
         "protocol": report.protocol,
         "variant": dict(report.variant),
-        "domain": result.domain,
+        "domain": result.category,
         "direction": result.direction,
         **_scores(metrics),
         "r_precision": metrics.r_precision,
@@ -144,7 +144,7 @@ def _entry(report: Report, result: Result) -> dict[str, Any]:
         "settings": dict(report.settings),
         "ties": report.ties,
         "fingerprint": report.fingerprint,
-        "made": dict(report.made),
+        "made": dict(report.provenance),
         "version": report.version,
     }
 

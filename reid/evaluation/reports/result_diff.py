@@ -16,7 +16,7 @@ import numpy as np
 
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
-from reid.evaluation.analysis.intervals import Comparison, compare
+from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
 
 # What must be equal for two numbers to mean the same, and how it is called.
 SAME = {
@@ -39,11 +39,11 @@ SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 class Pair:
     """One result of both files; ``paired`` compares the average precision query by query, if that is known."""
 
-    domain: str
+    category: str
     direction: str
     before: Mapping[str, Any]
     after: Mapping[str, Any]
-    paired: Comparison | None
+    paired: PairedDifference | None
 
 
 def compare_files(first: Path, second: Path) -> list[Pair]:
@@ -70,7 +70,7 @@ def comparison_table(pairs: list[Pair]) -> str:
     """Lines of at most 80 columns: percent of the first file, of the second, and the difference."""
     lines = [f"{'':32}{'before':>10}{'after':>10}{'change':>10}"]
     for pair in pairs:
-        lines.append(" ".join(filter(None, [pair.domain, pair.direction, pair.before["reranking"]])))
+        lines.append(" ".join(filter(None, [pair.category, pair.direction, pair.before["reranking"]])))
         for name in SCORES:
             values = [100 * float(entry[name]) for entry in (pair.before, pair.after)]
             lines.append(f"  {name:<30}{values[0]:>10.1f}{values[1]:>10.1f}{values[1] - values[0]:>+10.1f}")
@@ -141,11 +141,11 @@ def _refusal(first: Path, second: Path, key: tuple[str, ...], name: str, one: ob
     )
 
 
-def _paired(before: Mapping[str, Any], after: Mapping[str, Any], first: Path, second: Path) -> Comparison | None:
+def _paired(before: Mapping[str, Any], after: Mapping[str, Any], first: Path, second: Path) -> PairedDifference | None:
     one, other = (entry.get("per_query", {}) for entry in (before, after))
     if not one or not other:
         return None
     if one["picture"] != other["picture"]:
         raise DataError(f"{first} and {second} cannot be compared: they ask different queries of {before['protocol']}")
     values = [np.array(side["average_precision"], dtype=np.float64) for side in (one, other)]  # null becomes NaN
-    return compare(values[0], values[1], np.array(one["identity"], dtype=str))
+    return paired_difference(values[0], values[1], np.array(one["identity"], dtype=str))

@@ -66,7 +66,7 @@ class LiteConv3x3(nn.Module):
         return out.relu()
 
 
-class Gate(nn.Module):
+class ChannelGate(nn.Module):
     """Unified aggregation gate (equation 3): weighs each channel of each image; one for all streams."""
 
     def __init__(self, channels: int) -> None:
@@ -92,7 +92,7 @@ class OmniScaleBlock(nn.Module):
         middle = outputs // SQUEEZE
         self.conv1 = ConvNorm(inputs, middle)
         self._add_streams(middle)
-        self.gate = Gate(middle)
+        self.gate = ChannelGate(middle)
         inside = instance == "inside"  # the residual's own norm makes way
         self.conv3 = ConvNorm(middle, outputs, linear=True, norm=nn.Identity if inside else nn.BatchNorm2d)
         self.downsample = None if inputs == outputs else ConvNorm(inputs, outputs, linear=True)

@@ -50,9 +50,9 @@ def test_the_world_holds_both_sites_under_both_norms(world: World) -> None:
     assert world.kinds == ("person", "vehicle")
     assert len(world.queries) == 2 * 6 * 6
     camera, plain = world.norms
-    assert plain.checkpoint.names == ()
+    assert plain.checkpoint.domains == ()
     known = {f"{kind}/{site}{number}" for kind in ("person", "vehicle") for site in "ab" for number in range(1, 7)}
-    assert set(camera.checkpoint.names) == known, "the cameras of street-b were calibrated"
+    assert set(camera.checkpoint.domains) == known, "the cameras of street-b were calibrated"
     assert set(camera.gallery.samples) == {s for site in world.sites for s in site.samples if s.split is Split.GALLERY}
     assert world.site_of[world.queries[-1][1].path] == "street-b"
 
@@ -138,18 +138,18 @@ def test_who_was_erased_stays_erased(
 def test_the_shipped_weights_say_how_to_train_them_again(name: str) -> None:
     checkpoint = load_checkpoint(ROOT / "demo" / "weights" / f"{name}.safetensors")
     experiment = parse_config(tomllib.loads(checkpoint.extra["experiment"]), name)
-    assert preparing._kinds(checkpoint, ()) == experiment.data.domains
+    assert preparing._kinds(checkpoint, ()) == experiment.data.categories
     committed = "street" if name == "street" else name.replace("small", "street-small").replace("plain", "batch")
     again = load_config(ROOT / "scripts" / "experiments" / f"{committed}.toml")
-    found = [line for line in differences(again, experiment) if not line.startswith("norm.by")]
-    assert not found  # norm.by is filled in from the data
+    found = [line for line in differences(again, experiment) if not line.startswith("norm.domain_fields")]
+    assert not found  # norm.domain_fields is filled in from the data
 
 
 def test_the_demo_prepares_with_the_shipped_weights(tiny_street: Path, tmp_path: Path) -> None:
     world = prepare(tiny_street, tmp_path / "galleries")
     assert world.norms[0].title == "Camera BN"
     assert len(world.norms) > 1
-    assert {"person/a1", "person/b1"} <= set(world.norms[0].checkpoint.names)
+    assert {"person/a1", "person/b1"} <= set(world.norms[0].checkpoint.domains)
 
 
 def test_an_experiment_of_another_version_does_not_stop_the_demo() -> None:
@@ -231,7 +231,7 @@ def test_switches_decide_who_may_answer(world: World) -> None:
         return [answer.sample for answer, _ in outcomes[0].answers]
 
     everyone = answers(cross_camera=False)
-    assert {s.domain for s in everyone} == {query.domain}
+    assert {s.category for s in everyone} == {query.category}
     assert {world.site_of[s.path] for s in everyone} == {"street-a", "street-b"}
     assert {world.site_of[s.path] for s in answers(site="street-b")} == {"street-b"}
     assert query.camera in {s.camera for s in everyone}
@@ -241,9 +241,9 @@ def test_switches_decide_who_may_answer(world: World) -> None:
 
 
 def test_no_row_that_may_answer_is_one_clear_line(world: World) -> None:
-    stranger = replace(world.queries[0][1], domain="bicycle")
+    unknown_domain = replace(world.queries[0][1], category="bicycle")
     with pytest.raises(DataError, match="no picture in the gallery fits these switches"):
-        ask(world, Query(stranger, "street-a"), Switches())
+        ask(world, Query(unknown_domain, "street-a"), Switches())
 
 
 def test_an_upload_answers_like_its_file(world: World) -> None:
@@ -261,7 +261,7 @@ def test_scores_of_a_site_count_its_own_rows_only(world: World) -> None:
     for site in world.sites:
         report = world.norms[0].report(site)
         assert report.protocol == site.name
-        directions = {result.direction for result in report.results if result.domain == "person"}
+        directions = {result.direction for result in report.results if result.category == "person"}
         assert "visible->infrared" in directions
         assert len(directions) == 4
         result = report["person", "visible->visible"]

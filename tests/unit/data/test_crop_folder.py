@@ -55,10 +55,10 @@ def test_camera_then_identity(tmp_path: Path) -> None:
 
 
 def test_identity_only(tmp_path: Path) -> None:
-    found = init_manifest(laid(tmp_path, "anna/1.jpg", "anna/2.jpg", "bo/1.jpg"), domain="dog")
+    found = init_manifest(laid(tmp_path, "anna/1.jpg", "anna/2.jpg", "bo/1.jpg"), category="dog")
     assert labels(found) == [("anna/1.jpg", "anna", ""), ("anna/2.jpg", "anna", ""), ("bo/1.jpg", "bo", "")]
     assert labels(found, Split.QUERY) == [("anna/1.jpg", "anna", "")]
-    assert {sample.domain for sample in found.samples} == {"dog"}
+    assert {sample.category for sample in found.samples} == {"dog"}
     assert "cameras: unknown" in found.lines()
     assert any(line.startswith("cameras are unknown: nothing can be calibrated") for line in found.lines())
 
@@ -91,7 +91,7 @@ def test_a_pattern_as_published_sets_need_it(tmp_path: Path) -> None:
 def test_splits_modalities_and_domains_of_a_pattern(tmp_path: Path) -> None:
     laid(tmp_path, "train/infrared/car/7.png", "query/visible/car/7.png")
     found = init_manifest(tmp_path, "{split}/{modality}/{domain}/{identity}.png")
-    assert [(s.split, s.modality, s.domain, s.identity) for s in found.samples] == [
+    assert [(s.split, s.modality, s.category, s.identity) for s in found.samples] == [
         (Split.QUERY, Modality.VISIBLE, "car", "7"),
         (Split.TRAIN, Modality.INFRARED, "car", "7"),
     ]

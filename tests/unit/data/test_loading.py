@@ -36,10 +36,14 @@ def samples(tmp_path: Path) -> list[Sample]:
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
 def test_batches_hold_every_sample_once_in_order(samples: list[Sample], workers: int, batch_size: int) -> None:
     names = ["c2", "c0", "c1"]
-    batches = list(load_batches(samples, TRANSFORM, by=["camera"], names=names, batch_size=batch_size, workers=workers))
+    batches = list(
+        load_batches(
+            samples, TRANSFORM, domain_fields=["camera"], domains=names, batch_size=batch_size, workers=workers
+        )
+    )
     assert [len(batch.samples) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert [sample for batch in batches for sample in batch.samples] == samples
-    labels = torch.cat([batch.condition for batch in batches if batch.condition is not None])
+    labels = torch.cat([batch.domain for batch in batches if batch.domain is not None])
     assert labels.dtype == torch.int64
     assert [names[i] for i in labels] == [sample.camera for sample in samples]
     images = torch.cat([batch.images for batch in batches])
@@ -48,7 +52,7 @@ def test_batches_hold_every_sample_once_in_order(samples: list[Sample], workers:
 
 
 def test_a_network_without_domains_gets_no_condition(samples: list[Sample]) -> None:
-    assert all(batch.condition is None for batch in load_batches(samples, TRANSFORM, batch_size=4))
+    assert all(batch.domain is None for batch in load_batches(samples, TRANSFORM, batch_size=4))
 
 
 def test_no_samples_no_batches() -> None:
@@ -108,7 +112,7 @@ def test_little_is_read_ahead(samples: list[Sample], monkeypatch: pytest.MonkeyP
 
 def test_domain_indices(samples: list[Sample]) -> None:
     names = ["person/infrared", "person/visible"]
-    indices = domain_indices(samples, ("domain", "modality"), names)
+    indices = domain_indices(samples, ("category", "modality"), names)
     assert indices.dtype == torch.int64
     assert indices.tolist() == [1, 1, 0, 1, 1, 0, 1, 1, 0, 1, 1]
     assert domain_indices(samples, (), ()).tolist() == [0] * 11
@@ -116,7 +120,7 @@ def test_domain_indices(samples: list[Sample]) -> None:
 
 def test_an_unknown_domain_names_the_known_and_both_ways_out(samples: list[Sample]) -> None:
     with pytest.raises(ConditionError) as caught:
-        load_batches(samples, TRANSFORM, by=("camera",), names=("c0", "c2"))  # before any picture is read
+        load_batches(samples, TRANSFORM, domain_fields=("camera",), domains=("c0", "c2"))  # before any picture is read
     message = str(caught.value)
     assert message.startswith('camera "c1" is unknown to these weights; known: c0, c2;')
     assert 'run "reid calibrate' in message

@@ -32,7 +32,7 @@ def samples_in(folder: Path) -> st.SearchStrategy[list[Sample]]:
         identity=LABELS,
         camera=LABELS,
         modality=st.sampled_from(Modality),
-        domain=LABELS.filter(bool),
+        category=LABELS.filter(bool),
         split=st.sampled_from(Split),
         time=TIMES,
     )

@@ -49,7 +49,7 @@ quick = settings(deadline=None, max_examples=60)
 def by_identity(samples: list[Sample]) -> dict[tuple[str, str], list[Sample]]:
     groups = defaultdict(list)
     for sample in samples:
-        groups[sample.domain, sample.identity].append(sample)
+        groups[sample.category, sample.identity].append(sample)
     return groups
 
 
@@ -65,12 +65,12 @@ def test_every_batch(samples: list[Sample], shape: tuple[int, int], seed: int, b
     for batch in epoch:
         assert (batch.dtype, batch.shape) == (np.int64, (p * k,))
         chosen = [samples[i] for i in batch]
-        assert len({sample.domain for sample in chosen}) == 1
+        assert len({sample.category for sample in chosen}) == 1
         assert len({sample.identity for sample in chosen}) == p
         for start in range(0, p * k, k):
             images = chosen[start : start + k]
             assert len({sample.identity for sample in images}) == 1
-            available = owned[images[0].domain, images[0].identity]
+            available = owned[images[0].category, images[0].identity]
             counts = Counter(images)
             assert len(counts) == min(k, len(available))
             assert max(counts.values()) - min(counts.values()) <= 1
@@ -89,7 +89,7 @@ def test_images_spread_as_evenly_as_they_go(
         chosen = [samples[i] for i in batch]
         for start in range(0, p * k, k):
             images = chosen[start : start + k]
-            available = owned[images[0].domain, images[0].identity]
+            available = owned[images[0].category, images[0].identity]
             if len(available) < k:
                 continue  # all are there, and some twice: see test_every_batch
             if balance == "modality":
@@ -118,8 +118,8 @@ def test_an_epoch_visits_all_alike(samples: list[Sample], shape: tuple[int, int]
     batches = BalancedBatches(samples, p, k, 0, visits=visits)
     seen: Counter[tuple[str, str]] = Counter()
     for batch in batches.epoch(3):
-        seen.update((samples[i].domain, samples[i].identity) for i in batch[::k])
-    for domain in {sample.domain for sample in samples}:
+        seen.update((samples[i].category, samples[i].identity) for i in batch[::k])
+    for domain in {sample.category for sample in samples}:
         times = [seen[name] for name in by_identity(samples) if name[0] == domain]
         assert max(times) - min(times) <= 1
 
@@ -147,7 +147,7 @@ def test_domains_take_turns_in_proportion_to_images() -> None:
     samples = make(*people, *vehicles)
     batches = BalancedBatches(samples, 8, 4, 0)
     assert len(batches) == 10  # 80 identities, 8 a batch
-    epochs = [[samples[batch[0]].domain for batch in batches.epoch(e)] for e in range(5)]
+    epochs = [[samples[batch[0]].category for batch in batches.epoch(e)] for e in range(5)]
     assert all(Counter(domains) == {"person": 8, "vehicle": 2} for domains in epochs)  # 7.5 and 2.5 share
     assert len({tuple(domains) for domains in epochs}) > 1  # they are mixed, each epoch anew
 
@@ -155,7 +155,7 @@ def test_domains_take_turns_in_proportion_to_images() -> None:
 def test_a_small_domain_is_not_forgotten() -> None:
     people = [("person", f"p{i}", "c1", Modality.VISIBLE, 50) for i in range(40)]
     samples = make(*people, *[("vehicle", f"v{i}", "c1", Modality.VISIBLE, 2) for i in range(4)])
-    domains = Counter(samples[batch[0]].domain for batch in BalancedBatches(samples, 4, 2, 0).epoch(0))
+    domains = Counter(samples[batch[0]].category for batch in BalancedBatches(samples, 4, 2, 0).epoch(0))
     assert domains["vehicle"] == 1
 
 
@@ -209,7 +209,7 @@ def test_identity_classes() -> None:
 def test_the_same_name_in_two_domains_is_two_identities() -> None:
     samples = make(*[(domain, str(i), "c", Modality.VISIBLE, 3) for domain in ("person", "vehicle") for i in range(4)])
     for batch in BalancedBatches(samples, 4, 3, 0).epoch(0):
-        assert len({samples[i].domain for i in batch}) == 1
+        assert len({samples[i].category for i in batch}) == 1
 
 
 VISIBLE = Modality.VISIBLE

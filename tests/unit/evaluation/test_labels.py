@@ -25,8 +25,8 @@ def relation(queries, gallery, **how):
         offsets, rows, left_out = judgement.same_identity(start, start + 1)
         assert set(offsets.tolist()) <= {0}
         table[start, rows] = np.where(left_out, "left out", "right")
-    if labels.query_places is not None:
-        table[labels.query_places[:, None] == labels.gallery_places] = "left out"
+    if labels.query_locations is not None:
+        table[labels.query_locations[:, None] == labels.gallery_locations] = "left out"
     assert labels.left_out() == np.count_nonzero(table == "left out")
     return table.tolist()
 
@@ -74,11 +74,11 @@ def test_cameras_that_share_a_place():
     gallery = [sample("w", "a", "2"), sample("x", "b", "2"), sample("y", "a", "1"), sample("z", "b", "1")]
     one_place = {"3": "2"}
     assert relation(queries, gallery) == [["right", "wrong", "right", "wrong"]] * 2
-    assert relation(queries, gallery, places=one_place) == [
+    assert relation(queries, gallery, locations=one_place) == [
         ["left out", "wrong", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]
-    assert relation(queries, gallery, places=one_place, ignore="place") == [
+    assert relation(queries, gallery, locations=one_place, ignore="place") == [
         ["left out", "left out", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]

@@ -231,7 +231,7 @@ def test_a_place_is_left_out_whoever_it_shows():
         "query_cameras": ["3", "6"],
         "gallery_cameras": ["2", "2", "1"],
     }
-    places = {"query_places": ["room", "hall"], "gallery_places": ["room", "room", "yard"]}
+    places = {"query_locations": ["room", "hall"], "gallery_locations": ["room", "room", "yard"]}
     table = np.array([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5]])
     with_places = score_metrics(of_table(table), **labels, **places)
     assert with_places.first_match.tolist() == [1, 2]
@@ -282,8 +282,11 @@ def test_memory_limits_the_block_and_changes_nothing(monkeypatch):
         ({"ties": "best"}, 'unknown tie rule "best".* known: worst, mean'),
         ({"variants": ["trapezium"]}, 'unknown variant "trapezium"; did you mean "trapezoid"'),
         ({"cmc_over": "images"}, 'unknown CMC over "images".* known: rows, identities'),
-        ({"query_places": [1, 2, 3]}, "got only one of them"),
-        ({"query_places": ["a"] * 3, "gallery_places": [1] * 5}, "places: queries have .* and the gallery int64"),
+        ({"query_locations": [1, 2, 3]}, "got only one of them"),
+        (
+            {"query_locations": ["a"] * 3, "gallery_locations": [1] * 5},
+            "locations: queries have .* and the gallery int64",
+        ),
         ({"block": 0}, "block of 1 or more"),
         ({"query_identities": ["a"]}, r"query_cameras: expected one label a row, \(1,\)"),
     ],

@@ -151,8 +151,8 @@ def test_wildlife_by_time_and_open(tmp_path: Path) -> None:
     assert time.mAP == pytest.approx(float((Fraction(7, 10) + Fraction(1, 4)) / 2))
     assert (time.rank(1), time.queries, time.gallery) == (0.5, 2, 5)
     report = scored("wildlife:split=open", tmp_path / "out", degrees)
-    (stranger,) = report.results[0].unmatched
-    assert only(report).mAP == pytest.approx({"t1": 1 / 2, "t2": 29 / 36}[stranger.identity])
+    (unknown_domain,) = report.results[0].unmatched
+    assert only(report).mAP == pytest.approx({"t1": 1 / 2, "t2": 29 / 36}[unknown_domain.identity])
     assert (only(report).queries, only(report).queries_without_match) == (2, 1)
     says(report, "protocol wildlife, split open,", "1 queries without a match (in no mean)")
 

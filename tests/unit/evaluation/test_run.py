@@ -43,7 +43,7 @@ def street(*extra):
 
 def test_one_result_a_domain_and_direction():
     report = evaluate(street(), protocol="street")
-    assert [(r.domain, r.direction) for r in report.results] == [
+    assert [(r.category, r.direction) for r in report.results] == [
         ("person", "visible->visible"),
         ("person", "visible->infrared"),
         ("person", "infrared->visible"),
@@ -62,7 +62,7 @@ def test_one_result_a_domain_and_direction():
 
 def test_one_modality_has_the_direction_all():
     report = evaluate(embeddings(("a", "1", INFRARED, "person", Q), ("a", "2", INFRARED, "person", G)))
-    assert [(r.domain, r.direction) for r in report.results] == [("person", "all")]
+    assert [(r.category, r.direction) for r in report.results] == [("person", "all")]
 
 
 def test_the_modality_of_training_rows_does_not_count():

@@ -87,7 +87,7 @@ def test_sysu_mm01_wrong_variants_score_otherwise(tmp_path: Path) -> None:
     image = evaluate(given, scoring=replace(scoring, rule=scoring.rule.changed({"cmc": "image"}))).results[0]
     assert image.trials[0].rank(2) == pytest.approx(0.75) != official.trials[0].rank(2)
     assert image.metrics.mAP == official.metrics.mAP
-    market = evaluate(given, scoring=replace(scoring, places={})).results[0]
+    market = evaluate(given, scoring=replace(scoring, locations={})).results[0]
     assert market.trials[0].mAP == pytest.approx(float((Fraction(69, 140) + Fraction(3, 5)) / 2))
     assert market.trials[0].mAP != pytest.approx(official.trials[0].mAP)
     own = evaluate(given, scoring=replace(scoring, rule=scoring.rule.changed({"ignore": "camera"}))).results[0]
@@ -124,7 +124,7 @@ def test_llcm_leaves_out_the_same_person_in_the_same_camera(tmp_path: Path) -> N
     metrics = evaluate(given, scoring=data.scoring).results[0].metrics
     assert metrics.mAP == pytest.approx(0.75)
     assert (metrics.rank(1), metrics.queries, metrics.gallery) == (0.5, 8, 4)
-    nobody = evaluate(given, scoring=replace(data.scoring, places={})).results[0].metrics
+    nobody = evaluate(given, scoring=replace(data.scoring, locations={})).results[0].metrics
     assert nobody.mAP != pytest.approx(0.75)  # two places: nothing is left out
 
 

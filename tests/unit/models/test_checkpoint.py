@@ -49,9 +49,9 @@ def by_camera() -> nn.Module:
     return lively(convert_norm(plain(), camera_batchnorm(CAMERAS)))
 
 
-def saved(folder: Path, network: nn.Module, by: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Path:
+def saved(folder: Path, network: nn.Module, domain_fields: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Path:
     path = folder / "w.safetensors"
-    save_checkpoint(path, network, SPEC, TRANSFORM, by, names, {"seed": "3"})
+    save_checkpoint(path, network, SPEC, TRANSFORM, domain_fields, names, {"seed": "3"})
     return path
 
 
@@ -91,7 +91,7 @@ class TestOurs:
         checkpoint = load_checkpoint(path)
         assert torch.equal(checkpoint.embed(IMAGES), outputs(network, None))
         assert (checkpoint.spec, checkpoint.transform) == (SPEC, TRANSFORM)
-        assert (checkpoint.by, checkpoint.names) == ((), ())
+        assert (checkpoint.domain_fields, checkpoint.domains) == ((), ())
         assert (checkpoint.source, dict(checkpoint.extra)) == (str(path), {"seed": "3"})
         assert not any(module.training for module in checkpoint.network.modules())
 
@@ -101,20 +101,20 @@ class TestOurs:
         torch.manual_seed(0)
         spec = NetworkSpec("osnet_x0_25", neck=neck)
         network = lively(convert_norm(Embedder(spec), domain_batchnorm(["x/1", "y/1", "x/2"], affine)))
-        by = ("domain", "camera")
+        domain_fields = ("category", "camera")
         path = tmp_path / "w.safetensors"
-        save_checkpoint(path, network, spec, TRANSFORM, by, ("x/1", "y/1", "x/2"), {})
+        save_checkpoint(path, network, spec, TRANSFORM, domain_fields, ("x/1", "y/1", "x/2"), {})
         checkpoint = load_checkpoint(path)
         labels = torch.tensor([0, 2, 1, 2])
         assert torch.equal(checkpoint.embed(IMAGES, labels), outputs(network, labels))
         assert not torch.equal(checkpoint.embed(IMAGES, 0), checkpoint.embed(IMAGES, 1))
-        assert (checkpoint.by, checkpoint.names) == (by, ("x/1", "y/1", "x/2"))
+        assert (checkpoint.domain_fields, checkpoint.domains) == (domain_fields, ("x/1", "y/1", "x/2"))
 
     def test_one_domain_stays_a_domain(self, tmp_path: Path) -> None:
         network = lively(convert_norm(plain(), camera_batchnorm(["only"])))
         checkpoint = load_checkpoint(saved(tmp_path, network, ("camera",), ("only",)))
         labels = torch.zeros(4, dtype=torch.int64)
-        assert checkpoint.names == ("only",)
+        assert checkpoint.domains == ("only",)
         assert torch.equal(checkpoint.embed(IMAGES, labels), outputs(network, labels))
 
     def test_a_converted_network_wants_to_know_the_camera(self, tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ class TestFingerprint:
     def test_transform_and_domains_matter(self, tmp_path: Path) -> None:
         network, path = by_camera(), tmp_path / "w.safetensors"
         found = {self.fingerprint(tmp_path, network, CAMERAS)}
-        for by, transform in ((("modality",), TRANSFORM), (("camera",), replace(TRANSFORM, width=48))):
-            save_checkpoint(path, network, SPEC, transform, by, CAMERAS, {})
+        for domain_fields, transform in ((("modality",), TRANSFORM), (("camera",), replace(TRANSFORM, width=48))):
+            save_checkpoint(path, network, SPEC, transform, domain_fields, CAMERAS, {})
             found.add(load_checkpoint(path).fingerprint)
         renamed = lively(convert_norm(plain(), camera_batchnorm(["b1", "b2"])))
         renamed.load_state_dict({k: v for k, v in network.state_dict().items() if not k.endswith("extra_state")})
@@ -248,16 +248,20 @@ class TestFingerprint:
 class TestProfiles:
     """Statistics of new cameras put into a checkpoint."""
 
-    def profiles(self, checkpoint: Checkpoint, names: tuple[str, ...], by: tuple[str, ...] = ("camera",)) -> Profiles:
+    def profiles(
+        self, checkpoint: Checkpoint, names: tuple[str, ...], domain_fields: tuple[str, ...] = ("camera",)
+    ) -> Profiles:
         images = torch.randn(8, 3, 64, 32, generator=torch.Generator().manual_seed(2)) * 2
         batches = [(images, torch.arange(8) % len(names))]
-        return calibrate(checkpoint.network, batches, names, weights=checkpoint.fingerprint, by=by)
+        return calibrate(
+            checkpoint.network, batches, names, weights=checkpoint.fingerprint, domain_fields=domain_fields
+        )
 
     def test_a_plain_network_learns_cameras(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(saved(tmp_path, plain()))
         before = checkpoint.embed(IMAGES)
         new = checkpoint.with_profiles(self.profiles(checkpoint, ("b1", "b2")))
-        assert (new.by, new.names) == (("camera",), ("b1", "b2"))
+        assert (new.domain_fields, new.domains) == (("camera",), ("b1", "b2"))
         assert new.fingerprint != checkpoint.fingerprint == new.weights
         assert not torch.equal(new.embed(IMAGES, 0), new.embed(IMAGES, 1))
         assert torch.equal(checkpoint.embed(IMAGES), before)
@@ -267,27 +271,27 @@ class TestProfiles:
         checkpoint = load_checkpoint(saved(tmp_path, by_camera(), ("camera",), CAMERAS))
         first, second = self.profiles(checkpoint, ("b1",)), self.profiles(checkpoint, ("c1", "c2"))
         both = checkpoint.with_profiles(first).with_profiles(second)
-        assert both.names == (*CAMERAS, "b1", "c1", "c2")
+        assert both.domains == (*CAMERAS, "b1", "c1", "c2")
         torch.testing.assert_close(both.embed(IMAGES, LABELS), checkpoint.embed(IMAGES, LABELS))
         assert len({checkpoint.fingerprint, checkpoint.with_profiles(first).fingerprint, both.fingerprint}) == 3
 
     def test_it_can_be_saved_and_comes_back(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(saved(tmp_path, plain()))
         new = checkpoint.with_profiles(self.profiles(checkpoint, ("b1", "b2")))
-        again = load_checkpoint(saved(tmp_path, new.network, new.by, new.names))
+        again = load_checkpoint(saved(tmp_path, new.network, new.domain_fields, new.domains))
         assert again.fingerprint == new.fingerprint
         assert torch.equal(again.embed(IMAGES, LABELS), new.embed(IMAGES, LABELS))
 
     def test_profiles_of_other_weights_are_refused(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(saved(tmp_path, plain()))
-        stranger = replace(self.profiles(checkpoint, ("b1",)), weights="0123456789abcdef")
+        unknown_domain = replace(self.profiles(checkpoint, ("b1",)), weights="0123456789abcdef")
         with pytest.raises(WeightsError, match="measured on 0123456789abcdef; calibrate again"):
-            checkpoint.with_profiles(stranger)
+            checkpoint.with_profiles(unknown_domain)
 
     def test_profiles_of_another_kind_of_domain_are_refused(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(saved(tmp_path, by_camera(), ("camera",), CAMERAS))
-        with pytest.raises(WeightsError, match="named by camera, those of the profiles by domain/camera"):
-            checkpoint.with_profiles(self.profiles(checkpoint, ("b1",), ("domain", "camera")))
+        with pytest.raises(WeightsError, match="named by camera, those of the profiles by category/camera"):
+            checkpoint.with_profiles(self.profiles(checkpoint, ("b1",), ("category", "camera")))
 
 
 class TestUnseenDomains:
@@ -296,7 +300,11 @@ class TestUnseenDomains:
     def test_known_domains_stay_and_new_ones_get_the_mixture(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(saved(tmp_path, by_camera(), ("camera",), CAMERAS))
         new = checkpoint.with_domains(["b1", "b2"])
-        assert (new.by, new.names, new.weights) == (("camera",), (*CAMERAS, "b1", "b2"), checkpoint.weights)
+        assert (new.domain_fields, new.domains, new.weights) == (
+            ("camera",),
+            (*CAMERAS, "b1", "b2"),
+            checkpoint.weights,
+        )
         assert new.fingerprint != checkpoint.fingerprint
         torch.testing.assert_close(new.embed(IMAGES, LABELS), checkpoint.embed(IMAGES, LABELS))
         first = new.network.get_submodule("backbone.conv1.bn").running_mean
@@ -306,9 +314,9 @@ class TestUnseenDomains:
         checkpoint = load_checkpoint(saved(tmp_path, by_camera(), ("camera",), CAMERAS)).with_domains(["b1"])
         checkpoint.save(tmp_path / "again.safetensors")
         again = load_checkpoint(tmp_path / "again.safetensors")
-        assert (again.fingerprint, again.names, again.extra) == (
+        assert (again.fingerprint, again.domains, again.extra) == (
             checkpoint.fingerprint,
-            checkpoint.names,
+            checkpoint.domains,
             checkpoint.extra,
         )
         assert torch.equal(again.embed(IMAGES, 2), checkpoint.embed(IMAGES, 2))

@@ -122,10 +122,15 @@ def test_camera_gain_and_offset_vanish() -> None:
 def test_profiles_go_round(tmp_path) -> None:
     images, labels = images_and_labels()
     network = resnet18(num_classes=4).eval()
-    profiles = calibrate(network, [(images, labels)], NAMES, weights="abc", by=("domain", "camera"))
+    profiles = calibrate(network, [(images, labels)], NAMES, weights="abc", domain_fields=("category", "camera"))
     profiles.save(tmp_path / "deep" / "profiles.safetensors")
     loaded = Profiles.load(tmp_path / "deep" / "profiles.safetensors")
-    assert (loaded.names, loaded.images, loaded.weights, loaded.by) == (NAMES, (12, 12), "abc", ("domain", "camera"))
+    assert (loaded.domains, loaded.images, loaded.weights, loaded.domain_fields) == (
+        NAMES,
+        (12, 12),
+        "abc",
+        ("category", "camera"),
+    )
     with torch.inference_mode():
         ours, theirs = Given(install(network, profiles)), Given(install(network, loaded))
         assert torch.equal(ours(images, labels), theirs(images, labels))

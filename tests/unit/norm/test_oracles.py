@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.norm import Condition, DomainBatchNorm, given
-from reid.norm.assignment import Gate
+from reid.norm.assignment import DomainGate
 from reid.norm.domain_affine import Transfer
-from reid.norm.statistics_source import Align, Batch, Blend, Optimized, Prior
+from reid.norm.statistics_source import Align, BatchStatistics, Blend, Optimized, Prior
 
 CHANNELS = 6
 LABELS = [0, 1, 0, 1, 1, 0, 1]
@@ -342,7 +342,7 @@ SYSTEMS = {
     ),
     "wbn, training": System(layer_with, latent, ("statistics of the likeliest",), asked="weights", modes=(True,)),
     "gated": System(
-        lambda: layer_with(domain_affine=True, gate=Gate(CHANNELS, 2)),
+        lambda: layer_with(domain_affine=True, gate=DomainGate(CHANNELS, 2)),
         gated,
         (
             "a gate that sees the batch",
@@ -364,7 +364,7 @@ SYSTEMS = {
         lambda: layer_with(source=Prior(5, "mixture")), prior, ("the other variance",), modes=(False,)
     ),
     "nado": System(
-        lambda: layer_with(source=Batch()),
+        lambda: layer_with(source=BatchStatistics()),
         nado,
         ("unbiased", "domains mixed", "kept statistics", "by image"),
         modes=(False,),

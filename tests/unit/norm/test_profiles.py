@@ -60,7 +60,7 @@ def test_merging_adds_domains_and_order_does_not_matter() -> None:
     _, _, whole = three()
     left, right = whole.select(["a1", "a2"]), whole.select(["a3"])
     merged = left.merge(right)
-    assert merged.names == NAMES
+    assert merged.domains == NAMES
     assert merged.images == whole.images
     back = right.merge(left).select(NAMES)
     for layer in whole.mean:
@@ -126,7 +126,7 @@ def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
     mixture = source.stats("1").blend(own.stats("1"), share)  # type: ignore[arg-type]
     assert not torch.allclose(drawn.var["1"], mixture.var)  # the wrong variants
     assert not torch.allclose(drawn.mean["1"], source.stats("1").lerp(own.stats("1"), 0.5).mean)  # type: ignore[arg-type]
-    assert (own.towards(source, 0.0), drawn.images, drawn.names) == (own, own.images, own.names)
+    assert (own.towards(source, 0.0), drawn.images, drawn.domains) == (own, own.images, own.domains)
     assert (own.prior, drawn.prior, own.shrunk(4.0).prior) == ("", "4 of the network", "4 of the cameras")
     drawn.save(tmp_path / "p.safetensors")
     assert Profiles.load(tmp_path / "p.safetensors").prior == "4 of the network"
@@ -201,7 +201,7 @@ def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
         except WeightsError:
             continue
         read += 1
-        assert (found.names, found.images, found.by) == (whole.names, whole.images, whole.by)
+        assert (found.domains, found.images, found.domain_fields) == (whole.domains, whole.images, whole.domain_fields)
     assert read < 10  # the name "check" itself: such a file is as good as one of before
 
 
@@ -213,7 +213,7 @@ def test_a_file_of_before_its_header_was_checked_is_read(tmp_path: Path) -> None
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     del metadata["check"]
     save_file(tensors, old, metadata)
-    assert Profiles.load(old).names == NAMES
+    assert Profiles.load(old).domains == NAMES
     save_file(tensors, old, {**metadata, "profiles": "[]"})
     with pytest.raises(WeightsError, match="header is not what was saved"):
         Profiles.load(old)

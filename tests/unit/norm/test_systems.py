@@ -34,10 +34,10 @@ from reid.norm import (
     mixes_domains,
     system_of,
 )
-from reid.norm.assignment import Gate, gate_logits, gate_loss
+from reid.norm.assignment import DomainGate, gate_logits, gate_loss
 from reid.norm.convert import DomainPolicy, norm_layers, take_rows
 from reid.norm.statistics import Stats, moments, pool
-from reid.norm.statistics_source import Align, Batch, Blend, Instance, Optimized, Prior
+from reid.norm.statistics_source import Align, BatchStatistics, Blend, Instance, Optimized, Prior
 from reid.norm.systems import at, first
 from reid.norm.unseen_domains import mixture, with_source
 
@@ -205,7 +205,7 @@ def test_instance_statistics_are_instance_norm() -> None:
 
 
 def test_prediction_time_statistics_are_the_batchs_and_nothing_is_kept() -> None:
-    layer, x = make(source=Batch()), images()
+    layer, x = make(source=BatchStatistics()), images()
     before = {key: value.clone() for key, value in layer.state_dict().items() if isinstance(value, Tensor)}
     expected = functional.batch_norm(x, None, None, layer.weight, layer.bias, training=True)
     assert close(run(layer, x, 0), expected)
@@ -232,7 +232,7 @@ def test_a_prior_counts_as_so_many_images(variance: str) -> None:
 
 def test_a_prior_goes_from_the_batch_to_the_kept_statistics() -> None:
     x = images()
-    ends = run(make(source=Batch()), x, LABELS), run(make(), x, LABELS)
+    ends = run(make(source=BatchStatistics()), x, LABELS), run(make(), x, LABELS)
     assert close(run(make(source=Prior(0)), x, LABELS), ends[0])
     assert close(run(make(source=Prior(1e12)), x, LABELS), ends[1])
     distances = [(run(make(source=Prior(n)), x, LABELS) - ends[1]).abs().mean().item() for n in (0, 1, 4, 16, 256)]
@@ -406,7 +406,7 @@ def test_equal_domains_are_doubled_as_published() -> None:
 
 
 def test_a_certain_gate_is_its_branch() -> None:
-    layer, x = make(gate=Gate(CHANNELS, 2)), images()
+    layer, x = make(gate=DomainGate(CHANNELS, 2)), images()
     with torch.no_grad():
         layer.gate.layers[-1].weight.zero_()
         layer.gate.layers[-1].bias.copy_(torch.tensor([200.0, 0.0]))
@@ -416,7 +416,7 @@ def test_a_certain_gate_is_its_branch() -> None:
 
 def test_a_branch_that_the_gate_refuses_changes_nothing() -> None:
     """T13: the probability of the branch is 0."""
-    layer, x = make(gate=Gate(CHANNELS, 2)), images()
+    layer, x = make(gate=DomainGate(CHANNELS, 2)), images()
     with torch.no_grad():
         layer.gate.layers[-1].weight.zero_()
         layer.gate.layers[-1].bias.copy_(torch.tensor([300.0, 0.0]))
@@ -429,7 +429,7 @@ def test_a_branch_that_the_gate_refuses_changes_nothing() -> None:
 
 def test_the_gradient_passes_the_gate() -> None:
     """T13: an attack differentiates through the gate too; without that part the gradient is not the slope."""
-    layer, x = make(gate=Gate(CHANNELS, 2)).double(), images(3).double().requires_grad_()
+    layer, x = make(gate=DomainGate(CHANNELS, 2)).double(), images(3).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: run(layer, x, None), (x,))
     (whole,) = torch.autograd.grad(run(layer, x, None).square().sum(), x)
     weights = torch.softmax(layer.gate(*moments(x)), 1).detach()
@@ -440,7 +440,7 @@ def test_the_gradient_passes_the_gate() -> None:
 
 
 def test_a_gate_over_equal_branches_changes_nothing_and_learns_from_labels() -> None:
-    layer, x = make(gate=Gate(CHANNELS, 2)), images()
+    layer, x = make(gate=DomainGate(CHANNELS, 2)), images()
     same = layer.take_rows(("d0", "d1"), [0, 0])
     assert close(run(same, x, None), run(same, x, 1))
     network = nn.Sequential(layer.train())

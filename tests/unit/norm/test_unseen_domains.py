@@ -15,10 +15,10 @@ from torch.nn import functional
 from reid.errors import ConditionError, ConfigError
 from reid.norm import DomainBatchNorm, Given, add_domain, camera_batchnorm, convert_norm
 from reid.norm.statistics import moments
-from reid.norm.statistics_source import Batch, Prior
+from reid.norm.statistics_source import BatchStatistics, Prior
 from reid.norm.unseen_domains import (
-    STRANGER,
-    UNSEEN,
+    UNKNOWN_DOMAIN,
+    UNSEEN_DOMAIN_ANSWERS,
     answer,
     domain_distances,
     domain_weights,
@@ -111,12 +111,12 @@ def test_policies_by_name() -> None:
     net, images = network(), crops()
     with torch.no_grad():
         with pytest.raises(ConditionError, match=r"it knows a, b, c.*error, prior, nearest, mixture"):
-            UNSEEN["error"](net, images)
-        assert UNSEEN["prior"](net, images).shape == (4, 5)
-        assert torch.equal(UNSEEN["nearest"](net, images), nearest(net, images))
-        assert UNSEEN["mixture"](net, images).shape == (4, 5)
+            UNSEEN_DOMAIN_ANSWERS["error"](net, images)
+        assert UNSEEN_DOMAIN_ANSWERS["prior"](net, images).shape == (4, 5)
+        assert torch.equal(UNSEEN_DOMAIN_ANSWERS["nearest"](net, images), nearest(net, images))
+        assert UNSEEN_DOMAIN_ANSWERS["mixture"](net, images).shape == (4, 5)
         with pytest.raises(ConditionError, match="without domains"):
-            UNSEEN["nearest"](nn.Sequential(nn.BatchNorm2d(3)), images)
+            UNSEEN_DOMAIN_ANSWERS["nearest"](nn.Sequential(nn.BatchNorm2d(3)), images)
 
 
 def test_a_source_can_be_put_in_for_evaluation() -> None:
@@ -124,7 +124,7 @@ def test_a_source_can_be_put_in_for_evaluation() -> None:
     with torch.no_grad():
         before = Given(net)(images, 0)
         assert torch.allclose(Given(with_source(net, Prior(1e12)))(images, 0), before, atol=1e-4)
-        batch = with_source(net, Batch())
+        batch = with_source(net, BatchStatistics())
         assert not torch.allclose(Given(batch)(images, 0), before, atol=1e-2)
         assert not torch.allclose(Given(batch)(images[:3], 0), Given(batch)(images, 0)[:3], atol=1e-3)
         assert torch.equal(Given(net)(images, 0), before)  # the network given is as it was
@@ -154,7 +154,7 @@ def spread_crops() -> Tensor:
 
 
 @pytest.mark.parametrize("policy", ["nearest", "mixture"])
-@pytest.mark.parametrize("labels", [[0, STRANGER, 2, STRANGER, 1], [STRANGER] * 5, [2, 1, 0, 1, 2]])
+@pytest.mark.parametrize("labels", [[0, UNKNOWN_DOMAIN, 2, UNKNOWN_DOMAIN, 1], [UNKNOWN_DOMAIN] * 5, [2, 1, 0, 1, 2]])
 def test_strangers_are_answered_one_by_one(policy: str, labels: list[int]) -> None:
     """Catches: rows that come back in another order, strangers that are taken for the last domain (label -1 of a
     list), a policy applied to images of known domains, one nearest domain for the whole batch."""
@@ -162,17 +162,17 @@ def test_strangers_are_answered_one_by_one(policy: str, labels: list[int]) -> No
     with torch.no_grad():
         expected = one_by_one(net, images, labels, policy)
         torch.testing.assert_close(answer(net, images, torch.tensor(labels), policy), expected, rtol=1e-4, atol=1e-5)
-        if STRANGER in labels:
+        if UNKNOWN_DOMAIN in labels:
             last = one_by_one(net, images, [len(NAMES) - 1 if label < 0 else label for label in labels], policy)
             assert not torch.allclose(last, expected, atol=1e-3)
-        everyone = one_by_one(net, images, [STRANGER] * 5, policy)
-        assert torch.allclose(everyone, expected, atol=1e-4) == (labels == [STRANGER] * 5)
+        everyone = one_by_one(net, images, [UNKNOWN_DOMAIN] * 5, policy)
+        assert torch.allclose(everyone, expected, atol=1e-4) == (labels == [UNKNOWN_DOMAIN] * 5)
         domains = domain_distances(net, images).argmin(1)
         assert len(domains.unique()) > 1  # else one domain for the whole batch would do
         with pytest.raises(ConfigError, match="policy for an unknown domain"):
             answer(net, images, 0, "guess")
         with pytest.raises(ConditionError, match="does not know"):
-            answer(net, images, STRANGER, "error")
+            answer(net, images, UNKNOWN_DOMAIN, "error")
 
 
 # BN embeddings in one place, and what the comparison refuses (T13).
@@ -228,7 +228,7 @@ def test_mixed_statistics_are_not_a_mixture() -> None:
     net, images = network(), crops()
     with torch.no_grad():
         equal = mixture(net, images, torch.full((len(images), 3), 1 / 3))
-        prior = functional.normalize(UNSEEN["prior"](net, images), dim=1)
+        prior = functional.normalize(UNSEEN_DOMAIN_ANSWERS["prior"](net, images), dim=1)
         assert not torch.allclose(equal, prior, atol=1e-2)
         kept = net[1]
         mean = kept.running_mean.mean(0)

@@ -20,7 +20,7 @@ from reid.errors import ConditionError, ConfigError, DataError
 from reid.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import camera_batchnorm, convert_norm
-from reid.norm.unseen_domains import UNSEEN
+from reid.norm.unseen_domains import UNSEEN_DOMAIN_ANSWERS
 from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval.embed import embed, load_embeddings, save_embeddings
 from reid.retrieval.search import embed_image
@@ -176,7 +176,7 @@ def test_an_unknown_camera_by_policy(checkpoint, samples, tmp_path, policy):
     np.testing.assert_allclose(found.vectors[rows], known.vectors[rows], atol=1e-5)
     images = next(load_batches(mixed[:1], checkpoint.transform)).images
     with torch.no_grad():
-        expected = UNSEEN[policy](checkpoint.network, images)
+        expected = UNSEEN_DOMAIN_ANSWERS[policy](checkpoint.network, images)
     np.testing.assert_allclose(found.vectors[:1], expected.numpy(), atol=1e-5)
     one = embed_image(ready, mixed[0].path, camera="new")
     np.testing.assert_allclose(one, expected.numpy(), atol=1e-5)

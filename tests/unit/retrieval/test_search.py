@@ -66,14 +66,14 @@ def test_across_cameras_the_own_camera_does_not_answer(checkpoint, gallery, samp
 def test_only_the_modalities_and_domains_asked_for_answer(checkpoint, gallery, samples):
     infrared = search_image(checkpoint, gallery, samples[2].path, k=99, modalities=[INFRARED])
     assert {answer.row for answer in infrared} == {4, 5, 6, 7}
-    vehicles = search_image(checkpoint, gallery, samples[2].path, k=99, domains=["vehicle"])
+    vehicles = search_image(checkpoint, gallery, samples[2].path, k=99, categories=["vehicle"])
     assert [answer.row for answer in vehicles] == [3]
     with pytest.raises(GalleryError, match="none of the 8 gallery rows"):
-        search_image(checkpoint, gallery, samples[2].path, modalities=[INFRARED], domains=["vehicle"])
+        search_image(checkpoint, gallery, samples[2].path, modalities=[INFRARED], categories=["vehicle"])
 
 
 def test_filters_without_a_network(samples):
-    keep = rows_that_may_answer(samples, other_than_camera="c1", modalities=[VISIBLE], domains=["person"])
+    keep = rows_that_may_answer(samples, other_than_camera="c1", modalities=[VISIBLE], categories=["person"])
     assert np.flatnonzero(keep).tolist() == [0, 2]
     assert rows_that_may_answer(samples).all()
     assert rows_that_may_answer([]).shape == (0,)

@@ -25,7 +25,7 @@ from reid.models.weights.tensor_tables import table_of
 from reid.norm import DomainBatchNorm, DomainPolicy, Given, convert_norm, domains_of
 from reid.training.initial_weights import open_start
 from reid.training.loop import Learner
-from reid.training.training_data import Material, resolve, training_samples
+from reid.training.training_data import TrainingRows, resolve, training_samples
 from reid.training.training_run import build_learner, train
 
 SMALL = "resnet18_x0_25"
@@ -54,7 +54,7 @@ def experiment(manifest: Path, weights: object, kind: str = "camera", **network:
         {
             "data": {"manifests": [str(manifest)], "size": [32, 16]},
             "network": {"backbone": SMALL, "weights": str(weights), **network},
-            "norm": {"kind": kind},
+            "norm": {"axis": kind},
             "train": {
                 "epochs": 1,
                 "identities_per_batch": 2,
@@ -72,7 +72,7 @@ def experiment(manifest: Path, weights: object, kind: str = "camera", **network:
 def learner_of(given: Experiment) -> Learner:
     samples = training_samples(given)
     resolved = resolve(given, samples)
-    return build_learner(resolved, Material(samples, resolved.norm.by), open_start(given.network))
+    return build_learner(resolved, TrainingRows(samples, resolved.norm.domain_fields), open_start(given.network))
 
 
 def shaken(network: nn.Module, seed: int = 0) -> nn.Module:

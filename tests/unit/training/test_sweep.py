@@ -21,8 +21,8 @@ from reid.records import Embeddings, Split
 from reid.retrieval.embed import embed
 from reid.training.score_tables import Score, entries, markdown, site_table, spread
 from reid.training.site_statistics import STATISTICS, meet
-from reid.training.sweep import Cost, Outcome, _alone, _shown, compare, page
-from reid.training.sweep_file import Comparison, load_comparison, slug
+from reid.training.sweep import Cost, SweepOutcome, _alone, _shown, page, run_sweep
+from reid.training.sweep_file import Sweep, load_sweep, slug
 
 ROOT = Path(__file__).parents[3]
 FILE = """
@@ -32,7 +32,7 @@ seeds = 2
 
 [experiment.data]
 manifests = ["{street}/street-a/manifest.csv"]
-domains = ["person"]
+categories = ["person"]
 size = [32, 16]
 
 [experiment.train]
@@ -55,7 +55,7 @@ name = "BN"
 
 [[variation]]
 name = "Camera BN"
-norm.kind = "camera"
+norm.axis = "camera"
 statistics = ["measured", "mixture"]
 """
 
@@ -75,22 +75,22 @@ def changed(file: Path, old: str, new: str) -> Path:
 
 
 def test_a_variation_changes_its_own_keys_only(file: Path) -> None:
-    comparison = load_comparison(file)
+    comparison = load_sweep(file)
     plain, camera = comparison.variations
-    assert (plain.experiment.norm.kind, camera.experiment.norm.kind) == ("batch", "camera")
+    assert (plain.experiment.norm.axis, camera.experiment.norm.axis) == ("batch", "camera")
     assert replace(camera, experiment=plain.experiment).experiment == plain.experiment
     assert camera.experiment.model_copy(update={"norm": plain.experiment.norm}) == plain.experiment
     assert (plain.statistics, camera.statistics) == (("kept", "measured"), ("measured", "mixture"))
     assert [plain.of_seed(n).train.seed for n in range(comparison.seeds)] == [0, 1]
-    assert load_comparison(file, 5).seeds == 5
+    assert load_sweep(file, 5).seeds == 5
     comparison.check()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ('norm.kind = "camera"', 'norm.kin = "camera"', 'variation "Camera BN": unknown key "norm.kin"; did you mean'),
-        ('norm.kind = "camera"', 'norms.kind = "camera"', 'unknown key "norms"'),
+        ('norm.axis = "camera"', 'norm.axi = "camera"', 'variation "Camera BN": unknown key "norm.axi"; did you mean'),
+        ('norm.axis = "camera"', 'norms.axis = "camera"', 'unknown key "norms"'),
         ('"mixture"]', '"mixed"]', 'unknown statistics "mixed"; did you mean "mixture"'),
         ('name = "Camera BN"', 'name = "bn"', r'two of \[\[variation\]\] would be called "bn"'),
         ("seeds = 2", "seeds = 0", "two.toml: seeds: Input should be greater than or equal to 1"),
@@ -100,7 +100,7 @@ def test_a_variation_changes_its_own_keys_only(file: Path) -> None:
 )
 def test_what_a_file_should_not_say_is_one_line(file: Path, old: str, new: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line) as caught:
-        load_comparison(changed(file, old, new))
+        load_sweep(changed(file, old, new))
     assert "\n" not in str(caught.value)
 
 
@@ -109,14 +109,14 @@ def test_what_a_file_should_not_say_is_one_line(file: Path, old: str, new: str, 
     [
         ('"measured", "mixture"]', '"kept"]', "Camera BN.*at never seen training has left no statistics of b1"),
         ('name = "BN"', 'name = "BN"\nstatistics = ["ensemble"]', '"BN".*this network has none'),
-        ('norm.kind = "camera"', 'norm.system = "wbn"', '"Camera BN".*leave "measured" out'),
-        ('norm.kind = "camera"', 'norm.kind = "camera"\nnorm.system = "transnorm"', "needs 2 domains, got 6"),
-        ('norm.kind = "camera"', 'norm.kind = "camera"\nnorm.system = "dwt+mec"', "name some in data.unlabelled"),
+        ('norm.axis = "camera"', 'norm.system = "wbn"', '"Camera BN".*leave "measured" out'),
+        ('norm.axis = "camera"', 'norm.axis = "camera"\nnorm.system = "transnorm"', "needs 2 domains, got 6"),
+        ('norm.axis = "camera"', 'norm.axis = "camera"\nnorm.system = "dwt+mec"', "name some in data.unlabelled"),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_first_training(file: Path, old: str, new: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        load_comparison(changed(file, old, new)).check()
+        load_sweep(changed(file, old, new)).check()
 
 
 def test_a_domain_is_not_added_with_unlabelled_rows(file: Path) -> None:
@@ -124,35 +124,37 @@ def test_a_domain_is_not_added_with_unlabelled_rows(file: Path) -> None:
 [[variation]]
 name = "vehicles"
 apart = { base = "BN" }
-data.domains = ["vehicle"]
-norm = { kind = "domain", affine = "domain" }
+data.categories = ["vehicle"]
+norm = { axis = "category", affine = "domain" }
 statistics = ["kept"]
 """
     path = changed(file, '[[variation]]\nname = "Camera BN"', f'{added}[[variation]]\nname = "Camera BN"')
-    assert load_comparison(path).variations[1].apart is not None
-    changed(file, 'data.domains = ["vehicle"]', 'data.domains = ["vehicle"]\ndata.unlabelled = ["b/manifest.csv"]')
+    assert load_sweep(path).variations[1].apart is not None
+    changed(
+        file, 'data.categories = ["vehicle"]', 'data.categories = ["vehicle"]\ndata.unlabelled = ["b/manifest.csv"]'
+    )
     with pytest.raises(ConfigError, match=r'"vehicles": apart .* leave data\.unlabelled out'):
-        load_comparison(path)
+        load_sweep(path)
 
 
 def test_missing_data_and_unknown_names_are_one_line(file: Path) -> None:
     with pytest.raises(ConfigError, match='--only: unknown variation "camera"; did you mean "Camera BN"'):
-        load_comparison(file).only(["camera"])
+        load_sweep(file).only(["camera"])
     with pytest.raises(ConfigError, match="no such comparison file"):
-        load_comparison(file.with_name("none.toml"))
+        load_sweep(file.with_name("none.toml"))
     with pytest.raises(DataError, match="street-c"):
-        load_comparison(changed(file, "street-b", "street-c")).check()
+        load_sweep(changed(file, "street-b", "street-c")).check()
 
 
 @pytest.mark.parametrize("name", ["adapt-site", "compare-norms", "multi-domain"])
 def test_the_committed_files_are_read(name: str) -> None:
-    comparison = load_comparison(ROOT / "scripts" / "experiments" / f"{name}.toml")
+    comparison = load_sweep(ROOT / "scripts" / "experiments" / f"{name}.toml")
     assert comparison.seeds == 3
     assert all("street" in str(site.manifest) for site in comparison.sites)
 
 
 def test_the_committed_norms_are_those_of_the_family() -> None:
-    comparison = load_comparison(ROOT / "scripts" / "experiments" / "compare-norms.toml")
+    comparison = load_sweep(ROOT / "scripts" / "experiments" / "compare-norms.toml")
     found = {v.name: v.experiment for v in comparison.variations}
     assert len(found) == 13
     recipes = {e.model_copy(update={"norm": found["BN"].norm, "train": found["BN"].train}) for e in found.values()}
@@ -163,8 +165,8 @@ def test_the_committed_norms_are_those_of_the_family() -> None:
     assert len({(e.norm, e.train) for e in found.values()}) == 13
 
 
-def score(row: str, seed: int, rank1: float, direction: str = "visible->visible", domain: str = "person") -> Score:
-    return Score(row, "seen", domain, direction, seed, rank1, rank1 / 2, 10, 20)
+def score(row: str, seed: int, rank1: float, direction: str = "visible->visible", category: str = "person") -> Score:
+    return Score(row, "seen", category, direction, seed, rank1, rank1 / 2, 10, 20)
 
 
 def test_spread_is_the_standard_deviation_of_a_sample() -> None:
@@ -191,19 +193,19 @@ def test_tables_have_a_row_a_method_and_say_what_is_missing() -> None:
     assert lines[0] == ["seen", "visible->visible", "all"]
     assert lines[2] == ["BN", "30.0 ± 14.1 / 15.0 ± 7.1", "10.0 ± 0.0 / 5.0 ± 0.0"]
     assert lines[3] == ["DIAL (1 of 2 seeds)", "40.0 / 20.0", "-"]
-    two = site_table(entries([score("BN", 0, 0.2), score("BN", 0, 0.3, domain="vehicle")]), "seen", 1)
+    two = site_table(entries([score("BN", 0, 0.2), score("BN", 0, 0.3, category="vehicle")]), "seen", 1)
     assert "person visible->visible" in two
     assert "vehicle visible->visible" in two
     assert len({len(line) for line in markdown(["a", "b"], [["long text", 1]]).splitlines()}) == 1
 
 
 def test_a_page_shows_losses_failures_and_how_it_was_made(file: Path) -> None:
-    outcome = Outcome(
+    outcome = SweepOutcome(
         (score("BN", 0, 0.2),),
         (Cost("BN", 1234567, {"a": 0}, 2.0), Cost("D", 9, {"a": 1, "b": 2}, 3.0)),
         ("DIAL: diverged",),
     )
-    text = page(load_comparison(file), outcome, {"command": "`reid compare two.toml`"})
+    text = page(load_sweep(file), outcome, {"command": "`reid compare two.toml`"})
     for part in (
         "# Two norms",
         "A test.",
@@ -239,11 +241,11 @@ def test_measured_statistics_are_those_of_the_pool(
     camera_weights: Path, plain_weights: Path, tiny_street: Path
 ) -> None:
     samples = read_manifest(tiny_street / "street-b" / "manifest.csv")
-    for weights, by in ((camera_weights, ("domain", "camera")), (plain_weights, ("domain",))):
+    for weights, domain_fields in ((camera_weights, ("category", "camera")), (plain_weights, ("category",))):
         checkpoint = load_checkpoint(weights)
         pool = [s for s in samples if s.split is Split.TRAIN]
         ready = STATISTICS["measured"](checkpoint, pool)
-        assert ready.by == by
+        assert ready.domain_fields == domain_fields
         assert ready.weights == checkpoint.weights
         assert ready.fingerprint != checkpoint.fingerprint
         asked = meet(checkpoint, STATISTICS["measured"], samples)
@@ -251,12 +253,12 @@ def test_measured_statistics_are_those_of_the_pool(
 
 
 def test_a_comparison_continues_with_what_is_missing(file: Path, tmp_path: Path) -> None:
-    comparison, out = load_comparison(file, 1), tmp_path / "runs"
+    comparison, out = load_sweep(file, 1), tmp_path / "runs"
     lines: list[str] = []
-    first = compare(comparison.only(["BN"]), out, say=lines.append)
+    first = run_sweep(comparison.only(["BN"]), out, say=lines.append)
     assert lines == ["BN, seed 0 (1 of 1)"]
     assert [score.row for score in first.scores] == ["BN, kept", "BN, kept", "BN, measured", "BN, measured"] * 2
-    whole = compare(comparison, out)
+    whole = run_sweep(comparison, out)
     assert whole.scores[: len(first.scores)] == first.scores
     assert {score.row for score in whole.scores} == {
         "BN, kept",
@@ -275,7 +277,7 @@ def test_a_comparison_continues_with_what_is_missing(file: Path, tmp_path: Path)
     report["results"][0]["made"]["weights"] = "of another training"
     report["results"][0]["mAP"] = 2.0
     stale.write_text(json.dumps(report), encoding="utf-8")
-    assert compare(comparison, out) == whole  # a score of other weights would be 2.0
+    assert run_sweep(comparison, out) == whole  # a score of other weights would be 2.0
     again = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert again == {gone, stale}
 
@@ -285,31 +287,31 @@ def test_an_unlabelled_site_is_met_as_training_left_it(file: Path, tiny_street: 
     changed(file, "seeds = 2", 'seeds = 1\nstatistics = ["kept"]')
     changed(file, 'name = "BN"', 'name = "BN"\nstatistics = ["kept", "measured"]')
     there = f'data.unlabelled = ["{tiny_street.as_posix()}/street-b/manifest.csv"]'
-    changed(file, 'norm.kind = "camera"', f'norm.kind = "domain"\nnorm.system = "dial"\n{there}')
-    comparison = load_comparison(changed(file, '["measured", "mixture"]', '["kept"]'))
+    changed(file, 'norm.axis = "camera"', f'norm.axis = "category"\nnorm.system = "dial"\n{there}')
+    comparison = load_sweep(changed(file, '["measured", "mixture"]', '["kept"]'))
     comparison.check()
-    found = compare(comparison, tmp_path / "runs")
+    found = run_sweep(comparison, tmp_path / "runs")
     assert not found.missing
     assert {score.row for score in found.scores} == {"BN", "BN, measured", "Camera BN"}
     assert {score.site for score in found.scores if score.row == "Camera BN"} == {"seen", "never seen"}
 
 
 def test_a_run_that_fails_or_is_taken_is_told_and_the_others_go_on(file: Path, tmp_path: Path) -> None:
-    comparison: Comparison = load_comparison(
-        changed(file, 'norm.kind = "camera"', 'norm.kind = "camera"\ntrain.learning_rate = 1e30'), 1
+    comparison: Sweep = load_sweep(
+        changed(file, 'norm.axis = "camera"', 'norm.axis = "camera"\ntrain.learning_rate = 1e30'), 1
     )
     out = tmp_path / "runs"
-    found = compare(comparison, out)
+    found = run_sweep(comparison, out)
     assert {score.row for score in found.scores} == {"BN, kept", "BN, measured"}
     assert len(found.missing) == 1
     assert found.missing[0].startswith("Camera BN, seed 0: the loss became")
     with _alone(out / "bn-0"):
         lines: list[str] = []
-        busy = compare(comparison.only(["BN"]), out, say=lines.append)
+        busy = run_sweep(comparison.only(["BN"]), out, say=lines.append)
     assert not busy.scores
     assert [line for line in lines if line.startswith("BN")] == ["BN, seed 0 (1 of 1)"] * 2  # asked again at the end
     assert "another process" in busy.missing[0]
-    assert compare(comparison.only(["BN"]), out).scores == found.scores
+    assert run_sweep(comparison.only(["BN"]), out).scores == found.scores
 
 
 def test_names_of_folders() -> None:

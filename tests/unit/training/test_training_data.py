@@ -19,7 +19,7 @@ from reid.records import Modality, Sample, Split
 from reid.training.run_folder import samples_digest
 from reid.training.training_data import (
     UNKNOWN,
-    Material,
+    TrainingRows,
     gather,
     load_training_set,
     resolve,
@@ -51,35 +51,35 @@ def manifest(tmp_path: Path) -> Path:
 
 def test_only_training_rows_of_the_wanted_domains(manifest: Path) -> None:
     assert [s.path.name for s in training_samples(experiment(manifest))] == ["a.png", "b.png", "c.png"]
-    vehicles = training_samples(experiment(manifest, data={"domains": ["vehicle"]}))
+    vehicles = training_samples(experiment(manifest, data={"categories": ["vehicle"]}))
     assert [s.path.name for s in vehicles] == ["c.png"]
 
 
 def test_an_unknown_domain_and_an_empty_split_are_refused(manifest: Path) -> None:
-    with pytest.raises(DataError, match='no row has domain "boat"; the manifests have person, vehicle'):
-        training_samples(experiment(manifest, data={"domains": ["boat"]}))
+    with pytest.raises(DataError, match='no row has category "boat"; the manifests have person, vehicle'):
+        training_samples(experiment(manifest, data={"categories": ["boat"]}))
     manifest.write_text(MANIFEST.replace(",train", ",gallery"), encoding="utf-8")
     with pytest.raises(DataError, match='no row of split "train"'):
         training_samples(experiment(manifest))
 
 
 @pytest.mark.parametrize(
-    ("kind", "domains", "by"),
+    ("kind", "domains", "domain_fields"),
     [
         ("batch", [], ()),
-        ("camera", [], ("domain", "camera")),
-        ("modality", [], ("domain", "modality")),
-        ("domain", [], ("domain",)),
+        ("camera", [], ("category", "camera")),
+        ("modality", [], ("category", "modality")),
+        ("category", [], ("category",)),
         ("camera", ["person"], ("camera",)),
         ("modality", ["person"], ("modality",)),
     ],
 )
 def test_the_fields_of_a_norm_domain_follow_from_the_data(
-    manifest: Path, kind: str, domains: list[str], by: tuple[str, ...]
+    manifest: Path, kind: str, domains: list[str], domain_fields: tuple[str, ...]
 ) -> None:
-    given = experiment(manifest, norm={"kind": kind, "affine": "domain"}, data={"domains": domains})
+    given = experiment(manifest, norm={"axis": kind, "affine": "domain"}, data={"categories": domains})
     resolved = resolve(given, training_samples(given))
-    assert resolved.norm.by == by
+    assert resolved.norm.domain_fields == domain_fields
     assert resolved.norm.affine == "domain"
     assert resolve(resolved, training_samples(given)) == resolved
 
@@ -90,9 +90,9 @@ def test_fields_that_are_given_stay(manifest: Path) -> None:
 
 
 def test_labels_and_crops_in_memory(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    material = Material(training_samples(experiment(manifest)), ("domain", "camera"))
+    material = TrainingRows(training_samples(experiment(manifest)), ("category", "camera"))
     assert material.classes[1] == (("person", "1"), ("vehicle", "1"))
-    assert material.names == ("person/a1", "person/a5", "vehicle/a1")
+    assert material.domains == ("person/a1", "person/a5", "vehicle/a1")
     data = load_training_set(material, EvaluationTransform(4, 2), threads=1, progress=False)
     assert data.crops.dtype == torch.uint8
     assert data.crops[:, 0, 0, 0].tolist() == [0, 1, 2]
@@ -104,15 +104,15 @@ def test_labels_and_crops_in_memory(manifest: Path, capsys: pytest.CaptureFixtur
 
 
 def test_plain_norm_has_no_domains(manifest: Path) -> None:
-    material = Material(training_samples(experiment(manifest)), ())
-    assert material.names == ()
+    material = TrainingRows(training_samples(experiment(manifest)), ())
+    assert material.domains == ()
     assert load_training_set(material, EvaluationTransform(4, 2), threads=1, progress=False).domains is None
 
 
 def test_rows_without_a_camera_cannot_have_camera_norms() -> None:
     samples = (Sample(Path("a.png"), "1", "", split=Split.TRAIN), Sample(Path("b.png"), "1", "a1", split=Split.TRAIN))
     with pytest.raises(DataError, match="1 of 2 training rows have no camera"):
-        _ = Material(samples, ("camera",)).names
+        _ = TrainingRows(samples, ("camera",)).domains
 
 
 def test_the_digest_follows_labels_and_order_but_not_the_folder() -> None:
@@ -143,7 +143,7 @@ def test_unlabelled_rows_are_those_of_training_without_their_identities(manifest
     given = experiment(manifest, data={"unlabelled": [str(other)]})
     found = unlabelled_samples(given)
     assert [(s.path.name, s.identity, s.camera) for s in found] == [("a.png", "", "b1"), ("c.png", "", "b1")]
-    people = experiment(manifest, data={"unlabelled": [str(other)], "domains": ["person"]})
+    people = experiment(manifest, data={"unlabelled": [str(other)], "categories": ["person"]})
     assert [s.path.name for s in unlabelled_samples(people)] == ["a.png"]
     assert unlabelled_samples(experiment(manifest)) == ()
 
@@ -164,44 +164,44 @@ def test_without_a_training_split_the_gallery_is_taken_and_queries_never_are(man
         ("camera", "b", ("a1", "a5", "b1")),
         ("camera", "a", ("a1", "source/a1", "source/a5")),
         ("modality", "b", ("source/infrared", "source/visible", "visible")),
-        ("domain", "b", ("person", "source/person")),
+        ("category", "b", ("person", "source/person")),
     ],
 )
 def test_a_site_has_its_own_domains_and_the_unlabelled_one_keeps_the_names(
     manifest: Path, other: Path, kind: str, cameras: str, names: tuple[str, ...]
 ) -> None:
     other.write_text(OTHER.format(cameras), encoding="utf-8")
-    data = {"unlabelled": [str(other)], "domains": ["person"]}
-    _, material = gather(experiment(manifest, norm={"kind": kind}, data=data))
-    assert material.names == names
+    data = {"unlabelled": [str(other)], "categories": ["person"]}
+    _, material = gather(experiment(manifest, norm={"axis": kind}, data=data))
+    assert material.domains == names
     prefix = "source/" if any("source/" in name for name in names) else ""
     if names:
-        field = {"camera": ("a1", "a5"), "modality": ("visible", "infrared"), "domain": ("person", "person")}[kind]
+        field = {"camera": ("a1", "a5"), "modality": ("visible", "infrared"), "category": ("person", "person")}[kind]
         assert material.labels[:2] == tuple(prefix + label for label in field)
-        assert material.labels[2] == {"camera": f"{cameras}1", "modality": "visible", "domain": "person"}[kind]
+        assert material.labels[2] == {"camera": f"{cameras}1", "modality": "visible", "category": "person"}[kind]
 
 
 def test_unlabelled_crops_are_the_last_and_have_no_class(manifest: Path, other: Path) -> None:
-    data = {"unlabelled": [str(other)], "domains": ["person"]}
-    _, material = gather(experiment(manifest, norm={"kind": "domain"}, data=data))
+    data = {"unlabelled": [str(other)], "categories": ["person"]}
+    _, material = gather(experiment(manifest, norm={"axis": "category"}, data=data))
     loaded = load_training_set(material, EvaluationTransform(4, 2), threads=1, progress=False)
     assert loaded.targets.tolist() == [0, 0, UNKNOWN]
     assert loaded.targets.dtype == torch.int64
     assert loaded.crops[:, 0, 0, 0].tolist() == [0, 1, 0]
     assert loaded.modalities.tolist() == [0, 1, 0]
     assert loaded.domains is not None
-    assert [material.names[i] for i in loaded.domains] == ["source/person", "source/person", "person"]
-    assert material.digest != Material(material.samples, material.by).digest
+    assert [material.domains[i] for i in loaded.domains] == ["source/person", "source/person", "person"]
+    assert material.digest != TrainingRows(material.samples, material.domain_fields).digest
 
 
 @pytest.mark.parametrize(
     ("norm", "adapts", "line"),
     [
-        ({"system": "dwt+mce", "kind": "domain"}, True, 'unknown loss on unlabelled rows "mce"; did you mean "mec"'),
-        ({"system": "dtw+mec", "kind": "domain"}, True, 'unknown norm system "dtw"; did you mean "dwt"'),
-        ({"system": "dwt+mec", "kind": "domain"}, False, "name some in data.unlabelled"),
+        ({"system": "dwt+mce", "axis": "category"}, True, 'unknown loss on unlabelled rows "mce"; did you mean "mec"'),
+        ({"system": "dtw+mec", "axis": "category"}, True, 'unknown norm system "dtw"; did you mean "dwt"'),
+        ({"system": "dwt+mec", "axis": "category"}, False, "name some in data.unlabelled"),
         (
-            {"affine": "domain", "kind": "domain"},
+            {"affine": "domain", "axis": "category"},
             True,
             'set norm.affine = "shared", or norm.system = "batch\\+entropy"',
         ),
@@ -213,5 +213,5 @@ def test_norms_that_unlabelled_rows_could_not_train_are_one_line(
     with pytest.raises(ConfigError, match=line) as caught:
         gather(experiment(manifest, norm=norm, data={"unlabelled": [str(other)] if adapts else []}))
     assert "\n" not in str(caught.value)
-    allowed = {"system": "batch+entropy", "affine": "domain", "kind": "domain"}
+    allowed = {"system": "batch+entropy", "affine": "domain", "axis": "category"}
     gather(experiment(manifest, norm=allowed, data={"unlabelled": [str(other)]}))

@@ -83,7 +83,7 @@ def test_market1501(tmp_path: Path) -> None:
     ]
     assert Counter(s.identity for s in gallery) == {"0001": 3, "0003": 3, "0000": 2}  # no -1
     assert {s.modality for s in samples} == {Modality.VISIBLE}
-    assert {s.domain for s in samples} == {"person"}
+    assert {s.category for s in samples} == {"person"}
 
 
 def test_market1501_counts_are_compared_without_distractors(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def of(samples: tuple[Sample, ...], split: Split) -> list[Sample]:
 def test_veri776(tmp_path: Path) -> None:
     train, query, gallery = (of(read_data("veri776", published_layouts.veri776(tmp_path)), split) for split in Split)
     assert Counter(s.identity for s in train) == {"0001": 2, "0003": 2}
-    assert [(s.identity, s.camera, s.domain) for s in query] == [
+    assert [(s.identity, s.camera, s.category) for s in query] == [
         ("0002", "c004", "vehicle"),
         ("0005", "c004", "vehicle"),
     ]
@@ -257,7 +257,7 @@ def test_llcm(tmp_path: Path) -> None:
     assert {(s.camera, s.modality) for s in query} == {(f"cam{c}-nir", Modality.INFRARED) for c in (1, 2)}
     assert {(s.camera, s.modality) for s in gallery} == {(f"cam{c}-vis", Modality.VISIBLE) for c in (1, 2)}
     assert {s.identity for s in query} == {"0003", "0007"}  # 0008 is not listed
-    assert data.scoring.places["cam1-nir"] == "cam1-vis"  # one camera, two lights
+    assert data.scoring.locations["cam1-nir"] == "cam1-vis"  # one camera, two lights
     other = read_data("llcm:direction=visible-to-infrared", tmp_path)
     assert {s.modality for s in of(other, Split.QUERY)} == {Modality.VISIBLE}
 
@@ -319,7 +319,7 @@ def test_a_table_of_ones_own_lies_beside_the_data(tmp_path: Path) -> None:
     )
     (tmp_path / "rows.csv").write_text("path,identity,split,camera\na.jpg,a,query,yard\nb.jpg,a,gallery,door\n")
     data = open_data(str(tmp_path / "protocol.toml"))
-    assert (data.name, data.scoring.rule.ignore, data.scoring.places) == ("mine", "place", {"yard": "door"})
+    assert (data.name, data.scoring.rule.ignore, data.scoring.locations) == ("mine", "place", {"yard": "door"})
     assert len(data.samples) == 2
 
 

@@ -33,7 +33,7 @@ def test_metadata(tmp_path: Path) -> None:
     assert [s.path.stem for s in samples] == ["0", "1", "2", "3", "4", "5", "6", "8"]  # nobody is left out
     assert samples[0].path == tmp_path / "a/0.jpg"
     assert (samples[1].time, samples[4].time) == (datetime(2012, 5, 1, 17), datetime(2012, 1, 1))
-    assert {s.domain for s in samples} == {"animal"}
+    assert {s.category for s in samples} == {"animal"}
     assert read_metadata(tmp_path / "metadata.csv", Path("/pictures"))[0].path == Path("/pictures/a/0.jpg")
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from reid.data.street.geometry import Capsule, Rays, View, cast_rays, hit_capsule, look_at
+from reid.data.street.geometry import CameraView, Capsule, Rays, cast_rays, hit_capsule, look_at
 from reid.data.street.surface import surface
 
 SIZE = 9
@@ -53,7 +53,7 @@ def random_case(number: int) -> tuple[Capsule, Rays]:
     origin = (float(rng.uniform(-3, 3)), -float(rng.uniform(3, 15)), float(rng.uniform(-1, 6)))
     right, up, forward = look_at(origin, tuple(rng.uniform(-0.2, 0.2, 3)))
     reach = 0.45 / abs(origin[1])
-    view = View(origin, right, up, forward, (-reach, reach, -reach, reach))
+    view = CameraView(origin, right, up, forward, (-reach, reach, -reach, reach))
     position = (float(rng.uniform(-0.1, 0.1)), 0.0, 0.0)
     return capsule, cast_rays(view, SIZE, SIZE, position, float(rng.uniform(-3, 3)))
 
@@ -104,7 +104,9 @@ def test_normal_is_the_gradient_of_the_distance(number: int) -> None:
 
 
 def test_flattened_capsule_is_thinner_by_its_factor() -> None:
-    view = View((0.0, -10.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-0.001, 0.001, -0.001, 0.001))
+    view = CameraView(
+        (0.0, -10.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-0.001, 0.001, -0.001, 0.001)
+    )
     whole = Capsule((0, 0, -0.2), (0, 0, 0.2), 0.3, 0.3, "stuff")
     flat = Capsule((0, 0, -0.2), (0, 0, 0.2), 0.3, 0.3, "stuff", flat=(1, 2, 1))
     window = (slice(0, 1), slice(0, 1))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from reid.data.street.contact_sheet import contact_sheet
 from reid.data.street.generation import COLUMNS, StreetPlan, generate
-from reid.data.street.geometry import Capsule, View
-from reid.data.street.materials import LUMINANCE, Material, infrared_of
+from reid.data.street.geometry import CameraView, Capsule
+from reid.data.street.materials import LUMINANCE, SurfaceMaterial, infrared_of
 from reid.data.street.people import draw_person
 from reid.data.street.random_draws import generator
 from reid.data.street.render import Figure, Light, render
@@ -72,7 +72,7 @@ def test_manifest_has_the_columns_the_counts_and_the_images(tiny: Path) -> None:
         manifest = tiny / site / "manifest.csv"
         assert manifest.read_text().splitlines()[0] == ",".join(COLUMNS)
         found = rows(manifest)
-        count = Counter((row["domain"], row["split"]) for row in found)
+        count = Counter((row["category"], row["split"]) for row in found)
         assert count == {
             ("person", "train"): 12, ("person", "query"): 12, ("person", "gallery"): 12,
             ("vehicle", "train"): 12, ("vehicle", "query"): 6, ("vehicle", "gallery"): 6,
@@ -108,7 +108,7 @@ def test_sizes_and_infrared_is_grey(tiny: Path) -> None:
     for row in rows(tiny / "street-a" / "manifest.csv"):
         with Image.open(tiny / "street-a" / row["path"]) as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)
-        assert pixels.shape[:2] == ((128, 64) if row["domain"] == "person" else (96, 128))
+        assert pixels.shape[:2] == ((128, 64) if row["category"] == "person" else (96, 128))
         colour = np.abs(pixels[..., 0] - pixels[..., 2]).mean()
         assert colour == 0 if row["modality"] == "infrared" else colour > 0.5
 
@@ -157,18 +157,18 @@ def test_an_unknown_site_is_named_with_the_known_ones() -> None:
         StreetPlan(sites=("street-c",))
 
 
-def _lit(material: Material, light: Light) -> np.ndarray:
+def _lit(material: SurfaceMaterial, light: Light) -> np.ndarray:
     ball = Capsule((0, 0, -0.1), (0, 0, 0.1), 0.3, 0.3, "stuff")
-    view = View((0.0, -10.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-0.02, 0.02, -0.02, 0.02))
+    view = CameraView((0.0, -10.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-0.02, 0.02, -0.02, 0.02))
     drawn = render(view, [Figure([ball], {"stuff": material})], light, (8, 8))
     assert drawn.cover.all()
     return drawn.light
 
 
 def test_equal_in_visible_light_may_differ_in_infrared_and_the_other_way_round() -> None:
-    grey = Material((0.1, 0.1, 0.1), 0.1)
-    bright = Material((0.1, 0.1, 0.1), 0.5)
-    white = Material((0.7, 0.7, 0.7), 0.1)
+    grey = SurfaceMaterial((0.1, 0.1, 0.1), 0.1)
+    bright = SurfaceMaterial((0.1, 0.1, 0.1), 0.5)
+    white = SurfaceMaterial((0.7, 0.7, 0.7), 0.1)
     day, lamp = Light(), Light(lamp=1.0)
     assert np.array_equal(_lit(grey, day), _lit(bright, day))
     assert _lit(bright, lamp).mean() > 2 * _lit(grey, lamp).mean()

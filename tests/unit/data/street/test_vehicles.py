@@ -14,7 +14,7 @@ from PIL import Image
 
 from reid.data.street.crop_rendering import Passing, draw_passing, frame
 from reid.data.street.geometry import Solid
-from reid.data.street.materials import LUMINANCE, Material
+from reid.data.street.materials import LUMINANCE, SurfaceMaterial
 from reid.data.street.random_draws import generator
 from reid.data.street.render import Light, Rendered, render
 from reid.data.street.street_cameras import SITES, Camera
@@ -101,8 +101,8 @@ def test_infrared_is_grey_and_visible_light_is_not(crops: dict[str, bytes]) -> N
 
 
 def test_paint_colours_the_body_and_leaves_the_street_alone() -> None:
-    white = Material((0.8, 0.8, 0.8), 0.8, "paint")
-    black = Material((0.01, 0.01, 0.01), 0.01, "paint")
+    white = SurfaceMaterial((0.8, 0.8, 0.8), 0.8, "paint")
+    black = SurfaceMaterial((0.01, 0.01, 0.01), 0.01, "paint")
     vehicle = next(v for v in map(number, range(60)) if v.build.kind == "hatchback")
     pictures = [
         opened(crop(replace(vehicle, slots=vehicle.slots | {"paint": m, "roof": m}), CAMERAS["a1"], CLEAR))

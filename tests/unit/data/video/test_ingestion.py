@@ -113,7 +113,7 @@ def test_the_manifest_is_one_of_this_program(video: Path, tmp_path: Path) -> Non
     plan = Settings("yard 2", Modality.INFRARED, min_score=0.5)
     samples = read_manifest(run(video, tmp_path / "crops", plan).manifest)
     assert len(samples) == 20
-    assert {(s.camera, s.identity, str(s.modality), s.domain, str(s.split)) for s in samples} == {
+    assert {(s.camera, s.identity, str(s.modality), s.category, str(s.split)) for s in samples} == {
         ("yard 2", "", "infrared", "person", "gallery")
     }
     assert samples[0].time == datetime(1970, 1, 1)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.data.video.tracking import OVERLAP, PATIENCE, Look, Sighting, chosen, overlaps, track
+from reid.data.video.tracking import OVERLAP, PATIENCE, FrameDetections, Sighting, chosen, overlaps, track
 
 SCORE = 0.5
 
 
-def look(frame: int, *boxes: tuple[float, ...], rate: float = 10.0) -> Look:
-    return Look(frame, frame / rate, np.array(boxes, np.float32).reshape(-1, 5))
+def look(frame: int, *boxes: tuple[float, ...], rate: float = 10.0) -> FrameDetections:
+    return FrameDetections(frame, frame / rate, np.array(boxes, np.float32).reshape(-1, 5))
 
 
 def at(x: float, score: float = 0.9, y: float = 0.0) -> tuple[float, ...]:
@@ -32,7 +32,7 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def slow_track(
-    looks: list[Look],
+    looks: list[FrameDetections],
     score: float,
     *,
     greatest: bool = True,
@@ -83,13 +83,13 @@ def expected(seen: list[tuple[float, tuple[float, ...]]], seconds: float, moving
     return (box[0] + across, box[1] + down, box[2] + across, box[3] + down)
 
 
-def fast_track(looks: list[Look], score: float) -> list[tuple[int, int, int]]:
+def fast_track(looks: list[FrameDetections], score: float) -> list[tuple[int, int, int]]:
     """What :func:`track` finds, in the form of the slow one."""
     rows = {one.frame: [tuple(box) for box in one.boxes.tolist()] for one in looks}
     return sorted((s.frame, rows[s.frame].index((*s.box, s.score)), s.track) for s in track(looks, score))
 
 
-def crowd(seed: int, people: int, frames: int) -> list[Look]:
+def crowd(seed: int, people: int, frames: int) -> list[FrameDetections]:
     """People who walk straight on, are missed or hardly seen now and then, and false boxes."""
     rng = np.random.default_rng(seed)
     start, step = rng.uniform(0, 200, (people, 2)), rng.uniform(-9, 9, (people, 2))

@@ -32,7 +32,9 @@ def case(seed=0, queries=40, gallery=150, pull=0.0):
 
 
 def bias_of(query, gallery, labels):
-    return camera_bias(query, gallery, **{name: value for name, value in vars(labels).items() if "places" not in name})
+    return camera_bias(
+        query, gallery, **{name: value for name, value in vars(labels).items() if "locations" not in name}
+    )
 
 
 def slow_pair(query, gallery, labels, source, target):

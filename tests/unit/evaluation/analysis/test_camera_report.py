@@ -28,7 +28,7 @@ from reid.evaluation.analysis.drift import (
 from reid.evaluation.analysis.intervals import Interval
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.image_statistics import image_moments
+from reid.models.image_statistics import image_statistics
 from reid.models.own_statistics import keeps_statistics, of_domains, one_of_each_track, own_profiles, replaced, spaced
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.centering import camera_means, centered
@@ -53,18 +53,18 @@ def of(samples: Sequence[Sample], camera: str) -> list[Sample]:
 def test_image_moments_pool_to_the_profile(plain: Checkpoint, street: list[Sample]) -> None:
     profiles = calibrate_checkpoint(plain, street)
     crops = of(street, "b1")
-    images = image_moments(plain.with_profiles(profiles), crops, batch_size=7)
+    images = image_statistics(plain.with_profiles(profiles), crops, batch_size=7)
     stats = pooled(images)
     parts = dict(zip(images.layers, torch.split(stats.mean, list(images.widths), 1), strict=True))
-    row = profiles.names.index("b1")
+    row = profiles.domains.index("b1")
     for layer, mean in profiles.mean.items():
         torch.testing.assert_close(parts[layer][0], mean[row], rtol=1e-3, atol=1e-3)
     assert images.vectors.norm(dim=1).allclose(torch.ones(len(crops)), atol=1e-5)
     assert images.thumbnails.norm(dim=1).allclose(torch.ones(len(crops)), atol=1e-5)
     with pytest.raises(DataError, match="images of one camera"):
-        image_moments(plain.with_profiles(profiles), street)
+        image_statistics(plain.with_profiles(profiles), street)
     with pytest.raises(ConfigError, match="no statistics per camera"):
-        image_moments(plain, crops)
+        image_statistics(plain, crops)
 
 
 def test_own_statistics_change_nothing(plain: Checkpoint, camera_weights: Path, street: list[Sample]) -> None:
@@ -73,16 +73,16 @@ def test_own_statistics_change_nothing(plain: Checkpoint, camera_weights: Path, 
     together = plain.with_profiles(own)
     torch.testing.assert_close(together.embed(images, 1), plain.embed(images), rtol=1e-5, atol=1e-6)
     known = load_checkpoint(camera_weights)
-    own = own_profiles(known, ["person/a1", "person/b1"], known.by)
+    own = own_profiles(known, ["person/a1", "person/b1"], known.domain_fields)
     new = known.with_profiles(own)
-    torch.testing.assert_close(new.embed(images, new.names.index("person/a1")), known.embed(images, 0))
+    torch.testing.assert_close(new.embed(images, new.domains.index("person/a1")), known.embed(images, 0))
 
 
 def test_replacing_is_not_merging(plain: Checkpoint, street: list[Sample]) -> None:
     old = calibrate_checkpoint(plain, [*of(street, "b1"), *of(street, "b2")])
     new = calibrate_checkpoint(plain, [*of(street, "b2")[:9], *of(street, "b3")])
     both = replaced(old, new)
-    assert both.names == ("b1", "b2", "b3")
+    assert both.domains == ("b1", "b2", "b3")
     for name, source in (("b1", old), ("b2", new), ("b3", new)):
         one, other = both.select([name]), source.select([name])
         assert one.images == other.images
@@ -139,9 +139,9 @@ def test_a_report_without_labels_and_with(plain: Checkpoint, street: list[Sample
         assert 0 < camera.error < camera.shift
         assert camera.gain is not None
         assert camera.verdict in (CALIBRATE, LEAVE, MORE)
-    assert {(line.domain, line.direction) for line in found.scores} >= {("person", "visible->visible")}
+    assert {(line.category, line.direction) for line in found.scores} >= {("person", "visible->visible")}
     assert found.profiles is not None
-    images = dict(zip(found.profiles.names, found.profiles.images, strict=True))
+    images = dict(zip(found.profiles.domains, found.profiles.images, strict=True))
     assert images == {c.camera: c.crops if c.verdict == CALIBRATE else 1 for c in found.cameras}
     assert not camera_report(plain, pool).scores
     with pytest.raises(DataError, match="the camera is empty"):
@@ -156,7 +156,7 @@ def test_the_report_scores_what_evaluate_scores(plain: Checkpoint, street: list[
     from reid.retrieval.embed import embed
 
     pool = [sample for sample in street if sample.split is Split.TRAIN]
-    asked = [s for s in street if s.split is not Split.TRAIN and s.domain == "person" and s.camera in ("b1", "b2")]
+    asked = [s for s in street if s.split is not Split.TRAIN and s.category == "person" and s.camera in ("b1", "b2")]
     found = camera_report(plain, of(pool, "b1") + of(pool, "b2"), asked)
     profiles = calibrate_checkpoint(plain, of(pool, "b1") + of(pool, "b2"))
     after = plain.with_profiles(profiles)
@@ -202,8 +202,8 @@ def test_verdicts(values: dict[str, object], total: Interval | None, verdict: st
 
 
 def test_curve(plain: Checkpoint, street: list[Sample]) -> None:
-    pool = [sample for sample in street if sample.split is Split.TRAIN and sample.domain == "person"]
-    asked = [s for s in street if s.split is not Split.TRAIN and s.domain == "person" and s.camera in ("b1", "b2")]
+    pool = [sample for sample in street if sample.split is Split.TRAIN and sample.category == "person"]
+    asked = [s for s in street if s.split is not Split.TRAIN and s.category == "person" and s.camera in ("b1", "b2")]
     rows = of(pool, "b1") + of(pool, "b2")
     points = score_curve(plain, rows, asked, crops=(2, 4), priors=(16.0,))
     assert [(point.crops, point.prior) for point in points] == curve_steps(6, (2, 4), (16.0,))

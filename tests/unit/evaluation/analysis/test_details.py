@@ -96,13 +96,13 @@ def check_strips(embeddings, details, **wrong) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_strips_show_the_ranking_that_was_scored(picture, seed):
     embeddings = street(picture, seed)
-    details = details_of(evaluate(embeddings), embeddings, strips=50)
+    details = details_of(evaluate(embeddings), embeddings, query_examples=50)
     check_strips(embeddings, details)
 
 
 def test_wrong_rankings_are_noticed(picture):
     embeddings = street(picture)
-    details = details_of(evaluate(embeddings), embeddings, strips=50)
+    details = details_of(evaluate(embeddings), embeddings, query_examples=50)
     with pytest.raises(AssertionError):
         check_strips(embeddings, details, junk=True)
 
@@ -113,7 +113,7 @@ def test_ties_stand_against_the_query():
     samples += [Sample(Path("wrong"), "b", "2"), Sample(Path("far"), "b", "2")]
     embeddings = Embeddings(tuple(samples), np.eye(3, dtype=np.float32)[[0, 0, 0, 1]], "f00d")
     report = evaluate(embeddings)
-    (part,) = details_of(report, embeddings, strips=1).parts
+    (part,) = details_of(report, embeddings, query_examples=1).parts
     assert part.worst == ()
     assert [answer.sample.path.name for answer in part.best[0].answers] == ["wrong", "right", "far"]
     assert report.results[0].metrics.first_match[0] == 2
@@ -122,7 +122,7 @@ def test_ties_stand_against_the_query():
 def test_best_and_worst_and_never_more_than_asked(picture, one_picture):
     embeddings = street(picture, queries=60)
     report = evaluate(embeddings)
-    for part in details_of(report, embeddings, strips=2).parts:
+    for part in details_of(report, embeddings, query_examples=2).parts:
         values = np.sort(part.result.metrics.average_precision)
         values = values[~np.isnan(values)]
         assert [strip.average_precision for strip in part.best] == pytest.approx(values[::-1][:2])
@@ -138,7 +138,7 @@ def test_best_and_worst_and_never_more_than_asked(picture, one_picture):
 
 def test_a_query_is_not_shown_twice(picture):
     embeddings = street(picture)
-    for part in details_of(evaluate(embeddings), embeddings, strips=1000).parts:
+    for part in details_of(evaluate(embeddings), embeddings, query_examples=1000).parts:
         shown = [strip.query.path for strip in (*part.best, *part.worst)]
         metrics = part.result.metrics
         assert len(shown) == len(set(shown)) == metrics.queries - metrics.queries_without_match

@@ -33,20 +33,22 @@ from reid.evaluation.analysis.drift import (
 )
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.image_statistics import ImageMoments
+from reid.models.image_statistics import ImageStatistics
 from reid.norm import Profiles
 from reid.records import Sample
 
 WIDTHS = (3, 2)
 
 
-def images_of(mean: Tensor, var: Tensor | None = None, thumbnails: Tensor | None = None) -> ImageMoments:
+def images_of(mean: Tensor, var: Tensor | None = None, thumbnails: Tensor | None = None) -> ImageStatistics:
     n = len(mean)
     tiny = torch.eye(n) if thumbnails is None else thumbnails
-    return ImageMoments(("a", "b"), WIDTHS, mean, torch.ones_like(mean) if var is None else var, torch.eye(n, 4), tiny)
+    return ImageStatistics(
+        ("a", "b"), WIDTHS, mean, torch.ones_like(mean) if var is None else var, torch.eye(n, 4), tiny
+    )
 
 
-def drawn(n: int, seed: int = 0, copies: int = 1) -> ImageMoments:
+def drawn(n: int, seed: int = 0, copies: int = 1) -> ImageStatistics:
     mean = torch.randn(n, sum(WIDTHS), generator=torch.Generator().manual_seed(seed))
     return images_of(mean.repeat_interleave(copies, 0))
 
@@ -69,7 +71,7 @@ def test_pooling_is_that_of_all_positions(n: int, seed: int) -> None:
 
 
 def test_distance_is_profiles_drift() -> None:
-    def profiles(images: ImageMoments) -> Profiles:
+    def profiles(images: ImageStatistics) -> Profiles:
         stats = pooled(images)
         mean, var = (
             dict(zip(images.layers, torch.split(table, WIDTHS, 1), strict=True)) for table in (stats.mean, stats.var)

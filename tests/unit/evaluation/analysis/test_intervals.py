@@ -13,7 +13,7 @@ import pytest
 
 from reid.errors import DataError
 from reid.evaluation.analysis import intervals as intervals
-from reid.evaluation.analysis.intervals import bootstrap_mean, bootstrap_weights, compare, metric_intervals
+from reid.evaluation.analysis.intervals import bootstrap_mean, bootstrap_weights, metric_intervals, paired_difference
 from reid.evaluation.metrics import market_metrics
 
 
@@ -116,19 +116,19 @@ def test_the_p_value_is_that_of_all_exchanges(shift):
     random = np.random.default_rng(3)
     first = random.uniform(0, 1, 12)
     second = first + shift + 0.3 * random.standard_normal(12)
-    result = compare(first, second, replicates=20_000)
+    result = paired_difference(first, second, replicates=20_000)
     assert result.p_value == pytest.approx(exact_p(second - first), abs=0.012)
-    assert compare(second, first, replicates=20_000).p_value == pytest.approx(result.p_value)  # two-sided
+    assert paired_difference(second, first, replicates=20_000).p_value == pytest.approx(result.p_value)  # two-sided
 
 
 def test_hits_and_misses_are_compared_by_whole_steps():
     """Values of 0 and 1: sums tie often, and rounding must not decide; 3 of 4 changes for the better is nothing."""
     first = np.array([0.0] * 7 + [1.0] * 13)
     second = np.array([1.0] * 3 + [0.0] * 4 + [1.0] * 12 + [0.0])
-    result = compare(first, second, replicates=20_000)
+    result = paired_difference(first, second, replicates=20_000)
     assert (result.wins, result.losses, result.draws) == (3, 1, 16)
     assert result.p_value == pytest.approx(10 / 16, abs=0.02)  # 3:1 or worse, either way: 2 (1 + 4) / 16
-    tenth = compare(0.1 * first, 0.1 * second, replicates=20_000)
+    tenth = paired_difference(0.1 * first, 0.1 * second, replicates=20_000)
     assert tenth.p_value == result.p_value
 
 
@@ -137,20 +137,20 @@ def test_identities_are_exchanged_as_one():
     first, second = np.zeros(36), np.zeros(36)
     second[:30] = 1
     identities = [0] * 30 + [1, 2, 3, 4, 5, 6]
-    assert compare(first, second).p_value < 0.001
-    assert compare(first, second, identities).p_value == 1.0
+    assert paired_difference(first, second).p_value < 0.001
+    assert paired_difference(first, second, identities).p_value == 1.0
 
 
 def test_equal_runs_are_not_different():
     values = np.random.default_rng(4).uniform(0, 1, 50)
-    same = compare(values, values)
+    same = paired_difference(values, values)
     assert (same.p_value, same.difference.value, same.wins, same.losses, same.draws) == (1, 0, 0, 0, 50)
 
 
 def test_who_wins_where():
     first = np.array([0.5, np.nan, 0.2, 0.9, 0.4])
     second = np.array([0.6, np.nan, 0.9, 0.1, 0.4])
-    result = compare(first, second)
+    result = paired_difference(first, second)
     assert result.order.tolist() == [2, 0, 4, 3]
     assert (result.wins, result.losses, result.draws) == (2, 1, 1)
     assert result.difference.value == pytest.approx(0)
@@ -161,15 +161,15 @@ def test_pairs_tell_more_than_two_separate_runs():
     random = np.random.default_rng(5)
     first = random.uniform(0, 1, 300)
     second = first + 0.02 + 0.01 * random.standard_normal(300)
-    assert compare(first, second).p_value < 0.001
-    assert compare(first, random.permutation(second)).p_value > 0.05
+    assert paired_difference(first, second).p_value < 0.001
+    assert paired_difference(first, random.permutation(second)).p_value > 0.05
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: compare([0.1, 0.2], [0.1]), r"one value a query from both runs, got \(2,\) and \(1,\)"),
-        (lambda: compare([0.1, np.nan], [0.1, 0.2]), "query 1 has a right answer in one run only"),
+        (lambda: paired_difference([0.1, 0.2], [0.1]), r"one value a query from both runs, got \(2,\) and \(1,\)"),
+        (lambda: paired_difference([0.1, np.nan], [0.1, 0.2]), "query 1 has a right answer in one run only"),
         (lambda: bootstrap_mean([[0.1]]), r"\(Q,\), got shape \(1, 1\)"),
         (lambda: bootstrap_mean([np.nan]), "none of the 1 queries has a value"),
         (lambda: bootstrap_mean([0.5], level=1.0), "level between 0 and 1"),

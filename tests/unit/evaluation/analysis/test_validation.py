@@ -58,7 +58,7 @@ def test_queries_without_a_right_answer_by_reason(tmp_path: Path) -> None:
     assert str(query.path) in said([query, *samples[2:]])
     assert "their identity is empty" in said([replace(query, identity=""), *samples[1:]])
     assert "own camera (or place) only" in said([query, replace(row, camera="1"), *samples[2:]])
-    assert "own camera (or place) only" in said(samples[:2], scoring=Scoring(places={"2": "1"}))
+    assert "own camera (or place) only" in said(samples[:2], scoring=Scoring(locations={"2": "1"}))
     assert "only the very same picture" in said([query, replace(query, split=G), *samples[2:]])
     assert not [line for line in say(samples) if "no right answer" in line]
     alone = Scoring(Rule(ignore="itself"))
@@ -118,7 +118,7 @@ def test_identities_in_training_and_test(tmp_path: Path) -> None:
     samples = sound(tmp_path)
     samples[4] = replace(samples[4], identity="b")
     assert say(samples)[0].startswith("warning: 1 identities are in training and test")
-    other_kind = replace(samples[4], domain="vehicle")  # vehicle b is not person b
+    other_kind = replace(samples[4], category="vehicle")  # vehicle b is not person b
     assert say([*samples[:4], other_kind]) == ["note: nothing wrong was found"]
 
 

@@ -69,9 +69,9 @@ def details(tmp_path_factory) -> Details:
             vectors.append(np.eye(7)[person] + 0.5 * random.standard_normal(7))
     rows = np.stack(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)
     embeddings = Embeddings(tuple(samples), rows.astype(np.float32), NASTY)
-    report = evaluate(embeddings, protocol=NASTY, reranking=Reranking((5, 2, 0.3)), made={"neck": NASTY})
+    report = evaluate(embeddings, protocol=NASTY, reranking=Reranking((5, 2, 0.3)), provenance={"neck": NASTY})
     report = replace(report, variant={"trial": NASTY}, notes=(f"not scored {NASTY}",))
-    return details_of(report, embeddings, strips=2)
+    return details_of(report, embeddings, query_examples=2)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_the_stamp(report):
         report,
         variant={"trial": "3"},
         settings={"ignore": "itself", "unmatched": "zero"},
-        made={"neck": "bnneck", "flip": False},
+        provenance={"neck": "bnneck", "flip": False},
         version="9.9",
     )
     text = " ".join(report_table(stamped).split())
@@ -125,12 +125,14 @@ def test_the_stamp(report):
 def test_pairs_left_out_are_said_by_direction(report):
     result = report.results[0]
     one = replace(report, results=(replace(result, left_out=1234),))
-    assert f"{result.domain}: pairs of a query and a gallery row left out: 1,234" in " ".join(report_table(one).split())
+    assert f"{result.category}: pairs of a query and a gallery row left out: 1,234" in " ".join(
+        report_table(one).split()
+    )
     ways = [replace(result, direction=f"{name}->visible", left_out=count) for name, count in (("x", 0), ("y", 7))]
     again = replace(ways[1], reranking="k-reciprocal, k1 20, k2 6, lambda 0.3")
-    several = replace(report, results=(*ways, again, replace(result, domain="car", trials=(result.metrics,) * 2)))
+    several = replace(report, results=(*ways, again, replace(result, category="car", trials=(result.metrics,) * 2)))
     text = " ".join(report_table(several).split())
-    assert f"{result.domain}: pairs of a query and a gallery row left out: y->visible 7 " in text
+    assert f"{result.category}: pairs of a query and a gallery row left out: y->visible 7 " in text
     assert "car: pairs of a query and a gallery row left out in all trials: none" in text
 
 

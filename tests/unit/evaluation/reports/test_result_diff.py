@@ -29,7 +29,7 @@ def written(path: Path, right: int, scoring: Scoring | None = None, queries: lis
         apart = 40 * number - 140
         pairs += rows(Q, (name, camera, degrees + apart))
         pairs += rows(G, (name, "2", apart + (2 if number < right else 8)), (name + "x", "2", apart + 5))
-    write_reports([evaluate(embeddings(pairs), protocol="p", scoring=scoring, made=made)], path)
+    write_reports([evaluate(embeddings(pairs), protocol="p", scoring=scoring, provenance=made)], path)
     return path
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid.errors import ConfigError
-from reid.models.networks.osnet import Gate, LiteConv3x3, OmniScaleBlock, OSNet
+from reid.models.networks.osnet import ChannelGate, LiteConv3x3, OmniScaleBlock, OSNet
 
 
 def randomise(network: nn.Module) -> nn.Module:
@@ -34,7 +34,7 @@ def lite_by_hand(x: Tensor, layer: LiteConv3x3) -> Tensor:
     return norm_by_hand(torch.cat(filtered, 1), layer.bn).clamp(min=0)
 
 
-def gate_by_hand(x: Tensor, gate: Gate) -> Tensor:
+def gate_by_hand(x: Tensor, gate: ChannelGate) -> Tensor:
     hidden = (x.mean((2, 3)) @ gate.fc1.weight[:, :, 0, 0].T + gate.fc1.bias).clamp(min=0)
     return x * torch.sigmoid(hidden @ gate.fc2.weight[:, :, 0, 0].T + gate.fc2.bias)[:, :, None, None]
 

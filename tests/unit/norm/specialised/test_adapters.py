@@ -365,9 +365,9 @@ def test_state_loads_by_name_and_in_its_own_form() -> None:
         assert torch.equal(Given(fresh.eval())(x, other.index(name)), Given(network.eval())(x, row))
     fresh.load_state_dict(small_network().state_dict())  # and back to full adapters
     assert torch.equal(Given(fresh)(x, 0), Given(small_network().eval())(x, 2))
-    stranger = add_adapters(small_plain(), ("a", "b"), "parallel")
+    unknown_domain = add_adapters(small_plain(), ("a", "b"), "parallel")
     with pytest.raises(RuntimeError, match=r"expected domains \['a', 'b'\], the state has"):
-        stranger.load_state_dict(add_adapters(small_plain(), ("a", "c"), "parallel").state_dict())
+        unknown_domain.load_state_dict(add_adapters(small_plain(), ("a", "c"), "parallel").state_dict())
 
 
 def test_which_convolutions_have_adapters() -> None:

@@ -18,7 +18,7 @@ from reid.errors import ConfigError, DataError
 from reid.norm import Given, calibrate, camera_batchnorm, convert_norm, install
 from reid.norm.convert import DomainPolicy
 from reid.norm.specialised.tent import adapt, batch_norms
-from reid.norm.statistics_source import Batch
+from reid.norm.statistics_source import BatchStatistics
 from reid.norm.unseen_domains import with_source
 from reid.training.alignment import entropy_loss
 
@@ -79,7 +79,7 @@ def changed(network: nn.Module, other: nn.Module) -> set[str]:
 def batch_entropy(network: nn.Module, images: Tensor) -> float:
     """Of the class probabilities when the batch normalizes."""
     converted = convert_norm(network, camera_batchnorm(["site"])).eval()
-    return entropy_loss(with_source(converted, Batch())(images)).item()
+    return entropy_loss(with_source(converted, BatchStatistics())(images)).item()
 
 
 def check_tent(adaptation: Adaptation, network: nn.Module) -> None:
@@ -154,7 +154,7 @@ def test_the_first_look_is_prediction_time_batchnorm(trained: nn.Module) -> None
     images = shifted(1)[0][0]
     still = adapt(trained, [(images, None)], lambda logits: seen.append(logits.detach()) or entropy_loss(logits), 0.0)
     converted = convert_norm(trained, camera_batchnorm(["site"]))
-    torch.testing.assert_close(seen[0], with_source(converted, Batch())(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen[0], with_source(converted, BatchStatistics())(images), rtol=1e-4, atol=1e-4)
     assert not changed(still, trained)
     assert not torch.allclose(seen[0], trained(images), atol=0.1)
 

@@ -1,0 +1,72 @@
+"""Names of version 0.1.0 that files still hold: fields of a sample and keys of an experiment.
+
+Files of version 0.1.0 are read unchanged.  Weights, profiles, embeddings and galleries are still written with the old
+names, so their format has not changed; experiments and manifests are written with the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from reid.errors import ConfigError
+
+FIELDS = {"domain": "category"}  # fields of a sample: a category is what a crop shows
+KEYS = {"norm.kind": "norm.axis", "norm.by": "norm.domain_fields", "data.domains": "data.categories"}
+PROTOCOL_KEYS = {"domain": "category", "places": "locations"}  # keys of a protocol table
+VALUES = ("norm.axis", "norm.domain_fields")  # keys of an experiment whose values are fields of a sample
+
+_OLD_FIELDS = {new: old for old, new in FIELDS.items()}
+
+
+def current_fields(names: Iterable[str]) -> tuple[str, ...]:
+    """Replace the old names of fields of a sample.
+
+    Example:
+        >>> current_fields(["domain", "camera"])
+        ('category', 'camera')
+    """
+    return tuple(FIELDS.get(name, name) for name in names)
+
+
+def fields_in_files(names: Iterable[str]) -> list[str]:
+    """Name fields of a sample as the headers of weights and profiles do.
+
+    Example:
+        >>> fields_in_files(("category", "camera"))
+        ['domain', 'camera']
+    """
+    return [_OLD_FIELDS.get(name, name) for name in names]
+
+
+def current_experiment(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Copy the nested ``table`` of an experiment with the new names of its keys and fields.
+
+    Raises:
+        ConfigError: A key stands there under its old and its new name.  The message begins with ``where``.
+
+    Example:
+        >>> current_experiment({"norm": {"kind": "domain"}}, "file.toml")
+        {'norm': {'axis': 'category'}}
+    """
+    return {
+        section: _current_section(section, leaves, where) if isinstance(leaves, Mapping) else leaves
+        for section, leaves in table.items()
+    }
+
+
+def _current_section(section: str, leaves: Mapping[str, Any], where: str) -> dict[str, Any]:
+    renamed: dict[str, Any] = {}
+    for leaf, value in leaves.items():
+        key = KEYS.get(f"{section}.{leaf}", f"{section}.{leaf}")
+        new = key.removeprefix(f"{section}.")
+        if new in renamed:
+            raise ConfigError(f"{where}: {section}.{leaf} is the old name of {key}, which stands there too; keep one")
+        renamed[new] = _current_value(value) if key in VALUES else value
+    return renamed
+
+
+def _current_value(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return list(current_fields(value))
+    return FIELDS.get(value, value) if isinstance(value, str) else value

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reid.errors import DataError, unknown_name
-from reid.old_names import PROTOCOL_KEYS
+from reid.old_names import PROTOCOL_KEYS, current_rule
 from reid.records import Modality, Split
 
 
@@ -127,7 +127,7 @@ class Rule(_Table):
 
     ``ignore``: which gallery rows are neither right nor wrong for a query.
         "camera": those of its identity from its own camera, or from another one at the same place;
-        "place": all from its camera's place, whoever they show (SYSU-MM01);
+        "location": all from its camera's location, whoever they show (SYSU-MM01);
         "itself": the same picture only (leave-one-out).
     ``cmc``: what a place of the CMC is.  "image"; "identity": each identity counts once, at its best
         image; "single-shot": one image of each identity, drawn ``repeats`` times a query (CUHK03).
@@ -142,7 +142,7 @@ class Rule(_Table):
     ``ties``: of equal scores the wrong ones stand first, "worst", or the "mean" over all orders.
     """
 
-    ignore: Literal["camera", "place", "itself"] = "camera"
+    ignore: Literal["camera", "location", "itself"] = "camera"
     cmc: Literal["image", "identity", "single-shot"] = "image"
     precision: Literal["rectangle", "trapezoid"] = "rectangle"
     unmatched: Literal["dropped", "zero"] = "dropped"
@@ -162,7 +162,7 @@ class Rule(_Table):
     def changed(self, changes: Mapping[str, object]) -> Rule:
         """This rule with other values, which may be texts; a wrong one is a :class:`DataError`."""
         try:
-            return Rule.model_validate({**self.model_dump(), **changes})
+            return Rule.model_validate({**self.model_dump(), **current_rule(changes)})
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])

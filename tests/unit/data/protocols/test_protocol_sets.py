@@ -319,7 +319,7 @@ def test_a_table_of_ones_own_lies_beside_the_data(tmp_path: Path) -> None:
     )
     (tmp_path / "rows.csv").write_text("path,identity,split,camera\na.jpg,a,query,yard\nb.jpg,a,gallery,door\n")
     data = open_data(str(tmp_path / "protocol.toml"))
-    assert (data.name, data.scoring.rule.ignore, data.scoring.locations) == ("mine", "place", {"yard": "door"})
+    assert (data.name, data.scoring.rule.ignore, data.scoring.locations) == ("mine", "location", {"yard": "door"})
     assert len(data.samples) == 2
 
 

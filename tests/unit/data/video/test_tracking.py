@@ -41,9 +41,7 @@ def slow_track(
     patience: float = PATIENCE,
 ) -> list[tuple[int, int, int]]:
     """Return (frame, row of the box, track) of every box in a track, sorted; the settings make it wrong."""
-    tracks: list[
-        list[tuple[float, tuple[float, ...]]]
-    ] = []  # for each track the seconds and boxes of its whole history
+    tracks: list[list[tuple[float, tuple[float, ...]]]] = []  # seconds and boxes of the whole history of each track
     found = []
     for one in found_boxes:
         boxes = [tuple(box) for box in one.boxes.tolist()]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError
-from reid.norm.condition import Condition, DomainBranch
+from reid.norm.condition import Condition, DomainBranch, in_callers_order
 from reid.norm.statistics import Stats, pool, pool_softly
 from reid.norm.synchronize import synchronized
 
@@ -111,10 +111,13 @@ class LatentDomains(DomainBranch):
 
 @contextmanager
 def gate_logits(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what every gate of ``network`` says, (B, G) each in the order of the layers, inside the ``with``."""
+    """Collect the logits (B, G) of every gate of ``network`` inside the ``with``; rows are in the caller's order."""
     found: list[Tensor] = []
     gates = [module for module in network.modules() if isinstance(module, DomainGate)]
-    hooks = [gate.register_forward_hook(lambda _gate, _inputs, logits: found.append(logits)) for gate in gates]
+    hooks = [
+        gate.register_forward_hook(lambda _gate, _inputs, logits: found.append(in_callers_order(logits)))
+        for gate in gates
+    ]
     try:
         yield found
     finally:

@@ -110,8 +110,8 @@ class DomainBatchNorm(NamedRows):
 
     def _normalize(self, x: Tensor, condition: Condition) -> Tensor:
         if not self.domains:  # nothing to choose between
-            condition = replace(condition, domain=0, groups=None)
-        domain, groups = condition.domain, condition.groups
+            condition = replace(condition, domain=0, runs=None)
+        domain, groups = condition.domain, condition.runs
         if domain is None and self.groups > 1 and self.gate is None:
             raise ConditionError(
                 f"this network normalizes by domain ({', '.join(self.domains)}) and was not told which:"

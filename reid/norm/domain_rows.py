@@ -48,3 +48,12 @@ def carry_over(new: nn.Module, old: nn.Module) -> None:
         parameter.requires_grad_(getattr(old, key).requires_grad)
     new._forward_hooks.update(old._forward_hooks)
     new._forward_pre_hooks.update(old._forward_pre_hooks)
+
+
+def named_domains(network: nn.Module) -> tuple[str, ...]:
+    """Return the domain names that the layers of a network know, in the order of their indices; () for none.
+
+    These are the names of :func:`reid.norm.domains_of` and, in a network of plain norms, of its adapters.
+    """
+    layers = (layer for layer in network.modules() if isinstance(layer, NamedRows))
+    return next((layer.domains for layer in layers if layer.domains), ())

@@ -101,7 +101,7 @@ class DomainWhitening(NamedRows):
                 " call Given(network)(images, domain)"
             )
         whole = [condition.domain] if isinstance(condition.domain, int) else []
-        for row in whole or [row for row, _ in condition.groups or ()]:
+        for row in whole or [row for row, _ in condition.runs or ()]:
             if not 0 <= row < self.groups:
                 raise ConditionError(f"domain {row} is out of range: this network has {self.groups}")
         if isinstance(condition.domain, Tensor) and condition.domain.shape[1:] not in ((), (self.groups,)):

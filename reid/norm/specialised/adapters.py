@@ -135,7 +135,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
 
     def _adapt(self, x: Tensor) -> Tensor:
         condition = current_condition() or Condition()
-        domain, groups = condition.domain, condition.groups
+        domain, groups = condition.domain, condition.runs
         if domain is None:
             if len(self.domains) > 1:
                 raise ConditionError(

@@ -249,3 +249,25 @@ def check_domain(domain: Tensor, images: int) -> None:
             f"domain: expected int64 of shape ({images},), one index for each image, or weights ({images}, G),"
             f" got {str(domain.dtype).removeprefix('torch.')} of shape {tuple(domain.shape)}"
         )
+
+
+def check_known_domains(condition: Condition, domains: Sequence[str], *, required: bool = True) -> None:
+    """Check that the condition names domains of a layer.
+
+    Args:
+        condition: What is known about the batch.
+        domains: The names of the domains of the layer; () is one domain.
+        required: Whether a layer with several domains needs to know which.
+
+    Raises:
+        ConditionError: If an index is out of range, or if the domain is required and not known.
+    """
+    if required and condition.domain is None and len(domains) > 1:
+        raise ConditionError(
+            f"this network normalizes by domain ({', '.join(domains)}) and does not know which:"
+            " call Given(network)(images, domain)"
+        )
+    whole = [condition.domain] if isinstance(condition.domain, int) else []
+    for domain in whole or [domain for domain, _ in condition.runs or ()]:
+        if not 0 <= domain < max(len(domains), 1):
+            raise ConditionError(f"domain {domain} is out of range: this network has {max(len(domains), 1)}")

@@ -365,7 +365,7 @@ def test_states_round_trip_with_one_domain() -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="set group = 3"):
+    with pytest.raises(ConfigError, match="block_size = 3"):
         DomainWhitening(9, NAMES, block_size=4)
     with pytest.raises(ConfigError, match='did you mean "cholesky"'):
         DomainWhitening(8, NAMES, method="choleski")

@@ -41,7 +41,7 @@ from reid.models.checkpoint import Checkpoint
 from reid.models.image_statistics import image_statistics
 from reid.models.own_statistics import keeps_statistics, own_profiles, replaced
 from reid.norm import Profiles
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.records import Embeddings, FloatArray, IntArray, Sample, Split, domain_of
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
@@ -252,10 +252,10 @@ def _gap(name: str, measured: Profiles) -> dict[str, float]:
     found = {}
     for layer in measured.mean:
         ours, theirs = (
-            Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
+            Statistics(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
             for p in (measured.select([name]), measured.select(others))
         )
-        found[layer] = float(layer_distances(ours, theirs.total(), [ours.mean.shape[1]])[0, 0])
+        found[layer] = float(layer_distances(ours, theirs.merge_all(), [ours.mean.shape[1]])[0, 0])
     return found
 
 

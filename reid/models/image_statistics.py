@@ -46,7 +46,7 @@ class ImageStatistics:
         return len(self.mean)
 
 
-def image_statistics(
+def measure_images(
     checkpoint: Checkpoint,
     samples: Sequence[Sample],
     *,

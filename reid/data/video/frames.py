@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reid.data.crop_folder import PICTURES
+from reid.data.crop_folder import IMAGE_SUFFIXES
 from reid.data.images import read_image
 from reid.errors import ConfigError, DataError
 
@@ -98,11 +98,11 @@ class _Pictures(Film):
 
 def _open_folder(path: Path, rate: float | None) -> Film:
     files = sorted(
-        (file for file in path.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")),
+        (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")),
         key=lambda file: _natural(file.name),
     )
     if not files:
-        raise DataError(f"{path}: no pictures in it; expected frames that end in {', '.join(sorted(PICTURES))}")
+        raise DataError(f"{path}: no pictures in it; expected frames that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     if rate is None:
         raise ConfigError(f"{path}: a folder does not say how many frames a second it shows; tell it by --source-fps")
     told = "\n".join(f"{file.name}\t{file.stat().st_size}" for file in files)

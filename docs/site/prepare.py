@@ -49,11 +49,18 @@ def prepare(folder: Path) -> None:
     for page in sorted(DOCS.rglob("*.md")):
         text = redirected_links(page.read_text(encoding="utf-8"), page)
         (folder / page.relative_to(DOCS)).write_text(text, encoding="utf-8")
-    pages = {"cli.md": cli_page(), "reference/index.md": front_door_page()}
-    pages |= {f"reference/{name}.md": api_page(title, packages) for name, (title, packages) in REFERENCE.items()}
-    for name, text in pages.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
+    fill(folder / "cli.md", "<!-- generated: commands -->", commands_text())
+    fill(folder / "reference" / "index.md", "<!-- generated: front door -->", front_door_table())
+    for name, (title, packages) in REFERENCE.items():
+        (folder / "reference" / f"{name}.md").write_text(api_page(title, packages), encoding="utf-8")
+
+
+def fill(page: Path, mark: str, text: str) -> None:
+    """Replace ``mark`` on a page by generated text."""
+    before, found, after = page.read_text(encoding="utf-8").partition(mark)
+    if not found:
+        raise SystemExit(f"{page}: expected a line {mark}")
+    page.write_text(before + text + after, encoding="utf-8")
 
 
 def redirected_links(text: str, page: Path) -> str:
@@ -99,17 +106,9 @@ def api_page(title: str, packages: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def front_door_page() -> str:
-    """The page of what ``import reid`` offers: one row a name, with a link to its full description."""
-    lines = [
-        "# The front door: reid",
-        "",
-        "`import reid` offers the names below and loads what a name needs when the name is first used.",
-        "Everything else is imported from the module that this reference names.",
-        "",
-        "| name | what it is for |",
-        "|---|---|",
-    ]
+def front_door_table() -> str:
+    """What ``import reid`` offers: one row a name, with a link to its full description."""
+    lines = ["| name | what it is for |", "|---|---|"]
     for name in sorted(getattr(reid, "__all__", ()), key=str.lower):
         described = getattr(reid, name)
         if not hasattr(described, "__qualname__"):  # a module or a plain value, such as the version
@@ -119,12 +118,10 @@ def front_door_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def cli_page() -> str:
-    """The page of all commands, from the texts that ``--help`` shows."""
+def commands_text() -> str:
+    """A section for each command, from the texts that ``--help`` shows."""
     program: Any = typer.main.get_command(app)
-    lines = ["# Commands", "", program.help, "", program.epilog, ""]
-    lines += ["Exit codes: 0 done; 1 the data or the run is wrong; 2 wrong usage; 3 `reid cameras watch` found a"]
-    lines += ["camera that drifted.", ""]
+    lines: list[str] = []
     for words, command in commands_of(program, "reid"):
         lines += [f"## {words}", "", inspect.cleandoc(command.help or ""), ""]
         if command.epilog:

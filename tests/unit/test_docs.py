@@ -22,7 +22,7 @@ SYSTEMS_PAGE = ROOT / "docs" / "normalization-systems.md"
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 TEST = re.compile(r"([\w./-]+\.py)::(\w+)")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_LINK = re.compile(r"\[`([\w./-]+\.py)`?((?: `?[\w`, ]+)?)\]\(([^)\s]+)\)")
 POLICY = r"(?:camera_batchnorm|modality_batchnorm|domain_batchnorm|DomainPolicy)\(.*\)"
 

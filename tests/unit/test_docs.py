@@ -76,7 +76,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_tests_that_are_named_exist(page: Path) -> None:
-    assert not missing_tests(page.read_text(encoding="utf-8"))
+    assert not missing_tests(prose(page))
 
 
 def test_the_checks_find_mistakes() -> None:

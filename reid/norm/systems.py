@@ -130,9 +130,7 @@ def _followed(make: Callable[[int], nn.Module]) -> Callable[[DomainBatchNorm], n
 SYSTEMS: dict[str, System] = {
     "batch": System(),
     "ibn": System(_with_source(_ibn), places=first(0.75), vectors=False),
-    "isw": System(
-        _with_source(_ibn), places=first(0.75), vectors=False
-    ),  # and a loss, reid.training.selective_whitening
+    "isw": System(_with_source(_ibn), places=first(0.75), vectors=False),  # and a loss, reid.training.layer_objectives
     "bin": System(_with_source(lambda layer: Blend(torch.ones(layer.channels), learned=True)), vectors=False),
     "dson": System(_with_source(lambda layer: Optimized(layer.groups)), domains=2, vectors=False),
     "dial": System(_with_source(lambda _: Align()), domains=2),

@@ -149,7 +149,7 @@ def _followed_by(make: Callable[[int], nn.Module]) -> Callable[[DomainBatchNorm]
 SYSTEMS: dict[str, System] = {
     "batch": System(),
     "ibn": System(_with_source(_ibn), layers=first_layers(0.75), takes_vectors=False),
-    # isw is ibn with a loss: reid.training.selective_whitening.
+    # isw is ibn with a loss: reid.training.layer_objectives.
     "isw": System(_with_source(_ibn), layers=first_layers(0.75), takes_vectors=False),
     "bin": System(_with_source(lambda layer: Blend(torch.ones(layer.channels), learned=True)), takes_vectors=False),
     "dson": System(_with_source(lambda layer: Optimized(layer.domain_count)), min_domains=2, takes_vectors=False),

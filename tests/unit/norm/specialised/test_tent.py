@@ -20,7 +20,7 @@ from reid.norm.domain_policy import DomainPolicy
 from reid.norm.specialised.tent import adapt, batch_norms
 from reid.norm.statistics_source import BatchStatistics
 from reid.norm.unseen_domains import with_source
-from reid.training.alignment import entropy_loss
+from reid.training.losses import entropy_loss
 
 CLASSES, STEPS, RATE = 5, 20, 3e-3
 Adaptation = Callable[[nn.Module, list[tuple[Tensor, None]], float], nn.Module]

@@ -110,7 +110,7 @@ def flipped_by_hand(network: nn.Module, domain: Tensor | None) -> Tensor:
         mirror = torch.stack([image[..., 31 - x] for x in range(32)], dim=-1)
         own_domain = None if domain is None else domain[i : i + 1]
         with torch.inference_mode():
-            both = [Given(network)(image, own_domain)[0].double() for image in (image, mirror)]
+            both = [Given(network)(view, own_domain)[0].double() for view in (image, mirror)]
         mean = (both[0] + both[1]) / 2
         rows.append(mean / mean.norm())
     return torch.stack(rows)

@@ -245,7 +245,7 @@ def test_mistakes_are_named() -> None:
         compress_adapters(nn.Conv2d(3, 3, 3), [batch], "people")
     with pytest.raises(ConditionError, match='did you mean "people"'):
         compress_adapters(network, [batch], "peopel")
-    with pytest.raises(DataError, match=r"^0: expected more places than its 3 channels, got 0"):
+    with pytest.raises(DataError, match=r"^0: .*3 channels, got 0"):
         compress_adapters(network, [], "people")
     with pytest.raises(DataError, match=r"^3: .*got 4"):
         compress_adapters(network, [torch.randn(1, 3, 4, 4)], "people")

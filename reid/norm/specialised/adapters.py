@@ -150,7 +150,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
         if isinstance(domain, int):
             return self._adapt_one_domain(x, domain)
         if domain.is_floating_point():
-            raise ConditionError("adapters need one domain for each image: give int64 labels (B,), not weights (B, G)")
+            raise ConditionError("adapters need one domain for each image: give int64 indices (B,), not weights (B, G)")
         if groups is None:
             return self._adapt_any_order(x, domain)
         runs = torch.split(x, [rows for _, rows in groups])

@@ -28,7 +28,7 @@ def scale_penalty(network: nn.Module) -> Tensor:
         ConfigError: If the network has no BatchNorm with a scale.
 
     Example:
-        >>> float(scale_penalty(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))))
+        >>> scale_penalty(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))).item()
         8.0
     """
     return torch.stack([scale.abs().sum() for scale in _scales(network)]).sum()
@@ -53,8 +53,8 @@ def scale_threshold(network: nn.Module, part: float) -> float:
 def remove_channels(chain: nn.Sequential, threshold: float = 0.0) -> nn.Sequential:
     """Remove the channels between two convolutions whose scale is small; exact where the scale is 0.
 
-    This happens wherever a dense Conv2d, BatchNorm2d, ReLU and a dense Conv2d follow each other.  A channel with scale 0
-    is the constant ReLU(beta), which is added to the bias of the second convolution.  With zero padding the constant
+    This happens wherever a dense Conv2d, BatchNorm2d, ReLU and a dense Conv2d follow each other.  A channel with scale
+    0 is the constant ReLU(beta), which is added to the bias of the second convolution.  With zero padding the constant
     ends at the border, so a channel with beta > 0 stays there.  At least one channel always stays.
 
     Args:

@@ -94,7 +94,7 @@ def refusal(weights: PublicWeights, folder: Path, opener: Callable[..., Any]) ->
 class TestTable:
     """The lines that come with the program."""
 
-    def test_every_line_is_complete(self) -> None:
+    def test_every_row_is_complete(self) -> None:
         for weights in public_weights():
             assert weights.backbone in (*BACKBONES, *PUBLISHED_NAMES, *RUNTIMES.values())
             assert weights.licence
@@ -109,7 +109,7 @@ class TestTable:
             assert int(weights.sha256, 16) >= 0
             assert weights.url.endswith(f"-{weights.sha256}.pth")
 
-    def test_torchvisions_lines_are_torchvisions(self) -> None:
+    def test_the_rows_of_torchvision_are_torchvisions(self) -> None:
         from torchvision.models import MobileNet_V2_Weights, ResNet18_Weights, ResNet50_Weights
 
         for name, published in (
@@ -127,7 +127,7 @@ class TestTable:
 class TestFetch:
     """From an address to a file."""
 
-    def test_two_at_a_time_do_not_write_into_one_another(self, tmp_path: Path) -> None:
+    def test_two_downloads_at_a_time_do_not_interfere(self, tmp_path: Path) -> None:
         """The second begins and ends while the first is half way; the file is whole at any time."""
         content = content_of()
 
@@ -142,11 +142,11 @@ class TestFetch:
         assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("net.pth", content)]
 
     @pytest.mark.parametrize("length", [-1, None])
-    def test_a_file_arrives_and_is_told_unverified_without_a_published_hash(
+    def test_a_file_without_a_published_hash_is_reported_as_unverified(
         self, tmp_path: Path, length: int | None
     ) -> None:
         site, heard = Site(content_of(), length=length), []
-        fetched = fetch(line(), tmp_path / "new", opener=site, progress=lambda *told: heard.append(told))
+        fetched = fetch(line(), tmp_path / "new", opener=site, progress=lambda *reported: heard.append(reported))
         assert fetched.path == tmp_path / "new" / "net.pth"
         assert fetched.path.read_bytes() == site.content
         assert torch.equal(read_table(fetched.path)[0]["conv1.weight"], TABLE["conv1.weight"])
@@ -156,7 +156,7 @@ class TestFetch:
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["net.pth"]
 
     @pytest.mark.parametrize("digits", [8, 64])
-    def test_a_published_hash_is_checked_and_how_much_of_it_is_told(self, tmp_path: Path, digits: int) -> None:
+    def test_a_published_hash_is_checked_and_its_length_is_reported(self, tmp_path: Path, digits: int) -> None:
         site = Site(content_of())
         whole = hashlib.sha256(site.content).hexdigest()
         fetched = fetch(line(whole[:digits]), tmp_path, opener=site)
@@ -178,7 +178,7 @@ class TestFetch:
             fetch(line("0" * 64), tmp_path, opener=site)
         assert (tmp_path / "net.pth").is_file()  # a user's file is a user's to delete
 
-    def test_a_file_put_there_by_hand_will_do(self, tmp_path: Path) -> None:
+    def test_a_file_put_there_by_hand_is_accepted(self, tmp_path: Path) -> None:
         (tmp_path / "net.pth").write_bytes(content_of())
         assert fetch(line(url=""), tmp_path).path == tmp_path / "net.pth"
 
@@ -191,19 +191,19 @@ class TestFetch:
     def test_a_page_instead_of_a_file_is_refused(self, tmp_path: Path) -> None:
         assert "cannot read this weights file" in refusal(line(), tmp_path, Site(b"<html>please log in</html>"))
 
-    def test_a_cut_off_file_is_refused(self, tmp_path: Path) -> None:
+    def test_an_incomplete_file_is_refused(self, tmp_path: Path) -> None:
         whole = content_of()
         message = refusal(line(), tmp_path, Site(whole[:100], length=len(whole)))
         assert f"cut off after 100 of {len(whole)} bytes" in message
 
-    def test_only_protected_addresses_will_do(self, tmp_path: Path) -> None:
+    def test_only_protected_addresses_are_accepted(self, tmp_path: Path) -> None:
         message = refusal(line(), tmp_path, Site(content_of(), url="http://models.example/net.pth"))
         assert "unprotected address" in message
 
     @pytest.mark.parametrize(
         "failure", [URLError("Name or service not known"), TimeoutError("timed out"), ConnectionResetError("reset")]
     )
-    def test_offline_one_line_says_where_to_put_the_file(self, tmp_path: Path, failure: Exception) -> None:
+    def test_offline_one_line_names_where_to_put_the_file(self, tmp_path: Path, failure: Exception) -> None:
         def opener(*args: object, **kwargs: object) -> None:
             raise failure
 
@@ -226,13 +226,13 @@ class TestFetch:
         message = refusal(line(), tmp_path, opener)
         assert message == "net: models.example answers 404 Not Found; see https://models.example/zoo"
 
-    def test_what_only_a_person_can_fetch_says_so(self, tmp_path: Path) -> None:
+    def test_what_only_a_person_can_fetch_is_refused_with_the_page(self, tmp_path: Path) -> None:
         message = refusal(line(url=""), tmp_path, Site(b""))
         assert message == (
             f"net: no program can fetch it; download it from https://models.example/zoo to {tmp_path / 'net.pth'}"
         )
 
-    def test_the_name_keeps_its_kind(self, tmp_path: Path) -> None:
+    def test_the_file_keeps_its_suffix(self, tmp_path: Path) -> None:
         assert replace(line(), url="https://a.example/x.safetensors?download=1").path_in(tmp_path).name == (
             "net.safetensors"
         )

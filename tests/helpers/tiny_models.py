@@ -46,7 +46,7 @@ class Tiny:
         pooled: bool = True,
         outputs: int = 1,
     ) -> Path:
-        """Write it with an input of ``shape`` and ``kind``, channels ``last``; unless ``pooled`` its output is a map."""
+        """Write it: ``shape`` and ``kind`` of the input, channels ``last``; unless ``pooled`` its output is a map."""
         from onnx import TensorProto, checker, helper, numpy_helper, save
 
         steps = [helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT)]

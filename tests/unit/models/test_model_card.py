@@ -62,7 +62,7 @@ def test_the_loop_refuses_wrong_preparations(wrong: Card) -> None:
 def test_intels_models_are_known_by_name_and_others_need_a_card(tmp_path: Path) -> None:
     card = read_card(tmp_path / "person-reidentification-retail-0288.xml")
     assert (card.colours, card.scale, card.transform((256, 128)).interpolation) == ("BGR", 1, "bilinear")
-    with pytest.raises(WeightsError, match=r"nothing is guessed; write it into .*model\.toml, such as colours = "):
+    with pytest.raises(WeightsError, match=r"model\.toml.*colours = "):
         read_card(tmp_path / "model.xml")
 
 
@@ -81,23 +81,23 @@ FULL = {"colours": '"RGB"', "scale": "255", "mean": "[0, 0, 0]", "std": "[1, 1, 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"colours": '"GBR"'}, 'colours: expected "RGB" or "BGR"'),
-        ({"colours": "[1]"}, 'colours: expected "RGB" or "BGR"'),
-        ({"scale": "0"}, "scale: expected a number above 0"),
-        ({"scale": "nan"}, "scale: expected a number above 0"),
-        ({"scale": '"1"'}, "scale: expected a number above 0"),
-        ({"mean": "[1, 2]"}, "mean: expected three numbers"),
-        ({"mean": "0.5"}, "mean: expected three numbers"),
-        ({"std": '["a", 1, 1]'}, "std: expected three numbers"),
+        ({"colours": '"GBR"'}, '"RGB" or "BGR"'),
+        ({"colours": "[1]"}, '"RGB" or "BGR"'),
+        ({"scale": "0"}, "scale: "),
+        ({"scale": "nan"}, "scale: "),
+        ({"scale": '"1"'}, "scale: "),
+        ({"mean": "[1, 2]"}, "mean: "),
+        ({"mean": "0.5"}, "mean: "),
+        ({"std": '["a", 1, 1]'}, "std: "),
         ({"std": "[1, 0, 1]"}, "model.toml: std: expected three numbers above 0, got [1, 0, 1]"),
-        ({"mean": "[nan, 0, 0]"}, "model.toml: mean: expected three numbers"),
-        ({"height": "64.5"}, "height: expected a whole number"),
-        ({"width": "true"}, "width: expected a whole number"),
-        ({"interpolation": '"bilinea"'}, 'model.toml: unknown interpolation "bilinea"; did you mean "bilinear"'),
+        ({"mean": "[nan, 0, 0]"}, "model.toml: mean: "),
+        ({"height": "64.5"}, "height: "),
+        ({"width": "true"}, "width: "),
+        ({"interpolation": '"bilinea"'}, 'did you mean "bilinear"'),
         ({"interpolation": "[1]"}, "interpolation"),
-        ({"color": '"RGB"'}, 'unknown key of a card "color"; did you mean "colours"'),
-        ({"mean": None, "std": None}, "mean, std not said"),
-        ({"scale": "= 1"}, "model.toml: this card of model.onnx is not TOML (Invalid value"),
+        ({"color": '"RGB"'}, 'did you mean "colours"'),
+        ({"mean": None, "std": None}, "mean, std"),
+        ({"scale": "= 1"}, "model.toml: this card of model.onnx is not TOML"),
     ],
 )
 def test_a_card_that_cannot_be_right_is_refused_in_one_line(
@@ -123,9 +123,9 @@ def test_sides_of_the_model_of_the_user_and_of_the_card() -> None:
     assert sides(sized, (None, None)) == sides(sized, (64, None)) == sides(sized, (64, 32), (64, 32)) == (64, 32)
     assert sides(sized, (None, None), (128, 64)) == (128, 64)  # the size of the user counts before the card
     for card, given, expected in (
-        (plain, ((None, 128),), "height: the model takes any"),
-        (sized, ((64, 128),), "width: the model takes 128 pixels and no others, its card says 32"),
-        (plain, ((64, 32), (64, 48)), "width: the model takes 32 pixels and no others, --size says 48"),
+        (plain, ((None, 128),), "^height: "),
+        (sized, ((64, 128),), "^width: .*128 pixels.*card says 32"),
+        (plain, ((64, 32), (64, 48)), "^width: .*32 pixels.*--size says 48"),
     ):
         with pytest.raises(ConfigError, match=expected):
             sides(card, *given)

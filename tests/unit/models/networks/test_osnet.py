@@ -96,7 +96,7 @@ def test_parameters_are_as_many_as_the_paper_states(width: float, stated: float)
 
 @pytest.mark.parametrize("width", [0.0, 0.1, 0.3])
 def test_a_width_that_cannot_be_built_is_refused(width: float) -> None:
-    with pytest.raises(ConfigError, match=rf"0\.25, 0\.5, 0\.75, 1\.0\), got {width}"):
+    with pytest.raises(ConfigError, match=f"got {width}"):
         OSNet(width)
 
 

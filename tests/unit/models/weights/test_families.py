@@ -101,7 +101,7 @@ class TestPreparation:
         assert transform.std == pytest.approx((0.2, 0.4, 0.1), abs=1e-6)
 
     def test_a_mean_of_one_number_is_refused(self) -> None:
-        with pytest.raises(WeightsError, match="pixel_mean: expected three numbers"):
+        with pytest.raises(WeightsError, match="pixel_mean"):
             self.transform(fastreid(old=True) | {"pixel_mean": torch.ones(1)})
 
     @pytest.mark.parametrize("name", ["strong baseline", "AGW", "behind backbone.", "torchreid resnet50"])
@@ -143,11 +143,12 @@ class TestFiles:
 
     def test_a_reduced_embedding_is_refused(self, tmp_path: Path) -> None:
         table = self.table() | {"heads.bottleneck.0.weight": torch.zeros(64, 512, 1, 1)}
-        assert "reduces 512 features to 64 by a convolution" in self.refusal(tmp_path, table)
+        assert "512 features to 64" in self.refusal(tmp_path, table)
 
     def test_two_tensors_for_one_name(self, tmp_path: Path) -> None:
         message = self.refusal(tmp_path, self.table() | {"heads.bnneck.weight": torch.ones(512)})
-        assert "two tensors for neck.weight, the second is heads.bnneck.weight" in message
+        assert "neck.weight" in message
+        assert "heads.bnneck.weight" in message
 
     def test_lost_tensors_are_named_as_ours(self, tmp_path: Path) -> None:
         table = self.table()

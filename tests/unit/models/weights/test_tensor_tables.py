@@ -154,16 +154,16 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) -> 
 
 def test_a_network_in_a_pickle_is_refused_with_the_remedy(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "w.pth")
-    assert "keep only its tensors" in refusal(tmp_path / "w.pth")
+    assert "torch.save(" in refusal(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (torch.ones(3), "expected a dictionary of tensors, got Tensor"),
+        (torch.ones(3), "got Tensor"),
         ({}, "an empty one"),
         ({"state_dict": {}}, "an empty one"),
-        ({"a": 1, "b": "text"}, "2 values that are no tensors: a, b"),
+        ({"a": 1, "b": "text"}, ": a, b"),
     ],
 )
 def test_a_file_without_a_table_is_refused(tmp_path: Path, content: object, message: str) -> None:
@@ -242,7 +242,7 @@ class TestLoadStrictly:
             load_strictly(target, table, "w.pth into net")
         message = str(caught.value)
         assert message.startswith("w.pth into net: the weights do not fit, of 7 tensors ")
-        assert "1 of another size: 0.weight (expected (2, 3), got (2, 4));" in message
+        assert "0.weight (expected (2, 3), got (2, 4))" in message
         assert "1 missing: 1.running_mean;" in message
         assert "5 unexpected: extra0, extra1, extra2, extra3, extra4;" in message
         assert "\n" not in message

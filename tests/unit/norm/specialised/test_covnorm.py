@@ -251,5 +251,5 @@ def test_mistakes_are_named() -> None:
         compress_adapters(network, [torch.randn(1, 3, 4, 4)], "people")
     with torch.no_grad():
         adapted_layers(network)["3"].adapter(0).weight.zero_()
-    with pytest.raises(DataError, match=r"^3, domain people: .*train it first"):
+    with pytest.raises(DataError, match=r"^3, domain people: "):
         compress_adapters(network, [batch], "people")

@@ -147,7 +147,7 @@ def test_other_layers_stay_and_flags_carry_over() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ConfigError, match="no BatchNorm with a scale"):
+    with pytest.raises(ConfigError, match="no BatchNorm"):
         scale_penalty(nn.Conv2d(3, 3, 1))
-    with pytest.raises(ConfigError, match="from 0 to below 1, got 1"):
+    with pytest.raises(ConfigError, match="got 1"):
         scale_threshold(chain(), 1.0)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from reid.norm.unseen_domains import with_source
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from reid.norm import Given, calibrate, camera_batchnorm, convert_norm, install
 from reid.norm.convert import DomainPolicy
 from reid.norm.specialised.tent import adapt, batch_norms
 from reid.norm.statistics_source import BatchStatistics
+from reid.norm.unseen_domains import with_source
 from reid.training.alignment import entropy_loss
 
 CLASSES, STEPS, RATE = 5, 20, 3e-3

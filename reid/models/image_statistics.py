@@ -18,7 +18,7 @@ from reid.data.loading import Progress, domain_indices, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
 from reid.norm.convert import norm_layers
-from reid.norm.statistics import moments
+from reid.norm.statistics import as_maps, moments
 from reid.records import Sample
 
 THUMBNAIL = (16, 8)  # height and width
@@ -96,8 +96,7 @@ def measure_images(
 
 
 def _collect_moments(found: list[tuple[Tensor, Tensor]], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    x = inputs[0]
-    found.append(moments(x[(...,) + (None,) * (4 - x.dim())]))
+    found.append(moments(as_maps(inputs[0])))
 
 
 def _make_thumbnails(images: Tensor) -> Tensor:

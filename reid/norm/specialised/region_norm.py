@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from reid.errors import ConditionError
 from reid.norm.condition import current_condition
-from reid.norm.statistics import Stats, statistics_dtype
+from reid.norm.statistics import Statistics, statistics_dtype
 
 
-def region_stats(x: Tensor, region: Tensor) -> Stats:
+def region_stats(x: Tensor, region: Tensor) -> Statistics:
     """Compute the moments of each image over its region.
 
     Args:
@@ -34,7 +34,7 @@ def region_stats(x: Tensor, region: Tensor) -> Stats:
     mass = member.sum((1, 2, 3))
     share = member / mass.clamp_min(1)[:, None, None, None]
     mean = (x * share).sum((2, 3))
-    return Stats(mean, ((x - mean[:, :, None, None]).square() * share).sum((2, 3)), mass)
+    return Statistics(mean, ((x - mean[:, :, None, None]).square() * share).sum((2, 3)), mass)
 
 
 def standardize_regions(x: Tensor, mask: Tensor, pooled: bool = False, eps: float = 1e-5) -> Tensor:
@@ -57,7 +57,7 @@ def standardize_regions(x: Tensor, mask: Tensor, pooled: bool = False, eps: floa
     regions = []
     for region in (mask, ~mask):
         stats = region_stats(exact, region)
-        stats = stats.total() if pooled else stats
+        stats = stats.merge_all() if pooled else stats
         positions = x.shape[2] * x.shape[3] * (len(x) if pooled else 1)
         damping = (eps * positions / stats.mass.clamp_min(1)).unsqueeze(1)  # (B, 1), or (1, 1) when pooled
         mean, sharp = stats.mean, torch.rsqrt(stats.var + damping)

@@ -25,7 +25,7 @@ from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm.condition import Given
 from reid.norm.convert import replace_modules
 from reid.norm.domain_batchnorm import AFFINES
-from reid.norm.domain_rows import carry_over
+from reid.norm.domain_rows import copy_flags_and_hooks
 from reid.norm.specialised.switchable_layers import (
     SWITCHABLE,
     SwitchableBatchNorm,
@@ -33,7 +33,7 @@ from reid.norm.specialised.switchable_layers import (
     SwitchableLinear,
     current_width,
 )
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 
 MINIMUM = 2  # images to calibrate on, because one has no variance after pooling
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -113,7 +113,7 @@ def calibrate_widths(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module
     """
     new = copy.deepcopy(network)
     measured = copy.deepcopy(network).eval()
-    found: dict[tuple[str, int], Stats] = {}
+    found: dict[tuple[str, int], Statistics] = {}
     for name, layer in _norms_by_name(measured).items():
         layer.train()
         layer.momentum = 0.0
@@ -185,7 +185,7 @@ def _make_switchable(plain: nn.Module, widths: tuple[float, ...], affine: str) -
     )
     layer.widths = widths
     layer.to(state["running_mean"].device, state["running_mean"].dtype).load_state_dict(state)
-    carry_over(layer, plain)
+    copy_flags_and_hooks(layer, plain)
     return layer
 
 
@@ -194,11 +194,11 @@ def _norms_by_name(network: nn.Module) -> dict[str, SwitchableBatchNorm]:
 
 
 def _collect_moments(
-    found: dict[tuple[str, int], Stats], name: str, layer: SwitchableBatchNorm, inputs: tuple[Tensor]
+    found: dict[tuple[str, int], Statistics], name: str, layer: SwitchableBatchNorm, inputs: tuple[Tensor]
 ) -> None:
     """Merge the moments of a layer's input, at the width of this pass, into those found so far."""
     domain = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
-    stats = layer.observe(inputs[0], domain, 1)
+    stats = layer.measure(inputs[0], domain, 1)
     key = (name, current_width(layer.widths))
     found[key] = found[key].merge(stats) if key in found else stats
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from reid.errors import ConditionError, ConfigError
 from reid.norm.condition import Condition, current_condition
 from reid.norm.domain_batchnorm import DomainBatchNorm
-from reid.norm.domain_rows import carry_over
+from reid.norm.domain_rows import copy_flags_and_hooks
 
 DIVISOR = 8  # channels come in multiples of it
 
@@ -159,5 +159,5 @@ def _fill(new: nn.Module, old: nn.Module, **tensors: Tensor | None) -> nn.Module
         if value is not None:
             kept = value.detach().clone()
             setattr(new, key, nn.Parameter(kept) if key in new._parameters else kept)
-    carry_over(new, old)
+    copy_flags_and_hooks(new, old)
     return new

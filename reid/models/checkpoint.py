@@ -223,7 +223,7 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
         path: A ``.safetensors`` file of ours, a file of published weights (``.pth``, ``.pt``, ``.pth.tar``,
             ``.safetensors``), or a model (``.onnx``, or ``.xml`` with its ``.bin``).
         backbone: What published weights are of: a name in :data:`~reid.models.networks.backbones.BACKBONES`, a ResNet
-            with changes, or ``timm:<name>``.  Other files say it themselves.
+            with changes, or ``timm:<name>``.  Other files name it themselves.
         size: Height and width in pixels that images are resized to, in place of those of the training or of the
             family of the weights.
 

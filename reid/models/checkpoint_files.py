@@ -50,7 +50,7 @@ def read_contents(path: Path, backbone: str | None, size: tuple[int, int] | None
     """Read a file of any of the three kinds.
 
     Args:
-        path: The file; its suffix tells models that another program runs from files of tensors.
+        path: The file; its suffix distinguishes models that another program runs from files of tensors.
         backbone: The name of the backbone, which published weights need.
         size: Height and width that a model of any size takes; only models that another program runs use it.
     """

@@ -259,6 +259,6 @@ def _shape_text(shape: Sequence[int | None] | None) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """The last line of another program's message; those before it name places in its source."""
+    """The last line of another program's message; those before it name lines of its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

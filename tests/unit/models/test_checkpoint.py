@@ -106,17 +106,19 @@ class TestOurs:
         assert load_checkpoint(path, size=(64, 32)).fingerprint == load_checkpoint(path).fingerprint
 
     def test_names_that_are_not_the_networks_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"\['a1', 'a2'\], not \['a2', 'a1'\] named by \['camera'\]"):
+        with pytest.raises(ConfigError, match=r"\['a1', 'a2'\], not \['a2', 'a1'\]"):
             save_network(tmp_path, camera_network(), ("camera",), ("a2", "a1"))
-        with pytest.raises(ConfigError, match=r"not .* named by"):
+        with pytest.raises(ConfigError, match=r"saving .*w\.safetensors"):
             save_network(tmp_path, camera_network(), (), CAMERAS)
-        with pytest.raises(ConfigError, match=r"not .* named by"):
+        with pytest.raises(ConfigError, match=r"saving .*w\.safetensors"):
             save_network(tmp_path, plain_network(), ("camera",), CAMERAS)
         assert list(tmp_path.iterdir()) == []
 
     def test_another_backbone_is_refused(self, tmp_path: Path) -> None:
         path = save_network(tmp_path, plain_network())
-        assert 'these weights are of backbone "osnet_x0_25", not "resnet18"' in load_error(path, "resnet18")
+        message = load_error(path, "resnet18")
+        assert '"osnet_x0_25"' in message
+        assert '"resnet18"' in message
         assert load_checkpoint(path, "osnet_x0_25").spec == SPEC
 
     def test_changed_tensors_are_noticed(self, tmp_path: Path) -> None:
@@ -124,14 +126,14 @@ class TestOurs:
         whole = bytearray(path.read_bytes())
         whole[-1] ^= 1
         path.write_bytes(whole)
-        assert "its tensors are not those that were saved" in load_error(path)
+        assert "damaged" in load_error(path)
 
     @pytest.mark.parametrize("share", [0.3, 0.999])
     def test_a_truncated_file_is_refused(self, tmp_path: Path, share: float) -> None:
         path = save_network(tmp_path, plain_network())
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * share)])
-        assert "damaged or cut off" in load_error(path)
+        assert "damaged" in load_error(path)
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -147,12 +149,12 @@ class TestOurs:
         path = save_network(tmp_path, plain_network())
         tensors, metadata = read_table(path)
         save_file(tensors, path, metadata={**metadata, key: value})
-        assert "header of this weights file is damaged" in load_error(path)
+        assert "header of this weights file" in load_error(path)
 
     def test_a_file_of_profiles_is_not_weights(self, tmp_path: Path) -> None:
         path = tmp_path / "p.safetensors"
         Profiles(("c",), (3,), {"bn": torch.zeros(1, 2)}, {"bn": torch.ones(1, 2)}).save(path)
-        assert 'got a file of kind "reid-profiles-1"' in load_error(path)
+        assert "reid-profiles-1" in load_error(path)
 
 
 class TestFingerprint:
@@ -204,5 +206,5 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         next(network.parameters()).fill_(1e38)
     path = save_network(tmp_path, network)
-    with pytest.raises(WeightsError, match=rf"{path}: gives numbers that are not finite; its training diverged"):
+    with pytest.raises(WeightsError, match=rf"^{path}: .*not finite"):
         load_checkpoint(path).embed(IMAGES)

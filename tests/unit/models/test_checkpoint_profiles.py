@@ -63,12 +63,12 @@ class TestProfiles:
     def test_profiles_of_other_weights_are_refused(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(save_network(tmp_path, plain_network()))
         unknown_domain = replace(self.profiles(checkpoint, ("b1",)), weights="0123456789abcdef")
-        with pytest.raises(WeightsError, match="measured on 0123456789abcdef; calibrate again"):
+        with pytest.raises(WeightsError, match="0123456789abcdef"):
             checkpoint.with_profiles(unknown_domain)
 
     def test_profiles_with_other_domain_fields_are_refused(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(save_network(tmp_path, camera_network(), ("camera",), CAMERAS))
-        with pytest.raises(WeightsError, match="named by camera, those of the profiles by category/camera"):
+        with pytest.raises(WeightsError, match=r"by camera, .* by category/camera"):
             checkpoint.with_profiles(self.profiles(checkpoint, ("b1",), ("category", "camera")))
 
 
@@ -110,7 +110,7 @@ def flipped_by_hand(network: nn.Module, domain: Tensor | None) -> Tensor:
         mirror = torch.stack([image[..., 31 - x] for x in range(32)], dim=-1)
         own_domain = None if domain is None else domain[i : i + 1]
         with torch.inference_mode():
-            both = [Given(network)(image, own_domain)[0].double() for image in (image, mirror)]
+            both = [Given(network)(view, own_domain)[0].double() for view in (image, mirror)]
         mean = (both[0] + both[1]) / 2
         rows.append(mean / mean.norm())
     return torch.stack(rows)

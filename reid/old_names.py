@@ -14,6 +14,7 @@ from reid.errors import ConfigError
 FIELDS = {"domain": "category"}  # fields of a sample: a category is what a crop shows
 KEYS = {"norm.kind": "norm.axis", "norm.by": "norm.domain_fields", "data.domains": "data.categories"}
 PROTOCOL_KEYS = {"domain": "category", "places": "locations"}  # keys of a protocol table
+RULE_VALUES = {"ignore": {"place": "location"}}  # values of the settings of a rule
 VALUES = ("norm.axis", "norm.domain_fields")  # keys of an experiment whose values are fields of a sample
 
 _OLD_FIELDS = {new: old for old, new in FIELDS.items()}
@@ -37,6 +38,31 @@ def fields_in_files(names: Iterable[str]) -> list[str]:
         ['domain', 'camera']
     """
     return [_OLD_FIELDS.get(name, name) for name in names]
+
+
+def current_rule(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the settings of a rule with the new names of their values.
+
+    Example:
+        >>> current_rule({"ignore": "place", "trials": 10})
+        {'ignore': 'location', 'trials': 10}
+    """
+    renamed = dict(settings)
+    for name, values in RULE_VALUES.items():
+        if isinstance(value := settings.get(name), str):
+            renamed[name] = values.get(value, value)
+    return renamed
+
+
+def current_rule_text(text: str) -> str:
+    """Replace the old names of values in the text of a rule.
+
+    Example:
+        >>> current_rule_text("market ignore=place trials=10")
+        'market ignore=location trials=10'
+    """
+    pairs = (word.partition("=") for word in text.split(" "))
+    return " ".join(f"{name}{equals}{RULE_VALUES.get(name, {}).get(value, value)}" for name, equals, value in pairs)
 
 
 def current_experiment(table: Mapping[str, Any], where: str) -> dict[str, Any]:

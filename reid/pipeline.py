@@ -136,7 +136,7 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], unsee
     what any camera got.
     """
     if unseen in ("nearest", "mixture"):
-        return checkpoint.with_unseen(unseen)
+        return checkpoint.with_unseen_camera_policy(unseen)
     missing = unseen_domains(checkpoint, samples)
     if not missing or unseen == "error":
         return checkpoint
@@ -209,7 +209,7 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, object]:
         made[PRIOR] = checkpoint.extra[PRIOR]
     policies = [
         checkpoint.extra.get(UNSEEN_CAMERA_KEY, ""),
-        "" if checkpoint.unknown_domain is None else checkpoint.unseen,
+        "" if checkpoint.unknown_domain is None else checkpoint.unseen_camera_policy,
     ]
     if any(policies):
         made[UNSEEN_CAMERA_KEY] = " and ".join(filter(None, policies))

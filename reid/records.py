@@ -30,6 +30,21 @@ class Modality(StrEnum):
     INFRARED = "infrared"
 
 
+class UnseenCameraPolicy(StrEnum):
+    """What a network does with images of an unknown camera."""
+
+    ERROR = "error"
+    """Refuse the images."""
+    CALIBRATE = "calibrate"
+    """Measure statistics for the camera on its unlabelled images first."""
+    PRIOR = "prior"
+    """Give the camera the mixture of the statistics of all known cameras."""
+    NEAREST = "nearest"
+    """Use for each image the known camera whose statistics are most like the image's own."""
+    MIXTURE = "mixture"
+    """Embed each image as every known camera, and add the embeddings, weighted by likeness."""
+
+
 class Split(StrEnum):
     """What a row of a data set is for."""
 

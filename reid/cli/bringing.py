@@ -54,10 +54,10 @@ def export(
 ) -> None:
     """Write a network for ONNX Runtime or OpenVINO, with the statistics of one camera."""
     from reid.models.export import export as write
-    from reid.models.export import kind_of
+    from reid.models.export import format_of
     from reid.pipeline import claim_output, load_checkpoint_for
 
-    claim_output(out, "<net" if kind_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
+    claim_output(out, "<net" if format_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
     claim_output(out.with_suffix(".toml"), "colours")
     checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ())
     write(checkpoint, out, camera)

@@ -72,7 +72,7 @@ def report(
     from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
     from reid.evaluation.analysis.camera_report import camera_report, work
     from reid.evaluation.reports.camera_curve_plot import MARK, curve_picture
-    from reid.models.own_statistics import keeps_statistics
+    from reid.models.calibration import can_be_calibrated
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
     source = prior_source(prior, prior_from)
@@ -88,7 +88,7 @@ def report(
     check_files([*pool, *asked])
     checkpoint = load_checkpoint_for(weights, backbone, size)
     fields = parsed_domain_fields(by) or checkpoint.domain_fields or ("camera",)
-    statistics = keeps_statistics(checkpoint)
+    statistics = can_be_calibrated(checkpoint)
     if not statistics and (out is not None or curve):
         raise ConfigError(
             f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out, --curve and --plot out"
@@ -179,7 +179,7 @@ def merge(
     ] = False,
 ) -> None:
     """Put profiles together: cameras added later, more crops of a camera, or a camera calibrated anew (--replace)."""
-    from reid.models.own_statistics import replaced
+    from reid.models.calibration import replace_domains
     from reid.norm import Profiles
     from reid.pipeline import claim_output
 
@@ -189,7 +189,7 @@ def merge(
     whole = Profiles.load(files[0])
     for file in files[1:]:
         other = Profiles.load(file)
-        whole = replaced(whole, other) if replace else whole.merge(other)
+        whole = replace_domains(whole, other) if replace else whole.merge(other)
     whole.save(out)
     for name, images in zip(whole.domains, whole.images, strict=True):
         typer.echo(f"{name}\t{images} images")

@@ -138,7 +138,7 @@ def search(
         load_checkpoint_for(weights, backbone, size, profiles or (), flip) if named else gallery_checkpoint(folder)
     )
     check_cameras(checkpoint, unseen)
-    checkpoint = checkpoint if unseen is None else checkpoint.with_unseen(policy)
+    checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
     asked = Sample(image, "", camera, modality, domain, Split.QUERY)
     if checkpoint.unknown_domain is None and unseen_domains(checkpoint, [asked]):
         raise ConfigError(_unknown(folder, checkpoint, asked))

@@ -110,8 +110,8 @@ def calibrate(
     """Measure the statistics of every camera from unlabelled crops."""
     from reid.cli.cameras import measured_rows
     from reid.data.manifest import check_files
+    from reid.data.selection import keep_min_gap, keep_one_of_each_track, select_domains
     from reid.models.calibration import calibrate_checkpoint
-    from reid.models.own_statistics import of_domains, one_of_each_track, spaced
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
     if sample_by not in ("", "track"):
@@ -122,9 +122,9 @@ def calibrate(
     check_files(rows)
     checkpoint = load_checkpoint_for(weights, backbone, size)
     fields = parsed_domain_fields(by) or checkpoint.domain_fields or ("camera",)
-    rows = of_domains(rows, fields, only) if only else rows
-    rows = one_of_each_track(rows, fields) if sample_by else rows
-    rows = spaced(rows, fields, apart) if apart else rows
+    rows = select_domains(rows, fields, only) if only else rows
+    rows = keep_one_of_each_track(rows, fields) if sample_by else rows
+    rows = keep_min_gap(rows, fields, apart) if apart else rows
     with progress_bar("calibrating", len(rows)) as progress:
         profiles = calibrate_checkpoint(
             checkpoint,

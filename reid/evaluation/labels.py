@@ -158,7 +158,7 @@ def market_labels(
     query_codes = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
     gallery_codes = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
     codes = (query_codes[0], gallery_codes[0], query_codes[1], gallery_codes[1])
-    return MarketLabels(*codes, *(codes[2:] if ignore == "place" else (None, None)))
+    return MarketLabels(*codes, *(codes[2:] if ignore == "location" else (None, None)))
 
 
 def _equal_pairs(query: IntArray, gallery: IntArray) -> int:

@@ -125,7 +125,7 @@ class _Seen:
     logits: Tensor  # (B, I)
     weights: Tensor | None  # (B, G), of the domains that a branch guesses
     maps: Any  # what the watched layers saw, rows in the batch's order
-    gates: list[Tensor]  # what the gates of the norms say, rows in the batch's order
+    gates: list[Tensor]  # logits of the gates of the norms, rows in the caller's order
 
 
 @dataclass
@@ -244,7 +244,7 @@ class Loop:
         if seen.weights is not None:
             loss = loss + BRANCH_ENTROPY * entropy_loss(seen.weights.clamp_min(1e-12).log())
         if seen.gates and batch.domain is not None:
-            loss = loss + gate_loss(seen.gates, batch.domain[batch.order])
+            loss = loss + gate_loss(seen.gates, batch.domain)
         if self._whitening is not None:
             loss = loss + ISW_WEIGHT * self._whitening.loss(seen.maps)
         if self._causality is not None:

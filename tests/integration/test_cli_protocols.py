@@ -29,7 +29,9 @@ def test_sysu_mm01_has_ten_trials_and_says_so(reid, plain_weights: Path, tmp_pat
     assert code == 0, err
     assert all(len(line) <= 80 for line in out.splitlines())
     text = " ".join(out.split())
-    assert "protocol sysu_mm01, search all, rule market ignore=place cmc=identity gallery=permutation trials=10" in text
+    assert (
+        "protocol sysu_mm01, search all, rule market ignore=location cmc=identity gallery=permutation trials=10" in text
+    )
     assert "mean of 10 trials" in text
     assert "gallery: rand_perm_cam.mat (sha256" in text
     assert "neck bnneck; flip no; version 0." in text

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.walking_people import TWO, film
+from helpers.walking_people import TWO, write_video
 from reid.cli import main
 from reid.models.checkpoint import load_checkpoint
 
@@ -44,8 +44,8 @@ def folder(request: pytest.FixtureRequest, tiny_street: Path, tmp_path: Path) ->
         lay_out(tiny_street / "street-b" / "manifest.csv", tmp_path)
         table = load_checkpoint(WEIGHTS).network.backbone.state_dict()  # type: ignore[union-attr, operator]
         torch.save({"state_dict": {f"module.{key}": value for key, value in table.items()}}, tmp_path / "network.pth")
-    film(tmp_path / "north.mp4")
-    film(tmp_path / "south.mp4", [replace(walk, start=(walk.start[0] + 3, walk.start[1] + 4)) for walk in TWO])
+    write_video(tmp_path / "north.mp4")
+    write_video(tmp_path / "south.mp4", [replace(walk, start=(walk.start[0] + 3, walk.start[1] + 4)) for walk in TWO])
     return tmp_path
 
 

@@ -36,12 +36,17 @@ from reid.evaluation.analysis.camera_findings import (
     scored,
 )
 from reid.evaluation.analysis.drift import effective_size, layer_distances, lookalikes, split_half
-from reid.models.calibration import PriorFrom, calibrate_checkpoint
+from reid.models.calibration import (
+    PriorFrom,
+    calibrate_checkpoint,
+    can_be_calibrated,
+    own_profiles,
+    replace_domains,
+)
 from reid.models.checkpoint import Checkpoint
-from reid.models.image_statistics import image_statistics
-from reid.models.own_statistics import keeps_statistics, own_profiles, replaced
+from reid.models.image_statistics import measure_images
 from reid.norm import Profiles
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.records import Embeddings, FloatArray, IntArray, Sample, Split, domain_of
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
@@ -101,7 +106,7 @@ def camera_report(
     shown = {name: [rows[i] for i in random.permutation(len(rows))[:MOST]] for name, rows in enough.items()}
     trial = _Trial(checkpoint, None, fields, workers, progress)
     own = measured = None
-    if keeps_statistics(checkpoint):
+    if can_be_calibrated(checkpoint):
         own = own_profiles(checkpoint, list(crops), fields)
         rows = [sample for name in enough for sample in crops[name]]
         measured = calibrate_checkpoint(
@@ -200,7 +205,7 @@ def _look(trial: _Trial, shown: Mapping[str, Sequence[Sample]]) -> _CameraView:
                 f"{sample.category}/{sample.identity}" if sample.identity else str(sample.path) for sample in rows
             ]
             continue
-        images = image_statistics(trial.after, rows, workers=trial.workers, progress=trial.progress)
+        images = measure_images(trial.after, rows, workers=trial.workers, progress=trial.progress)
         groups = lookalikes(images, who)
         stability[name] = (len(rows), effective_size(images, groups), split_half(images, groups))
         vectors.append(images.vectors.numpy())
@@ -252,10 +257,10 @@ def _gap(name: str, measured: Profiles) -> dict[str, float]:
     found = {}
     for layer in measured.mean:
         ours, theirs = (
-            Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
+            Statistics(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
             for p in (measured.select([name]), measured.select(others))
         )
-        found[layer] = float(layer_distances(ours, theirs.total(), [ours.mean.shape[1]])[0, 0])
+        found[layer] = float(layer_distances(ours, theirs.merge_all(), [ours.mean.shape[1]])[0, 0])
     return found
 
 
@@ -264,4 +269,4 @@ def _recommended(findings: Sequence[CameraFinding], own: Profiles | None, measur
     if own is None or measured is None:
         return None
     chosen = [finding.camera for finding in findings if finding.verdict == CALIBRATE]
-    return replaced(own, measured.select(chosen)) if chosen else own
+    return replace_domains(own, measured.select(chosen)) if chosen else own

@@ -15,9 +15,9 @@ import numpy as np
 from reid.data.loading import Progress
 from reid.errors import ConfigError, DataError
 from reid.evaluation.analysis.drift import FALSE_ALARMS, FEWEST, Drift, judge_drift, lookalikes
+from reid.models.calibration import can_be_calibrated
 from reid.models.checkpoint import Checkpoint
-from reid.models.image_statistics import image_statistics
-from reid.models.own_statistics import keeps_statistics
+from reid.models.image_statistics import measure_images
 from reid.models.runtime import UNCALIBRATED
 from reid.records import Sample, domain_of
 
@@ -46,7 +46,7 @@ def watched(
     """
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
-    if not keeps_statistics(checkpoint):
+    if not can_be_calibrated(checkpoint):
         raise ConfigError(f"{checkpoint.source}: has no BatchNorm, so no statistics that a camera could drift from")
     if not checkpoint.domain_fields:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
@@ -85,8 +85,7 @@ def watch(
     found = []
     for camera in cameras:
         new, stored = (
-            image_statistics(checkpoint, rows, workers=workers, progress=progress)
-            for rows in (camera.new, camera.stored)
+            measure_images(checkpoint, rows, workers=workers, progress=progress) for rows in (camera.new, camera.stored)
         )
         groups = lookalikes(stored, [sample.identity for sample in camera.stored])
         found.append(judge_drift(camera.camera, new, stored, groups, false_alarms=false_alarms, seed=seed))

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.condition import Condition, current_condition
-from reid.norm.convert import add_domain, domains_of, replace_modules, row_of
+from reid.norm.convert import add_domain, domain_index, domains_of, replace_modules
 from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.domain_rows import NamedRows
 
@@ -135,7 +135,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
 
     def _adapt(self, x: Tensor) -> Tensor:
         condition = current_condition() or Condition()
-        domain, groups = condition.domain, condition.groups
+        domain, groups = condition.domain, condition.runs
         if domain is None:
             if len(self.domains) > 1:
                 raise ConditionError(
@@ -222,7 +222,7 @@ def add_adapter_domain(network: nn.Module, name: str, like: str | None = None) -
     domains = adapter_domains(network)
     if name in domains:
         raise ConfigError(f'domain "{name}" exists already; known: {", ".join(domains)}')
-    row = None if like is None else row_of(domains, like)
+    row = None if like is None else domain_index(domains, like)
     new = add_domain(network, name, like) if domains_of(network) else copy.deepcopy(network)
     for layer in adapted_layers(new).values():
         layer.append(name, None if row is None else copy.deepcopy(layer.adapter(row)))

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from reid.errors import ConfigError, DataError
 from reid.norm.condition import Given
-from reid.norm.convert import row_of
-from reid.norm.covariance import CovStats, covariances
+from reid.norm.convert import domain_index
+from reid.norm.covariance import CovarianceStatistics, covariances
 from reid.norm.specialised.adapters import Adapter, LowRankAdapter, adapted_layers, adapter_domains
 
 VARIANCE = 0.995  # the part of the variance that the authors keep
@@ -63,7 +63,7 @@ def principal(covariance: Tensor, variance: float = VARIANCE, smallest: int = SM
     return Directions(vectors[:, :count], values[:count])
 
 
-def compress(adapter: Adapter, inputs: CovStats, variance: float = VARIANCE) -> LowRankAdapter:
+def compress(adapter: Adapter, inputs: CovarianceStatistics, variance: float = VARIANCE) -> LowRankAdapter:
     """The low-rank form of a trained adapter, I to O channels, on data of these statistics.
 
     ``inputs``: one group, one block: mean (1, I), cov (1, 1, I, I).  Raises DataError for an adapter that gives the
@@ -101,7 +101,7 @@ def compress_adapters(
     layers = adapted_layers(new)
     if not layers:
         raise ConfigError(f"{type(network).__name__} has no adapters to compress; add_adapters, then train them")
-    row = row_of(adapter_domains(new), domain)
+    row = domain_index(adapter_domains(new), domain)
     found = _inputs(network, batches, row)
     for name, layer in layers.items():
         channels = layer.adapter(row).affine()[0].shape[1]
@@ -117,9 +117,9 @@ def compress_adapters(
     return new
 
 
-def _inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str, CovStats]:
+def _inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str, CovarianceStatistics]:
     """The statistics over all places of what the adapters of one domain are given, by layer name."""
-    measured, found = copy.deepcopy(network).eval(), dict[str, CovStats]()
+    measured, found = copy.deepcopy(network).eval(), dict[str, CovarianceStatistics]()
     for name, layer in adapted_layers(measured).items():
         layer.adapter(row).register_forward_pre_hook(partial(_collect, found, name))
     given = Given(measured)
@@ -129,7 +129,7 @@ def _inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str
     return found
 
 
-def _collect(found: dict[str, CovStats], name: str, _adapter: nn.Module, inputs: tuple[Tensor]) -> None:
+def _collect(found: dict[str, CovarianceStatistics], name: str, _adapter: nn.Module, inputs: tuple[Tensor]) -> None:
     x = inputs[0].double()
     images = covariances(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), 1, x.shape[1])
     places = replace(images, mass=images.mass * (x.shape[2] * x.shape[3]))

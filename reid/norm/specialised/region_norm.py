@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from reid.errors import ConditionError
 from reid.norm.condition import current_condition
-from reid.norm.statistics import Stats, statistics_dtype
+from reid.norm.statistics import Statistics, statistics_dtype
 
 
-def region_stats(x: Tensor, region: Tensor) -> Stats:
-    """Moments of each image over its region: x (B, C, H, W), region (B, 1, H, W) bool -> Stats of B groups.
+def region_stats(x: Tensor, region: Tensor) -> Statistics:
+    """Moments of each image over its region: x (B, C, H, W), region (B, 1, H, W) bool -> Statistics of B groups.
 
     ``mass`` counts positions; an empty region has mass, mean and variance 0.
     """
@@ -29,7 +29,7 @@ def region_stats(x: Tensor, region: Tensor) -> Stats:
     mass = member.sum((1, 2, 3))
     share = member / mass.clamp_min(1)[:, None, None, None]
     mean = (x * share).sum((2, 3))
-    return Stats(mean, ((x - mean[:, :, None, None]).square() * share).sum((2, 3)), mass)
+    return Statistics(mean, ((x - mean[:, :, None, None]).square() * share).sum((2, 3)), mass)
 
 
 def standardize_regions(x: Tensor, mask: Tensor, pooled: bool = False, eps: float = 1e-5) -> Tensor:
@@ -44,7 +44,7 @@ def standardize_regions(x: Tensor, mask: Tensor, pooled: bool = False, eps: floa
     regions = []
     for region in (mask, ~mask):
         stats = region_stats(exact, region)
-        stats = stats.total() if pooled else stats
+        stats = stats.merge_all() if pooled else stats
         positions = x.shape[2] * x.shape[3] * (len(x) if pooled else 1)
         damping = (eps * positions / stats.mass.clamp_min(1)).unsqueeze(1)  # (B, 1), or (1, 1) when pooled
         mean, sharp = stats.mean, torch.rsqrt(stats.var + damping)

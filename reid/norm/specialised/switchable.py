@@ -26,8 +26,8 @@ from reid.errors import ConditionError, ConfigError, DataError, unknown_name
 from reid.norm.condition import Condition, Given, current_condition
 from reid.norm.convert import replace_modules
 from reid.norm.domain_batchnorm import AFFINES, DomainBatchNorm
-from reid.norm.domain_rows import carry_over
-from reid.norm.statistics import Stats
+from reid.norm.domain_rows import copy_flags_and_hooks
+from reid.norm.statistics import Statistics
 
 DIVISOR = 8  # channels come in multiples of it
 MINIMUM = 2  # images to calibrate on: one has no variance after pooling
@@ -211,7 +211,7 @@ def calibrate_widths(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module
     """
     new = copy.deepcopy(network)
     measured = copy.deepcopy(network).eval()
-    found: dict[tuple[str, int], Stats] = {}
+    found: dict[tuple[str, int], Statistics] = {}
     for name, layer in _switchable_norms(measured).items():
         layer.train()
         layer.momentum = 0.0
@@ -273,7 +273,7 @@ def _switchable_norm(plain: nn.Module, widths: tuple[float, ...], affine: str) -
     )
     layer.widths = widths
     layer.to(state["running_mean"].device, state["running_mean"].dtype).load_state_dict(state)
-    carry_over(layer, plain)
+    copy_flags_and_hooks(layer, plain)
     return layer
 
 
@@ -281,10 +281,12 @@ def _switchable_norms(network: nn.Module) -> dict[str, SwitchableBatchNorm]:
     return {name: m for name, m in network.named_modules() if isinstance(m, SwitchableBatchNorm)}
 
 
-def _collect(found: dict[tuple[str, int], Stats], name: str, layer: SwitchableBatchNorm, inputs: tuple[Tensor]) -> None:
+def _collect(
+    found: dict[tuple[str, int], Statistics], name: str, layer: SwitchableBatchNorm, inputs: tuple[Tensor]
+) -> None:
     """Merge the moments of a layer's input at the width it runs at into what was found so far."""
     labels = torch.zeros(len(inputs[0]), dtype=torch.int64, device=inputs[0].device)
-    stats = layer.observe(inputs[0], labels, 1)
+    stats = layer.measure(inputs[0], labels, 1)
     key = (name, current_width(layer.widths))
     found[key] = found[key].merge(stats) if key in found else stats
 
@@ -302,5 +304,5 @@ def _filled(new: nn.Module, old: nn.Module, **tensors: Tensor | None) -> nn.Modu
         if value is not None:
             kept = value.detach().clone()
             setattr(new, key, nn.Parameter(kept) if key in new._parameters else kept)
-    carry_over(new, old)
+    copy_flags_and_hooks(new, old)
     return new

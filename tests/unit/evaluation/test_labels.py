@@ -78,7 +78,7 @@ def test_cameras_that_share_a_place():
         ["left out", "wrong", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]
-    assert relation(queries, gallery, locations=one_place, ignore="place") == [
+    assert relation(queries, gallery, locations=one_place, ignore="location") == [
         ["left out", "left out", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]
@@ -93,7 +93,9 @@ def test_only_itself_is_left_out():
     ]
 
 
-@given(st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "place"]))
+@given(
+    st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "location"])
+)
 def test_pairs_left_out_are_counted(labels, ignore):
     """``left_out`` against the table, unknown identities and cameras among them (the assertion is in relation)."""
     rows = [sample(f"{i}", identity.strip(), camera.strip()) for i, (identity, camera) in enumerate(labels)]

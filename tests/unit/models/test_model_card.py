@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reid.errors import ConfigError, WeightsError
-from reid.models.model_card import KNOWN, Card, card_of
+from reid.models.model_card import KNOWN_MODELS, Card, read_card
 
 CAFFE = Card("BGR", 1, (104, 117, 123), (1, 2, 4), 3, 2)
 TORCH = Card("RGB", 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 3, 2)
@@ -41,7 +41,7 @@ def by_hand(card: Card, pixels: Tensor) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("card", [CAFFE, TORCH, *KNOWN.values()])
+@pytest.mark.parametrize("card", [CAFFE, TORCH, *KNOWN_MODELS.values()])
 def test_pictures_are_prepared_as_the_card_says(card: Card) -> None:
     np.testing.assert_allclose(fed(card, picture()), by_hand(card, picture()), rtol=1e-5, atol=1e-4)
 
@@ -60,10 +60,10 @@ def test_the_loop_tells_wrong_preparations_apart(wrong: Card) -> None:
 
 
 def test_intels_models_are_known_by_name_and_others_are_asked_for(tmp_path: Path) -> None:
-    card = card_of(tmp_path / "person-reidentification-retail-0288.xml")
+    card = read_card(tmp_path / "person-reidentification-retail-0288.xml")
     assert (card.colours, card.scale, card.transform((256, 128)).interpolation) == ("BGR", 1, "bilinear")
     with pytest.raises(WeightsError, match=r"nothing is guessed; write it into .*model\.toml, such as colours = "):
-        card_of(tmp_path / "model.xml")
+        read_card(tmp_path / "model.xml")
 
 
 def test_a_card_beside_the_file_counts_before_its_name(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_card_beside_the_file_counts_before_its_name(tmp_path: Path) -> None:
     (tmp_path / f"{name}.toml").write_text(
         'colours = "RGB"\nscale = 255\nmean = [0.5, 0.5, 0.5]\nstd = [1, 1, 1]\ninterpolation = "bicubic"\n'
     )
-    card = card_of(tmp_path / f"{name}.xml")
+    card = read_card(tmp_path / f"{name}.xml")
     assert card == Card("RGB", 255, (0.5, 0.5, 0.5), (1, 1, 1), interpolation="bicubic")
 
 
@@ -107,7 +107,7 @@ def test_a_card_that_cannot_be_right_is_refused_in_one_line(
     text = "\n".join(f"{key} = {value}" for key, value in lines.items() if value is not None)
     (tmp_path / "model.toml").write_text(text)
     with pytest.raises((WeightsError, ConfigError)) as caught:
-        card_of(tmp_path / "model.onnx").transform((64, 32))
+        read_card(tmp_path / "model.onnx").transform((64, 32))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from helpers.tiny_models import INTEL, Sizes, Tiny
 from reid.errors import ConfigError, ReidError, WeightsError
-from reid.models.calibration import calibrate_checkpoint
+from reid.models.calibration import calibrate_checkpoint, can_be_calibrated
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.own_statistics import keeps_statistics
 from reid.models.runtime import RuntimeNetwork
 from reid.norm import Profiles, camera_batchnorm, convert_norm
 from reid.records import Sample, Split
@@ -151,7 +150,7 @@ def crops(tmp_path: Path) -> list[Sample]:
 def test_there_is_nothing_to_calibrate_and_it_says_what_to_do(tmp_path: Path, name: str) -> None:
     checkpoint = load_checkpoint(Tiny().write(tmp_path / name))
     profiles = Profiles(("c0",), (2,), {}, {}, weights=checkpoint.weights)
-    assert not keeps_statistics(checkpoint)
+    assert not can_be_calibrated(checkpoint)
     refused: list[Callable[[], object]] = [
         lambda: calibrate_checkpoint(checkpoint, crops(tmp_path)),
         lambda: checkpoint.with_profiles(profiles),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from reid.errors import DataError, WeightsError
-from reid.norm import Given, Profiles, Stats, calibrate, camera_batchnorm, convert_norm, domains_of, install
+from reid.norm import Given, Profiles, Statistics, calibrate, camera_batchnorm, convert_norm, domains_of, install
 from reid.norm.statistics import moments, pool
 
 NAMES = ("night", "noon")
@@ -49,13 +49,13 @@ def test_merging_any_chunks_is_one_pass(data) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=6)))
     sizes = [b - a for a, b in zip([0, *cuts], [*cuts, 24], strict=True)]
     whole = pool(*moments(images.double()), labels, 2)
-    merged = Stats(torch.zeros(2, 3).double(), torch.zeros(2, 3).double(), torch.zeros(2).double())
+    merged = Statistics(torch.zeros(2, 3).double(), torch.zeros(2, 3).double(), torch.zeros(2).double())
     for part, part_labels in chunks(images.double(), labels, sizes):
         merged = merged.merge(pool(*moments(part), part_labels, 2))
     torch.testing.assert_close(merged.mean, whole.mean)
     torch.testing.assert_close(merged.var, whole.var)
     assert torch.equal(merged.mass, whole.mass)
-    together = merged.total()
+    together = merged.merge_all()
     torch.testing.assert_close(together.mean[0], images.double().mean((0, 2, 3)))
     torch.testing.assert_close(together.var[0], images.double().var((0, 2, 3), correction=0))
 

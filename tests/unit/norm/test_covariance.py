@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reid.norm import covariance as covariance_module
-from reid.norm.covariance import CovStats, covariances, synchronized_covariances
-from reid.norm.statistics import Stats, moments, pool
+from reid.norm.covariance import CovarianceStatistics, covariances, synchronized_covariances
+from reid.norm.statistics import Statistics, moments, pool
 
 C, SIZE = 6, 3
 
@@ -82,7 +82,7 @@ def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed
     whole = covariances(x, group, 3, SIZE)
     edges = sorted({0, len(labels), *(cut for cut in cuts if cut < len(labels))})
     parts = [covariances(x[i:j], group[i:j], 3, SIZE) for i, j in pairwise(edges)]
-    merged = CovStats(
+    merged = CovarianceStatistics(
         torch.zeros(3, C).double(), torch.zeros(3, C // SIZE, SIZE, SIZE).double(), torch.zeros(3).double()
     )
     for part in parts:
@@ -90,7 +90,7 @@ def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed
     for found, expected in ((merged.mean, whole.mean), (merged.cov, whole.cov), (merged.mass, whole.mass)):
         close(found, expected)
     together = covariances(x, torch.zeros_like(group), 1, SIZE)
-    total = whole.total()
+    total = whole.merge_all()
     close(total.mean, together.mean)
     close(total.cov, together.cov)
     assert total.mass.tolist() == [len(labels)]
@@ -143,7 +143,7 @@ def test_moments_of_half_precision_are_not() -> None:
 def test_statistics_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """``synchronized`` stands for a reduction: here it merges with what a second process has."""
     x, labels = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
-    sent: list[Stats] = []
+    sent: list[Statistics] = []
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: sent.append(batch) or batch)
     synchronized_covariances(covariances(x[5:], labels[5:], 3, SIZE))
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: batch.merge(sent[0]))

@@ -487,5 +487,5 @@ def seen_by_threads() -> list[Any]:
 def test_the_condition_belongs_to_its_thread(monkeypatch) -> None:
     """T19 without chance: every thread is inside its pass; a store shared by threads is found out."""
     assert seen_by_threads() == [0, 1, 2, 3]
-    monkeypatch.setattr(condition_module, "_STORE", SimpleNamespace(condition=None))
+    monkeypatch.setattr(condition_module, "_STATE", SimpleNamespace(condition=None))
     assert seen_by_threads() != [0, 1, 2, 3]

@@ -79,11 +79,13 @@ def slow_whitening(x: Tensor, labels: list[int], method: str = "cholesky", eps: 
 
 def make_layer(**options) -> DomainWhitening:
     """A layer in float64 whose three domains and channels all differ."""
-    layer = DomainWhitening(C, NAMES, group=SIZE, **options).double()
+    layer = DomainWhitening(C, NAMES, block_size=SIZE, **options).double()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for row in range(3):
-            layer.install(row, covariances(images(4, row + 20, torch.float64), torch.zeros(4).long(), 1, SIZE), 0)
+            layer.set_statistics(
+                row, covariances(images(4, row + 20, torch.float64), torch.zeros(4).long(), 1, SIZE), 0
+            )
         layer.weight.copy_(torch.rand(C, generator=generator) + 0.5)
         layer.bias.copy_(torch.randn(C, generator=generator))
     return layer
@@ -161,7 +163,7 @@ def test_the_oracle_fails_on_wrong_statistics() -> None:
 
 def test_blocks_of_one_channel_are_batchnorm() -> None:
     x, labels, eps = images(8), torch.tensor([0, 1, 1, 0, 1, 1, 0, 0]), 1e-3
-    y = Given(DomainWhitening(C, NAMES[:2], group=1, eps=eps))(x, labels)
+    y = Given(DomainWhitening(C, NAMES[:2], block_size=1, eps=eps))(x, labels)
     plain = Given(DomainBatchNorm(C, NAMES[:2], eps=eps / (1 - eps)))(x, labels)
     close(y, plain / (1 - eps) ** 0.5, 1e-4)  # 1 / sqrt((1 - eps) var + eps)
 
@@ -249,7 +251,7 @@ def test_matrices_follow_whoever_writes_the_statistics() -> None:
     first = Given(layer)(x, 1)
     assert layer.whitening is layer.eval().whitening  # nothing was written: nothing is made anew
     stale = layer.whitening
-    layer.install(1, other, 0)
+    layer.set_statistics(1, other, 0)
     expected = Given(layer)(x, 1)
     written = make_layer().eval()
     with torch.no_grad():  # as an average of weights (EMA) writes
@@ -285,7 +287,7 @@ def test_serving_does_not_bind_training() -> None:
 
 def test_half_precision_computes_in_float32() -> None:
     x, labels = images(8), torch.tensor([0, 1] * 4)
-    layer = DomainWhitening(C, NAMES[:2], group=SIZE)
+    layer = DomainWhitening(C, NAMES[:2], block_size=SIZE)
     expected = Given(copy.deepcopy(layer))(x.bfloat16().float(), labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = Given(layer)(x.bfloat16(), labels)
@@ -318,7 +320,7 @@ def test_a_plain_batchnorm_state_loads() -> None:
     for module in (plain, nn.Sequential(plain)):
         module.eval()
     for names in (NAMES, ("only",)):
-        layer = DomainWhitening(C, names, group=SIZE)
+        layer = DomainWhitening(C, names, block_size=SIZE)
         layer.load_state_dict(plain.state_dict())
         close(layer.running.diagonal().var, plain.running_var.expand(len(names), -1))
         y = Given(layer.eval())(x, 0)
@@ -331,7 +333,7 @@ def test_a_plain_batchnorm_state_loads() -> None:
 def test_a_domain_state_loads_row_by_name() -> None:
     x = images(8, dtype=torch.float64)
     for state in (make_layer().state_dict(), _trained_batchnorm().state_dict()):
-        ordered, swapped = (DomainWhitening(C, names, group=SIZE).double() for names in (NAMES, ("c", "a", "b")))
+        ordered, swapped = (DomainWhitening(C, names, block_size=SIZE).double() for names in (NAMES, ("c", "a", "b")))
         ordered.load_state_dict(state)
         swapped.load_state_dict(state)
         for name in NAMES:
@@ -348,7 +350,7 @@ def _trained_batchnorm() -> DomainBatchNorm:
 
 def test_states_round_trip_with_one_domain() -> None:
     x = images(8)
-    layer = DomainWhitening(C, ("only",), group=2)
+    layer = DomainWhitening(C, ("only",), block_size=2)
     layer(x)
     assert {key: tuple(value.shape) for key, value in layer.state_dict().items() if isinstance(value, Tensor)} == {
         "weight": (C,),
@@ -357,14 +359,14 @@ def test_states_round_trip_with_one_domain() -> None:
         "running_cov": (3, 2, 2),
         "num_batches_tracked": (),
     }
-    other = DomainWhitening(C, ("only",), group=2)
+    other = DomainWhitening(C, ("only",), block_size=2)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other.eval()(x), layer.eval()(x))
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="set group = 3"):
-        DomainWhitening(9, NAMES, group=4)
+    with pytest.raises(ConfigError, match="block_size = 3"):
+        DomainWhitening(9, NAMES, block_size=4)
     with pytest.raises(ConfigError, match='did you mean "cholesky"'):
         DomainWhitening(8, NAMES, method="choleski")
     with pytest.raises(ConfigError, match="shared"):
@@ -377,11 +379,11 @@ def test_errors_say_what_to_do() -> None:
     with pytest.raises(ConditionError, match=r"expected \(B, 3\)"):
         Given(layer)(images(2, dtype=torch.float64), torch.full((2, 2), 0.5))
     with pytest.raises(WeightsError, match="expected shapes"):
-        layer.install(0, covariances(images(2, dtype=torch.float64), torch.tensor([0, 1]), 2, 1), 0)
+        layer.set_statistics(0, covariances(images(2, dtype=torch.float64), torch.tensor([0, 1]), 2, 1), 0)
     with pytest.raises(RuntimeError, match="size mismatch for running_mean"):
         layer.load_state_dict(nn.BatchNorm2d(C + 1).state_dict())
     with pytest.raises(RuntimeError, match="expected domains"):
-        layer.load_state_dict(DomainWhitening(C, ("x", "y", "z"), group=SIZE).state_dict())
+        layer.load_state_dict(DomainWhitening(C, ("x", "y", "z"), block_size=SIZE).state_dict())
 
 
 # Export: what the graph of evaluation holds.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reid.errors import DataError, WeightsError
 from reid.norm import Profiles, calibrate, camera_batchnorm, convert_norm, install
-from reid.norm.convert import DomainPolicy
+from reid.norm.domain_policy import DomainPolicy
 
 NAMES = ("a1", "a2", "a3")
 
@@ -123,9 +123,9 @@ def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
                     expected = images / (images + 4) * ours + 4 / (images + 4) * theirs
                     assert float(getattr(drawn, table)[layer][row, channel]) == pytest.approx(expected, rel=1e-5)
     share = torch.tensor([[12 / 16], [8 / 12], [3 / 7]])
-    mixture = source.stats("1").blend(own.stats("1"), share)  # type: ignore[arg-type]
+    mixture = source.statistics("1").mix_with(own.statistics("1"), share)  # type: ignore[arg-type]
     assert not torch.allclose(drawn.var["1"], mixture.var)  # the wrong variants
-    assert not torch.allclose(drawn.mean["1"], source.stats("1").lerp(own.stats("1"), 0.5).mean)  # type: ignore[arg-type]
+    assert not torch.allclose(drawn.mean["1"], source.statistics("1").interpolate(own.statistics("1"), 0.5).mean)  # type: ignore[arg-type]
     assert (own.towards(source, 0.0), drawn.images, drawn.domains) == (own, own.images, own.domains)
     assert (own.prior, drawn.prior, own.shrunk(4.0).prior) == ("", "4 of the network", "4 of the cameras")
     drawn.save(tmp_path / "p.safetensors")
@@ -272,12 +272,12 @@ def check_shrinking(shrink) -> None:
 
 
 def wrong_shrinking(whole: Profiles, wrong: str) -> Profiles:
-    stats = whole.stats("1")
-    crowd = stats.mix(torch.full((1, 3), 1 / 3)) if wrong == "cameras count alike" else stats.total()
+    stats = whole.statistics("1")
+    crowd = stats.mix(torch.full((1, 3), 1 / 3)) if wrong == "cameras count alike" else stats.merge_all()
     number = 6 / 24 if wrong == "pixels" else 6  # maps of 24 positions
     share = (number / (stats.mass + number))[:, None]
     parent = type(stats)(crowd.mean.expand(3, -1), crowd.var.expand(3, -1), stats.mass)
-    mixed = (stats.lerp if wrong == "between lost" else stats.blend)(parent, share)
+    mixed = (stats.interpolate if wrong == "between lost" else stats.mix_with)(parent, share)
     return replace(whole, mean=whole.mean | {"1": mixed.mean}, var=whole.var | {"1": mixed.var})
 
 
@@ -298,10 +298,15 @@ def check_difference(difference) -> None:
             torch.testing.assert_close(value, torch.full((3,), k), rtol=1e-3, atol=1e-4)
 
 
+def divided(divide):
+    """A difference that divides the squared Wasserstein distance of a layer by something else."""
+    return lambda a, b: {k: divide(a.statistics(k).wasserstein(b.statistics(k)), b.var[k]) for k in a.mean}
+
+
 DIFFERENCES = {
-    "distance alone": lambda a, b: {k: a.stats(k).wasserstein(b.stats(k)).sqrt() for k in a.mean},
-    "squared": lambda a, b: {k: a.stats(k).wasserstein(b.stats(k)) / b.var[k].sum(1) for k in a.mean},
-    "over channels": lambda a, b: {k: (a.stats(k).wasserstein(b.stats(k)) / len(b.var[k][0])).sqrt() for k in a.mean},
+    "distance alone": divided(lambda squared, _: squared.sqrt()),
+    "squared": divided(lambda squared, var: squared / var.sum(1)),
+    "over channels": divided(lambda squared, var: (squared / len(var[0])).sqrt()),
 }
 
 

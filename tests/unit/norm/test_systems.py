@@ -35,10 +35,11 @@ from reid.norm import (
     system_of,
 )
 from reid.norm.assignment import DomainGate, gate_logits, gate_loss
-from reid.norm.convert import DomainPolicy, norm_layers, take_rows
-from reid.norm.statistics import Stats, moments, pool
+from reid.norm.convert import norm_layers, take_rows
+from reid.norm.domain_policy import DomainPolicy
+from reid.norm.statistics import Statistics, moments, pool
 from reid.norm.statistics_source import Align, BatchStatistics, Blend, Instance, Optimized, Prior
-from reid.norm.systems import at, first
+from reid.norm.systems import first_layers, layers_at
 from reid.norm.unseen_domains import mixture, with_source
 
 CHANNELS = 6
@@ -72,18 +73,16 @@ def run(layer: nn.Module, x: Tensor, domain: Tensor | int | None) -> Tensor:
         return layer(x)
 
 
-def normalized(x: Tensor, stats: Stats, layer: DomainBatchNorm) -> Tensor:
+def normalized(x: Tensor, stats: Statistics, layer: DomainBatchNorm) -> Tensor:
     """The definition: rows of statistics (B, C), a shared affine."""
     mean, var = stats.mean[:, :, None, None], stats.var[:, :, None, None]
     weight, bias = layer.weight.view(1, -1, 1, 1), layer.bias.view(1, -1, 1, 1)
     return (x - mean) / (var + layer.eps).sqrt() * weight + bias
 
 
-def kept(layer: DomainBatchNorm, labels: Tensor) -> Stats:
-    rows = torch.ones(len(labels))
-    return Stats(
-        layer.running_mean.view(layer.groups, -1)[labels], layer.running_var.view(layer.groups, -1)[labels], rows
-    )
+def kept(layer: DomainBatchNorm, labels: Tensor) -> Statistics:
+    mean, var = (buffer.view(layer.domain_count, -1)[labels] for buffer in (layer.running_mean, layer.running_var))
+    return Statistics(mean, var, torch.ones(len(labels)))
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:
@@ -160,12 +159,12 @@ def test_weights_mix_outputs_of_weighted_statistics() -> None:
         mean = (share * x).sum((0, 2, 3))
         var = (share * (x - mean.view(1, -1, 1, 1)).square()).sum((0, 2, 3))
         rows.append((mean, var))
-        stats = Stats(mean[None], var[None], torch.ones(1))
+        stats = Statistics(mean[None], var[None], torch.ones(1))
         expected += weights[:, k].view(-1, 1, 1, 1) * normalized(x, stats, layer)
     found = run(layer, x, weights)
     assert close(found, expected)
     means, variances = (torch.stack(values) for values in zip(*rows, strict=True))
-    mixed_statistics = normalized(x, Stats(weights @ means, weights @ variances, torch.ones(len(x))), layer)
+    mixed_statistics = normalized(x, Statistics(weights @ means, weights @ variances, torch.ones(len(x))), layer)
     assert not close(mixed_statistics, expected, 1e-2)  # the wrong mixture
 
 
@@ -226,8 +225,8 @@ def test_a_prior_counts_as_so_many_images(variance: str) -> None:
     between = share * (1 - share) * (old.mean - batch.mean).square()
     right, wrong = (var, var + between) if variance == "naive" else (var + between, var)
     found = run(layer, x, LABELS)
-    assert close(found, normalized(x, Stats(mean[LABELS], right[LABELS], torch.ones(7)), layer))
-    assert not close(found, normalized(x, Stats(mean[LABELS], wrong[LABELS], torch.ones(7)), layer), 1e-3)
+    assert close(found, normalized(x, Statistics(mean[LABELS], right[LABELS], torch.ones(7)), layer))
+    assert not close(found, normalized(x, Statistics(mean[LABELS], wrong[LABELS], torch.ones(7)), layer), 1e-3)
 
 
 def test_a_prior_goes_from_the_batch_to_the_kept_statistics() -> None:
@@ -258,7 +257,7 @@ def test_a_prior_has_its_closed_form_and_is_monotone(labels: list[int], numbers:
         var = (1 - share) * old.var + share * batch.var[rows]
         layer = make(source=Prior(number))
         found = run(layer, x, rows)
-        assert close(found, normalized(x, Stats(mean, var, torch.ones(len(x))), layer), 1e-4)
+        assert close(found, normalized(x, Statistics(mean, var, torch.ones(len(x))), layer), 1e-4)
         near.append((mean - old.mean).abs().max().item())
     assert near == sorted(near, reverse=True)
 
@@ -267,7 +266,7 @@ def test_aligned_domains_are_separate_at_one_and_the_same_at_a_half() -> None:
     x = images()
     assert close(run(make(source=Align(1.0)).train(), x, LABELS), run(make().train(), x, LABELS))
     half = make(source=Align(0.5)).train()
-    batch = half.source.settle(pool(*moments(x), LABELS, 2))
+    batch = half.source.combine_domains(pool(*moments(x), LABELS, 2))
     assert close(batch.mean[0], batch.mean[1])
     assert close(batch.var[0], batch.var[1])
 
@@ -275,7 +274,7 @@ def test_aligned_domains_are_separate_at_one_and_the_same_at_a_half() -> None:
 def test_alignment_takes_the_variance_around_the_mixed_mean() -> None:
     alpha, x = 0.7, images()
     x[LABELS == 1] += 3.0
-    mixed = make(source=Align(alpha)).train().source.settle(pool(*moments(x), LABELS, 2))
+    mixed = make(source=Align(alpha)).train().source.combine_domains(pool(*moments(x), LABELS, 2))
     for own, other in ((0, 1), (1, 0)):
         a, b = x[own == LABELS], x[other == LABELS]
         mean = alpha * a.mean((0, 2, 3)) + (1 - alpha) * b.mean((0, 2, 3))
@@ -301,7 +300,7 @@ def test_aligned_batches_have_weighted_moments_zero_and_one(labels: list[int], a
     x = images(len(labels)).double() + shift * rows[:, None, None, None]
     layer = DomainBatchNorm(CHANNELS, ("a", "b"), affine=None, eps=0.0).double().train()
     layer.source = Align(alpha).double()
-    settled = layer.source.settle(pool(*moments(x), rows, 2))
+    settled = layer.source.combine_domains(pool(*moments(x), rows, 2))
     run(layer, x, rows)
     for domain in (0, 1):
         own = rows == domain
@@ -341,7 +340,7 @@ def test_optimized_statistics_lie_between_the_images_and_the_domains() -> None:
     share = torch.sigmoid(layer.source.logits)[LABELS]
     mean, var = moments(x)
     domain = kept(layer, LABELS)
-    mixed = Stats(
+    mixed = Statistics(
         share[:, :1] * domain.mean + (1 - share[:, :1]) * mean,
         share[:, 1:] * domain.var + (1 - share[:, 1:]) * var,
         var,
@@ -393,7 +392,7 @@ def test_transfer_factors_sum_to_twice_the_channels_and_have_no_gradient() -> No
     assert factors.sum().item() == pytest.approx(2 * CHANNELS, rel=1e-5)
     assert close(run(layer, x, LABELS), run(make(), x, LABELS) * factors.view(1, -1, 1, 1))
     leaf = stats.mean.clone().requires_grad_()
-    assert not layer.transfer(Stats(leaf, stats.var, stats.mass), layer.eps).requires_grad
+    assert not layer.transfer(Statistics(leaf, stats.var, stats.mass), layer.eps).requires_grad
 
 
 def test_equal_domains_are_doubled_as_published() -> None:
@@ -447,7 +446,7 @@ def test_a_gate_over_equal_branches_changes_nothing_and_learns_from_labels() -> 
     with gate_logits(network) as logits:
         out = Given(network)(x, LABELS)
     assert [tuple(part.shape) for part in logits] == [(7, 2)]
-    (out.sum() + gate_loss(logits, torch.sort(LABELS).values)).backward()  # Given sorts the rows by domain
+    (out.sum() + gate_loss(logits, LABELS)).backward()
     assert layer.gate.layers[0].weight.grad.abs().sum() > 0
 
 
@@ -466,14 +465,14 @@ def network() -> nn.Module:
 
 def names_for(system: str) -> tuple[str, ...]:
     latent = SYSTEMS[system].latent
-    return tuple(f"latent-{i}" for i in range(latent)) if latent else ("a", "b") if SYSTEMS[system].domains else ()
+    return tuple(f"latent-{i}" for i in range(latent)) if latent else ("a", "b") if SYSTEMS[system].min_domains else ()
 
 
 @pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "batch"])
 def test_every_system_trains_saves_and_goes_round(system: str) -> None:
     policy = DomainPolicy("test", names_for(system), system=system)
     x = torch.randn(8, 3, 32, 16, generator=torch.Generator().manual_seed(4))
-    labels = torch.arange(8) % 2 if SYSTEMS[system].domains and not SYSTEMS[system].latent else None
+    labels = torch.arange(8) % 2 if SYSTEMS[system].min_domains and not SYSTEMS[system].latent else None
     converted = convert_norm(network(), policy).train()
     Given(converted)(x, labels).square().sum().backward()
     missing = [name for name, p in converted.named_parameters() if p.grad is None and "gate" not in name]
@@ -521,10 +520,10 @@ def test_an_ibn_network_can_have_cameras() -> None:
 
 
 def test_places() -> None:
-    assert list(first(0.25)(8)) == [0, 1]
-    assert list(first(0.01)(8)) == [0]
-    assert list(at(0.0, 0.5, 1.0)(9)) == [0, 4, 8]
-    assert list(at(0.1, 0.1)(2)) == [0]
+    assert list(first_layers(0.25)(8)) == [0, 1]
+    assert list(first_layers(0.01)(8)) == [0]
+    assert list(layers_at(0.0, 0.5, 1.0)(9)) == [0, 4, 8]
+    assert list(layers_at(0.1, 0.1)(2)) == [0]
 
 
 # What a second reader found
@@ -582,7 +581,7 @@ def test_training_flags_and_dtype_carry_over(system: str) -> None:
     assert not any(part.training for part in net.modules())
     assert all(p.dtype == torch.float64 for p in net.parameters())
     x = torch.randn(4, 3, 32, 16, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 1, 0]) if SYSTEMS[system].domains and not SYSTEMS[system].latent else None
+    labels = torch.tensor([0, 1, 1, 0]) if SYSTEMS[system].min_domains and not SYSTEMS[system].latent else None
     assert Given(net)(x, labels).dtype == torch.float64
 
 

@@ -167,7 +167,7 @@ def test_other_files_are_one_clear_line(saved, damage, message):
 @pytest.mark.parametrize("policy", ["nearest", "mixture"])
 def test_an_unknown_camera_by_policy(checkpoint, samples, tmp_path, policy):
     """Known cameras answer as they did, unknown ones as the policy says; files keep it, fingerprints tell it."""
-    ready = checkpoint.with_unseen(policy)
+    ready = checkpoint.with_unseen_camera_policy(policy)
     with pytest.raises(ConditionError, match="nearest or mixture"):
         embed(checkpoint, [replace(samples[0], camera="new")])
     mixed = [replace(sample, camera="new" if i % 3 == 0 else sample.camera) for i, sample in enumerate(samples)]
@@ -180,12 +180,18 @@ def test_an_unknown_camera_by_policy(checkpoint, samples, tmp_path, policy):
     np.testing.assert_allclose(found.vectors[:1], expected.numpy(), atol=1e-5)
     one = embed_image(ready, mixed[0].path, camera="new")
     np.testing.assert_allclose(one, expected.numpy(), atol=1e-5)
-    assert len({checkpoint.fingerprint, found.fingerprint, checkpoint.with_unseen("prior").fingerprint}) == 3
+    assert (
+        len({checkpoint.fingerprint, found.fingerprint, checkpoint.with_unseen_camera_policy("prior").fingerprint}) == 3
+    )
     ready.save(tmp_path / "kept.safetensors")
     again = load_checkpoint(tmp_path / "kept.safetensors")
-    assert (again.fingerprint, again.unseen, again.weights) == (ready.fingerprint, policy, checkpoint.weights)
-    assert again.with_domains(["c2"]).unseen == again.with_flip().unseen == policy
-    assert load_checkpoint(tmp_path / "kept.safetensors", size=(64, 32)).unseen == policy
-    assert checkpoint.with_unseen("error").fingerprint == checkpoint.fingerprint
+    assert (again.fingerprint, again.unseen_camera_policy, again.weights) == (
+        ready.fingerprint,
+        policy,
+        checkpoint.weights,
+    )
+    assert again.with_domains(["c2"]).unseen_camera_policy == again.with_flip().unseen_camera_policy == policy
+    assert load_checkpoint(tmp_path / "kept.safetensors", size=(64, 32)).unseen_camera_policy == policy
+    assert checkpoint.with_unseen_camera_policy("error").fingerprint == checkpoint.fingerprint
     with pytest.raises(ConfigError, match="policy for an unknown domain"):
-        checkpoint.with_unseen("guess")
+        checkpoint.with_unseen_camera_policy("guess")

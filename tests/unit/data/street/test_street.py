@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -238,3 +239,11 @@ def test_contact_sheet_shows_people_above_vehicles(tiny: Path) -> None:
 def test_contact_sheet_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="reid synth"):
         contact_sheet(tmp_path)
+
+
+def test_contact_sheet_of_a_street_of_version_0_1_0(tiny: Path, tmp_path: Path) -> None:
+    """Its manifests call the column of the category "domain"."""
+    street = Path(shutil.copytree(tiny, tmp_path / "old"))
+    manifest = street / "street-a" / "manifest.csv"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("category", "domain", 1), encoding="utf-8")
+    assert contact_sheet(street, rows=3).tobytes() == contact_sheet(tiny, rows=3).tobytes()

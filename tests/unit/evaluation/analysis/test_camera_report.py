@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +24,9 @@ from reid.evaluation.analysis.drift import (
     pooled,
 )
 from reid.evaluation.analysis.intervals import Interval
-from reid.models.calibration import calibrate_checkpoint
+from reid.models.calibration import calibrate_checkpoint, can_be_calibrated, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.image_statistics import image_statistics
-from reid.models.own_statistics import keeps_statistics, of_domains, one_of_each_track, own_profiles, replaced, spaced
+from reid.models.image_statistics import measure_images
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.centering import camera_means, centered
 
@@ -53,7 +50,7 @@ def of(samples: Sequence[Sample], camera: str) -> list[Sample]:
 def test_image_moments_pool_to_the_profile(plain: Checkpoint, street: list[Sample]) -> None:
     profiles = calibrate_checkpoint(plain, street)
     crops = of(street, "b1")
-    images = image_statistics(plain.with_profiles(profiles), crops, batch_size=7)
+    images = measure_images(plain.with_profiles(profiles), crops, batch_size=7)
     stats = pooled(images)
     parts = dict(zip(images.layers, torch.split(stats.mean, list(images.widths), 1), strict=True))
     row = profiles.domains.index("b1")
@@ -62,9 +59,9 @@ def test_image_moments_pool_to_the_profile(plain: Checkpoint, street: list[Sampl
     assert images.vectors.norm(dim=1).allclose(torch.ones(len(crops)), atol=1e-5)
     assert images.thumbnails.norm(dim=1).allclose(torch.ones(len(crops)), atol=1e-5)
     with pytest.raises(DataError, match="images of one camera"):
-        image_statistics(plain.with_profiles(profiles), street)
+        measure_images(plain.with_profiles(profiles), street)
     with pytest.raises(ConfigError, match="no statistics per camera"):
-        image_statistics(plain, crops)
+        measure_images(plain, crops)
 
 
 def test_own_statistics_change_nothing(plain: Checkpoint, camera_weights: Path, street: list[Sample]) -> None:
@@ -81,7 +78,7 @@ def test_own_statistics_change_nothing(plain: Checkpoint, camera_weights: Path, 
 def test_replacing_is_not_merging(plain: Checkpoint, street: list[Sample]) -> None:
     old = calibrate_checkpoint(plain, [*of(street, "b1"), *of(street, "b2")])
     new = calibrate_checkpoint(plain, [*of(street, "b2")[:9], *of(street, "b3")])
-    both = replaced(old, new)
+    both = replace_domains(old, new)
     assert both.domains == ("b1", "b2", "b3")
     for name, source in (("b1", old), ("b2", new), ("b3", new)):
         one, other = both.select([name]), source.select([name])
@@ -89,39 +86,6 @@ def test_replacing_is_not_merging(plain: Checkpoint, street: list[Sample]) -> No
         assert all(torch.equal(one.mean[layer], other.mean[layer]) for layer in old.mean)
         assert all(torch.equal(one.var[layer], other.var[layer]) for layer in old.mean)
     assert old.merge(new).select(["b2"]).images == (len(of(street, "b2")) + 9,)
-
-
-def test_crops_apart(street: list[Sample]) -> None:
-    crops = of(street, "b1")
-    kept = spaced(crops, ("camera",), 60)
-    times = sorted(sample.time for sample in kept if sample.time)
-    assert 0 < len(kept) < len(crops)
-    assert all((b - a).total_seconds() >= 60 for a, b in pairwise(times))
-    assert spaced(kept, ("camera",), 60) == kept
-    assert len(spaced(street, ("camera",), 1e9)) == 6  # one a camera
-    with pytest.raises(DataError, match="no time"):
-        spaced([replace(crops[0], time=None)], ("camera",), 1)
-    with pytest.raises(DataError, match='did you mean "b1"'):
-        of_domains(street, ("camera",), ["b11"])
-
-
-def test_one_crop_of_each_track(street: list[Sample]) -> None:
-    """The middle one in time, whatever the order; catches the first of each, and tracks mixed between cameras."""
-    crops = [
-        replace(
-            sample, track=f"t{number // 3 % 4}", camera=("b1", "b2")[number // 12], time=datetime(2024, 5, 1, 9, number)
-        )
-        for number, sample in enumerate(street[:24])
-    ]
-    for order in (range(24), range(23, -1, -1), np.random.default_rng(0).permutation(24).tolist()):
-        rows = [crops[i] for i in order]
-        found = one_of_each_track(rows, ("camera",))
-        expected = [sample for sample in rows if sample.time and sample.time.minute % 3 == 1]
-        assert found == expected
-        assert len(found) == 8
-    assert one_of_each_track([replace(s, time=None) for s in crops], ("camera",))[0].path == crops[1].path
-    with pytest.raises(DataError, match=r"no track.*reid ingest"):
-        one_of_each_track([replace(crops[0], track="")], ("camera",))
 
 
 def test_a_report_without_labels_and_with(plain: Checkpoint, street: list[Sample]) -> None:
@@ -165,7 +129,7 @@ def test_the_report_scores_what_evaluate_scores(plain: Checkpoint, street: list[
         (result,) = evaluate(embed(network, asked)).results
         assert line.metrics[name].mAP == pytest.approx(result.metrics.mAP, abs=1e-6)
     own = own_profiles(plain, ["b1", "b2"], ("camera",))
-    without = plain.with_profiles(replaced(own, profiles.select(["b2"])))
+    without = plain.with_profiles(replace_domains(own, profiles.select(["b2"])))
     (left,) = evaluate(embed(without, asked)).results
     gain = found.cameras[0].gain
     assert gain is not None
@@ -227,8 +191,8 @@ class LayerNormNet(nn.Module):
 def test_a_network_without_batchnorm_is_centered(plain: Checkpoint, street: list[Sample]) -> None:
     torch.manual_seed(0)
     other = replace(plain, network=LayerNormNet().eval())
-    assert keeps_statistics(plain)
-    assert not keeps_statistics(other)
+    assert can_be_calibrated(plain)
+    assert not can_be_calibrated(other)
     with pytest.raises(ConfigError, match="reid cameras center"):
         calibrate_checkpoint(other, street)
     pool, asked = ([sample for sample in street if (sample.split is Split.TRAIN) == train] for train in (True, False))

@@ -89,7 +89,7 @@ def test_missing_and_broken_pictures(tmp_path: Path) -> None:
     lines = say(samples)
     assert lines[0] == f"error: 1 pictures are missing: {samples[0].path}"
     assert lines[1].startswith(f"error: 2 pictures cannot be read: {samples[1].path}: ")
-    assert "3.png: the picture is an empty file" in lines[1]
+    assert "3.png: the image is an empty file" in lines[1]
     assert say(samples, pictures=False) == [lines[0]]
 
 

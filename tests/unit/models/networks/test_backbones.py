@@ -181,15 +181,3 @@ def test_without_timm_the_message_says_how_to_install_it(monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match=r'"timm:resnet10t" needs the package timm: run pip install') as caught:
         build_backbone("timm:resnet10t")
     assert "\n" not in str(caught.value)
-
-
-def test_a_narrow_resnet18_is_the_wide_one_with_fewer_channels() -> None:
-    """Every weight has the wide network's shape with its channels (not its colours or kernel) halved."""
-    wide, narrow = (build_backbone(name).state_dict() for name in ("resnet18", "resnet18_x0_5"))
-    assert wide.keys() == narrow.keys()
-    for name, weight in wide.items():
-        halved = [size if axis > 1 or size == 3 else size // 2 for axis, size in enumerate(weight.shape)]
-        assert list(narrow[name].shape) == halved
-        if weight.ndim == 4:  # He's initialisation for ReLU, of the narrow layer's own fan
-            fan = narrow[name].shape[0] * narrow[name][0, 0].numel()
-            assert narrow[name].std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.1)

@@ -25,7 +25,7 @@ from reid.errors import ConfigError, WeightsError
 from reid.models.checkpoint import load_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.networks.backbones import build_backbone
-from reid.models.networks.resnet import CHANGES
+from reid.models.networks.resnet_changes import CHANGES
 from reid.models.weights.families import FAMILIES, PUBLISHED_NAMES, recognise
 from reid.models.weights.tensor_tables import load_strictly, table_of
 from reid.norm import Given, camera_batchnorm, convert_norm

@@ -100,11 +100,11 @@ def vectorised(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
         return layer(x)
 
 
-def by_group(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+def sorted_runs(layer: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
     return Given(layer)(x, labels)
 
 
-PATHS = pytest.mark.parametrize("path", [vectorised, by_group])
+PATHS = pytest.mark.parametrize("path", [vectorised, sorted_runs])
 
 
 @PATHS
@@ -192,7 +192,7 @@ def test_the_oracle_refuses_wrong_adapters(wrong: Callable, kind: str) -> None:
     layer = make_layer(kind, stride=2).eval()
     x, labels = torch.randn(4, 4, 6, 6), torch.tensor([1, 0, 2, 1])
     expected = loop_oracle(layer, x, labels)
-    torch.testing.assert_close(by_group(layer, x, labels), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sorted_runs(layer, x, labels), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(wrong(layer, x, labels), expected, rtol=1e-2, atol=1e-2)
 

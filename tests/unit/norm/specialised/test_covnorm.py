@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from reid.errors import ConditionError, ConfigError, DataError
 from reid.norm import Given, convert_norm, domain_batchnorm
 from reid.norm.added_domain import domain_sizes, only_domain
-from reid.norm.covariance import CovStats
+from reid.norm.covariance import CovarianceStatistics
 from reid.norm.specialised.adapters import FullAdapter, LowRankAdapter, adapted_layers, add_adapters
 from reid.norm.specialised.covnorm import compress, compress_adapters, principal
 
@@ -37,9 +37,11 @@ def correlated(rows: int, channels: int, seed: int = 0) -> Tensor:
     return (noise * spread) @ mixing.T + 3 * torch.randn(channels, generator=generator, dtype=torch.float64)
 
 
-def stats_of(rows: Tensor) -> CovStats:
+def stats_of(rows: Tensor) -> CovarianceStatistics:
     centred = rows - rows.mean(0)
-    return CovStats(rows.mean(0)[None], (centred.T @ centred / len(rows))[None, None], torch.tensor([float(len(rows))]))
+    return CovarianceStatistics(
+        rows.mean(0)[None], (centred.T @ centred / len(rows))[None, None], torch.tensor([float(len(rows))])
+    )
 
 
 def matrix_of(outputs: int, inputs: int, seed: int = 1) -> Tensor:

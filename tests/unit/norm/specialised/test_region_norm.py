@@ -80,7 +80,7 @@ def test_the_published_steps_refuse_wrong_layers(wrong: str) -> None:
     else:
         regions = []
         for region in (mask, ~mask):
-            stats = region_stats(x, region).total()
+            stats = region_stats(x, region).merge_all()
             centred = x - stats.mean[:, :, None, None]
             regions.append(centred * torch.rsqrt(stats.var + 0.1)[:, :, None, None])
         got = torch.where(mask, *regions)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from reid.errors import ConfigError, DataError
 from reid.norm import Given, calibrate, camera_batchnorm, convert_norm, install
-from reid.norm.convert import DomainPolicy
+from reid.norm.domain_policy import DomainPolicy
 from reid.norm.specialised.tent import adapt, batch_norms
 from reid.norm.statistics_source import BatchStatistics
 from reid.norm.unseen_domains import with_source

@@ -28,7 +28,7 @@ from reid.pipeline import (
     build_gallery,
     embed_samples,
     gallery_checkpoint,
-    load_checkpoint_for,
+    load_checkpoint,
     make_street,
     shipped_weights,
     with_unseen_cameras,
@@ -125,7 +125,7 @@ def prepare(
     """
     files = {CAMERA_BN: weights or shipped_weights(), **({PLAIN_BN: plain} if plain else compared_weights())}
     # First: without weights there is no need to make a street.
-    loaded = {title: load_checkpoint_for(path) for title, path in files.items()}
+    loaded = {title: load_checkpoint(path) for title, path in files.items()}
     main = DEFAULT_GALLERY.name
     folders = {title: galleries / (main if title == CAMERA_BN else f"{main}-{_slug(title)}") for title in files}
     manifests = find_or_make(data, identities)

@@ -81,6 +81,12 @@ class Report:
     provenance: Mapping[str, object] = field(default_factory=dict)
     version: str = __version__
 
+    def __str__(self) -> str:
+        """Return the report as a text table of 80 columns."""
+        from reid.evaluation.reports.report import report_table
+
+        return report_table(self)
+
     def __getitem__(self, key: tuple[str, str]) -> Result:
         """The plain result of (domain, direction)."""
         for result in self.results:

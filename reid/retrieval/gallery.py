@@ -79,8 +79,9 @@ class Gallery:
         return cls(_rows(embeddings.samples, embeddings.vectors), embeddings.fingerprint)
 
     @classmethod
-    def open(cls, folder: Path) -> Gallery:
+    def open(cls, folder: Path | str) -> Gallery:
         """The gallery saved in ``folder``; GalleryError when it is missing, half written or damaged."""
+        folder = Path(folder)
         with reading(folder) as (header, files):
             try:
                 samples = decode_samples(files["samples"].read_bytes(), files["samples"])
@@ -98,12 +99,12 @@ class Gallery:
         rows = _GalleryRows(samples, index, _view(index))
         return cls(rows, str(fingerprint), folder, header["generation"], attached)
 
-    def save(self, folder: Path, attach: Mapping[str, Writer] | None = None) -> None:
+    def save(self, folder: Path | str, attach: Mapping[str, Writer] | None = None) -> None:
         """Write the gallery to ``folder``, replacing a gallery that is there; all of it or nothing.
 
         ``attach`` writes further files (suffix -> writer) that belong to it, such as the network that made it.
         """
-        self._write(folder, self._rows, replaces=None, attach=attach or {})
+        self._write(Path(folder), self._rows, replaces=None, attach=attach or {})
 
     def erase(self, identity: str) -> int:
         """Remove every row of ``identity``; the number of rows removed.

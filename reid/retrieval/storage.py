@@ -151,6 +151,21 @@ def reading(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
         raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
 
 
+def check_gallery(folder: Path) -> None:
+    """Check that a folder holds a gallery, without reading its vectors.
+
+    Raises:
+        GalleryError: The folder is missing or holds no gallery, or the header of the gallery is damaged.
+    """
+    if not folder.is_dir():
+        raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
+    try:
+        with _lock(folder, fcntl.LOCK_SH):
+            _read_header(folder)
+    except OSError as error:
+        raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
+
+
 def _read_header(folder: Path) -> dict[str, Any]:
     try:
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))

@@ -37,7 +37,6 @@ from reid.evaluation.analysis.camera_findings import (
 )
 from reid.evaluation.analysis.drift import effective_size, layer_distances, lookalikes, split_half
 from reid.models.calibration import (
-    PriorFrom,
     calibrate_checkpoint,
     can_be_calibrated,
     own_profiles,
@@ -47,7 +46,7 @@ from reid.models.checkpoint import Checkpoint
 from reid.models.image_statistics import measure_images
 from reid.norm import Profiles
 from reid.norm.statistics import Statistics
-from reid.records import Embeddings, FloatArray, IntArray, Sample, Split, domain_of
+from reid.records import Embeddings, FloatArray, IntArray, PriorFrom, Sample, Split, domain_of
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
 

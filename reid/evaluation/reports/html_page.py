@@ -21,7 +21,7 @@ from reid.evaluation.reports.report import stamp_lines, write_text
 from reid.evaluation.run import Report, Result
 from reid.records import Modality, Sample
 
-MARK = '<meta name="generator" content="reid evaluate">'  # tells a page of ours, see pipeline.claim_output
+MARK = '<meta name="generator" content="reid evaluate">'  # tells a page of ours, see files.check_output_file
 CMC_RANKS = 20
 SPAN = 0.2  # of the colours of a heat map, at least: values that hardly differ look alike
 NOTHING = "–"

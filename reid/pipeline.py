@@ -28,7 +28,7 @@ from reid.norm import Profiles
 from reid.records import Embeddings, Sample, Split, domain_of
 from reid.retrieval.embed import embed
 from reid.retrieval.gallery import Gallery
-from reid.retrieval.storage import claim, reading
+from reid.retrieval.storage import check_gallery_folder, open_gallery_folder
 
 DEFAULT_DATA = Path("data/street")
 DEFAULT_GALLERY = Path("galleries/street")
@@ -250,7 +250,7 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     rows = [sample for sample in samples if sample.split is Split.GALLERY]
     if not rows:
         raise DataError('no row of split "gallery" to build a gallery from')
-    claim(out)
+    check_gallery_folder(out)
     gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
     gallery.save(out, {NETWORK: checkpoint.save})
     return gallery
@@ -258,7 +258,7 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
 
 def gallery_checkpoint(folder: Path) -> Checkpoint:
     """The network that made the gallery in ``folder``, with the statistics of its cameras."""
-    with reading(folder) as (_, files):
+    with open_gallery_folder(folder) as (_, files):
         if NETWORK not in files:
             raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
         return load_checkpoint(files[NETWORK])

@@ -320,9 +320,9 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     """
     rows = gallery_samples(samples)
     from reid.retrieval.gallery import Gallery
-    from reid.retrieval.storage import claim
+    from reid.retrieval.storage import check_gallery_folder
 
-    claim(out)
+    check_gallery_folder(out)
     gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
     gallery.save(out, {NETWORK: checkpoint.save})
     return gallery
@@ -335,9 +335,9 @@ def gallery_checkpoint(folder: Path) -> Checkpoint:
         GalleryError: The gallery is missing or damaged, or holds no network.
     """
     from reid.models.checkpoint import load_checkpoint
-    from reid.retrieval.storage import reading
+    from reid.retrieval.storage import open_gallery_folder
 
-    with reading(folder) as (_, files):
+    with open_gallery_folder(folder) as (_, files):
         if NETWORK not in files:
             raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
         return load_checkpoint(files[NETWORK])

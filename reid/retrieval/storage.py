@@ -218,7 +218,7 @@ def check_gallery(folder: Path) -> None:
     if not folder.is_dir():
         raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
     try:
-        with _lock(folder, fcntl.LOCK_SH):
+        with locked(folder, shared=True):
             _read_header(folder)
     except OSError as error:
         raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error

@@ -34,7 +34,6 @@ def camera_network() -> nn.Module:
 
 
 def test_conditions_nest() -> None:
-    """T24."""
     outer, inner = Condition(1), Condition(2)
     assert current_condition() is None
     with given(outer):
@@ -46,7 +45,7 @@ def test_conditions_nest() -> None:
 
 @pytest.mark.parametrize("domain", [1, torch.tensor([1, 0, 1])])
 def test_an_exception_restores_the_condition(domain) -> None:
-    """T24: the condition of the outer pass is back, and none is left behind."""
+    """The condition of the outer pass is back, and none is left behind."""
     outer = Condition(3)
     with given(outer):
         with pytest.raises(RuntimeError, match="stop"):
@@ -56,7 +55,7 @@ def test_an_exception_restores_the_condition(domain) -> None:
 
 
 def test_threads_serve_different_cameras() -> None:
-    """T19: four threads with a camera each answer as one after the other."""
+    """Four threads with a camera each answer as one after the other."""
     given_network = Given(camera_network())
     images = torch.randn(3, 3, 32, 16)
 
@@ -72,7 +71,7 @@ def test_threads_serve_different_cameras() -> None:
 
 
 def test_threads_with_mixed_batches() -> None:
-    """T19, labels: another permutation of cameras in every thread."""
+    """Another permutation of cameras in every thread."""
     given_network = Given(camera_network())
     images = torch.randn(4, 3, 32, 16)
     labels = [torch.arange(4).roll(k) for k in range(4)]
@@ -231,7 +230,7 @@ class Tokens(nn.Module):
         return rows.view(len(images), -1)
 
 
-def test_labels_of_images_are_not_taken_for_those_of_their_parts() -> None:
+def test_domains_of_images_are_not_taken_for_those_of_their_parts() -> None:
     """One domain is exact; labels, which would meet other rows than they are of, are refused on every path."""
     plain = Tokens().eval()
     network, images = convert_norm(plain, camera_batchnorm(CAMERAS)), torch.randn(3, 3, 4, 4)

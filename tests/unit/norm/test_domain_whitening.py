@@ -15,85 +15,24 @@ from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
 
-from reid.errors import ConditionError, ConfigError, WeightsError
+from helpers.whitening_oracles import (
+    METHODS,
+    NAMES,
+    SIZE,
+    C,
+    block_diagonal,
+    close,
+    columns,
+    images,
+    make_layer,
+    slow_cov,
+    slow_root,
+    slow_whitening,
+)
 from reid.norm import Condition, DomainBatchNorm, Given, given
 from reid.norm.covariance import covariances
 from reid.norm.domain_whitening import DomainWhitening
-from reid.norm.whitening_matrices import WHITENERS
-
-C, SIZE = 6, 3
-NAMES = ("a", "b", "c")
-METHODS = pytest.mark.parametrize("method", WHITENERS)
-
-
-def images(rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Maps (rows, C, 4, 3) of correlated channels with means far from 0."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(C, C, generator=generator, dtype=dtype)
-    x = torch.einsum("cd,bdhw->bchw", mixing, torch.randn(rows, C, 4, 3, generator=generator, dtype=dtype))
-    return x + torch.randn(rows, C, 1, 1, generator=generator, dtype=dtype) + 3
-
-
-def columns(x: Tensor) -> Tensor:
-    """All values of each channel: (B, C, H, W) -> (C, B H W)."""
-    return x.transpose(0, 1).flatten(1)
-
-
-def slow_cov(x: Tensor) -> Tensor:
-    """Biased covariance (C, C) over images and positions, by torch's own function."""
-    return torch.cov(columns(x), correction=0)
-
-
-def block_diagonal(blocks: Tensor) -> Tensor:
-    return torch.block_diag(*blocks)
-
-
-def slow_root(cov: Tensor, method: str) -> Tensor:
-    """The whitening matrix of one covariance (g, g) by the inverse of a factor or of eigenvalues."""
-    if method == "cholesky":
-        return torch.linalg.inv(torch.linalg.cholesky(cov))
-    values, vectors = torch.linalg.eigh(cov)
-    if method == "newton":  # of each eigenvalue alone
-        trace, steps = values.sum(), torch.ones_like(values)
-        for _ in range(5):
-            steps = (3 * steps - steps**3 * values / trace) / 2
-        return vectors @ torch.diag(steps / trace.sqrt()) @ vectors.T
-    return vectors @ torch.diag(values**-0.5) @ vectors.T
-
-
-def slow_whitening(x: Tensor, labels: list[int], method: str = "cholesky", eps: float = 1e-3) -> Tensor:
-    """Each domain's images by themselves, block by block; weight 1 and bias 0."""
-    out = torch.empty_like(x)
-    for domain in set(labels):
-        rows = [i for i, label in enumerate(labels) if label == domain]
-        values = columns(x[rows])
-        for start in range(0, C, SIZE):
-            block = values[start : start + SIZE]
-            cov = (1 - eps) * torch.cov(block, correction=0) + eps * torch.eye(SIZE, dtype=x.dtype)
-            white = slow_root(cov, method) @ (block - block.mean(1, keepdim=True))
-            out[rows, start : start + SIZE] = white.view(SIZE, len(rows), *x.shape[2:]).transpose(0, 1)
-    return out
-
-
-def make_layer(**options) -> DomainWhitening:
-    """A layer in float64 whose three domains and channels all differ."""
-    layer = DomainWhitening(C, NAMES, block_size=SIZE, **options).double()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for row in range(3):
-            layer.set_statistics(
-                row, covariances(images(4, row + 20, torch.float64), torch.zeros(4).long(), 1, SIZE), 0
-            )
-        layer.weight.copy_(torch.rand(C, generator=generator) + 0.5)
-        layer.bias.copy_(torch.randn(C, generator=generator))
-    return layer
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-
 
 # The layer.
 
@@ -195,7 +134,7 @@ def test_soft_weights_mix_outputs() -> None:
     close(Given(layer)(x, weights), (weights[:, :, None, None, None] * apart).sum(1))
 
 
-def test_gradients_are_those_of_the_slow_way_and_domains_are_apart() -> None:
+def test_gradients_are_those_of_the_oracle_and_domains_are_independent() -> None:
     x, labels = images(6, dtype=torch.float64), [0, 1, 1, 0, 1, 0]
     slope = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     layer, fast, slow = make_layer(), x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -223,7 +162,7 @@ def test_momentum_none_averages_batches() -> None:
     assert layer.num_batches_tracked.tolist() == [0, 3, 0]
 
 
-def test_a_domain_with_too_few_values_is_whitened_by_what_is_kept() -> None:
+def test_a_domain_with_too_few_values_is_whitened_by_its_running_statistics() -> None:
     layer = make_layer(plain=nn.BatchNorm1d)
     vectors, labels = images(SIZE + 4, dtype=torch.float64)[:, :, 0, 0], torch.tensor([0] * (SIZE + 1) + [1] * SIZE)
     before, kept = copy.deepcopy(layer), copy.deepcopy(layer).eval()
@@ -245,7 +184,7 @@ def test_a_condition_without_update_moves_nothing() -> None:
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items() if key != "_extra_state")
 
 
-def test_matrices_follow_whoever_writes_the_statistics() -> None:
+def test_matrices_follow_every_change_of_the_statistics() -> None:
     x, layer = images(dtype=torch.float64), make_layer().eval()
     other = covariances(images(5, 70, torch.float64), torch.zeros(5).long(), 1, SIZE)
     first = Given(layer)(x, 1)
@@ -269,7 +208,7 @@ def test_matrices_follow_whoever_writes_the_statistics() -> None:
     assert (first - expected).abs().max() > 1e-2
 
 
-def test_serving_does_not_bind_training() -> None:
+def test_a_layer_used_in_inference_mode_can_be_trained() -> None:
     """A layer first used under inference_mode can still be trained, and evaluated with gradients."""
     x = images(6, dtype=torch.float64).requires_grad_()
     layer = make_layer()
@@ -299,7 +238,7 @@ def test_half_precision_computes_in_float32() -> None:
 
 
 @pytest.mark.parametrize("domain", [1, torch.tensor([0, 1, 2] * 2)])
-def test_channels_last_is_the_same_and_stays(domain: int | Tensor) -> None:
+def test_channels_last_gives_the_same_and_stays_channels_last(domain: int | Tensor) -> None:
     x = images(6, dtype=torch.float64)
     for mode in (True, False):
         expected, y = (
@@ -309,119 +248,3 @@ def test_channels_last_is_the_same_and_stays(domain: int | Tensor) -> None:
         close(expected, y)
         assert expected.is_contiguous()
         assert y.is_contiguous(memory_format=torch.channels_last)
-
-
-# State.
-
-
-def test_a_plain_batchnorm_state_loads() -> None:
-    x, plain = images(8), nn.BatchNorm2d(C, eps=1e-3)
-    plain(x)
-    for module in (plain, nn.Sequential(plain)):
-        module.eval()
-    for names in (NAMES, ("only",)):
-        layer = DomainWhitening(C, names, block_size=SIZE)
-        layer.load_state_dict(plain.state_dict())
-        close(layer.running.diagonal().var, plain.running_var.expand(len(names), -1))
-        y = Given(layer.eval())(x, 0)
-        shrunk = (1 - 1e-3) * plain.running_var + 1e-3
-        expected = (x - plain.running_mean[:, None, None]) / shrunk.sqrt()[:, None, None]
-        close(y, expected, 1e-5)
-        close(y, plain(x), 1e-2)
-
-
-def test_a_domain_state_loads_row_by_name() -> None:
-    x = images(8, dtype=torch.float64)
-    for state in (make_layer().state_dict(), _trained_batchnorm().state_dict()):
-        ordered, swapped = (DomainWhitening(C, names, block_size=SIZE).double() for names in (NAMES, ("c", "a", "b")))
-        ordered.load_state_dict(state)
-        swapped.load_state_dict(state)
-        for name in NAMES:
-            outputs = [Given(layer.eval())(x, layer.domains.index(name)) for layer in (ordered, swapped)]
-            assert torch.equal(*outputs)
-        assert (ordered.running.mean[0] - ordered.running.mean[1]).abs().max() > 1e-3
-
-
-def _trained_batchnorm() -> DomainBatchNorm:
-    layer = DomainBatchNorm(C, NAMES).double()
-    Given(layer)(images(9, dtype=torch.float64), torch.tensor([0, 1, 2] * 3))
-    return layer
-
-
-def test_states_round_trip_with_one_domain() -> None:
-    x = images(8)
-    layer = DomainWhitening(C, ("only",), block_size=2)
-    layer(x)
-    assert {key: tuple(value.shape) for key, value in layer.state_dict().items() if isinstance(value, Tensor)} == {
-        "weight": (C,),
-        "bias": (C,),
-        "running_mean": (C,),
-        "running_cov": (3, 2, 2),
-        "num_batches_tracked": (),
-    }
-    other = DomainWhitening(C, ("only",), block_size=2)
-    other.load_state_dict(layer.state_dict())
-    assert torch.equal(other.eval()(x), layer.eval()(x))
-
-
-def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="block_size = 3"):
-        DomainWhitening(9, NAMES, block_size=4)
-    with pytest.raises(ConfigError, match='did you mean "cholesky"'):
-        DomainWhitening(8, NAMES, method="choleski")
-    with pytest.raises(ConfigError, match="shared"):
-        DomainWhitening(8, NAMES, affine="domain")
-    layer = make_layer()
-    with pytest.raises(ConditionError, match="was not told which"):
-        layer(images(2, dtype=torch.float64))
-    with pytest.raises(ConditionError, match="out of range"):
-        Given(layer)(images(2, dtype=torch.float64), 3)
-    with pytest.raises(ConditionError, match=r"expected \(B, 3\)"):
-        Given(layer)(images(2, dtype=torch.float64), torch.full((2, 2), 0.5))
-    with pytest.raises(WeightsError, match="expected shapes"):
-        layer.set_statistics(0, covariances(images(2, dtype=torch.float64), torch.tensor([0, 1]), 2, 1), 0)
-    with pytest.raises(RuntimeError, match="size mismatch for running_mean"):
-        layer.load_state_dict(nn.BatchNorm2d(C + 1).state_dict())
-    with pytest.raises(RuntimeError, match="expected domains"):
-        layer.load_state_dict(DomainWhitening(C, ("x", "y", "z"), block_size=SIZE).state_dict())
-
-
-# Export: what the graph of evaluation holds.
-
-
-class Under(nn.Module):
-    """The layer under a condition that is an input of the graph."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, domain: int | Tensor) -> Tensor:
-        with given(Condition(domain)):
-            return self.layer(x)
-
-
-@pytest.mark.parametrize("domain", [1, torch.tensor([0, 2, 1, 1])])
-def test_the_exported_graph_has_no_factorization(domain: int | Tensor) -> None:
-    x, layer = images(4), make_layer().float()
-    Given(layer)(x, domain)  # one step of training: the matrices must be those after it
-    layer.eval()
-    batch = {0: torch.export.Dim("batch", min=2)}
-    shapes = (batch, batch if isinstance(domain, Tensor) else None)
-    program = torch.export.export(Under(layer), (x, domain), dynamic_shapes=shapes)
-    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert not [name for name in operators if "linalg" in name or "cholesky" in name]
-    other = domain.flip(0)[:3] if isinstance(domain, Tensor) else domain
-    close(program.module()(x[:3], other), Given(layer)(x[:3], other), 1e-5)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_one_compiled_graph_for_all_labels(training: bool) -> None:
-    torch._dynamo.reset()
-    x, layer = images(4), make_layer().float().train(training)
-    plain = copy.deepcopy(layer)
-    compiled = torch.compile(Given(layer), fullgraph=True, backend=(counter := CompileCounter()))
-    for labels in (torch.tensor([0, 2, 1, 1]), torch.tensor([2, 2, 2, 0])):
-        close(compiled(x, labels), Given(plain)(x, labels), 1e-5)
-    assert counter.frame_count == 1
-    assert torch.equal(layer.running_cov, plain.running_cov)

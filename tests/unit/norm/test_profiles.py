@@ -76,7 +76,7 @@ def test_difference_is_zero_for_the_same_and_one_for_a_deviation() -> None:
     drift = moved.drift(whole)
     assert list(drift) == list(NAMES)
     assert drift["a1"] == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(DataError, match="no domain in common"):
+    with pytest.raises(DataError, match=r"a1.*a2"):
         whole.select(["a1"]).diff(whole.select(["a2"]))
 
 
@@ -109,7 +109,7 @@ def test_shrinking_goes_from_the_camera_to_its_group_to_everything() -> None:
     assert whole.shrunk(4.0, parents).images == whole.images
 
 
-def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
+def test_shrinking_toward_the_network_is_the_published_line(tmp_path: Path) -> None:
     """Schneider et al. 2020, equation by equation; told apart: variance between the means added, N for every domain."""
     _, _, own = three()
     source = replace(own, images=(1, 1, 1), mean={k: m + 1 for k, m in own.mean.items()},
@@ -131,11 +131,11 @@ def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
     drawn.save(tmp_path / "p.safetensors")
     assert Profiles.load(tmp_path / "p.safetensors").prior == "4 of the network"
     assert drawn.merge(own.shrunk(4.0)).prior == "4 of the cameras or 4 of the network"
-    with pytest.raises(WeightsError, match="do not go together"):
+    with pytest.raises(WeightsError, match="abc"):
         own.towards(replace(source, weights="abc"), 4.0)
 
 
-def test_covariances_are_drawn_along() -> None:
+def test_covariances_are_shrunk_like_variances() -> None:
     whitened = convert_norm(network(), DomainPolicy("camera", NAMES, system="dwt"))
     images, labels, _ = three()
     own = calibrate(whitened, [(images, labels)], NAMES)
@@ -145,7 +145,7 @@ def test_covariances_are_drawn_along() -> None:
         share = images_seen / (images_seen + 8)
         assert torch.allclose(drawn.cov["1"][row], (share + 2 * (1 - share)) * own.cov["1"][row], atol=1e-5)
         assert torch.allclose(drawn.mean["1"][row], own.mean["1"][row] + 1 - share, atol=1e-5)
-    with pytest.raises(WeightsError, match="covariances where the other has none"):
+    with pytest.raises(WeightsError, match="covariances"):
         own.towards(replace(source, cov={}), 8.0)
 
 
@@ -174,15 +174,15 @@ def test_whitening_layers_keep_their_covariances(tmp_path: Path) -> None:
     assert torch.equal(merged.cov["1"], profiles.cov["1"])
     plain = install(convert_norm(network(), camera_batchnorm(NAMES)), three()[2])
     assert torch.equal(plain[1].running_mean, three()[2].mean["1"])
-    with pytest.raises(WeightsError, match="no covariances"):
+    with pytest.raises(WeightsError, match="covariances"):
         install(whitened, replace(profiles, cov={}))
 
 
 def test_profiles_of_other_weights_do_not_go_together() -> None:
     _, _, whole = three()
-    with pytest.raises(WeightsError, match="do not go together"):
+    with pytest.raises(WeightsError, match="abc"):
         whole.merge(replace(whole, weights="abc"))
-    with pytest.raises(DataError, match="unknown domain"):
+    with pytest.raises(DataError, match='"b9"'):
         whole.select(["b9"])
 
 
@@ -205,7 +205,7 @@ def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
     assert read < 10  # the name "check" itself: such a file is as good as one of before
 
 
-def test_a_file_of_before_its_header_was_checked_is_read(tmp_path: Path) -> None:
+def test_a_file_without_a_checksum_of_its_header_is_read(tmp_path: Path) -> None:
     path, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
     three()[2].save(path)
     with safe_open(path, framework="pt") as file:
@@ -215,7 +215,7 @@ def test_a_file_of_before_its_header_was_checked_is_read(tmp_path: Path) -> None
     save_file(tensors, old, metadata)
     assert Profiles.load(old).domains == NAMES
     save_file(tensors, old, {**metadata, "profiles": "[]"})
-    with pytest.raises(WeightsError, match="header is not what was saved"):
+    with pytest.raises(WeightsError, match=r"old.safetensors.*header"):
         Profiles.load(old)
 
 

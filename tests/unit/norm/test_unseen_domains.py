@@ -110,12 +110,12 @@ def test_a_mixture_of_equal_branches_is_the_branch_and_equal_weights_an_ensemble
 def test_policies_by_name() -> None:
     net, images = network(), crops()
     with torch.no_grad():
-        with pytest.raises(ConditionError, match=r"it knows a, b, c.*error, prior, nearest, mixture"):
+        with pytest.raises(ConditionError, match=r"a, b, c.*error, prior, nearest, mixture"):
             UNSEEN_DOMAIN_ANSWERS["error"](net, images)
         assert UNSEEN_DOMAIN_ANSWERS["prior"](net, images).shape == (4, 5)
         assert torch.equal(UNSEEN_DOMAIN_ANSWERS["nearest"](net, images), nearest(net, images))
         assert UNSEEN_DOMAIN_ANSWERS["mixture"](net, images).shape == (4, 5)
-        with pytest.raises(ConditionError, match="without domains"):
+        with pytest.raises(ConditionError, match="domains"):
             UNSEEN_DOMAIN_ANSWERS["nearest"](nn.Sequential(nn.BatchNorm2d(3)), images)
 
 
@@ -155,7 +155,7 @@ def spread_crops() -> Tensor:
 
 @pytest.mark.parametrize("policy", ["nearest", "mixture"])
 @pytest.mark.parametrize("labels", [[0, UNKNOWN_DOMAIN, 2, UNKNOWN_DOMAIN, 1], [UNKNOWN_DOMAIN] * 5, [2, 1, 0, 1, 2]])
-def test_strangers_are_answered_one_by_one(policy: str, labels: list[int]) -> None:
+def test_images_of_unknown_domains_are_answered_one_by_one(policy: str, labels: list[int]) -> None:
     """Catches: rows that come back in another order, strangers that are taken for the last domain (label -1 of a
     list), a policy applied to images of known domains, one nearest domain for the whole batch."""
     net, images = network(), spread_crops()
@@ -169,13 +169,13 @@ def test_strangers_are_answered_one_by_one(policy: str, labels: list[int]) -> No
         assert torch.allclose(everyone, expected, atol=1e-4) == (labels == [UNKNOWN_DOMAIN] * 5)
         domains = domain_distances(net, images).argmin(1)
         assert len(domains.unique()) > 1  # else one domain for the whole batch would do
-        with pytest.raises(ConfigError, match="policy for an unknown domain"):
+        with pytest.raises(ConfigError, match='"guess"'):
             answer(net, images, 0, "guess")
-        with pytest.raises(ConditionError, match="does not know"):
+        with pytest.raises(ConditionError, match="a, b, c"):
             answer(net, images, UNKNOWN_DOMAIN, "error")
 
 
-# BN embeddings in one place, and what the comparison refuses (T13).
+# BN embeddings in one place, and what the comparison refuses.
 
 
 def slow_mixture(net: nn.Module, images: Tensor, wrong: str = "") -> tuple[Tensor, Tensor]:

@@ -29,9 +29,9 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
 
 def same_statistics(network: nn.Module, other: nn.Module, tolerance: float = 1e-5) -> None:
     theirs = dict(other.named_buffers())
-    kept = {key: value for key, value in network.named_buffers() if key.endswith(STATISTICS)}
-    assert kept
-    for key, value in kept.items():
+    statistics = {key: value for key, value in network.named_buffers() if key.endswith(STATISTICS)}
+    assert statistics
+    for key, value in statistics.items():
         close(value, theirs[key], tolerance)
 
 

@@ -17,8 +17,8 @@ CHANNELS = 6
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0, 0])
 
 
-def make(groups: int = 2, **parts: nn.Module) -> DomainBatchNorm:
-    """A layer whose domains and affine all differ, in evaluation mode."""
+def make_layer(groups: int = 2, **parts: nn.Module) -> DomainBatchNorm:
+    """Make a layer in evaluation mode whose domains and affine all differ."""
     torch.manual_seed(0)
     layer = DomainBatchNorm(
         CHANNELS, [f"d{i}" for i in range(groups)], affine="domain" if "gate" in parts else "shared"
@@ -45,13 +45,13 @@ def run(layer: nn.Module, x: Tensor, domain: Tensor | int | None) -> Tensor:
 
 
 def normalized(x: Tensor, stats: Statistics, layer: DomainBatchNorm) -> Tensor:
-    """The definition: rows of statistics (B, C), a shared affine."""
+    """Normalize by the definition, with one row of statistics (B, C) for each image and a shared affine."""
     mean, var = stats.mean[:, :, None, None], stats.var[:, :, None, None]
     weight, bias = layer.weight.view(1, -1, 1, 1), layer.bias.view(1, -1, 1, 1)
     return (x - mean) / (var + layer.eps).sqrt() * weight + bias
 
 
-def kept(layer: DomainBatchNorm, labels: Tensor) -> Statistics:
+def running_statistics(layer: DomainBatchNorm, labels: Tensor) -> Statistics:
     mean, var = (buffer.view(layer.domain_count, -1)[labels] for buffer in (layer.running_mean, layer.running_var))
     return Statistics(mean, var, torch.ones(len(labels)))
 

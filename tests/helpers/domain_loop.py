@@ -16,7 +16,7 @@ NAMES = ("a", "b", "c")
 
 
 def make_layer(**options) -> DomainBatchNorm:
-    """A layer whose three domains and affine all differ."""
+    """Make a layer whose three domains and affine all differ."""
     torch.manual_seed(0)
     layer = DomainBatchNorm(CHANNELS, NAMES, **options)
     with torch.no_grad():
@@ -29,7 +29,7 @@ def make_layer(**options) -> DomainBatchNorm:
 
 
 def plain_of(layer: DomainBatchNorm, domain: int, kind: type[nn.Module] = nn.BatchNorm2d) -> nn.Module:
-    """torch's own layer with the state of one domain."""
+    """Make the layer of torch with the state of one domain."""
     plain = kind(CHANNELS, eps=layer.eps, momentum=layer.momentum)
     state = {}
     for key, value in layer.state_dict().items():
@@ -41,7 +41,7 @@ def plain_of(layer: DomainBatchNorm, domain: int, kind: type[nn.Module] = nn.Bat
 
 
 def loop_oracle(layer: DomainBatchNorm, x: Tensor, labels: Tensor) -> tuple[Tensor, list[nn.Module]]:
-    """Pick out each domain's images and give them to a BatchNorm of their own."""
+    """Select the images of each domain and give them to a BatchNorm of their own."""
     plains = [plain_of(layer, g) for g in range(len(layer.domains))]
     out = torch.empty_like(x)
     for g, plain in enumerate(plains):
@@ -67,7 +67,7 @@ AFFINE = pytest.mark.parametrize("affine", ["shared", "domain", None])
 
 
 def check_a_mixed_batch(path, training: bool, affine: str | None, momentum: float | None) -> None:
-    """Outputs, buffers and gradients of a batch with 1 to 4 images a domain, in no order."""
+    """Check outputs, buffers and gradients of an unsorted batch with 1 to 4 images in each domain."""
     layer = make_layer(affine=affine, momentum=momentum).train(training)
     if affine is None:
         layer_for_loop = make_layer(affine="shared", momentum=momentum).train(training)

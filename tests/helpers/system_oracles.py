@@ -24,14 +24,14 @@ Rows = list[tuple[Tensor, Tensor]]
 
 
 def layer_with(domain_affine: bool = False, **parts: nn.Module) -> DomainBatchNorm:
-    """A layer in float64 whose two domains, channels and learnt parts all differ."""
+    """Make a layer in float64 whose two domains, channels and learned parts all differ."""
     torch.manual_seed(0)
     layer = DomainBatchNorm(CHANNELS, ("a", "b"), affine="domain" if domain_affine else "shared")
     for name, part in parts.items():
         setattr(layer, name, part)
     layer.double()
     with torch.no_grad():
-        for parameter in (p for p in layer.parameters() if p.dim()):  # DIAL's alpha as it was told
+        for parameter in (p for p in layer.parameters() if p.dim()):  # the alpha of DIAL stays as it was given
             parameter.copy_(torch.rand(parameter.shape) + 0.3 * torch.randn(parameter.shape))
         layer.running_mean.normal_()
         layer.running_var.uniform_(0.5, 2)
@@ -39,7 +39,7 @@ def layer_with(domain_affine: bool = False, **parts: nn.Module) -> DomainBatchNo
 
 
 def images(count: int = len(LABELS), seed: int = 1, size: tuple[int, int] = (3, 2)) -> Tensor:
-    """Maps whose images and channels differ in mean and deviation."""
+    """Draw maps whose images and channels differ in mean and deviation."""
     generator = torch.Generator().manual_seed(seed)
     scale = torch.rand(count, CHANNELS, 1, 1, generator=generator, dtype=torch.float64) + 0.5
     offset = 2 * torch.randn(count, CHANNELS, 1, 1, generator=generator, dtype=torch.float64)
@@ -52,7 +52,7 @@ def run(layer: nn.Module, x: Tensor, domain: Tensor | int | None) -> Tensor:
 
 
 def of(x: Tensor, correction: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) of all values of some images."""
+    """Compute the mean and the variance (C,) of all values of some images."""
     return x.mean((0, 2, 3)), x.var((0, 2, 3), correction=correction)
 
 
@@ -63,7 +63,7 @@ def of_weighted(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standard(image: Tensor, mean: Tensor, var: Tensor, layer: DomainBatchNorm) -> Tensor:
-    """One image (C, H, W) by statistics (C,)."""
+    """Standardize one image (C, H, W) by statistics (C,)."""
     return (image - mean[:, None, None]) / (var + layer.eps).sqrt()[:, None, None]
 
 
@@ -73,14 +73,14 @@ def affine(layer: DomainBatchNorm, y: Tensor, domain: int = 0) -> Tensor:
 
 
 def domain_rows(layer: DomainBatchNorm, x: Tensor, labels: list[int]) -> Rows:
-    """The statistics of each domain: the batch's in training, the kept ones in evaluation."""
+    """Return the statistics of each domain: the batch's in training, the running ones in evaluation."""
     if not layer.training:
         return list(zip(layer.running_mean, layer.running_var, strict=True))
     return [of(x[[i for i, label in enumerate(labels) if label == g]]) for g in (0, 1)]
 
 
 def ibn(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """Half of the channels by image, the others by domain."""
+    """Normalize half of the channels by image, the others by domain."""
     rows, half, out = domain_rows(layer, x, labels), CHANNELS // 2, []
     for image, label in zip(x, labels, strict=True):
         own = of(image[None], int(wrong == "unbiased instance variance"))
@@ -98,7 +98,7 @@ def ibn(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -
 
 
 def blend(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """BIN: rho BN + (1 - rho) IN, outputs mixed, then one affine."""
+    """Compute BIN: rho BN + (1 - rho) IN, a mixture of outputs, then one affine."""
     rows, out = domain_rows(layer, x, labels), []
     rho = layer.source.gate.detach().clamp(0, 1)
     rho = {"gate turned round": 1 - rho, "gate of the first channel": rho[:1].expand(CHANNELS)}.get(wrong, rho)
@@ -110,16 +110,16 @@ def blend(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "")
             continue
         part = rho[:, None, None]
         mixed = part * standard(image, *rows[label], layer) + (1 - part) * standard(image, *own, layer)
-        if wrong == "affine of the batch part alone":
+        if wrong == "affine only of the batch part":
             mixed = part * affine(layer, standard(image, *rows[label], layer)) + (1 - part) * standard(
                 image, *own, layer
             )
-        out.append(mixed if wrong == "affine of the batch part alone" else affine(layer, mixed))
+        out.append(mixed if wrong == "affine only of the batch part" else affine(layer, mixed))
     return torch.stack(out)
 
 
 def dson(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """Means and variances mixed, with weights of the mean and of the variance in every domain."""
+    """Compute DSON: mixed means and variances, with weights for each of them in every domain."""
     rows, out = domain_rows(layer, x, labels), []
     for image, label in zip(x, labels, strict=True):
         own, (mean, var) = of(image[None]), rows[label]
@@ -136,11 +136,11 @@ def dson(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") 
 
 
 def dial(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """Cross-domain statistics with the variance around the mixed mean."""
+    """Compute DIAL: cross-domain statistics with the variance around the mixed mean."""
     alpha, rows, out = layer.source.alpha.detach().clamp(0.5, 1), domain_rows(layer, x, labels), []
     if wrong == "alpha turned round":
         alpha = 1 - alpha
-    if not layer.training:  # what is kept has been mixed when it was measured
+    if not layer.training:  # running statistics were mixed when they were measured
         return torch.stack(
             [affine(layer, standard(image, *rows[label], layer)) for image, label in zip(x, labels, strict=True)]
         )
@@ -160,7 +160,7 @@ def dial(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") 
 
 
 def transnorm(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """BatchNorm by domain, times 1 + the transferability of the channel."""
+    """Compute TransNorm: BatchNorm by domain, times 1 + the transferability of the channel."""
     rows, out = domain_rows(layer, x, labels), []
     scaled = [mean if wrong == "raw means" else mean / (var + layer.eps).sqrt() for mean, var in rows]
     distance = (scaled[0] - scaled[1]).abs()
@@ -176,7 +176,7 @@ def transnorm(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str =
 
 
 def latent(layer: DomainBatchNorm, x: Tensor, weights: Tensor, wrong: str = "") -> Tensor:
-    """WBN: statistics by weights, outputs mixed by the same weights, then the affine."""
+    """Compute WBN: statistics by weights, outputs mixed by the same weights, then the affine."""
     if wrong == "weights of the first image":
         weights = weights[:1].expand_as(weights)
     hard = functional.one_hot(weights.argmax(1), 2).to(weights)
@@ -185,7 +185,7 @@ def latent(layer: DomainBatchNorm, x: Tensor, weights: Tensor, wrong: str = "") 
         members = (hard if wrong == "statistics of the likeliest" else weights)[:, k]
         if members.sum() * x[0, 0].numel() > 1:  # less than a value has no variance
             rows[k] = of_weighted(x, members)
-    for image, share in zip(x, hard if wrong == "the likeliest alone" else weights, strict=True):
+    for image, share in zip(x, hard if wrong == "only the likeliest" else weights, strict=True):
         if wrong == "statistics mixed":
             mean, var = (share[0] * a + share[1] * b for a, b in zip(*rows, strict=True))
             out.append(affine(layer, standard(image, mean, var, layer)))
@@ -195,15 +195,15 @@ def latent(layer: DomainBatchNorm, x: Tensor, weights: Tensor, wrong: str = "") 
 
 
 def gated(layer: DomainBatchNorm, x: Tensor, labels: list[int] | None, wrong: str = "") -> Tensor:
-    """Outputs of the branches, affine included, mixed by what the gate sees in each image; by label where known."""
+    """Compute gated BN: outputs of all domains, affine included, mixed by the gate; by domain where it is given."""
     if labels is not None:
         rows = domain_rows(layer, x, labels)
         return torch.stack([affine(layer, standard(i, *rows[g], layer), g) for i, g in zip(x, labels, strict=True)])
     first, last, rows, out = layer.gate.layers[0], layer.gate.layers[2], domain_rows(layer, x, []), []
     logits = []
     for image in x:
-        seen = of(x if wrong == "a gate that sees the batch" else image[None])
-        hidden = (first.weight @ torch.cat([seen[0], (seen[1] + 1e-5).sqrt()]) + first.bias).clamp_min(0)
+        moments = of(x if wrong == "a gate that sees the batch" else image[None])
+        hidden = (first.weight @ torch.cat([moments[0], (moments[1] + 1e-5).sqrt()]) + first.bias).clamp_min(0)
         logits.append(last.weight @ hidden + last.bias)
     p = torch.softmax(torch.stack(logits), 0 if wrong == "softmax over the batch" else 1)
     p = functional.one_hot(p.argmax(1), 2).to(p) if wrong == "the likeliest branch" else p
@@ -218,28 +218,28 @@ def gated(layer: DomainBatchNorm, x: Tensor, labels: list[int] | None, wrong: st
 
 
 def prior(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """Schneider: N kept images beside the n of the domain's part of the batch."""
-    number, kept, out = layer.source.images, list(zip(layer.running_mean, layer.running_var, strict=True)), []
+    """Compute the prior of Schneider et al.: running statistics count as N images beside the n of the batch."""
+    number, running, out = layer.source.images, list(zip(layer.running_mean, layer.running_var, strict=True)), []
     for image, label in zip(x, labels, strict=True):
         own = x if wrong == "all images of the batch" else x[[i for i, g in enumerate(labels) if g == label]]
         n = len(own) * (x[0, 0].numel() if wrong == "pixels counted" else 1)
         share = n / (n + number)
         share = 1 - share if wrong == "turned round" else share
         mean, var = of(own, int(wrong == "unbiased"))
-        between = share * (1 - share) * (mean - kept[label][0]).square()
-        mixed = (1 - share) * kept[label][1] + share * var
+        between = share * (1 - share) * (mean - running[label][0]).square()
+        mixed = (1 - share) * running[label][1] + share * var
         mixture = layer.source.variance == "mixture"
         if mixture != (wrong == "the other variance"):
             mixed = mixed + between
-        out.append(affine(layer, standard(image, (1 - share) * kept[label][0] + share * mean, mixed, layer)))
+        out.append(affine(layer, standard(image, (1 - share) * running[label][0] + share * mean, mixed, layer)))
     return torch.stack(out)
 
 
 def nado(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
-    """Prediction-time BatchNorm: the batch's statistics of each domain in evaluation."""
+    """Compute prediction-time BatchNorm: in evaluation the statistics of each domain in the batch."""
     rows = [of(x[[i for i, label in enumerate(labels) if label == g]], int(wrong == "unbiased")) for g in (0, 1)]
     rows = [of(x)] * 2 if wrong == "domains mixed" else rows
-    if wrong == "kept statistics":
+    if wrong == "running statistics":
         rows = list(zip(layer.running_mean, layer.running_var, strict=True))
     if wrong == "by image":
         return torch.stack([affine(layer, standard(image, *of(image[None]), layer)) for image in x])
@@ -251,8 +251,8 @@ def weights_of(count: int, seed: int = 2) -> Tensor:
     return torch.softmax(2 * torch.randn(count, 2, generator=generator, dtype=torch.float64), 1)
 
 
-class System:
-    """How a layer is made and asked, what it is compared with, and the mistakes that must be found."""
+class SystemCase:
+    """How a layer is made and called, what it is compared with, and the mistakes that must be refused."""
 
     def __init__(
         self,

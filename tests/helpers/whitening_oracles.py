@@ -18,7 +18,7 @@ METHODS = pytest.mark.parametrize("method", WHITENERS)
 
 
 def images(rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Maps (rows, C, 4, 3) of correlated channels with means far from 0."""
+    """Draw maps (rows, C, 4, 3) of correlated channels with means far from 0."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(C, C, generator=generator, dtype=dtype)
     x = torch.einsum("cd,bdhw->bchw", mixing, torch.randn(rows, C, 4, 3, generator=generator, dtype=dtype))
@@ -26,12 +26,12 @@ def images(rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
 
 
 def columns(x: Tensor) -> Tensor:
-    """All values of each channel: (B, C, H, W) -> (C, B H W)."""
+    """Collect all values of each channel: (B, C, H, W) -> (C, B H W)."""
     return x.transpose(0, 1).flatten(1)
 
 
 def slow_cov(x: Tensor) -> Tensor:
-    """Biased covariance (C, C) over images and positions, by torch's own function."""
+    """Compute the biased covariance (C, C) over images and positions with the function of torch."""
     return torch.cov(columns(x), correction=0)
 
 
@@ -40,11 +40,11 @@ def block_diagonal(blocks: Tensor) -> Tensor:
 
 
 def slow_root(cov: Tensor, method: str) -> Tensor:
-    """The whitening matrix of one covariance (g, g) by the inverse of a factor or of eigenvalues."""
+    """Compute the whitening matrix of one covariance (g, g) by the inverse of a factor or of eigenvalues."""
     if method == "cholesky":
         return torch.linalg.inv(torch.linalg.cholesky(cov))
     values, vectors = torch.linalg.eigh(cov)
-    if method == "newton":  # of each eigenvalue alone
+    if method == "newton":  # of each eigenvalue by itself
         trace, steps = values.sum(), torch.ones_like(values)
         for _ in range(5):
             steps = (3 * steps - steps**3 * values / trace) / 2
@@ -53,7 +53,7 @@ def slow_root(cov: Tensor, method: str) -> Tensor:
 
 
 def slow_whitening(x: Tensor, labels: list[int], method: str = "cholesky", eps: float = 1e-3) -> Tensor:
-    """Each domain's images by themselves, block by block; weight 1 and bias 0."""
+    """Whiten the images of each domain by themselves, block by block, with weight 1 and bias 0."""
     out = torch.empty_like(x)
     for domain in set(labels):
         rows = [i for i, label in enumerate(labels) if label == domain]
@@ -67,7 +67,7 @@ def slow_whitening(x: Tensor, labels: list[int], method: str = "cholesky", eps: 
 
 
 def make_layer(**options) -> DomainWhitening:
-    """A layer in float64 whose three domains and channels all differ."""
+    """Make a layer in float64 whose three domains and channels all differ."""
     layer = DomainWhitening(C, NAMES, block_size=SIZE, **options).double()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

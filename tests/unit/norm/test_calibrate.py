@@ -1,7 +1,7 @@
-"""Calibration against the moments of all images at once; profiles as files; refusals.
+"""Calibration is compared with the moments of all images at once; profiles are saved and read.
 
-The wrong calibrations these tests catch, each shown to be refused at the end: batch variances averaged, unbiased
-variance, labels ignored, a neck left as it was, later layers measured behind layers with old statistics, dropout
+The wrong calibrations that these tests catch, each refused at the end: batch variances averaged, unbiased
+variance, domains ignored, a neck with old statistics, later layers measured behind layers with old statistics, dropout
 active, a network that is changed.
 """
 
@@ -44,7 +44,7 @@ def first_layer() -> nn.Module:
 @settings(max_examples=30, deadline=None)
 @hypothesis_given(data=st.data())
 def test_merging_any_chunks_is_one_pass(data) -> None:
-    """Also when chunks drift, where averaging batch variances fails."""
+    """The result is exact also when chunks drift, where averaging batch variances fails."""
     images, labels = images_and_labels()
     cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=6)))
     sizes = [b - a for a, b in zip([0, *cuts], [*cuts, 24], strict=True)]
@@ -80,7 +80,7 @@ def test_the_first_layer_gets_the_moments_of_all_images() -> None:
 
 
 def test_a_calibrated_network_normalizes_its_own_images() -> None:
-    """AdaBN's oracle: with all images in one batch, every norm layer gives mean bias and deviation weight."""
+    """With all images in one batch, the output of every norm has the mean ``bias`` and the deviation ``weight``."""
     images, labels = images_and_labels()
     torch.manual_seed(0)
     network = resnet18(num_classes=7).eval()
@@ -106,7 +106,7 @@ def test_a_calibrated_network_normalizes_its_own_images() -> None:
 
 
 def test_gain_and_offset_of_a_camera_vanish() -> None:
-    """CBN's point: x -> a x + b per camera is undone by that camera's statistics, and by no other's."""
+    """The change x -> a x + b of a camera is undone by the statistics of that camera, and by no others."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.randn(32, 3, 8, 8)
@@ -181,8 +181,8 @@ def small() -> nn.Sequential:
 
 
 def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], wrong: str = "") -> Profiles:
-    """Every domain and batch by itself through plain torch, its values kept whole; with one mistake."""
-    seen: dict[tuple[str, int], list[Tensor]] = {(name, row): [] for name in LAYERS for row in (0, 1)}
+    """Run every domain and batch by itself through plain torch, on all values at once; with one mistake."""
+    values: dict[tuple[str, int], list[Tensor]] = {(name, row): [] for name in LAYERS for row in (0, 1)}
     copied = network if wrong == "the network itself" else copy.deepcopy(network)
     copied.train(wrong == "dropout active")
     for name in LAYERS:
@@ -193,10 +193,10 @@ def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], w
             x = images if wrong == "labels ignored" else images[own]
             for name, layer in copied.named_children():
                 if name in LAYERS:
-                    seen[name, row].append(x.detach())
+                    values[name, row].append(x.detach())
                 x = layer(x)
     found: dict[str, list[Tensor]] = {"mean": [], "var": []}
-    for (name, _), parts in seen.items():
+    for (name, _), parts in values.items():
         axes = tuple(range(parts[0].dim()))[:1] + tuple(range(parts[0].dim()))[2:]
         whole = torch.cat(parts)
         var = whole.var(axes, correction=int(wrong == "unbiased"))
@@ -214,7 +214,7 @@ def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], w
 
 
 def check_calibration(calibration) -> None:
-    """All layers on one batch and on drifting ones, against plain torch; the network stays bit for bit."""
+    """Check all layers on one batch and on drifting ones against plain torch; the network stays bit for bit."""
     images, labels = images_and_labels()
     for batches in ([(images, labels)], chunks(images, labels, [8, 10, 6])):
         network = small()
@@ -263,7 +263,7 @@ def test_the_order_of_batches_and_of_images_does_not_matter(data) -> None:
 
 
 def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
-    """With one thread or two, twice on the same images; bit for bit what was learnt."""
+    """One thread and two, and the same images twice, give the same; learned numbers stay bit for bit."""
     images, labels = images_and_labels()
     network = small()
     before = copy.deepcopy(network.state_dict())
@@ -287,7 +287,7 @@ def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
 
 
 def test_calibration_on_one_batch_computes_what_the_batch_does() -> None:
-    """AdaBN's oracle (a) and Benz's: evaluation is the batch's own normalization, and then no image needs its mates."""
+    """The oracle of AdaBN and of Benz et al.: evaluation is what the batch computes, and no image needs the others."""
     images, labels = images_and_labels()
     network = small()
     calibrated = Given(install(network, calibrate(network, [(images, labels)], NAMES)))
@@ -298,14 +298,14 @@ def test_calibration_on_one_batch_computes_what_the_batch_does() -> None:
             for name in LAYERS:
                 together.get_submodule(name).train()
             torch.testing.assert_close(calibrated(own, row), together(own), rtol=1e-3, atol=1e-3)
-            alone = torch.cat([calibrated(image[None], row) for image in own])
-            torch.testing.assert_close(calibrated(own, row), alone, rtol=1e-5, atol=1e-5)
+            one_by_one = torch.cat([calibrated(image[None], row) for image in own])
+            torch.testing.assert_close(calibrated(own, row), one_by_one, rtol=1e-5, atol=1e-5)
             part = torch.cat([together(half) for half in own.split(6)])
             assert not torch.allclose(part, together(own), atol=0.1)  # Nado's would need them
 
 
 def test_later_layers_converge_as_batches_grow() -> None:
-    """The first layer does not feel the size of batches; the others see what a batch's own moments made of it."""
+    """The size of batches does not change the first layer; the others see what was normalized by a batch."""
     generator = torch.Generator().manual_seed(7)
     images = torch.randn(256, 3, 16, 8, generator=generator)
     images += torch.randn(256, 3, 1, 1, generator=generator)
@@ -314,8 +314,8 @@ def test_later_layers_converge_as_batches_grow() -> None:
     far = []
     for size in (4, 16, 64):
         found = calibrate(small(), list(zip(images.split(size), labels.split(size), strict=True)), ["a"])
-        apart = found.diff(whole)
-        assert float(apart["1"]) < 1e-3
-        far.append(float(apart["9"]))
+        difference = found.diff(whole)
+        assert float(difference["1"]) < 1e-3
+        far.append(float(difference["9"]))
     assert far == sorted(far, reverse=True)
     assert far[-1] < 0.1 < far[0]

@@ -30,7 +30,7 @@ from reid.norm import Given
 
 @pytest.fixture(autouse=True)
 def _quiet_compiler(monkeypatch) -> None:
-    """Without its trace, which pytest would collect, the compiler is twice as fast."""
+    """Switch off the trace of the compiler, which pytest would collect; this makes it twice as fast."""
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])
 
 
@@ -66,7 +66,7 @@ def test_one_compiled_graph_for_all_batches_of_domains(system: str, training: bo
 
 @pytest.mark.parametrize("system", ["batch", "wbn", "gated"])
 def test_one_compiled_graph_for_weights(system: str) -> None:
-    """Weights over domains, given or guessed by the network itself."""
+    """The weights over domains are given, or predicted by the network."""
     network = small_network(system)[:3]
     eager = copy.deepcopy(network)
     run, counter = compiled(network)
@@ -78,7 +78,7 @@ def test_one_compiled_graph_for_weights(system: str) -> None:
 
 
 def test_a_compiled_network_takes_int_domains() -> None:
-    """The first int is a constant of its graph, the second makes a graph for every other."""
+    """The first int is a constant of its graph; the second int makes one graph for all others."""
     network = small_network().eval()
     run, counter = compiled(network)
     for domain in (0, 1, 2, 1, 0):
@@ -87,7 +87,7 @@ def test_a_compiled_network_takes_int_domains() -> None:
 
 
 def test_a_network_compiles_in_a_thread_without_an_earlier_condition() -> None:
-    """The compiler guards what the store holds, so it holds the same before the first pass and after it."""
+    """The compiler guards the stored condition, so it must be the same before the first pass and after it."""
     network = small_network().eval()
     run, counter = compiled(network)
     with ThreadPoolExecutor(1) as thread:
@@ -98,7 +98,7 @@ def test_a_network_compiles_in_a_thread_without_an_earlier_condition() -> None:
 
 
 def test_a_loop_over_the_labels_present_does_not_compile() -> None:
-    """The wrong layer that the tests above are for."""
+    """This is the wrong layer that the tests above refuse."""
 
     def loop(x: Tensor, domain: Tensor) -> Tensor:
         return torch.stack([x[domain == g].mean() for g in domain.unique().tolist()])
@@ -125,7 +125,7 @@ def served(system: str) -> nn.Module:
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("system", ["batch", "bin"])
 def test_the_domain_is_an_input_of_the_exported_network(system: str, strict: bool) -> None:
-    """One program for other labels and other sizes of the batch."""
+    """One program serves other domains and other sizes of the batch."""
     network, x = served(system), images(6)
     shapes = {"images": BATCH, "domain": BATCH}
     program = torch.export.export(network, (x, labels(BATCHES[0])), dynamic_shapes=shapes, strict=strict).module()
@@ -145,7 +145,7 @@ def test_an_int_domain_is_part_of_the_exported_network(strict: bool) -> None:
 
 
 def onnx_session(network: nn.Module, arguments: tuple[Tensor, ...], path: Path) -> tuple[Any, set[str]]:
-    """The network in onnxruntime, and the names of its operators."""
+    """Open the network in onnxruntime; return the session and the names of its operators."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     names = ["images", "domain"][: len(arguments)]
@@ -167,7 +167,7 @@ def onnx_session(network: nn.Module, arguments: tuple[Tensor, ...], path: Path) 
 @ONNX_WARNINGS
 @pytest.mark.parametrize("system", ["batch", "dwt"])
 def test_the_domain_is_an_input_of_the_onnx_network(system: str, tmp_path: Path) -> None:
-    """Onnxruntime agrees for other labels and sizes; whitening needs no operator that ONNX lacks."""
+    """Onnxruntime agrees for other domains and sizes; whitening needs no operator that ONNX lacks."""
     network, x = served(system), images(6)
     session, operators = onnx_session(network, (x, labels(BATCHES[0])), tmp_path / "network.onnx")
     assert not any(word in name.lower() for name in operators for word in ("cholesky", "triangular", "inverse", "loop"))
@@ -179,7 +179,7 @@ def test_the_domain_is_an_input_of_the_onnx_network(system: str, tmp_path: Path)
 
 @ONNX_WARNINGS
 def test_onnx_of_a_network_that_guesses_its_domains(tmp_path: Path) -> None:
-    """WBN needs images only; its branch is in the graph."""
+    """WBN needs only images, since its branch is in the graph."""
     network, x = served("wbn"), images(6)
     session, _ = onnx_session(network, (x,), tmp_path / "network.onnx")
     for rows in (6, 3):

@@ -1,4 +1,4 @@
-"""Converting a network changes nothing until its domains differ; state goes in and out under plain names."""
+"""Converting a network changes nothing until its domains differ; its state has the names of plain BatchNorm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NETWORKS = {
 
 
 def warmed(name: str) -> nn.Module:
-    """A network whose running statistics are not the initial ones."""
+    """Make a network whose running statistics are not the initial ones."""
     torch.manual_seed(0)
     network = NETWORKS[name]().train()
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_a_converted_network_is_the_base_network(name: str, policy) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_plain_checkpoint_loads_by_broadcast(name: str) -> None:
-    """Strict loading of a plain BatchNorm state into a converted network."""
+    """The state of a plain BatchNorm loads strictly into a converted network."""
     base = warmed(name)
     converted = convert_norm(NETWORKS[name]().eval(), camera_batchnorm(CAMERAS))
     converted.load_state_dict(base.state_dict(), strict=True)
@@ -104,7 +104,7 @@ def test_extract_gives_a_plain_network_for_one_domain(name: str, affine: str) ->
 
 @pytest.mark.parametrize("affine", ["shared", "domain"])
 def test_state_is_saved_and_loaded_by_name(affine: str, tmp_path) -> None:
-    """Saved, loaded with weights_only, into a network whose cameras stand in another order."""
+    """The state is saved and loaded with weights_only into a network whose cameras have another order."""
     converted = differing(convert_norm(warmed("resnet18"), camera_batchnorm(CAMERAS, affine)))
     torch.save(converted.state_dict(), tmp_path / "state.pt")
     other = convert_norm(resnet18(num_classes=6).eval(), camera_batchnorm(("c", "a", "b"), affine))
@@ -120,7 +120,7 @@ def test_state_is_saved_and_loaded_by_name(affine: str, tmp_path) -> None:
 
 @pytest.mark.parametrize("affine", ["shared", "domain"])
 def test_add_domain_leaves_the_others(affine: str) -> None:
-    """The old domains answer bit-equal; the new one answers like the domain it was copied from."""
+    """The outputs of the old domains are bit-equal; those of the new one are those of the domain it was copied from."""
     converted = differing(convert_norm(warmed("resnet with a BNNeck"), camera_batchnorm(CAMERAS, affine)))
     grown = add_domain(converted, "new", like="b")
     mixed = add_domain(converted, "new")
@@ -184,7 +184,7 @@ def test_a_synchronized_batchnorm_stays_synchronized() -> None:
 
 
 def test_a_fused_norm_stays_fused_when_synchronized() -> None:
-    """timm's own conversion keeps the activations, which torch's drops."""
+    """The conversion of timm keeps the activations; that of torch drops them."""
     base = warmed("timm, BatchNorm fused with activation")
     converted = convert_norm(convert_sync_batchnorm(copy.deepcopy(base)), camera_batchnorm(CAMERAS))
     without = convert_norm(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(base)), camera_batchnorm(CAMERAS))

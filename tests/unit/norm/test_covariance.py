@@ -1,7 +1,7 @@
-"""Covariances of groups of images against torch's own, and merging against one pass over everything.
+"""Covariances of groups of images are compared with those of torch, and merging with one pass over all images.
 
-The wrong code these tests catch: the covariance between images forgotten, covariances averaged by batch,
-moments taken in half precision, blocks that see their neighbours.
+The wrong code that these tests catch: the covariance between images forgotten, covariances averaged by batch,
+moments computed in half precision, blocks that see their neighbours.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def test_moments_of_half_precision_are_computed_in_float32() -> None:
 
 
 def test_statistics_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``synchronized`` stands for a reduction: here it merges with what a second process has."""
+    """The patched ``synchronized`` merges with the statistics of a second process."""
     x, labels = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
     sent: list[Statistics] = []
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: sent.append(batch) or batch)

@@ -52,7 +52,7 @@ class Checkpointed(nn.Module):
 
 
 def again_in_full() -> dict[str, Any]:
-    """Wrong: the second computation moves the running statistics too."""
+    """Recompute wrongly: the second computation moves the running statistics too."""
     condition = current_condition()
     return {"context_fn": lambda: (given(condition), given(condition))}
 
@@ -90,7 +90,7 @@ def test_recomputation_with_the_whole_condition_moves_the_statistics_twice() -> 
 @pytest.mark.parametrize("kind", DOMAINS)
 @pytest.mark.parametrize("system", ["batch", "ibn", "bin", "dson", "dial", "gated", "dwt"])
 def test_statistics_are_float32_under_autocast(system: str, kind: str) -> None:
-    """A layer fed bfloat16 under autocast keeps what it would keep of the same values in float32, to rounding."""
+    """Under autocast, running statistics of bfloat16 values are those of the same values in float32, to rounding."""
     layer = convert_norm(nn.Sequential(nn.BatchNorm2d(8)), DomainPolicy("camera", domains(system), system=system))
     exact = copy.deepcopy(layer)
     x = (torch.randn(ROWS, 8, 5, 4, generator=torch.Generator().manual_seed(0)) + 10).bfloat16()
@@ -105,7 +105,7 @@ def test_statistics_are_float32_under_autocast(system: str, kind: str) -> None:
 
 
 def given_any(model: nn.Module) -> Any:
-    """The layers see the rows in the order that they came in."""
+    """Run a model whose layers see the rows in the caller's order."""
 
     def run(x: Tensor, domain: Any) -> Tensor:
         with given(Condition(domain)):
@@ -115,7 +115,7 @@ def given_any(model: nn.Module) -> Any:
 
 
 def test_autocast_would_pool_in_half_precision() -> None:
-    """The wrong layer that the test above is for."""
+    """This is the wrong layer that the test above refuses."""
     mean = torch.randn(ROWS, 8) + 10
     exact = pool(mean, torch.ones_like(mean), torch.tensor(EVERYWHERE), 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -164,14 +164,14 @@ def test_an_average_of_weights_keeps_every_domain(system: str) -> None:
         Given(network)(images(), labels(values))
         states.append({key: value.clone() for key, value in network.named_buffers()})
         average.update_parameters(Given(network))
-    kept: nn.Module = average.module.model
-    assert domains_of(kept) == domains(system)
-    for key, value in kept.named_buffers():
+    averaged: nn.Module = average.module.model
+    assert domains_of(averaged) == domains(system)
+    for key, value in averaged.named_buffers():
         if key.endswith(STATISTICS[:3]):
             assert len(value) == 3
             close(value, 0.75 * states[0][key] + 0.25 * states[1][key], 1e-6)
     fresh = small_network(system, seed=5).eval()
-    fresh.load_state_dict(kept.state_dict())
+    fresh.load_state_dict(averaged.state_dict())
     close(Given(fresh)(images(), labels(LACKING)), average.eval()(images(), labels(LACKING)), 1e-6)
 
 
@@ -191,7 +191,7 @@ def test_a_deep_copy_is_equal_and_independent(system: str) -> None:
 
 @pytest.mark.parametrize("system", ["batch", "dson", "gated", "dwt"])
 def test_four_threads_with_different_conditions(system: str) -> None:
-    """A camera, labels, weights and other labels at the same time, each as if alone."""
+    """One domain, indices, weights and other indices at the same time compute what each computes by itself."""
     network = Given(small_network(system).eval())
     conditions: list[Any] = [1, torch.tensor(EVERYWHERE), WEIGHTS, torch.tensor(LACKING)]
 
@@ -206,23 +206,23 @@ def test_four_threads_with_different_conditions(system: str) -> None:
 
 
 def seen_by_threads() -> list[Any]:
-    """The domain that each of four threads sees when all four are inside a pass."""
+    """Return the domain that each of four threads sees when all four are inside a pass."""
     barrier = Barrier(4, timeout=30)
 
-    class Meeting(nn.Module):
+    class Waiting(nn.Module):
         def forward(self, x: Tensor) -> Any:
             barrier.wait()
             condition = current_condition()
             barrier.wait()
             return condition
 
-    network = Given(Meeting())
+    network = Given(Waiting())
     with ThreadPoolExecutor(4) as threads:
         return [c and c.domain for c in threads.map(lambda camera: network(images(2), camera), range(4))]
 
 
 def test_the_condition_belongs_to_its_thread(monkeypatch) -> None:
-    """Every thread is inside its pass; a store shared by threads is found out."""
+    """All threads are inside their passes at once; a condition that threads share is refused."""
     assert seen_by_threads() == [0, 1, 2, 3]
     monkeypatch.setattr(condition_module, "_STATE", SimpleNamespace(condition=None))
     assert seen_by_threads() != [0, 1, 2, 3]

@@ -33,7 +33,7 @@ from reid.norm import DomainBatchNorm, Given
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("shape", [(6, CHANNELS, 4, 3), (6, CHANNELS)])
 def test_an_int_domain_is_torchs_batchnorm_bit_for_bit(training: bool, momentum: float | None, shape: tuple) -> None:
-    """Output, buffers and gradients."""
+    """Output, buffers and gradients are compared."""
     layer = make_layer(momentum=momentum).train(training)
     plain = plain_of(layer, 1, nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)
     before = layer.running_mean.clone()
@@ -61,7 +61,7 @@ def test_a_mixed_batch_is_the_loop_over_domains(path, training: bool, affine: st
 
 
 def test_rows_sorted_by_given_are_exact() -> None:
-    """By ``Given`` the mixed batch equals each domain's own BatchNorm bit for bit."""
+    """With ``Given`` a mixed batch equals the BatchNorm of each domain bit for bit."""
     layer = make_layer()
     labels = torch.tensor([2, 0, 1, 2, 2, 0, 2])
     x = torch.randn(7, CHANNELS, 4, 3)
@@ -75,7 +75,7 @@ def test_rows_sorted_by_given_are_exact() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradient_the_runs_are_written_in_place_bit_for_bit(affine, memory, dtype, mode) -> None:
-    """In evaluation no copy puts the runs together; the input and the kept statistics stay."""
+    """In evaluation no copy joins the runs; the input and the running statistics stay as they are."""
     layer, labels = make_layer(affine=affine).eval(), torch.tensor([2, 0, 1, 2, 2, 0, 2])
     x = torch.randn(7, CHANNELS, 4, 3).to(dtype).to(memory_format=memory)
     before, state = x.clone(), {key: value.clone() for key, value in layer.named_buffers()}
@@ -90,7 +90,7 @@ def test_without_gradient_the_runs_are_written_in_place_bit_for_bit(affine, memo
 
 @PATHS
 def test_gradients_are_those_of_finite_differences(path) -> None:
-    """Gradcheck in float64, in training, where the statistics depend on the batch."""
+    """Gradients are checked in float64 and in training, where the statistics depend on the batch."""
     layer = make_layer().double()
     labels = torch.tensor([1, 0, 1, 0, 2])
     x = torch.randn(5, CHANNELS, 2, 2, dtype=torch.float64, requires_grad=True)
@@ -133,7 +133,7 @@ def test_a_single_image_of_one_domain_uses_running_statistics() -> None:
 @PATHS
 @MODES
 def test_other_domains_do_not_change_a_domain(path, training: bool) -> None:
-    """Other images in domain b leave domain a's output bit-equal."""
+    """Other images of one domain leave the outputs of another domain bit-equal."""
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
     x = torch.randn(6, CHANNELS, 3, 3)
     other = torch.where((labels == 1)[:, None, None, None], x * 100 + 7, x)
@@ -148,7 +148,7 @@ def test_other_domains_do_not_change_a_domain(path, training: bool) -> None:
 @settings(max_examples=25, deadline=None)
 @hypothesis_given(data=st.data())
 def test_order_of_rows_and_names_of_domains_do_not_matter(path, training: bool, data) -> None:
-    """Permuting the batch permutes the output; renaming labels with their rows changes nothing."""
+    """Permuting the batch permutes the output; renaming domains together with their rows changes nothing."""
     rows = data.draw(st.integers(1, 9))
     labels = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows)))
     shuffle = torch.tensor(data.draw(st.permutations(range(rows))))

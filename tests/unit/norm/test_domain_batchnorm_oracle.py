@@ -32,7 +32,7 @@ from reid.norm import DomainBatchNorm
 
 
 class Loop:
-    """A layer written out as a loop over its domains, with one mistake; a path as the tests above take it."""
+    """A layer written out as a loop over its domains with one mistake; it is called like the functions of ``PATHS``."""
 
     def __init__(self, wrong: str) -> None:
         self.wrong = wrong
@@ -70,9 +70,9 @@ class Loop:
     @torch.no_grad()
     def _update(self, layer: DomainBatchNorm, domain: int, own: Tensor) -> None:
         layer.num_batches_tracked[domain] += 1
-        rate = 1.0 if self.wrong == "the last batch alone" else layer.momentum
+        rate = 1.0 if self.wrong == "only the last batch" else layer.momentum
         rate = 1 - rate if self.wrong == "momentum as decay" else rate
-        correct = own[:, 0].numel() > 1 and self.wrong != "biased variance kept"
+        correct = own[:, 0].numel() > 1 and self.wrong != "biased running variance"
         var = own.var((0, 2, 3), correction=int(correct))
         layer.running_mean[domain] += rate * (own.mean((0, 2, 3)) - layer.running_mean[domain])
         layer.running_var[domain] += rate * (var - layer.running_var[domain])
@@ -89,9 +89,9 @@ IN_TRAINING = (
     "the first row's label",
     "variance between images lost",
     "unbiased variance normalizes",
-    "biased variance kept",
+    "biased running variance",
     "momentum as decay",
-    "the last batch alone",
+    "only the last batch",
     "the running mean subtracted",
     "statistics detached",
     "affine of each domain",
@@ -143,7 +143,7 @@ def test_touched_absent_domains_and_erased_single_images_are_refused() -> None:
     rate=st.sampled_from([0.01, 0.1, 0.5, 1.0]), count=st.integers(1, 12), mixed=st.booleans(), seed=st.integers(0, 99)
 )
 def test_running_statistics_have_their_closed_form(rate: float, count: int, mixed: bool, seed: int) -> None:
-    """u_T = (1 - r)^T u_0 + r sum_k (1 - r)^(T - k) u_k in every domain present; at rate 1 the last batch alone."""
+    """u_T = (1 - r)^T u_0 + r sum_k (1 - r)^(T - k) u_k in every domain present; at r = 1 it is the last batch."""
     generator = torch.Generator().manual_seed(seed)
     layer = make_layer(momentum=rate).double().train()
     before = copy.deepcopy(layer)

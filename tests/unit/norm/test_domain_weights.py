@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.domain_layers import CHANNELS, LABELS, close, images, make, normalized, run
+from helpers.domain_layers import CHANNELS, LABELS, close, images, make_layer, normalized, run
 from reid.errors import ConditionError
 from reid.norm import (
     DomainBatchNorm,
@@ -36,7 +36,7 @@ from reid.norm.statistics_source import Instance
 def test_one_hot_weights_are_indices_for_all_sizes(
     training: bool, labels: list[int], size: tuple[int, int], affine: str
 ) -> None:
-    """Outputs, and what is kept, also of absent domains and of single values."""
+    """Outputs and running statistics are equal, also for absent domains and single values."""
     torch.manual_seed(len(labels))
     hard = DomainBatchNorm(CHANNELS, ("a", "b", "c"), affine=affine).double().train(training)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_one_hot_weights_are_indices_for_all_sizes(
 @settings(max_examples=20, deadline=None)
 @hypothesis_given(count=st.integers(2, 6), height=st.integers(1, 5), width=st.integers(2, 5))
 def test_a_domain_for_each_image_is_instance_norm(count: int, height: int, width: int) -> None:
-    """By labels, by weights, and by the source that says so."""
+    """This holds for domain indices, for weights, and for the source of instance statistics."""
     torch.manual_seed(count)
     x = torch.randn(count, CHANNELS, height, width, dtype=torch.float64) * 3 + 2
     expected = functional.instance_norm(x)
@@ -68,7 +68,7 @@ def test_a_domain_for_each_image_is_instance_norm(count: int, height: int, width
 
 @pytest.mark.parametrize("training", [False, True])
 def test_one_hot_weights_are_indices(training: bool) -> None:
-    hard, soft, x = make(), make(), images()
+    hard, soft, x = make_layer(), make_layer(), images()
     one_hot = functional.one_hot(LABELS, 2).float()
     assert close(run(hard.train(training), x, LABELS), run(soft.train(training), x, one_hot))
     for key, value in hard.state_dict().items():
@@ -76,7 +76,7 @@ def test_one_hot_weights_are_indices(training: bool) -> None:
 
 
 def test_one_latent_domain_is_batchnorm() -> None:
-    layer, plain = make(1).train(), nn.BatchNorm2d(CHANNELS)
+    layer, plain = make_layer(1).train(), nn.BatchNorm2d(CHANNELS)
     plain.load_state_dict({k: v for k, v in layer.state_dict().items() if isinstance(v, Tensor)})
     x = images()
     assert close(run(layer, x, torch.ones(len(x), 1)), plain(x))
@@ -84,7 +84,7 @@ def test_one_latent_domain_is_batchnorm() -> None:
 
 
 def test_weights_mix_outputs_of_weighted_statistics() -> None:
-    layer, x = make(3).train(), images()
+    layer, x = make_layer(3).train(), images()
     weights = torch.softmax(torch.randn(len(x), 3, generator=torch.Generator().manual_seed(2)), 1)
     expected = torch.zeros_like(x)
     rows = []
@@ -103,7 +103,7 @@ def test_weights_mix_outputs_of_weighted_statistics() -> None:
 
 
 def test_the_output_is_linear_in_the_weights_and_independent_of_the_order_of_domains() -> None:
-    layer, x = make(2), images()
+    layer, x = make_layer(2), images()
     ends = [run(layer, x, torch.tensor([[1.0, 0.0]]).expand(len(x), 2)), run(layer, x, 1)]
     assert close(run(layer, x, torch.full((len(x), 2), 0.5)), (ends[0] + ends[1]) / 2)
     swapped = layer.take_rows(("d1", "d0"), [1, 0])
@@ -112,8 +112,8 @@ def test_the_output_is_linear_in_the_weights_and_independent_of_the_order_of_dom
 
 
 def test_a_latent_domain_without_images_stays_finite() -> None:
-    """Its weight is 0 or nearly so; it is not asked and keeps what it has."""
-    layer, x = make(3).train(), images()
+    """A domain whose weight is 0 or nearly 0 keeps its running statistics."""
+    layer, x = make_layer(3).train(), images()
     before = layer.running_mean.clone()
     weights = torch.tensor([[0.5, 0.5, 0.0]]).expand(len(x), 3).clone().requires_grad_()
     y = run(layer, x, weights)
@@ -126,4 +126,4 @@ def test_a_latent_domain_without_images_stays_finite() -> None:
 
 def test_weights_of_another_number_of_domains_are_refused() -> None:
     with pytest.raises(ConditionError, match=r"\(B, 2\).*\(7, 3\)"):
-        run(make(2), images(), torch.ones(7, 3) / 3)
+        run(make_layer(2), images(), torch.ones(7, 3) / 3)

@@ -1,8 +1,8 @@
-"""Whitening against slow, obvious code: a loop over domains and blocks, textbook covariances, plain BatchNorm.
+"""Whitening is compared with slow, obvious code: a loop over domains and blocks, textbook covariances, BatchNorm.
 
-The wrong code these tests catch: ZCA taken for Cholesky, no shrinkage, covariances kept that are shrunk, unbiased,
-mixed between domains or without what lies between images, the first row's label used for the whole batch, running
-statistics of absent domains touched, matrices of evaluation that are not made anew.
+The wrong code that these tests catch: ZCA taken for Cholesky, no shrinkage, running covariances that are shrunk,
+unbiased, mixed between domains or without the covariance between images, the domain of the first row used for the
+whole batch, running statistics of absent domains changed, matrices of evaluation that are not computed again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_the_oracle_fails_on_wrong_layers() -> None:
     x, labels = images(6, dtype=torch.float64), [0, 1, 2, 1, 0, 2]
     expected = slow_whitening(x, labels)
     wrong = {
-        "label[0]": slow_whitening(x, [labels[0]] * 6),
+        "the domain of the first row": slow_whitening(x, [labels[0]] * 6),
         "zca": slow_whitening(x, labels, "zca"),
         "no shrinkage": slow_whitening(x, labels, eps=0.0),
         "BatchNorm": torch.cat([slow_whitening(x[:, [c] * C], labels)[:, :1] for c in range(C)], 1),
@@ -72,10 +72,10 @@ def test_the_oracle_fails_on_wrong_layers() -> None:
         assert (y - expected).abs().max() > 1e-4, name
 
 
-def check_kept(kept: Tensor, x: Tensor) -> None:
-    """The covariances (K, g, g) that momentum 1 keeps of one domain's images: biased, and not shrunk."""
+def check_running(running: Tensor, x: Tensor) -> None:
+    """Check the running covariances (K, g, g) of one domain after one batch of momentum 1: biased, and not shrunk."""
     dense = slow_cov(x)
-    close(kept, torch.stack([dense[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)]))
+    close(running, torch.stack([dense[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)]))
 
 
 def test_the_oracle_fails_on_wrong_statistics() -> None:
@@ -83,12 +83,12 @@ def test_the_oracle_fails_on_wrong_statistics() -> None:
     own, layer = x[labels == 0], make_layer(momentum=1.0)
     Given(layer)(x, labels)
     right = layer.running.cov[0]
-    check_kept(right, own)
+    check_running(right, own)
     values = columns(own).shape[1]
     wrong = {
         "unbiased": right * values / (values - 1),
         "shrunk": 0.999 * right + 0.001 * torch.eye(SIZE),
-        "variances alone": torch.diag_embed(right.diagonal(dim1=-2, dim2=-1)),
+        "only variances": torch.diag_embed(right.diagonal(dim1=-2, dim2=-1)),
         "domains mixed": covariances(x, torch.zeros(6).long(), 1, SIZE).cov[0],
         "between images lost": torch.stack(
             [covariances(image[None], torch.zeros(1).long(), 1, SIZE).cov[0] for image in own]
@@ -97,7 +97,7 @@ def test_the_oracle_fails_on_wrong_statistics() -> None:
     }
     for cov in wrong.values():
         with pytest.raises(AssertionError):
-            check_kept(cov, own)
+            check_running(cov, own)
 
 
 def test_blocks_of_one_channel_are_batchnorm() -> None:
@@ -114,13 +114,13 @@ def test_all_paths_agree_in_evaluation(method: str) -> None:
     mixed, soft = Given(layer)(x, labels), Given(layer)(x, torch.eye(3).double()[labels])
     close(soft, mixed)
     for row, domain in enumerate(labels.tolist()):
-        alone = Given(layer)(x[row : row + 1], domain)
-        close(alone[0], mixed[row])
-        kept = layer.running
+        single = Given(layer)(x[row : row + 1], domain)
+        close(single[0], mixed[row])
+        running = layer.running
         w = block_diagonal(
-            torch.stack([slow_root(0.999 * s + 0.001 * torch.eye(SIZE), method) for s in kept.cov[domain]])
+            torch.stack([slow_root(0.999 * s + 0.001 * torch.eye(SIZE), method) for s in running.cov[domain]])
         )
-        white = torch.einsum("cd,dhw->chw", w, x[row] - kept.mean[domain][:, None, None])
+        white = torch.einsum("cd,dhw->chw", w, x[row] - running.mean[domain][:, None, None])
         close(mixed[row], white * layer.weight[:, None, None] + layer.bias[:, None, None])
         extracted = layer.extracted(domain)
         assert isinstance(extracted, nn.Conv2d)
@@ -130,8 +130,8 @@ def test_all_paths_agree_in_evaluation(method: str) -> None:
 def test_soft_weights_mix_outputs() -> None:
     x, layer = images(4, dtype=torch.float64), make_layer().eval()
     weights = torch.softmax(torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 1)
-    apart = torch.stack([Given(layer)(x, domain) for domain in range(3)], 1)  # (B, G, C, H, W)
-    close(Given(layer)(x, weights), (weights[:, :, None, None, None] * apart).sum(1))
+    outputs = torch.stack([Given(layer)(x, domain) for domain in range(3)], 1)  # (B, G, C, H, W)
+    close(Given(layer)(x, weights), (weights[:, :, None, None, None] * outputs).sum(1))
 
 
 def test_gradients_are_those_of_the_oracle_and_domains_are_independent() -> None:
@@ -165,10 +165,10 @@ def test_momentum_none_averages_batches() -> None:
 def test_a_domain_with_too_few_values_is_whitened_by_its_running_statistics() -> None:
     layer = make_layer(plain=nn.BatchNorm1d)
     vectors, labels = images(SIZE + 4, dtype=torch.float64)[:, :, 0, 0], torch.tensor([0] * (SIZE + 1) + [1] * SIZE)
-    before, kept = copy.deepcopy(layer), copy.deepcopy(layer).eval()
+    before, evaluated = copy.deepcopy(layer), copy.deepcopy(layer).eval()
     y = Given(layer)(vectors, labels)
-    close(y[SIZE + 1 :], Given(kept)(vectors, labels)[SIZE + 1 :])
-    assert (y[: SIZE + 1] - Given(kept)(vectors, labels)[: SIZE + 1]).abs().max() > 0.1
+    close(y[SIZE + 1 :], Given(evaluated)(vectors, labels)[SIZE + 1 :])
+    assert (y[: SIZE + 1] - Given(evaluated)(vectors, labels)[: SIZE + 1]).abs().max() > 0.1
     assert torch.equal(layer.running.cov[1], before.running.cov[1])
     assert layer.num_batches_tracked.tolist() == [1, 0, 0]
     linear = layer.eval().extracted(1)
@@ -188,7 +188,7 @@ def test_matrices_follow_every_change_of_the_statistics() -> None:
     x, layer = images(dtype=torch.float64), make_layer().eval()
     other = covariances(images(5, 70, torch.float64), torch.zeros(5).long(), 1, SIZE)
     first = Given(layer)(x, 1)
-    assert layer.whitening is layer.eval().whitening  # nothing was written: nothing is made anew
+    assert layer.whitening is layer.eval().whitening  # nothing was written, so nothing is computed again
     stale = layer.whitening
     layer.set_statistics(1, other, 0)
     expected = Given(layer)(x, 1)
@@ -198,7 +198,7 @@ def test_matrices_follow_every_change_of_the_statistics() -> None:
     loaded = make_layer().eval()
     loaded.load_state_dict(layer.state_dict())
     replaced, tensor = make_layer().eval(), layer.running_cov.clone()
-    while tensor._version < replaced.running_cov._version:  # nothing but its identity tells it from the old one
+    while tensor._version < replaced.running_cov._version:  # only its identity differs from that of the old one
         tensor.add_(0)
     replaced.running_mean, replaced.running_cov = layer.running_mean.clone(), tensor
     for changed in (written, loaded, replaced, copy.deepcopy(written), copy.deepcopy(layer)):

@@ -1,4 +1,4 @@
-"""The state of a whitening layer goes in and out by name, its errors, and what its exported graph holds."""
+"""The state of a whitening layer loads by name; its errors; the operators of its exported graph."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.domain_layers import CHANNELS, LABELS, close, images, kept, make, run
+from helpers.domain_layers import CHANNELS, LABELS, close, images, make_layer, run, running_statistics
 from reid.norm import (
     Given,
 )
@@ -24,14 +24,14 @@ from reid.norm.statistics import Statistics, moments
 def test_transfer_factors_sum_to_twice_the_channels_and_have_no_gradient() -> None:
     from reid.norm.domain_affine import Transfer
 
-    layer, x = make(transfer=Transfer()), images()
-    stats = kept(layer, torch.tensor([0, 1]))
+    layer, x = make_layer(transfer=Transfer()), images()
+    stats = running_statistics(layer, torch.tensor([0, 1]))
     factors = layer.transfer(stats, layer.eps)
     position = stats.mean / (stats.var + layer.eps).sqrt()
     slow = torch.stack([1 / (1 + (position[0, c] - position[1, c]).abs()) for c in range(CHANNELS)])
     assert close(factors, 1 + CHANNELS * slow / slow.sum())
     assert factors.sum().item() == pytest.approx(2 * CHANNELS, rel=1e-5)
-    assert close(run(layer, x, LABELS), run(make(), x, LABELS) * factors.view(1, -1, 1, 1))
+    assert close(run(layer, x, LABELS), run(make_layer(), x, LABELS) * factors.view(1, -1, 1, 1))
     leaf = stats.mean.clone().requires_grad_()
     assert not layer.transfer(Statistics(leaf, stats.var, stats.mass), layer.eps).requires_grad
 
@@ -39,14 +39,14 @@ def test_transfer_factors_sum_to_twice_the_channels_and_have_no_gradient() -> No
 def test_equal_domains_are_doubled_as_published() -> None:
     from reid.norm.domain_affine import Transfer
 
-    layer, x = make(transfer=Transfer()), images()
+    layer, x = make_layer(transfer=Transfer()), images()
     with torch.no_grad():
         layer.running_mean[1], layer.running_var[1] = layer.running_mean[0], layer.running_var[0]
-    assert close(run(layer, x, 0), 2 * (run(make(), x, 0)))
+    assert close(run(layer, x, 0), 2 * (run(make_layer(), x, 0)))
 
 
 def test_a_certain_gate_is_its_branch() -> None:
-    layer, x = make(gate=DomainGate(CHANNELS, 2)), images()
+    layer, x = make_layer(gate=DomainGate(CHANNELS, 2)), images()
     with torch.no_grad():
         layer.gate.layers[-1].weight.zero_()
         layer.gate.layers[-1].bias.copy_(torch.tensor([200.0, 0.0]))
@@ -55,8 +55,8 @@ def test_a_certain_gate_is_its_branch() -> None:
 
 
 def test_a_branch_with_gate_weight_zero_changes_nothing() -> None:
-    """The probability of the branch is 0."""
-    layer, x = make(gate=DomainGate(CHANNELS, 2)), images()
+    """The gate gives the branch the probability 0."""
+    layer, x = make_layer(gate=DomainGate(CHANNELS, 2)), images()
     with torch.no_grad():
         layer.gate.layers[-1].weight.zero_()
         layer.gate.layers[-1].bias.copy_(torch.tensor([300.0, 0.0]))
@@ -69,7 +69,7 @@ def test_a_branch_with_gate_weight_zero_changes_nothing() -> None:
 
 def test_the_gradient_passes_the_gate() -> None:
     """An attack differentiates through the gate too; without that part the gradient is not the slope."""
-    layer, x = make(gate=DomainGate(CHANNELS, 2)).double(), images(3).double().requires_grad_()
+    layer, x = make_layer(gate=DomainGate(CHANNELS, 2)).double(), images(3).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: run(layer, x, None), (x,))
     (whole,) = torch.autograd.grad(run(layer, x, None).square().sum(), x)
     weights = torch.softmax(layer.gate(*moments(x)), 1).detach()
@@ -80,7 +80,7 @@ def test_the_gradient_passes_the_gate() -> None:
 
 
 def test_a_gate_over_equal_branches_changes_nothing_and_learns_from_labels() -> None:
-    layer, x = make(gate=DomainGate(CHANNELS, 2)), images()
+    layer, x = make_layer(gate=DomainGate(CHANNELS, 2)), images()
     same = layer.take_rows(("d0", "d1"), [0, 0])
     assert close(run(same, x, None), run(same, x, 1))
     network = nn.Sequential(layer.train())

@@ -18,7 +18,7 @@ from torch import Tensor
 from helpers.system_oracles import (
     CHANNELS,
     LABELS,
-    System,
+    SystemCase,
     blend,
     dial,
     dson,
@@ -41,7 +41,7 @@ def half_gate() -> Tensor:
 
 
 SYSTEMS = {
-    "ibn": System(
+    "ibn": SystemCase(
         lambda: layer_with(source=Blend(half_gate(), learned=False)),
         ibn,
         (
@@ -51,12 +51,12 @@ SYSTEMS = {
             "unbiased instance variance",
         ),
     ),
-    "bin": System(
+    "bin": SystemCase(
         lambda: layer_with(source=Blend(torch.ones(CHANNELS), learned=True)),
         blend,
-        ("statistics mixed", "gate turned round", "gate of the first channel", "affine of the batch part alone"),
+        ("statistics mixed", "gate turned round", "gate of the first channel", "affine only of the batch part"),
     ),
-    "dson": System(
+    "dson": SystemCase(
         lambda: layer_with(domain_affine=True, source=Optimized(2)),
         dson,
         (
@@ -68,13 +68,13 @@ SYSTEMS = {
             "affine of the first domain",
         ),
     ),
-    "dial": System(
+    "dial": SystemCase(
         lambda: layer_with(source=Align(0.7)),
         dial,
         ("variances mixed", "alpha turned round", "by number of images"),
         modes=(True,),
     ),
-    "transnorm": System(
+    "transnorm": SystemCase(
         lambda: layer_with(transfer=Transfer()),
         transnorm,
         (
@@ -86,14 +86,14 @@ SYSTEMS = {
             "shift not weighed",
         ),
     ),
-    "wbn": System(
+    "wbn": SystemCase(
         layer_with,
         latent,
-        ("statistics mixed", "the likeliest alone", "weights of the first image"),
+        ("statistics mixed", "only the likeliest", "weights of the first image"),
         asked="weights",
     ),
-    "wbn, training": System(layer_with, latent, ("statistics of the likeliest",), asked="weights", modes=(True,)),
-    "gated": System(
+    "wbn, training": SystemCase(layer_with, latent, ("statistics of the likeliest",), asked="weights", modes=(True,)),
+    "gated": SystemCase(
         lambda: layer_with(domain_affine=True, gate=DomainGate(CHANNELS, 2)),
         gated,
         (
@@ -106,19 +106,19 @@ SYSTEMS = {
         asked="nothing",
         modes=(False,),
     ),
-    "prior": System(
+    "prior": SystemCase(
         lambda: layer_with(source=Prior(5)),
         prior,
         ("pixels counted", "turned round", "the other variance", "all images of the batch", "unbiased"),
         modes=(False,),
     ),
-    "prior, mixture": System(
+    "prior, mixture": SystemCase(
         lambda: layer_with(source=Prior(5, "mixture")), prior, ("the other variance",), modes=(False,)
     ),
-    "nado": System(
+    "nado": SystemCase(
         lambda: layer_with(source=BatchStatistics()),
         nado,
-        ("unbiased", "domains mixed", "kept statistics", "by image"),
+        ("unbiased", "domains mixed", "running statistics", "by image"),
         modes=(False,),
     ),
 }

@@ -29,7 +29,7 @@ from reid.norm.convert import norm_layers
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found in every case."""
+    """Run two processes; return the results of each in every case."""
     folder = tmp_path_factory.mktemp("processes")
     worker = Path(__file__).parents[2] / "helpers" / "ddp_worker.py"
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
@@ -45,16 +45,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for rank, out in enumerate(outs)
     ]
     try:
-        said = [process.communicate(timeout=240)[0] for process in running]
+        outputs = [process.communicate(timeout=240)[0] for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * PROCESSES, said
+    assert [process.returncode for process in running] == [0] * PROCESSES, outputs
     return [torch.load(out, weights_only=True) for out in outs]
 
 
 def compare(parts: list[dict[str, Any]], whole: dict[str, Any]) -> None:
-    """Outputs, gradients and buffers of all processes against those of one process on the whole batch."""
+    """Compare outputs, gradients and buffers of all processes with those of one process on the whole batch."""
     close(torch.cat([part["output"] for part in parts]), whole["output"], 1e-3)
     for part in parts:
         for key, expected in whole["gradients"].items():
@@ -78,7 +78,7 @@ def test_two_processes_compute_what_one_does(name: str, found: list[dict[str, An
 
 
 def test_processes_that_do_not_synchronize_are_refused(found: list[dict[str, Any]]) -> None:
-    name = "each process for itself"
+    name = "without synchronization"
     assert [part[name]["calls"] for part in found] == [0] * PROCESSES
     with pytest.raises(AssertionError):
         compare([part[name] for part in found], step(CASES[name], slice(None)))

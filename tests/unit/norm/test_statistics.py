@@ -1,8 +1,8 @@
-"""Moments as values against the images themselves, for any sizes.
+"""Statistics as values are compared with the images themselves, for all sizes.
 
-The wrong formulas these tests catch, each shown to be refused at the end: the variance between images or groups lost,
+The wrong formulas that these tests catch, each refused at the end: the variance between images or groups lost,
 unbiased variances, groups counted alike whatever their mass, E[x^2] - E[x]^2 where means are large, distances of
-variances in place of deviations, labels read from the first image.
+variances in place of deviations, the domain of the first image used for all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def maps(count: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def direct(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) over all positions of all images, image i counting with weights[i]."""
+    """Compute mean and variance (C,) over all positions of all images, where image i counts with weights[i]."""
     share = (weights / weights.sum()).view(-1, 1, 1, 1) / (x.shape[2] * x.shape[3])
     mean = (share * x).sum((0, 2, 3))
     return mean, (share * (x - mean.view(1, -1, 1, 1)).square()).sum((0, 2, 3))
@@ -41,16 +41,16 @@ def test_moments_are_those_of_each_image_with_exact_gradients() -> None:
 
 
 def test_moments_keep_only_their_input() -> None:
-    kept: list[Tensor] = []
+    saved: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
+        saved.append(tensor)
         return tensor
 
     x = maps(4, 0).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         moments(x)
-    assert sum(t.numel() for t in kept) == x.numel() + 4 * C
+    assert sum(t.numel() for t in saved) == x.numel() + 4 * C
 
 
 @settings(max_examples=40, deadline=None)
@@ -132,7 +132,7 @@ def test_statistics_of_parts_of_images_merge() -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 9))
 def test_a_group_of_one_image_has_the_moments_of_the_image(seed: int, count: int) -> None:
-    """The identity as assignment."""
+    """The weights are the identity matrix."""
     mean, var = moments(maps(count, seed))
     for found in (
         pool(mean, var, torch.arange(count), count),
@@ -147,7 +147,7 @@ def test_a_group_of_one_image_has_the_moments_of_the_image(seed: int, count: int
 
 
 def check_pooling(pooling) -> None:
-    """Three groups of two, three and one image against all their values."""
+    """Compare three groups of two, three and one image with all their values."""
     x, labels = maps(6, 3), torch.tensor([0, 1, 1, 0, 2, 1])
     found = pooling(*moments(x), labels, 3)
     for group in range(3):
@@ -180,7 +180,7 @@ def test_wrong_pooling_is_refused(wrong: str) -> None:
 
 
 def check_merging(merge, offset: float = 0.0) -> None:
-    """Two images and four, in single precision, against all six."""
+    """Compare the merge of two images and four, in single precision, with all six."""
     x = (maps(6, 5) + offset).float()
     parts = [pool(*moments(part), torch.zeros(len(part), dtype=torch.int64), 1) for part in (x[:2], x[2:])]
     found = merge(*parts)
@@ -204,7 +204,7 @@ def wrong_merge(a: Statistics, b: Statistics, wrong: str) -> Statistics:
 
 @pytest.mark.parametrize("wrong", ["between lost", "groups count alike", "shares swapped", "raw moments"])
 def test_wrong_merging_is_refused(wrong: str) -> None:
-    """Sums of squares pass near 0 and cancel far from it."""
+    """Sums of squares are right near 0 and cancel far from it."""
     offset = 3000.0 if wrong == "raw moments" else 0.0
     check_merging(Statistics.merge, offset)
     if wrong == "raw moments":
@@ -223,7 +223,7 @@ def bures(a: Statistics, b: Statistics, row: int) -> float:
 
 DISTANCES = {
     "of variances": lambda a, b: (a.mean - b.mean).square().sum(1) + (a.var - b.var).square().sum(1),
-    "of means alone": lambda a, b: (a.mean - b.mean).square().sum(1),
+    "only of means": lambda a, b: (a.mean - b.mean).square().sum(1),
     "not squared": lambda a, b: a.wasserstein(b).sqrt(),
     "Kullback-Leibler": lambda a, b: (
         0.5 * ((b.var / a.var).log() + (a.var + (a.mean - b.mean).square()) / b.var - 1).sum(1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.domain_layers import CHANNELS, LABELS, close, images, kept, make, normalized, run
+from helpers.domain_layers import CHANNELS, LABELS, close, images, make_layer, normalized, run, running_statistics
 from reid.errors import ConfigError
 from reid.norm import (
     DomainBatchNorm,
@@ -28,27 +28,27 @@ from reid.norm.statistics_source import Align, BatchStatistics, Blend, Instance,
 
 
 def test_instance_statistics_are_instance_norm() -> None:
-    layer, x = make(source=Instance()), images()
+    layer, x = make_layer(source=Instance()), images()
     assert close(run(layer, x, LABELS), functional.instance_norm(x, weight=layer.weight, bias=layer.bias))
 
 
 def test_prediction_time_statistics_are_those_of_the_batch() -> None:
-    layer, x = make(source=BatchStatistics()), images()
+    layer, x = make_layer(source=BatchStatistics()), images()
     before = {key: value.clone() for key, value in layer.state_dict().items() if isinstance(value, Tensor)}
     expected = functional.batch_norm(x, None, None, layer.weight, layer.bias, training=True)
     assert close(run(layer, x, 0), expected)
     assert all(torch.equal(value, layer.state_dict()[key]) for key, value in before.items())
-    assert not close(run(layer, x[:3], 0), expected[:3], 1e-2)  # an image depends on its batch mates
-    frozen = make()
-    assert torch.equal(run(frozen, x[:3], 0), run(frozen, x, 0)[:3])  # and does not when statistics are kept
+    assert not close(run(layer, x[:3], 0), expected[:3], 1e-2)  # an image depends on the others of its batch
+    frozen = make_layer()
+    assert torch.equal(run(frozen, x[:3], 0), run(frozen, x, 0)[:3])  # and does not with running statistics
 
 
 @pytest.mark.parametrize("variance", ["naive", "mixture"])
 def test_a_prior_counts_as_so_many_images(variance: str) -> None:
-    layer, x = make(source=Prior(5, variance)), images()
+    layer, x = make_layer(source=Prior(5, variance)), images()
     batch = pool(*moments(x), LABELS, 2)
     share = (batch.mass / (batch.mass + 5))[:, None]
-    old = kept(layer, torch.tensor([0, 1]))
+    old = running_statistics(layer, torch.tensor([0, 1]))
     mean = (1 - share) * old.mean + share * batch.mean
     var = (1 - share) * old.var + share * batch.var
     between = share * (1 - share) * (old.mean - batch.mean).square()
@@ -60,10 +60,12 @@ def test_a_prior_counts_as_so_many_images(variance: str) -> None:
 
 def test_a_prior_goes_from_the_batch_to_the_kept_statistics() -> None:
     x = images()
-    ends = run(make(source=BatchStatistics()), x, LABELS), run(make(), x, LABELS)
-    assert close(run(make(source=Prior(0)), x, LABELS), ends[0])
-    assert close(run(make(source=Prior(1e12)), x, LABELS), ends[1])
-    distances = [(run(make(source=Prior(n)), x, LABELS) - ends[1]).abs().mean().item() for n in (0, 1, 4, 16, 256)]
+    ends = run(make_layer(source=BatchStatistics()), x, LABELS), run(make_layer(), x, LABELS)
+    assert close(run(make_layer(source=Prior(0)), x, LABELS), ends[0])
+    assert close(run(make_layer(source=Prior(1e12)), x, LABELS), ends[1])
+    distances = [
+        (run(make_layer(source=Prior(n)), x, LABELS) - ends[1]).abs().mean().item() for n in (0, 1, 4, 16, 256)
+    ]
     assert distances == sorted(distances, reverse=True)
     with pytest.raises(ConfigError, match="-1"):
         Prior(-1)
@@ -76,15 +78,15 @@ def test_a_prior_goes_from_the_batch_to_the_kept_statistics() -> None:
     seed=st.integers(0, 99),
 )
 def test_a_prior_has_its_closed_form_and_is_monotone(labels: list[int], numbers: list[float], seed: int) -> None:
-    """For any N and any number of images a domain; the more N counts, the nearer to what is kept."""
+    """The formula holds for any N and any number of images; a larger N is nearer to the running statistics."""
     x, rows = images(len(labels), seed), torch.tensor(labels)
-    old, batch = kept(make(), rows), pool(*moments(x), rows, 2)
+    old, batch = running_statistics(make_layer(), rows), pool(*moments(x), rows, 2)
     near = []
     for number in sorted(numbers):
         share = (batch.mass / (batch.mass + number))[rows][:, None]
         mean = (1 - share) * old.mean + share * batch.mean[rows]
         var = (1 - share) * old.var + share * batch.var[rows]
-        layer = make(source=Prior(number))
+        layer = make_layer(source=Prior(number))
         found = run(layer, x, rows)
         assert close(found, normalized(x, Statistics(mean, var, torch.ones(len(x))), layer), 1e-4)
         near.append((mean - old.mean).abs().max().item())
@@ -93,8 +95,8 @@ def test_a_prior_has_its_closed_form_and_is_monotone(labels: list[int], numbers:
 
 def test_alpha_one_separates_domains_and_alpha_a_half_joins_them() -> None:
     x = images()
-    assert close(run(make(source=Align(1.0)).train(), x, LABELS), run(make().train(), x, LABELS))
-    half = make(source=Align(0.5)).train()
+    assert close(run(make_layer(source=Align(1.0)).train(), x, LABELS), run(make_layer().train(), x, LABELS))
+    half = make_layer(source=Align(0.5)).train()
     batch = half.source.combine_domains(pool(*moments(x), LABELS, 2))
     assert close(batch.mean[0], batch.mean[1])
     assert close(batch.var[0], batch.var[1])
@@ -103,7 +105,7 @@ def test_alpha_one_separates_domains_and_alpha_a_half_joins_them() -> None:
 def test_alignment_takes_the_variance_around_the_mixed_mean() -> None:
     alpha, x = 0.7, images()
     x[LABELS == 1] += 3.0
-    mixed = make(source=Align(alpha)).train().source.combine_domains(pool(*moments(x), LABELS, 2))
+    mixed = make_layer(source=Align(alpha)).train().source.combine_domains(pool(*moments(x), LABELS, 2))
     for own, other in ((0, 1), (1, 0)):
         a, b = x[own == LABELS], x[other == LABELS]
         mean = alpha * a.mean((0, 2, 3)) + (1 - alpha) * b.mean((0, 2, 3))
@@ -129,19 +131,19 @@ def test_aligned_batches_have_weighted_moments_zero_and_one(labels: list[int], a
     x = images(len(labels)).double() + shift * rows[:, None, None, None]
     layer = DomainBatchNorm(CHANNELS, ("a", "b"), affine=None, eps=0.0).double().train()
     layer.source = Align(alpha).double()
-    settled = layer.source.combine_domains(pool(*moments(x), rows, 2))
+    combined = layer.source.combine_domains(pool(*moments(x), rows, 2))
     run(layer, x, rows)
     for domain in (0, 1):
         own = rows == domain
         parts = torch.where(own, alpha / own.sum(), (1 - alpha) / (~own).sum()).double()
-        z = (x - settled.mean[domain][:, None, None]) / settled.var[domain].sqrt()[:, None, None]
+        z = (x - combined.mean[domain][:, None, None]) / combined.var[domain].sqrt()[:, None, None]
         assert close(torch.einsum("i,icp->c", parts, z.flatten(2)) / 20, torch.zeros(CHANNELS).double(), 1e-6)
         second = torch.einsum("i,icp->c", parts, z.flatten(2).square()) / 20
         assert close(second, torch.ones(CHANNELS).double(), 1e-6)
 
 
 def test_alpha_learns_and_stays_between_a_half_and_one() -> None:
-    layer = make(source=Align(0.8)).train()
+    layer = make_layer(source=Align(0.8)).train()
     run(layer, images(), LABELS).square().sum().backward()
     assert layer.source.alpha.grad.abs() > 0
     with torch.no_grad():
@@ -152,23 +154,23 @@ def test_alpha_learns_and_stays_between_a_half_and_one() -> None:
 
 def test_a_batch_of_one_domain_is_not_mixed() -> None:
     x = images()
-    assert close(run(make(source=Align(0.6)).train(), x, 0), run(make().train(), x, 0))
+    assert close(run(make_layer(source=Align(0.6)).train(), x, 0), run(make_layer().train(), x, 0))
 
 
 def test_optimized_statistics_lie_between_the_images_and_the_domains() -> None:
     x = images()
-    layer = make(source=Optimized(2))
+    layer = make_layer(source=Optimized(2))
     with torch.no_grad():
         layer.source.logits.fill_(50.0)
-    assert close(run(layer, x, LABELS), run(make(), x, LABELS))
+    assert close(run(layer, x, LABELS), run(make_layer(), x, LABELS))
     with torch.no_grad():
         layer.source.logits.fill_(-50.0)
-    assert close(run(layer, x, LABELS), run(make(source=Instance()), x, LABELS))
+    assert close(run(layer, x, LABELS), run(make_layer(source=Instance()), x, LABELS))
     with torch.no_grad():
         layer.source.logits.copy_(torch.tensor([[0.3, -0.2], [0.8, 0.1]]))
     share = torch.sigmoid(layer.source.logits)[LABELS]
     mean, var = moments(x)
-    domain = kept(layer, LABELS)
+    domain = running_statistics(layer, LABELS)
     mixed = Statistics(
         share[:, :1] * domain.mean + (1 - share[:, :1]) * mean,
         share[:, 1:] * domain.var + (1 - share[:, 1:]) * var,
@@ -180,17 +182,18 @@ def test_optimized_statistics_lie_between_the_images_and_the_domains() -> None:
 def test_a_gate_blends_batch_and_instance_normalization() -> None:
     x = images()
     ones = torch.ones(CHANNELS)
-    assert close(run(make(source=Blend(ones, learned=True)), x, LABELS), run(make(), x, LABELS))
-    assert close(run(make(source=Blend(0 * ones, learned=True)), x, LABELS), run(make(source=Instance()), x, LABELS))
-    half = run(make(source=Blend(0.5 * ones, learned=True)), x, LABELS)
-    assert close(half, (run(make(), x, LABELS) + run(make(source=Instance()), x, LABELS)) / 2)
-    layer = make(source=Blend(ones.clone(), learned=True)).train()
+    assert close(run(make_layer(source=Blend(ones, learned=True)), x, LABELS), run(make_layer(), x, LABELS))
+    instance = run(make_layer(source=Instance()), x, LABELS)
+    assert close(run(make_layer(source=Blend(0 * ones, learned=True)), x, LABELS), instance)
+    half = run(make_layer(source=Blend(0.5 * ones, learned=True)), x, LABELS)
+    assert close(half, (run(make_layer(), x, LABELS) + instance) / 2)
+    layer = make_layer(source=Blend(ones.clone(), learned=True)).train()
     with torch.no_grad():
         layer.source.gate.fill_(1.5)
     run(layer, x, LABELS).square().sum().backward()
     assert layer.source.gate.detach().max() == 1.0
     assert layer.source.gate.grad.abs().sum() > 0
-    vectors = make(source=Blend(0 * ones, learned=True))
+    vectors = make_layer(source=Blend(0 * ones, learned=True))
     assert torch.isfinite(run(vectors, x[:, :, 0, 0], LABELS)).all()  # a vector has no instance statistics
 
 

@@ -73,8 +73,8 @@ def test_one_domain_can_be_taken_out(system: str) -> None:
         Given(converted)(x * 2, torch.arange(8) % 2)
     converted.eval()
     for index, name in enumerate(("a", "b")):
-        alone = extract(converted, name)
-        assert close(alone(x), Given(converted)(x, index))
+        extracted = extract(converted, name)
+        assert close(extracted(x), Given(converted)(x, index))
 
 
 def test_a_system_names_the_domains_that_it_needs() -> None:

@@ -1,7 +1,7 @@
-"""Whitening matrices against inverses of factors and eigenvalues, and what they do to a known covariance.
+"""Whitening matrices are compared with inverses of factors and eigenvalues, on known covariances.
 
-The wrong code these tests catch: eps added instead of shrunk towards, ZCA taken for Cholesky, gradients of
-eigenvectors where eigenvalues repeat, too many Newton steps, matrices made in half precision, blocks
+The wrong code that these tests catch: eps added instead of shrunk towards, ZCA taken for Cholesky, gradients of
+eigenvectors where eigenvalues repeat, too many Newton steps, matrices computed in half precision, blocks
 that see their neighbours or every other channel.
 """
 
@@ -17,7 +17,7 @@ from reid.norm.whitening_matrices import WHITENERS, cholesky, newton, whiten, wh
 
 
 def spd(condition: float, dtype: torch.dtype, size: int = 4, count: int = 5) -> Tensor:
-    """Covariances (count, size, size) with eigenvalues from 1 down to 1 / condition."""
+    """Make covariances (count, size, size) with eigenvalues from 1 down to 1 / condition."""
     generator = torch.Generator().manual_seed(3)
     vectors = torch.linalg.qr(torch.randn(count, size, size, dtype=torch.float64, generator=generator)).Q
     values = torch.logspace(0, -torch.log10(torch.tensor(condition)).item(), size, dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_one_matrix_for_all_images_or_one_for_each() -> None:
 
 
 def check_blocks(matrix: Tensor, x: Tensor) -> None:
-    """Every block's channels come out with mean 0 and covariance I; what other blocks hold says nothing."""
+    """Check that the channels of every block come out with mean 0 and covariance I, whatever other blocks hold."""
     y = torch.einsum("cd,bdhw->bchw", matrix, x - x.mean((0, 2, 3), keepdim=True))
     out = torch.cov(y.transpose(0, 1).flatten(1), correction=0)
     inside = block_diagonal(torch.ones(C // SIZE, SIZE, SIZE)).bool()
@@ -133,7 +133,7 @@ def check_blocks(matrix: Tensor, x: Tensor) -> None:
 
 @pytest.mark.parametrize("method", ["cholesky", "zca"])
 def test_grouped_whitening_is_block_diagonal(method: str) -> None:
-    """Wrong: one matrix for all channels, blocks of every other channel, variances alone."""
+    """Refused are one matrix for all channels, blocks of every other channel, and variances without covariances."""
     x = images(dtype=torch.float64)
     cov = torch.cov(x.transpose(0, 1).flatten(1), correction=0)
     parts = torch.stack([cov[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)])

@@ -70,8 +70,8 @@ def report(
     """
     from reid.data.manifest import check_files
     from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
-    from reid.evaluation.analysis.camera_report import camera_report, work
-    from reid.evaluation.reports.camera_curve_plot import MARK, curve_picture
+    from reid.evaluation.analysis.camera_report import camera_report, count_images
+    from reid.evaluation.reports.camera_curve_plot import MARK, curve_svg
     from reid.models.own_statistics import keeps_statistics
     from reid.pipeline import claim_output, load_checkpoint_for, progress_bar, workers
 
@@ -93,7 +93,7 @@ def report(
         raise ConfigError(
             f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out, --curve and --plot out"
         )
-    with progress_bar("looking at cameras", work(pool, asked, fields, statistics)) as progress:
+    with progress_bar("looking at cameras", count_images(pool, asked, fields, statistics)) as progress:
         found = camera_report(
             checkpoint,
             pool,
@@ -110,7 +110,7 @@ def report(
         with progress_bar("drawing the curve", len(curve_steps(most)) * len(asked)) as progress:
             points = score_curve(checkpoint, pool, asked, domain_fields=fields, workers=workers(), progress=progress)
     if plot is not None:
-        picture = curve_picture(points)
+        picture = curve_svg(points)
         write_whole(plot, lambda part: part.write_text(picture, encoding="utf-8"), private=False)
     if out is not None and found.profiles is not None:
         found.profiles.save(out)
@@ -144,8 +144,8 @@ def watch(
     of the same hours and places.
     """
     from reid.data.manifest import check_files
+    from reid.evaluation.analysis.camera_watch import cameras_to_watch
     from reid.evaluation.analysis.camera_watch import watch as judge
-    from reid.evaluation.analysis.camera_watch import watched
     from reid.pipeline import load_checkpoint_for, progress_bar, workers
 
     if not data:
@@ -154,7 +154,7 @@ def watch(
     stored = measured_rows(read_samples(reference, root), split)
     check_files([*new, *stored])
     checkpoint = load_checkpoint_for(weights, backbone, size, profiles or ())
-    pairs = watched(checkpoint, new, stored)
+    pairs = cameras_to_watch(checkpoint, new, stored)
     with progress_bar("watching", sum(len(pair) for pair in pairs)) as progress:
         found = judge(checkpoint, pairs, false_alarms=false_alarms, workers=workers(), progress=progress)
     if as_json:

@@ -129,8 +129,8 @@ def _claim(json_file: Path | None, html_file: Path | None, data: list[str] | Non
 
 
 def _compare(first: Path, second: Path, out: Path | None) -> None:
-    from reid.evaluation.reports.report import write_text
     from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table
+    from reid.evaluation.reports.text_file import write_text
     from reid.pipeline import claim_output
 
     pairs = compare_files(first, second)
@@ -168,7 +168,7 @@ def validate(
     for spec in data_specs(data):
         data_set = open_data(spec, root)
         if quick:
-            found[spec] = validate(data_set, pictures=False)
+            found[spec] = validate(data_set, images=False)
             continue
         with progress_bar("looking at", len({s.path for s in data_set.samples})) as progress:
             found[spec] = validate(data_set, workers=workers(), progress=progress)

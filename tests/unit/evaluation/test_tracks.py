@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reid.evaluation.trials import score_trial
 
 from helpers import published_layouts
 from helpers.angles import at, embeddings, rows
@@ -23,7 +24,6 @@ from reid.errors import DataError
 from reid.evaluation import Reranking, evaluate, report_table
 from reid.evaluation.analysis.details import details_of
 from reid.evaluation.metrics import Metrics
-from reid.evaluation.trials import score_trial
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.rerank import k_reciprocal
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reid.evaluation.trials import mean_of_galleries, score_trial, single_shot_ranks
 
 from helpers import published_layouts
 from helpers.angles import at, embeddings, rows
@@ -22,7 +23,6 @@ from reid.errors import DataError
 from reid.evaluation import Reranking, evaluate
 from reid.evaluation.labels import market_labels
 from reid.evaluation.run import mean_report
-from reid.evaluation.trials import mean_of_galleries, score_trial, single_shot_ranks
 from reid.records import Embeddings, Modality, Sample, Split
 
 Q, G = Split.QUERY, Split.GALLERY

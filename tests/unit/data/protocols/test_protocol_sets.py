@@ -199,7 +199,7 @@ def test_a_whole_copy_has_the_published_counts_and_one_picture_less_has_not(
     data = open_data(build(tmp_path), tmp_path)
 
     def said(samples: tuple[Sample, ...]) -> list[str]:
-        found = validate(replace(data, samples=samples), pictures=False)
+        found = validate(replace(data, samples=samples), images=False)
         return [finding.message for finding in found if "published" in finding.message]
 
     assert data.protocol is not None

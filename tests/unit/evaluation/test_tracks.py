@@ -1,6 +1,6 @@
 """Tracks ranked instead of images have the numbers worked out by hand, and those of a loop.
 
-The loop refuses these wrong variants: the mean over a track's images, or its first image, instead of the nearest; tracks
+Refused wrong variants: the mean over a track's images, or its first image, instead of the nearest; tracks
 of the query's own camera left in; images ranked and only counted as tracks; tracks of two cameras that share a name
 taken for one.
 """

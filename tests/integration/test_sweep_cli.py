@@ -177,10 +177,9 @@ def test_an_added_domain_leaves_the_others_equal_bit_for_bit(
     again = train_added_domain(base, "person", addition, experiment, out / "new", False)
     assert again.fingerprint == new.fingerprint
     assert torch.equal(again.embed(images, 1), first)
+    other = DomainAddition(base="others", adapters=adapters)
     with pytest.raises(ConfigError, match="now others"):
-        train_added_domain(
-            base, "person", DomainAddition(base="others", adapters=adapters), experiment, out / "new", False
-        )
+        train_added_domain(base, "person", other, experiment, out / "new", False)
 
 
 def test_training_what_is_shared_changes_the_other_domains(file: Path, runs: Path) -> None:

@@ -1,26 +1,19 @@
-"""Sweep files, the tables of their scores, and the statistics that a network uses at a site.
+"""Sweep files and the runs of a sweep.
 
-Wrong variants that these tests refuse: a deviation that divides by n; a variation that changes the keys of another; a
-score of other weights or rows that counts as finished; a mixture of domains that looks at labels.
+Wrong variants that these tests refuse: a variation that changes the keys of another; a score of other weights or rows
+that counts as finished.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from reid.data.manifest import read_manifest
+from helpers.training_loops import score
 from reid.errors import ConfigError, DataError
-from reid.models.checkpoint import load_checkpoint
-from reid.records import Embeddings, Split
-from reid.retrieval.embed import embed
-from reid.training.score_tables import Score, entries, markdown, site_table, spread
-from reid.training.site_statistics import STATISTICS, evaluate_site
 from reid.training.sweep import Cost, SweepOutcome, _choose_directions, _held, page, run_sweep
 from reid.training.sweep_file import Sweep, load_sweep, make_slug
 
@@ -186,40 +179,6 @@ statistics = ["kept"]
         load_sweep(file)
 
 
-def score(row: str, seed: int, rank1: float, direction: str = "visible->visible", category: str = "person") -> Score:
-    return Score(row, "seen", category, direction, seed, rank1, rank1 / 2, 10, 20)
-
-
-def test_spread_is_the_standard_deviation_of_a_sample() -> None:
-    values = [0.1, 0.2, 0.6]
-    expected = f"30.0 ± {100 * statistics.stdev(values):.1f}"
-    assert spread(values) == expected
-    assert f"30.0 ± {100 * statistics.pstdev(values):.1f}" != expected  # divided by n: another number
-    assert spread([0.5]) == "50.0"
-
-
-def test_tables_have_a_row_for_each_method_and_show_what_is_missing() -> None:
-    scores = [
-        score("BN", 0, 0.2),
-        score("DIAL", 0, 0.4),
-        score("BN", 1, 0.4),
-        score("BN", 0, 0.1, "all"),
-        score("BN", 1, 0.1, "all"),
-    ]
-    found = entries(scores)
-    assert [(e.row, e.direction, e.seeds) for e in found] == [
-        ("BN", "visible->visible", [0, 1]), ("DIAL", "visible->visible", [0]), ("BN", "all", [0, 1])
-    ]  # fmt: skip
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in site_table(found, "seen", 2).splitlines()]
-    assert lines[0] == ["seen", "visible->visible", "all"]
-    assert lines[2] == ["BN", "30.0 ± 14.1 / 15.0 ± 7.1", "10.0 ± 0.0 / 5.0 ± 0.0"]
-    assert lines[3] == ["DIAL (1 of 2 seeds)", "40.0 / 20.0", "-"]
-    two = site_table(entries([score("BN", 0, 0.2), score("BN", 0, 0.3, category="vehicle")]), "seen", 1)
-    assert "person visible->visible" in two
-    assert "vehicle visible->visible" in two
-    assert len({len(line) for line in markdown(["a", "b"], [["long text", 1]]).splitlines()}) == 1
-
-
 def test_a_page_shows_costs_failures_and_its_provenance(file: Path) -> None:
     outcome = SweepOutcome(
         (score("BN", 0, 0.2),),
@@ -238,39 +197,6 @@ def test_a_page_shows_costs_failures_and_its_provenance(file: Path) -> None:
     ):
         assert part in text
     assert json.loads(json.dumps(outcome.to_json()))["results"][0]["rank1"] == [0.2]
-
-
-def embedded(checkpoint_file: Path, name: str, street: Path) -> Embeddings:
-    samples = [s for s in read_manifest(street / "street-a" / "manifest.csv") if s.split is Split.QUERY][:8]
-    return embed(STATISTICS[name](load_checkpoint(checkpoint_file), []), samples)
-
-
-def test_a_mixture_of_domains_needs_no_labels(camera_weights: Path, tiny_street: Path) -> None:
-    with torch.no_grad():
-        checkpoint = load_checkpoint(camera_weights)
-    found = {name: embedded(camera_weights, name, tiny_street) for name in ("kept", "mixture", "ensemble")}
-    for name in ("mixture", "ensemble"):
-        unlabelled = [replace(s, camera="") for s in found[name].samples]
-        again = embed(STATISTICS[name](checkpoint, []), unlabelled)
-        assert (again.vectors == found[name].vectors).all()  # a policy that looks at labels would fail: there are none
-        assert again.fingerprint == found[name].fingerprint != found["kept"].fingerprint
-    # before training all domains are equal, so all give the same embedding
-    assert abs(found["ensemble"].vectors - found["kept"].vectors).max() < 1e-5
-
-
-def test_measured_statistics_are_those_of_the_training_crops_of_the_site(
-    camera_weights: Path, plain_weights: Path, tiny_street: Path
-) -> None:
-    samples = read_manifest(tiny_street / "street-b" / "manifest.csv")
-    for weights, domain_fields in ((camera_weights, ("category", "camera")), (plain_weights, ("category",))):
-        checkpoint = load_checkpoint(weights)
-        pool = [s for s in samples if s.split is Split.TRAIN]
-        ready = STATISTICS["measured"](checkpoint, pool)
-        assert ready.domain_fields == domain_fields
-        assert ready.weights == checkpoint.weights
-        assert ready.fingerprint != checkpoint.fingerprint
-        report = evaluate_site(checkpoint, STATISTICS["measured"], samples)
-        assert report.fingerprint == ready.fingerprint  # only rows of split train were measured
 
 
 def test_an_interrupted_sweep_continues_with_what_is_missing(file: Path, tmp_path: Path) -> None:
@@ -339,12 +265,14 @@ def test_names_of_folders() -> None:
     assert [make_slug(name) for name in ("BN", "IBN + ISW", "  a/b ")] == ["bn", "ibn-isw", "a-b"]
 
 
-def test_data_of_one_modality_have_the_column_of_their_direction() -> None:
-    scores, both = [score("BN", 0, 0.2, "all"), score("BN", 0, 0.1, "infrared->visible")], ["visible->visible"]
-    assert [s.direction for s in _choose_directions(scores, both, {"visible->visible"})] == ["visible->visible"]
-    assert [s.direction for s in _choose_directions(scores, both, {"infrared->infrared"})] == [
-        "all"
-    ]  # otherwise the tables would leave it out
-    assert [s.direction for s in _choose_directions(scores, both, {"visible->visible", "infrared->infrared"})] == [
-        "all"
-    ]
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"visible->visible"}, "visible->visible"),
+        ({"infrared->infrared"}, "all"),  # otherwise the tables would leave it out
+        ({"visible->visible", "infrared->infrared"}, "all"),
+    ],
+)
+def test_data_of_one_modality_have_the_column_of_their_direction(own: set[str], expected: str) -> None:
+    scores = [score("BN", 0, 0.2, "all"), score("BN", 0, 0.1, "infrared->visible")]
+    assert [s.direction for s in _choose_directions(scores, ["visible->visible"], own)] == [expected]

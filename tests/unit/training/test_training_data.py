@@ -56,7 +56,7 @@ def test_only_training_rows_of_the_wanted_categories_are_read(manifest: Path) ->
 
 
 def test_an_unknown_category_and_an_empty_split_are_refused(manifest: Path) -> None:
-    with pytest.raises(DataError, match='"boat".*person, vehicle'):
+    with pytest.raises(DataError, match=r'"boat".*person, vehicle'):
         training_samples(experiment(manifest, data={"categories": ["boat"]}))
     manifest.write_text(MANIFEST.replace(",train", ",gallery"), encoding="utf-8")
     with pytest.raises(DataError, match='split "train"'):
@@ -111,7 +111,7 @@ def test_plain_batch_normalization_has_no_domains(manifest: Path) -> None:
 
 def test_rows_without_a_camera_cannot_have_camera_norms() -> None:
     samples = (Sample(Path("a.png"), "1", "", split=Split.TRAIN), Sample(Path("b.png"), "1", "a1", split=Split.TRAIN))
-    with pytest.raises(DataError, match="1 of 2 .*camera"):
+    with pytest.raises(DataError, match=r"1 of 2 .*camera"):
         _ = TrainingRows(samples, ("camera",)).domains
 
 

@@ -25,8 +25,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from reid.errors import DataError, GalleryError, WeightsError
@@ -44,6 +42,9 @@ _COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
 
 def encode_samples(samples: Sequence[Sample]) -> bytes:
     """A Parquet table of the fields of ``samples``, in their order; paths are kept as they are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     rows = [
         (str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value, s.time and s.time.isoformat())
         for s in samples
@@ -60,8 +61,11 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
 
 def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
     """What :func:`encode_samples` wrote; DataError that names ``source`` when it is something else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
         return tuple(
             Sample(

@@ -33,7 +33,7 @@ from reid.evaluation import evaluate
 from reid.models.calibration import own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm import Profiles, calibrate
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.pipeline import make_street
 from reid.records import Embeddings, FloatArray, Sample, Split, domain_of
 from reid.retrieval.centering import camera_means, centered
@@ -140,8 +140,8 @@ def towards_own(measured: Profiles, own: Profiles, prior: float) -> Profiles:
     old, found = own.select(measured.domains), {}
     share = torch.tensor([images / (images + prior) for images in measured.images])[:, None]
     for layer in measured.mean:
-        source, target = (Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains))) for p in (old, measured))
-        found[layer] = source.lerp(target, share)
+        source, target = (Statistics(p.mean[layer], p.var[layer], torch.ones(len(p.domains))) for p in (old, measured))
+        found[layer] = source.interpolate(target, share)
     mean, var = ({layer: getattr(stats, key) for layer, stats in found.items()} for key in ("mean", "var"))
     return replace(measured, mean=mean, var=var)
 

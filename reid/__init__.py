@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from reid.models.calibration import calibrate_checkpoint
     from reid.models.checkpoint import Checkpoint as Checkpoint
     from reid.norm.condition import Given as Given
-    from reid.norm.convert import camera_batchnorm as camera_batchnorm
     from reid.norm.convert import convert_norm as convert_norm
-    from reid.norm.convert import domain_batchnorm as domain_batchnorm
-    from reid.norm.convert import modality_batchnorm as modality_batchnorm
+    from reid.norm.domain_policy import camera_batchnorm as camera_batchnorm
+    from reid.norm.domain_policy import domain_batchnorm as domain_batchnorm
+    from reid.norm.domain_policy import modality_batchnorm as modality_batchnorm
     from reid.norm.profiles import Profiles as Profiles
     from reid.pipeline import load_checkpoint as load_checkpoint
     from reid.pipeline import read_samples as read_samples
@@ -70,13 +70,13 @@ _DEFINED_IN = {
     "Split": "reid.records",
     "UnseenCameraPolicy": "reid.records",
     "calibrate": "reid.models.calibration:calibrate_checkpoint",
-    "camera_batchnorm": "reid.norm.convert",
+    "camera_batchnorm": "reid.norm.domain_policy",
     "convert_norm": "reid.norm.convert",
-    "domain_batchnorm": "reid.norm.convert",
+    "domain_batchnorm": "reid.norm.domain_policy",
     "embed": "reid.retrieval.embed",
     "evaluate": "reid.evaluation.run",
     "load_checkpoint": "reid.pipeline",
-    "modality_batchnorm": "reid.norm.convert",
+    "modality_batchnorm": "reid.norm.domain_policy",
     "read_manifest": "reid.data.manifest",
     "read_samples": "reid.pipeline",
     "samples_from_frame": "reid.data.frames",

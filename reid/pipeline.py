@@ -181,7 +181,7 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], polic
         DataError: The policy is "calibrate", and split train does not show one of these cameras.
     """
     if policy in (UnseenCameraPolicy.NEAREST, UnseenCameraPolicy.MIXTURE):
-        return checkpoint.with_unseen(policy)
+        return checkpoint.with_unseen_camera_policy(policy)
     missing = unknown_domains(checkpoint, samples)
     if not missing or policy == UnseenCameraPolicy.ERROR:
         return checkpoint
@@ -298,7 +298,7 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, object]:
         provenance[PRIOR] = checkpoint.extra[PRIOR]
     policies = [
         checkpoint.extra.get(UNSEEN_CAMERA_KEY, ""),
-        "" if checkpoint.unknown_domain is None else checkpoint.unseen,
+        "" if checkpoint.unknown_domain is None else checkpoint.unseen_camera_policy,
     ]
     if any(policies):
         provenance[UNSEEN_CAMERA_KEY] = " and ".join(filter(None, policies))
@@ -322,9 +322,9 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     """
     rows = gallery_samples(samples)
     from reid.retrieval.gallery import Gallery
-    from reid.retrieval.storage import claim
+    from reid.retrieval.storage import check_gallery_folder
 
-    claim(out)
+    check_gallery_folder(out)
     gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
     gallery.save(out, {NETWORK: checkpoint.save})
     return gallery
@@ -337,9 +337,9 @@ def gallery_checkpoint(folder: Path) -> Checkpoint:
         GalleryError: The gallery is missing or damaged, or holds no network.
     """
     from reid.models.checkpoint import load_checkpoint
-    from reid.retrieval.storage import reading
+    from reid.retrieval.storage import open_gallery_folder
 
-    with reading(folder) as (_, files):
+    with open_gallery_folder(folder) as (_, files):
         if NETWORK not in files:
             raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
         return load_checkpoint(files[NETWORK])

@@ -38,13 +38,18 @@ class Modality(StrEnum):
 
 
 class UnseenCameraPolicy(StrEnum):
-    """What a network does with images of a camera for which it has no statistics."""
+    """What a network does with images of an unknown camera."""
 
-    ERROR = "error"  # it refuses them
-    CALIBRATE = "calibrate"  # it measures statistics on the unlabelled crops of split train
-    PRIOR = "prior"  # it takes the mixture of all known statistics
-    NEAREST = "nearest"  # it takes, for each image, the known camera whose statistics are most alike
-    MIXTURE = "mixture"  # it takes every known camera, weighted by how alike its statistics are
+    ERROR = "error"
+    """Refuse the images."""
+    CALIBRATE = "calibrate"
+    """Measure statistics for the camera on its unlabelled images first."""
+    PRIOR = "prior"
+    """Give the camera the mixture of the statistics of all known cameras."""
+    NEAREST = "nearest"
+    """Use for each image the known camera whose statistics are most like the image's own."""
+    MIXTURE = "mixture"
+    """Embed each image as every known camera, and add the embeddings, weighted by likeness."""
 
 
 class Split(StrEnum):

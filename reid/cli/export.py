@@ -31,9 +31,9 @@ def export(
 
     check_weights(weights, profiles or ())
     from reid.models.export import export as write
-    from reid.models.export import kind_of
+    from reid.models.export import format_of
 
-    check_output_file(out, "<net" if kind_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
+    check_output_file(out, "<net" if format_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
     check_output_file(out.with_suffix(".toml"), "colours")
     write(load_checkpoint(weights, backbone, size, profiles or ()), out, camera)
     typer.echo(f"{out}\tfingerprint {load_checkpoint(out).fingerprint}")

@@ -64,17 +64,17 @@ def ingest(
     """
     if not video.exists():
         raise ConfigError(f"{video}: no such file; expected a video file or a folder of images")
-    from reid.data.video import Settings, open_detector, open_film
+    from reid.data.video import Settings, open_detector, open_video
     from reid.data.video import ingest as run
     from reid.data.video.ingestion import EPOCH
     from reid.pipeline import progress_bar
 
-    film = open_film(video, source_fps)
+    opened = open_video(video, source_fps)
     finder = open_detector(detector, detector_weights)
     settings = Settings(
         camera=camera,
         modality=modality,
-        every=_every(every, fps, film.rate),
+        every=_every(every, fps, opened.rate),
         start=EPOCH if start is None else _moment(start),
         min_score=finder.min_score if min_score is None else min_score,
         min_height=min_height,
@@ -83,7 +83,7 @@ def ingest(
         margin=margin,
     )
     try:
-        for line in run(film, finder, out, settings, bar=progress_bar, append_to=append_to).lines():
+        for line in run(opened, finder, out, settings, bar=progress_bar, append_to=append_to).lines():
             typer.echo(line)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command continues {out}", err=True)

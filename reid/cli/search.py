@@ -70,7 +70,7 @@ def search(
         gallery_checkpoint(folder) if own_network else load_checkpoint(weights, backbone, size, profiles or (), flip)
     )
     check_cameras(checkpoint, unseen)
-    checkpoint = checkpoint if unseen is None else checkpoint.with_unseen(policy)
+    checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
     if checkpoint.unknown_domain is None and unknown_domains(checkpoint, [query]):
         raise ConfigError(_unknown_camera(folder, checkpoint, query))
     found = search_image(

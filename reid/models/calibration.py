@@ -19,7 +19,8 @@ from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
 from reid.models.runtime import UNCALIBRATED
 from reid.norm import Profiles, calibrate, camera_batchnorm, convert_norm, domains_of, mixes_domains
-from reid.norm.convert import FUSED_NORMS, PLAIN_NORMS, NormLayer, norm_layers, take_rows
+from reid.norm.convert import PLAIN_NORMS, NormLayer, norm_layers, take_rows
+from reid.norm.domain_policy import FUSED_NORMS
 from reid.norm.domain_whitening import DomainWhitening
 from reid.records import PriorFrom, Sample, domain_of
 
@@ -114,7 +115,9 @@ def own_profiles(checkpoint: Checkpoint, domains: Sequence[str], domain_fields: 
         network = take_rows(checkpoint.network, tuple(domains), rows)
     else:
         network = convert_norm(checkpoint.network, camera_batchnorm(tuple(domains)))
-    kept = {name: [layer.kept(row) for row in range(len(domains))] for name, layer in norm_layers(network).items()}
+    kept = {
+        name: [layer.statistics_of(row) for row in range(len(domains))] for name, layer in norm_layers(network).items()
+    }
     return Profiles(
         tuple(domains),
         (1,) * len(domains),

@@ -29,7 +29,7 @@ from reid.norm.specialised.adapters import adapted_layers, adapter_domains, add_
 from reid.norm.specialised.covnorm import compress_adapters
 from reid.norm.tensor_file import write_table
 from reid.training.initial_weights import transform_of
-from reid.training.loop import Learner, Loop, make_optimizer
+from reid.training.loop import Learner, TrainingLoop, make_optimizer
 from reid.training.run_folder import RunFolder, replace_file
 from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, training_samples
 from reid.training.training_run import final_network, run_epochs, torch_settings
@@ -104,7 +104,9 @@ def _train_part(
         part = cast(Embedder, only_domain(network, name))
         learner = Learner(part, len(material.classes[1]))
         augment = TrainTransform(**experiment.augment.model_dump())
-        loop = Loop(learner, make_optimizer(learner, experiment.train), data, augment, transform, experiment.train)
+        loop = TrainingLoop(
+            learner, make_optimizer(learner, experiment.train), data, augment, transform, experiment.train
+        )
         run_epochs(loop, folder, material, progress, None)
         trained = final_network(learner.embedder, data, material, experiment, transform)
     metadata = {"format": FORMAT, "domain": name, "base": base.weights, "experiment": to_toml(experiment)}

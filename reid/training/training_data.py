@@ -22,8 +22,8 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import SYSTEMS
 from reid.records import IntArray, Modality, Sample, Split, domain_of
+from reid.training.objective import target_losses
 from reid.training.run_folder import samples_digest
-from reid.training.target import TARGET_LOSSES
 
 SOURCE = "source"  # before the name of a labelled domain that the unlabelled rows have too
 UNKNOWN = -1  # the class of an unlabelled row
@@ -172,8 +172,8 @@ def _check_norm(experiment: Experiment) -> None:
         raise ConfigError(
             f'norm.system "{norm.layers}" guesses its domains: set norm.axis = "batch", got "{norm.axis}"'
         )
-    if norm.target_loss and norm.target_loss not in TARGET_LOSSES:
-        raise ConfigError(f"norm.system: {unknown_name('loss on unlabelled rows', norm.target_loss, TARGET_LOSSES)}")
+    if norm.target_loss and norm.target_loss not in target_losses():
+        raise ConfigError(f"norm.system: {unknown_name('loss on unlabelled rows', norm.target_loss, target_losses())}")
     if norm.target_loss and not unlabelled:
         raise ConfigError(f'norm.system "{norm.system}" has a loss on unlabelled rows: name some in data.unlabelled')
     if unlabelled and norm.axis != "batch" and norm.affine == "domain" and not norm.target_loss:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -27,10 +26,10 @@ from reid.errors import DataError, WeightsError
 from reid.models.checkpoint import Checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
+from reid.training.batches import BatchSampler
 from reid.training.initial_weights import fill, note_start, open_start, transform_of
-from reid.training.loop import EpochReport, Learner, Loop, make_optimizer
+from reid.training.loop import EpochReport, Learner, TrainingLoop, make_optimizer
 from reid.training.run_folder import RunFolder
-from reid.training.target import TARGET_LOSSES, TrainingBatches
 from reid.training.training_data import TrainingRows, TrainingSet, gather, load_training_set
 
 OnEpoch = Callable[[EpochReport], object]
@@ -75,8 +74,7 @@ def train(
         data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
         augment = TrainTransform(**experiment.augment.model_dump())
         optimizer = make_optimizer(learner, experiment.train)
-        target = TARGET_LOSSES.get(norm.target_loss)
-        loop = Loop(learner, optimizer, data, augment, transform, experiment.train, target)
+        loop = TrainingLoop(learner, optimizer, data, augment, transform, experiment.train, norm.target_loss)
         run_epochs(loop, folder, material, progress, on_epoch)
         network = final_network(learner.embedder, data, material, experiment, transform)
     domain_fields = () if SYSTEMS[norm.layers].guesses else material.domain_fields
@@ -151,12 +149,13 @@ def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -
             yield part, domains[part]
 
 
-def run_epochs(loop: Loop, folder: RunFolder, material: TrainingRows, progress: bool, on_epoch: OnEpoch | None) -> None:
+def run_epochs(
+    loop: TrainingLoop, folder: RunFolder, material: TrainingRows, progress: bool, on_epoch: OnEpoch | None
+) -> None:
     """Train from the last checkpoint, or the beginning, to the last epoch; save after each."""
     recipe = loop.recipe
     history = _restore(loop, folder, material)
-    views = 1 if loop.target is None else loop.target.views
-    sampler = TrainingBatches(material.samples, material.unlabelled, recipe, views)
+    sampler = BatchSampler(material.samples, material.unlabelled, recipe, loop.objective.views)
     with tqdm(
         desc="training",
         total=recipe.epochs * sampler.images,
@@ -169,15 +168,15 @@ def run_epochs(loop: Loop, folder: RunFolder, material: TrainingRows, progress: 
         for epoch in range(len(history), recipe.epochs):
             torch.manual_seed(_seed(recipe.seed, _LAYERS, epoch))  # for networks with dropout
             generator = torch.Generator().manual_seed(_seed(recipe.seed, _AUGMENT, epoch))
-            report = loop.run(epoch, sampler.epoch(epoch), generator, bar.update)
-            history.append(asdict(report))
+            report = loop.train_epoch(epoch, sampler.epoch(epoch), generator, bar.update)
+            history.append(report.to_json())
             _save(loop, folder, material, history)
             bar.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, {report.describe()}")
             if on_epoch is not None:
                 on_epoch(report)
 
 
-def _save(loop: Loop, folder: RunFolder, material: TrainingRows, history: list[dict[str, float]]) -> None:
+def _save(loop: TrainingLoop, folder: RunFolder, material: TrainingRows, history: list[dict[str, float]]) -> None:
     """Checkpoint first, metrics after: what the metrics tell is always saved."""
     folder.save_state(
         {
@@ -190,7 +189,7 @@ def _save(loop: Loop, folder: RunFolder, material: TrainingRows, history: list[d
     folder.save_metrics(history)
 
 
-def _restore(loop: Loop, folder: RunFolder, material: TrainingRows) -> list[dict[str, float]]:
+def _restore(loop: TrainingLoop, folder: RunFolder, material: TrainingRows) -> list[dict[str, float]]:
     """Put the last checkpoint back, if there is one; returns the metrics of the epochs done."""
     state = folder.load_state()
     if state is None:

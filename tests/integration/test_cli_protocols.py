@@ -136,7 +136,9 @@ def test_a_comparison_on_a_full_disk_is_one_line_and_loses_nothing(
 def test_birds_ask_each_other(reid, plain_weights: Path, tmp_path: Path) -> None:
     for number in (1, 100, 101, 102):
         for view in (1, 2):
-            published_layouts.picture(tmp_path / f"images/{number:03d}.Bird/{view}.jpg", colour=40 * view + number % 50)
+            published_layouts.write_image(
+                tmp_path / f"images/{number:03d}.Bird/{view}.jpg", colour=40 * view + number % 50
+            )
     common = ("evaluate", "--root", tmp_path, "--weights", plain_weights)
     code, out, err = reid(*common, "--data", "cub200", "--json", tmp_path / "r.json")
     assert code == 0, err

@@ -80,12 +80,12 @@ def lay_out(name: str, root: Path) -> None:
     getattr(published_layouts, name)(root)
     if name == "market1501":
         for identity, camera in product(("0002", "0007"), (2, 4, 5)):
-            published_layouts.picture(root / f"bounding_box_train/{identity}_c{camera}s1_000451_03.jpg")
+            published_layouts.write_image(root / f"bounding_box_train/{identity}_c{camera}s1_000451_03.jpg")
     if name == "msmt17":
         lines = []
         for camera in ("01", "02", "03", "04", "05", "07", "14", "15") * 2:
             path = f"0001/0001_001_{camera}_0303morning_{len(lines):04d}_0_ex.jpg"
-            published_layouts.picture(root / "train" / path)
+            published_layouts.write_image(root / "train" / path)
             lines.append(f"{path} 1\n")
         with (root / "list_train.txt").open("a") as file:
             file.writelines(lines)

@@ -45,7 +45,7 @@ from reid.models.calibration import (
 from reid.models.checkpoint import Checkpoint
 from reid.models.image_statistics import measure_images
 from reid.norm import Profiles
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.records import Embeddings, FloatArray, IntArray, PriorFrom, Sample, Split, domain_of
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
@@ -256,10 +256,10 @@ def _gap(name: str, measured: Profiles) -> dict[str, float]:
     found = {}
     for layer in measured.mean:
         ours, theirs = (
-            Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
+            Statistics(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
             for p in (measured.select([name]), measured.select(others))
         )
-        found[layer] = float(layer_distances(ours, theirs.total(), [ours.mean.shape[1]])[0, 0])
+        found[layer] = float(layer_distances(ours, theirs.merge_all(), [ours.mean.shape[1]])[0, 0])
     return found
 
 

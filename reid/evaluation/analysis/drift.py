@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reid.errors import ConfigError, DataError
 from reid.models.image_statistics import ImageStatistics
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.records import IntArray
 
 ALIKE = 0.9  # thumbnails that correlate so much are taken for the same picture
@@ -66,7 +66,7 @@ def lookalikes(images: ImageStatistics, identities: Sequence[str] = ()) -> IntAr
         group = least
 
 
-def pooled(images: ImageStatistics, weights: Tensor | None = None) -> Stats:
+def pooled(images: ImageStatistics, weights: Tensor | None = None) -> Statistics:
     """Statistics (R, S) of R selections; ``weights`` (R, N) say how often each image counts (default: all once)."""
     if weights is None:
         weights = torch.ones(1, len(images))
@@ -76,15 +76,15 @@ def pooled(images: ImageStatistics, weights: Tensor | None = None) -> Stats:
     offsets = images.mean - centre  # small numbers: no cancellation below
     mean = share @ offsets
     var = share @ (images.var + offsets.square()) - mean.square()
-    return Stats(mean + centre, var.clamp_min(0), mass)
+    return Statistics(mean + centre, var.clamp_min(0), mass)
 
 
-def distance(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
+def distance(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
     """Drift (R,) of ``new`` from ``old``, each (R, S) or (1, S), of layers with ``widths`` channels."""
     return layer_distances(new, old, widths).mean(0)
 
 
-def layer_distances(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
+def layer_distances(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
     """The same for each layer: (L, R)."""
     parts = []
     for mean, var, old_mean, old_var in zip(

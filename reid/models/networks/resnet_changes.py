@@ -95,11 +95,9 @@ def build_resnet(name: str, changes: Iterable[str] = ()) -> ResNet:
         ConfigError: If a change is not known, or this ResNet cannot have it.
 
     Example:
-        >>> build_resnet("resnet18", ["ibn"]).layer1[0].bn1
-        InstanceBatchNorm(
-          (IN): InstanceNorm2d(32, eps=1e-05, momentum=0.1, affine=True, track_running_stats=False)
-          (BN): BatchNorm2d(32, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-        )
+        >>> net = build_resnet("resnet18", ["ibn"])
+        >>> type(net.layer1[0].bn1).__name__, type(net.layer4[0].bn1).__name__
+        ('InstanceBatchNorm', 'BatchNorm2d')
     """
     net = RESNETS[name]()
     for module in net.get_submodule("layer4").modules():

@@ -162,7 +162,7 @@ def complete_veri776(root: Path) -> str:
 
 
 def complete_occluded_reid(root: Path) -> str:
-    for folder in ("occluded_body_images", "complete_body_images"):
+    for folder in ("occluded_body_images", "whole_body_images"):
         people = enumerate(spread(1000, 200))
         touch_all(root / folder, (f"{1 + who:03d}/{1 + who:03d}_{i // 200 + 1:02d}.tif" for i, who in people))
     return "occluded_reid"

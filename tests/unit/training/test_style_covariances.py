@@ -1,9 +1,8 @@
-"""The losses on domains against slow, obvious code, and what is known of them in closed form.
+"""Instance selective whitening and the covariances that it removes, against slow, obvious code and closed forms.
 
-The wrong code these tests catch, each shown to be refused: covariances without instance normalization, of the whole
-batch, or divided by all positions; a mask that reaches the diagonal or counts every pair twice; a margin for each pair;
-division by an empty mask; views of other images paired; a mask of the largest cluster alone; k-means that stops at a
-local optimum, the entropy of the mean instead of the mean entropy, a consensus of each view with its own best.
+Wrong variants that these tests refuse: covariances without instance normalization, of the whole batch, or divided by
+all positions; a mask that reaches the diagonal or counts every pair twice; a margin for each pair; division by an empty
+mask; views of different images paired; a mask of the largest cluster only; k-means that stops at a local optimum.
 """
 
 from __future__ import annotations
@@ -18,15 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reid.errors import ConfigError
-from reid.training.alignment import (
-    cluster_values,
-    consensus_loss,
-    covariance_mask,
-    entropy_loss,
-    instance_covariances,
-    isw_loss,
-    photometric_sensitivity,
-)
+from reid.training.losses import instance_covariances, isw_loss
+from reid.training.style_covariances import cluster_values, covariance_mask, photometric_sensitivity
 
 C = 4
 ALL = torch.ones(C, C).triu(1) > 0
@@ -40,7 +32,7 @@ def maps(rows: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def slow_isw(images: Tensor, mask: Tensor, margin: float = 0.0) -> float:
-    """Image by image, pair by pair."""
+    """Compute the loss image by image and pair by pair."""
     pairs = [(a, b) for a in range(images.shape[1]) for b in range(images.shape[1]) if mask[a, b]]
     losses = []
     for image in images:
@@ -51,11 +43,8 @@ def slow_isw(images: Tensor, mask: Tensor, margin: float = 0.0) -> float:
     return sum(losses) / len(losses) / len(pairs)
 
 
-# Instance selective whitening.
-
-
 @pytest.mark.parametrize("margin", [0.0, 0.5, 1.0, 100.0])
-def test_isw_is_the_double_loop(margin: float) -> None:
+def test_isw_equals_a_loop_over_images_and_pairs(margin: float) -> None:
     mask = ALL.clone()
     mask[0, 2] = False
     expected = slow_isw(maps(), mask, margin)
@@ -64,7 +53,7 @@ def test_isw_is_the_double_loop(margin: float) -> None:
 
 
 def wrong_isw(images: Tensor, mask: Tensor, margin: float, wrong: str) -> Tensor:
-    """The loss, vectorised, with one mistake."""
+    """Compute the loss in vectorized form with one mistake."""
     values = images.flatten(2)
     rows = values.transpose(0, 1).flatten(1)[None] if wrong == "of the batch" else values
     normal = rows - rows.mean(2, keepdim=True)
@@ -82,7 +71,7 @@ def wrong_isw(images: Tensor, mask: Tensor, margin: float, wrong: str) -> Tensor
 
 
 def check_isw(loss) -> None:
-    """Against the double loop: all pairs and some, with and without a margin."""
+    """Compare a loss with the slow one: on all pairs and on some, with and without a margin."""
     some = ALL.clone()
     some[0, 2] = some[1, 3] = False
     for mask, margin in ((ALL, 0.0), (some, 0.0), (some, 0.5)):
@@ -96,7 +85,7 @@ def check_isw(loss) -> None:
         "a margin for each pair", "signed", "squared", "a sum",
     ],
 )  # fmt: skip
-def test_the_double_loop_refuses_wrong_losses(wrong: str) -> None:
+def test_the_loop_over_pairs_refuses_wrong_losses(wrong: str) -> None:
     check_isw(isw_loss)
     check_isw(lambda x, mask, margin: wrong_isw(x, mask, margin, ""))
     with pytest.raises(AssertionError):
@@ -104,18 +93,17 @@ def test_the_double_loop_refuses_wrong_losses(wrong: str) -> None:
 
 
 def test_isw_is_0_on_orthogonal_channels_and_not_on_correlated_ones() -> None:
-    """T18."""
     torch.manual_seed(0)
     basis = torch.linalg.qr(torch.cat([torch.ones(20, 1), torch.randn(20, C)], 1).double()).Q[:, 1:]
     orthogonal = basis.T.reshape(1, C, 5, 4)
     assert isw_loss(orthogonal, ALL).item() < 1e-12
     same = orthogonal[:, :1].expand(1, C, 5, 4)
     assert isw_loss(same, ALL).item() == pytest.approx(20 / 19, rel=1e-2)
-    full = torch.ones_like(ALL)  # the wrong mask: with the diagonal nothing is ever 0
+    full = torch.ones_like(ALL)  # a wrong mask: with the diagonal the loss is never 0
     assert isw_loss(orthogonal, full).item() > 0.2
 
 
-def test_isw_does_not_see_gain_and_offset() -> None:
+def test_isw_does_not_depend_on_gain_and_offset() -> None:
     torch.manual_seed(0)
     gain, offset = torch.rand(3, C, 1, 1).double() * 5 + 1, torch.randn(3, C, 1, 1).double() * 50
     found = isw_loss(maps() * gain + offset, ALL).item()
@@ -123,7 +111,7 @@ def test_isw_does_not_see_gain_and_offset() -> None:
 
 
 def test_an_empty_mask_is_0_and_its_gradient_too() -> None:
-    """T18; dividing by the number of pairs as it is gives NaN."""
+    """Division by the number of pairs as it is gives NaN."""
     assert wrong_isw(maps(), torch.zeros(C, C, dtype=torch.bool), 0.0, "").isnan()
     x = maps().requires_grad_()
     loss = isw_loss(x, torch.zeros(C, C, dtype=torch.bool))
@@ -143,7 +131,7 @@ def test_isw_gradient_and_half_precision() -> None:
     assert torch.equal(loss, isw_loss(x.float(), ALL))
 
 
-def test_instance_covariances_are_torchs() -> None:
+def test_instance_covariances_equal_those_of_torch() -> None:
     for image, found in zip(maps(), instance_covariances(maps()), strict=True):
         torch.testing.assert_close(found, torch.corrcoef(image.flatten(1)) * 20 / 19, rtol=1e-4, atol=1e-4)
 
@@ -162,9 +150,10 @@ def test_sensitivity_is_the_variance_over_the_two_views() -> None:
 
 
 def test_the_mask_finds_the_pairs_that_the_jitter_changes() -> None:
-    """Channels 2 and 3 share a cast of varying strength; 0 and 1 share content that stays.
+    """Channels 2 and 3 share a colour cast of varying strength; channels 0 and 1 share content that stays.
 
-    Not found by the strength of the covariance itself, which 0 and 1 have too."""
+    The strength of the covariance does not find them, because channels 0 and 1 have a strong one too.
+    """
     torch.manual_seed(0)
     x, cast = torch.randn(16, C, 8, 8).double(), torch.randn(16, 1, 8, 8).double() * 3
     x[:, 1] += x[:, 0]
@@ -179,17 +168,14 @@ def test_the_mask_finds_the_pairs_that_the_jitter_changes() -> None:
     assert isw_loss(x, untouched).item() == 0
 
 
-def test_the_mask_is_strictly_upper_and_spares_what_never_changes() -> None:
+def test_the_mask_is_strictly_upper_triangular_and_keeps_what_never_changes() -> None:
     sensitivity = torch.tensor([[9.0, 0.0, 0.5], [0.0, 9.0, 1.0], [0.5, 1.0, 9.0]])
     expected = torch.tensor([[False, False, True], [False, False, True], [False, False, False]])
     assert torch.equal(covariance_mask(sensitivity), expected)
     upper = torch.ones(3, 3).triu(1) > 0
     strongest = torch.zeros(3, 3, dtype=torch.bool)
     strongest[upper] = cluster_values(sensitivity[upper], 3) == 2
-    assert not torch.equal(strongest, expected)  # the wrong clusters: the largest alone instead of all but the least
-
-
-# Exact 1-D clustering.
+    assert not torch.equal(strongest, expected)  # wrong: only the largest cluster
 
 
 def cost_of(values: list[float], labels: list[int]) -> float:
@@ -202,7 +188,7 @@ def cost_of(values: list[float], labels: list[int]) -> float:
 
 
 def least_cost(values: list[float], clusters: int) -> float:
-    """Over every way to cut the sorted values."""
+    """Find the least cost over every way to cut the sorted values."""
     ordered = sorted(values)
     cuts = itertools.combinations_with_replacement(range(len(values) + 1), clusters - 1)
     return min(cost_of(ordered, [sum(i >= cut for cut in cut_set) for i in range(len(ordered))]) for cut_set in cuts)
@@ -213,7 +199,7 @@ def least_cost(values: list[float], clusters: int) -> float:
     values=st.lists(st.integers(-5, 5) | st.floats(-100, 100), min_size=1, max_size=9),
     clusters=st.integers(1, 4),
 )
-def test_clusters_are_the_best_there_are(values: list[float], clusters: int) -> None:
+def test_clusters_have_the_least_cost(values: list[float], clusters: int) -> None:
     labels = cluster_values(torch.tensor(values, dtype=torch.float64), clusters).tolist()
     assert cost_of(values, labels) <= least_cost(values, clusters) + 1e-9 * (1 + max(v * v for v in values))
     assert set(labels) == set(range(min(clusters, len(set(map(float, values))))))
@@ -222,7 +208,7 @@ def test_clusters_are_the_best_there_are(values: list[float], clusters: int) -> 
 
 
 def lloyd(values: list[float], centres: list[float]) -> list[int]:
-    """k-means as it is mostly done: from a start, to the nearest local optimum."""
+    """Run the usual k-means, which ends at the local optimum nearest to its start."""
     for _ in range(50):
         labels = [min(range(len(centres)), key=lambda k: abs(v - centres[k])) for v in values]
         own = [[v for v, label in zip(values, labels, strict=True) if label == k] for k in range(len(centres))]
@@ -246,7 +232,7 @@ def test_clusters_of_many_values() -> None:
 
 @pytest.mark.parametrize("clusters", [2, 3, 5])
 def test_clusters_of_skewed_values_are_those_of_the_quadratic_program(clusters: int) -> None:
-    """What sensitivities look like: most near 0, few large; every beginning tried for every end."""
+    """Most values are near 0 and few are large, as sensitivities are. The slow code tries every beginning."""
     values = torch.randn(60, generator=torch.Generator().manual_seed(clusters), dtype=torch.float64).mul(2).exp()
     ordered = values.sort().values.tolist()
     best = [0.0] + [math.inf] * 60
@@ -258,86 +244,32 @@ def test_clusters_of_skewed_values_are_those_of_the_quadratic_program(clusters: 
     assert found == pytest.approx(best[60], rel=1e-9)
 
 
-def test_clusters_of_nothing_and_of_nonsense() -> None:
+def test_clusters_of_no_values_and_of_wrong_values() -> None:
     assert cluster_values(torch.zeros(0), 3).tolist() == []
     assert not covariance_mask(torch.zeros(1, 1)).any()
-    with pytest.raises(ConfigError, match="finite"):
+    with pytest.raises(ConfigError, match="NaN"):
         cluster_values(torch.tensor([1.0, math.nan]), 2)
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="got 0"):
         cluster_values(torch.tensor([1.0]), 0)
 
 
-# Predictions.
+@pytest.mark.parametrize(
+    ("shape", "mask", "decisive"),
+    [
+        ((3, C, 5, 4), ALL.float(), "(4, 4)"),
+        ((3, C, 5, 4), ALL[:3, :3], "bool (3, 3)"),
+        ((3, C, 1, 1), ALL, "1 x 1"),
+    ],
+)
+def test_isw_refuses_a_mask_or_maps_of_another_shape(shape: tuple[int, ...], mask: Tensor, decisive: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        isw_loss(torch.zeros(shape), mask)
+    assert decisive in str(caught.value)
 
 
-def softmax(row: list[float]) -> list[float]:
-    total = sum(math.exp(v) for v in row)
-    return [math.exp(v) / total for v in row]
-
-
-def logits(rows: int = 6, seed: int = 0) -> Tensor:
-    return 3 * torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_entropy_is_the_formula() -> None:
-    expected = [-sum(p * math.log(p) for p in softmax(row)) for row in logits().tolist()]
-    found = entropy_loss(logits()).item()
-    assert found == pytest.approx(sum(expected) / 6, rel=1e-12)
-    mean = torch.softmax(logits(), 1).mean(0)
-    entropy_of_the_mean = -(mean * mean.log()).sum().item()
-    assert abs(entropy_of_the_mean - found) > 0.1
-    assert entropy_loss(torch.zeros(2, 5)).item() == pytest.approx(math.log(5))
-    assert entropy_loss(torch.tensor([[0.0, 200.0]])).item() == pytest.approx(0, abs=1e-12)
-
-
-def test_candidates_that_are_none_count_for_nothing() -> None:
-    x = logits().requires_grad_()
-    masked = torch.cat([x, torch.full((6, 2), -torch.inf)], 1)
-    assert entropy_loss(masked).item() == pytest.approx(entropy_loss(x).item())
-    assert consensus_loss(masked, masked).item() == pytest.approx(consensus_loss(x, x).item())
-    (entropy_loss(masked) + consensus_loss(masked, masked)).backward()
-    assert x.grad.isfinite().all()
-    assert x.grad.any()
-
-
-def test_consensus_is_the_formula() -> None:
-    first, second = logits(seed=1), logits(seed=2)
-    rows = [
-        min(-(math.log(p) + math.log(q)) / 2 for p, q in zip(softmax(a), softmax(b), strict=True))
-        for a, b in zip(first.tolist(), second.tolist(), strict=True)
-    ]
-    found = consensus_loss(first, second).item()
-    assert found == pytest.approx(sum(rows) / 6, rel=1e-12)
-    assert consensus_loss(second, first).item() == pytest.approx(found)
-    each_with_its_own_best = sum(-math.log(max(softmax(row))) for row in (first.tolist() + second.tolist())) / 12
-    assert found > each_with_its_own_best + 0.1
-    one_best_for_the_batch = -(first.log_softmax(1) + second.log_softmax(1)).mean(0).amax().item() / 2
-    assert one_best_for_the_batch > found + 0.1
-
-
-def test_consensus_of_equal_and_of_certain_views() -> None:
-    same = consensus_loss(logits(), logits()).item()
-    assert same == pytest.approx(-torch.softmax(logits(), 1).amax(1).log().mean().item())
-    sure, other = torch.tensor([[500.0, 0.0]]), torch.tensor([[0.0, 500.0]])
-    assert consensus_loss(sure, sure).item() == 0
-    assert consensus_loss(sure, other).item() == pytest.approx(250)
-
-
-def test_gradients_of_the_losses_on_predictions() -> None:
-    assert torch.autograd.gradcheck(entropy_loss, (logits().requires_grad_(),))
-    assert torch.autograd.gradcheck(consensus_loss, (logits(seed=1).requires_grad_(), logits(seed=2).requires_grad_()))
-
-
-def test_errors_say_what_was_expected() -> None:
-    with pytest.raises(ConfigError, match=r"bool mask \(4, 4\)"):
-        isw_loss(maps(), ALL.float())
-    with pytest.raises(ConfigError, match=r"got bool \(3, 3\)"):
-        isw_loss(maps(), ALL[:3, :3])
-    with pytest.raises(ConfigError, match="at least 2 positions"):
-        isw_loss(maps()[:, :, :1, :1], ALL)
-    with pytest.raises(ConfigError, match="two views"):
-        consensus_loss(logits(3), logits(1))
-    with pytest.raises(ConfigError, match="two views"):
+def test_a_sensitivity_needs_two_views_of_the_same_images() -> None:
+    with pytest.raises(ConfigError) as caught:
         photometric_sensitivity([(maps(3), maps(2))])
+    assert "(2, 4, 5, 4)" in str(caught.value)
     with pytest.raises(ConfigError, match="no images"):
         photometric_sensitivity([])

@@ -46,7 +46,7 @@ class Network(_Section):
 
 
 class Norm(_Section):
-    """The statistics that normalize an image: those of the whole batch, or those of its camera, modality or category."""
+    """The statistics that normalize an image: of the whole batch, or of its camera, modality or category."""
 
     axis: Literal["batch", "camera", "modality", "category"] = "batch"
     system: str = "batch"  # a name of reid.norm.SYSTEMS; "dwt+mec" adds a loss on data.unlabelled

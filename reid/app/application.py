@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +195,3 @@ def main(arguments: list[str] | None = None) -> int:
         typer.echo("interrupted; the next start continues where this one stopped", err=True)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -28,7 +28,7 @@ from reid.pipeline import (
     build_gallery,
     embed_samples,
     gallery_checkpoint,
-    load_checkpoint_for,
+    load_checkpoint,
     make_street,
     shipped_weights,
     with_unseen_cameras,
@@ -145,7 +145,7 @@ def prepare_data(
     """
     files = {CAMERA_BN: weights or shipped_weights(), **({PLAIN_BN: plain} if plain else compared_weights())}
     # Weights come first: without them there is no need to make a street.
-    loaded = {title: load_checkpoint_for(path) for title, path in files.items()}
+    loaded = {title: load_checkpoint(path) for title, path in files.items()}
     manifests = find_or_make_manifests(data, identities)
     sites = tuple(SiteData(path.parent.name, read_manifest(path)) for path in manifests)
     samples = tuple(sample for site in sites for sample in site.samples)

@@ -31,7 +31,7 @@ _MODALITIES = {str(m): m for m in Modality}
 _SPLITS = {str(s): s for s in Split}
 
 
-def read_manifest(path: Path) -> tuple[Sample, ...]:
+def read_manifest(path: Path | str) -> tuple[Sample, ...]:
     """Read a manifest.
 
     The columns ``path``, ``identity`` and ``split`` are required.  The columns ``camera``, ``modality``,
@@ -48,21 +48,42 @@ def read_manifest(path: Path) -> tuple[Sample, ...]:
     Raises:
         DataError: The file is missing or no such table, or a row is wrong; the message names the line.
     """
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; expected a CSV or Parquet table with the columns {_list(COLUMNS)}")
     parquet = path.suffix.lower() == ".parquet"
     header, rows = _parquet_rows(path) if parquet else _csv_rows(path)
-    _check_header(path, header)
+    return samples_of_rows(header, rows, path.parent, str(path))
+
+
+def samples_of_rows(
+    header: Sequence[str], rows: Iterable[tuple[str, Mapping[str, str]]], folder: Path, source: str
+) -> tuple[Sample, ...]:
+    """Turn the rows of a table with the columns of a manifest into samples.
+
+    Args:
+        header: The names of all columns.
+        rows: For each row, its place in the table, such as "line 2", and its cells by column.
+        folder: The folder that paths are relative to.
+        source: The name of the table, which begins every error message.
+
+    Returns:
+        The samples in the order of the rows.
+
+    Raises:
+        DataError: A required column is missing, a cell is wrong, or there is no row.
+    """
+    _check_header(source, header)
     samples: list[Sample] = []
     first_rows: dict[tuple[Path, Split], str] = {}
     for where, row in rows:
-        sample = _sample(row, path.parent, f"{path}, {where}")
+        sample = _sample(row, folder, f"{source}, {where}")
         first = first_rows.setdefault((sample.path, sample.split), where)
         if first != where:
-            raise DataError(f"{path}, {where}: {row['path']} is already in split {sample.split} at {first}; keep one")
+            raise DataError(f"{source}, {where}: {row['path']} is already in split {sample.split} at {first}; keep one")
         samples.append(sample)
     if not samples:
-        raise DataError(f"{path}: the manifest has no rows; expected one row a crop below the header")
+        raise DataError(f"{source}: the manifest has no rows; expected one row a crop below the header")
     return tuple(samples)
 
 
@@ -151,9 +172,9 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, 
         raise DataError(f"{path}: not a readable Parquet table ({_first_line(error)})") from error
     table = table.rename_columns(list(current_fields(table.column_names)))
     known = [name for name in COLUMNS + OPTIONAL_COLUMNS if name in table.column_names]
-    _check_header(path, table.column_names)  # before selecting, which a repeated column would make ambiguous
+    _check_header(str(path), table.column_names)  # before selecting, which a repeated column would make ambiguous
     rows = (
-        (f"row {i}", {name: _text(value) for name, value in row.items()})
+        (f"row {i}", {name: cell_text(value) for name, value in row.items()})
         for i, row in enumerate(table.select(known).to_pylist(), start=1)
     )
     return list(table.column_names), rows
@@ -163,8 +184,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _text(value: object) -> str:
-    """Return the text that a CSV would hold for a Parquet cell.
+def cell_text(value: object) -> str:
+    """Return the text that a CSV would hold for a cell of a typed table.
 
     Pandas turns a column of integers into floats when a cell is missing, so whole floats are written as integers.
     """
@@ -177,21 +198,22 @@ def _text(value: object) -> str:
     return str(value).strip()
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
+def _check_header(source: str, header: Sequence[str]) -> None:
     missing = [name for name in REQUIRED_COLUMNS if name not in header]
     if missing:
         raise DataError(
-            f"{path}: column {_list(missing)} is missing; found {_list(header) or 'nothing'}; expected {_list(COLUMNS)}"
+            f"{source}: column {_list(missing)} is missing; found {_list(header) or 'nothing'};"
+            f" expected {_list(COLUMNS)}"
         )
     known = COLUMNS + OPTIONAL_COLUMNS
     for name in header:
         if header.count(name) > 1 and name in known:
-            raise DataError(f"{path}: column {name} stands twice in the header; keep one")
+            raise DataError(f"{source}: column {name} stands twice in the header; keep one")
         if name not in known:
             absent = [column for column in known if column not in header]
             near = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
             if near:
-                raise DataError(f'{path}: unknown column "{name}"; did you mean "{near[0]}"?')
+                raise DataError(f'{source}: unknown column "{name}"; did you mean "{near[0]}"?')
 
 
 def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:

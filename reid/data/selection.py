@@ -1,16 +1,17 @@
-"""Selecting samples: by domain, one of each track, or with a minimal gap in time.
+"""Selecting samples: by what they are used for, by domain, one of each track, or with a minimal gap in time.
 
 Neighbouring crops of a track are nearly the same image.  Leaving most of them out lets each passing person count once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from reid.data.protocols.data_sets import DataSet
 from reid.errors import DataError, unknown_name
-from reid.records import Sample, domain_of
+from reid.records import Sample, Split, domain_of
 
 
 def select_domains(samples: Sequence[Sample], domain_fields: Sequence[str], domains: Sequence[str]) -> list[Sample]:
@@ -114,3 +115,42 @@ def keep_min_gap(samples: Sequence[Sample], domain_fields: Sequence[str], second
             last[domain] = times[row]
             kept.add(row)
     return [sample for row, sample in enumerate(samples) if row in kept]
+
+
+def evaluated_samples(data: DataSet) -> list[Sample]:
+    """Return the queries and the gallery of a data set, or each image once where the rule makes it both.
+
+    Raises:
+        DataError: There are no queries, or there is no gallery.
+    """
+    samples = [sample for sample in data.samples if sample.split is not Split.TRAIN]
+    if data.scoring.rule.ignore == "itself":
+        return list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
+    for split in (Split.QUERY, Split.GALLERY):
+        if not any(sample.split is split for sample in samples):
+            raise DataError(f'{data.name}: no row of split "{split}"; evaluation needs queries and a gallery')
+    return samples
+
+
+def gallery_samples(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples of split gallery; DataError where there is none."""
+    rows = [sample for sample in samples if sample.split is Split.GALLERY]
+    if not rows:
+        raise DataError('no row of split "gallery" to build a gallery from')
+    return rows
+
+
+def calibration_samples(samples: Sequence[Sample], split: Split | None = None) -> list[Sample]:
+    """Return the samples whose images statistics are measured on.
+
+    Args:
+        samples: All samples.
+        split: The split to measure; None takes split train if it has samples, else each image of any split once.
+
+    Raises:
+        DataError: The split has no samples.
+    """
+    rows = [s for s in samples if s.split is (split or Split.TRAIN)]
+    if split is not None and not rows:
+        raise DataError(f'no row of split "{split}" to measure')
+    return rows or list({s.path: s for s in samples}.values())

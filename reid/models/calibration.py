@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,10 +22,9 @@ from reid.norm import Profiles, calibrate, camera_batchnorm, convert_norm, domai
 from reid.norm.convert import PLAIN_NORMS, NormLayer, norm_layers, take_rows
 from reid.norm.domain_policy import FUSED_NORMS
 from reid.norm.domain_whitening import DomainWhitening
-from reid.records import Sample, domain_of
+from reid.records import PriorFrom, Sample, domain_of
 
 BATCH_SIZE = 128
-PriorFrom = Literal["cameras", "network"]
 Groups = Mapping[str, Sequence[Sample]]  # the samples of each domain, by its name
 
 

@@ -90,7 +90,7 @@ def given(condition: Condition | None) -> Iterator[None]:
 def in_callers_order(rows: Tensor) -> Tensor:
     """Put rows that a layer or a hook sees inside a forward pass into the order of the images that the caller gave.
 
-    On a CPU :class:`Given` sorts the images by domain, so a hook sees them in another order than the labels that the
+    On a CPU :class:`Given` sorts the images by domain, so a hook sees them in another order than the domains that the
     training code holds.  Call this inside the hook, where the condition of the pass is known.
 
     Args:
@@ -102,10 +102,10 @@ def in_callers_order(rows: Tensor) -> Tensor:
 
     Example:
         >>> layer = nn.Identity()
-        >>> seen = []
-        >>> hook = layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(in_callers_order(output)))
+        >>> found = []
+        >>> hook = layer.register_forward_hook(lambda _layer, _inputs, output: found.append(in_callers_order(output)))
         >>> _ = Given(layer)(torch.tensor([[10.0], [20.0], [30.0]]), torch.tensor([1, 0, 1]))
-        >>> seen[0].flatten().tolist()
+        >>> found[0].flatten().tolist()
         [10.0, 20.0, 30.0]
     """
     condition = _STATE.condition

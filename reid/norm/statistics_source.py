@@ -89,7 +89,7 @@ class Source(nn.Module):
     mixes_domains = False
 
     def combine_domains(self, statistics: Statistics) -> Statistics:
-        """Compute what is kept of the statistics (G, C) that were measured for each domain."""
+        """Combine the statistics (G, C) that were measured for each domain into its running statistics."""
         return statistics
 
     def choose(self, view: LayerView) -> ChosenStatistics:

@@ -26,7 +26,7 @@ def synchronized(batch: Statistics) -> Statistics:
         return batch
     mass = batch.mass.double().unsqueeze(1)  # (G, 1)
     mean = batch.mean.double()
-    # Around 0, not the kept means: a compiler computes those again for the backward pass, when they have moved.
+    # Around 0, not the running means: a compiler computes those again for the backward pass, when they have moved.
     total = _Sum.apply(torch.cat([mass, mass * mean, mass * (batch.var + mean.square())], 1))  # (G, 1 + 2C)
     mass = total[:, :1]
     mean, square = (total[:, 1:] / mass.clamp_min(torch.finfo(mass.dtype).tiny)).chunk(2, 1)

@@ -27,4 +27,4 @@ def write_table(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
     try:
         write_whole(path, lambda part: save_file(dict(tensors), part, metadata=dict(metadata)))
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be written ({error}); choose another folder or free some space") from error
+        raise WeightsError(f"{path}: cannot be written ({error}); choose another place or free some space") from error

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def written(tiny_street: Path, plain_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    arguments = ["--data", str(tiny_street / "street-a"), "--weights", str(plain_weights), "--strips", "1"]
+    arguments = ["--data", str(tiny_street / "street-a"), "--weights", str(plain_weights), "--query-examples", "1"]
     with pytest.raises(SystemExit) as caught:
         main(["evaluate", *arguments, "--html", str(path)])
     assert not caught.value.code

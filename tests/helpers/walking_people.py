@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reid.data.street.crop_rendering import frame, person_figure
+from reid.data.street.crop_rendering import frame_figure, person_figure
 from reid.data.street.geometry import CameraView
-from reid.data.street.people import draw_person, draw_pose, shapes
-from reid.data.street.photometry import light_at
+from reid.data.street.people import draw_person, draw_pose, person_shapes
+from reid.data.street.photometry import compute_light
 from reid.data.street.random_draws import generator
 from reid.data.street.render import Rendered, render
-from reid.data.street.scenery import background
+from reid.data.street.scenery import render_background
 from reid.data.street.street_cameras import SITES
 from reid.data.video.frames import load_cv2
 
@@ -51,10 +51,10 @@ def _drawn(index: int, pose: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[
     person = draw_person(0, "street-a", "test", index)
     position = (0.0, 9.0, 0.0)
     figure = person_figure(
-        person, shapes(person, draw_pose(generator(index, "pose", pose), person.body)), position, 0.3
+        person, person_shapes(person, draw_pose(generator(index, "pose", pose), person.body)), position, 0.3
     )
-    view = frame(figure, CAMERA, 0.5, (0.0, 0.0, 1.1, 1.0))
-    drawn: Rendered = render(view, [figure], light_at(CAMERA, 12.0, 0.2), (TALL, TALL // 2))
+    view = frame_figure(figure, CAMERA, 0.5, (0.0, 0.0, 1.1, 1.0))
+    drawn: Rendered = render(view, [figure], compute_light(CAMERA, 12.0, 0.2), (TALL, TALL // 2))
     return drawn.light, drawn.cover, view
 
 
@@ -63,7 +63,7 @@ def _ground() -> npt.NDArray[np.float32]:
     """Render the street with a wall behind it; return linear light (3, H, W)."""
     view = _drawn(0, 0)[2]
     wide = CameraView(view.origin, view.right, view.up, view.forward, (-0.34, 0.34, -0.3, 0.21))
-    return np.asarray(background(wide, SIZE, CAMERA.ground, light_at(CAMERA, 12.0, 0.2), []), np.float32)
+    return np.asarray(render_background(wide, SIZE, CAMERA.ground, compute_light(CAMERA, 12.0, 0.2), []), np.float32)
 
 
 def box(walk: Walk, number: int) -> tuple[float, float, float, float] | None:

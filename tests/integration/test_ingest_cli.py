@@ -48,7 +48,7 @@ def test_two_videos_become_a_gallery_that_answers(reid, plain_weights: Path, tmp
     assert "20 crops of 2 tracks" in out
 
     options = ("--data", manifest, "--weights", plain_weights)
-    code, out, err = reid("calibrate", *options, "--by", "camera", "--apart", "1", "--out", "cameras.safetensors")
+    code, out, err = reid("calibrate", *options, "--by", "camera", "--min-gap", "1", "--out", "cameras.safetensors")
     assert code == 0, err
     assert [line.split("\t")[0] for line in out.splitlines()] == ["north", "south"]
     assert all(2 <= int(line.split("\t")[1].split()[0]) < 20 for line in out.splitlines())  # of each second one

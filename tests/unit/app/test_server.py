@@ -7,6 +7,7 @@ import json
 import socket
 import stat
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,10 @@ def request(
         return waiting.pop(0)
 
     scope = {"type": kind, "path": path, "headers": [(b"host", host.encode())]}
-    asyncio.run(server.PageGuard(echo, UPLOADS, local)(scope, receive, send))
+    guard = server.PageGuard(echo, UPLOADS, local)
+    # In a thread of its own, because the browser of other tests keeps an event loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(guard(scope, receive, send))).result()
     return sent
 
 

@@ -1,4 +1,4 @@
-"""The door: nesting, exceptions, threads, checkpointing; what the network returns keeps its rows."""
+"""Given and the condition: names and indices, the order of rows, nesting, exceptions, threads and checkpointing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Failing(nn.Module):
 
 
 def camera_network() -> nn.Module:
-    """A network in evaluation mode whose four cameras answer differently."""
+    """Make a network in evaluation mode with four cameras whose outputs differ."""
     torch.manual_seed(0)
     network = convert_norm(resnet18(num_classes=8), camera_batchnorm(CAMERAS)).train()
     images = torch.randn(16, 3, 32, 16) * torch.linspace(0.5, 3, 16)[:, None, None, None]
@@ -34,7 +34,6 @@ def camera_network() -> nn.Module:
 
 
 def test_conditions_nest() -> None:
-    """T24."""
     outer, inner = Condition(1), Condition(2)
     assert current_condition() is None
     with given(outer):
@@ -46,7 +45,7 @@ def test_conditions_nest() -> None:
 
 @pytest.mark.parametrize("domain", [1, torch.tensor([1, 0, 1])])
 def test_an_exception_restores_the_condition(domain) -> None:
-    """T24: the condition of the outer pass is back, and none is left behind."""
+    """The condition of the outer pass is back, and none is left behind."""
     outer = Condition(3)
     with given(outer):
         with pytest.raises(RuntimeError, match="stop"):
@@ -56,7 +55,7 @@ def test_an_exception_restores_the_condition(domain) -> None:
 
 
 def test_threads_serve_different_cameras() -> None:
-    """T19: four threads with a camera each answer as one after the other."""
+    """Four threads with one camera each compute the same as one thread after the other."""
     given_network = Given(camera_network())
     images = torch.randn(3, 3, 32, 16)
 
@@ -72,7 +71,7 @@ def test_threads_serve_different_cameras() -> None:
 
 
 def test_threads_with_mixed_batches() -> None:
-    """T19, labels: another permutation of cameras in every thread."""
+    """Every thread has another permutation of cameras."""
     given_network = Given(camera_network())
     images = torch.randn(4, 3, 32, 16)
     labels = [torch.arange(4).roll(k) for k in range(4)]
@@ -199,7 +198,7 @@ def test_a_plain_network_ignores_the_condition() -> None:
 
 
 def test_gradient_checkpointing_needs_the_condition_again() -> None:
-    """Recomputing runs outside the pass: without ``context_fn`` it raises, with it gradients are exact."""
+    """Recomputation runs outside the pass: without ``context_fn`` it raises, with it the gradients are exact."""
     network = convert_norm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), camera_batchnorm(CAMERAS)).eval()
     images, condition = torch.randn(4, 3, 5, 5), Condition(torch.tensor([0, 1, 2, 3]))
 
@@ -231,8 +230,8 @@ class Tokens(nn.Module):
         return rows.view(len(images), -1)
 
 
-def test_labels_of_images_are_not_taken_for_those_of_their_parts() -> None:
-    """One domain is exact; labels, which would meet other rows than they are of, are refused on every path."""
+def test_domains_of_images_are_not_taken_for_those_of_their_parts() -> None:
+    """One domain is exact; one domain for each image is refused on every path, since the rows are no images."""
     plain = Tokens().eval()
     network, images = convert_norm(plain, camera_batchnorm(CAMERAS)), torch.randn(3, 3, 4, 4)
     assert torch.equal(Given(network)(images, 2), plain(images))

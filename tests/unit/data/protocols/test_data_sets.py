@@ -242,7 +242,7 @@ def test_a_missing_root(name: str, tmp_path: Path) -> None:
 def test_a_name_that_the_pattern_does_not_match(name: str, file: str, text: str | None, tmp_path: Path) -> None:
     root = BUILDERS[name](tmp_path)
     if text is None:
-        published_layouts.picture(root / file)
+        published_layouts.write_image(root / file)
     else:
         (root / file).write_text(text)
     protocol = load_protocol(name)
@@ -262,7 +262,7 @@ def test_errors_about_variants_and_choices_list_the_known_ones(tmp_path: Path) -
 
 def street(root: Path, site: str) -> tuple[Sample, ...]:
     path = root / f"street-{site}/images/0.jpg"
-    published_layouts.picture(path)
+    published_layouts.write_image(path)
     sample = Sample(path, "p1", f"{site}5", Modality.INFRARED, "vehicle", Split.QUERY)
     write_manifest([sample], root / f"street-{site}/manifest.csv")
     return (sample,)

@@ -29,7 +29,7 @@ camera = ""
 
 
 def test_a_table_that_a_user_writes(tmp_path: Path) -> None:
-    published_layouts.picture(tmp_path / "0012.png")
+    published_layouts.write_image(tmp_path / "0012.png")
     protocol = parse_protocol(TABLE, "here")
     assert protocol_samples(protocol, tmp_path) == (
         Sample(tmp_path / "0012.png", "0012", "", Modality.VISIBLE, "person", Split.QUERY),
@@ -75,7 +75,7 @@ def test_a_table_without_files() -> None:
 
 
 def test_an_unknown_word_in_a_template(tmp_path: Path) -> None:
-    published_layouts.picture(tmp_path / "0012.png")
+    published_layouts.write_image(tmp_path / "0012.png")
     protocol = parse_protocol(TABLE.replace('camera = ""', 'camera = "{came}"'), "here")
     with pytest.raises(DataError, match='"came"'):
         protocol_samples(protocol, tmp_path)

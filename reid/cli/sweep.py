@@ -1,4 +1,4 @@
-"""The command that compares trainings: compare."""
+"""``reid sweep``: train variations of an experiment and compare them in one table."""
 
 from __future__ import annotations
 
@@ -16,45 +16,49 @@ import typer
 
 from reid.cli.options import stopped
 from reid.errors import ConfigError
-from reid.files import write_whole
+from reid.files import prepare_output_folder, write_whole
 
 commands = typer.Typer()
 
 
-@commands.command(
-    "compare", epilog="Example: reid compare scripts/experiments/compare-norms.toml --report docs/results/norms.md"
-)
-def run_sweep(
-    comparison: Annotated[Path, typer.Argument(help="a TOML file such as scripts/experiments/compare-norms.toml")],
-    out: Annotated[Path | None, typer.Option(help="folder of the runs; default: runs/<name of the file>")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="trainings of each variation; default: the file's")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="a variation by name; repeatable; default: all")] = None,
-    report: Annotated[Path | None, typer.Option(help="Markdown file to write as well")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON: every seed's scores as fractions")] = False,
+@commands.command(epilog="Example: reid sweep scripts/experiments/compare-norms.toml --report docs/results/norms.md")
+def sweep(
+    file: Annotated[Path, typer.Argument(help="TOML file such as scripts/experiments/compare-norms.toml.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs/<name of the file>.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trainings of each variation. Default: the number in the file.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train this variation only. Can be repeated. Default: all.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Markdown file to write as well.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: the scores of every seed, as fractions.")
+    ] = False,
 ) -> None:
     """Train the variations of one experiment, score them at every site and print one table.
 
-    The same command continues after an interruption; started twice, the two share the work.  Exit code 1 if a run is
-    missing.
+    The same command continues after an interruption.  Two commands at the same time share the work.  The exit code is
+    1 if a run is missing.
     """
-    from reid.pipeline import claim_folder
-    from reid.training.sweep import page, tables
-    from reid.training.sweep import run_sweep as run
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such sweep file; see scripts/experiments/")
+    from reid.training.sweep import page, run_sweep, tables
     from reid.training.sweep_file import load_sweep
 
-    chosen = load_sweep(comparison, seeds).only(only or ())
-    folder = out or Path("runs") / comparison.stem
+    chosen = load_sweep(file, seeds).only(only or ())
+    folder = out or Path("runs") / file.stem
     if report is not None:
-        claim_folder(report.parent, report)
+        prepare_output_folder(report.parent, report)
     try:
-        outcome = run(chosen, folder, progress=True, say=partial(typer.echo, err=True))
+        outcome = run_sweep(chosen, folder, progress=True, say=partial(typer.echo, err=True))
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command continues {folder} with what is missing", err=True)
         raise typer.Exit(130) from None
     except OSError as error:
         raise ConfigError(stopped(folder, error)) from error
     if report is not None:
-        text = page(chosen, outcome, _made())
+        text = page(chosen, outcome, _provenance())
         write_whole(report, lambda part: part.write_text(text, encoding="utf-8"), private=False)
     if as_json:
         typer.echo(json.dumps(outcome.to_json(), indent=1))
@@ -66,8 +70,8 @@ def run_sweep(
         raise typer.Exit(1)
 
 
-def _made() -> dict[str, str]:
-    """How a page came about."""
+def _provenance() -> dict[str, str]:
+    """Return how a page came about: command, machine, date and versions."""
     import torch
 
     from reid import __version__
@@ -81,7 +85,7 @@ def _made() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The model of the processor, where the system tells it."""
+    """Return the model of the processor, where the system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

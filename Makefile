@@ -1,27 +1,34 @@
 # make demo   sets up, makes the default data set and gallery, serves the demo      (PORT=7860)
-# make test   sets up with the test tools and Chromium, runs every test
-# make check  format, lint, types and all tests but the browser's
+# make test   sets up with the test tools and Chromium, builds the documentation, runs every test
+# make check  format, lint, types, the documentation and all tests but the browser's
+# make docs   builds the documentation site into site/; open site/index.html
 PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check lint setup setup-test chromium clean
+.PHONY: demo test check lint docs setup setup-test chromium clean
 
 demo: setup
 	@$(BIN)/python demo/app.py --port $(PORT)
 
-test: setup-test chromium
+test: setup-test chromium docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-check: setup-test lint
+check: setup-test lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not browser"
 
 lint: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A broken link, an address that a page would load from elsewhere, or a docstring that does not fit its function fails.
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python docs/site/prepare.py build/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+	@$(BIN)/python docs/site/check_site.py site
 
 setup: $(VENV)/.installed
 setup-test: $(VENV)/.installed-test
@@ -40,6 +47,10 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
+
 # The browser tests drive Debian's Chromium; CHROMIUM may name another one.
 chromium:
 	@if [ -n "$$CHROMIUM" ] || command -v chromium >/dev/null; then :; \
@@ -51,4 +62,4 @@ chromium:
 	fi
 
 clean:
-	rm -rf $(VENV) data galleries .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) data galleries build site .mypy_cache .ruff_cache .pytest_cache

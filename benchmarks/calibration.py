@@ -30,10 +30,10 @@ from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
 from reid.data.street.generation import StreetPlan
 from reid.evaluation import evaluate
+from reid.models.calibration import own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.own_statistics import own_profiles, replaced
 from reid.norm import Profiles, calibrate
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.pipeline import make_street
 from reid.records import Embeddings, FloatArray, Sample, Split, domain_of
 from reid.retrieval.centering import camera_means, centered
@@ -140,8 +140,8 @@ def towards_own(measured: Profiles, own: Profiles, prior: float) -> Profiles:
     old, found = own.select(measured.domains), {}
     share = torch.tensor([images / (images + prior) for images in measured.images])[:, None]
     for layer in measured.mean:
-        source, target = (Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains))) for p in (old, measured))
-        found[layer] = source.lerp(target, share)
+        source, target = (Statistics(p.mean[layer], p.var[layer], torch.ones(len(p.domains))) for p in (old, measured))
+        found[layer] = source.interpolate(target, share)
     mean, var = ({layer: getattr(stats, key) for layer, stats in found.items()} for key in ("mean", "var"))
     return replace(measured, mean=mean, var=var)
 
@@ -168,7 +168,7 @@ def methods(trial: Trial) -> Iterator[Found]:
     }
     means = camera_means(trial.embed(before, site), trial.domain_fields)
     for row, profiles in variants.items():
-        used = before.with_profiles(replaced(own, profiles))
+        used = before.with_profiles(replace_domains(own, profiles))
         asked = {trial.site: trial.asked} | (dict(trial.more) if row in list(variants)[:3] else {})
         for place, samples in asked.items():
             yield from _scores(trial, "methods", place, samples, row, 0, used)
@@ -187,7 +187,7 @@ def curves(trial: Trial) -> Iterator[Found]:
         return joined([exact(trial.measured(rows[name][:count], name, BATCH)) for name in rows])
 
     def scored(part: str, row: str, seed: int, profiles: Profiles) -> Iterator[Found]:
-        used = before.with_profiles(replaced(own, profiles))
+        used = before.with_profiles(replace_domains(own, profiles))
         return _scores(trial, part, trial.site, trial.asked, row, seed, used)
 
     for part in ("crops", "prior"):

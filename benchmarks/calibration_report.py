@@ -1,4 +1,4 @@
-"""Writes docs/results/calibration.md from the scores of benchmarks/calibration.py; measures nothing.
+"""Write docs/results/calibration.md from the scores of benchmarks/calibration.py; this file measures nothing.
 
 Its sentences are computed from the same numbers as its tables, so that they stay true when these change.
 """
@@ -19,7 +19,7 @@ Rank-1 / mAP in percent. "Test vehicles" are the 60 test vehicles of two real ro
 (Khoa-Nguyen-Truong/Vehicle-Re-ID-Dataset, Apache-2.0; one query is 1.7 points), "all vehicles" the 567 of training and
 test together (1014 of these 1134 crops are also those that were measured, without labels), both with public OSNet x0.25
 weights trained on people. Street-b is a synthetic site that no network was trained on; 40 people are scored. `±` is the
-standard deviation over 3 random choices of crops; rows without it use all crops, or the first ones, and have no choice.
+standard deviation over 3 random choices of crops; rows without it use all crops, or the first ones, without a choice.
 Differences of a point or two are within what so few queries can tell."""
 
 PARTS = {

@@ -22,7 +22,7 @@ import torch
 from reid.data.loading import load_crops
 from reid.data.manifest import read_manifest
 from reid.evaluation import evaluate
-from reid.pipeline import load_checkpoint_for, with_unseen_cameras, workers
+from reid.pipeline import load_checkpoint, with_unseen_cameras, workers
 from reid.records import Split
 from reid.retrieval.embed import embed
 from reid.retrieval.gallery import Gallery
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, faiss {faiss.__version__}")
     samples = read_manifest(options.manifest)
     asked = [sample for sample in samples if sample.split is not Split.TRAIN]
-    checkpoint = load_checkpoint_for(options.weights, options.backbone)
+    checkpoint = load_checkpoint(options.weights, options.backbone)
     pool = len(samples) - len(asked)
     checkpoint = stage("calibrate new cameras", pool, lambda: with_unseen_cameras(checkpoint, samples, "calibrate"))
     stage("read and decode", len(asked), lambda: load_crops(asked, checkpoint.transform, workers=workers()))

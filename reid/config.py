@@ -68,7 +68,7 @@ class Norm(_Section):
 
     @property
     def target_loss(self) -> str:
-        """The loss on unlabelled rows, a name of ``reid.training.target.TARGET_LOSSES``; "" for none."""
+        """The loss on unlabelled rows, a name of ``reid.training.objective.target_losses``; "" for none."""
         return self.system.partition("+")[2]
 
 

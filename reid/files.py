@@ -1,25 +1,30 @@
-"""Files that appear whole or not at all, even if two programs write the same one at the same time.
-
-Nothing here knows what a file holds.
-"""
+"""Write files whole or not at all, even if two programs write the same file, and never over something else."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from reid.errors import ConfigError
 
 Writer = Callable[[Path], object]
 
 
 def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
-    """Have ``write`` fill a new file that then takes the place of ``path``; durable when this returns.
+    """Write a file so that it appears whole or not at all.
 
-    A ``private`` one, which shows people or is made of them, is for its owner only.  Missing folders are made.
-    Whatever ``write`` raises leaves an older file as it was.
+    The new file takes the place of an older one when it is complete and on the disk.  If ``write`` raises, an older
+    file stays as it was.  Missing folders are created.
+
+    Args:
+        path: The file.
+        write: Fills the new file, whose path it gets.
+        private: Only the owner may read the file, because it shows people or is derived from images of them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -34,7 +39,12 @@ def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
 
 
 def is_part(path: Path) -> bool:
-    """Whether ``path`` is what a program that was killed while writing leaves behind."""
+    """Return whether a file is what a program leaves behind that was killed while it wrote.
+
+    Example:
+        >>> is_part(Path(".scores.json.1f6d2c07.part"))
+        True
+    """
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
@@ -43,7 +53,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     """Hold the lock of a file or folder while the ``with`` block runs.
 
     Args:
-        path: The file or folder.  A file that is missing is made; a folder must exist.
+        path: The file or folder.  A missing file is created; a folder must exist.
         shared: Other holders of a shared lock may work at the same time.
         wait: Wait until the lock is free.
 
@@ -67,3 +77,51 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output_file(out: Path, mark: str, inputs: Sequence[str] | None = None) -> None:
+    """Refuse to write a file where it would destroy something else.
+
+    Commands call this before they begin to work.
+
+    Args:
+        out: The file that the command will write.
+        mark: Text that the first bytes of every such file hold.  Only such a file may be replaced.
+        inputs: What the command reads, which it must not replace.
+
+    Raises:
+        ConfigError: ``out`` exists and is something else, or no file can be written there.
+    """
+    prepare_output_folder(out.parent, out)
+    if not out.exists():
+        return
+    if not out.is_file():
+        raise ConfigError(f"{out}: expected a file to write, this is a folder or device; choose another name")
+    with out.open("rb") as file:
+        start = file.read(2**20)  # the header of a file with many cameras is long
+    given = {Path(spec).resolve() for spec in inputs or ()}
+    if out.resolve() in given or (start and mark.encode() not in start):
+        raise ConfigError(f"{out}: exists and is something else; it would be lost, so choose another name or delete it")
+
+
+def prepare_output_folder(folder: Path, out: Path | None = None) -> Path:
+    """Create a folder if it is missing, and check that files can be written in it.
+
+    Args:
+        folder: The folder.
+        out: The file that the command will write there, for the message; None names the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: No file can be written in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{out or folder}: no file can be written there ({error.strerror or error}); choose another place"
+        ) from error
+    return folder

@@ -1,7 +1,6 @@
-"""The records that travel through the program: samples, embeddings, rankings.
+"""The records that travel through the program: samples, embeddings and rankings.
 
-Each is frozen and checked once, at birth; everything downstream relies on it.  Records know
-nothing of files, networks or indexes.
+Each record is frozen and is checked once, when it is created, so that all other code can rely on it.
 """
 
 from __future__ import annotations
@@ -11,27 +10,50 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from reid.errors import DataError
+from reid.errors import DataError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-UNIT_TOLERANCE = 1e-3
+PriorFrom = Literal["cameras", "network"]  # toward what statistics are shrunk: other cameras, or the network's own
+
+UNIT_TOLERANCE = 1e-3  # how far the length of an embedding may be from 1
+
+_Name = TypeVar("_Name", bound=StrEnum)
 
 
 class Modality(StrEnum):
-    """What kind of light the camera sees."""
+    """The kind of light that a camera records."""
 
     VISIBLE = "visible"
     INFRARED = "infrared"
 
 
+class UnseenCameraPolicy(StrEnum):
+    """What a network does with images of an unknown camera."""
+
+    ERROR = "error"
+    """Refuse the images."""
+    CALIBRATE = "calibrate"
+    """Measure statistics for the camera on its unlabelled images first."""
+    PRIOR = "prior"
+    """Give the camera the mixture of the statistics of all known cameras."""
+    NEAREST = "nearest"
+    """Use for each image the known camera whose statistics are most like the image's own."""
+    MIXTURE = "mixture"
+    """Embed each image as every known camera, and add the embeddings, weighted by likeness."""
+
+
 class Split(StrEnum):
-    """What a row of a data set is for."""
+    """What a sample is for."""
 
     TRAIN = "train"
     QUERY = "query"
@@ -48,10 +70,13 @@ class Sample:
         camera: The camera that took the crop; "" when unknown.
         modality: The kind of light that the camera sees.
         category: What the crop shows: "person", "vehicle", "animal", ...
-        split: What the row is for in a data set.
+        split: What the sample is for.
         time: When the crop was taken; None when unknown.
         track: Name of the track, the crops that follow one object through a video; "" when unknown.
         domain: The name that version 0.1.0 used for ``category``; it is still accepted and readable.
+
+    Raises:
+        DataError: The modality or the split is unknown.
 
     Example:
         >>> Sample(Path("0001.jpg"), identity="anna", camera="door").category
@@ -69,18 +94,21 @@ class Sample:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         identity: str = "",
         camera: str = "",
-        modality: Modality = Modality.VISIBLE,
+        modality: Modality | str = Modality.VISIBLE,
         category: str = "person",
-        split: Split = Split.GALLERY,
+        split: Split | str = Split.GALLERY,
         time: datetime | None = None,
         track: str = "",
         *,
         domain: str | None = None,
     ) -> None:
         category = category if domain is None else domain
+        path = path if isinstance(path, Path) else Path(path)
+        modality = modality if isinstance(modality, Modality) else _member(Modality, modality, path)
+        split = split if isinstance(split, Split) else _member(Split, split, path)
         values = (path, identity, camera, modality, category, split, time, track)
         for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, value)
@@ -89,6 +117,13 @@ class Sample:
     def domain(self) -> str:
         """The category, under the name that version 0.1.0 used."""
         return self.category
+
+
+def _member(names: type[_Name], name: str, path: Path) -> _Name:
+    try:
+        return names(name)
+    except ValueError:
+        raise DataError(f"{path}: {unknown_name(names.__name__.lower(), name, names)}") from None
 
 
 def domain_of(sample: Sample, domain_fields: Sequence[str]) -> str:
@@ -108,12 +143,41 @@ def domain_of(sample: Sample, domain_fields: Sequence[str]) -> str:
     return "/".join(str(getattr(sample, field)) for field in domain_fields)
 
 
+def sample_columns(samples: Sequence[Sample]) -> dict[str, list[object]]:
+    """Return the fields of samples as the columns of a table.
+
+    Args:
+        samples: The samples.
+
+    Returns:
+        For each field its values, in the order of the samples: times as ``datetime`` or None, all others as text.
+
+    Example:
+        >>> sample_columns([Sample(Path("0001.jpg")), Sample(Path("0002.jpg"))])["path"]
+        ['0001.jpg', '0002.jpg']
+    """
+    return {
+        name: [value if name == "time" else str(value) for value in (getattr(sample, name) for sample in samples)]
+        for name in Sample.__slots__
+    }
+
+
 @dataclass(frozen=True)
 class Embeddings:
-    """Samples and their vectors.
+    """Samples and their embeddings.
 
-    ``vectors`` (N, D) float32, rows of unit length, row i belongs to ``samples[i]``;
-    ``fingerprint`` names the weights, transform and camera statistics that made them.
+    Args:
+        samples: The samples.
+        vectors: Array (N, D) float32; row i belongs to ``samples[i]`` and has unit length.
+        fingerprint: Names the weights, the image preparation and the statistics that made the vectors.
+
+    Raises:
+        DataError: The shapes differ, or a row has no unit length.
+
+    Example:
+        >>> vectors = np.eye(2, dtype=np.float32)
+        >>> len(Embeddings((Sample(Path("0001.jpg")), Sample(Path("0002.jpg"))), vectors, "0123abcd"))
+        2
     """
 
     samples: tuple[Sample, ...]
@@ -136,19 +200,47 @@ class Embeddings:
         return len(self.samples)
 
     def select(self, rows: IntArray | npt.NDArray[np.bool_]) -> Embeddings:
-        """The rows at ``rows`` (int64 positions or a bool mask of length N), in that order."""
-        where = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        return replace(self, samples=tuple(self.samples[i] for i in where), vectors=self.vectors[where])
+        """Return some of the rows.
+
+        Args:
+            rows: Positions (K,) int64, which also give the order, or a mask (N,) bool.
+
+        Returns:
+            The embeddings of these rows, with the same fingerprint.
+        """
+        positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return replace(self, samples=tuple(self.samples[i] for i in positions), vectors=self.vectors[positions])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a pandas table.
+
+        Returns:
+            The columns of a manifest, and the column ``vector`` with an array (D,) float32 in each row.
+        """
+        import pandas as pd
+
+        return pd.DataFrame({**sample_columns(self.samples), "vector": list(self.vectors)}, dtype=object)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The answer to Q queries.
+    """The ranked answers to Q queries.
 
-    ``rows`` (Q, K) int64: ``rows[i, j]`` is the gallery row in place j for query i, each at most
-    once; ``scores`` (Q, K) float32: its similarity, descending along j.  A query with fewer
-    answers than K has a shorter ``counts[i]``; places from ``counts[i]`` on hold row 0 and
-    score -inf and mean nothing.
+    A query with fewer answers than K has a smaller count.  Behind its last answer, its rows are 0 and its scores
+    -inf; they mean nothing.
+
+    Args:
+        rows: Array (Q, K) int64; ``rows[i, j]`` is the gallery row at rank j + 1 for query i, each at most once.
+        scores: Array (Q, K) float32; the similarities of these rows, which descend along j.
+        counts: Array (Q,) int64; the number of answers of each query, 0..K.
+
+    Raises:
+        DataError: The shapes differ, a row is negative or repeated, or scores do not descend.
+
+    Example:
+        >>> rows, scores = np.array([[3, 1]]), np.array([[0.75, 0.5]], dtype=np.float32)
+        >>> Ranking(rows, scores, np.array([2])).answers(0)
+        [(3, 0.75), (1, 0.5)]
     """
 
     rows: IntArray
@@ -168,6 +260,6 @@ class Ranking:
                 raise DataError(f"ranking: scores of query {i} are not descending")
 
     def answers(self, query: int) -> list[tuple[int, float]]:
-        """(gallery row, score) of one query, best first."""
+        """Return the pairs (gallery row, score) of one query, best first."""
         count = int(self.counts[query])
         return [(int(r), float(s)) for r, s in zip(self.rows[query, :count], self.scores[query, :count], strict=True)]

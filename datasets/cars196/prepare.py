@@ -1,6 +1,6 @@
 """Write the manifest of Cars-196: ``python datasets/cars196/prepare.py FOLDER``.
 
-FOLDER holds cars_annos.mat and car_ims.  Classes 1 to 98 train, the others test.
+FOLDER holds cars_annos.mat and car_ims.  Classes 1 to 98 are for training, the others for testing.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ LAST_TRAINING_CLASS = 98
 
 def main(folder: Path) -> None:
     """Write ``folder``/manifest.csv."""
-    path = folder / "cars_annos.mat"
-    annotations = read_mat(path).get("annotations")
+    source = folder / "cars_annos.mat"
+    annotations = read_mat(source).get("annotations")
     if annotations is None:
-        raise DataError(f"{path}: expected the variable annotations")
+        raise DataError(f"{source}: expected the variable annotations")
     samples = []
     for annotation in annotations.reshape(-1):
         number = int(annotation["class"].item())
         split = Split.TRAIN if number <= LAST_TRAINING_CLASS else Split.GALLERY
-        picture = folder / annotation["relative_im_path"]
-        samples.append(Sample(picture, f"{number:03d}", "", domain="car", split=split))
+        path = folder / annotation["relative_im_path"]
+        samples.append(Sample(path, f"{number:03d}", category="car", split=split))
     write_manifest(samples, folder / "manifest.csv")
 
 

@@ -1,1 +1,1 @@
-"""The application: a page and its server on this machine.  The only package that imports gradio."""
+"""The application: a page in the browser, served to this machine. No other package imports gradio."""

@@ -1,57 +1,68 @@
-"""The demo: ``python demo/app.py [--port 7860]`` makes what is missing, then serves a page to this machine.
+"""The command that serves the application: prepare data and galleries that are missing, then serve the page.
 
-Progress and complaints go to stderr; the address goes to stdout once it can be opened.
+Progress and errors go to stderr. The address of the page goes to stdout as soon as a browser can open it.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-# Heavy imports stay inside functions: processes that draw the street import this file again.
+# Heavy imports stay inside functions, because the processes that draw the street import this file again.
 if TYPE_CHECKING:
     import gradio as gr
 
+    from reid.app.served_data import ServedData
     from reid.app.server import Application
-    from reid.app.world import World
 
 STYLE = Path(__file__).parent / "pages" / "style.css"
 UPLOAD_LIMIT = "10mb"
 OPEN_WARNING = (
-    "warning: --host {host}: everyone who can reach this machine can see the pictures of people and search them;"
+    "warning: --host {host}: everyone who can reach this machine can see the images of people and search them;"
     " there is no password"
 )
-STALE = 3600  # seconds after which what is left of an upload is removed
+UPLOAD_LIFETIME = 3600  # seconds after which gradio removes what is left of an upload
 
 
-def build(world: World) -> gr.Blocks:
-    """The page over a world that :func:`prepare` made."""
-    import gradio as gr  # here: it costs seconds, and the folder for uploads must be named before
+def build_page(data: ServedData) -> gr.Blocks:
+    """Build the page with its three tabs.
 
-    from reid.app.pages.camera_page import cameras_page
-    from reid.app.pages.score_page import ScoresPage
+    Args:
+        data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+
+    Returns:
+        The page, not yet served.
+    """
+    # Importing gradio takes seconds, and it reads the folder for uploads from the environment.
+    import gradio as gr
+
+    from reid.app.pages.camera_page import build_camera_page
+    from reid.app.pages.score_page import ScorePage
     from reid.app.pages.search_page import SearchPage
 
+    cache = (UPLOAD_LIFETIME, UPLOAD_LIFETIME)
     blocks: gr.Blocks
-    with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True, delete_cache=(STALE, STALE)) as blocks:
-        gr.HTML(_heading(world), apply_default_css=False)
+    with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True, delete_cache=cache) as blocks:
+        gr.HTML(_heading(data), apply_default_css=False)
         with gr.Tab("Search", id="search"):
-            SearchPage(world)
+            SearchPage(data)
         with gr.Tab("Scores", id="scores"):
-            ScoresPage(world)
+            ScorePage(data)
         with gr.Tab("Cameras", id="cameras"):
-            cameras_page(world)
+            build_camera_page(data)
     blocks.queue(max_size=32, default_concurrency_limit=2)
     return blocks
 
 
-def application(blocks: gr.Blocks) -> Application:
-    """The page as a web application: no documentation, no history, no file but uploads of 10 MB at most."""
+def web_application(blocks: gr.Blocks) -> Application:
+    """Turn the page into a web application that serves nothing but the page.
+
+    It has no API documentation and no history, and it accepts no file except uploads of at most ``UPLOAD_LIMIT``.
+    """
     import gradio as gr
     from fastapi import FastAPI
 
@@ -76,7 +87,7 @@ def application(blocks: gr.Blocks) -> Application:
 
 
 def _theme() -> gr.themes.Base:
-    """Quiet and dense; fonts of the visitor's own system, so that none is fetched."""
+    """Return a plain, dense theme; it uses the fonts of the visitor's system, so that none is fetched."""
     import gradio as gr
 
     return gr.themes.Default(
@@ -106,66 +117,81 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _heading(world: World) -> str:
-    gallery = world.norms[0].gallery
+def _heading(data: ServedData) -> str:
+    gallery = data.galleries[0].gallery
     identities = len({(sample.category, sample.identity) for sample in gallery.samples})
-    cameras = len({(world.site_of[sample.path], sample.camera) for sample in gallery.samples})
+    cameras = len({(data.site_of[sample.path], sample.camera) for sample in gallery.samples})
     return (
-        '<header class="reid-heading"><h1>reid</h1><p>Who is this, in another camera, another light?'
-        f" Ranked by likeness among <b>{len(gallery):,}</b> crops of <b>{identities:,}</b> identities"
-        f" in <b>{cameras}</b> cameras.</p></header>"
+        '<header class="reid-heading"><h1>reid</h1><p>Find a person or a vehicle again in other cameras and in other'
+        f" light. Answers are ranked by similarity among <b>{len(gallery):,}</b> crops of <b>{identities:,}</b>"
+        f" identities in <b>{cameras}</b> cameras.</p></header>"
     )
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="demo/app.py", description="Serve the demo to this machine.")
-    parser.add_argument("--port", type=int, default=7860, help="0 takes any free one (default: %(default)s)")
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Args:
+        arguments: The words after the program's name; None reads them from ``sys.argv``.
+
+    Returns:
+        The options by name.
+
+    Example:
+        >>> parse_arguments(["--port", "0"]).port
+        0
+    """
+    parser = argparse.ArgumentParser(description="Serve the application to this machine.")
+    parser.add_argument("--port", type=int, default=7860, help="port; 0 takes any free one (default: %(default)s)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve on (default: %(default)s, this machine only)"
     )
     parser.add_argument(
         "--data",
         type=Path,
-        help="folder whose subfolders hold manifest.csv; without any the street is made there (default: data/street)",
+        help="folder whose subfolders hold manifest.csv; the synthetic street is made in a folder without any"
+        " (default: data/street)",
     )
-    parser.add_argument("--galleries", type=Path, help="folder for what is computed (default: galleries)")
+    parser.add_argument("--galleries", type=Path, help="folder for the computed galleries (default: galleries)")
     parser.add_argument("--weights", type=Path, help="weights to show (default: the shipped ones)")
     parser.add_argument("--plain", type=Path, help="plain-BN weights to compare with (default: the shipped pair)")
-    parser.add_argument("--identities", type=int, help="test people at each site of a street to be made")
-    return parser.parse_args(given)
+    parser.add_argument("--identities", type=int, help="test people at each site of a new synthetic street")
+    return parser.parse_args(arguments)
 
 
-def _stop(number: int, _frame: Any) -> None:
+def _interrupt(number: int, _frame: Any) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def main(given: list[str] | None = None) -> int:
-    """Prepare and serve until interrupted; the exit code."""
-    chosen = arguments(given)
+def main(arguments: list[str] | None = None) -> int:
+    """Prepare the data and serve the page until the program is interrupted.
+
+    Args:
+        arguments: The command line, as for :func:`parse_arguments`.
+
+    Returns:
+        The exit code: 0 after serving, 1 after an error (one line on stderr), 130 after an interruption before that.
+    """
+    options = parse_arguments(arguments)
+    from reid.app.served_data import prepare_data
     from reid.app.server import is_loopback, listen, private_folder, serve
-    from reid.app.world import prepare
     from reid.errors import ReidError
     from reid.pipeline import DEFAULT_DATA, DEFAULT_GALLERY
 
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+            signal.signal(getattr(signal, name), _interrupt)
     try:
-        with private_folder() as uploads, listen(chosen.host, chosen.port) as listener:
-            if not is_loopback(chosen.host):
-                typer.echo(OPEN_WARNING.format(host=chosen.host), err=True)
-            data, galleries = chosen.data or DEFAULT_DATA, chosen.galleries or DEFAULT_GALLERY.parent
-            world = prepare(data, galleries, chosen.weights, chosen.plain, chosen.identities)
-            serve(application(build(world)), listener, uploads)
+        with private_folder() as uploads, listen(options.host, options.port) as listener:
+            if not is_loopback(options.host):
+                typer.echo(OPEN_WARNING.format(host=options.host), err=True)
+            folder, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
+            data = prepare_data(folder, galleries, options.weights, options.plain, options.identities)
+            serve(web_application(build_page(data)), listener, uploads)
     except ReidError as error:
         typer.echo(f"error: {error}", err=True)
         return 1
     except KeyboardInterrupt:
-        typer.echo("interrupted; the next start continues", err=True)
+        typer.echo("interrupted; the next start continues where this one stopped", err=True)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
-"""What a visitor sees, as HTML and figures.  Pure: text and pictures in, text out.
+"""The HTML that a visitor sees: crops, rankings, score tables and curves.
 
-Knows nothing of networks, galleries or the page framework.  Pictures travel inside the page (``data:``
-addresses), so no file of a data set ever gets an address of its own.  Every text is escaped.
+Images travel inside the page as ``data:`` addresses, so that no file of a data set has an address of its own. Every
+text is escaped.
 """
 
 from __future__ import annotations
@@ -12,28 +12,39 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+import numpy as np
 from PIL import Image
 
-THUMBNAIL = (192, 256)  # pixels; crops are mostly smaller and stay as they are
+from reid.evaluation.reports.charts import COLOURS, Curve, cmc_chart
+
+THUMBNAIL = (192, 256)  # pixels; most crops are smaller and keep their size
 CMC_RANKS = 20
-CAMERAS_A_ROW = 6
-NARROWEST, WIDEST = 0.4, 1.8  # frames; pictures beyond are shown whole, with margins
+CAMERAS_PER_ROW = 6
+NARROWEST, WIDEST = 0.4, 1.8  # width / height of a frame; crops beyond these are shown whole, with margins
 MARKS = {"right": "✓", "wrong": "✗", "same camera": "↺", "unknown": "?"}
 NOTES = {
     "right": "right",
     "wrong": "wrong",
-    "same camera": "right, but seen by the query's own camera: not counted",
+    "same camera": "right, but by the query's own camera: not counted",
     "unknown": "identity unknown",
 }
-COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be123c")
-_BRACES = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
+# The page framework fills in templates, so characters that start one are replaced in every text.
+_TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A picture and what is known of it; ``uri`` from :func:`data_uri`, ``aspect`` is width / height."""
+    """A crop as the page shows it.
+
+    Args:
+        uri: The image, from :func:`data_uri`.
+        aspect: Width / height.
+        identity: The identity; "" when unknown.
+        camera: The camera; "" when unknown.
+        modality: "visible" or "infrared".
+        category: What the crop shows.
+        site: The name of the site.
+    """
 
     uri: str
     aspect: float
@@ -45,8 +56,8 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Place:
-    """One place of a ranking: ``verdict`` is a key of ``MARKS``, ``score`` a similarity -1..1."""
+class RankedCrop:
+    """One answer of a ranking: ``verdict`` is a key of ``MARKS``, ``score`` a similarity in -1..1."""
 
     rank: int
     crop: Crop
@@ -55,8 +66,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the score table; scores are fractions 0..1, ``cmc[k - 1]`` is rank-k."""
+class ScoreRow:
+    """A line of the score table. Scores are fractions in 0..1; ``cmc[k - 1]`` is rank-k, up to rank-10 at least."""
 
     title: str
     direction: str
@@ -67,12 +78,17 @@ class Row:
 
 
 def escape(text: str) -> str:
-    """Text for HTML that a page's own templates leave alone too (braces, dollars, backticks)."""
-    return html.escape(text, quote=True).translate(_BRACES)
+    """Escape a text for HTML and for the templates of the page framework.
+
+    Example:
+        >>> escape("<b>{x}")
+        '&lt;b&gt;&#123;x&#125;'
+    """
+    return html.escape(text, quote=True).translate(_TEMPLATE_CHARACTERS)
 
 
 def data_uri(image: Image.Image) -> str:
-    """``data:image/jpeg;base64,...`` of a picture, not larger than a thumbnail."""
+    """Return an image as ``data:image/jpeg;base64,...``, not larger than ``THUMBNAIL``."""
     small = image.convert("RGB")
     small.thumbnail(THUMBNAIL)
     stream = io.BytesIO()
@@ -80,30 +96,37 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def alt(crop: Crop) -> str:
-    """What the picture shows, in words, not escaped."""
+def describe(crop: Crop) -> str:
+    """Describe in words what a crop shows; the text is not escaped.
+
+    Example:
+        >>> describe(Crop("data:,", 0.5, "anna", "door", "visible", "person"))
+        'person anna seen by visible camera door'
+    """
     who = f"{crop.category} {crop.identity}" if crop.identity else f"unknown {crop.category}"
     return f"{who} seen by {crop.modality} camera {crop.camera or 'unknown'}"
 
 
-def picker(crops: Mapping[int, Crop], chosen: int | None = None) -> str:
-    """Buttons to choose a query from; each carries its key."""
+def picker_html(crops: Mapping[int, Crop], chosen: int | None = None) -> str:
+    """Return buttons to choose a query from; each carries the key of its crop, and ``chosen`` is pressed."""
     if not crops:
-        return message("No query fits this selection; choose another site, kind or camera.")
+        return message_html("No query fits this selection; choose another site, category or camera.")
     buttons = "".join(_button(key, crop, chosen) for key, crop in crops.items())
-    return f'<div class="reid-picker" role="group" aria-label="Query crops" {_shape(crops.values())}>{buttons}</div>'
+    style = _grid_style(crops.values())
+    return f'<div class="reid-picker" role="group" aria-label="Query crops" {style}>{buttons}</div>'
 
 
 def _button(key: int, crop: Crop, chosen: int | None) -> str:
     pressed = "true" if key == chosen else "false"
     return (
         f'<button type="button" class="reid-pick" data-key="{key}" aria-pressed="{pressed}"'
-        f' title="{escape(crop.identity)}"><img src="{crop.uri}" alt="{escape(alt(crop))}">{_camera_tag(crop)}</button>'
+        f' title="{escape(crop.identity)}"><img src="{crop.uri}" alt="{escape(describe(crop))}">'
+        f"{_camera_tag(crop)}</button>"
     )
 
 
-def _shape(crops: Iterable[Crop], columns: int = 1) -> str:
-    """The style of a grid whose frames fit most of ``crops``: the median width / height."""
+def _grid_style(crops: Iterable[Crop], columns: int = 1) -> str:
+    """Return the style of a grid whose frames have the median width / height of ``crops``."""
     aspects = sorted(crop.aspect for crop in crops) or [0.5]
     aspect = min(max(aspects[len(aspects) // 2], NARROWEST), WIDEST)
     return f'style="--aspect: {aspect:.3f}; --count: {columns}"'
@@ -113,39 +136,52 @@ def _camera_tag(crop: Crop) -> str:
     return f'<span class="reid-tag reid-{escape(crop.modality)}">{escape(crop.camera or "?")}</span>'
 
 
-def query_card(crop: Crop) -> str:
-    """The query, large, with what is known of it."""
+def query_html(crop: Crop) -> str:
+    """Return the query in large, with its labels."""
     facts = {
         "Identity": crop.identity or "unknown",
         "Camera": crop.camera or "unknown",
         "Modality": crop.modality,
-        "Kind": crop.category,
+        "Category": crop.category,
         "Site": crop.site,
     }
     lines = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items() if value)
-    return f'<div class="reid-query"><img src="{crop.uri}" alt="Query: {escape(alt(crop))}"><dl>{lines}</dl></div>'
+    return f'<div class="reid-query"><img src="{crop.uri}" alt="Query: {escape(describe(crop))}"><dl>{lines}</dl></div>'
 
 
-def ranked(
+def ranking_html(
     title: str,
-    places: Sequence[Place],
+    ranking: Sequence[RankedCrop],
     *,
     rows: int,
     first_right: int | None,
     average_precision: float | None,
     known: bool,
 ) -> str:
-    """One ranking under its title; ``known`` says whether the query's identity is known."""
+    """Return one ranking under its title.
+
+    Args:
+        title: The title.
+        ranking: The shown answers, best first.
+        rows: The number of gallery rows that may answer.
+        first_right: The rank of the first right answer among these rows; None without any.
+        average_precision: The average precision in 0..1; None without a right answer.
+        known: Whether the identity of the query is known.
+
+    Returns:
+        HTML.
+    """
     return (
         f'<section class="reid-ranked" aria-label="{escape(title)}"><header><h3>{escape(title)}</h3>'
-        f"{summary(rows, first_right, average_precision, known)}</header>"
-        f'<ol class="reid-answers" {_shape(place.crop for place in places)}>{"".join(map(_answer, places))}</ol>'
+        f"{summary_html(rows, first_right, average_precision, known)}</header>"
+        f'<ol class="reid-answers" {_grid_style(answer.crop for answer in ranking)}>'
+        f"{''.join(map(_answer, ranking))}</ol>"
         "</section>"
     )
 
 
-def summary(rows: int, first_right: int | None, average_precision: float | None, known: bool) -> str:
-    """Chips: where the first right answer stands, and the average precision of this query."""
+def summary_html(rows: int, first_right: int | None, average_precision: float | None, known: bool) -> str:
+    """Return the rank of the first right answer and the average precision, as :func:`ranking_html` shows them."""
     counted = f'<span class="reid-chip">of {rows:,} crops</span>'
     if not known:
         return f'<span class="reid-chip">identity unknown: not scored</span>{counted}'
@@ -153,35 +189,34 @@ def summary(rows: int, first_right: int | None, average_precision: float | None,
         return f'<span class="reid-chip">no right answer among these</span>{counted}'
     state = "right" if first_right == 1 else "wrong"
     return (
-        f'<span class="reid-chip reid-is-{state}">first right answer: <b>place {first_right:,}</b></span>'
+        f'<span class="reid-chip reid-is-{state}">first right answer: <b>rank {first_right:,}</b></span>'
         f'<span class="reid-chip">AP <b>{100 * average_precision:.1f}</b></span>{counted}'
     )
 
 
-def _answer(place: Place) -> str:
-    crop = place.crop
-    words = f"Place {place.rank}, {NOTES[place.verdict]}: {alt(crop)}, score {place.score:.3f}"
-    state = place.verdict.replace(" ", "-")
+def _answer(answer: RankedCrop) -> str:
+    crop = answer.crop
+    words = f"Rank {answer.rank}, {NOTES[answer.verdict]}: {describe(crop)}, score {answer.score:.3f}"
+    state = answer.verdict.replace(" ", "-")
     return (
         f'<li class="reid-answer reid-is-{state}" data-camera="{escape(crop.camera)}"'
         f' data-modality="{escape(crop.modality)}" title="{escape(words)}">'
         f'<div class="reid-frame"><img src="{crop.uri}" alt="{escape(words)}">'
-        f'<span class="reid-rank">{place.rank}</span>'
-        f'<span class="reid-mark" aria-hidden="true">{MARKS[place.verdict]}</span>{_camera_tag(crop)}</div>'
-        f'<div class="reid-caption"><b>{place.score:.3f}</b><span>{escape(crop.identity or "unknown")}</span></div>'
+        f'<span class="reid-rank">{answer.rank}</span>'
+        f'<span class="reid-mark" aria-hidden="true">{MARKS[answer.verdict]}</span>{_camera_tag(crop)}</div>'
+        f'<div class="reid-caption"><b>{answer.score:.3f}</b><span>{escape(crop.identity or "unknown")}</span></div>'
         "</li>"
     )
 
 
-def message(text: str, alarm: bool = True) -> str:
-    """One clear line."""
-    role = "alert" if alarm else "status"
+def message_html(text: str) -> str:
+    """Return an error as one line that starts with a capital letter."""
     sentence = text[:1].upper() + text[1:]
-    return f'<p class="reid-message" role="{role}">{escape(" ".join(sentence.split()))}</p>'
+    return f'<p class="reid-message" role="alert">{escape(" ".join(sentence.split()))}</p>'
 
 
-def legend() -> str:
-    """What the borders mean."""
+def legend_html() -> str:
+    """Return what the marks and colours of the borders mean."""
     items = {
         "right": "right",
         "wrong": "wrong",
@@ -193,20 +228,20 @@ def legend() -> str:
         f'<li class="reid-is-{state}"><span class="reid-key" aria-hidden="true">{marks[state]}</span>{text}</li>'
         for state, text in items.items()
     )
-    return f'<ul class="reid-legend" aria-label="Borders">{keys}</ul>'
+    return f'<ul class="reid-legend" aria-label="Meaning of the borders">{keys}</ul>'
 
 
-def score_table(rows: Sequence[Row]) -> str:
-    """Scores in percent; the best of each direction in bold."""
+def score_table_html(rows: Sequence[ScoreRow]) -> str:
+    """Return a table of scores in percent; the best of each direction are bold."""
     if not rows:
-        return message("No scores for this selection.")
+        return message_html("No scores for this selection.")
     heads = ("Direction", "Normalization", "mAP", "rank-1", "rank-5", "rank-10", "queries", "gallery")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join(_line(row, [other for other in rows if other.direction == row.direction]) for row in rows)
+    body = "".join(_table_row(row, [other for other in rows if other.direction == row.direction]) for row in rows)
     return f'<div class="reid-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _line(row: Row, rivals: Sequence[Row]) -> str:
+def _table_row(row: ScoreRow, rivals: Sequence[ScoreRow]) -> str:
     cells = []
     for k, score in enumerate(_scores(row)):
         best = any(_scores(rival)[k] < score for rival in rivals) and not any(_scores(r)[k] > score for r in rivals)
@@ -216,64 +251,60 @@ def _line(row: Row, rivals: Sequence[Row]) -> str:
     return f"<tr>{names}{''.join(cells)}<td>{row.queries:,}</td><td>{row.gallery:,}</td></tr>"
 
 
-def _scores(row: Row) -> tuple[float, float, float, float]:
+def _scores(row: ScoreRow) -> tuple[float, float, float, float]:
     return row.mean_average_precision, row.cmc[0], row.cmc[4], row.cmc[9]
 
 
 def arrow(direction: str) -> str:
-    """A direction for people: "visible->infrared" as "visible → infrared"."""
+    """Write a direction with an arrow.
+
+    Example:
+        >>> arrow("visible->infrared")
+        'visible → infrared'
+    """
     return direction.replace("->", " → ")
 
 
-def cmc_figure(rows: Sequence[Row], ranks: int = CMC_RANKS) -> Figure:
-    """CMC curves of ``rows`` in percent, one line each."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    for row, colour in zip(rows, COLOURS, strict=False):
-        curve = [100 * value for value in row.cmc[:ranks]]
-        label = f"{row.title}: rank-1 {curve[0]:.1f}, mAP {100 * row.mean_average_precision:.1f}"
-        axes.plot(range(1, len(curve) + 1), curve, marker="o", markersize=4, linewidth=2, color=colour, label=label)
-    axes.set(xlabel="rank", ylabel="queries with a right answer (%)", ylim=(0, 102), xlim=(0.5, ranks + 0.5))
-    axes.set_xticks([1, *range(5, ranks + 1, 5)])
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    if rows:
-        figure.legend(frameon=False, loc="outside upper left", fontsize=9)
-    return figure
+def cmc_html(title: str, rows: Sequence[ScoreRow], ranks: int = CMC_RANKS) -> str:
+    """Draw the CMC curves of ``rows`` under a title, one line for each row.
+
+    Args:
+        title: The title, which also names the chart to those who cannot see it.
+        rows: At least one row; rows beyond the number of ``COLOURS`` are not drawn.
+        ranks: The last rank of the curves.
+
+    Returns:
+        A figure with an inline SVG and a legend that gives rank-1 and mAP.
+    """
+    curves = [
+        Curve(f"{row.title}: {_percent_words(row)}", np.asarray(row.cmc[:ranks], np.float64), colour)
+        for row, colour in zip(rows, COLOURS, strict=False)
+    ]
+    chart = cmc_chart(title, curves).translate(_TEMPLATE_CHARACTERS)
+    return f'<div class="reid-card reid-cmc">{chart}</div>'
 
 
-def titled(title: str, content: str) -> str:
-    """A card with a title; ``content`` is HTML, ``title`` is not."""
+def _percent_words(row: ScoreRow) -> str:
+    return f"rank-1 {100 * row.cmc[0]:.1f}, mAP {100 * row.mean_average_precision:.1f}"
+
+
+def card_html(title: str, content: str) -> str:
+    """Return a card with a title; ``content`` is HTML, ``title`` is plain text."""
     return f'<section class="reid-card"><h3 class="reid-title">{escape(title)}</h3>{content}</section>'
 
 
-def figure_html(figure: Figure, words: str) -> str:
-    """A figure inside the page, sharp at any size; ``words`` describe it to those who cannot see it."""
-    stream = io.StringIO()
-    with rc_context({"svg.hashsalt": "reid"}):  # the same figure is the same text
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    address = "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue().encode()).decode()
-    return f'<img class="reid-plot" src="{address}" alt="{escape(words)}">'
-
-
-def plot_words(rows: Sequence[Row]) -> str:
-    """The figure in words."""
-    parts = [f"{row.title}: rank-1 {100 * row.cmc[0]:.1f} %, rank-10 {100 * row.cmc[9]:.1f} %" for row in rows]
-    return "CMC curves. " + "; ".join(parts) if rows else "No curves"
-
-
-def camera_wall(title: str, crops: Sequence[Crop]) -> str:
-    """One crop for each camera of a site."""
+def camera_wall_html(title: str, crops: Sequence[Crop]) -> str:
+    """Return one crop for each camera of a site, side by side under a title."""
     cards = "".join(
-        f'<li class="reid-camera"><img src="{crop.uri}" alt="{escape(alt(crop))}">'
+        f'<li class="reid-camera"><img src="{crop.uri}" alt="{escape(describe(crop))}">'
         f'<b>{escape(crop.camera or "unknown")}</b><span class="reid-tag reid-{escape(crop.modality)}">'
         f"{escape(crop.modality)}</span></li>"
         for crop in crops
     )
-    shape = _shape(crops, min(len(crops), CAMERAS_A_ROW))
-    return f'<section class="reid-wall"><h3>{escape(title)}</h3><ul {shape}>{cards}</ul></section>'
+    style = _grid_style(crops, min(len(crops), CAMERAS_PER_ROW))
+    return f'<section class="reid-wall"><h3>{escape(title)}</h3><ul {style}>{cards}</ul></section>'
 
 
-def hint(text: str) -> str:
-    """A line of small print."""
+def hint_html(text: str) -> str:
+    """Return a line of small print."""
     return f'<p class="reid-hint">{escape(text)}</p>'

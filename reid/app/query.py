@@ -1,10 +1,8 @@
-"""One query, asked of every gallery: who answers, and how good the answer is.
-
-Knows the world and its rules; it knows no page and draws nothing.
-"""
+"""One query searched for in every gallery of the application: the answers, and how right they are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,40 +11,53 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from reid.app.world import NormalizedGallery, World
+from reid.app.served_data import ServedData, ServedGallery
 from reid.data.images import read_image
 from reid.errors import DataError
 from reid.evaluation.labels import market_labels
 from reid.evaluation.metrics import NoMatchError, market_metrics
-from reid.records import FloatArray, Modality, Sample
+from reid.records import Embeddings, FloatArray, Modality, Sample
 from reid.retrieval.search import UPLOADED, Answer, embed_image, rows_that_may_answer
 
-NOTHING_FITS = "no picture in the gallery fits these switches; allow another camera, modality or site"
-MAX_PIXELS = 25_000_000  # a larger upload would only be shrunk to a thumbnail's size
-KEPT = 1024  # pixels of an upload's longer side; it is held in memory as long as the visitor stays
+NO_ROW_MAY_ANSWER = "no crop in the gallery fits these options; allow another camera, modality or site"
+MAX_PIXELS = 25_000_000  # a larger upload would only be shrunk to the size of a thumbnail
+LONGEST_SIDE = 1024  # pixels of an upload, which stays in memory as long as the visitor stays
 
 
 class Verdict(StrEnum):
-    """What an answer is worth."""
+    """How an answer counts."""
 
     RIGHT = "right"
     WRONG = "wrong"
-    SAME_CAMERA = "same camera"  # right, but the Market rule leaves it out
-    UNKNOWN = "unknown"
+    SAME_CAMERA = "same camera"  # it shows the right identity, but the Market rule leaves it out
+    UNKNOWN = "unknown"  # the identity of the query or of the answer is not known
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: a sample of a site, or an uploaded ``picture`` with what its owner says of it."""
+    """A sample to search for.
+
+    Args:
+        sample: A sample of a site, or the labels that a visitor gives to an upload.
+        site: The name of the site that the query belongs to.
+        upload: The uploaded image; None for a sample of a site.
+    """
 
     sample: Sample
     site: str
-    picture: Image.Image | None = None
+    upload: Image.Image | None = None
 
 
 @dataclass(frozen=True)
-class Switches:
-    """Which rows may answer, and how many are shown.  ``site`` "" is any, ``modality`` None is both."""
+class SearchOptions:
+    """Which gallery rows may answer, and how many answers are shown.
+
+    Args:
+        cross_camera: Leave out the rows of the query's own camera.
+        modality: The modality of the answers; None allows both.
+        site: The name of the site of the answers; "" allows every site.
+        answers: How many answers are shown.
+    """
 
     cross_camera: bool = True
     modality: Modality | None = None
@@ -56,10 +67,15 @@ class Switches:
 
 @dataclass(frozen=True)
 class QueryOutcome:
-    """The answers of one gallery, best first, with their verdicts.
+    """The answers of one gallery to one query.
 
-    ``first_right`` is the place of the first right answer (1 is best) and ``average_precision`` 0..1, both
-    by the Market rule over all ``rows`` that may answer; None without a right answer among them.
+    Args:
+        title: The title of the gallery.
+        answers: The shown answers with their verdicts, best first.
+        rows: The number of gallery rows that may answer.
+        first_right: The rank of the first right answer among all these rows, by the Market rule; 1 is the best, and
+            None means that there is no right answer.
+        average_precision: The average precision (0..1) over all these rows; None without a right answer.
     """
 
     title: str
@@ -69,65 +85,87 @@ class QueryOutcome:
     average_precision: float | None
 
 
-def judge(query: Sample, answer: Sample) -> Verdict:
-    """The Market rule for one pair; a label that is not known is never guessed."""
-    if not query.identity or not answer.identity:
-        return Verdict.UNKNOWN
-    if query.identity != answer.identity:
-        return Verdict.WRONG
-    same_camera = query.camera == answer.camera if query.camera and answer.camera else query.path == answer.path
-    return Verdict.SAME_CAMERA if same_camera else Verdict.RIGHT
+def answer_query(data: ServedData, query: Query, options: SearchOptions) -> list[QueryOutcome]:
+    """Search for a query in every gallery whose network was trained on the category of the query.
 
+    Args:
+        data: What the application serves.
+        query: The query.
+        options: Which rows may answer.
 
-def ask(world: World, query: Query, switches: Switches) -> list[QueryOutcome]:
-    """The outcome under each way of normalizing that knows this kind of object.
+    Returns:
+        One outcome for each of these galleries, in the order of ``data.galleries``.
 
-    DataError when none does, or no row may answer.
+    Raises:
+        DataError: No network was trained on the category, no row may answer, or the image cannot be read.
     """
-    norms = [norm for norm in world.norms if query.sample.category in norm.kinds]
-    if not norms:
-        raise DataError(NOTHING_FITS)
-    return [_outcome(world, norm, query, switches) for norm in norms]
+    galleries = [served for served in data.galleries if query.sample.category in served.categories]
+    if not galleries:
+        raise DataError(NO_ROW_MAY_ANSWER)
+    return [_search_gallery(data, served, query, options) for served in galleries]
 
 
-def _outcome(world: World, norm: NormalizedGallery, query: Query, switches: Switches) -> QueryOutcome:
+def _search_gallery(data: ServedData, served: ServedGallery, query: Query, options: SearchOptions) -> QueryOutcome:
     sample = query.sample
-    keep = _may_answer(world, norm, sample, switches)
+    keep = _rows_for(data, served, sample, options)
     if not keep.any():
-        raise DataError(NOTHING_FITS)
+        raise DataError(NO_ROW_MAY_ANSWER)
     vector = embed_image(
-        norm.checkpoint,
-        query.picture or sample.path,
+        served.checkpoint,
+        query.upload or sample.path,
         camera=sample.camera,
         modality=sample.modality,
         category=sample.category,
     )
-    ranking = norm.gallery.search(vector, switches.answers, keep=keep, fingerprint=norm.checkpoint.fingerprint)
-    answers = [Answer(row, norm.gallery.samples[row], score) for row, score in ranking.answers(0)]
-    first, precision = _score(norm, sample, vector, np.flatnonzero(keep))
-    judged = tuple((answer, judge(sample, answer.sample)) for answer in answers)
-    return QueryOutcome(norm.title, judged, int(np.count_nonzero(keep)), first, precision)
+    ranking = served.gallery.search(vector, options.answers, keep=keep, fingerprint=served.checkpoint.fingerprint)
+    answers = [Answer(row, served.gallery.samples[row], score) for row, score in ranking.answers(0)]
+    allowed = served.embeddings.select(keep)
+    verdicts = dict(zip(np.flatnonzero(keep).tolist(), judge_answers(sample, allowed.samples), strict=True))
+    first_right, average_precision = _score_query(sample, vector, allowed)
+    judged = tuple((answer, verdicts[answer.row]) for answer in answers)
+    return QueryOutcome(served.title, judged, len(allowed), first_right, average_precision)
 
 
-def _may_answer(world: World, norm: NormalizedGallery, sample: Sample, switches: Switches) -> npt.NDArray[np.bool_]:
-    """(G,) bool: the rows of the query's kind that the switches allow."""
+def _rows_for(data: ServedData, served: ServedGallery, sample: Sample, options: SearchOptions) -> npt.NDArray[np.bool_]:
+    """Return (G,) bool: the rows of the query's category that the options allow."""
     keep = rows_that_may_answer(
-        norm.gallery.samples,
-        other_than_camera=sample.camera if switches.cross_camera else "",
-        modalities=None if switches.modality is None else [switches.modality],
+        served.gallery.samples,
+        other_than_camera=sample.camera if options.cross_camera else "",
+        modalities=None if options.modality is None else [options.modality],
         categories=[sample.category],
     )
-    if switches.site:
-        keep &= np.array([world.site_of[row.path] == switches.site for row in norm.gallery.samples], dtype=np.bool_)
+    if options.site:
+        keep &= np.array([data.site_of[row.path] == options.site for row in served.gallery.samples], dtype=np.bool_)
     return keep
 
 
-def _score(
-    norm: NormalizedGallery, sample: Sample, vector: FloatArray, rows: npt.NDArray[np.int64]
-) -> tuple[int | None, float | None]:
-    """Place of the first right answer and average precision of one query, ``vector`` (1, D)."""
-    allowed = norm.rows.select(rows)
-    labels = market_labels([sample], allowed.samples)
+def judge_answers(query: Sample, answers: Sequence[Sample]) -> list[Verdict]:
+    """Judge each answer to a query by the Market rule of :mod:`reid.evaluation.labels`.
+
+    Args:
+        query: The query.
+        answers: The gallery samples that answer it.
+
+    Returns:
+        One verdict for each answer; ``Verdict.UNKNOWN`` where the identity of either sample is not known.
+
+    Example:
+        >>> query = Sample(Path("1.jpg"), "anna", "door")
+        >>> answers = [Sample(Path("2.jpg"), "anna", "hall"), Sample(Path("3.jpg"), "anna", "door")]
+        >>> [str(verdict) for verdict in judge_answers(query, answers)]
+        ['right', 'same camera']
+    """
+    labels = market_labels([query], answers)
+    _, rows, left_out = labels.same_identity(0, 1)
+    verdicts = [Verdict.WRONG if query.identity and answer.identity else Verdict.UNKNOWN for answer in answers]
+    for row, is_left_out in zip(rows.tolist(), left_out.tolist(), strict=True):
+        verdicts[row] = Verdict.SAME_CAMERA if is_left_out else Verdict.RIGHT
+    return verdicts
+
+
+def _score_query(query: Sample, vector: FloatArray, allowed: Embeddings) -> tuple[int | None, float | None]:
+    """Return the rank of the first right answer and the average precision of one query; ``vector`` is (1, D)."""
+    labels = market_labels([query], allowed.samples)
     try:
         metrics = market_metrics(
             vector,
@@ -143,19 +181,29 @@ def _score(
 
 
 def read_upload(path: Path) -> Image.Image:
-    """The picture somebody sent, upright and small; DataError in words for them, without our file names."""
+    """Read an uploaded image, turned upright and not larger than needed.
+
+    Args:
+        path: The uploaded file.
+
+    Returns:
+        An RGB image; its longer side has at most ``LONGEST_SIDE`` pixels.
+
+    Raises:
+        DataError: The file is no image, is damaged or is far too large. The message names no file of this machine.
+    """
     try:
         with Image.open(path) as header:
             width, height = header.size
     except UnidentifiedImageError:
-        raise DataError("this file is not a picture in a known format; send a JPEG, PNG, BMP or WebP crop") from None
+        raise DataError("this file is not an image in a known format; send a JPEG, PNG, BMP or WebP crop") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError("this picture is damaged or far too large; send a crop of one person or vehicle") from error
+        raise DataError("this image is damaged or far too large; send a crop of one person or vehicle") from error
     if width * height > MAX_PIXELS:
-        raise DataError(f"this picture has {width} x {height} pixels; send a crop of one person or vehicle")
+        raise DataError(f"this image has {width} x {height} pixels; send a crop of one person or vehicle")
     try:
-        picture = read_image(path)
-        picture.thumbnail((KEPT, KEPT))
-        return picture
+        image = read_image(path)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        return image
     except DataError as error:
         raise DataError(str(error).removeprefix(f"{path}: ").replace(str(path), UPLOADED.name)) from error

@@ -1,8 +1,8 @@
-"""Serving a page to this machine, and nothing but the page.
+"""A web server that serves the page and nothing else.
 
-Requests are held against a short list of addresses a page needs; files have none, and a request may name no
-file but one that was just uploaded.  Answers carry a policy that keeps the browser from asking any other host.
-The server knows nothing of what the page shows.
+Only the addresses on a short list, those that the page needs, are answered. Files have no address, and a request may
+name no file except one that was just uploaded. Every answer carries a policy that keeps the browser from sending
+requests to any other host.
 """
 
 from __future__ import annotations
@@ -29,28 +29,34 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# What the page of the framework asks for.  Left out on purpose: file=, proxy=, stream, info, api docs, monitoring.
-NEEDED = re.compile(
+# The addresses that gradio's page requests. These are left out on purpose: file=, proxy=, stream, info, API
+# documentation, monitoring.
+PAGE_ADDRESSES = re.compile(
     r"/|/(assets|static|svelte)/.+|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?"
     r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|upload|upload_progress|startup-events|theme\.css|cancel|reset)/?"
 )
-POLICY = (
+CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
     " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
+    (b"content-security-policy", CONTENT_POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-JOIN = "/gradio_api/queue/join"  # where the page sends what was pressed, chosen or uploaded
-JOIN_BYTES = 2**20  # uploads come another way, so this is plenty
+EVENT_ADDRESS = "/gradio_api/queue/join"  # the page sends here what a visitor pressed, chose or uploaded
+EVENT_BYTES = 2**20  # plenty, because the content of an upload is sent to another address
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
+    """Whether only this machine can reach ``host``, a host name or an IP address.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+        (True, False)
+    """
     if host == "localhost":
         return True
     try:
@@ -59,12 +65,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class OnlyThePage:
-    """Lets through what the page needs, adds the headers of the policy, and answers 404 to the rest.
+class PageGuard:
+    """An ASGI application in front of another that passes on what the page needs and answers 404 to the rest.
 
-    On a loopback address the Host header must name it too: else a page from elsewhere could reach this one
-    under a name of its own (DNS rebinding).  The framework opens any path or address that a message names as
-    a file, so messages may name files in ``uploads`` only.
+    It adds the headers of the policy to every answer. On a loopback address the Host header must name a loopback
+    address too: otherwise a page of another host could reach this one under a name of its own (DNS rebinding).
+    Gradio opens any path or address that a message names as a file, so messages may only name files in ``uploads``.
+
+    Args:
+        application: The application behind the guard.
+        uploads: The folder in which gradio keeps uploads.
+        local: Whether the server listens on a loopback address.
     """
 
     def __init__(self, application: Application, uploads: Path, local: bool):
@@ -76,12 +87,12 @@ class OnlyThePage:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        known = NEEDED.fullmatch(scope["path"]) and (not self._local or _names_loopback(scope))
-        if known and scope["path"].rstrip("/") == JOIN:
-            body = await _body(receive)
-            known = body is not None and _files_within(body, self._uploads)
-            receive = _again(body or b"", receive)
-        if not known:
+        allowed = PAGE_ADDRESSES.fullmatch(scope["path"]) and (not self._local or _names_loopback(scope))
+        if allowed and scope["path"].rstrip("/") == EVENT_ADDRESS:
+            body = await _read_body(receive)
+            allowed = body is not None and _names_only_files_in(self._uploads, body)
+            receive = _replay(body or b"", receive)
+        if not allowed:
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"not found\n"})
             return
@@ -99,20 +110,20 @@ def _names_loopback(scope: Scope) -> bool:
     return re.sub(r":\d+$", "", host) in LOOPBACK_NAMES
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body of a request; None when it is too long or its sender has gone."""
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the whole body of a request; None when it is too long or the sender is gone."""
     body, more = bytearray(), True
     while more:
         event = await receive()
         body += event.get("body", b"")
-        if event["type"] != "http.request" or len(body) > JOIN_BYTES:
+        if event["type"] != "http.request" or len(body) > EVENT_BYTES:
             return None
         more = event.get("more_body", False)
     return bytes(body)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives a body that was read already, then what comes next."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that first gives a body that was already read, then what comes next."""
     events = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> MutableMapping[str, Any]:
@@ -121,8 +132,8 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _files_within(body: bytes, folder: Path) -> bool:
-    """Whether every file that a message (JSON) names is in ``folder``; a message that is no JSON names none."""
+def _names_only_files_in(folder: Path, body: bytes) -> bool:
+    """Whether every file that a message (JSON) names is in ``folder``; a message that is not JSON names none."""
     try:
         found = [json.loads(body)]
     except ValueError:
@@ -140,10 +151,16 @@ def _files_within(body: bytes, folder: Path) -> bool:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for uploads that only the owner may read, gone when the program ends."""
+    """Make a folder for uploads that only its owner may read, and remove it at the end of the ``with`` block.
+
+    All settings of gradio in the environment are removed, so that none can open what is closed here.
+
+    Yields:
+        The folder.
+    """
     folder = Path(tempfile.mkdtemp(prefix="reid-demo-"))  # 0700
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-        del os.environ[name]  # no setting from outside may open what is closed here
+        del os.environ[name]
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     try:
         yield folder
@@ -152,7 +169,18 @@ def private_folder() -> Iterator[Path]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The socket to serve on; ConfigError when the port is taken or the address is not ours."""
+    """Open the socket to serve on.
+
+    Args:
+        host: The name or address of this machine.
+        port: The port; 0 takes any free one.
+
+    Returns:
+        The listening socket.
+
+    Raises:
+        ConfigError: The port is taken, or the address is not one of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -163,13 +191,13 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"cannot serve on {host}:{port} ({reason}); choose another port: make demo PORT=7861"
+            f"cannot serve on {host}:{port} ({reason}); choose another port: --port 7861, or make demo PORT=7861"
         ) from None
     return listener
 
 
 class _Server(uvicorn.Server):
-    """Says where it can be reached once it can be."""
+    """Prints its address on stdout as soon as a browser can open it."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -181,11 +209,14 @@ class _Server(uvicorn.Server):
 def serve(application: Application, listener: socket.socket, uploads: Path) -> None:
     """Serve until interrupted (SIGINT, SIGTERM); open requests get two seconds to end.
 
-    ``uploads`` is the folder in which the framework keeps what visitors send.
+    Args:
+        application: The page as an ASGI application.
+        listener: The socket of :func:`listen`, which is closed at the end.
+        uploads: The folder in which gradio keeps uploads.
     """
     local = is_loopback(str(listener.getsockname()[0]))
     config = uvicorn.Config(
-        OnlyThePage(application, uploads, local), log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        PageGuard(application, uploads, local), log_level="warning", access_log=False, timeout_graceful_shutdown=2
     )
     try:
         _Server(config).run(sockets=[listener])

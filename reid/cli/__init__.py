@@ -1,21 +1,40 @@
 """The command line: ``reid COMMAND``, the same as ``python -m reid.cli COMMAND``.
 
-Results go to stdout, progress and complaints to stderr.  Exit code 0: done; 1: the data or the run is
-wrong, told in one line (``--debug`` shows the traceback); 2: the command was not understood; 3: ``cameras watch``
-found a camera that drifted; 130: interrupted.
+Results go to stdout, progress and errors to stderr.  The exit code is 0 when the command has done its work, 1 when the
+data or the run are wrong (one line tells why, and ``--debug`` shows the traceback), 2 when the command was not
+understood, 3 when ``reid cameras watch`` found a camera that drifted, and 130 after an interruption.
 
-Each module of this package holds a group of commands in a ``commands`` table that is joined here.
+Each module holds the command that it is named after; the groups ``cameras``, ``index`` and ``weights`` hold several.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from reid.cli import bringing, cameras, comparing, gallery, ingest, making, scoring
+from reid import __version__
+from reid.cli import (
+    calibrate,
+    cameras,
+    diff,
+    embed,
+    evaluate,
+    export,
+    index,
+    ingest,
+    init,
+    search,
+    serve,
+    sweep,
+    synth,
+    train,
+    validate,
+    weights,
+)
+from reid.cli.old_usage import current_usage
 from reid.errors import ReidError
 
 app = typer.Typer(
@@ -23,46 +42,69 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    epilog="--debug with any command shows the traceback of an error.",
+    epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
-for group in (bringing, ingest, making, cameras, comparing, gallery, scoring):
-    app.add_typer(group.commands)
+for module in (
+    init, ingest, synth, validate, train, sweep, calibrate, cameras, embed, index, search, evaluate, diff, serve,
+    weights, export,
+):  # fmt: skip
+    app.add_typer(module.commands)
 
-
-# The kind of every wrong usage, which typer has but does not name.
+# The base class of all errors about usage; typer raises it but does not export it.
 UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 
 
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"reid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Accept the options that stand before a command."""
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    """Run the command line and exit with its code.
+
+    Args:
+        arguments: The words after "reid"; None takes them from ``sys.argv``.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
     try:
-        words = [argument for argument in given if argument != "--debug"]
+        words, hints = current_usage([word for word in words if word != "--debug"])
+        for hint in hints:
+            typer.echo(f"hint: {hint}", err=True)
         code = app(words, prog_name="reid", standalone_mode=False)
     except UsageError as error:
-        _complain(_misuse(error))
+        _show_error(_usage_message(error))
         code = 2
-    except BrokenPipeError:  # whoever read the output has gone; nothing more can be told
+    except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (ReidError, OSError) as error:
         if debug:
             raise
-        _complain(
+        _show_error(
             f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         )
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _misuse(error: Any) -> str:
-    """What is wrong with a command, and where its help is; "" where its help was shown instead."""
+def _usage_message(error: Any) -> str:
+    """Return what is wrong with a command and where its help is; "" where the help was shown instead."""
     message: str = error.format_message().rstrip(". ")
     return f"{message}; see {f'{error.ctx.command_path} ' if error.ctx else ''}--help" if message else ""
 
 
-def _complain(message: str) -> None:
-    """One line on stderr, if there is anything to say."""
+def _show_error(message: str) -> None:
+    """Write one line to stderr, if there is a message."""
     if message:
         typer.echo(f"error: {' '.join(message.split())}", err=True)

@@ -1,4 +1,4 @@
-"""The command that turns a film into crops: ingest."""
+"""``reid ingest``: cut the people out of a video."""
 
 from __future__ import annotations
 
@@ -16,47 +16,65 @@ commands = typer.Typer()
 
 @commands.command(epilog="Example: reid ingest north.mp4 --camera north --out crops/north --fps 5")
 def ingest(
-    video: Annotated[Path, typer.Argument(help="video file, or a folder of pictures, one a frame")],
-    camera: Annotated[str, typer.Option(help="camera that took it")],
-    out: Annotated[Path, typer.Option(help="folder for the crops; one for each video")],
+    video: Annotated[Path, typer.Argument(help="Video file, or a folder with one image for each frame.")],
+    camera: Annotated[str, typer.Option(help="Camera that recorded the video.")],
+    out: Annotated[Path, typer.Option(help="Folder for the crops of this video.")],
     append_to: Annotated[
-        Path | None, typer.Option(help="manifest of an earlier ingest to add the rows to; default: OUT/manifest.csv")
+        Path | None,
+        typer.Option(help="Manifest of an earlier ingest to add the rows to. Default: OUT/manifest.csv."),
     ] = None,
     detector: Annotated[
         str,
-        typer.Option(help="hog, a detector of torchvision, an .onnx file; auto: torchvision's from its cache, or hog"),
+        typer.Option(
+            help="hog, a detector of torchvision, or an .onnx file. auto takes torchvision's if its weights are in"
+            " the cache, else hog."
+        ),
     ] = "auto",
     detector_weights: Annotated[
-        Path | None, typer.Option(help="weights of torchvision's detector; default: from torch's cache")
+        Path | None, typer.Option(help="Weights of torchvision's detector. Default: those in torch's cache.")
     ] = None,
-    every: Annotated[int | None, typer.Option(min=1, help="look at one frame of so many; default: all")] = None,
-    fps: Annotated[float | None, typer.Option(help="or: look at about so many frames a second")] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Search every EVERY-th frame for people. Default: every frame.")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Search about so many frames for each second, instead of --every.")
+    ] = None,
     source_fps: Annotated[
-        float | None, typer.Option(help="frames a second that a folder shows, or a video that does not say it right")
+        float | None,
+        typer.Option(help="Frames per second of a folder, or of a video whose header is wrong or has none."),
     ] = None,
-    start: Annotated[str | None, typer.Option(help="when it began, such as 2024-05-31T16:20:00")] = None,
-    modality: Annotated[Modality, typer.Option(help="light that the camera sees")] = Modality.VISIBLE,
-    min_score: Annotated[float | None, typer.Option(help="least score of a box; default: 0.5, of hog 0.6")] = None,
-    min_height: Annotated[float, typer.Option(help="least height of a box in pixels")] = 64.0,
-    min_track: Annotated[int, typer.Option(help="frames in which a track must be seen")] = 2,
-    max_crops_per_track: Annotated[int, typer.Option(help="crops of a track, spread over it")] = 10,
-    margin: Annotated[float, typer.Option(help="more on each side, in shares of the box")] = 0.0,
+    start: Annotated[str | None, typer.Option(help="When the video begins, such as 2024-05-31T16:20:00.")] = None,
+    modality: Annotated[Modality, typer.Option(help="Light that the camera records.")] = Modality.VISIBLE,
+    min_score: Annotated[
+        float | None, typer.Option(help="Smallest score of a detection. Default: 0.5, for hog 0.6.")
+    ] = None,
+    min_height: Annotated[float, typer.Option(help="Smallest height of a person in pixels.")] = 64.0,
+    min_track: Annotated[int, typer.Option(help="Smallest number of frames that show a track.")] = 2,
+    max_crops_per_track: Annotated[
+        int, typer.Option(help="Most crops of a track. They are spread evenly over it.")
+    ] = 10,
+    margin: Annotated[
+        float, typer.Option(help="Margin to add on each side of a person, as a share of its width or height.")
+    ] = 0.0,
 ) -> None:
-    """Cut the people out of a video and list them in a manifest, with time and track; again: go on after a stop.
+    """Cut the people out of a video, and write a manifest of the crops with time and track.
 
-    Nothing is downloaded and nothing leaves the machine; only you may read the crops.
+    The same command continues after an interruption.  Nothing is downloaded, nothing leaves the machine, and only you
+    can read the crops.
     """
-    from reid.data.video import Settings, open_detector, open_film
+    if not video.exists():
+        raise ConfigError(f"{video}: no such file; expected a video file or a folder of images")
+    from reid.data.video import Settings, open_detector, open_video
     from reid.data.video import ingest as run
     from reid.data.video.ingestion import EPOCH
     from reid.pipeline import progress_bar
 
-    film = open_film(video, source_fps)
+    opened = open_video(video, source_fps)
     finder = open_detector(detector, detector_weights)
     settings = Settings(
         camera=camera,
         modality=modality,
-        every=_every(every, fps, film.rate),
+        every=_every(every, fps, opened.rate),
         start=EPOCH if start is None else _moment(start),
         min_score=finder.min_score if min_score is None else min_score,
         min_height=min_height,
@@ -65,7 +83,7 @@ def ingest(
         margin=margin,
     )
     try:
-        for line in run(film, finder, out, settings, bar=progress_bar, append_to=append_to).lines():
+        for line in run(opened, finder, out, settings, bar=progress_bar, append_to=append_to).lines():
             typer.echo(line)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command continues {out}", err=True)
@@ -73,9 +91,9 @@ def ingest(
 
 
 def _every(every: int | None, fps: float | None, rate: float) -> int:
-    """Which frames to look at, from either way to say it."""
+    """Return which frames to search: every n-th, from either of the two options."""
     if every is not None and fps is not None:
-        raise ConfigError("--every and --fps say the same thing in two ways; give one")
+        raise ConfigError("--every and --fps choose the same thing in two ways; give one")
     if fps is None:
         return every or 1
     if not fps > 0:

@@ -1,78 +1,100 @@
-"""Options that several commands share, and what their words mean.
-
-Nothing here knows a command; nothing heavy is imported before it is needed.
-"""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from reid.errors import ConfigError
-from reid.records import Sample
+from reid.errors import ConfigError, unknown_name
+from reid.old_names import current_fields
+from reid.records import PriorFrom, Sample, UnseenCameraPolicy
 
 if TYPE_CHECKING:
-    from reid.models.calibration import PriorFrom
     from reid.models.checkpoint import Checkpoint
+
+FIELDS = ("camera", "modality", "category")  # fields of a sample that can name its normalization domain
 
 Data = Annotated[
     list[str] | None,
     typer.Option(
-        "--data", help="manifest (CSV, Parquet), a folder with manifest.csv, or a data set's name; repeatable"
+        "--data",
+        help="Manifest (CSV, Parquet), folder with manifest.csv, or name of a published data set. Can be repeated.",
     ),
 ]
-Root = Annotated[Path | None, typer.Option(help="folder of a data set given by name, such as market1501")]
-Weights = Annotated[Path | None, typer.Option(help="weights file; default: the shipped weights")]
-Backbone = Annotated[str | None, typer.Option(help="network of weights that do not say it, such as osnet_x0_25")]
+Root = Annotated[
+    Path | None, typer.Option(help="Folder of a published data set that --data names, such as market1501.")
+]
+Weights = Annotated[Path | None, typer.Option(help="Weights file. Default: the shipped weights.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="Network of weights that do not name it themselves, such as osnet_x0_25.")
+]
 Size = Annotated[
     tuple[int, int] | None,
-    typer.Option(help="height and width in pixels, such as 256 128, instead of the weights' own"),
+    typer.Option(help="Height and width of images in pixels, such as 256 128. Default: those of the weights."),
 ]
 ProfileFiles = Annotated[
-    list[Path] | None, typer.Option("--profiles", help='camera profiles of "reid calibrate"; repeatable')
+    list[Path] | None, typer.Option("--profiles", help='Camera profiles of "reid calibrate". Can be repeated.')
 ]
-Flip = Annotated[bool, typer.Option("--flip", help="embed the mirror image too and average: slower, scores more")]
+Flip = Annotated[
+    bool,
+    typer.Option("--flip", help="Embed the mirror image too and take the mean: twice as slow, slightly better."),
+]
 Unseen = Annotated[
     str | None,
     typer.Option(
         "--unseen-camera",
-        help="camera the weights do not know: error (default), calibrate on split train, prior, nearest or mixture",
+        help="What to do with a camera that the weights do not know: error (default), calibrate on the crops of split"
+        " train, prior, nearest or mixture.",
     ),
 ]
-PriorSource = Annotated[
+DomainFields = Annotated[
     str,
     typer.Option(
-        "--prior-from", help="where these are from: cameras (the others of its modality) or network (its own)"
+        "--by", help='Fields that name a camera together, such as "category/camera". Default: those of the weights.'
     ),
 ]
-UNSEEN = ("error", "calibrate", "prior", "nearest", "mixture")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def finite(value: float | None) -> float | None:
-    """A number of an option, which is no "nan" and no "inf": bounds alone let these pass."""
+    """Refuse "nan" and "inf" as the number of an option, which its bounds let pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value:g} is not a finite number")
     return value
 
 
-def prior_source(prior: float, source: str) -> PriorFrom:
-    """Where the images of ``--prior`` are from, by ``--prior-from``."""
-    from reid.errors import unknown_name
-    from reid.models.calibration import PriorFrom
+Prior = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        callback=finite,
+        help="Shrink each camera's statistics toward the prior, as if the prior were PRIOR more images.",
+    ),
+]
+PriorSource = Annotated[
+    str,
+    typer.Option(
+        "--prior-from",
+        help="The prior: cameras (the other cameras of the same modality) or network (the network's own statistics).",
+    ),
+]
 
+
+def prior_source(prior: float, source: str) -> PriorFrom:
+    """Check the value of ``--prior-from``, which needs ``--prior``."""
     if source not in get_args(PriorFrom):
         raise ConfigError(unknown_name("--prior-from", source, get_args(PriorFrom)))
     if source == "network" and not prior:
-        raise ConfigError("--prior-from network: says nothing without --prior, how many images the network counts for")
-    return cast("PriorFrom", source)
+        raise ConfigError("--prior-from network: changes nothing without --prior, how many images the network counts")
+    return cast(PriorFrom, source)
 
 
 def data_specs(data: list[str] | None) -> list[str]:
-    """What to read: ``data``, or the sites of the default street, made now if it is not there."""
+    """Return what to read: ``data``, or the manifests of the synthetic street, which is drawn if it is missing."""
     if data:
         if len(set(data)) != len(data):
             raise ConfigError(f"--data: the same data is named twice: {', '.join(data)}")
@@ -83,15 +105,15 @@ def data_specs(data: list[str] | None) -> list[str]:
     return [str(path) for path in make_street(DEFAULT_DATA, StreetPlan())]
 
 
-def read_samples(data: list[str] | None, root: Path | None) -> tuple[Sample, ...]:
-    """The samples of all ``data``, or of the default street."""
-    from reid.pipeline import read_all
+def samples_of(data: list[str] | None, root: Path | None) -> tuple[Sample, ...]:
+    """Read the samples of all ``data``, or of the synthetic street."""
+    from reid.pipeline import read_samples
 
-    return read_all(data_specs(data), root)
+    return read_samples(*data_specs(data), root=root)
 
 
-def settings_of(rules: list[str] | None) -> dict[str, str]:
-    """The KEY=VALUE pairs of ``--rule`` as a dict."""
+def rule_settings(rules: list[str] | None) -> dict[str, str]:
+    """Read the KEY=VALUE pairs of ``--rule``."""
     pairs = [rule.partition("=") for rule in rules or ()]
     for key, equals, value in pairs:
         if not (key and equals and value):
@@ -99,17 +121,20 @@ def settings_of(rules: list[str] | None) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def unseen_policy(value: str | None, default: str = "error") -> Any:
-    """What a camera gets that the weights do not know: ``value``, or ``default`` where none is given."""
-    from reid.errors import unknown_name
-
-    if value is not None and value not in UNSEEN:
-        raise ConfigError(unknown_name("--unseen-camera", value, UNSEEN))
-    return value or default
+def unseen_policy(value: str | None, default: UnseenCameraPolicy = UnseenCameraPolicy.ERROR) -> UnseenCameraPolicy:
+    """Read the value of ``--unseen-camera``; ``default`` where it is not given."""
+    if value is not None and value not in list(UnseenCameraPolicy):
+        raise ConfigError(unknown_name("--unseen-camera", value, UnseenCameraPolicy))
+    return UnseenCameraPolicy(value) if value else default
 
 
-def meet(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: str | None, default: str = "error") -> Checkpoint:
-    """The checkpoint with what ``--unseen-camera`` (``default`` where it is not given) says of its unknown cameras."""
+def for_cameras_of(
+    samples: Sequence[Sample],
+    checkpoint: Checkpoint,
+    unseen: str | None,
+    default: UnseenCameraPolicy = UnseenCameraPolicy.ERROR,
+) -> Checkpoint:
+    """Prepare a checkpoint for the cameras of some samples, as ``--unseen-camera`` asks."""
     from reid.pipeline import with_unseen_cameras
 
     check_cameras(checkpoint, unseen)
@@ -117,8 +142,8 @@ def meet(checkpoint: Checkpoint, samples: Sequence[Sample], unseen: str | None, 
 
 
 def check_cameras(checkpoint: Checkpoint, unseen: str | None) -> None:
-    """Refuse ``--unseen-camera`` for weights that know no cameras, for it would change nothing."""
-    if unseen not in (None, "error") and not checkpoint.domain_fields:
+    """Refuse ``--unseen-camera`` for weights without statistics per camera, because it would change nothing."""
+    if unseen not in (None, UnseenCameraPolicy.ERROR) and not checkpoint.domain_fields:
         raise ConfigError(
             f"--unseen-camera {unseen}: {checkpoint.source} keeps no statistics per camera, so none is unknown to it;"
             ' leave it out, or run "reid calibrate" on crops of each camera and pass --profiles'
@@ -126,16 +151,19 @@ def check_cameras(checkpoint: Checkpoint, unseen: str | None) -> None:
 
 
 def stopped(folder: Path, error: OSError) -> str:
-    """Why work in ``folder`` stopped, such as a full disk, and how it goes on."""
+    """Return one line about an error that stopped the work in ``folder``, such as a full disk."""
     return f"{error.filename or folder}: {error.strerror or error}; mend that, then the same command continues {folder}"
 
 
-def parsed_domain_fields(by: str) -> tuple[str, ...]:
-    """The fields of a sample that ``by`` names, as in "domain/camera"."""
-    from reid.errors import unknown_name
+def parse_domain_fields(by: str) -> tuple[str, ...]:
+    """Read the fields of ``--by``.
 
-    fields = tuple(part for part in by.split("/") if part)
+    Example:
+        >>> parse_domain_fields("category/camera")
+        ('category', 'camera')
+    """
+    fields = current_fields(part for part in by.split("/") if part)
     for name in fields:
-        if name not in ("camera", "modality", "domain"):
-            raise ConfigError(unknown_name("field of --by", name, ("camera", "modality", "domain")))
+        if name not in FIELDS:
+            raise ConfigError(unknown_name("field of --by", name, FIELDS))
     return fields

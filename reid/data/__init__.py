@@ -1,1 +1,1 @@
-"""From files to tensors: manifests and protocols, pictures, transforms, loading, sampling."""
+"""Turn files into tensors: manifests, protocols, images, transforms, loading and sampling."""

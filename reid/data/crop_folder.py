@@ -1,8 +1,7 @@
-"""Somebody's folder of crops becomes a manifest: labels are read from where the pictures lie and what they are called.
+"""Turn a folder of crops into a manifest: labels are read from the paths of the images.
 
-Known without help are ``camera/identity/*``, ``identity/*`` and a folder of pictures nobody labelled; anything
-else is told by a pattern.  This module reads names only: it opens no picture, and it cannot know whether two
-folders called 7 in two cameras show the same person, so it says what it took for granted.
+Three layouts are known without help: ``camera/identity/*``, ``identity/*``, and images without labels.  A pattern
+describes any other layout.  Only names are read, no image is opened.
 """
 
 from __future__ import annotations
@@ -21,83 +20,119 @@ from reid.old_names import current_fields
 from reid.records import Modality, Sample, Split
 
 MANIFEST = "manifest.csv"
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 FIELDS = ("camera", "identity", "time", "modality", "category", "split")
-LAYOUTS = ("*", "{identity}/*", "{camera}/{identity}/*")  # by how many folders a picture lies in
+LAYOUTS = ("*", "{identity}/*", "{camera}/{identity}/*")  # by the number of folders above an image
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a folder turned out to hold: the manifest's rows, the pattern they were read by, files left out."""
+class InitResult:
+    """What :func:`init_manifest` or :func:`init_protocol` found and wrote.
+
+    Args:
+        manifest: The file that was written.
+        samples: Its rows.
+        pattern: The pattern or protocol by which the names were read.
+        other_files: How many files below the folder are not images.
+    """
 
     manifest: Path
     samples: tuple[Sample, ...]
     pattern: str
-    others: int
+    other_files: int
 
     def lines(self) -> list[str]:
-        """The findings for the user, one a line."""
-        pictures = list({sample.path: sample for sample in self.samples}.values())
-        identities = {(s.category, s.identity) for s in pictures if s.identity}
+        """Describe the result for the user, one finding a line."""
+        images = list({sample.path: sample for sample in self.samples}.values())
+        identities = {(s.category, s.identity) for s in images if s.identity}
         queries = sum(sample.split is Split.QUERY for sample in self.samples)
         lines = [
-            f"{self.manifest}: {len(pictures)} pictures, read as {self.pattern}",
+            f"{self.manifest}: {len(images)} images, read as {self.pattern}",
             f"identities: {len(identities) or 'unknown'}",
-            f"cameras: {_counts(s.camera for s in pictures) or 'unknown'}",
+            f"cameras: {_counts(s.camera for s in images) or 'unknown'}",
             f"queries: {queries}",
         ]
-        if self.others:
-            lines.append(f"left out: {self.others} files that are not pictures")
-        return lines + _doubts(pictures)
+        if self.other_files:
+            lines.append(f"left out: {self.other_files} files that are not images")
+        return lines + _limitations(images)
 
 
 def init_manifest(
     folder: Path, pattern: str | None = None, *, category: str = "person", overwrite: bool = False
-) -> Found:
-    """Write ``folder``/manifest.csv from the names of the pictures below it, and say what was found.
+) -> InitResult:
+    """Write ``folder``/manifest.csv from the names of the images below a folder.
 
-    ``pattern`` is matched with each path relative to ``folder``: {camera}, {identity}, {time}, {modality},
-    {category} and {split} are read, * is anything, neither goes beyond a "/", as in
-    "{camera}/{identity}_{time}.jpg".  Without {split} every picture is of the gallery, and the first of each
-    identity in each camera is a query too, if another camera (where cameras are unknown: another picture)
-    shows the identity.  Raises DataError for a picture that the pattern does not fit; nothing is written then.
+    Without {split} in the pattern every image belongs to the gallery.  The first image of each identity in each camera
+    is a query too, if another camera shows the identity; where cameras are unknown, another image is enough.
+
+    Args:
+        folder: The folder with the images.
+        pattern: Matched with each path relative to ``folder``, such as "{camera}/{identity}_{time}.jpg".  The fields
+            {camera}, {identity}, {time}, {modality}, {category} and {split} are read; * matches anything; neither
+            goes beyond a "/".  None chooses one of the known layouts.
+        category: What the crops show, where the pattern does not say it.
+        overwrite: Replace an existing manifest.
+
+    Returns:
+        What was found.
+
+    Raises:
+        DataError: There are no images, the pattern does not match one of them, or the manifest exists.  Nothing is
+            written then.
     """
-    manifest = _free(folder / MANIFEST, overwrite)
+    manifest = _new_manifest(folder / MANIFEST, overwrite)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one with pictures of people or vehicles")
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
-    pictures = [path for path in files if path.suffix.lower() in PICTURES]
-    if not pictures:
-        raise DataError(f"{folder}: no pictures in it; expected files that end in {', '.join(sorted(PICTURES))}")
-    pattern = pattern or _layout(folder, pictures)
-    samples = list(_samples(folder, pictures, pattern, category))
+        raise DataError(f"{folder}: no such folder; expected one with images of people or vehicles")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise DataError(f"{folder}: no images in it; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    pattern = pattern or _find_layout(folder, images)
+    samples = list(_read_samples(folder, images, pattern, category))
     if "{split}" not in pattern:
-        samples += _queries(samples)
+        samples += _choose_queries(samples)
     write_manifest(samples, manifest)
-    others = len(files) - len(pictures) - (manifest in files)
-    return Found(manifest, tuple(samples), pattern, others)
+    other_files = len(files) - len(images) - (manifest in files)
+    return InitResult(manifest, tuple(samples), pattern, other_files)
 
 
-def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> Found:
-    """Write the manifest of a published data set that lies in ``folder``, to train on it; say what was found.
+def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> InitResult:
+    """Write the manifest of a published data set that lies in a folder.
 
-    ``protocol`` is its name, with choices as in "regdb:trial=3": then the file is called manifest-trial-3.csv.
+    Args:
+        folder: The folder of the data set.
+        protocol: Its name, with choices as in "regdb:trial=3"; then the file is called manifest-trial-3.csv.
+        overwrite: Replace an existing manifest.
+
+    Returns:
+        What was found.
+
+    Raises:
+        DataError: The data set is unknown or not complete, or the manifest exists.
     """
     choices = re.sub(r"[^a-z0-9]+", "-", protocol.partition(":")[2].lower()).strip("-")
-    manifest = _free(folder / (f"manifest-{choices}.csv" if choices else MANIFEST), overwrite)
+    manifest = _new_manifest(folder / (f"manifest-{choices}.csv" if choices else MANIFEST), overwrite)
     samples = read_data(protocol, folder)
     write_manifest(samples, manifest)
-    return Found(manifest, samples, protocol, 0)
+    return InitResult(manifest, samples, protocol, 0)
 
 
-def _free(manifest: Path, overwrite: bool) -> Path:
+def _new_manifest(manifest: Path, overwrite: bool) -> Path:
     if manifest.exists() and not overwrite:
         raise DataError(f"{manifest} is there already; use it, or allow it to be written anew (--force)")
     return manifest
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern as :func:`init_manifest` describes it."""
+    """Compile a pattern of :func:`init_manifest` to a regular expression.
+
+    Raises:
+        DataError: A field is unknown.
+
+    Example:
+        >>> compile_pattern("{camera}/{identity}_*.jpg").fullmatch("door/anna_1.jpg").groupdict()
+        {'camera': 'door', 'identity': 'anna'}
+    """
     parts: list[str] = []
     for part in re.split(r"(\{[^{}]*\}|\*)", pattern):
         (name,) = current_fields([part[1:-1]])
@@ -108,64 +143,64 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         elif name not in FIELDS:
             raise DataError(f"pattern {pattern}: {unknown_name('field', name, FIELDS)}")
         else:
-            again = f"(?P<{name}>" in "".join(parts)  # a field that stands twice must say the same twice
-            parts.append(f"(?P={name})" if again else f"(?P<{name}>[^/]+?)")
+            repeated = f"(?P<{name}>" in "".join(parts)  # a repeated field must have the same value each time
+            parts.append(f"(?P={name})" if repeated else f"(?P<{name}>[^/]+?)")
     return re.compile("".join(parts))
 
 
-def _hidden(path: Path, folder: Path) -> bool:
+def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _layout(folder: Path, pictures: Sequence[Path]) -> str:
-    """The layout that all pictures share, by how deep they lie."""
+def _find_layout(folder: Path, images: Sequence[Path]) -> str:
+    """Choose the layout by the number of folders above the images, which must be the same for all."""
     examples: dict[int, Path] = {}
-    for path in pictures:
+    for path in images:
         examples.setdefault(len(path.relative_to(folder).parts) - 1, path)
     if len(examples) == 1 and (depth := next(iter(examples))) < len(LAYOUTS):
         return LAYOUTS[depth]
     shown = ", ".join(path.relative_to(folder).as_posix() for _, path in sorted(examples.items()))
     raise DataError(
-        f"{folder}: expected all pictures as camera/identity/*.jpg or identity/*.jpg, found {shown};"
+        f"{folder}: expected all images as camera/identity/*.jpg or identity/*.jpg, found {shown};"
         ' give a pattern such as "{camera}/{identity}_{time}.jpg"'
     )
 
 
-def _samples(folder: Path, pictures: Sequence[Path], pattern: str, category: str) -> Iterator[Sample]:
+def _read_samples(folder: Path, images: Sequence[Path], pattern: str, category: str) -> Iterator[Sample]:
     expression = compile_pattern(pattern)
-    names = [path.relative_to(folder).as_posix() for path in pictures]
+    names = [path.relative_to(folder).as_posix() for path in images]
     matches = [expression.fullmatch(name) for name in names]
-    strangers = [name for name, match in zip(names, matches, strict=True) if match is None]
-    if strangers:
+    misnamed = [name for name, match in zip(names, matches, strict=True) if match is None]
+    if misnamed:
         raise DataError(
-            f"{folder}: {strangers[0]} is not named like {pattern} ({len(strangers)} of {len(names)} pictures are"
+            f"{folder}: {misnamed[0]} is not named like {pattern} ({len(misnamed)} of {len(names)} images are"
             ' not); "*" in a pattern stands for anything'
         )
-    for path, match in zip(pictures, matches, strict=True):
+    for path, match in zip(images, matches, strict=True):
         if match is not None:
-            yield _sample(path, {"category": category, **match.groupdict()})
+            yield _read_sample(path, {"category": category, **match.groupdict()})
 
 
-def _sample(path: Path, fields: Mapping[str, str]) -> Sample:
+def _read_sample(path: Path, fields: Mapping[str, str]) -> Sample:
     return Sample(
         path=path,
         identity=fields.get("identity", ""),
         camera=fields.get("camera", ""),
-        modality=Modality(_known(path, "modality", fields.get("modality", Modality.VISIBLE), Modality)),
+        modality=Modality(_known_name(path, "modality", fields.get("modality", Modality.VISIBLE), Modality)),
         category=fields["category"],
-        split=Split(_known(path, "split", fields.get("split", Split.GALLERY), Split)),
-        time=_time(path, fields["time"]) if "time" in fields else None,
+        split=Split(_known_name(path, "split", fields.get("split", Split.GALLERY), Split)),
+        time=_parse_time(path, fields["time"]) if "time" in fields else None,
     )
 
 
-def _known(path: Path, kind: str, name: str, names: type[Modality] | type[Split]) -> str:
+def _known_name(path: Path, field: str, name: str, names: type[Modality] | type[Split]) -> str:
     if name not in list(names):
-        raise DataError(f"{path}: {unknown_name(kind, name, [str(one) for one in names])}")
+        raise DataError(f"{path}: {unknown_name(field, name, [str(known) for known in names])}")
     return name
 
 
-def _time(path: Path, text: str) -> datetime:
-    """ISO 8601, or year to second in fourteen digits with anything between them."""
+def _parse_time(path: Path, text: str) -> datetime:
+    """Parse ISO 8601, or the fourteen digits from year to second with anything between them."""
     digits = re.sub(r"\D", "", text)
     try:
         return datetime.strptime(digits, "%Y%m%d%H%M%S") if len(digits) == 14 else datetime.fromisoformat(text)
@@ -176,39 +211,39 @@ def _time(path: Path, text: str) -> datetime:
         ) from None
 
 
-def _queries(samples: Sequence[Sample]) -> list[Sample]:
-    """The first picture of each identity in each camera, as a query, where it has a right answer."""
+def _choose_queries(samples: Sequence[Sample]) -> list[Sample]:
+    """Make the first image of each identity in each camera a query, where it has a right answer."""
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.identity:
             groups[sample.category, sample.identity].append(sample)
-    found = []
+    queries = []
     for group in groups.values():
         firsts = {sample.camera: sample for sample in reversed(group)}
-        answered = len(group) > 1 if set(firsts) == {""} else len(firsts) > 1
-        found += [replace(sample, split=Split.QUERY) for sample in reversed(firsts.values()) if answered]
-    return found
+        has_answer = len(group) > 1 if set(firsts) == {""} else len(firsts) > 1
+        queries += [replace(sample, split=Split.QUERY) for sample in reversed(firsts.values()) if has_answer]
+    return queries
 
 
-def _counts(labels: Iterator[str]) -> str:
-    """ "a (12), b (7)": each label with how many pictures it has; "" where there are none."""
-    counts = Counter(labels)
+def _counts(names: Iterator[str]) -> str:
+    """List each name with its number of images, as in "a (12), b (7)"; "" where no name is known."""
+    counts = Counter(names)
     unknown = counts.pop("", 0)
-    told = [f"{name} ({number})" for name, number in sorted(counts.items())]
-    return ", ".join([*told, *([f"unknown ({unknown})"] if told and unknown else [])])
+    known = [f"{name} ({number})" for name, number in sorted(counts.items())]
+    return ", ".join([*known, *([f"unknown ({unknown})"] if known and unknown else [])])
 
 
-def _doubts(pictures: Sequence[Sample]) -> list[str]:
-    """What a user should know before trusting the manifest."""
+def _limitations(images: Sequence[Sample]) -> list[str]:
+    """Say what cannot be done with the manifest because labels are missing."""
     cameras: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for sample in pictures:
+    for sample in images:
         if sample.identity:
             cameras[sample.category, sample.identity].add(sample.camera)
-    doubts = []
-    if all(not sample.camera for sample in pictures):
-        doubts.append("cameras are unknown: nothing can be calibrated by camera; name them by a pattern")
-    elif cameras and all(len(seen) == 1 for seen in cameras.values()):
-        doubts.append("no identity is seen by two cameras: nothing can be scored across cameras")
+    lines = []
+    if all(not sample.camera for sample in images):
+        lines.append("cameras are unknown: nothing can be calibrated by camera; name them by a pattern")
+    elif cameras and all(len(names) == 1 for names in cameras.values()):
+        lines.append("no identity is seen by two cameras: nothing can be scored across cameras")
     if not cameras:
-        doubts.append("identities are unknown: search and calibration work, nothing can be scored")
-    return doubts
+        lines.append("identities are unknown: search and calibration work, nothing can be scored")
+    return lines

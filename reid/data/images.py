@@ -1,7 +1,4 @@
-"""Reading picture files: whole, upright, RGB, or one clear error.
-
-Knows file formats only; sizes, colours and labels are other modules' business.
-"""
+"""Read image files: complete, upright and in RGB, or as an error of one line."""
 
 from __future__ import annotations
 
@@ -18,30 +15,39 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 
 
 def read_image(path: Path) -> Image.Image:
-    """The picture at ``path``, decoded, turned as its EXIF orientation says, in mode RGB.
+    """Read an image file.
 
-    16-bit grey pictures (thermal cameras) are scaled from 0..65535 to 0..255; transparency is
-    dropped.  A missing, empty, damaged or cut-off file is a :class:`DataError`.
+    The image is turned as its EXIF orientation asks.  16-bit grey images, as thermal cameras deliver them, are scaled
+    from 0..65535 to 0..255.  Transparency is dropped.
+
+    Args:
+        path: The file: JPEG, PNG, BMP, WebP, TIFF, or what else Pillow reads.
+
+    Returns:
+        The decoded image in mode RGB.
+
+    Raises:
+        DataError: The file is missing, empty, damaged, incomplete, too large, or not an image.
     """
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"{path}: the picture is an empty file; copy or download it again")
+            raise DataError(f"{path}: the image is an empty file; copy or download it again")
         with Image.open(path) as image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), path)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such picture") from None
+        raise DataError(f"{path}: no such image") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: expected a picture, got a folder") from None
+        raise DataError(f"{path}: expected an image, got a folder") from None
     except PermissionError:
-        raise DataError(f"{path}: no permission to read the picture") from None
+        raise DataError(f"{path}: no permission to read the image") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not a picture in a known format (JPEG, PNG, BMP, WebP, ...)") from None
+        raise DataError(f"{path}: not an image in a known format (JPEG, PNG, BMP, WebP, ...)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path}: the picture is far too large for a crop; cut out the person or vehicle") from error
+        raise DataError(f"{path}: the image is far too large for a crop; cut out the person or vehicle") from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: the picture is damaged or cut off ({reason}); copy or download it again") from error
+        raise DataError(f"{path}: the image is damaged or cut off ({reason}); copy or download it again") from error
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -50,10 +56,10 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode.startswith("I"):  # Pillow's own conversion of 16-bit grey clips at 255
         values = np.asarray(image, dtype=np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{path}: pixel values go beyond 16 bits; convert the picture to 8 or 16 bits")
+            raise DataError(f"{path}: pixel values go beyond 16 bits; convert the image to 8 or 16 bits")
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
-        raise DataError(f"{path}: floating-point pixels have no agreed range; convert the picture to 8 or 16 bits")
+        raise DataError(f"{path}: floating-point pixels have no agreed range; convert the image to 8 or 16 bits")
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette with transparency warns when it goes to RGB directly
     return image.convert("RGB")

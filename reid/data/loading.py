@@ -1,7 +1,4 @@
-"""From samples to batches a network can read.
-
-Knows pictures, transforms and the names of normalization domains; it knows no network.
-"""
+"""Read the crops of samples as batches that a network can use."""
 
 from __future__ import annotations
 
@@ -30,8 +27,10 @@ _SHOWN_NAMES = 12
 class Batch:
     """Images ready for a network.
 
-    ``images`` (B, 3, H, W) float32, normalised; ``domain`` (B,) int64, index of each image's
-    normalization domain, or None where the network has none; ``samples`` the B records.
+    Args:
+        images: (B, 3, H, W) float32, normalised.
+        domain: (B,) int64, the index of each image's normalization domain; None where the network has no domains.
+        samples: The B records.
     """
 
     images: Tensor
@@ -42,9 +41,27 @@ class Batch:
 def domain_indices(
     samples: Sequence[Sample], domain_fields: Sequence[str], domains: Sequence[str], unknown_domain: int | None = None
 ) -> Tensor:
-    """int64 (N,): place in ``domains`` of each sample's ``label_of(sample, by)``; zeros for ``domain_fields`` ().
+    """Find the index of each sample's normalization domain.
 
-    A label that is not in ``domains`` is ``unknown_domain`` or, without one, a :class:`ConditionError`.
+    Args:
+        samples: N samples.
+        domain_fields: Fields of a sample that name its domain; none of them means that all samples share domain 0.
+        domains: Names of the domains in the order of their indices.
+        unknown_domain: The index for a domain that is not in ``domains``; None makes such a domain an error.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ConditionError: A domain is not in ``domains``, and ``unknown_domain`` is None.
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples = [Sample(Path("1.jpg"), camera="yard"), Sample(Path("2.jpg"), camera="door")]
+        >>> domain_indices(samples, ("camera",), ("door", "yard")).tolist()
+        [1, 0]
+        >>> domain_indices(samples, ("camera",), ("door",), unknown_domain=-1).tolist()
+        [-1, 0]
     """
     if not domain_fields:
         return torch.zeros(len(samples), dtype=torch.int64)
@@ -57,19 +74,19 @@ def domain_indices(
         return torch.tensor([index[domain_of(sample, domain_fields)] for sample in samples], dtype=torch.int64)
     except KeyError:
         first = next(sample for sample in samples if domain_of(sample, domain_fields) not in index)
-        raise ConditionError(_unknown_domain(first, domain_fields, domains)) from None
+        raise ConditionError(_unknown_domain_message(first, domain_fields, domains)) from None
 
 
-def _unknown_domain(sample: Sample, domain_fields: Sequence[str], domains: Sequence[str]) -> str:
-    kind, label = "/".join(domain_fields), domain_of(sample, domain_fields)
+def _unknown_domain_message(sample: Sample, domain_fields: Sequence[str], domains: Sequence[str]) -> str:
+    fields, name = "/".join(domain_fields), domain_of(sample, domain_fields)
     known = ", ".join(domains[:_SHOWN_NAMES]) + (
         f", ... ({len(domains)} in all)" if len(domains) > _SHOWN_NAMES else ""
     )
     if "camera" in domain_fields and not sample.camera:
-        return f"{sample.path}: the camera is empty, but these weights normalize by {kind}; known: {known}"
+        return f"{sample.path}: the camera is empty, but these weights normalize by {fields}; known: {known}"
     return (
-        f'{kind} "{label}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
-        f"or pass --unseen-camera prior, nearest or mixture where a command has it (first seen at {sample.path})"
+        f'{fields} "{name}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
+        f"or pass --unseen-camera prior, nearest or mixture where a command has it (first found at {sample.path})"
     )
 
 
@@ -83,35 +100,64 @@ def load_batches(
     workers: int = 0,
     unknown_domain: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches in the order of ``samples``, the last one as short as it comes.
+    """Read samples in batches, in their order.
 
-    ``workers`` threads decode ahead (0: none, in the caller's thread); two batches are held at
-    most beside the one in use.  ``domain_fields`` () leaves the condition None; ``unknown_domain`` as in
-    :func:`domain_indices`.  Labels are checked before the first picture is read.
+    The domains of all samples are checked before the first image is read.
+
+    Args:
+        samples: The samples to read.
+        transform: The image preparation of the network.
+        domain_fields: Fields of a sample that name its domain; without them ``Batch.domain`` is None.
+        domains: Names of the domains, as in :func:`domain_indices`.
+        batch_size: Images in a batch; the last batch may have fewer.
+        workers: Threads that decode ahead; 0 decodes in the caller's thread.  At most two batches are held beside the
+            one in use.
+        unknown_domain: The index for an unknown domain, as in :func:`domain_indices`.
+
+    Returns:
+        An iterator over the batches.
+
+    Raises:
+        ConfigError: ``batch_size`` is below 1.
+        ConditionError: A domain is unknown, and ``unknown_domain`` is None.
+        DataError: An image cannot be read; raised when its batch is due.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
-    condition = domain_indices(samples, domain_fields, domains, unknown_domain) if domain_fields else None
-    return _batches(samples, transform, condition, batch_size, workers)
+    domain = domain_indices(samples, domain_fields, domains, unknown_domain) if domain_fields else None
+    return _batches(samples, transform, domain, batch_size, workers)
 
 
 def _batches(
-    samples: Sequence[Sample], transform: EvaluationTransform, condition: Tensor | None, batch_size: int, workers: int
+    samples: Sequence[Sample], transform: EvaluationTransform, domain: Tensor | None, batch_size: int, workers: int
 ) -> Iterator[Batch]:
-    with closing(_crops(samples, transform, workers, ahead=2 * batch_size)) as crops:
+    with closing(_read_crops(samples, transform, workers, ahead=2 * batch_size)) as crops:
         for start in range(0, len(samples), batch_size):
             rows = slice(start, start + batch_size)
             images = torch.stack(list(islice(crops, batch_size)))  # (B, 3, H, W) uint8
-            labels = None if condition is None else condition[rows]
-            yield Batch(transform.normalise(images), labels, tuple(samples[rows]))
+            batch_domain = None if domain is None else domain[rows]
+            yield Batch(transform.normalise(images), batch_domain, tuple(samples[rows]))
 
 
 def load_crops(
     samples: Sequence[Sample], transform: EvaluationTransform, *, workers: int = 0, progress: Progress | None = None
 ) -> Tensor:
-    """All samples in memory: uint8 (N, 3, H, W), resized but not normalised, 24 KiB each at 128 x 64."""
+    """Read all samples into memory, resized but not normalised.
+
+    Args:
+        samples: N samples.
+        transform: Gives the height and the width.
+        workers: Threads that decode ahead; 0 decodes in the caller's thread.
+        progress: Called with 1 after each image.
+
+    Returns:
+        (N, 3, H, W) uint8; an image of 128 x 64 pixels takes 24 KiB.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
     crops = torch.empty((len(samples), 3, transform.height, transform.width), dtype=torch.uint8)
-    with closing(_crops(samples, transform, workers, ahead=128)) as source:
+    with closing(_read_crops(samples, transform, workers, ahead=128)) as source:
         for row, crop in enumerate(source):
             crops[row] = crop
             if progress is not None:
@@ -119,8 +165,10 @@ def load_crops(
     return crops
 
 
-def _crops(samples: Iterable[Sample], transform: EvaluationTransform, workers: int, ahead: int) -> Generator[Tensor]:
-    """uint8 (3, H, W) of each sample in order, at most ``ahead`` decoded before they are asked for."""
+def _read_crops(
+    samples: Iterable[Sample], transform: EvaluationTransform, workers: int, ahead: int
+) -> Generator[Tensor]:
+    """Yield each sample's crop, (3, H, W) uint8, in order; decode at most ``ahead`` crops before they are used."""
 
     def load(sample: Sample) -> Tensor:
         return transform.resize(read_image(sample.path))
@@ -129,7 +177,7 @@ def _crops(samples: Iterable[Sample], transform: EvaluationTransform, workers: i
         for sample in samples:
             yield load(sample)
         return
-    # Threads, not processes: Pillow decodes and resizes without the interpreter lock.
+    # Threads are enough: Pillow decodes and resizes without the interpreter lock.
     pool = ThreadPoolExecutor(workers, thread_name_prefix="reid-load")
     try:
         source = iter(samples)

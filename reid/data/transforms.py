@@ -1,7 +1,7 @@
-"""From a picture to the numbers a network reads: one transform to train, one to evaluate.
+"""Turn images into the input of a network: one transform for evaluation, one for training.
 
-The evaluation transform is saved with the weights.  The training transform draws its random
-numbers for a whole batch at once and applies them to it; neither knows labels or files.
+The evaluation transform is saved with the weights.  The training transform draws the random numbers of a whole batch at
+once and then applies them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,29 @@ INTERPOLATIONS = {
 }
 LUMA: Triple = (0.299, 0.587, 0.114)  # ITU-R BT.601: the grey of Pillow and torchvision
 
-_IMAGES_AT_ONCE = 16  # small enough to stay in the cache: 5 times quicker than a batch of 96 in one go
+_IMAGES_AT_ONCE = 16  # so few images stay in the processor cache: 5 times faster than a batch of 96 at once
 
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize to (height, width) pixels, then (value / 255 - mean) / std for each of R, G, B.
+    """Resize an image and scale its values to (value / 255 - mean) / std.
 
-    ``flip``: a picture and its mirror image are embedded, and the mean of both vectors stands for it.
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        mean: Subtracted from R, G and B, in units of 0..1.
+        std: Divides R, G and B, in units of 0..1.
+        interpolation: A key of ``INTERPOLATIONS``.
+        flip: Embed the image and its mirror image, and use the mean of the two vectors.
+
+    Raises:
+        ConfigError: A value is out of range.
+
+    Example:
+        >>> transform = EvaluationTransform(height=4, width=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> pixels = transform.resize(Image.new("RGB", (20, 40), (255, 0, 0)))
+        >>> transform.normalise(pixels[None])[0, :, 0, 0].tolist()
+        [1.0, -1.0, -1.0]
     """
 
     height: int = 256
@@ -59,27 +74,27 @@ class EvaluationTransform:
             raise ConfigError(f"transform: expected a std above 0, got {self.std}")
 
     def resize(self, image: Image.Image) -> Tensor:
-        """An RGB picture as uint8 (3, height, width)."""
+        """Resize an RGB image; return (3, height, width) uint8."""
         size = (self.width, self.height)
         if image.size != size:
             image = image.resize(size, INTERPOLATIONS[self.interpolation])
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8 or float32 in 0..255, as the network's float32 (B, 3, H, W)."""
-        # One pass instead of three: x / (255 std) - mean / std.
+        """Scale images (B, 3, H, W), uint8 or float32 in 0..255, to the network's input (B, 3, H, W) float32."""
+        # As x / (255 std) - mean / std the formula needs fewer passes over the memory.
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         scale, shift = 1 / (255 * std), mean / std
         return images.to(torch.float32, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, fit for JSON; without ``flip`` where it is not done, as in older files."""
+        """Return numbers, strings and lists that JSON can hold; ``flip`` is left out when false, as in older files."""
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return values if self.flip else {key: value for key, value in values.items() if key != "flip"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationTransform:
-        """The transform whose :meth:`to_dict` is ``values``; absent keys take their defaults."""
+        """Build the transform that :meth:`to_dict` described; missing keys take their defaults."""
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -89,13 +104,19 @@ class EvaluationTransform:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The random numbers of one batch of B images; row i is image i's.
+class RandomNumbers:
+    """The random numbers that decide how the B images of a batch are augmented.
 
-    ``flip`` (B,) bool; ``top``, ``left`` (B,) int64 in 0..2*pad: corner of the crop in the padded
-    image; ``brightness``, ``contrast``, ``saturation`` (B,) and ``gains`` (B, 3) float64 factors,
-    saturation 0 being grey; ``box`` (B, 4) int64 top, bottom, left, right (ends excluded) of the
-    erased rectangle, all 0 where nothing is erased.
+    Args:
+        flip: (B,) bool, whether the image is mirrored.
+        top: (B,) int64 in 0..2*pad, top edge of the crop in the padded image.
+        left: (B,) int64 in 0..2*pad, left edge of the crop in the padded image.
+        brightness: (B,) float64 factor.
+        contrast: (B,) float64 factor.
+        saturation: (B,) float64 factor; 0 gives a grey image.
+        gains: (B, 3) float64 factors of R, G and B.
+        box: (B, 4) int64, top, bottom, left and right of the erased rectangle, the ends excluded; all 0 where nothing
+            is erased.
     """
 
     flip: Tensor
@@ -110,14 +131,29 @@ class Draw:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random flip, pad and crop, colours and erasing, each image with its own draw.
+    """Augment training images at random: flip, shift, colours and erasing.
 
-    ``flip``, ``grey`` and ``erase`` are probabilities.  ``pad`` pixels are added at every side
-    before a crop of the old size is cut out.  ``brightness``, ``contrast``, ``saturation`` and
-    ``gain`` are half-widths j: a factor is drawn from 1-j..1+j; ``gain`` is drawn for each of R,
-    G and B (colour temperature).  Erasing (Zhong et al., Random Erasing, AAAI 2020) covers a
-    share ``erase_area`` of the image with the colour ``erase_colour`` (0..255), the rectangle's
-    height over width being in ``erase_aspect``..1/``erase_aspect``.
+    Args:
+        flip: Probability that an image is mirrored.
+        pad: Black pixels added at every side before a crop of the old size is cut out at random.
+        brightness: Half-width j; the factor is drawn from 1-j..1+j.
+        contrast: Half-width of the contrast factor.
+        saturation: Half-width of the saturation factor.
+        gain: Half-width of three factors, one each for R, G and B, which change the colour temperature.
+        grey: Probability that an image becomes grey.
+        erase: Probability that a rectangle is erased (Zhong et al., Random Erasing, AAAI 2020).
+        erase_area: Least and largest share of the image that is erased.
+        erase_aspect: Height over width of the rectangle is at least this and at most its reciprocal.
+        erase_colour: R, G and B in 0..255 that fill the rectangle.
+
+    Raises:
+        ConfigError: A value is out of range.
+
+    Example:
+        >>> transform = TrainTransform(pad=2)
+        >>> images = torch.zeros(4, 3, 16, 8, dtype=torch.uint8)
+        >>> transform(images, torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 3, 16, 8])
     """
 
     flip: float = 0.5
@@ -146,13 +182,28 @@ class TrainTransform:
             )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 images (B, 3, H, W) as float32 (B, 3, H, W) in 0..255, not normalised yet."""
+        """Augment images with random numbers from a generator.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            generator: Decides the result.
+
+        Returns:
+            (B, 3, H, W) float32 in 0..255, not normalised yet.
+
+        Raises:
+            DataError: ``images`` has another shape or type.
+        """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise DataError(f"augmentation: expected uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         return self.apply(images, self.draw(images.shape, generator))
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Draw:
-        """Random numbers for images of ``shape`` (B, 3, H, W); as many whatever comes out of them."""
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> RandomNumbers:
+        """Draw the random numbers for images of a shape (B, 3, H, W).
+
+        The settings do not change how many numbers are taken from the generator, so that switching off one augmentation
+        does not change the others.
+        """
         count, _, height, width = shape
         uniform = torch.rand((count, 15), generator=generator, dtype=torch.float64)
         column = iter(uniform.unbind(1))
@@ -164,42 +215,42 @@ class TrainTransform:
         saturation = torch.where(next(column) < self.grey, 0.0, saturation)
         gains = _factor(torch.stack([next(column) for _ in range(3)], 1), self.gain)
         box = self._boxes(torch.stack(list(column), 1), height, width)
-        return Draw(flip, top, left, brightness, contrast, saturation, gains, box)
+        return RandomNumbers(flip, top, left, brightness, contrast, saturation, gains, box)
 
-    def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """The drawn changes: crop, flip, colours, erasing, in this order.
+    def apply(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
+        """Crop, flip, recolour and erase images (B, 3, H, W) uint8; return float32 in 0..255.
 
-        Colours: each of R, G, B times its gain; then mixed with the pixel's grey by saturation;
-        then with the mean grey of the picture as it came by contrast; then times brightness; cut
-        to 0..255 once, at the end.  A picture without colour (infrared) stays without: its three
-        channels take the mean of the three gains.
+        The colours change in four steps.  R, G and B are multiplied by their gains.  The saturation mixes each pixel
+        with its own grey.  The contrast mixes it with the mean grey that the image had at first.  The brightness
+        multiplies the result, which is clipped to 0..255 once, at the end.  An image without colour (infrared) stays
+        without colour: its three channels take the mean of the three gains.
         """
-        moved = self._move(images, draw)
-        coloured = _recolour(moved, draw)
+        moved = self._crop_and_flip(images, numbers)
+        coloured = _recolour(moved, numbers)
         colour = torch.tensor(self.erase_colour)[:, None, None]
-        for image, (top, bottom, left, right) in zip(coloured, draw.box.tolist(), strict=True):
+        for image, (top, bottom, left, right) in zip(coloured, numbers.box.tolist(), strict=True):
             if bottom > top:
-                image[:, top:bottom, left:right] = colour  # few small writes: 5 times quicker than a mask
+                image[:, top:bottom, left:right] = colour  # 5 times faster than a mask over all images
         return coloured
 
-    def _move(self, images: Tensor, draw: Draw) -> Tensor:
-        """Crop and flip at once: every pixel is fetched from its place in the padded image."""
+    def _crop_and_flip(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
+        """Crop and flip in one step: gather every pixel from its position in the padded image."""
         channels, height, width = images.shape[1:]
         padded = torch.nn.functional.pad(images, (self.pad,) * 4)
         columns = torch.arange(width)
-        columns = torch.where(draw.flip[:, None], width - 1 - columns, columns) + draw.left[:, None]  # (B, W)
-        rows = torch.arange(height) + draw.top[:, None]  # (B, H)
-        places = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]  # (B, H, W)
-        places = places.flatten(1)[:, None].expand(-1, channels, -1)  # (B, 3, HW)
-        return padded.flatten(2).gather(2, places).view(images.shape)
+        columns = torch.where(numbers.flip[:, None], width - 1 - columns, columns) + numbers.left[:, None]  # (B, W)
+        rows = torch.arange(height) + numbers.top[:, None]  # (B, H)
+        positions = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]  # (B, H, W)
+        positions = positions.flatten(1)[:, None].expand(-1, channels, -1)  # (B, 3, HW)
+        return padded.flatten(2).gather(2, positions).view(images.shape)
 
     def _boxes(self, uniform: Tensor, height: int, width: int) -> Tensor:
-        """Rectangles (B, 4) from uniform numbers (B, 5): whether, area, aspect, and where twice."""
+        """Compute rectangles (B, 4) from uniform numbers (B, 5): whether to erase, area, aspect, row and column."""
         whether, area, aspect, down, across = uniform.unbind(1)
         low, high = self.erase_area
         pixels = (low + area * (high - low)) * height * width
         ratio = torch.exp((2 * aspect - 1) * math.log(1 / self.erase_aspect))
-        # A rectangle that would stick out is cut at the image's side, not drawn again.
+        # A rectangle that is too long is shortened to the image; drawing it again would take more random numbers.
         rows = (pixels * ratio).sqrt().round().clamp(1, height)
         columns = (pixels / ratio).sqrt().round().clamp(1, width)
         top, left = (down * (height - rows + 1)).floor(), (across * (width - columns + 1)).floor()
@@ -211,16 +262,16 @@ def _factor(uniform: Tensor, half_width: float) -> Tensor:
     return 1 + half_width * (2 * uniform - 1)
 
 
-def _recolour(images: Tensor, draw: Draw) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 (B, 3, H, W) in 0..255, as :meth:`TrainTransform.apply` says.
+def _recolour(images: Tensor, numbers: RandomNumbers) -> Tensor:
+    """Change the colours of images (B, 3, H, W) uint8 as :meth:`TrainTransform.apply` describes.
 
-    All steps are linear, so a pixel p (3,) becomes ``matrix @ p + share * mean grey``.
+    All steps are linear, so that a pixel p (3,) becomes ``matrix @ p + share * mean grey``.
     """
     colourless = (images[:, :1] == images[:, 1:]).flatten(1).all(1)  # (B,)
-    gains = torch.where(colourless[:, None], draw.gains.mean(1, keepdim=True), draw.gains)
-    matrix = _saturation_matrix(draw.saturation) @ torch.diag_embed(gains)
-    matrix = (matrix * (draw.brightness * draw.contrast)[:, None, None]).float()  # (B, 3, 3)
-    share = (draw.brightness * (1 - draw.contrast)).float()  # (B,)
+    gains = torch.where(colourless[:, None], numbers.gains.mean(1, keepdim=True), numbers.gains)
+    matrix = _saturation_matrix(numbers.saturation) @ torch.diag_embed(gains)
+    matrix = (matrix * (numbers.brightness * numbers.contrast)[:, None, None]).float()  # (B, 3, 3)
+    share = (numbers.brightness * (1 - numbers.contrast)).float()  # (B,)
     luma = torch.tensor(LUMA)
     result = torch.empty(images.shape, dtype=torch.float32)
     for start in range(0, len(images), _IMAGES_AT_ONCE):
@@ -232,7 +283,7 @@ def _recolour(images: Tensor, draw: Draw) -> Tensor:
 
 
 def _saturation_matrix(saturation: Tensor) -> Tensor:
-    """(B, 3, 3) float64: s * identity + (1 - s) * every channel becomes the grey; s (B,), 0 is grey."""
+    """Return for each saturation s (B,) the matrix s * I + (1 - s) * G, where G turns a colour grey; (B, 3, 3)."""
     identity = torch.eye(3, dtype=torch.float64)
     grey = torch.tensor(LUMA, dtype=torch.float64).expand(3, 3)
     return saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * grey

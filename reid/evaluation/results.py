@@ -99,6 +99,12 @@ class Report:
         known = ", ".join(f"{result.category} {result.direction}" for result in self.results)
         raise DataError(f"no result for {key[0]} {key[1]}; there are: {known}")
 
+    def __str__(self) -> str:
+        """Return the report as a text table of 80 columns."""
+        from reid.evaluation.reports.report_text import report_table
+
+        return report_table(self)
+
     def to_frame(self) -> pd.DataFrame:
         """Return the results as a table with one row for each.
 

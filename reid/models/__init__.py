@@ -1,1 +1,1 @@
-"""Networks: backbones, pooling, necks, and the files their weights are kept in."""
+"""Networks, the files that keep their weights, and calibration of their statistics."""

@@ -1,7 +1,7 @@
-"""The embedder: backbone, pooling and neck in a row, images in, vectors of unit length out.
+"""The embedder: a backbone, a pooling and a neck that turn images into vectors of unit length.
 
-It knows nothing of identities or classifiers (training adds its own) nor of normalization domains:
-``reid.norm`` converts the norms of a finished embedder and hands them their condition.
+Training adds a classifier of its own.  :mod:`reid.norm` converts the norms of a finished embedder to normalization
+domains, and passes them the domain of each image.
 """
 
 from __future__ import annotations
@@ -17,45 +17,68 @@ from reid.errors import ConfigError, unknown_name
 from reid.models.networks.backbones import build_backbone
 from reid.models.networks.pooling import build_pooling
 
-FC_WIDTH = 512  # the published OSNet's
+FC_WIDTH = 512  # as the published OSNet has it
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Everything that is needed to build an embedder: names of its three parts."""
+    """The names of the three parts of an embedder, which are all that is needed to build it.
+
+    Args:
+        backbone: A name in :data:`~reid.models.networks.backbones.BACKBONES`, a ResNet with changes such as
+            "resnet50+ibn", or ``timm:<name>``.
+        pooling: A name in :data:`~reid.models.networks.pooling.POOLINGS`.
+        neck: A name in :data:`NECKS`.
+    """
 
     backbone: str
     pooling: str = "average"
     neck: str = "bnneck"
 
 
-def _bnneck(channels: int) -> tuple[nn.Module, int]:
-    """BNNeck (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.6): BatchNorm that may not shift."""
+def _build_bnneck(channels: int) -> tuple[nn.Module, int]:
+    """BNNeck (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.6): BatchNorm whose shift stays 0."""
     norm = nn.BatchNorm1d(channels)
     norm.bias.requires_grad_(False)
     return norm, channels
 
 
-def _fc(channels: int) -> tuple[nn.Module, int]:
-    """OSNet's own neck: linear layer, BatchNorm, ReLU."""
+def _build_fc_neck(channels: int) -> tuple[nn.Module, int]:
+    """The neck of the published OSNet: linear layer, BatchNorm, ReLU."""
     linear = nn.Linear(channels, FC_WIDTH)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(linear, nn.BatchNorm1d(FC_WIDTH), nn.ReLU()), FC_WIDTH
 
 
-def _none(channels: int) -> tuple[nn.Module, int]:
+def _build_no_neck(channels: int) -> tuple[nn.Module, int]:
     return nn.Identity(), channels
 
 
-# channels -> (neck, channels after it)
-NECKS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {"bnneck": _bnneck, "fc": _fc, "none": _none}
+# A name -> what builds the neck for a number of channels, and how many channels come out of it.
+NECKS: dict[str, Callable[[int], tuple[nn.Module, int]]] = {
+    "bnneck": _build_bnneck,
+    "fc": _build_fc_neck,
+    "none": _build_no_neck,
+}
 
 
 class Embedder(nn.Module):
-    """Images (B, 3, H, W) float32, normalised -> embeddings (B, D) float32, rows of unit length.
+    """A network that embeds images, with random weights until it is trained or loaded.
 
-    ``dimension`` is D.  Weights are random until they are trained or loaded.
+    Its attributes are ``spec``, ``backbone``, ``pooling``, ``neck`` and ``dimension``, the D of its embeddings.
+
+    Args:
+        spec: The names of its parts.
+
+    Raises:
+        ConfigError: If a name is not known.
+
+    Example:
+        >>> embedder = Embedder(NetworkSpec("osnet_x0_25")).eval()
+        >>> embeddings = embedder(torch.zeros(2, 3, 64, 32))
+        >>> embeddings.shape
+        torch.Size([2, 128])
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -68,17 +91,17 @@ class Embedder(nn.Module):
         self.neck, self.dimension = NECKS[spec.neck](self.backbone.channels)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled features (B, C) float32 before the neck, of any length: the triplet loss compares these."""
-        # channels last in memory: same values, a third less time on a CPU, OSNet most of all
+        """Compute the pooled features (B, C) float32, of any length; the triplet loss compares these."""
+        # channels last in memory give the same values in a third less time on a CPU, with OSNet above all
         images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.pooling(self.backbone(images))
         return features
 
     def forward_train(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C) and the neck's output (B, D), both float32: the classifier reads the second."""
+        """Compute the features (B, C) and the neck's output (B, D) for the classifier, both float32."""
         features = self.features(images)
         return features, self.neck(features).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings (B, D) float32 of unit length."""
+        """Compute the embeddings (B, D) float32, rows of unit length, of normalised images (B, 3, H, W) float32."""
         return F.normalize(self.neck(self.features(images)).float())

@@ -1,7 +1,7 @@
-"""A network of ours as a file that other programs run: ONNX, or an OpenVINO IR, with the card that says what it wants.
+"""Export of a network to a file that other programs run: ONNX or an OpenVINO IR, with a card for its image preparation.
 
-The file holds the statistics of one camera: a camera that embeds its own pictures needs no others'.  A program for
-mixed cameras keeps the label as an input instead, with ``torch.onnx.export(Given(network), ...)``.
+The file holds the statistics of one camera, because a camera that embeds its own images needs no others.  For a program
+that embeds images of several cameras, ``torch.onnx.export(Given(network), ...)`` keeps the domain as an input.
 """
 
 from __future__ import annotations
@@ -17,36 +17,45 @@ from torch.nn import functional
 
 from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.models.checkpoint import Checkpoint
-from reid.models.runtime import RUNTIMES, package
+from reid.models.runtime import RUNTIMES, import_package
 from reid.norm import Given, extract
 
 
 def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
-    """Write ``out`` (.onnx, or .xml with its .bin) and its card (.toml); :func:`load_checkpoint` reads them.
+    """Write a network as a model that another program runs, and its card.
 
-    The model turns (B, 3, H, W) float32, prepared as the card says, into unit vectors (B, D) float32, for any B.
-    ``camera`` names the normalization domain whose statistics it has, "" where the network has none.  Raises
-    ConfigError for a camera that is not known, a suffix that is neither, or a package that is missing.
+    The model turns images (B, 3, H, W) float32, prepared as the card describes, into unit vectors (B, D) float32, for
+    any B.  :func:`~reid.models.checkpoint.load_checkpoint` reads both files.
+
+    Args:
+        checkpoint: The network; torch runs it.
+        out: The model: ``.onnx``, or ``.xml`` with a ``.bin`` beside it.  The card has the suffix ``.toml``.
+        camera: The name of the normalization domain whose statistics the model gets; "" where the network has none.
+
+    Raises:
+        ConfigError: If the camera is not known, the suffix is neither, a package is missing, or another program runs
+            the network already.
+        WeightsError: If a file cannot be written; none is left behind then.
     """
-    kind = kind_of(out)
+    runtime = format_of(out)
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: another program runs it already ({checkpoint.runtime})")
-    alone = _alone(checkpoint, camera)
-    for name in ("onnx", "onnxscript", *(["openvino"] if kind == "openvino" else [])):
-        package(name, name.removesuffix("script"), str(out))
-    answering: nn.Module = Given(alone).eval()
+    network = _extract_camera(checkpoint, camera)
+    for name in ("onnx", "onnxscript", *(["openvino"] if runtime == "openvino" else [])):
+        import_package(name, name.removesuffix("script"), str(out))
+    exported: nn.Module = Given(network).eval()
     if checkpoint.transform.flip:
-        answering = _Mirrored(answering).eval()
-    graph = _graph(answering, checkpoint.transform.height, checkpoint.transform.width)
-    files = [out, out.with_suffix(".toml"), *([out.with_suffix(".bin")] if kind == "openvino" else [])]
+        exported = _WithMirrorImage(exported).eval()
+    graph = _export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
+    files = [out, out.with_suffix(".toml"), *([out.with_suffix(".bin")] if runtime == "openvino" else [])]
     try:
-        if kind == "openvino":
-            runtime = package(kind, kind, str(out))
-            runtime.save_model(runtime.Core().read_model(graph, b""), out, compress_to_fp16=False)
+        if runtime == "openvino":
+            openvino = import_package("openvino", "openvino", str(out))
+            openvino.save_model(openvino.Core().read_model(graph, b""), out, compress_to_fp16=False)
         else:
             out.write_bytes(graph)
-        out.with_suffix(".toml").write_text(_card(checkpoint), encoding="utf-8")
-    except (OSError, RuntimeError) as error:  # RuntimeError: how OpenVINO tells of a full disk
+        out.with_suffix(".toml").write_text(_card_text(checkpoint), encoding="utf-8")
+    except (OSError, RuntimeError) as error:  # OpenVINO raises a RuntimeError for a full disk
         for file in files:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -54,16 +63,24 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
         raise WeightsError(f"{out}: cannot be written ({reason}); choose another place or free some space") from error
 
 
-def kind_of(out: Path) -> str:
-    """Which program reads ``out``: "onnx" or "openvino"; ConfigError where its name says neither."""
-    kind = RUNTIMES.get(out.suffix.lower())
-    if kind is None:
+def format_of(out: Path) -> str:
+    """Return which program reads a file of this name: "onnx" or "openvino".
+
+    Raises:
+        ConfigError: If the suffix is of neither.
+
+    Example:
+        >>> format_of(Path("street.onnx")), format_of(Path("street.xml"))
+        ('onnx', 'openvino')
+    """
+    runtime = RUNTIMES.get(out.suffix.lower())
+    if runtime is None:
         raise ConfigError(f"{out}: expected a name that ends in .onnx, or in .xml for OpenVINO")
-    return kind
+    return runtime
 
 
-class _Mirrored(nn.Module):
-    """The mean of the vectors of a picture and of its mirror image: what "flip" means, inside the file."""
+class _WithMirrorImage(nn.Module):
+    """The mean of the vectors of an image and of its mirror image, scaled to unit length: "flip" inside the file."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -74,8 +91,8 @@ class _Mirrored(nn.Module):
         return functional.normalize(self.network(images) + self.network(images.flip(-1)), dim=1)
 
 
-def _alone(checkpoint: Checkpoint, camera: str) -> nn.Module:
-    """The network as one camera has it."""
+def _extract_camera(checkpoint: Checkpoint, camera: str) -> nn.Module:
+    """The network with the statistics of one camera, and plain norms."""
     if checkpoint.domains:
         if not camera:
             known = ", ".join(checkpoint.domains)
@@ -88,10 +105,10 @@ def _alone(checkpoint: Checkpoint, camera: str) -> nn.Module:
     return checkpoint.network
 
 
-def _graph(network: nn.Module, height: int, width: int) -> bytes:
+def _export_graph(network: nn.Module, height: int, width: int) -> bytes:
     """The bytes of an ONNX file."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, of the insides of its own exporter
+        warnings.simplefilter("ignore")  # torch warns about details of its own exporter
         program: Any = torch.onnx.export(
             network,
             (torch.zeros(2, 3, height, width),),
@@ -105,10 +122,10 @@ def _graph(network: nn.Module, height: int, width: int) -> bytes:
     return graph
 
 
-def _card(checkpoint: Checkpoint) -> str:
-    """The file sees pictures as the network does."""
-    made = checkpoint.transform
+def _card_text(checkpoint: Checkpoint) -> str:
+    """The card of a model whose images are prepared as those of the network."""
+    transform = checkpoint.transform
     return (
-        f'colours = "RGB"\nscale = 255\nmean = {list(made.mean)}\nstd = {list(made.std)}\n'
-        f'interpolation = "{made.interpolation}"\n'
+        f'colours = "RGB"\nscale = 255\nmean = {list(transform.mean)}\nstd = {list(transform.std)}\n'
+        f'interpolation = "{transform.interpolation}"\n'
     )

@@ -1,7 +1,6 @@
-"""What every single image makes the norm layers of a network see: the material of resampling.
+"""Statistics of single images in the norm layers of a network.
 
-Statistics of any subset of the images follow from these without running the network again.  Nothing here
-knows why they are wanted.
+Statistics of any subset of the images follow from these without running the network again, which makes resampling fast.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from reid.data.loading import Progress, domain_indices, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
 from reid.norm.convert import norm_layers
-from reid.norm.statistics import moments
+from reid.norm.statistics import as_maps, moments
 from reid.records import Sample
 
 THUMBNAIL = (16, 8)  # height and width
@@ -27,12 +26,16 @@ THUMBNAIL = (16, 8)  # height and width
 
 @dataclass(frozen=True, eq=False)
 class ImageStatistics:
-    """N images of one normalization domain, each with the moments of its activations over its positions.
+    """N images of one normalization domain, each with the moments of its activations over positions.
 
-    ``mean`` and ``var`` (N, S) float32: the C channels of every norm layer side by side, S in all; ``widths``
-    says how many each of ``layers`` has.  ``vectors`` (N, D) float32 are the embeddings, of unit length;
-    ``thumbnails`` (N, T) float32 the pictures made tiny, without mean, of unit length, so that an inner product
-    is a correlation.
+    Args:
+        layers: The names of the norm layers that the images passed.
+        widths: How many channels each of these layers has; S in all.
+        mean: (N, S) float32, the means of all layers side by side.
+        var: (N, S) float32, the biased variances of all layers side by side.
+        vectors: (N, D) float32, the embeddings, rows of unit length.
+        thumbnails: (N, T) float32, tiny images without their mean, rows of unit length, so that the inner product of
+            two is their correlation.
     """
 
     layers: tuple[str, ...]
@@ -46,7 +49,7 @@ class ImageStatistics:
         return len(self.mean)
 
 
-def image_statistics(
+def measure_images(
     checkpoint: Checkpoint,
     samples: Sequence[Sample],
     *,
@@ -54,41 +57,49 @@ def image_statistics(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> ImageStatistics:
-    """Run images of one domain through a network with statistics for it, as it would be used.
+    """Run images of one domain through a network that has statistics for it, and measure each of them.
 
-    Raises ConfigError for a network without domains, ConditionError for a domain it does not know and DataError
-    where the samples are of several.
+    Args:
+        checkpoint: The network, converted and calibrated.
+        samples: Crops of one domain.
+        batch_size: Images that run through the network at once.
+        workers: Processes that read images; 0 reads them in this one.
+        progress: Is called with the number of images of each batch.
+
+    Raises:
+        ConfigError: If the network has no domains.
+        ConditionError: If it does not know the domain.
+        DataError: If the samples are of several domains.
     """
     if not checkpoint.domain_fields:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera; pass --profiles")
     rows = set(domain_indices(samples, checkpoint.domain_fields, checkpoint.domains).tolist())
     if len(rows) != 1:
         raise DataError(f"moments: expected images of one camera, got {len(samples)} images of {len(rows)}")
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    found: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     vectors, thumbnails = [], []
     layers = norm_layers(checkpoint.network)
-    hooks = [layer.register_forward_pre_hook(partial(_collect, seen[name])) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(partial(_collect_moments, found[name])) for name, layer in layers.items()]
     try:
         for batch in load_batches(samples, checkpoint.transform, batch_size=batch_size, workers=workers):
             vectors.append(checkpoint.embed(batch.images, next(iter(rows))))
-            thumbnails.append(_thumbnails(batch.images))
+            thumbnails.append(_make_thumbnails(batch.images))
             if progress is not None:
                 progress(len(batch.images))
     finally:
         for hook in hooks:
             hook.remove()
-    used = tuple(name for name in layers if seen[name])
-    mean, var = (torch.cat([torch.cat([part[k] for part in seen[name]]) for name in used], 1) for k in (0, 1))
-    widths = tuple(seen[name][0][0].shape[1] for name in used)
+    used = tuple(name for name in layers if found[name])
+    mean, var = (torch.cat([torch.cat([part[k] for part in found[name]]) for name in used], 1) for k in (0, 1))
+    widths = tuple(found[name][0][0].shape[1] for name in used)
     return ImageStatistics(used, widths, mean, var, torch.cat(vectors), torch.cat(thumbnails))
 
 
-def _collect(found: list[tuple[Tensor, Tensor]], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    x = inputs[0]
-    found.append(moments(x[(...,) + (None,) * (4 - x.dim())]))
+def _collect_moments(found: list[tuple[Tensor, Tensor]], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    found.append(moments(as_maps(inputs[0])))
 
 
-def _thumbnails(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, T): correlations of these say how much two pictures are the same picture."""
+def _make_thumbnails(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, T); the correlation of two shows how nearly they are the same image."""
     tiny = functional.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
     return functional.normalize(tiny - tiny.mean(1, keepdim=True))

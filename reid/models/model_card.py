@@ -1,16 +1,16 @@
-"""How a model that does not say it wants its pictures: told by a card beside the file, or by a name that is known.
+"""Cards: how images are prepared for a model that another program runs.
 
-A card is a small TOML file of the model's name, ``model.toml`` beside ``model.onnx`` or ``model.xml``::
+Such a model does not state its image preparation, and one that gets wrong colours still returns vectors; so nothing is
+guessed.  The preparation stands in a card beside the model, or is known by the model's name.  A card is
+a small TOML file, ``model.toml`` beside ``model.onnx`` or ``model.xml``::
 
     colours = "BGR"          # order of the input's channels
-    scale = 1                # what pixels of 0..255 are divided by first: 255 for pictures of 0..1
-    mean = [0, 0, 0]         # then subtracted, in the order of the channels
-    std = [1, 1, 1]          # then divided by
+    scale = 1                # pixels of 0..255 are divided by it first: 255 for values of 0..1
+    mean = [0, 0, 0]         # is subtracted next, in the order of the channels
+    std = [1, 1, 1]          # divides last
     height = 256             # only where the model takes any size
     width = 128
     interpolation = "bilinear"  # may be left out
-
-Nothing is guessed: a model fed with the wrong colours answers all the same.  A card knows no runtime.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reid.errors import ConfigError, WeightsError, unknown_name
 
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # which of R, G, B each channel of the input is
 EXAMPLE = 'colours = "RGB", scale = 255, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]'
-Sides = tuple[int | None, int | None]  # height and width in pixels; None where any will do
+Sides = tuple[int | None, int | None]  # height and width in pixels; None where the model takes any
 
 
 def _is_number(value: object) -> bool:
@@ -36,7 +36,28 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Card:
-    """The fields of a card, as the module says; ``mean`` and ``std`` in the order of ``colours``."""
+    """The image preparation of one model.
+
+    Args:
+        colours: The order of the input's channels: "RGB" or "BGR".
+        scale: Divides pixels of 0..255.
+        mean: Is subtracted from scaled pixels, in the order of ``colours``.
+        std: Divides after that, in the order of ``colours``.
+        height: Pixels; None where the model has a fixed height or takes any.
+        width: Pixels; None where the model has a fixed width or takes any.
+        interpolation: How images are resized.
+
+    Raises:
+        ConfigError: If a value cannot be used.
+
+    Example:
+        >>> card = Card("BGR", 1, (0, 0, 0), (1, 1, 1))
+        >>> card.channels
+        (2, 1, 0)
+        >>> transform = card.transform((256, 128))
+        >>> transform.height, transform.width
+        (256, 128)
+    """
 
     colours: str
     scale: float
@@ -66,17 +87,21 @@ class Card:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Which of R, G, B (0, 1, 2) each channel of the model's input is."""
+        """Which of R, G, B (0, 1, 2) each channel of the model's input is, in their order."""
         return ORDERS[self.colours]
 
     def transform(self, fixed: Sides, asked: Sides = (None, None)) -> EvaluationTransform:
-        """How pictures become R, G, B in the range that the model expects; its input has the ``fixed`` sides.
+        """Return the image preparation that gives the model the range and the size that it expects.
 
-        ``asked`` is what the user wants instead.  Raises ConfigError where sides contradict each other or none is
-        known.
+        Args:
+            fixed: The sides that the model's input has.
+            asked: The sides that the user asks for.
+
+        Raises:
+            ConfigError: If sides contradict each other, or a side is not known at all.
         """
-        height = _side("height", fixed[0], asked[0], self.height)
-        width = _side("width", fixed[1], asked[1], self.width)
+        height = _choose_side("height", fixed[0], asked[0], self.height)
+        width = _choose_side("width", fixed[1], asked[1], self.width)
         # (x / scale - mean) / std as (x / 255 - mean') / std'
         unit = self.scale / 255
         mean, std = (tuple(unit * values[channel] for channel in self.channels) for values in (self.mean, self.std))
@@ -85,30 +110,37 @@ class Card:
 
 # Intel's Open Model Zoo: blue first, 0..255, resized bilinearly (each model's README.md and accuracy-check.yml).
 INTEL = Card("BGR", 1, (0, 0, 0), (1, 1, 1), 256, 128)
-KNOWN = {f"person-reidentification-retail-{number}": INTEL for number in ("0277", "0286", "0287", "0288")}
+KNOWN_MODELS = {f"person-reidentification-retail-{number}": INTEL for number in ("0277", "0286", "0287", "0288")}
 
 
-def card_of(model: Path) -> Card:
-    """The card beside the file ``model``, or the one of its name; WeightsError where there is neither."""
+def read_card(model: Path) -> Card:
+    """Read the card beside a model, or look it up by the model's name.
+
+    Args:
+        model: The file of the model; its card has the same name with the suffix ``.toml``.
+
+    Raises:
+        WeightsError: If there is no card, or the card cannot be used.
+    """
     path = model.with_suffix(".toml")
     if not path.is_file():
-        if model.stem in KNOWN:
-            return KNOWN[model.stem]
+        if model.stem in KNOWN_MODELS:
+            return KNOWN_MODELS[model.stem]
         raise WeightsError(
-            f"{model}: does not say how it wants its pictures, and nothing is guessed; write it into {path}, such as"
+            f"{model}: does not say how it wants its images, and nothing is guessed; write it into {path}, such as"
             f" {EXAMPLE}, one a line (docs/your-cameras.md explains them)"
         )
     try:
-        return _card(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _parse_card(tomllib.loads(path.read_text(encoding="utf-8")))
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
-    except ValueError as error:  # no TOML, or no text at all
+    except ValueError as error:  # not TOML, or not text
         raise WeightsError(
             f"{path}: this card of {model.name} is not TOML ({error}); a card has {EXAMPLE}, one a line"
         ) from error
 
 
-def _card(values: Mapping[str, Any]) -> Card:
+def _parse_card(values: Mapping[str, Any]) -> Card:
     known = [field.name for field in fields(Card)]
     for key in values:
         if key not in known:
@@ -120,7 +152,8 @@ def _card(values: Mapping[str, Any]) -> Card:
     return Card(**given)
 
 
-def _side(name: str, fixed: int | None, asked: int | None, stated: int | None) -> int:
+def _choose_side(name: str, fixed: int | None, asked: int | None, stated: int | None) -> int:
+    """The fixed side of a model, or the one that the user or the card gives; raises where they disagree."""
     for source, side in (("--size", asked), ("its card", stated)):
         if fixed is not None and side not in (None, fixed):
             raise ConfigError(f"{name}: the model takes {fixed} pixels and no others, {source} says {side}")

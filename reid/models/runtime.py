@@ -1,8 +1,8 @@
 """Models that another program runs, as networks like any other: ONNX files and OpenVINO IRs.
 
-Such a model only answers: its BatchNorm is part of the graph, so there are no statistics left to calibrate, no
-layers to convert and nothing to train.  Both programs are told to compute in float32; OpenVINO would choose bfloat16
-by itself where the processor has it.  :mod:`reid.models.model_card` says how images are prepared for such a model.
+Such a model only embeds: its BatchNorm is part of its graph, so it has no statistics to calibrate, no layers to convert
+and nothing to train.  Both programs compute in float32, which OpenVINO must be asked for: it chooses bfloat16 where the
+processor has it.  How images are prepared for such a model stands in its card (:mod:`reid.models.model_card`).
 """
 
 from __future__ import annotations
@@ -23,50 +23,72 @@ from reid.errors import ConfigError, WeightsError
 from reid.models.model_card import Sides
 from reid.models.weights.tensor_tables import Table
 
-RUNTIMES = {".onnx": "onnx", ".xml": "openvino"}  # suffix of a model's file -> what stands for its backbone
+RUNTIMES = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+}  # suffix of a model's file -> the program, which stands for its backbone
 UNCALIBRATED = (
     "no BatchNorm is left to calibrate in a model that is run by another program; center its embeddings per"
     ' camera instead: "reid embed", then "reid cameras center"'
 )
 
 Array = npt.NDArray[Any]
-Port = tuple[str, tuple[int | None, ...] | None]  # type of an input or output, and its sizes; None where any will do
+# The type of an input or output, and its shape; None for a size, or a shape, that may be any.
+Port = tuple[str, tuple[int | None, ...] | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A model ready to run: its ports, ``run`` from the one input to the one output, who ``ran`` it and how."""
+    """A model that is ready to run.
+
+    Args:
+        inputs: The ports of its inputs.
+        outputs: The ports of its outputs.
+        run: Computes the one output of the one input.
+        runtime: The program that runs it, with version and precision.
+        errors: What ``run`` raises when the program refuses its input.
+    """
 
     inputs: Sequence[Port]
     outputs: Sequence[Port]
     run: Callable[[Array], Array]
-    ran: str
-    faults: tuple[type[Exception], ...]
+    runtime: str
+    errors: tuple[type[Exception], ...]
 
 
 class RuntimeNetwork(nn.Module):
-    """Images (B, 3, H, W) float32, prepared, red first -> embeddings (B, D) float32, rows of unit length.
+    """A model that another program runs, as a network that embeds images (B, 3, H, W) float32, red first.
 
-    The buffers are the model: ``graph`` and, for OpenVINO, ``weights`` are the bytes of its files (uint8), so that a
-    gallery can keep it and its digest is theirs; ``channels`` (3,) int64 says which of R, G, B each channel of the
-    input is.  ``size`` are the sides its input has, ``ran`` is the program with its version and precision.
-    Raises WeightsError when the model cannot be read or is not one that turns pictures into vectors.
+    Its buffers hold the bytes of the model's files, so that a gallery can keep the model and its digest is that of the
+    files.  Its attributes are ``size``, the height and width of its input (None where it takes any), and ``runtime``,
+    the program with its version and precision.
+
+    Args:
+        program: A value of :data:`RUNTIMES`.
+        tables: ``graph`` and, for OpenVINO, ``weights``, the bytes of the files (uint8); ``channels`` (3,) int64, which
+            of R, G, B each channel of the input is.
+        source: The file, for messages.
+
+    Raises:
+        WeightsError: If the model cannot be read, or does not turn images into vectors.
+        ConfigError: If the package of the program is missing.
     """
 
-    def __init__(self, kind: str, tables: Mapping[str, Tensor], source: str) -> None:
+    def __init__(self, program: str, tables: Mapping[str, Tensor], source: str) -> None:
         super().__init__()
-        files = ("graph", "weights") if kind == "openvino" else ("graph",)
+        files = ("graph", "weights") if program == "openvino" else ("graph",)
         if set(tables) != {*files, "channels"}:
-            raise WeightsError(f"{source}: expected the files of an {kind} model, got {', '.join(tables) or 'nothing'}")
+            found = ", ".join(tables) or "nothing"
+            raise WeightsError(f"{source}: expected the files of an {program} model, got {found}")
         for key, value in tables.items():
             self.register_buffer(key, value)
         self.source = source
-        self._session = _OPENERS[kind](*(tables[key].numpy().tobytes() for key in files), source=source)
-        self.ran = self._session.ran
-        self._batch, self.size, self._last = self._layout()
+        self._session = _OPENERS[program](*(tables[key].numpy().tobytes() for key in files), source=source)
+        self.runtime = self._session.runtime
+        self._batch_size, self.size, self._channels_last = self._check_ports()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings (B, D) float32 of unit length."""
+        """Compute the embeddings (B, D) float32, rows of unit length, of prepared images (B, 3, H, W) float32."""
         sides = tuple(images.shape[2:])
         if any(fixed not in (None, side) for fixed, side in zip(self.size, sides, strict=True)):
             raise ConfigError(
@@ -74,66 +96,87 @@ class RuntimeNetwork(nn.Module):
             )
         channels: Tensor = self.get_buffer("channels")
         prepared = images.detach().cpu()[:, channels]
-        prepared = prepared.permute(0, 2, 3, 1) if self._last else prepared  # (B, H, W, 3)
-        vectors = torch.cat(list(self._run(prepared.contiguous().numpy())))  # (B, D)
+        prepared = prepared.permute(0, 2, 3, 1) if self._channels_last else prepared  # (B, H, W, 3)
+        vectors = torch.cat(list(self._run_in_steps(prepared.contiguous().numpy())))  # (B, D)
         if not vectors.isfinite().all():
             raise WeightsError(
-                f"{self.source}: gives numbers that are not finite; see whether its card says the right scale"
+                f"{self.source}: gives numbers that are not finite; see whether its card has the right scale"
             )
         return F.normalize(vectors)
 
-    def _run(self, images: Array) -> Iterator[Tensor]:
-        """The answers to a batch, one image at a time where the model takes no more."""
-        step = self._batch or max(1, len(images))
+    def _run_in_steps(self, images: Array) -> Iterator[Tensor]:
+        """Run a batch at once, or in batches of the size that the model takes."""
+        step = self._batch_size or max(1, len(images))
         for start in range(0, len(images), step):
             part = images[start : start + step]
             try:
-                answer = self._session.run(part)
-            except self._session.faults as error:
-                raise WeightsError(f"{self.source}: cannot be run ({_line(error)})") from error
-            if answer.ndim != 2 or len(answer) != len(part):
-                raise WeightsError(_no_vectors(self.source, answer.shape))
-            yield torch.from_numpy(answer.astype(np.float32))
+                vectors = self._session.run(part)
+            except self._session.errors as error:
+                raise WeightsError(f"{self.source}: cannot be run ({_last_line(error)})") from error
+            if vectors.ndim != 2 or len(vectors) != len(part):
+                raise WeightsError(_no_vectors_message(self.source, vectors.shape))
+            yield torch.from_numpy(vectors.astype(np.float32))
 
-    def _layout(self) -> tuple[int | None, Sides, bool]:
-        """Batch size (None: any), height and width of the input, and whether its channels come last."""
+    def _check_ports(self) -> tuple[int | None, Sides, bool]:
+        """The batch size (None: any), the height and width of the input, and whether its channels come last."""
         session = self._session
         if len(session.inputs) != 1 or len(session.outputs) != 1:
             raise WeightsError(
                 f"{self.source}: expected one input and one output, got {len(session.inputs)} and"
-                f" {len(session.outputs)}; export it again with the embedding alone"
+                f" {len(session.outputs)}; export it again with the embedding as its only output"
             )
-        (kind, shape), (_, answer) = session.inputs[0], session.outputs[0]
-        if kind != "float32":
-            raise WeightsError(f"{self.source}: expected an input of float32, got {kind}; export it again with one")
-        if answer is not None and len(answer) != 2:
-            raise WeightsError(_no_vectors(self.source, answer))
+        (dtype, shape), (_, output) = session.inputs[0], session.outputs[0]
+        if dtype != "float32":
+            raise WeightsError(f"{self.source}: expected an input of float32, got {dtype}; export it again with one")
+        if output is not None and len(output) != 2:
+            raise WeightsError(_no_vectors_message(self.source, output))
         if shape is None or len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise WeightsError(f"{self.source}: expected an input (B, 3, H, W) or (B, H, W, 3), got {_sizes(shape)}")
+            raise WeightsError(
+                f"{self.source}: expected an input (B, 3, H, W) or (B, H, W, 3), got {_shape_text(shape)}"
+            )
         if shape[0] not in (None, 1):
             raise WeightsError(f"{self.source}: takes {shape[0]} images at a time; export it for 1 or for any number")
-        last = shape[1] != 3
-        return shape[0], (shape[1], shape[2]) if last else (shape[2], shape[3]), last
+        channels_last = shape[1] != 3
+        return shape[0], (shape[1], shape[2]) if channels_last else (shape[2], shape[3]), channels_last
 
 
 def read_files(path: Path) -> Table:
-    """The bytes of a model's files as tensors: ``graph`` and, for an OpenVINO IR, ``weights``; both uint8."""
-    places = {"graph": path}
+    """Read the bytes of a model's files as tensors.
+
+    Args:
+        path: The ``.onnx`` or ``.xml`` file.
+
+    Returns:
+        ``graph`` and, for an OpenVINO IR, ``weights``; both uint8.
+
+    Raises:
+        WeightsError: If a file is missing.
+    """
+    paths = {"graph": path}
     if RUNTIMES[path.suffix.lower()] == "openvino":
-        places["weights"] = path.with_suffix(".bin")
+        paths["weights"] = path.with_suffix(".bin")
     table = {}
-    for name, place in places.items():
-        if not place.is_file():
+    for name, file in paths.items():
+        if not file.is_file():
             raise WeightsError(
-                f"{place}: no such file"
+                f"{file}: no such file"
                 + (f"; an OpenVINO model is two files, put it beside {path}" if name == "weights" else "")
             )
-        table[name] = torch.from_numpy(np.fromfile(place, np.uint8))
+        table[name] = torch.from_numpy(np.fromfile(file, np.uint8))
     return table
 
 
-def package(name: str, extra: str, source: str) -> Any:
-    """The package ``name``, which comes with ``extra``; a ConfigError that says how to get it."""
+def import_package(name: str, extra: str, source: str) -> Any:
+    """Import a package that not every installation has.
+
+    Args:
+        name: The package.
+        extra: The extra of this project that installs it.
+        source: The file that needs it, for the message.
+
+    Raises:
+        ConfigError: If it is missing; the message gives the command that installs it.
+    """
     try:
         return import_module(name)
     except ImportError as error:
@@ -143,79 +186,79 @@ def package(name: str, extra: str, source: str) -> Any:
 
 
 def _open_onnx(graph: bytes, *, source: str) -> Session:
-    runtime = package("onnxruntime", "onnx", source)
+    runtime = import_package("onnxruntime", "onnx", source)
     state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    faults = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    errors = tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is wrong arrives as an exception too
+    options.log_severity_level = 4  # silent, because every error arrives as an exception too
     try:
         session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except faults as error:
+    except errors as error:
         raise WeightsError(
-            f"{source}: ONNX Runtime cannot read it, damaged or not whole in this one file ({_line(error)})"
+            f"{source}: ONNX Runtime cannot read it, damaged or not whole in this one file ({_last_line(error)})"
         ) from error
     ports = [[_onnx_port(port) for port in side] for side in (session.get_inputs(), session.get_outputs())]
 
     def run(images: Array) -> Array:
-        answer: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
-        return answer
+        vectors: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
+        return vectors
 
-    return Session(ports[0], ports[1], run, f"ONNX Runtime {runtime.__version__} float32", faults)
+    return Session(ports[0], ports[1], run, f"ONNX Runtime {runtime.__version__} float32", errors)
 
 
 def _onnx_port(port: Any) -> Port:
-    kind = str(port.type).removeprefix("tensor(").removesuffix(")")
+    dtype = str(port.type).removeprefix("tensor(").removesuffix(")")
     sizes = None if port.shape is None else tuple(size if isinstance(size, int) else None for size in port.shape)
-    return {"float": "float32"}.get(kind, kind), sizes
+    return {"float": "float32"}.get(dtype, dtype), sizes
 
 
 def _open_openvino(graph: bytes, weights: bytes, *, source: str) -> Session:
-    runtime = package("openvino", "openvino", source)
+    runtime = import_package("openvino", "openvino", source)
     core = runtime.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
         compiled = core.compile_model(core.read_model(graph, weights), "CPU", settings)
     except RuntimeError as error:
         raise WeightsError(
-            f"{source}: OpenVINO cannot read it, damaged or with the .bin of another model ({_line(error)})"
+            f"{source}: OpenVINO cannot read it, damaged or with the .bin of another model ({_last_line(error)})"
         ) from error
     ports = [[_openvino_port(port) for port in side] for side in (compiled.inputs, compiled.outputs)]
 
     def run(images: Array) -> Array:
-        request = compiled.create_infer_request()  # one a call: threads may call at the same time
-        answer: Array = np.array(request.infer([images])[compiled.output(0)])
-        return answer
+        request = compiled.create_infer_request()  # a new one for each call, because threads may call at the same time
+        vectors: Array = np.array(request.infer([images])[compiled.output(0)])
+        return vectors
 
-    precision = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # what it took, not what it was told
+    precision = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # may differ from the setting
     version = str(runtime.__version__).partition("-")[0]
     return Session(ports[0], ports[1], run, f"OpenVINO {version} {precision}", (RuntimeError,))
 
 
 def _openvino_port(port: Any) -> Port:
-    kind, shape = _type_name(port.get_element_type()), port.get_partial_shape()
+    dtype, shape = _type_name(port.get_element_type()), port.get_partial_shape()
     if shape.rank.is_dynamic:
-        return kind, None
-    return kind, tuple(None if size.is_dynamic else size.get_length() for size in shape)
+        return dtype, None
+    return dtype, tuple(None if size.is_dynamic else size.get_length() for size in shape)
 
 
-def _type_name(kind: Any) -> str:
-    name = str(kind.get_type_name())
+def _type_name(openvino_type: Any) -> str:
+    name = str(openvino_type.get_type_name())
     return {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i8": "int8", "u8": "uint8"}.get(name, name)
 
 
 _OPENERS: dict[str, Callable[..., Session]] = {"onnx": _open_onnx, "openvino": _open_openvino}
 
 
-def _no_vectors(source: str, shape: Sequence[int | None]) -> str:
-    return f"{source}: expected one vector an image, (B, D), got {_sizes(shape)}; export it up to its embedding"
+def _no_vectors_message(source: str, shape: Sequence[int | None]) -> str:
+    return f"{source}: expected one vector an image, (B, D), got {_shape_text(shape)}; export it up to its embedding"
 
 
-def _sizes(shape: Sequence[int | None] | None) -> str:
+def _shape_text(shape: Sequence[int | None] | None) -> str:
     return "any" if shape is None else f"({', '.join('?' if size is None else str(size) for size in shape)})"
 
 
-def _line(error: Exception) -> str:
-    """What another program complains of: the last line, for those before it say where in its source it noticed."""
+def _last_line(error: Exception) -> str:
+    """The last line of another program's message; those before it name lines of its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

@@ -1,38 +1,27 @@
-"""Normalization by camera, modality and domain: the heart of the package.
+"""Normalization by camera, modality and category: the heart of the package.
 
-``convert_norm(network, camera_batchnorm(["a", "b"]))`` gives a network with statistics for each camera;
-``Given(network)(images, labels)`` runs it on a batch of mixed cameras; ``calibrate`` measures new ones.
+``convert_norm(network, camera_batchnorm(["door", "yard"]))`` makes a network with statistics for each camera,
+``Given(network)(images, ["yard", "door"])`` runs it on a batch of mixed cameras, and ``calibrate`` measures the
+statistics of new cameras.
 """
 
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.calibrate import calibrate, install
-from reid.norm.condition import Condition, Given, given, recomputing
-from reid.norm.convert import (
-    POLICIES,
-    DomainPolicy,
-    add_domain,
-    camera_batchnorm,
-    convert_norm,
-    domain_batchnorm,
-    domains_of,
-    extract,
-    mixes_domains,
-    modality_batchnorm,
-    system_of,
-)
-from reid.norm.domain_batchnorm import DomainBatchNorm
+from reid.norm.condition import Condition, Given, given, in_callers_order, recomputing
+from reid.norm.convert import add_domain, convert_norm, domains_of, extract, mixes_domains, system_of
+from reid.norm.domain_policy import DomainPolicy, camera_batchnorm, domain_batchnorm, modality_batchnorm
 from reid.norm.profiles import Profiles
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.norm.systems import SYSTEMS
 
 __all__ = [
-    "POLICIES",
     "SYSTEMS",
     "Condition",
     "DomainBatchNorm",
     "DomainPolicy",
     "Given",
     "Profiles",
-    "Stats",
+    "Statistics",
     "add_domain",
     "calibrate",
     "camera_batchnorm",
@@ -41,6 +30,7 @@ __all__ = [
     "domains_of",
     "extract",
     "given",
+    "in_callers_order",
     "install",
     "mixes_domains",
     "modality_batchnorm",

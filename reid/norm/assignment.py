@@ -1,7 +1,7 @@
-"""Who makes the statistics of each domain, and whose statistics normalize each image.
+"""Which images measure the statistics of each domain, and which statistics normalize each image.
 
-An :class:`Assignment` says it for one batch: by labels, by weights, or by what a small gate sees in the
-images.  It knows nothing of how statistics are kept or used.
+An :class:`Assignment` holds both for one batch: by domain indices, by weights, or by what a small gate predicts from
+the images.
 """
 
 from __future__ import annotations
@@ -15,85 +15,119 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError
-from reid.norm.condition import Condition, DomainBranch
-from reid.norm.statistics import Stats, pool, pool_softly
+from reid.norm.condition import Condition, DomainBranch, in_callers_order
+from reid.norm.statistics import Statistics, pool, pool_by_weights
 from reid.norm.synchronize import synchronized
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """B images and G domains.
+    """How the B images of a batch and the G domains of a layer belong together.
 
-    ``members`` say whose images make a domain's statistics, ``users`` whose statistics normalize an
-    image: each either int64 labels (B,) or weights (B, G) >= 0 with rows that sum to 1.  ``everywhere``:
-    the members are those of all processes, see :func:`~reid.norm.synchronize.synchronized`.
+    Attributes:
+        members: Which images measure the statistics of a domain: int64 indices (B,), or weights (B, G), at least 0,
+            whose rows sum to 1.
+        users: Which statistics normalize an image, in the same form.
+        domain_count: G.
+        across_processes: Whether the members are the images of all processes, see
+            :func:`~reid.norm.synchronize.synchronized`.
     """
 
     members: Tensor
     users: Tensor
-    groups: int
-    everywhere: bool = False
+    domain_count: int
+    across_processes: bool = False
 
-    def pool(self, mean: Tensor, var: Tensor) -> Stats:
-        """The moments of every domain, from those of the images, (B, C) each."""
+    def pool(self, mean: Tensor, var: Tensor) -> Statistics:
+        """Pool the moments of the images, (B, C) each, into the statistics of the G domains."""
         if self.members.is_floating_point():
-            batch = pool_softly(mean, var, self.members.to(mean.dtype))
+            batch = pool_by_weights(mean, var, self.members.to(mean.dtype))
         else:
-            batch = pool(mean, var, self.members, self.groups)
-        return synchronized(batch) if self.everywhere else batch
+            batch = pool(mean, var, self.members, self.domain_count)
+        return synchronized(batch) if self.across_processes else batch
 
-    def rows(self, table: Tensor) -> Tensor:
-        """What images take from a table (G, C): (B, 1, C) by label, (1, G, C) when every image uses all."""
+    def look_up(self, table: Tensor) -> Tensor:
+        """Look up what each image uses of a table (G, C).
+
+        Returns:
+            (B, 1, C) with domain indices; (1, G, C) with weights, since every image then uses all domains.
+        """
         return table[None] if self.users.is_floating_point() else table[self.users].unsqueeze(1)
 
-    def weights(self) -> Tensor:
-        """The part (B, K, 1) that each of the :meth:`rows` has in the output; (1, 1, 1) by label."""
+    def output_weights(self) -> Tensor:
+        """Return the weight (B, K, 1) of each entry of :meth:`look_up` in the output; (1, 1, 1) with indices."""
         if self.users.is_floating_point():
             return self.users.unsqueeze(2)
         return torch.ones(1, 1, 1, device=self.users.device)
 
 
-def assignment(condition: Condition, images: int, groups: int, device: torch.device) -> Assignment:
-    """The assignment that the condition names; labels and weights serve both ways (WBN, Mancini et al. 2018)."""
+def assign(condition: Condition, images: int, domain_count: int, device: torch.device) -> Assignment:
+    """Make the assignment that the condition names.
+
+    Indices and weights serve as members and as users (WBN, Mancini et al. 2018).
+
+    Args:
+        condition: What is known about the batch.
+        images: B, the number of images.
+        domain_count: G, the number of domains of the layer.
+        device: Where the images are.
+
+    Returns:
+        The assignment of the images.
+
+    Raises:
+        ConditionError: If weights are of another number of domains.
+    """
     domain = condition.domain
     if not isinstance(domain, Tensor):
         domain = torch.full((images,), domain or 0, dtype=torch.int64, device=device)
-    if domain.is_floating_point() and domain.shape[1] != groups:
-        raise ConditionError(f"domain weights: expected (B, {groups}), a column each domain, got {tuple(domain.shape)}")
-    return Assignment(domain, domain, groups)
+    if domain.is_floating_point() and domain.shape[1] != domain_count:
+        raise ConditionError(
+            f"domain weights: expected (B, {domain_count}), a column each domain, got {tuple(domain.shape)}"
+        )
+    return Assignment(domain, domain, domain_count)
 
 
 class DomainGate(nn.Module):
-    """Gated BN (Liu et al. 2020): a small network in every layer says which domain an image looks like.
+    """Gated BN (Liu et al. 2020): a small network in every layer that predicts which domain an image looks like.
 
-    It sees the mean and the deviation of the image in every channel, so images may have any size (the
-    published gate flattens a map and works for one size only).  With labels the statistics are those of
-    the labelled domains, and the gate learns from :func:`gate_loss`; without, its weights do both.
+    It sees the mean and the deviation of the image in every channel, so images may have any size (the published gate
+    flattens a map and works for one size only).  When the domains are given, the statistics are those of the domains,
+    and the gate learns from :func:`gate_loss`.  Otherwise its weights choose the statistics.
+
+    Args:
+        channels: C.
+        domain_count: G.
+        hidden: The width of the hidden layer.
     """
 
     row_parameters = ("layers.2.weight", "layers.2.bias")
 
-    def __init__(self, channels: int, groups: int, hidden: int = 32) -> None:
+    def __init__(self, channels: int, domain_count: int, hidden: int = 32) -> None:
         super().__init__()
-        self.domains = groups
-        self.layers = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(), nn.Linear(hidden, groups))
+        self.domain_count = domain_count
+        self.layers = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(), nn.Linear(hidden, domain_count))
 
     def forward(self, mean: Tensor, var: Tensor) -> Tensor:
-        """Moments of the images (B, C), (B, C) -> logits (B, G)."""
-        seen = torch.cat([mean, (var + 1e-5).sqrt()], 1)
-        logits: Tensor = self.layers(seen.to(next(self.layers.parameters()).dtype))
+        """Compute logits (B, G) from the moments of the images, (B, C) each."""
+        features = torch.cat([mean, (var + 1e-5).sqrt()], 1)
+        logits: Tensor = self.layers(features.to(next(self.layers.parameters()).dtype))
         return logits
 
 
 class LatentDomains(DomainBranch):
-    """Guesses the latent domain of an image: WBN's branch (Mancini et al. 2018) on the image itself.
+    """The branch of WBN (Mancini et al. 2018), which predicts the latent domain of an image from its pixels.
 
     Two strided convolutions, the mean over positions, a linear layer and a softmax over G domains.
+
+    Args:
+        domain_count: G.
+        width: The channels of the first convolution.
     """
 
-    def __init__(self, groups: int, width: int = 16) -> None:
+    def __init__(self, domain_count: int, width: int = 16) -> None:
         super().__init__()
-        self.domains = groups
+        self.domain_count = domain_count
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 5, stride=4, padding=2),
             nn.ReLU(),
@@ -101,20 +135,28 @@ class LatentDomains(DomainBranch):
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(2 * width, groups),
+            nn.Linear(2 * width, domain_count),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> weights (B, G) float32, rows sum to 1."""
+        """Predict weights (B, G) float32, whose rows sum to 1, from images (B, 3, H, W)."""
         return torch.softmax(self.layers(images).float(), 1)
 
 
 @contextmanager
 def gate_logits(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what every gate of ``network`` says, (B, G) each in the order of the layers, inside the ``with``."""
+    """Collect the logits of every gate of ``network`` inside the ``with``.
+
+    Yields:
+        A list that grows with every forward pass: (B, G) for each layer with a gate, in the order of the layers, with
+        rows in the order of the images that the caller gave.
+    """
     found: list[Tensor] = []
     gates = [module for module in network.modules() if isinstance(module, DomainGate)]
-    hooks = [gate.register_forward_hook(lambda _gate, _inputs, logits: found.append(logits)) for gate in gates]
+    hooks = [
+        gate.register_forward_hook(lambda _gate, _inputs, logits: found.append(in_callers_order(logits)))
+        for gate in gates
+    ]
     try:
         yield found
     finally:
@@ -122,6 +164,14 @@ def gate_logits(network: nn.Module) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def gate_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Mean cross-entropy of all gates, each (B, G), on the labels (B,) int64: teaches them the domains."""
-    return torch.stack([functional.cross_entropy(gate, labels) for gate in logits]).mean()
+def gate_loss(logits: Sequence[Tensor], domain: Tensor) -> Tensor:
+    """Compute the mean cross-entropy of all gates, which teaches them the domains.
+
+    Args:
+        logits: What :func:`gate_logits` collected, (B, G) for each gate.
+        domain: (B,) int64, the domain of each image.
+
+    Returns:
+        A scalar.
+    """
+    return torch.stack([functional.cross_entropy(gate, domain) for gate in logits]).mean()

@@ -1,7 +1,7 @@
-"""Statistics of cameras (or modalities, sites) from unlabelled images: AdaBN (Li et al. 2016) per domain.
+"""Measure the statistics of cameras (or modalities, sites) from unlabelled images: AdaBN (Li et al. 2016) per domain.
 
-``calibrate`` measures, :class:`~reid.norm.profiles.Profiles` is what it measured, ``install`` makes a
-network that uses it.  The network measured is never changed.  No identity labels are needed.
+:func:`calibrate` measures, :class:`~reid.norm.profiles.Profiles` holds what it measured, and :func:`install` makes a
+network that uses it.  The network that is measured stays as it is.  Identities are not needed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from reid.errors import ConfigError, DataError, WeightsError
 from reid.norm.condition import Given, current_condition
-from reid.norm.convert import NormLayer, camera_batchnorm, convert_norm, domains_of, norm_layers, take_rows
-from reid.norm.covariance import CovStats
-from reid.norm.profiles import Profiles, merged
+from reid.norm.convert import NormLayer, convert_norm, domains_of, norm_layers, take_rows
+from reid.norm.covariance import CovarianceStatistics
+from reid.norm.domain_policy import camera_batchnorm
+from reid.norm.profiles import Profiles, merge_statistics
 from reid.norm.specialised.adapters import adapted_layers, adapter_domains
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -27,57 +28,94 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 def calibrate(
     network: nn.Module,
     batches: Batches,
-    names: Sequence[str],
+    domains: Sequence[str],
     *,
     minimum: int = 2,
     weights: str = "",
     domain_fields: Sequence[str] = ("camera",),
 ) -> Profiles:
-    """Measure the statistics of the domains ``names`` in every norm layer of ``network``.
+    """Measure the statistics of domains in every norm layer of a network.
 
-    ``network`` may be plain or converted.  ``batches`` yields (images (B, 3, H, W), labels (B,) int64
-    into ``names``), once through.  Each batch is normalized with its own moments, so that a
-    layer sees what it will see once the layers before it are calibrated; what is kept are the moments of
-    all images together, merged exactly (averaging batch variances would lose the variance between batches).
-    Batches should hold many images of each of their domains: sort by domain, shuffle in time.
-    Raises DataError when a domain has fewer than ``minimum`` images.
+    Each batch is normalized with its own statistics, so that a layer sees what it will see once the layers before it
+    are calibrated.  The result holds the statistics of all images together, merged exactly; averaging the variances
+    of batches would lose the variance between batches.  A batch should hold many images of each of its domains: sort
+    by domain, and shuffle in time.
+
+    Args:
+        network: Plain or converted; it stays as it is.
+        batches: Pairs (images (B, 3, H, W), domain (B,) int64, indices into ``domains``), read once.
+        domains: The names of the domains that are measured.
+        minimum: The smallest number of images of a domain.
+        weights: The fingerprint of the weights, kept in the result.
+        domain_fields: The fields of a sample that name its domain, kept in the result.
+
+    Returns:
+        The measured statistics.
+
+    Raises:
+        DataError: If a domain has fewer than ``minimum`` images.
+        ConfigError: If the network has adapters for other domains.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm2d(1)).eval()
+        >>> images = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+        >>> profiles = calibrate(network, [(images, torch.tensor([0, 0]))], ["door"])
+        >>> profiles.images, profiles.mean["0"].item(), profiles.var["0"].item()
+        ((2,), 2.0, 1.0)
     """
     adapted = adapter_domains(network)
-    if adapted_layers(network) and adapted != tuple(names):
+    if adapted_layers(network) and adapted != tuple(domains):
         raise ConfigError(
             f"calibrate: the adapters of this network are of {', '.join(adapted)}; measure just these, in this order"
         )
-    measured = _measuring_copy(network, tuple(names))
-    found: dict[str, Stats | CovStats] = {}
+    measured = _measuring_copy(network, tuple(domains))
+    found: dict[str, Statistics | CovarianceStatistics] = {}
     hooks = [
-        layer.register_forward_pre_hook(partial(_collect, found, name, len(names)))
+        layer.register_forward_pre_hook(partial(_collect, found, name, len(domains)))
         for name, layer in norm_layers(measured).items()
     ]
     given = Given(measured)
     with torch.inference_mode():
-        for images, labels in batches:
-            given(images, labels)
+        for images, domain in batches:
+            given(images, domain)
     for hook in hooks:
         hook.remove()
-    images_seen = _image_counts(found, names, minimum)
-    diagonal = {layer: s.diagonal() if isinstance(s, CovStats) else s for layer, s in found.items()}
+    image_counts = _image_counts(found, domains, minimum)
+    diagonal = {layer: s.diagonal() if isinstance(s, CovarianceStatistics) else s for layer, s in found.items()}
     return Profiles(
-        tuple(names),
-        images_seen,
+        tuple(domains),
+        image_counts,
         mean={layer: stats.mean.clone() for layer, stats in diagonal.items()},
         var={layer: stats.var.clone() for layer, stats in diagonal.items()},
         weights=weights,
         domain_fields=tuple(domain_fields),
-        cov={layer: stats.cov.clone() for layer, stats in found.items() if isinstance(stats, CovStats)},
+        cov={layer: stats.cov.clone() for layer, stats in found.items() if isinstance(stats, CovarianceStatistics)},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def install(network: nn.Module, profiles: Profiles) -> nn.Module:
-    """A copy of ``network`` with the domains of ``profiles`` replaced or added, by name.
+    """Make a network whose domains have the statistics of ``profiles``.
 
-    A plain network becomes a converted one that knows just those domains.  Raises WeightsError when the
-    layers of the profiles are not the layers of the network.
+    Args:
+        network: A converted network, whose domains are replaced or added by name, or a plain one, which is converted
+            and knows just the domains of ``profiles``; it stays as it is.
+        profiles: Statistics that were measured on this network.
+
+    Returns:
+        A copy with these domains.
+
+    Raises:
+        WeightsError: If the layers of the profiles are not those of the network.
+
+    Example:
+        >>> from reid.norm import domains_of
+        >>> network = nn.Sequential(nn.BatchNorm2d(1)).eval()
+        >>> images = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+        >>> profiles = calibrate(network, [(images, torch.tensor([0, 0]))], ["door"])
+        >>> calibrated = install(network, profiles)
+        >>> domains_of(calibrated), calibrated[0].running_mean.item()
+        (('door',), 2.0)
     """
     known = domains_of(network)
     names = known + tuple(name for name in profiles.domains if name not in known)
@@ -93,9 +131,12 @@ def install(network: nn.Module, profiles: Profiles) -> nn.Module:
     return new
 
 
-def _measuring_copy(network: nn.Module, names: tuple[str, ...]) -> nn.Module:
-    """A copy with exactly the domains ``names`` that normalizes by the batch and updates nothing."""
-    measuring = _with_domains(network, names) if domains_of(network) else convert_norm(network, camera_batchnorm(names))
+def _measuring_copy(network: nn.Module, domains: tuple[str, ...]) -> nn.Module:
+    """Make a copy with exactly these domains, which normalizes by the batch and updates nothing."""
+    if domains_of(network):
+        measuring = _with_domains(network, domains)
+    else:
+        measuring = convert_norm(network, camera_batchnorm(domains))
     measuring.eval()
     for layer in norm_layers(measuring).values():
         layer.momentum = 0.0
@@ -103,30 +144,36 @@ def _measuring_copy(network: nn.Module, names: tuple[str, ...]) -> nn.Module:
     return measuring
 
 
-def _with_domains(network: nn.Module, names: tuple[str, ...]) -> nn.Module:
-    """A copy with just the domains ``names``: known ones keep their statistics, new ones get the mixture of all."""
+def _with_domains(network: nn.Module, domains: tuple[str, ...]) -> nn.Module:
+    """Make a copy with just these domains: known ones keep their statistics, new ones get the mixture of all."""
     known = domains_of(network)
-    return take_rows(network, names, [known.index(name) if name in known else None for name in names])
+    return take_rows(network, domains, [known.index(name) if name in known else None for name in domains])
 
 
 def _collect(
-    found: dict[str, Stats | CovStats], name: str, groups: int, layer: NormLayer, inputs: tuple[Tensor]
+    found: dict[str, Statistics | CovarianceStatistics],
+    name: str,
+    domain_count: int,
+    layer: NormLayer,
+    inputs: tuple[Tensor],
 ) -> None:
-    """Merge the statistics of a layer's input, per domain of the batch, into what was found so far."""
+    """Merge the statistics of the input of a layer, by domain, into what was found so far."""
     condition = current_condition()
-    labels = condition.domain if condition is not None else None
-    if isinstance(labels, Tensor) and labels.is_floating_point():
-        raise ConfigError("calibrate: expected a label for each image, got weights; a domain is measured on its own")
-    if not isinstance(labels, Tensor):
-        labels = torch.full((len(inputs[0]),), int(labels or 0))
-    stats = layer.observe(inputs[0], labels, groups)
-    found[name] = merged(found[name], stats) if name in found else stats
+    domain = condition.domain if condition is not None else None
+    if isinstance(domain, Tensor) and domain.is_floating_point():
+        raise ConfigError("calibrate: expected a domain for each image, got weights; a domain is measured by itself")
+    if not isinstance(domain, Tensor):
+        domain = torch.full((len(inputs[0]),), int(domain or 0))
+    statistics = layer.measure(inputs[0], domain, domain_count)
+    found[name] = merge_statistics(found[name], statistics) if name in found else statistics
 
 
-def _image_counts(found: Mapping[str, Stats | CovStats], names: Sequence[str], minimum: int) -> tuple[int, ...]:
-    mass = next(iter(found.values())).mass.tolist() if found else [0.0] * len(names)
-    counts = tuple(int(m) for m in mass)
-    short = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < minimum]
+def _image_counts(
+    found: Mapping[str, Statistics | CovarianceStatistics], domains: Sequence[str], minimum: int
+) -> tuple[int, ...]:
+    mass = next(iter(found.values())).mass.tolist() if found else [0.0] * len(domains)
+    counts = tuple(int(images) for images in mass)
+    short = [f"{name} ({count})" for name, count in zip(domains, counts, strict=True) if count < minimum]
     if short:
         raise DataError(
             f"calibration: expected at least {minimum} images of each camera, too few of: {', '.join(short)}"
@@ -135,8 +182,8 @@ def _image_counts(found: Mapping[str, Stats | CovStats], names: Sequence[str], m
 
 
 def _install(layer: NormLayer, name: str, profiles: Profiles) -> None:
-    stats = profiles.stats(name)
-    if stats.mean.shape != (len(profiles.domains), layer.channels):
-        raise WeightsError(f"profiles of {name}: expected {layer.channels} channels, got {stats.mean.shape[-1]}")
+    statistics = profiles.statistics(name)
+    if statistics.mean.shape != (len(profiles.domains), layer.channels):
+        raise WeightsError(f"profiles of {name}: expected {layer.channels} channels, got {statistics.mean.shape[-1]}")
     for row, domain in enumerate(profiles.domains):
-        layer.install(layer.domains.index(domain), stats, row)
+        layer.set_statistics(layer.domains.index(domain), statistics, row)

@@ -1,130 +1,60 @@
-"""Turn the BatchNorm layers of any network into layers with a domain for every camera, modality or data set.
+"""Turn the BatchNorm layers of any network into layers with a domain for every camera, modality or category.
 
-Every function here takes a network and returns a new one; the network given stays as it is.  Layers
-that keep no statistics (LayerNorm, GroupNorm, InstanceNorm) have nothing to keep per domain and stay.
+Every function here takes a network and returns a new one; the network given stays as it is.  Layers that keep no
+statistics (LayerNorm, GroupNorm, InstanceNorm) stay as they are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.assignment import LatentDomains
-from reid.norm.domain_batchnorm import AFFINES, DomainBatchNorm
-from reid.norm.domain_rows import carry_over
+from reid.norm.batchnorm_layer import DomainBatchNorm
+from reid.norm.domain_policy import FUSED_NORMS, DomainPolicy
 from reid.norm.domain_whitening import DomainWhitening
 from reid.norm.systems import SYSTEMS
 
 NormLayer = DomainBatchNorm | DomainWhitening
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 STATELESS_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
-FUSED_NORMS = ("BatchNormAct2d", "SyncBatchNormAct")  # timm's, which also drop and activate
-
-
-@dataclass(frozen=True)
-class DomainPolicy:
-    """Statistics for every name of ``names``; ``kind`` says what the names are.
-
-    ``affine`` "shared": one weight and bias for all domains (camera-based BN, modality BN), which keeps
-    their embeddings comparable; "domain": one each (domain-specific BN, Chang et al. 2019).  ``system`` is
-    the member of the family (:data:`~reid.norm.systems.SYSTEMS`) that the first layers, or all, become; the
-    others are BatchNorm per domain.  Without names there is one domain: plain BatchNorm.
-    """
-
-    axis: str
-    domains: tuple[str, ...]
-    affine: str = "shared"
-    system: str = "batch"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.domains, tuple):
-            raise ConfigError(f"{self.axis} norm: expected a list of {self.axis} names, got {self.domains!r}")
-        if len(set(self.domains)) != len(self.domains) or (self.system == "batch" and not self.domains):
-            raise ConfigError(f"{self.axis} norm: expected distinct {self.axis} names, got {list(self.domains)}")
-        if self.affine not in AFFINES:
-            raise ConfigError(unknown_name("affine", self.affine, AFFINES))
-        if self.system not in SYSTEMS:
-            raise ConfigError(unknown_name("norm system", self.system, SYSTEMS))
-        SYSTEMS[self.system].check(self.system, self.domains, self.affine)
-
-    def build(self, plain: nn.Module, *, special: bool = True) -> nn.Module:
-        """The layer that takes the place of ``plain``, a BatchNorm or a layer of ours without domains.
-
-        It is of the policy's ``system`` if it is ``special`` and the system can take it, else BatchNorm per
-        domain, which computes what ``plain`` does, in every domain.
-        """
-        layer, system = self._domains(plain), SYSTEMS[self.system]
-        if not special or not system.takes(layer):
-            return layer
-        return system.change(layer).train(plain.training)
-
-    def _domains(self, plain: nn.Module) -> DomainBatchNorm:
-        if isinstance(plain, DomainBatchNorm):
-            return plain.take_rows(self.domains, [0] * max(len(self.domains), 1))
-        layer = DomainBatchNorm(
-            int(plain.num_features),  # type: ignore[arg-type]
-            self.domains,
-            affine=self.affine if plain.weight is not None else None,
-            plain=nn.BatchNorm1d if isinstance(plain, nn.BatchNorm1d) else nn.BatchNorm2d,
-            eps=plain.eps,  # type: ignore[arg-type]
-            momentum=plain.momentum,  # type: ignore[arg-type]
-        )
-        state = plain.state_dict()
-        layer.to(state["running_mean"].device, state["running_mean"].dtype)
-        layer.load_state_dict({key: state[key] for key in layer.state_dict() if key in state})
-        layer.sync = isinstance(plain, nn.SyncBatchNorm)
-        carry_over(layer, plain)
-        if type(plain).__name__ in FUSED_NORMS:
-            layer.drop, layer.act = plain.drop, plain.act  # type: ignore[assignment]
-        return layer
-
-
-def _listed(names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple; a single string, whose letters would be taken for names, and what is no list stay."""
-    return names if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)  # type: ignore[return-value]
-
-
-def camera_batchnorm(names: Sequence[str], affine: str = "shared") -> DomainPolicy:
-    """Camera-based BN (Zhuang et al., ECCV 2020): own statistics for every camera of ``names``."""
-    return DomainPolicy("camera", _listed(names), affine)
-
-
-def modality_batchnorm(names: Sequence[str] = ("visible", "infrared"), affine: str = "shared") -> DomainPolicy:
-    """Modality BN (Li et al., arXiv 2103.04778): own statistics for every modality of ``names``."""
-    return DomainPolicy("modality", _listed(names), affine)
-
-
-def domain_batchnorm(names: Sequence[str], affine: str = "domain") -> DomainPolicy:
-    """Domain-specific BN (Chang et al., CVPR 2019): statistics and affine for every domain of ``names``."""
-    return DomainPolicy("category", _listed(names), affine)
-
-
-POLICIES: dict[str, Callable[..., DomainPolicy]] = {
-    "camera": camera_batchnorm,
-    "modality": modality_batchnorm,
-    "domain": domain_batchnorm,
-}
 
 
 def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
-    """A copy of ``network`` whose BatchNorm layers, the neck's included, have the domains of ``policy``.
+    """Convert the BatchNorm layers of a network, the neck's included, to layers with the domains of a policy.
 
-    Call the copy as ``Given(copy)(images, domain)``.  Until it is trained or calibrated a copy of system "batch"
-    gives, in every domain, exactly what ``network`` gives.  Training flags, frozen parameters, dtype and device
-    carry over; a layer used in two places stays one layer.  Raises ConfigError, naming the module, for
-    a norm it does not know, and for a network without BatchNorm.
+    Call the result as ``Given(converted)(images, domain)``.  Until it is trained or calibrated, a network of system
+    "batch" computes in every domain exactly what ``network`` does.  Training flags, frozen parameters, dtype and
+    device carry over; a layer that is used twice stays one layer.
+
+    Args:
+        network: Any network with BatchNorm layers; it stays as it is.
+        policy: The domains and what the layers do with them, such as ``camera_batchnorm([...])``.
+
+    Returns:
+        A converted copy.
+
+    Raises:
+        ConfigError: If the network has no BatchNorm, has domains already, or has a norm that cannot be converted; the
+            message names the module.
+
+    Example:
+        >>> from reid.norm import camera_batchnorm
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        >>> converted = convert_norm(network, camera_batchnorm(["door", "yard"]))
+        >>> converted[1].running_mean.shape
+        torch.Size([2, 4])
     """
     if not isinstance(network, nn.Module) or not isinstance(policy, DomainPolicy):
         raise ConfigError(
             "convert_norm: expected a network and a policy such as camera_batchnorm([...]), got"
             f" {type(network).__name__} and {type(policy).__name__}"
         )
-    places = [name for name, layer in network.named_modules() if _is_convertible(name, layer)]
-    if not places:
+    convertible = [name for name, layer in network.named_modules() if _is_convertible(name, layer)]
+    if not convertible:
         raise ConfigError(
             f"{type(network).__name__} has no BatchNorm layer, so there are no statistics to keep per {policy.axis}"
         )
@@ -132,10 +62,10 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
     before = system_of(network)
     if "batch" not in (before, policy.system):
         raise ConfigError(f'this network has norm system "{before}" already; convert the plain network instead')
-    special = {places[index] for index in SYSTEMS[policy.system].places(len(places))}
+    special = {convertible[index] for index in SYSTEMS[policy.system].layers(len(convertible))}
 
     def convert(name: str, layer: nn.Module) -> nn.Module | None:
-        return policy.build(layer, special=name in special) if name in places else None
+        return policy.build(layer, special=name in special) if name in convertible else None
 
     converted = replace_modules(copy.deepcopy(network), convert)
     converted.norm_system = policy.system if before == "batch" else before  # type: ignore[assignment]
@@ -147,67 +77,117 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
 
 
 def norm_layers(network: nn.Module) -> dict[str, NormLayer]:
-    """The converted layers of a network by module name."""
+    """Find the converted layers of a network, by module name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, NormLayer)}
 
 
 def domains_of(network: nn.Module) -> tuple[str, ...]:
-    """The domain names of a converted network in the order of their indices; () for a plain one."""
+    """Return the domain names of a network in the order of their indices; () for a plain network.
+
+    Example:
+        >>> from reid.norm import camera_batchnorm
+        >>> domains_of(convert_norm(nn.Sequential(nn.BatchNorm2d(4)), camera_batchnorm(["door", "yard"])))
+        ('door', 'yard')
+    """
     layers = list(norm_layers(network).values())
     return layers[0].domains if layers else ()
 
 
 def system_of(network: nn.Module) -> str:
-    """The name of the member of the family (:data:`~reid.norm.systems.SYSTEMS`) that a network was made."""
+    """Return the name of the system (:data:`~reid.norm.systems.SYSTEMS`) that a network was converted to."""
     return str(getattr(network, "norm_system", "batch"))
 
 
 def mixes_domains(network: nn.Module) -> bool:
-    """Whether what a domain gets depends on the images of others (DIAL, TransNorm): measure them together then."""
+    """Whether the result for a domain depends on the images of others (DIAL, TransNorm): then measure them together."""
     layers = [layer for layer in norm_layers(network).values() if isinstance(layer, DomainBatchNorm)]
-    return any(layer.source.mixes or layer.transfer is not None for layer in layers)
+    return any(layer.source.mixes_domains or layer.transfer is not None for layer in layers)
 
 
 def add_domain(network: nn.Module, name: str, like: str | None = None) -> nn.Module:
-    """A copy of a converted network with one more domain, last.
+    """Add a domain to a converted network, last; the other domains stay bit for bit.
 
-    Its statistics are those of domain ``like``, or the mixture of all domains, each with equal weight;
-    the other domains keep theirs bit for bit.
+    Args:
+        network: A converted network; it stays as it is.
+        name: The name of the new domain.
+        like: The domain whose statistics it gets; None for the mixture of all domains with equal weight.
+
+    Returns:
+        A copy with one more domain.
+
+    Raises:
+        ConfigError: If the network has no domains, has this one already, or cannot have more.
+        ConditionError: If ``like`` is unknown.
+
+    Example:
+        >>> from reid.norm import camera_batchnorm
+        >>> network = convert_norm(nn.Sequential(nn.BatchNorm2d(4)), camera_batchnorm(["door", "yard"]))
+        >>> domains_of(add_domain(network, "gate", like="door"))
+        ('door', 'yard', 'gate')
     """
     domains = domains_of(network)
     if not domains:
         raise ConfigError(f'domain "{name}" cannot be added: this network has no domains yet; use convert_norm')
     if name in domains:
         raise ConfigError(f'domain "{name}" exists already; known: {", ".join(domains)}')
-    row = None if like is None else row_of(domains, like)
+    row = None if like is None else domain_index(domains, like)
     return take_rows(network, (*domains, name), [*range(len(domains)), row])
 
 
 def extract(network: nn.Module, domain: str) -> nn.Module:
-    """A copy without domains that computes what ``network`` does for one of them.
+    """Make a network without domains that computes what ``network`` does for one of them.
 
-    Where a layer is plain BatchNorm, or a whitening, it becomes one of torch.nn's own layers.
+    Args:
+        network: A converted network; it stays as it is.
+        domain: The name of the domain.
+
+    Returns:
+        A copy.  Where a layer is plain BatchNorm or a whitening, it becomes a layer of torch.nn.
+
+    Raises:
+        ConditionError: If the domain is unknown.
+
+    Example:
+        >>> from reid.norm import camera_batchnorm
+        >>> network = convert_norm(nn.Sequential(nn.BatchNorm2d(4)), camera_batchnorm(["door", "yard"]))
+        >>> type(extract(network, "yard")[0]).__name__
+        'BatchNorm2d'
     """
-    row, copied = row_of(domains_of(network), domain), copy.deepcopy(network)
-    new = {id(layer): layer.alone(row) for layer in norm_layers(copied).values()}
+    index, copied = domain_index(domains_of(network), domain), copy.deepcopy(network)
+    new = {id(layer): layer.to_plain(index) for layer in norm_layers(copied).values()}
     plain = replace_modules(copied, lambda _, layer: new.get(id(layer)))
     if not norm_layers(plain):
         plain.norm_system = "batch"  # type: ignore[assignment]
     return plain
 
 
-def take_rows(network: nn.Module, names: Sequence[str], rows: Sequence[int | None]) -> nn.Module:
-    """A copy of a converted network whose layers have the domains ``names``, from their rows ``rows``."""
+def take_rows(network: nn.Module, domains: Sequence[str], rows: Sequence[int | None]) -> nn.Module:
+    """Make a copy of a converted network with other domains, from rows of its layers.
+
+    Args:
+        network: A converted network; it stays as it is.
+        domains: The names of the new domains.
+        rows: For each new domain the index of the old one whose numbers it gets, or None for the mixture of all.
+
+    Returns:
+        A copy with the new domains.
+    """
     copied = copy.deepcopy(network)
-    new = {id(layer): layer.take_rows(names, rows) for layer in norm_layers(copied).values()}
+    new = {id(layer): layer.take_rows(domains, rows) for layer in norm_layers(copied).values()}
     return replace_modules(copied, lambda _, layer: new.get(id(layer)))
 
 
 def replace_modules(network: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> nn.Module:
-    """Put ``replacement(name, module)``, where it is not None, in the place of each module of ``network``.
+    """Replace modules of a network in place.
 
-    Each module object is asked for once, so a module shared by two places stays shared.  Works in place;
-    returns the root, which may itself have been replaced.
+    Each module object is replaced once, so a module that is used twice stays one module.
+
+    Args:
+        network: The network; it changes.
+        replacement: Called with the name and the module; returns the new module, or None to look inside it.
+
+    Returns:
+        The root, which may itself be replaced.
     """
     memo: dict[int, nn.Module] = {}
     originals: list[nn.Module] = []  # kept alive, so that an id in the memo cannot be given out again
@@ -228,7 +208,7 @@ def replace_modules(network: nn.Module, replacement: Callable[[str, nn.Module], 
 
 
 def _is_convertible(name: str, layer: nn.Module) -> bool:
-    """Whether to convert a layer; ConfigError for one that keeps statistics we do not know how to keep."""
+    """Whether to convert a layer; raise ConfigError for one that keeps statistics in an unknown way."""
     if isinstance(layer, NormLayer) and layer.domains:
         raise ConfigError(
             f"{name}: this network has domains already ({', '.join(layer.domains)}); use add_domain, or convert the"
@@ -241,8 +221,8 @@ def _is_convertible(name: str, layer: nn.Module) -> bool:
             raise ConfigError(f"{name}: this BatchNorm tracks no statistics, so it has none to keep per domain")
         return True
     known = isinstance(layer, STATELESS_NORMS) and not getattr(layer, "track_running_stats", False)
-    kept = (getattr(layer, key, None) for key in ("running_mean", "running_var"))
-    if not known and any(isinstance(value, Tensor) for value in kept):
+    statistics = (getattr(layer, key, None) for key in ("running_mean", "running_var"))
+    if not known and any(isinstance(value, Tensor) for value in statistics):
         raise ConfigError(
             f"{name}: cannot convert a {type(layer).__name__}; expected BatchNorm1d, BatchNorm2d, SyncBatchNorm"
             f" or timm's {' or '.join(FUSED_NORMS)}"
@@ -250,8 +230,8 @@ def _is_convertible(name: str, layer: nn.Module) -> bool:
     return False
 
 
-def row_of(domains: Sequence[str], name: str) -> int:
-    """The index of a domain; ConditionError that lists the known ones."""
+def domain_index(domains: Sequence[str], name: str) -> int:
+    """Return the index of a domain; raise ConditionError, which lists the known ones, for an unknown name."""
     if name not in domains:
         raise ConditionError(unknown_name("domain", name, domains))
     return list(domains).index(name)

@@ -1,8 +1,8 @@
-"""What happens to a normalized value: a scale and a shift, shared by the domains or one each.
+"""The scale and the shift that turn a value into its normalized value.
 
-All diagonal normalizations end as y = x * scale + shift with one scale and one shift for each image and
-channel; :func:`scale_and_shift` is that end.  :class:`Transfer` additionally weighs channels by how well
-they carry over from one domain to the other.
+All normalizations without covariances end as y = x * scale + shift, with one scale and one shift for each image and
+channel; :func:`scale_and_shift` computes them.  :class:`Transfer` also weighs channels by how similar they are in two
+domains.
 """
 
 from __future__ import annotations
@@ -11,41 +11,49 @@ import torch
 from torch import Tensor, nn
 
 from reid.norm.assignment import Assignment
-from reid.norm.statistics import Stats
-from reid.norm.statistics_source import StatisticsRows
+from reid.norm.statistics import Statistics
+from reid.norm.statistics_source import ChosenStatistics
 
 Affine = tuple[Tensor | None, Tensor | None]
 
 
 def scale_and_shift(
-    rows: StatisticsRows, assignment: Assignment, affine: Affine, eps: float, gain: Tensor | None = None
+    chosen: ChosenStatistics, assignment: Assignment, affine: Affine, eps: float, gain: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift (R, C), R being B or 1: y = sum_k part_k [gamma_k (x - mu_k) / sqrt(var_k + eps) + beta_k].
+    """Compute scale and shift: y = sum_k weight_k [gamma_k (x - mu_k) / sqrt(var_k + eps) + beta_k].
 
-    ``affine``: gamma and beta, (C,) for all domains or (G, C), one each; ``gain`` (C,) multiplies both.
+    Args:
+        chosen: The statistics that normalize each image.
+        assignment: Which images belong to which domain.
+        affine: gamma and beta, each (C,) for all domains or (G, C), one for each.
+        eps: Added to the variances.
+        gain: (C,), multiplies both.
+
+    Returns:
+        Scale and shift, (R, C) each, where R is B or 1.
     """
-    sharp = torch.rsqrt(rows.var + eps)
+    sharp = torch.rsqrt(chosen.var + eps)
     gamma, beta = (
-        value if value is None or value.dim() == 1 else assignment.rows(value).to(sharp.dtype) for value in affine
+        value if value is None or value.dim() == 1 else assignment.look_up(value).to(sharp.dtype) for value in affine
     )
     scale = sharp if gamma is None else sharp * gamma
-    shift = -rows.mean * scale if beta is None else beta - rows.mean * scale
-    scale, shift = (rows.part * scale).sum(1), (rows.part * shift).sum(1)
+    shift = -chosen.mean * scale if beta is None else beta - chosen.mean * scale
+    scale, shift = (chosen.weight * scale).sum(1), (chosen.weight * shift).sum(1)
     return (scale, shift) if gain is None else (scale * gain, shift * gain)
 
 
 class Transfer(nn.Module):
     """TransNorm (Wang et al. 2019): channels whose statistics agree between two domains count for more.
 
-    With d_c the distance between the domains' normalized means |mu_s / sigma_s - mu_t / sigma_t|, a channel
-    is multiplied by 1 + C (1 + d_c)^-1 / sum_k (1 + d_k)^-1 (equations 5-7); no gradient passes through it.
-    The factors sum to 2 C: a network of plain BN is doubled at every layer, as published.
+    With d_c the distance between the domains' normalized means |mu_s / sigma_s - mu_t / sigma_t|, a channel is
+    multiplied by 1 + C (1 + d_c)^-1 / sum_k (1 + d_k)^-1 (equations 5-7); no gradient passes through it.  The factors
+    sum to 2 C: the output of every layer is twice that of plain BN on average, as published.
     """
 
-    domains = 2
+    domain_count = 2
 
-    def forward(self, stats: Stats, eps: float) -> Tensor:
-        """The statistics of the two domains -> factors (C,)."""
-        position = (stats.mean / (stats.var + eps).sqrt()).detach()  # (2, C)
+    def forward(self, statistics: Statistics, eps: float) -> Tensor:
+        """Compute the factors (C,) from the statistics of the two domains."""
+        position = (statistics.mean / (statistics.var + eps).sqrt()).detach()  # (2, C)
         closeness = 1 / (1 + (position[0] - position[1]).abs())
         return 1 + closeness * (len(closeness) / closeness.sum())

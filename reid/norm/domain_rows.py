@@ -1,7 +1,4 @@
-"""What layers with a row for each named domain have in common: names in the state, rows by name.
-
-Knows names and rows; what a row holds is the layer's business.
-"""
+"""What layers with a row of numbers for each named domain share: the names in their state, and rows found by name."""
 
 from __future__ import annotations
 
@@ -12,7 +9,10 @@ from torch import Tensor, nn
 
 
 class NamedRows(nn.Module):
-    """A layer with the named ``domains``; the names are saved with its state, so that a state loads by name."""
+    """A layer with a row for each of the named ``domains``.
+
+    The names are saved with its state, so that a state loads by name, whatever the order.
+    """
 
     domains: tuple[str, ...]
 
@@ -20,12 +20,20 @@ class NamedRows(nn.Module):
         return {"domains": list(self.domains)}
 
     def set_extra_state(self, state: dict[str, list[str]]) -> None:
-        """Nothing to restore: the names are checked against the rows when these load."""
+        """Restore nothing: the names are checked when the rows load."""
 
     def row_order(self, state_dict: dict[str, Any], prefix: str, error_messages: list[str]) -> list[int] | None:
-        """The row of ``state_dict`` that each domain takes; None, and a message, when the names are others.
+        """Find the row of ``state_dict`` that each domain takes.
 
-        A state without names is taken to have this layer's.
+        A state without names is taken to have the names of this layer.
+
+        Args:
+            state_dict: The state that is being loaded.
+            prefix: The name of this layer in it.
+            error_messages: Where a message is added when the state has other names.
+
+        Returns:
+            One row for each domain, or None when the names differ.
         """
         extra: Mapping[str, list[str]] = state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         names = list(extra["domains"])
@@ -36,15 +44,24 @@ class NamedRows(nn.Module):
 
 
 def fill_rows(table: Tensor, old: Tensor, rows: Sequence[int | None], default: Tensor) -> None:
-    """table[i] = old[rows[i]], or ``default`` where that is None."""
+    """Set ``table[i]`` to ``old[rows[i]]``, or to ``default`` where ``rows[i]`` is None."""
     for i, row in enumerate(rows[: len(table)]):
         table[i] = default if row is None else old[row]
 
 
-def carry_over(new: nn.Module, old: nn.Module) -> None:
-    """Carry over what is not state: the training flag, frozen parameters and hooks."""
+def copy_flags_and_hooks(new: nn.Module, old: nn.Module) -> None:
+    """Give ``new`` what is no state of ``old``: the training flag, frozen parameters and hooks."""
     new.train(old.training)
     for key, parameter in new.named_parameters(recurse=False):
         parameter.requires_grad_(getattr(old, key).requires_grad)
     new._forward_hooks.update(old._forward_hooks)
     new._forward_pre_hooks.update(old._forward_pre_hooks)
+
+
+def named_domains(network: nn.Module) -> tuple[str, ...]:
+    """Return the domain names that the layers of a network know, in the order of their indices; () for none.
+
+    These are the names of :func:`reid.norm.domains_of` and, in a network of plain norms, those of its adapters.
+    """
+    layers = (layer for layer in network.modules() if isinstance(layer, NamedRows))
+    return next((layer.domains for layer in layers if layer.domains), ())

@@ -1,7 +1,6 @@
-"""Measured statistics of named domains as a value: saved, merged, compared, drawn towards a prior.
+"""Measured statistics of named domains as a value that is saved, merged, compared and shrunk toward a prior.
 
-A profile belongs to the weights it was measured on.  Nothing here runs a network;
-:mod:`reid.norm.calibrate` measures profiles and installs them.
+Profiles belong to the weights that they were measured on.  :mod:`reid.norm.calibrate` measures and installs them.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reid.errors import DataError, WeightsError, unknown_name
-from reid.norm.covariance import CovStats
-from reid.norm.statistics import Stats
+from reid.norm.covariance import CovarianceStatistics
+from reid.norm.statistics import Statistics
 from reid.norm.tensor_file import write_table
 from reid.old_names import current_fields, fields_in_files
 
@@ -31,13 +30,26 @@ _TABLES = {"mean": "running_mean", "var": "running_var", "cov": "running_cov"}
 
 @dataclass(frozen=True)
 class Profiles:
-    """The statistics of named domains in every norm layer of one network.
+    """The statistics of G named domains in every norm layer of one network.
 
-    ``mean`` and ``var`` hold (G, C) per layer name, ``var`` biased (over exactly these images), ``cov``
-    (G, C / g, g, g) for layers that whiten; ``images`` (G,) says how many images each of ``domains``
-    was measured on; ``weights`` is the fingerprint of the weights they belong to ("" when not known),
-    ``domain_fields`` the fields of a sample that name its domain, ``date`` when they were measured (ISO 8601, UTC),
-    ``prior`` what they were drawn towards and how far, such as "16 of the network", "" where they were not.
+    Attributes:
+        domains: The names of the domains.
+        images: How many images each domain was measured on.
+        mean: (G, C) for each layer by name.
+        var: (G, C) for each layer, biased: over exactly these images.
+        weights: The fingerprint of the weights that they belong to; "" when it is not known.
+        domain_fields: The fields of a sample that name its domain.
+        cov: (G, C / g, g, g) for each layer that whitens.
+        date: When they were measured (ISO 8601, UTC).
+        prior: What they were shrunk toward and how far, such as "16 of the network"; "" when they were not.
+
+    Example:
+        >>> old = Profiles(("door",), (3,), {"bn": torch.tensor([[0.0]])}, {"bn": torch.tensor([[1.0]])})
+        >>> new = Profiles(("door",), (1,), {"bn": torch.tensor([[4.0]])}, {"bn": torch.tensor([[1.0]])})
+        >>> old.merge(new).images, old.merge(new).mean["bn"].item()
+        ((4,), 1.0)
+        >>> new.drift(old)
+        {'door': 4.0}
     """
 
     domains: tuple[str, ...]
@@ -50,16 +62,26 @@ class Profiles:
     date: str = ""
     prior: str = ""
 
-    def stats(self, layer: str) -> Stats | CovStats:
-        """What was measured in a layer; the mass of a domain is its number of images."""
+    def statistics(self, layer: str) -> Statistics | CovarianceStatistics:
+        """Return what was measured in a layer; the mass of a domain is its number of images."""
         mean = self.mean[layer]
         mass = torch.tensor(self.images, dtype=mean.dtype)
         if layer in self.cov:
-            return CovStats(mean, self.cov[layer], mass)
-        return Stats(mean, self.var[layer], mass)
+            return CovarianceStatistics(mean, self.cov[layer], mass)
+        return Statistics(mean, self.var[layer], mass)
 
     def select(self, names: Sequence[str]) -> Profiles:
-        """Only the domains ``names``, in that order."""
+        """Select some domains.
+
+        Args:
+            names: Their names, in the order of the result.
+
+        Returns:
+            Profiles of these domains.
+
+        Raises:
+            DataError: If a name is unknown.
+        """
         for name in names:
             if name not in self.domains:
                 raise DataError(f"profiles: {unknown_name('domain', name, self.domains)}")
@@ -69,26 +91,48 @@ class Profiles:
         return replace(self, domains=tuple(names), images=images, mean=mean, var=var, cov=cov)
 
     def merge(self, other: Profiles) -> Profiles:
-        """The profiles of all images of both: a domain in both counts all its images, exactly as measured at once."""
+        """Merge the profiles of different images: a domain that is in both counts all its images.
+
+        Args:
+            other: Profiles of the same weights and domain fields.
+
+        Returns:
+            Profiles of the domains of both, exactly as if all images had been measured together.
+
+        Raises:
+            WeightsError: If the profiles are of different weights, layers or fields.
+        """
         self._check_same_network(other)
         names = self.domains + tuple(name for name in other.domains if name not in self.domains)
-        together = {layer: merged(self._spread(layer, names), other._spread(layer, names)) for layer in self.mean}
+        together = {
+            layer: merge_statistics(self._spread(layer, names), other._spread(layer, names)) for layer in self.mean
+        }
         counts = [dict(zip(p.domains, p.images, strict=True)) for p in (self, other)]
         images = tuple(sum(count.get(name, 0) for count in counts) for name in names)
         return replace(
-            _from_stats(self, together), domains=names, images=images, date=max(self.date, other.date),
+            _with_statistics(self, together), domains=names, images=images, date=max(self.date, other.date),
             prior=self.priors(other),
         )  # fmt: skip
 
     def priors(self, other: Profiles) -> str:
-        """What the profiles of both were drawn towards."""
+        """Say what the profiles of both were shrunk toward, in one text."""
         return " or ".join(sorted({self.prior, other.prior} - {""}))
 
     def diff(self, other: Profiles) -> dict[str, Tensor]:
-        """How far apart the domains that both have lie: 2-Wasserstein distance over deviation, (K,) per layer.
+        """Measure in every layer how far the domains have moved from those of ``other``.
 
-        sqrt(W2^2 / sum over channels of sigma^2), with sigma that of ``other``: 0 where nothing changed, 1 when
-        the activations have moved by as much as they vary.  K domains, in the order of ``self.domains``.
+        sqrt(W2^2 / sum over channels of sigma^2), where W2 is the 2-Wasserstein distance and sigma that of ``other``:
+        0 where nothing changed, 1 when the activations have moved by as much as they vary.
+
+        Args:
+            other: Profiles of the same weights and domain fields.
+
+        Returns:
+            (K,) for each layer: one number for each domain that is in both, in the order of ``self.domains``.
+
+        Raises:
+            DataError: If no domain is in both.
+            WeightsError: If the profiles are of different weights, layers or fields.
         """
         self._check_same_network(other)
         common = tuple(name for name in self.domains if name in other.domains)
@@ -100,48 +144,73 @@ class Profiles:
         ours, theirs = self.select(common), other.select(common)
         found = {}
         for layer in self.mean:
-            old = Stats(theirs.mean[layer], theirs.var[layer], torch.ones(len(common)))
-            new = Stats(ours.mean[layer], ours.var[layer], torch.ones(len(common)))
+            old = Statistics(theirs.mean[layer], theirs.var[layer], torch.ones(len(common)))
+            new = Statistics(ours.mean[layer], ours.var[layer], torch.ones(len(common)))
             found[layer] = (new.wasserstein(old) / old.var.sum(1).clamp_min(1e-12)).sqrt()
         return found
 
     def drift(self, stored: Profiles) -> dict[str, float]:
-        """One number for each domain that both have: the mean of :meth:`diff` over the layers."""
+        """Measure how far each domain has moved from the ``stored`` one: the mean of :meth:`diff` over the layers.
+
+        Returns:
+            One number for each domain that is in both, by name.
+        """
         found = torch.stack(list(self.diff(stored).values())).mean(0)
         common = [name for name in self.domains if name in stored.domains]
         return dict(zip(common, found.tolist(), strict=True))
 
     def shrunk(self, prior: float, parents: Mapping[str, str] | None = None) -> Profiles:
-        """Statistics of few images, drawn towards those of more: each as if ``prior`` images of its parent were among
-        its own (Schneider et al. 2020, with the variance between the means).
+        """Shrink the statistics of each domain toward its parent, as if the parent were ``prior`` more images.
 
-        ``parents`` names the group of a domain (the modality of a camera); a group's own parent is everything
-        measured.  Without it that is every domain's parent.  ``prior`` 0 changes nothing.
+        This follows Schneider et al. 2020, with the variance between the means.
+
+        Args:
+            prior: The weight of the parent in images; 0 changes nothing.
+            parents: The group of each domain by name, such as the modality of a camera.  The parent of a domain is
+                then its group, and the parent of a group is everything measured.  Without it everything measured is
+                the parent of every domain.
+
+        Returns:
+            New profiles of the same domains.
         """
         if not prior:
             return self
         groups = sorted({(parents or {}).get(name, "") for name in self.domains})
         member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.domains])
-        shrunk = {layer: _shrunk(self.stats(layer), member, len(groups), prior) for layer in self.mean}
-        return replace(_from_stats(self, shrunk), prior=f"{prior:g} of the cameras")
+        shrunk = {layer: _shrink(self.statistics(layer), member, len(groups), prior) for layer in self.mean}
+        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the cameras")
 
     def towards(self, source: Profiles, prior: float) -> Profiles:
-        """Statistics of few images, drawn towards those of ``source``, which the network has without them.
+        """Shrink the statistics of each domain toward those of ``source``, which the network has without them.
 
         mu = (n mu_own + N mu_source) / (n + N) and var = (n var_own + N var_source) / (n + N), covariances alike, with
-        n the domain's images and N = ``prior``: Schneider et al. 2020, as published, without the variance between the
-        means.  ``source`` has the same domains at least; ``prior`` 0 changes nothing.
+        n the images of the domain and N = ``prior``: Schneider et al. 2020, as published, without the variance between
+        the means.
+
+        Args:
+            source: Profiles of at least the same domains.
+            prior: The weight of ``source`` in images; 0 changes nothing.
+
+        Returns:
+            New profiles of the same domains.
+
+        Raises:
+            WeightsError: If the profiles are of different weights, layers or fields.
         """
         self._check_same_network(source)
         if not prior:
             return self
         old = source.select(self.domains)
         share = torch.tensor([[images / (images + prior)] for images in self.images])
-        drawn = {layer: _between(old.stats(layer), self.stats(layer), share) for layer in self.mean}
-        return replace(_from_stats(self, drawn), prior=f"{prior:g} of the network")
+        shrunk = {layer: _interpolate(old.statistics(layer), self.statistics(layer), share) for layer in self.mean}
+        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the network")
 
     def save(self, path: Path) -> None:
-        """Write to a safetensors file, in one move."""
+        """Write the profiles to a safetensors file, completely or not at all.
+
+        Raises:
+            WeightsError: If the file cannot be written.
+        """
         tensors = {
             f"{layer}.{suffix}": tensor.contiguous()
             for key, suffix in _TABLES.items()
@@ -156,7 +225,11 @@ class Profiles:
 
     @classmethod
     def load(cls, path: Path) -> Profiles:
-        """Read what :meth:`save` wrote; WeightsError when the file is something else."""
+        """Read the profiles that :meth:`save` wrote.
+
+        Raises:
+            WeightsError: If the file cannot be read, is another file, or is damaged.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -182,7 +255,7 @@ class Profiles:
             key: {k.removesuffix(f".{suffix}"): t for k, t in tensors.items() if k.endswith(f".{suffix}")}
             for key, suffix in _TABLES.items()
         }
-        date, prior = (header.get(key, "") for key in ("date", "prior"))  # older files do not say these
+        date, prior = (header.get(key, "") for key in ("date", "prior"))  # older files do not have these
         return cls(
             tuple(names), tuple(images), weights=weights, domain_fields=domain_fields, date=date, prior=prior, **tables
         )
@@ -195,57 +268,65 @@ class Profiles:
                 " calibrate both with the same weights and fields"
             )
 
-    def _spread(self, layer: str, names: Sequence[str]) -> Stats | CovStats:
-        """The statistics of a layer with a row for each of ``names``, of mass 0 where there is nothing."""
-        stats = self.stats(layer)
+    def _spread(self, layer: str, names: Sequence[str]) -> Statistics | CovarianceStatistics:
+        """Return the statistics of a layer with a row for each of ``names``, of mass 0 where nothing was measured."""
+        statistics = self.statistics(layer)
         weights = torch.tensor([[float(name == own) for own in self.domains] for name in names])
-        return stats.mix(weights.to(stats.mean.dtype))
+        return statistics.mix(weights.to(statistics.mean.dtype))
 
 
-def merged(ours: Stats | CovStats, theirs: Stats | CovStats) -> Stats | CovStats:
-    """Both groups of images together, whichever kind of statistics a layer keeps."""
-    if isinstance(ours, CovStats) and isinstance(theirs, CovStats):
+def merge_statistics(
+    ours: Statistics | CovarianceStatistics, theirs: Statistics | CovarianceStatistics
+) -> Statistics | CovarianceStatistics:
+    """Merge the statistics of one layer, with or without covariances; raise WeightsError if only one has them."""
+    if isinstance(ours, CovarianceStatistics) and isinstance(theirs, CovarianceStatistics):
         return ours.merge(theirs)
-    if isinstance(ours, Stats) and isinstance(theirs, Stats):
+    if isinstance(ours, Statistics) and isinstance(theirs, Statistics):
         return ours.merge(theirs)
     raise WeightsError(MIXED)
 
 
-def _between(source: Stats | CovStats, own: Stats | CovStats, share: Tensor) -> Stats | CovStats:
-    """The line from ``source`` to ``own``, whichever kind of statistics a layer keeps."""
-    if isinstance(source, CovStats) and isinstance(own, CovStats):
-        return source.lerp(own, share)
-    if isinstance(source, Stats) and isinstance(own, Stats):
-        return source.lerp(own, share)
+def _interpolate(
+    source: Statistics | CovarianceStatistics, own: Statistics | CovarianceStatistics, share: Tensor
+) -> Statistics | CovarianceStatistics:
+    if isinstance(source, CovarianceStatistics) and isinstance(own, CovarianceStatistics):
+        return source.interpolate(own, share)
+    if isinstance(source, Statistics) and isinstance(own, Statistics):
+        return source.interpolate(own, share)
     raise WeightsError(MIXED)
 
 
-def _from_stats(profiles: Profiles, found: Mapping[str, Stats | CovStats]) -> Profiles:
-    """Profiles with other statistics, layer by layer."""
-    diagonal = {layer: s.diagonal() if isinstance(s, CovStats) else s for layer, s in found.items()}
+def _with_statistics(profiles: Profiles, found: Mapping[str, Statistics | CovarianceStatistics]) -> Profiles:
+    """Replace the statistics of every layer."""
+    diagonal = {
+        layer: statistics.diagonal() if isinstance(statistics, CovarianceStatistics) else statistics
+        for layer, statistics in found.items()
+    }
     return replace(
         profiles,
-        mean={layer: s.mean for layer, s in diagonal.items()},
-        var={layer: s.var for layer, s in diagonal.items()},
-        cov={layer: s.cov for layer, s in found.items() if isinstance(s, CovStats)},
+        mean={layer: statistics.mean for layer, statistics in diagonal.items()},
+        var={layer: statistics.var for layer, statistics in diagonal.items()},
+        cov={layer: one.cov for layer, one in found.items() if isinstance(one, CovarianceStatistics)},
     )
 
 
-def _shrunk(stats: Stats | CovStats, member: Tensor, groups: int, prior: float) -> Stats | CovStats:
-    """Every group drawn to the whole, and every domain to its group; ``member`` (G,) int64 names the groups."""
-    mass = stats.mass
-    one_hot = torch.nn.functional.one_hot(member, groups).to(mass.dtype)  # (G, K)
+def _shrink(
+    statistics: Statistics | CovarianceStatistics, member: Tensor, group_count: int, prior: float
+) -> Statistics | CovarianceStatistics:
+    """Shrink every group toward everything, and every domain toward its group, ``member`` (G,) int64 of 0..K-1."""
+    mass = statistics.mass
+    one_hot = torch.nn.functional.one_hot(member, group_count).to(mass.dtype)  # (G, K)
     share = (one_hot * mass[:, None] / (one_hot * mass[:, None]).sum(0).clamp_min(1)).T  # (K, G)
     whole = (mass / mass.sum().clamp_min(1))[None]
     own = ((one_hot.T @ mass) / (one_hot.T @ mass + prior).clamp_min(1e-12))[:, None]
-    crowds = own * share + (1 - own) * whole  # (K, G): what each group is a mixture of
+    groups = own * share + (1 - own) * whole  # (K, G): each group as a mixture of domains
     own = (mass / (mass + prior).clamp_min(1e-12))[:, None]
-    mixed = stats.mix(own * torch.eye(len(mass), dtype=mass.dtype) + (1 - own) * (one_hot @ crowds))
+    mixed = statistics.mix(own * torch.eye(len(mass), dtype=mass.dtype) + (1 - own) * (one_hot @ groups))
     return replace(mixed, mass=mass)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hex over names and values, in the order of the names."""
+    """Compute SHA-256 in hex over names and values, in the order of the names."""
     found = hashlib.sha256()
     for name in sorted(tensors):
         found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())

@@ -1,7 +1,4 @@
-"""Tensors in a file: whole or not at all.
-
-Knows safetensors and the file system; what the tensors are is the caller's business.
-"""
+"""Safetensors files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +14,16 @@ from reid.files import write_whole
 
 
 def write_table(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; WeightsError where that is not possible, and an older file stays as it was."""
+    """Write a safetensors file.
+
+    Args:
+        path: Where to write.  An older file there stays as it was when writing fails.
+        tensors: The tensors by name.
+        metadata: Text for the header of the file.
+
+    Raises:
+        WeightsError: If the file cannot be written.
+    """
     try:
         write_whole(path, lambda part: save_file(dict(tensors), part, metadata=dict(metadata)))
     except (OSError, SafetensorError) as error:

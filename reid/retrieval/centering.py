@@ -1,7 +1,7 @@
-"""Feature centering: the mean vector of a camera is subtracted from its embeddings.
+"""Feature centering: subtract from each embedding the mean embedding of its camera.
 
-What is left to do per camera for a network that keeps no statistics (LayerNorm, or a model that only answers).
-No labels are needed.  Knows vectors and samples, no network.
+This adapts a network to a camera without access to the network, for example where it has no batch normalization
+(LayerNorm) or where only its embeddings are available. It needs no identities.
 """
 
 from __future__ import annotations
@@ -14,11 +14,29 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import Embeddings, FloatArray, domain_of
 
-FEWEST = 2  # one vector less itself is nothing
+FEWEST = 2  # crops of a camera; one vector minus its own mean is zero
 
 
 def camera_means(embeddings: Embeddings, domain_fields: Sequence[str] = ("camera",)) -> dict[str, FloatArray]:
-    """The mean vector (D,) float32 of every camera, or of what ``domain_fields`` name; DataError below two rows."""
+    """Compute the mean embedding of every camera.
+
+    Args:
+        embeddings: At least two crops of every camera.
+        domain_fields: The fields of a sample that name its camera, or another kind of domain.
+
+    Returns:
+        The mean vector (D,) float32 by the name of the camera.
+
+    Raises:
+        DataError: A camera has a single crop.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from reid.records import Sample
+        >>> samples = (Sample(Path("1.jpg"), camera="door"), Sample(Path("2.jpg"), camera="door"))
+        >>> camera_means(Embeddings(samples, np.eye(2, dtype=np.float32), "f00d"))["door"].tolist()
+        [0.5, 0.5]
+    """
     labels = np.array([domain_of(sample, domain_fields) for sample in embeddings.samples])
     means = {}
     for name in np.unique(labels).tolist():
@@ -32,9 +50,19 @@ def camera_means(embeddings: Embeddings, domain_fields: Sequence[str] = ("camera
 def centered(
     embeddings: Embeddings, means: Mapping[str, FloatArray], domain_fields: Sequence[str] = ("camera",)
 ) -> Embeddings:
-    """x -> (x - mean of its camera) / length, row by row, under a fingerprint of its own.
+    """Subtract from each vector the mean of its camera, and scale the result to unit length.
 
-    Compare only with embeddings centered by the same ``means``.  Raises DataError for a camera without a mean.
+    Args:
+        embeddings: The embeddings.
+        means: The mean vector (D,) of every camera, from :func:`camera_means`.
+        domain_fields: The fields of a sample that name its camera, as for the means.
+
+    Returns:
+        Embeddings with a fingerprint of their own, so that they are only compared with embeddings that were centered
+        with the same means.
+
+    Raises:
+        DataError: A camera has no mean, or a vector equals the mean of its camera.
     """
     labels = [domain_of(sample, domain_fields) for sample in embeddings.samples]
     missing = sorted(set(labels) - set(means))
@@ -44,9 +72,11 @@ def centered(
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
     if np.any(lengths < 1e-6):
         row = int(np.argmin(lengths))
-        raise DataError(f"{embeddings.samples[row].path}: equals the mean of its camera, so nothing is left of it")
-    used = hashlib.sha256(embeddings.fingerprint.encode())
+        raise DataError(
+            f"{embeddings.samples[row].path}: equals the mean of its camera, so its centered vector has no direction"
+        )
+    digest = hashlib.sha256(embeddings.fingerprint.encode())
     for name in sorted(means):
-        used.update(name.encode() + means[name].tobytes())
+        digest.update(name.encode() + means[name].tobytes())
     vectors = (moved / lengths).astype(np.float32)
-    return Embeddings(embeddings.samples, vectors, used.hexdigest()[: len(embeddings.fingerprint)])
+    return Embeddings(embeddings.samples, vectors, digest.hexdigest()[: len(embeddings.fingerprint)])

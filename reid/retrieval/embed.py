@@ -1,7 +1,4 @@
-"""From samples to embeddings, and embeddings on disk.
-
-Knows a checkpoint and samples; it knows no index and no identity.
-"""
+"""Embed samples, and keep embeddings in files."""
 
 from __future__ import annotations
 
@@ -31,10 +28,21 @@ def embed(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """The embeddings of ``samples``, in their order, each under its own normalization domain.
+    """Embed samples, each with the statistics of its own normalization domain.
 
-    ``workers`` threads read pictures ahead; ``progress`` is called with the number of images done
-    since the last call.  A picture that cannot be read stops the run.
+    Args:
+        checkpoint: The network.
+        samples: At least one sample.
+        batch_size: How many images the network embeds at once.
+        workers: How many threads read images ahead; 0 reads them between the batches.
+        progress: Called with the number of images since its last call.
+
+    Returns:
+        The embeddings, in the order of ``samples``, with the fingerprint of the checkpoint.
+
+    Raises:
+        DataError: There are no samples, or an image cannot be read.
+        ConditionError: The network has no statistics for the domain of a sample.
     """
     if not samples:
         raise DataError("no samples to embed; the selection is empty")
@@ -62,9 +70,17 @@ def embed(
 
 
 def save_embeddings(embeddings: Embeddings, path: Path) -> None:
-    """Write one safetensors file that only the owner may read; paths of samples stay as they are.
+    """Write embeddings to one safetensors file that only its owner may read.
 
-    Tensors: ``vectors`` (N, D) float32; ``samples``, the bytes of a Parquet table.
+    The file holds the tensors ``vectors`` (N, D) float32 and ``samples``, the bytes of a Parquet table. Paths of
+    samples are written as they are.
+
+    Args:
+        embeddings: The embeddings.
+        path: The file; it is replaced as a whole or not at all.
+
+    Raises:
+        DataError: The file cannot be written.
     """
     table = np.frombuffer(encode_samples(embeddings.samples), np.uint8)
     tensors: dict[str, npt.NDArray[Any]] = {"vectors": np.ascontiguousarray(embeddings.vectors), "samples": table}
@@ -73,13 +89,31 @@ def save_embeddings(embeddings: Embeddings, path: Path) -> None:
         write_private(path, lambda part: save_file(tensors, part, metadata))
     except OSError as error:
         raise DataError(
-            f"{path}: the embeddings cannot be written ({error.strerror or error}); choose another place or free some"
+            f"{path}: the embeddings cannot be written ({error.strerror or error}); choose another folder or free some"
             " space"
         ) from error
 
 
 def load_embeddings(path: Path) -> Embeddings:
-    """What :func:`save_embeddings` wrote; DataError when the file is missing, damaged or another kind."""
+    """Read embeddings that :func:`save_embeddings` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The same samples, vectors and fingerprint.
+
+    Raises:
+        DataError: The file is missing, damaged or of another format.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> embeddings = Embeddings((Sample(Path("1.jpg")),), np.float32([[0, 1]]), "f00d")
+        >>> with TemporaryDirectory() as folder:
+        ...     save_embeddings(embeddings, Path(folder) / "embeddings.safetensors")
+        ...     load_embeddings(Path(folder) / "embeddings.safetensors").vectors.tolist()
+        [[0.0, 1.0]]
+    """
     if not path.is_file():
         raise DataError(f'{path}: no such file; make embeddings with "reid embed"')
     try:

@@ -1,7 +1,7 @@
-"""Second thoughts about a ranking from the neighbours of the neighbours: k-reciprocal re-ranking, query expansion.
+"""k-reciprocal re-ranking (Zhong et al. 2017) and average query expansion (Chum et al. 2007).
 
-Both use all gallery vectors and no labels, so a score with them answers another question than one
-without: report it beside the plain one, with :attr:`Reranked.stamp`.  Knows vectors only.
+Both use all gallery vectors and no labels. A result with them answers another question than one without them, so
+report it beside the plain one, together with :attr:`Reranked.stamp`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from reid.retrieval.neighbours import nearest_among, nearest_rows
 
 ROWS_AT_ONCE = 512
 PAIRS_AT_ONCE = 2**20
-ROUNDING = np.float32(1e-5)  # squared distances below are as good as 0, and not to be divided by
-K1, K2, WEIGHT = 20, 6, 0.3  # the paper's for Market-1501
+SMALLEST_DISTANCE = np.float32(1e-5)  # squared; smaller ones are rounding errors and no divisors
+K1, K2, WEIGHT = 20, 6, 0.3  # the values of the paper for Market-1501
 
 
 @dataclass(frozen=True)
-class Sparse:
-    """Rows of a sparse matrix: row i has the ``columns`` and ``values`` at ``bounds[i]:bounds[i + 1]``.
+class SparseRows:
+    """A sparse matrix with N rows and E entries.
 
-    ``bounds`` (N + 1,) and ``columns`` (E,) int64, ascending within a row; ``values`` (E,) float32.
+    Args:
+        bounds: (N + 1,) int64; the entries of row i are ``bounds[i]:bounds[i + 1]``.
+        columns: (E,) int64, ascending within a row.
+        values: (E,) float32.
     """
 
     bounds: IntArray
@@ -34,7 +37,7 @@ class Sparse:
     values: FloatArray
 
     def entries(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """Of ``rows`` (R,): which of them (position in ``rows``) and where its entries are, both (E',)."""
+        """Return the entries of ``rows`` (R,): for each, its position in ``rows`` and its own position, both (E',)."""
         counts = self.bounds[rows + 1] - self.bounds[rows]
         which = np.repeat(np.arange(len(rows)), counts)
         return which, np.arange(len(which)) + np.repeat(self.bounds[rows] - np.cumsum(counts) + counts, counts)
@@ -42,28 +45,28 @@ class Sparse:
 
 @dataclass(frozen=True, eq=False)
 class Reranked:
-    """Re-ranked scores of Q queries against G gallery rows, a block of queries at a time.
+    """Re-ranked scores of Q queries against G gallery rows, computed a block of queries at a time.
 
-    Called with (start, stop) it gives the scores (stop - start, G) float32 of these queries, -1..0:
-    minus the mixed distance, so larger is nearer; as ``evaluation.score_metrics`` wants them.
+    A call with (start, stop) returns the scores (stop - start, G) float32 of these queries in -1..0: minus the mixed
+    distance, so that a larger score means more similar. :func:`reid.evaluation.score_metrics` takes such an object.
     """
 
     queries: FloatArray
     gallery: FloatArray
     farthest: FloatArray
-    query_features: Sparse
-    gallery_columns: Sparse
+    query_features: SparseRows
+    gallery_columns: SparseRows
     k1: int
     k2: int
     weight: float
 
     @property
     def stamp(self) -> str:
-        """What must stand beside every number computed from these scores."""
+        """The method and its parameters, to be reported with every number computed from these scores."""
         return f"k-reciprocal, k1 {self.k1}, k2 {self.k2}, lambda {self.weight:g}"
 
     def __call__(self, start: int, stop: int) -> FloatArray:
-        near = self._shared(start, stop)
+        near = self._sum_of_minima(start, stop)
         near /= 2 - near  # rows sum to 1, so sum max = 2 - sum min
         near -= 1  # minus the Jaccard distance
         near *= np.float32(1 - self.weight)
@@ -74,17 +77,17 @@ class Reranked:
         near += plain
         return near
 
-    def _shared(self, start: int, stop: int) -> FloatArray:
-        """(B, G): the sum over all columns of the smaller of the query's and the gallery row's value."""
+    def _sum_of_minima(self, start: int, stop: int) -> FloatArray:
+        """Return (B, G): the sum over all columns of the smaller of the query's and the gallery row's value."""
         sums = np.zeros((stop - start) * len(self.gallery), np.float32)
         query, where = self.query_features.entries(np.arange(start, stop))
         columns, values = self.query_features.columns[where], self.query_features.values[where]
         load = np.cumsum(np.diff(self.gallery_columns.bounds)[columns])
         cuts = np.searchsorted(load, np.arange(PAIRS_AT_ONCE, load[-1], PAIRS_AT_ONCE))
-        for some in np.split(np.arange(len(columns)), cuts):
-            which, entry = self.gallery_columns.entries(columns[some])
-            smaller = np.minimum(values[some][which], self.gallery_columns.values[entry])
-            cells = query[some][which] * len(self.gallery) + self.gallery_columns.columns[entry]
+        for block in np.split(np.arange(len(columns)), cuts):
+            which, entry = self.gallery_columns.entries(columns[block])
+            smaller = np.minimum(values[block][which], self.gallery_columns.values[entry])
+            cells = query[block][which] * len(self.gallery) + self.gallery_columns.columns[entry]
             np.add.at(sums, cells, smaller)
         return sums.reshape(stop - start, len(self.gallery))
 
@@ -92,13 +95,31 @@ class Reranked:
 def k_reciprocal(
     query_vectors: FloatArray, gallery_vectors: FloatArray, *, k1: int = K1, k2: int = K2, weight: float = WEIGHT
 ) -> Reranked:
-    """Re-rank by k-reciprocal encoding (Zhong et al., CVPR 2017, eq. 2 to 12), exact and sparse.
+    """Re-rank by k-reciprocal encoding (Zhong et al., CVPR 2017, eq. 2 to 12), exactly and with sparse matrices.
 
-    ``query_vectors`` (Q, D) and ``gallery_vectors`` (G, D) float32, unit length.  Distances are
-    squared Euclidean, divided by the largest of the row among all Q + G, as in the authors' code; a
-    row counts as its own nearest neighbour, so N(p, k) has k + 1 members; of equal distances the
-    earlier row is nearer, queries before the gallery.  ``weight`` is the paper's lambda: the share of
-    the plain distance.  Memory is that of the neighbour lists, (Q + G) (k1 + 1), not of a matrix.
+    As in the authors' code, distances are squared Euclidean distances divided by the largest one of the row among all
+    Q + G. A row is its own nearest neighbour, so N(p, k) has k + 1 members. Of equal distances the earlier row is
+    nearer, and queries come before the gallery. Memory grows with the neighbour lists, (Q + G) (k1 + 1).
+
+    Args:
+        query_vectors: (Q, D) float32 of unit length, at least one.
+        gallery_vectors: (G, D) float32 of unit length.
+        k1: The number of neighbours of the k-reciprocal sets.
+        k2: The number of neighbours of the local query expansion; 1 leaves it out.
+        weight: The share of the plain distance in 0..1, lambda in the paper.
+
+    Returns:
+        The re-ranked scores.
+
+    Raises:
+        DataError: A parameter is out of range, or the vectors have a wrong shape, type or length.
+
+    Example:
+        >>> reranked = k_reciprocal(np.float32([[1, 0]]), np.float32([[0, 1], [0.8, 0.6]]), k1=1, k2=1)
+        >>> reranked.stamp
+        'k-reciprocal, k1 1, k2 1, lambda 0.3'
+        >>> reranked(0, 1).argmax(axis=1).tolist()
+        [1]
     """
     if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
         raise DataError(f"re-ranking: expected k1 and k2 >= 1 and a lambda of 0..1, got {k1}, {k2} and {weight}")
@@ -108,47 +129,54 @@ def k_reciprocal(
         )
     vectors = np.concatenate([query_vectors, gallery_vectors])
     near = nearest_among(vectors, max(k1 + 1, k2))
-    farthest = np.maximum(2 - 2 * near.least, ROUNDING)
-    features = _encode(vectors, near.rows[:, : k1 + 1], near.scores[:, : k1 + 1], farthest, k1)
+    farthest = np.maximum(2 - 2 * near.least, SMALLEST_DISTANCE)
+    features = _encode_rows(vectors, near.rows[:, : k1 + 1], near.scores[:, : k1 + 1], farthest, k1)
     if k2 > 1:
-        features = _expand(features, near.rows[:, :k2])
+        features = _average_neighbours(features, near.rows[:, :k2])
     queries = len(query_vectors)
     return Reranked(
-        query_vectors, gallery_vectors, farthest[:queries], features, _by_column(features, queries), k1, k2, weight
+        query_vectors,
+        gallery_vectors,
+        farthest[:queries],
+        features,
+        _transpose_gallery(features, queries),
+        k1,
+        k2,
+        weight,
     )
 
 
-def _encode(vectors: FloatArray, near: IntArray, scores: FloatArray, farthest: FloatArray, k1: int) -> Sparse:
-    """Each row as a distribution over its expanded k-reciprocal set: exp(-distance), sum 1 (eq. 5 and 7)."""
+def _encode_rows(vectors: FloatArray, near: IntArray, scores: FloatArray, farthest: FloatArray, k1: int) -> SparseRows:
+    """Encode each row as weights over its expanded k-reciprocal set: exp(-distance), with the sum 1 (eq. 5 and 7)."""
     half = min(int(np.around(k1 / 2)) + 1, near.shape[1])
-    mutual, mutual_half = _mutual(near), _mutual(near[:, :half])
+    mutual, mutual_half = _is_mutual(near), _is_mutual(near[:, :half])
     parts = []
-    for rows in _chunks(len(near)):
+    for rows in _row_blocks(len(near)):
         row, column = _reciprocal_sets(rows, near, mutual, mutual_half)
-        listed = rows[:, None] * len(near) + near[rows]  # (B, K) keys of what has a score already
+        listed = rows[:, None] * len(near) + near[rows]  # (B, K) keys of the pairs that have a score already
         order = np.argsort(listed, axis=None)
         keys = row * len(near) + column
-        place = np.minimum(np.searchsorted(listed.ravel(), keys, sorter=order), listed.size - 1)
-        known = listed.ravel()[order[place]] == keys
-        score = scores[rows].ravel()[order[place]]
+        position = np.minimum(np.searchsorted(listed.ravel(), keys, sorter=order), listed.size - 1)
+        known = listed.ravel()[order[position]] == keys
+        score = scores[rows].ravel()[order[position]]
         score[~known] = np.einsum("nd,nd->n", vectors[row[~known]], vectors[column[~known]])
         value = np.exp(-np.maximum(2 - 2 * score, 0) / farthest[row])
         total = np.bincount(row - rows[0], value, len(rows))
         parts.append((row, column, value / total[row - rows[0]]))
-    return _sparse(parts, len(near))
+    return _to_sparse(parts, len(near))
 
 
-def _mutual(near: IntArray) -> npt.NDArray[np.bool_]:
-    """(N, K) bool: the row is among the K nearest of its neighbour too (eq. 2)."""
-    return np.concatenate([(near[near[rows]] == rows[:, None, None]).any(axis=2) for rows in _chunks(len(near))])
+def _is_mutual(near: IntArray) -> npt.NDArray[np.bool_]:
+    """Return (N, K) bool: whether a row is also among the K nearest of its neighbour (eq. 2)."""
+    return np.concatenate([(near[near[rows]] == rows[:, None, None]).any(axis=2) for rows in _row_blocks(len(near))])
 
 
 def _reciprocal_sets(
     rows: IntArray, near: IntArray, mutual: npt.NDArray[np.bool_], mutual_half: npt.NDArray[np.bool_]
 ) -> tuple[IntArray, IntArray]:
-    """Pairs (row, member) of the expanded k-reciprocal sets of ``rows`` (B,), sorted, each once (eq. 4).
+    """Return the sorted pairs (row, member) of the expanded k-reciprocal sets of ``rows`` (B,), each once (eq. 4).
 
-    The k1/2-reciprocal set of a member joins if more than two thirds of it are in the set already.
+    The k1/2-reciprocal set of a member is added if more than two thirds of it are in the set already.
     """
     inside = mutual[rows]  # (B, K)
     members = near[rows]
@@ -167,44 +195,56 @@ def _reciprocal_sets(
     return np.divmod(np.unique(keys), len(near))
 
 
-def _expand(features: Sparse, near: IntArray) -> Sparse:
-    """The mean of the rows of the k2 nearest ``near`` (N, k2): local query expansion (eq. 11)."""
+def _average_neighbours(features: SparseRows, near: IntArray) -> SparseRows:
+    """Replace each row by the mean of its k2 nearest rows ``near`` (N, k2): local query expansion (eq. 11)."""
     count = len(near)
     parts = []
-    for rows in _chunks(count):
+    for rows in _row_blocks(count):
         which, where = features.entries(near[rows].ravel())
         keys = which // near.shape[1] * count + features.columns[where]
         unique, inverse = np.unique(keys, return_inverse=True)
         value = np.bincount(inverse.reshape(-1), features.values[where]) / near.shape[1]
         row, column = np.divmod(unique, count)
         parts.append((rows[0] + row, column, value))
-    return _sparse(parts, count)
+    return _to_sparse(parts, count)
 
 
-def _sparse(parts: list[tuple[IntArray, IntArray, npt.NDArray[np.float64]]], rows: int) -> Sparse:
+def _to_sparse(parts: list[tuple[IntArray, IntArray, npt.NDArray[np.float64]]], rows: int) -> SparseRows:
     row, column, value = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-    return Sparse(np.searchsorted(row, np.arange(rows + 1)), column, value.astype(np.float32))
+    return SparseRows(np.searchsorted(row, np.arange(rows + 1)), column, value.astype(np.float32))
 
 
-def _by_column(features: Sparse, queries: int) -> Sparse:
-    """The gallery part transposed: row c lists the gallery rows that have column c."""
+def _transpose_gallery(features: SparseRows, queries: int) -> SparseRows:
+    """Transpose the gallery rows: row c of the result lists the gallery rows that have an entry in column c."""
     rows = len(features.bounds) - 1
     gallery, where = features.entries(np.arange(queries, rows))
     order = where[np.argsort(features.columns[where], kind="stable")]
     bounds = np.searchsorted(features.columns[order], np.arange(rows + 1))
-    return Sparse(bounds, gallery[order - where[0]], features.values[order])
+    return SparseRows(bounds, gallery[order - where[0]], features.values[order])
 
 
-def _chunks(count: int) -> Iterator[IntArray]:
+def _row_blocks(count: int) -> Iterator[IntArray]:
     for start in range(0, count, ROWS_AT_ONCE):
         yield np.arange(start, min(start + ROWS_AT_ONCE, count))
 
 
 def average_query_expansion(query_vectors: FloatArray, gallery_vectors: FloatArray, neighbours: int) -> FloatArray:
-    """New query vectors (Q, D), unit length: the mean of the query and its nearest gallery rows.
+    """Replace each query by the mean of itself and its nearest gallery rows (Chum et al., ICCV 2007).
 
-    Average query expansion (Chum et al., ICCV 2007).  ``query_vectors`` (Q, D), ``gallery_vectors``
-    (G, D) float32, unit length; ``neighbours`` >= 1 rows join each query.
+    Args:
+        query_vectors: (Q, D) float32 of unit length.
+        gallery_vectors: (G, D) float32 of unit length.
+        neighbours: How many gallery rows are averaged with each query, at least 1.
+
+    Returns:
+        (Q, D) float32 of unit length.
+
+    Raises:
+        DataError: The vectors or ``neighbours`` are wrong, or a mean is zero.
+
+    Example:
+        >>> average_query_expansion(np.float32([[1, 0]]), np.float32([[0, 1], [0.6, 0.8]]), 1).round(2).tolist()
+        [[0.8899999856948853, 0.44999998807907104]]
     """
     near = nearest_rows(query_vectors, gallery_vectors, neighbours).rows
     sums = query_vectors.astype(np.float64)
@@ -212,6 +252,6 @@ def average_query_expansion(query_vectors: FloatArray, gallery_vectors: FloatArr
         sums += gallery_vectors[rows]
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     if not lengths.all():
-        raise DataError(f"query expansion: query {int(np.argmin(lengths))} and its neighbours cancel out")
+        raise DataError(f"query expansion: query {int(np.argmin(lengths))} and its neighbours have the mean zero")
     expanded: FloatArray = (sums / lengths).astype(np.float32)
     return expanded

@@ -1,8 +1,4 @@
-"""One picture in, ranked samples out.
-
-Knows a checkpoint, a gallery and which rows may answer; it draws nothing and asks no files but the
-picture.
-"""
+"""Search a gallery with one image."""
 
 from __future__ import annotations
 
@@ -21,12 +17,12 @@ from reid.models.checkpoint import Checkpoint
 from reid.records import FloatArray, Modality, Sample, Split
 from reid.retrieval.gallery import Gallery
 
-UPLOADED = Path("uploaded picture")  # names a picture that is no file, in errors
+UPLOADED = Path("uploaded image")  # stands for the path of an image in memory, in errors
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One place of a ranking: a gallery row, its sample and its similarity, -1..1."""
+    """One answer of a ranking: a gallery row, its sample and its score, a similarity in -1..1."""
 
     row: int
     sample: Sample
@@ -41,17 +37,32 @@ def embed_image(
     modality: Modality = Modality.VISIBLE,
     category: str = "person",
 ) -> FloatArray:
-    """Unit vector (1, D) float32 of one picture seen by ``camera`` of ``modality``."""
+    """Embed one image.
+
+    Args:
+        checkpoint: The network.
+        image: An image in memory, or the path of a file.
+        camera: The camera that took the image; "" when unknown.
+        modality: The modality of the camera.
+        category: What the image shows.
+
+    Returns:
+        (1, D) float32 of unit length.
+
+    Raises:
+        DataError: The file cannot be read.
+        ConditionError: The network has no statistics for the domain of the image.
+    """
     path = image if isinstance(image, Path) else UPLOADED
     sample = Sample(path, "", camera, modality, category, Split.QUERY)
-    labels = (
+    domain = (
         domain_indices([sample], checkpoint.domain_fields, checkpoint.domains, checkpoint.unknown_domain)
         if checkpoint.domain_fields
         else None
     )
-    picture = read_image(image) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
-    images = checkpoint.transform.normalise(checkpoint.transform.resize(picture)[None])  # (1, 3, H, W)
-    vectors: FloatArray = checkpoint.embed(images, labels).cpu().numpy()
+    upright = read_image(image) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
+    images = checkpoint.transform.normalise(checkpoint.transform.resize(upright)[None])  # (1, 3, H, W)
+    vectors: FloatArray = checkpoint.embed(images, domain).cpu().numpy()
     return vectors
 
 
@@ -62,7 +73,22 @@ def rows_that_may_answer(
     modalities: Collection[Modality] | None = None,
     categories: Collection[str] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """(N,) bool: the samples of these modalities and domains (None: any) not seen by that camera ("": none)."""
+    """Say which gallery rows may answer a query.
+
+    Args:
+        samples: The samples of the gallery.
+        other_than_camera: Leave out the rows of this camera; "" leaves out none.
+        modalities: Allow these modalities only; None allows all.
+        categories: Allow these categories only; None allows all.
+
+    Returns:
+        (N,) bool, one value for each sample.
+
+    Example:
+        >>> gallery = [Sample(Path("1.jpg"), camera="door"), Sample(Path("2.jpg"), camera="hall")]
+        >>> rows_that_may_answer(gallery, other_than_camera="door").tolist()
+        [False, True]
+    """
     return np.array(
         [
             not (other_than_camera and sample.camera == other_than_camera)
@@ -87,11 +113,28 @@ def search_image(
     modalities: Collection[Modality] | None = None,
     categories: Collection[str] | None = None,
 ) -> list[Answer]:
-    """The ``k`` gallery rows nearest to ``image``, best first; fewer where fewer may answer.
+    """Find the gallery rows that are nearest to an image.
 
-    ``camera``, ``modality`` and ``category`` say how the picture was taken and choose its normalization.
-    ``cross_camera`` leaves out rows of the same camera (an unknown camera equals none); ``modalities``
-    and ``categories`` restrict the answers, None does not.
+    Args:
+        checkpoint: The network that made the gallery.
+        gallery: The gallery.
+        image: An image in memory, or the path of a file.
+        camera: The camera that took the image; "" when unknown. It chooses the normalization statistics, as do
+            ``modality`` and ``category``.
+        modality: The modality of the camera.
+        category: What the image shows.
+        k: The number of answers.
+        cross_camera: Leave out the rows of the same camera; an unknown camera equals no other.
+        modalities: Allow answers of these modalities only; None allows all.
+        categories: Allow answers of these categories only; None allows all.
+
+    Returns:
+        At most ``k`` answers, best first; fewer where fewer rows may answer.
+
+    Raises:
+        DataError: The file cannot be read.
+        ConditionError: The network has no statistics for the domain of the image.
+        GalleryError: No row may answer, or another network made the gallery.
     """
     vectors = embed_image(checkpoint, image, camera=camera, modality=modality, category=category)
     keep = rows_that_may_answer(
@@ -101,6 +144,8 @@ def search_image(
         categories=categories,
     )
     if len(keep) and not keep.any():
-        raise GalleryError(f"none of the {len(keep)} gallery rows has the camera, modality and domain asked for")
+        raise GalleryError(
+            f"none of the {len(keep)} gallery rows fits the camera, modality and category of this search"
+        )
     ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint)
     return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]

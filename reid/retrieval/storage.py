@@ -1,22 +1,19 @@
-"""Galleries and embeddings on disk: private, whole or not there at all.
+"""Gallery folders and tables of samples on disk: private, and written as a whole or not at all.
 
-A gallery folder holds ``header.json`` and the data files of one generation, whose names and
-checksums the header gives.  A new generation is written beside the old one and takes effect when the
-header is replaced, which the file system does at once or not at all; then the old files go.  So a
-stopped program leaves the old gallery or the new one, never a mixture.
+A gallery folder holds ``header.json`` and the data files of one generation; the header lists their names and
+checksums. A new generation is written beside the old one. It takes effect when the header is replaced, which the file
+system does at once or not at all, and then the old files are removed. A program that is stopped at any moment therefore
+leaves the old gallery or the new one.
 
-Embeddings of people are biometric data: folders are 0700 and files 0600.  What a file means (which
-index, which columns) is not known here, except for the table of samples.
+Embeddings of people are biometric data, so folders have the mode 0700 and files 0600.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,20 +27,30 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from reid.errors import DataError, GalleryError, WeightsError
-from reid.files import Writer, is_part, sync, write_whole
+from reid.files import Writer, is_part, locked, sync, write_whole
 from reid.records import Modality, Sample, Split
 
 HEADER = "header.json"
 FORMAT = "reid-gallery"
 VERSION = 1
-DATA_FILE = "data-*"  # pattern of every data file, those of abandoned generations too
+DATA_FILE = "data-*"  # pattern of all data files, including those of unfinished generations
 REBUILD = 'build it again with "reid index build"'
 
 _COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
 
 
 def encode_samples(samples: Sequence[Sample]) -> bytes:
-    """A Parquet table of the fields of ``samples``, in their order; paths are kept as they are."""
+    """Write samples as a Parquet table.
+
+    Args:
+        samples: The samples; their paths are kept as they are.
+
+    Returns:
+        The bytes of the table, one row for each sample, in the same order.
+
+    Raises:
+        DataError: A path or a label is not valid Unicode.
+    """
     rows = [
         (str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value, s.time and s.time.isoformat())
         for s in samples
@@ -59,7 +66,23 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
 
 
 def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
-    """What :func:`encode_samples` wrote; DataError that names ``source`` when it is something else."""
+    """Read samples that :func:`encode_samples` wrote.
+
+    Args:
+        data: The bytes of the table.
+        source: The file they come from, for the message of an error.
+
+    Returns:
+        The samples.
+
+    Raises:
+        DataError: The bytes are damaged or something else.
+
+    Example:
+        >>> samples = (Sample(Path("1.jpg"), "anna", "door"),)
+        >>> decode_samples(encode_samples(samples), Path("table")) == samples
+        True
+    """
     try:
         table = pq.read_table(pa.BufferReader(data))
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
@@ -71,24 +94,39 @@ def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
             for path, identity, camera, modality, category, split, time in zip(*columns, strict=True)
         )  # fmt: skip
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{source}: the table of samples is damaged ({_first_line(error)})") from error
+        raise DataError(f"{source}: the table of samples is damaged ({first_line(error)})") from error
 
 
 def write_private(path: Path, write: Writer) -> None:
-    """:func:`~reid.files.write_whole` in which a full disk is an OSError whichever library wrote."""
+    """Write a private file with :func:`reid.files.write_whole`; every failure to write is an OSError.
+
+    Args:
+        path: The file.
+        write: Writes to the path that it is called with, by any library.
+
+    Raises:
+        OSError: The file cannot be written, for example because the disk is full.
+    """
     try:
         write_whole(path, write)
     except (SafetensorError, RuntimeError) as error:  # what safetensors and faiss raise
-        raise OSError(errno.EIO, _first_line(error), str(path)) from error
-    except WeightsError as error:  # of a network that is kept beside the vectors
-        raise OSError(errno.EIO, _first_line(error.__cause__ or error), str(path)) from error
+        raise OSError(errno.EIO, first_line(error), str(path)) from error
+    except WeightsError as error:  # raised by the writer of a network that is kept beside the vectors
+        raise OSError(errno.EIO, first_line(error.__cause__ or error), str(path)) from error
 
 
-def claim(folder: Path) -> None:
-    """Refuse a folder that cannot become a gallery, or be replaced by one, before work is spent on it."""
+def check_gallery_folder(folder: Path) -> None:
+    """Check that a gallery can be written to a folder, before the work of building it begins.
+
+    Args:
+        folder: The folder; it is made if it is missing.
+
+    Raises:
+        GalleryError: The folder cannot be written to, or it holds files of something else.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _lock(folder, fcntl.LOCK_EX):
+        with locked(folder):
             _check_replaceable(folder, None)
             TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -97,29 +135,39 @@ def claim(folder: Path) -> None:
 
 def _unwritable(folder: Path, error: OSError) -> str:
     return (
-        f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another place or free some space"
+        f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another folder or free some space"
     )
 
 
-def commit(
+def write_gallery_folder(
     folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any], replaces: str | None = None
 ) -> dict[str, Any]:
-    """Make ``folder`` a gallery of the files that ``writers`` (suffix -> writer) write; its header.
+    """Write a new generation of a gallery and remove the old one.
 
-    ``facts`` go into the header.  ``replaces`` is the generation this one was derived from: if the
-    folder holds another by now, nothing is written, lest a change by another program be undone.
+    Args:
+        folder: The folder of the gallery; it is made if it is missing.
+        writers: The writer of each data file, by the suffix of its name.
+        facts: Further entries of the header.
+        replaces: The generation that the new one was derived from. If the folder holds another generation by now,
+            nothing is written, because that would undo a change by another program. None replaces any generation.
+
+    Returns:
+        The header of the new generation.
+
+    Raises:
+        GalleryError: The folder cannot be written to, holds files of something else or holds another generation.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _lock(folder, fcntl.LOCK_EX):
+        with locked(folder):
             _check_replaceable(folder, replaces)
             folder.chmod(0o700)
-            return _commit(folder, writers, facts)
+            return _write_generation(folder, writers, facts)
     except OSError as error:
         raise GalleryError(_unwritable(folder, error)) from error
 
 
-def _commit(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _write_generation(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any]) -> dict[str, Any]:
     generation = secrets.token_hex(8)
     files = {}
     try:
@@ -131,22 +179,47 @@ def _commit(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any
         text = json.dumps(header, indent=2) + "\n"
         write_private(folder / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
     finally:
-        with suppress(GalleryError):  # a damaged header is reported by whoever reads it
-            _sweep(folder)
+        with suppress(GalleryError):  # a damaged header is reported when it is read
+            _remove_unlisted_files(folder)
     return header
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
-    """The header of a gallery and its checked data files (suffix -> path), which stay while reading."""
+def open_gallery_folder(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
+    """Check the files of a gallery and keep them in place during the ``with`` block.
+
+    Args:
+        folder: The folder of the gallery.
+
+    Yields:
+        The header, and the data files by the suffix of their names.
+
+    Raises:
+        GalleryError: The gallery is missing, incomplete or damaged, or it cannot be read.
+    """
     if not folder.is_dir():
         raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
     try:
-        with _lock(folder, fcntl.LOCK_SH):
+        with locked(folder, shared=True):
             header = _read_header(folder)
-            with suppress(OSError):  # a folder that may only be read can still be searched
-                _sweep(folder)
+            with suppress(OSError):  # a gallery in a read-only folder can still be searched
+                _remove_unlisted_files(folder)
             yield header, {suffix: _checked(folder, entry) for suffix, entry in header["files"].items()}
+    except OSError as error:
+        raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
+
+
+def check_gallery(folder: Path) -> None:
+    """Check that a folder holds a gallery, without reading its vectors.
+
+    Raises:
+        GalleryError: The folder is missing or holds no gallery, or the header of the gallery is damaged.
+    """
+    if not folder.is_dir():
+        raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
+    try:
+        with locked(folder, shared=True):
+            _read_header(folder)
     except OSError as error:
         raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
 
@@ -161,9 +234,11 @@ def _read_header(folder: Path) -> dict[str, Any]:
             for entry in header["files"].values()
         )
     except FileNotFoundError:
-        raise GalleryError(f"{folder}: not a gallery or only half written, there is no {HEADER}; {REBUILD}") from None
+        raise GalleryError(
+            f"{folder}: not a gallery, or one that was not written to its end: there is no {HEADER}; {REBUILD}"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GalleryError(f"{folder}: {HEADER} is damaged ({_first_line(error)}); {REBUILD}") from error
+        raise GalleryError(f"{folder}: {HEADER} is damaged ({first_line(error)}); {REBUILD}") from error
     if not known or not complete:
         raise GalleryError(f"{folder}: {HEADER} is not that of a gallery; {REBUILD}")
     if version != VERSION:
@@ -187,40 +262,30 @@ def _checked(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 def _check_replaceable(folder: Path, replaces: str | None) -> None:
     if not (folder / HEADER).exists():
-        strangers = [path.name for path in folder.iterdir() if not _ours(path)]
-        if strangers:
-            raise GalleryError(f'{folder}: holds "{min(strangers)}" and is no gallery; choose an empty folder')
+        foreign = [path.name for path in folder.iterdir() if not _is_data_file(path)]
+        if foreign:
+            raise GalleryError(f'{folder}: holds "{min(foreign)}" and is no gallery; choose an empty folder')
     if replaces is not None and _read_header(folder)["generation"] != replaces:
         raise GalleryError(f"{folder}: the gallery was changed by another program; open it again, then repeat")
 
 
-def _ours(path: Path) -> bool:
+def _is_data_file(path: Path) -> bool:
     return path.match(DATA_FILE) or is_part(path)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove data files that the header does not name: an erased identity must not survive in them.
+def _remove_unlisted_files(folder: Path) -> None:
+    """Remove data files that the header does not list, because an erased identity must not survive in them.
 
-    To be called under a lock: then such a file is not being written, its writer was stopped.
+    The caller holds a lock, so nobody is writing such a file: the program that wrote it was stopped.
     """
     used: set[str] = set()
     if (folder / HEADER).exists():
         used = {entry["name"] for entry in _read_header(folder)["files"].values()}
-    strays = [path for path in folder.iterdir() if _ours(path) and path.name not in used]
-    for path in strays:
+    unlisted = [path for path in folder.iterdir() if _is_data_file(path) and path.name not in used]
+    for path in unlisted:
         path.unlink()
-    if strays:
+    if unlisted:
         sync(folder)
-
-
-@contextmanager
-def _lock(folder: Path, kind: int) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, kind)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:
@@ -228,5 +293,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its type when the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]

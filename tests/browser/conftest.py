@@ -1,4 +1,4 @@
-"""The real demo in a process of its own over a tiny street, and a headless Chromium to visit it."""
+"""The application in a process of its own over a tiny street, and a headless Chromium that visits it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from helpers.visiting import FLAGS, Demo, chromium
 
 ROOT = Path(__file__).parents[2]
-START = 180  # seconds; some ten on an idle machine
-PATIENCE = 20_000  # milliseconds for the page to change
+START_SECONDS = 180  # until the page can be visited; about 10 on an idle machine
+PAGE_MILLISECONDS = 20_000  # until the page has changed
 
 
 @pytest.fixture(scope="session")
 def demo(
     tiny_street: Path, camera_weights: Path, plain_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Demo]:
-    """The demo on a free port; it must end cleanly when it is told to."""
+    """Run the application on a free port; it must end cleanly when it is interrupted."""
     folder = tmp_path_factory.mktemp("demo")
     temporary, errors = folder / "tmp", folder / "stderr"
     temporary.mkdir()
@@ -55,24 +55,26 @@ def demo(
 
 
 def _address(process: subprocess.Popen[str], errors: Path) -> str:
-    """What the demo prints once it can be visited."""
+    """Return the address that the application prints as soon as its page can be visited."""
     lines: Queue[str] = Queue()
     stream = process.stdout
     assert stream is not None
     threading.Thread(target=lambda: lines.put(stream.readline()), daemon=True).start()
     try:
-        line = lines.get(timeout=START)
+        line = lines.get(timeout=START_SECONDS)
     except Empty:
-        pytest.fail(f"the demo did not start within {START} s: {errors.read_text()[-2000:]}", pytrace=False)
+        pytest.fail(
+            f"the application did not start within {START_SECONDS} s: {errors.read_text()[-2000:]}", pytrace=False
+        )
     assert line.startswith("serving on http://127.0.0.1:"), errors.read_text()[-2000:]
     return line.removeprefix("serving on ").strip()
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """One Chromium with a profile of its own."""
+    """Start one Chromium with a profile of its own."""
     program = chromium()
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=PAGE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser
@@ -81,19 +83,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, demo: Demo) -> Iterator[Page]:
-    """The open page.  Whatever a test does, the page must ask no other host and report no error."""
+    """Open the page. After every test, the page must have sent no request to another host and reported no error."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    strangers: list[str] = []
-    complaints: list[str] = []
+    page.set_default_timeout(PAGE_MILLISECONDS)
+    other_hosts: list[str] = []
+    page_errors: list[str] = []
     own = (demo.address, "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(own) else strangers.append(request.url))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text) if "Content Security Policy" in line.text else None)
+    page.on("request", lambda request: None if request.url.startswith(own) else other_hosts.append(request.url))
+    page.on("pageerror", lambda error: page_errors.append(str(error)))
+    page.on("console", lambda line: page_errors.append(line.text) if "Content Security Policy" in line.text else None)
     page.goto(demo.address)
     expect(page.locator(".reid-answer").first).to_be_visible()
     yield page
     context.close()
-    assert strangers == []
-    assert complaints == []
+    assert other_hosts == []
+    assert page_errors == []

@@ -1,4 +1,7 @@
-"""A picture of the running demo, for the README: ``python tests/browser/screenshot.py OUT.png [--address URL]``."""
+"""Take a screenshot of the running application for the README.
+
+Run from the root of the repository: ``PYTHONPATH=tests python tests/browser/screenshot.py OUT.png [--address URL]``.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from helpers.visiting import FLAGS, chromium
 
 
 def main() -> None:
+    """Open the page, choose a query and a tab, and write the screenshot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="PNG file to write")
-    parser.add_argument("--address", default="http://127.0.0.1:7860", help="of the running demo")
+    parser.add_argument("--address", default="http://127.0.0.1:7860", help="address of the running application")
     parser.add_argument("--tab", default="Search", choices=["Search", "Scores", "Cameras"])
-    parser.add_argument("--query", type=int, help="press the query button in this place, 0 to 11")
+    parser.add_argument("--query", type=int, help="number of the query button to press, 0 to 11")
     parser.add_argument("--answers", default="both", choices=["both", "visible", "infrared"])
-    parser.add_argument("--scale", type=float, default=1.5, help="pixels of the picture for one of the page")
+    parser.add_argument("--scale", type=float, default=1.5, help="pixels of the screenshot for one pixel of the page")
     given = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))

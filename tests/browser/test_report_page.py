@@ -1,4 +1,4 @@
-"""The page of ``reid evaluate --html`` in a real browser that refuses every request from it."""
+"""The page of ``reid evaluate --html`` in a real browser that refuses all its requests."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def written(tiny_street: Path, plain_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    arguments = ["--data", str(tiny_street / "street-a"), "--weights", str(plain_weights), "--strips", "1"]
+    arguments = ["--data", str(tiny_street / "street-a"), "--weights", str(plain_weights), "--query-examples", "1"]
     with pytest.raises(SystemExit) as caught:
         main(["evaluate", *arguments, "--html", str(path)])
     assert not caught.value.code
     return path
 
 
-def test_the_page_needs_nobody(browser: Browser, written: Path) -> None:
-    """Nothing is asked for beyond the file itself, no script runs, and charts, maps and pictures are drawn."""
+def test_the_page_sends_no_request(browser: Browser, written: Path) -> None:
+    """The page requests nothing but its own file, runs no script, and shows its charts, maps and crops."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    asked: list[str] = []
-    complaints: list[str] = []
+    requested: list[str] = []
+    messages: list[str] = []
 
     def refuse(route: Route) -> None:
         if route.request.url == written.as_uri():
             route.continue_()
             return
-        asked.append(route.request.url)
+        requested.append(route.request.url)
         route.abort()
 
     context.route(lambda url: not url.startswith("data:"), refuse)
     page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("console", lambda line: messages.append(line.text))
     page.goto(written.as_uri())
     expect(page.locator("table.heat").first).to_be_visible()
     parts = page.locator("details.part")
@@ -56,7 +56,9 @@ def test_the_page_needs_nobody(browser: Browser, written: Path) -> None:
         assert page.evaluate(narrow), f"the page is wider than {width} pixels"
     page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=https://elsewhere.invalid/x.png>')")
     page.wait_for_timeout(200)
-    assert asked == []
-    assert any("Content Security Policy" in line for line in complaints), "the page's policy refuses a picture outside"
-    assert all("elsewhere.invalid" in line for line in complaints)
+    assert requested == []
+    assert any("Content Security Policy" in line for line in messages), (
+        "the page's policy refuses an image of another host"
+    )
+    assert all("elsewhere.invalid" in line for line in messages)
     context.close()

@@ -1,8 +1,8 @@
 """One process of the data-parallel test, and the cases that it shares with the single process.
 
 ``python ddp_worker.py RANK STORE OUT`` runs every case on its part of the batch, with gloo over loopback, and
-saves what :func:`step` found.  Each test of ``test_deployment.py`` compares one case with the whole batch in
-one process.
+saves the results of :func:`step`.  Each test of ``test_processes.py`` compares one case with the whole batch in one
+process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS = 12  # of the whole batch; each process has the next ROWS / PROCESSES
 
 
 class Residual(nn.Module):
-    """x + BN(conv(x)), as in a ResNet."""
+    """ReLU(x + BN(conv(x))), as in a ResNet."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 def small_network(system: str = "batch", seed: int = 0) -> nn.Module:
-    """Two maps' norms and a neck, (B, 3, H, W) -> (B, 8), with statistics that differ by domain."""
+    """Make a network (B, 3, H, W) -> (B, 8) with two norms of maps and a neck, whose statistics differ by domain."""
     torch.manual_seed(seed)
     plain = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False),
@@ -65,11 +65,12 @@ def small_network(system: str = "batch", seed: int = 0) -> nn.Module:
 
 
 def domains(system: str) -> tuple[str, ...]:
+    """Name the domains of a system."""
     return ("a", "b") if system == "transnorm" else ("a", "b", "c")
 
 
 def images(rows: int = ROWS, seed: int = 1) -> Tensor:
-    """Images whose offset and contrast differ, (rows, 3, 6, 5)."""
+    """Draw images (rows, 3, 6, 5) whose offset and contrast differ."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(rows, 3, 6, 5, generator=generator)
     return noise * torch.linspace(0.5, 2, rows)[:, None, None, None] + torch.linspace(-1, 1, rows)[:, None, None, None]
@@ -77,6 +78,8 @@ def images(rows: int = ROWS, seed: int = 1) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
+    """A network and the domain of its batch; ``sync``: its layers pool statistics over the processes."""
+
     domain: Any
     system: str = "batch"
     sync: bool = True
@@ -84,7 +87,20 @@ class Case:
 
 
 EVERYWHERE = (0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2)
-LACKING = (0, 0, 1, 0, 1, 1, 2, 2, 1, 1, 2, 2)  # the first process has nothing of domain 2, the second of domain 0
+LACKING = (
+    0,
+    0,
+    1,
+    0,
+    1,
+    1,
+    2,
+    2,
+    1,
+    1,
+    2,
+    2,
+)  # the first process has no image of domain 2, the second none of domain 0
 TWO = (0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1)
 WEIGHTS = torch.softmax(torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(2)), 1)
 CASES = {
@@ -100,12 +116,12 @@ CASES = {
     "whitening": Case(LACKING, "dwt"),
     "guessed domains": Case(None, "wbn"),
     "gated": Case(None, "gated"),
-    "each process for itself": Case(LACKING, sync=False),
+    "without synchronization": Case(LACKING, sync=False),
 }
 
 
 class Reductions(TorchDispatchMode):
-    """Counts the all-reduces called inside the ``with``."""
+    """Counts the all-reduces that are called inside the ``with``."""
 
     calls = 0
 
@@ -116,7 +132,7 @@ class Reductions(TorchDispatchMode):
 
 
 def step(case: Case, rows: slice) -> dict[str, Any]:
-    """One forward and backward pass over some rows of the batch, by whatever process group there is."""
+    """Run one forward and backward pass over some rows of the batch, in the process group where there is one."""
     network = small_network(case.system)
     for layer in norm_layers(network).values():
         layer.sync = case.sync
@@ -128,7 +144,7 @@ def step(case: Case, rows: slice) -> dict[str, Any]:
         model = DistributedDataParallel(model)
     direction = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(3))[rows]
     reductions = Reductions()
-    with nullcontext() if case.compiled else reductions:  # torch compiles nothing while a mode watches
+    with nullcontext() if case.compiled else reductions:  # torch compiles nothing inside a dispatch mode
         output = model(images()[rows], domain)
     (output * direction).sum().backward()
     return {

@@ -1,7 +1,6 @@
 """What published networks compute, written out over their tables of tensors, one line an operation.
 
-Each has arguments for the ways that projects differ in what no tensor tells, so that a test can also ask for
-the wrong way.
+Each has arguments for differences between projects that no tensor shows, so that a test can also ask for the wrong one.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ def split_norm(table: Table, key: str, x: Tensor, *, swapped: bool = False) -> T
 
 
 def non_local(table: Table, at: str, x: Tensor) -> Tensor:
-    """Each place compared with every other, the comparison divided by how many there are."""
+    """Compare each position with every other, and divide the comparison by their number."""
     g, theta, phi = (
         F.conv2d(x, table[f"{at}.{name}.weight"], table[f"{at}.{name}.bias"]).flatten(2)
         for name in ("g", "theta", "phi")
     )
-    likeness = theta.transpose(1, 2) @ phi / x[0, 0].numel()  # (B, places, places)
+    likeness = theta.transpose(1, 2) @ phi / x[0, 0].numel()  # (B, positions, positions)
     answer = (likeness @ g.transpose(1, 2)).transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
     return x + norm(table, f"{at}.W.1", F.conv2d(answer, table[f"{at}.W.0.weight"], table[f"{at}.W.0.bias"]))
 
@@ -53,10 +52,10 @@ def resnet50(
     ceil: bool = False,
     swapped: bool = False,
     early: bool = False,
-    alone: bool = False,
+    before_sum: bool = False,
 ) -> Tensor:
     """The last feature map; ``swapped`` halves of IBN-a, ``early`` non-local blocks and an instance norm of IBN-b
-    that sees the residual ``alone``, without the shortcut, are mistakes to be caught."""
+    ``before_sum``, on the residual without the shortcut, are mistakes to be caught."""
     table = {key.removeprefix(prefix): tensor for key, tensor in table.items() if key.startswith(prefix)}
     x = norm(table, "bn1", F.conv2d(x, table["conv1.weight"], stride=2, padding=3))
     x = x.relu() if relu else x
@@ -71,18 +70,18 @@ def resnet50(
             y = norm(table, f"{at}.bn3", F.conv2d(y, table[f"{at}.conv3.weight"]))
             if block == 0:
                 x = norm(table, f"{at}.downsample.1", F.conv2d(x, table[f"{at}.downsample.0.weight"], stride=stride))
-            x = (x + norm(table, f"{at}.IN", y) if alone else norm(table, f"{at}.IN", x + y)).relu()
-            place = block if early else block - (blocks - attentions)
-            if 0 <= place < attentions:
-                x = non_local(table, f"NL_{stage}.{place}", x)
+            x = (x + norm(table, f"{at}.IN", y) if before_sum else norm(table, f"{at}.IN", x + y)).relu()
+            number = block if early else block - (blocks - attentions)
+            if 0 <= number < attentions:
+                x = non_local(table, f"NL_{stage}.{number}", x)
     return x
 
 
 def mobilenet(table: Table, x: Tensor) -> Tensor:
     def layer(at: str, x: Tensor, stride: int = 1) -> Tensor:
         filters = table[f"{at}.conv.weight"]
-        alone = at.endswith("dwconv2")
-        x = F.conv2d(x, filters, stride=stride, padding=filters.shape[2] // 2, groups=len(filters) if alone else 1)
+        depthwise = at.endswith("dwconv2")
+        x = F.conv2d(x, filters, stride=stride, padding=filters.shape[2] // 2, groups=len(filters) if depthwise else 1)
         return norm(table, f"{at}.bn", x).clamp(0, 6)
 
     x = layer("conv1", x, 2)
@@ -97,7 +96,7 @@ def mobilenet(table: Table, x: Tensor) -> Tensor:
 
 
 def osnet(table: Table, x: Tensor, *, late: bool | None = None) -> Tensor:
-    """OSNet x1.0 of any kind; ``late`` puts the blocks' instance norm behind the shortcut, or before it."""
+    """OSNet x1.0 of any variant; ``late`` puts the blocks' instance norm behind the shortcut, or before it."""
     listed = "pool2.0.conv.weight" in table
     late = not listed if late is None else late
 

@@ -1,4 +1,4 @@
-"""Data sets that come as one file: CUHK03's HDF5 release and the metadata of an animal collection."""
+"""Write data sets that come as one file: the HDF5 release of CUHK03 and the metadata of animals."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ def animal_metadata(root: Path, text: str = ANIMALS) -> Path:
 
 
 def cuhk03_release(path: Path) -> Path:
-    """Five camera pairs of two people; pictures 1, 2 and 6 are there, so two of one camera and one of the other.
+    """Write five camera pairs of two people with two images of the first camera and one of the second.
 
-    As MATLAB writes them: axes reversed, cells as references, an empty cell as its two sizes.
+    The file has the form in which MATLAB writes it: axes are reversed, cells are references, and an empty cell is an
+    array of two sizes.
     """
     with h5py.File(path, "w") as file:
 
         def cell(content: np.ndarray) -> object:
             return file.create_dataset(f"#refs#/{len(file.get('#refs#', ()))}", data=content).ref
 
-        for kind, shade in (("detected", 50), ("labeled", 200)):
+        for boxes, shade in (("detected", 50), ("labeled", 200)):
             pairs = []
             for pair in range(5):
                 people = np.empty((10, 2), h5py.ref_dtype)
@@ -45,8 +46,8 @@ def cuhk03_release(path: Path) -> Path:
                         pixels = np.full((3, 8, 16), shade + pair, np.uint8)
                         pixels[0] = 10 * person
                         people[number, person] = cell(pixels if number in (0, 1, 5) else np.zeros(2, np.uint64))
-                pairs.append(file.create_dataset(f"#refs#/{kind}{pair}", data=people, dtype=h5py.ref_dtype).ref)
-            file.create_dataset(kind, data=np.array([pairs], h5py.ref_dtype), dtype=h5py.ref_dtype)
+                pairs.append(file.create_dataset(f"#refs#/{boxes}{pair}", data=people, dtype=h5py.ref_dtype).ref)
+            file.create_dataset(boxes, data=np.array([pairs], h5py.ref_dtype), dtype=h5py.ref_dtype)
         sets = [cell(np.array([[1 + number % 5, 2], [1, 2]], np.float64)) for number in range(20)]
         file.create_dataset("testsets", data=np.array([sets], h5py.ref_dtype), dtype=h5py.ref_dtype)
     return path

@@ -1,7 +1,7 @@
 """Tables of tensors with the key names and shapes that other projects publish, filled with random numbers.
 
 Written down from the networks' tables in the papers and the projects' key names, without the package's own
-networks, so that a test can tell whether those keep to them.
+networks, so that a test can check those against them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESIDUAL_ENDS = ("bn3.weight", "W.1.weight", "W.0.weight", "g.weight", "theta.we
 
 
 def filled(shapes: Shapes, seed: int = 0) -> Table:
-    """No two tensors alike, and of sizes that let numbers neither grow nor fade on their way through a network."""
+    """Fill tensors with different random numbers that neither grow nor vanish on their way through a network."""
     generator = torch.Generator().manual_seed(seed)
     table = {}
     for key, shape in shapes.items():
@@ -63,7 +63,7 @@ def fc_neck(inputs: int) -> Shapes:
 
 
 def resnet50(prefix: str = "", *, ibn: str = "", attention: bool = False) -> Shapes:
-    """``ibn`` "a" or "b", the two places of instance norms."""
+    """``ibn`` "a" or "b", the two positions of instance norms."""
     stem = instance_norm if ibn == "b" else batch_norm
     shapes: Shapes = {"conv1.weight": (64, 3, 7, 7)} | stem("bn1", 64)
     inputs = 64
@@ -85,8 +85,8 @@ def resnet50(prefix: str = "", *, ibn: str = "", attention: bool = False) -> Sha
             inputs = 4 * inner
     if attention:
         for stage, count, channels in ((2, 2, 512), (3, 3, 1024)):
-            for place in range(count):
-                shapes |= _non_local(f"NL_{stage}.{place}", channels)
+            for number in range(count):
+                shapes |= _non_local(f"NL_{stage}.{number}", channels)
     return {prefix + key: shape for key, shape in shapes.items()}
 
 

@@ -27,11 +27,11 @@ class Tiny:
         random = np.random.default_rng(self.seed)
         shapes = {"kernel": (8, 3, 3, 3), "matrix": (8, DIMENSION), "bias": (DIMENSION,)}
         drawn = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-        kernel = drawn["kernel"] - drawn["kernel"].mean((2, 3), keepdims=True)  # edges tell apart, not light
+        kernel = drawn["kernel"] - drawn["kernel"].mean((2, 3), keepdims=True)  # edges count, brightness does not
         return {"kernel": kernel, "matrix": drawn["matrix"], "bias": drawn["bias"] + np.float32(self.poison)}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the exported network gives, unit length, of images as the network itself takes them (B, 3, H, W)."""
+        """Compute the unit vectors that the exported network gives for images (B, 3, H, W) in its own channel order."""
         kernel, matrix, bias = (torch.from_numpy(value) for value in self.weights().values())
         features = F.relu(F.conv2d(images, kernel, stride=2)).mean((2, 3))
         return F.normalize(features @ matrix + bias)
@@ -46,7 +46,7 @@ class Tiny:
         pooled: bool = True,
         outputs: int = 1,
     ) -> Path:
-        """Write it; ``shape`` of the input, ``last``: colours last, ``kind``: its type; else the embedding is a map."""
+        """Write it: ``shape`` and ``kind`` of the input, channels ``last``; unless ``pooled`` its output is a map."""
         from onnx import TensorProto, checker, helper, numpy_helper, save
 
         steps = [helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT)]
@@ -81,7 +81,7 @@ class Tiny:
         return path
 
     def write(self, path: Path, shape: Sizes = (1, 3, 64, 32), card: str | None = INTEL, **changes: object) -> Path:
-        """Either, by the suffix, with a card beside it unless ``card`` is None."""
+        """Write either, by the suffix, with a card beside it unless ``card`` is None."""
         if card is not None:
             path.with_suffix(".toml").write_text(card, encoding="utf-8")
         return (self.onnx if path.suffix == ".onnx" else self.openvino)(path, shape, **changes)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A training loop over a few tensors, without files."""
+"""A training loop over a few tensors, and scores of a sweep, without files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from reid.config import Train
 from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import camera_batchnorm, convert_norm
-from reid.training.loop import Learner, Loop, make_optimizer
+from reid.training.loop import EpochReport, Learner, TrainingLoop, make_optimizer
+from reid.training.score_tables import Score
 from reid.training.training_data import TrainingSet
 
 COUNT, IDENTITIES, CAMERAS = 24, 4, 2
 
 
-def make_loop(*, cameras: bool = False, **recipe: Any) -> Loop:
+def make_loop(*, cameras: bool = False, **recipe: Any) -> TrainingLoop:
+    """Make a loop over crops of one colour for each identity; ``recipe`` are fields of ``Train``."""
     torch.manual_seed(0)
     embedder: Any = Embedder(NetworkSpec("osnet_x0_25"))
     if cameras:
@@ -33,9 +35,16 @@ def make_loop(*, cameras: bool = False, **recipe: Any) -> Loop:
     )
     settings = Train(**{"epochs": 8, "learning_rate": 1e-3, "warmup_epochs": 1, **recipe})
     plain = TrainTransform(brightness=0, contrast=0, saturation=0, gain=0, grey=0, erase=0, pad=1)
-    return Loop(learner, make_optimizer(learner, settings), data, plain, EvaluationTransform(32, 16), settings)
+    optimizer = make_optimizer(learner, settings)
+    return TrainingLoop(learner, optimizer, data, plain, EvaluationTransform(32, 16), settings)
 
 
-def run(loop: Loop, epochs: int) -> list[Any]:
+def train_epochs(loop: TrainingLoop, epochs: int) -> list[EpochReport]:
+    """Train on all crops, three times in each epoch."""
     batches = [np.arange(COUNT, dtype=np.int64)] * 3
-    return [loop.run(e, batches, torch.Generator().manual_seed(e)) for e in range(epochs)]
+    return [loop.train_epoch(e, batches, torch.Generator().manual_seed(e)) for e in range(epochs)]
+
+
+def score(row: str, seed: int, rank1: float, direction: str = "visible->visible", category: str = "person") -> Score:
+    """Make the score of one row and seed at the site "seen"."""
+    return Score(row, "seen", category, direction, seed, rank1, rank1 / 2, 10, 20)

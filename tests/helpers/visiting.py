@@ -1,4 +1,4 @@
-"""What a visit of the demo needs: the running program's facts, and the browser's program."""
+"""A running application and the browser that visits it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """A running demo: its address, its data, where its temporary files go and what it has said on stderr."""
+    """A running application.
+
+    Args:
+        process: Its process.
+        address: The address of its page.
+        data: The folder of its data.
+        temporary: The folder of its temporary files.
+        errors: The file with its stderr.
+    """
 
     process: subprocess.Popen[str]
     address: str
@@ -33,7 +41,7 @@ class Demo:
 
 
 def chromium() -> str:
-    """The browser's program, or a failure that says what to do."""
+    """Return the path of Chromium; without Chromium the test fails with a line that says what to install."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
     if shutil.which(path) is None:
         pytest.fail(

@@ -67,7 +67,7 @@ def test_a_folder_and_a_fetched_network_make_an_evaluation(reid, site: bytes, tm
 
 def test_a_pattern_and_a_second_time(reid, tmp_path: Path) -> None:
     folder = crops(tmp_path / "crops")
-    code, out, _ = reid("init", folder, "--pattern", "{camera}/*/{identity}.jpg", "--domain", "vehicle")
+    code, out, _ = reid("init", folder, "--pattern", "{camera}/*/{identity}.jpg", "--category", "vehicle")
     assert code == 0
     assert out.splitlines()[1] == "identities: 1"
     assert {sample.category for sample in read_manifest(folder / "manifest.csv")} == {"vehicle"}

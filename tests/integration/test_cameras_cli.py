@@ -70,7 +70,7 @@ def test_a_report_tries_either_prior(reid, manifest: Path, plain_weights: Path, 
         shifts.append(json.loads(out)["cameras"][0]["shift"])
     assert shifts[0] > 1.5 * shifts[2]  # as many crops as the prior counts: half way to the network
     assert shifts[2] < shifts[1]  # towards the other camera is not towards the network
-    for wrong, message in ((("--prior-from", "network"), "says nothing without --prior"),
+    for wrong, message in ((("--prior-from", "network"), "without --prior"),
                            (("--prior-from", "networks"), 'did you mean "network"')):  # fmt: skip
         code, _, err = reid(*common, *wrong)
         assert code == 1
@@ -119,7 +119,7 @@ def test_one_crop_of_a_track(reid, manifest: Path, common: tuple[object, ...], t
         sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines())
         for _, text, _ in (
             reid("calibrate", *common, "--out", out),
-            reid("calibrate", *common, "--apart", 5, "--out", out),
+            reid("calibrate", *common, "--min-gap", 5, "--out", out),
         )
     )
     assert apart == whole / 2  # two crops a second apart of every passing
@@ -191,8 +191,8 @@ def test_the_least_rate_is_what_the_resamplings_can_estimate() -> None:
     [
         ("cameras", "report", "--prior", "inf"),
         ("calibrate", "--out", "p", "--prior", "inf"),
-        ("calibrate", "--out", "p", "--apart", "inf"),
-        ("calibrate", "--out", "p", "--apart", "nan"),
+        ("calibrate", "--out", "p", "--min-gap", "inf"),
+        ("calibrate", "--out", "p", "--min-gap", "nan"),
     ],
 )
 def test_a_number_that_is_not_finite_is_an_error_before_the_work(reid, command: tuple[str, ...]) -> None:

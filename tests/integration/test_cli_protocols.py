@@ -29,7 +29,9 @@ def test_sysu_mm01_has_ten_trials_and_states_it(reid, plain_weights: Path, tmp_p
     assert code == 0, err
     assert all(len(line) <= 80 for line in out.splitlines())
     text = " ".join(out.split())
-    assert "protocol sysu_mm01, search all, rule market ignore=place cmc=identity gallery=permutation trials=10" in text
+    assert (
+        "protocol sysu_mm01, search all, rule market ignore=location cmc=identity gallery=permutation trials=10" in text
+    )
     assert "mean of 10 trials" in text
     assert "gallery: rand_perm_cam.mat (sha256" in text
     assert "neck bnneck; flip no; version 0." in text
@@ -42,10 +44,10 @@ def test_sysu_mm01_has_ten_trials_and_states_it(reid, plain_weights: Path, tmp_p
     assert reid(*common, tmp_path / "agw.json", "--data", "sysu_mm01:gallery=random")[0] == 0
     (agw,) = results(tmp_path / "agw.json")
     assert agw["gallery_source"] == "random, 1 per identity and camera, seeds 0 to 9"
-    code, _, err = reid("evaluate", "--compare", tmp_path / "official.json", tmp_path / "agw.json")
+    code, _, err = reid("diff", tmp_path / "official.json", tmp_path / "agw.json")
     assert code == 1
     assert "cannot be compared: sysu_mm01 all person infrared->visible: the rule differs" in err
-    code, out, _ = reid("evaluate", "--compare", tmp_path / "agw.json", tmp_path / "agw.json")
+    code, out, _ = reid("diff", tmp_path / "agw.json", tmp_path / "agw.json")
     assert code == 0
     assert "+0.0" in out
 
@@ -95,7 +97,7 @@ def test_reranking_stands_beside_the_plain_numbers(
     assert {entry["reranking"] for entry in changed} == {"k-reciprocal, k1 5, k2 2, lambda 0.3"}
     assert [e["direction"] for e in changed] == [e["direction"] for e in plain]
     assert [e["mAP"] for e in changed] != [e["mAP"] for e in plain]
-    code, _, err = reid("evaluate", "--compare", tmp_path / "plain.json", tmp_path / "both.json")
+    code, _, err = reid("diff", tmp_path / "plain.json", tmp_path / "both.json")
     assert code == 1
     assert "only one of them has" in err
     assert reid(*common, tmp_path / "more.json", "--expand-queries", 2)[0] == 0
@@ -110,7 +112,7 @@ def test_a_comparison_on_a_full_disk_is_one_line_and_loses_nothing(
     written, out = tmp_path / "one.json", tmp_path / "out" / "both.json"
     common = ("evaluate", "--data", "regdb", "--root", root, "--weights", plain_weights, "--json", written)
     assert reid(*common)[0] == 0
-    compared = ("evaluate", "--compare", written, written, "--json", out)
+    compared = ("diff", written, written, "--json", out)
     assert reid(*compared)[0] == 0
     (before, entries) = out.read_bytes(), results(written)
     assert json.loads(before)["pairs"][0]["mAP"]["before"] == entries[0]["mAP"]
@@ -134,7 +136,9 @@ def test_a_comparison_on_a_full_disk_is_one_line_and_loses_nothing(
 def test_birds_ask_each_other(reid, plain_weights: Path, tmp_path: Path) -> None:
     for number in (1, 100, 101, 102):
         for view in (1, 2):
-            published_layouts.picture(tmp_path / f"images/{number:03d}.Bird/{view}.jpg", colour=40 * view + number % 50)
+            published_layouts.write_image(
+                tmp_path / f"images/{number:03d}.Bird/{view}.jpg", colour=40 * view + number % 50
+            )
     common = ("evaluate", "--root", tmp_path, "--weights", plain_weights)
     code, out, err = reid(*common, "--data", "cub200", "--json", tmp_path / "r.json")
     assert code == 0, err

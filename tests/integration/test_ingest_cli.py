@@ -1,4 +1,4 @@
-"""``reid ingest`` as a user meets it: films become a searched gallery, a killed run goes on, mistakes are one line."""
+"""``reid ingest`` turns videos into a gallery, continues a killed run, and reports mistakes in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.walking_people import TWO, Walk, film, picture
+from helpers.walking_people import TWO, Walk, draw_frame, write_video
 from reid.data.manifest import read_manifest
 
 SOUTH = (Walk(0, (20.0, 70.0), (5.0, 0.0), range(40)), Walk(2, (200.0, 60.0), (-3.0, 0.0), range(40)))
@@ -31,15 +31,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_two_films_become_a_gallery_that_answers(reid, plain_weights: Path, tmp_path: Path) -> None:
-    film(tmp_path / "north.avi")
-    film(tmp_path / "south.avi", SOUTH)
+def test_two_videos_become_a_gallery_that_answers(reid, plain_weights: Path, tmp_path: Path) -> None:
+    write_video(tmp_path / "north.avi")
+    write_video(tmp_path / "south.avi", SOUTH)
     code, out, err = reid(
         "ingest", "north.avi", "--camera", "north", "--out", "data/north", "--start", "2024-05-31T16:20"
     )
     assert (code, out.splitlines()[:2]) == (
         0,
-        ["data/north/manifest.csv: 20 crops of 2 tracks", "looked at 40 of 40 frames with hog"],
+        ["data/north/manifest.csv: 20 crops of 2 tracks", "searched 40 of 40 frames with hog"],
     )
     assert "looking for people" in err
     manifest = Path("data/north/manifest.csv")
@@ -48,7 +48,7 @@ def test_two_films_become_a_gallery_that_answers(reid, plain_weights: Path, tmp_
     assert "20 crops of 2 tracks" in out
 
     options = ("--data", manifest, "--weights", plain_weights)
-    code, out, err = reid("calibrate", *options, "--by", "camera", "--apart", "1", "--out", "cameras.safetensors")
+    code, out, err = reid("calibrate", *options, "--by", "camera", "--min-gap", "1", "--out", "cameras.safetensors")
     assert code == 0, err
     assert [line.split("\t")[0] for line in out.splitlines()] == ["north", "south"]
     assert all(2 <= int(line.split("\t")[1].split()[0]) < 20 for line in out.splitlines())  # of each second one
@@ -65,7 +65,7 @@ def test_two_films_become_a_gallery_that_answers(reid, plain_weights: Path, tmp_
 
 def test_killed_again_and_again_it_ends_in_the_same_bytes(reid, tmp_path: Path) -> None:
     """While people are looked for, twice, and while they are cut out."""
-    film(tmp_path / "north.avi")
+    write_video(tmp_path / "north.avi")
     settings = ("ingest", tmp_path / "north.avi", "--camera", "north", "--detector", "hog", "--out")
     assert reid(*settings, tmp_path / "whole")[0] == 0
     out = tmp_path / "crops"
@@ -89,7 +89,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(reid, tmp_path: Path) 
 
 def test_a_full_disk_is_one_line_and_the_run_can_go_on(reid, tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: writing fails in the middle of a line."""
-    film(tmp_path / "north.avi")
+    write_video(tmp_path / "north.avi")
     settings = ("ingest", tmp_path / "north.avi", "--camera", "north", "--detector", "hog", "--out", tmp_path / "crops")
     limited = f"ulimit -f 1; exec {' '.join(command(*settings))}"  # 1 KiB
     found = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
@@ -107,7 +107,7 @@ def test_a_folder_of_frames(reid, tmp_path: Path) -> None:
 
     (tmp_path / "frames").mkdir()
     for number in range(0, 40, 2):
-        Image.fromarray(picture(TWO, number)).save(tmp_path / "frames" / f"{number}.png")
+        Image.fromarray(draw_frame(TWO, number)).save(tmp_path / "frames" / f"{number}.png")
     code, out, _ = reid(
         "ingest", "frames", "--camera", "north", "--source-fps", "5", "--out", "crops", "--max-crops-per-track", "3",
         "--margin", "0.1",
@@ -118,18 +118,18 @@ def test_a_folder_of_frames(reid, tmp_path: Path) -> None:
     assert [s.time.timestamp() - samples[0].time.timestamp() for s in samples[:3] if s.time and samples[0].time][2] > 3
 
 
-def test_looks_a_second(reid, tmp_path: Path) -> None:
-    film(tmp_path / "north.avi")
+def test_searched_frames_a_second(reid, tmp_path: Path) -> None:
+    write_video(tmp_path / "north.avi")
     code, out, _ = reid("ingest", "north.avi", "--camera", "north", "--fps", "5", "--out", "crops")
     assert code == 0
-    assert "looked at 20 of 40 frames" in out
+    assert "searched 20 of 40 frames" in out
     code, out, _ = reid("ingest", "north.avi", "--camera", "north", "--fps", "2", "--out", "rare")
-    assert "2 looks a second: who walks fast may become several tracks" in out
+    assert "2 frames a second were searched" in out
 
 
 def test_mistakes_are_one_line(reid, tmp_path: Path) -> None:
-    film(tmp_path / "north.avi", frames=6)
-    film(tmp_path / "nobody.avi", (), 6)
+    write_video(tmp_path / "north.avi", frames=6)
+    write_video(tmp_path / "nobody.avi", (), 6)
     (tmp_path / "text.mp4").write_text("no video")
     mistakes: dict[str, tuple[object, ...]] = {
         "no such file": ("none.mp4",),
@@ -152,7 +152,7 @@ def test_mistakes_are_one_line(reid, tmp_path: Path) -> None:
 def test_an_interruption_says_how_to_go_on(reid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reid.data.video.detectors import HogDetector
 
-    film(tmp_path / "north.avi")
+    write_video(tmp_path / "north.avi")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

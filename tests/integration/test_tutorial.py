@@ -1,5 +1,6 @@
-"""The tutorial holds: every command of docs/your-cameras.md runs, one after the other, on crops of a tiny street and,
-where they lie beside the checkout, on real vehicles with a checkpoint that somebody else trained."""
+"""Every command of docs/your-cameras.md runs, one after the other, on crops of a tiny street and,
+where they lie beside the checkout, on real vehicles with published weights.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.walking_people import TWO, film
+from helpers.walking_people import TWO, write_video
 from reid.cli import main
 from reid.models.checkpoint import load_checkpoint
 
@@ -23,7 +24,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHARED = Path(__file__).parents[2].parent / "shared"
 VEHICLES = SHARED / "data" / "vehicles" / "manifest.csv"
 THEIRS = SHARED / "weights" / "osnet_x0_25_msmt17.pth"
-PLACES = {"b1": "north", "b2": "south", "c1": "north", "c2": "south"}
+CAMERAS = {"b1": "north", "b2": "south", "c1": "north", "c2": "south"}
 CROPS = 20  # of each camera
 
 
@@ -33,7 +34,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(params=["street", "vehicles"])
 def folder(request: pytest.FixtureRequest, tiny_street: Path, tmp_path: Path) -> Path:
-    """What the page takes for granted: crops of two cameras, somebody else's checkpoint, a query, two videos."""
+    """What the page takes for granted: crops of two cameras, published weights, a query, two videos."""
     if request.param == "vehicles":
         if not (VEHICLES.is_file() and THEIRS.is_file()):
             pytest.skip("needs ../shared with real vehicles and weights beside the checkout, and it is not there")
@@ -43,20 +44,20 @@ def folder(request: pytest.FixtureRequest, tiny_street: Path, tmp_path: Path) ->
         lay_out(tiny_street / "street-b" / "manifest.csv", tmp_path)
         table = load_checkpoint(WEIGHTS).network.backbone.state_dict()  # type: ignore[union-attr, operator]
         torch.save({"state_dict": {f"module.{key}": value for key, value in table.items()}}, tmp_path / "network.pth")
-    film(tmp_path / "north.mp4")
-    film(tmp_path / "south.mp4", [replace(walk, start=(walk.start[0] + 3, walk.start[1] + 4)) for walk in TWO])
+    write_video(tmp_path / "north.mp4")
+    write_video(tmp_path / "south.mp4", [replace(walk, start=(walk.start[0] + 3, walk.start[1] + 4)) for walk in TWO])
     return tmp_path
 
 
 def lay_out(manifest: Path, folder: Path) -> None:
-    """Some crops of two cameras as the page has them, camera/identity/picture.jpg, and one of them as a query."""
+    """Some crops of two cameras as the page has them, camera/identity/image.jpg, and one of them as a query."""
     with manifest.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["camera"] in PLACES]
+        rows = [row for row in csv.DictReader(file) if row["camera"] in CAMERAS]
     if manifest == VEHICLES:
         asked = sorted({row["identity"] for row in rows if row["split"] == "query"})[::3][:CROPS]  # of all four kinds
         rows = [row for row in rows if row["identity"] in asked]
     for row in rows:
-        target = folder / "crops" / PLACES[row["camera"]] / row["identity"] / Path(row["path"]).name
+        target = folder / "crops" / CAMERAS[row["camera"]] / row["identity"] / Path(row["path"]).name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manifest.parent / row["path"], target)
         if row["split"] == "query":

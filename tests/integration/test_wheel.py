@@ -41,10 +41,10 @@ def test_tables_and_weights_are_inside(installed: Path) -> None:
     script = (
         "import reid, pathlib\n"
         "from reid.data.protocols.data_sets import known_protocols, load_protocol\n"
-        "from reid.pipeline import shipped_weights, load_checkpoint_for\n"
+        "from reid.pipeline import shipped_weights, load_checkpoint\n"
         "print(pathlib.Path(reid.__file__).parent)\n"
         "print(sorted(known_protocols()), load_protocol('market1501').title)\n"
-        "print(load_checkpoint_for(None).source)\n"
+        "print(load_checkpoint().source)\n"
     )
     where, known, weights = run(installed, "-c", script).splitlines()
     assert Path(where) == installed / "reid"

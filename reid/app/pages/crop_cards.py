@@ -1,4 +1,4 @@
-"""Samples as crops that a page can show.  Knows files and nothing else; every page uses it."""
+"""Samples and queries as crops that every page can show."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from reid.app.query import Query
 from reid.data.images import read_image
 from reid.records import Sample
 
-REMEMBERED = 4096  # thumbnails, some 4 KiB each
+CACHED_THUMBNAILS = 4096  # some 4 KiB each
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(CACHED_THUMBNAILS)
 def _thumbnail(path: Path) -> tuple[str, float]:
-    return _picture(read_image(path))
+    return _uri_and_aspect(read_image(path))
 
 
-def _picture(image: Image.Image) -> tuple[str, float]:
+def _uri_and_aspect(image: Image.Image) -> tuple[str, float]:
     return data_uri(image), image.width / image.height
 
 
 def crop_of(sample: Sample, site: str) -> Crop:
-    """The crop of a data set's sample."""
+    """Return the crop of a sample of the site named ``site``; DataError when its image cannot be read."""
     return Crop(*_thumbnail(sample.path), sample.identity, sample.camera, str(sample.modality), sample.category, site)
 
 
 def crop_of_query(query: Query) -> Crop:
-    """The crop of a query, uploaded or not."""
-    if query.picture is None:
+    """Return the crop of a query, uploaded or not; DataError when its image cannot be read."""
+    if query.upload is None:
         return crop_of(query.sample, query.site)
     sample = query.sample
-    return Crop(*_picture(query.picture), "", sample.camera, str(sample.modality), sample.category, query.site)
+    return Crop(*_uri_and_aspect(query.upload), "", sample.camera, str(sample.modality), sample.category, query.site)

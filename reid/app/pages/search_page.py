@@ -1,6 +1,6 @@
-"""The page "Search": choose or upload a query, set the switches, compare the answers of both norms.
+"""The page "Search": choose or upload a query, set the options, compare the answers of the networks.
 
-Knows the world, asks it through ``ask`` and shows what comes back; a mistake becomes one line on the page.
+An error becomes one line on the page.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import gradio as gr
 
 from reid.app import presentation as present
 from reid.app.pages.crop_cards import crop_of, crop_of_query
-from reid.app.query import Query, QueryOutcome, Switches, ask, read_upload
-from reid.app.world import World
+from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query, read_upload
+from reid.app.served_data import ServedData
 from reid.errors import ReidError
 from reid.records import Modality, Sample, Split
 from reid.retrieval.search import UPLOADED
 
-SHOWN = 12  # crops to choose from at a time
-ANSWERS = 10
-FIRST = 0  # seed of the crops that are offered first
+CROPS_SHOWN = 12  # to choose from at a time
+ANSWERS_SHOWN = 10  # until the visitor chooses another number
+FIRST_CROPS_SEED = 0  # the first crops to choose from are the same at every visit
 ANY = "all"
 BOTH = "both"
 OWN_SITE, ALL_SITES = "the query's site", "all sites"
-CHOOSE = """
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+PRESS_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-key]');
   if (!button) return;
@@ -39,60 +40,65 @@ element.addEventListener('click', (event) => {
 
 
 class SearchPage:
-    """The components of the page and what they do; made inside a ``gr.Blocks``."""
+    """The components of the page and what they do; to be made inside a ``gr.Blocks``."""
 
-    def __init__(self, world: World):
-        self._world = world
-        keys = _sample(self._keys(world.sites[0].name, world.kinds[0], ANY), FIRST)
+    def __init__(self, data: ServedData):
+        self._data = data
+        keys = _draw(self._keys(data.sites[0].name, data.categories[0], ANY), FIRST_CROPS_SEED)
         queries = [self._query(key) for key in keys]
         first = next((query for query in queries if query.sample.modality is Modality.VISIBLE), queries[0])
         self.query = gr.State(first, time_to_live=3600)
         with gr.Row():
             with gr.Column(scale=3, min_width=290, elem_classes="reid-side"), gr.Tabs():
                 with gr.Tab("From the data set", id="choose"):
-                    self._choose(keys, keys[queries.index(first)])
+                    self._build_picker(keys, keys[queries.index(first)])
                 with gr.Tab("Upload", id="upload"):
-                    self._upload()
+                    self._build_upload()
             with gr.Column(scale=9, min_width=320):
-                self._answers(first)
-        self._connect()
+                self._build_answers(first)
+        self._connect_picker()
+        self._connect_upload()
+        self._connect_options()
 
-    def _choose(self, keys: Sequence[int], chosen: int) -> None:
-        sites, kinds = [site.name for site in self._world.sites], list(self._world.kinds)
+    def _build_picker(self, keys: Sequence[int], chosen: int) -> None:
+        sites, categories = [site.name for site in self._data.sites], list(self._data.categories)
         fixed: dict[str, Any] = {"filterable": False, "min_width": 80}
         with gr.Row(elem_classes="reid-filters"):
             self.site = gr.Dropdown(sites, value=sites[0], label="Site", elem_id="site", **fixed)
-            self.kind = gr.Dropdown(kinds, value=kinds[0], label="Kind", elem_id="kind", **fixed)
+            self.category = gr.Dropdown(categories, value=categories[0], label="Category", elem_id="category", **fixed)
             self.camera = gr.Dropdown(
                 self._camera_choices(sites[0]), value=ANY, label="Camera", elem_id="camera", **fixed
             )
-        self.picker = gr.HTML(self._picker(keys, chosen), js_on_load=CHOOSE, elem_id="picker", apply_default_css=False)
+        picker = self._picker_html(keys, chosen)
+        self.picker = gr.HTML(picker, js_on_load=PRESS_SCRIPT, elem_id="picker", apply_default_css=False)
         with gr.Row():
             self.others = gr.Button("Show others", size="sm", min_width=90, elem_id="others")
             self.random = gr.Button("Random query", size="sm", min_width=90, variant="primary", elem_id="random")
 
-    def _upload(self) -> None:
-        cameras, kinds = self._cameras(), list(self._world.kinds)
+    def _build_upload(self) -> None:
+        cameras, categories = self._cameras(), list(self._data.categories)
         first = next(iter(cameras))
-        light = str(cameras[first][1].modality)
+        modality = str(cameras[first][1].modality)
         self.file = gr.File(label="A crop of one person or vehicle", height=132, elem_id="upload")
-        self.taken_by = gr.Dropdown(
-            list(cameras), value=first, label="Camera it was taken by", elem_id="upload-camera", filterable=False
+        self.upload_camera = gr.Dropdown(
+            list(cameras), value=first, label="Camera that took it", elem_id="upload-camera", filterable=False
         )
-        self.light = gr.Radio([*map(str, Modality)], value=light, label="Modality", elem_id="upload-modality")
-        self.shows = gr.Radio(kinds, value=kinds[0], label="Kind", elem_id="upload-kind")
-        gr.HTML(present.hint("10 MB at most. The file is deleted once it is read."))
+        self.upload_modality = gr.Radio(
+            [*map(str, Modality)], value=modality, label="Modality", elem_id="upload-modality"
+        )
+        self.upload_category = gr.Radio(categories, value=categories[0], label="Category", elem_id="upload-category")
+        gr.HTML(present.hint_html("At most 10 MB. The file is deleted as soon as it has been read."))
 
-    def _answers(self, first: Query) -> None:
-        card, answers = self.answer(first, True, BOTH, OWN_SITE, ANSWERS)
+    def _build_answers(self, first: Query) -> None:
+        card, answers = self.show_answers(first, True, BOTH, OWN_SITE, ANSWERS_SHOWN)
         with gr.Row(elem_classes="reid-top"):
             with gr.Column(scale=4, min_width=250):
                 self.card = gr.HTML(card, elem_id="query", apply_default_css=False)
             with gr.Column(scale=9, min_width=300):
-                self._switches()
+                self._build_options()
         self.answers = gr.HTML(answers, elem_id="answers", apply_default_css=False)
 
-    def _switches(self) -> None:
+    def _build_options(self) -> None:
         with gr.Row(elem_classes="reid-switches"):
             self.cross_camera = gr.Checkbox(
                 True,
@@ -101,110 +107,148 @@ class SearchPage:
                 elem_id="cross-camera",
                 min_width=190,
             )
-            self.light_of_answers = gr.Radio(
+            self.answer_modality = gr.Radio(
                 [BOTH, *map(str, Modality)], value=BOTH, label="Answers in", elem_id="answers-modality", min_width=260
             )
         with gr.Row(elem_classes="reid-switches"):
             self.count = gr.Slider(
-                5, 50, value=ANSWERS, step=5, label="Number of answers", elem_id="count", min_width=190
+                5, 50, value=ANSWERS_SHOWN, step=5, label="Number of answers", elem_id="count", min_width=190
             )
             self.scope = gr.Radio(
                 [OWN_SITE, ALL_SITES], value=OWN_SITE, label="Search in", elem_id="scope", min_width=260
             )
 
-    def _connect(self) -> None:
-        filters: list[Any] = [self.site, self.kind, self.camera]
-        switches = [self.cross_camera, self.light_of_answers, self.scope, self.count]
-        told: list[Any] = [self.taken_by, self.shows, self.light]
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        asking: dict[str, Any] = {
-            "fn": self.answer,
-            "inputs": [self.query, *switches],
+    def _search_event(self) -> dict[str, Any]:
+        """Return the event that searches for the chosen query, as ``then`` and ``gr.on`` expect it."""
+        options = [self.cross_camera, self.answer_modality, self.scope, self.count]
+        return {
+            "fn": self.show_answers,
+            "inputs": [self.query, *options],
             "outputs": [self.card, self.answers],
             "api_visibility": "private",
             "show_progress": "minimal",
             "concurrency_id": "network",
             "concurrency_limit": 1,
         }
-        self.site.change(self._offer_cameras, self.site, self.camera, **quiet)
-        gr.on([f.change for f in filters], self.offer, filters, self.picker, trigger_mode="always_last", **quiet)
-        self.others.click(self.offer_others, filters, self.picker, **quiet)
-        self.random.click(self.draw, filters, [self.picker, self.query], **quiet).then(**asking)
-        self.picker.select(self.choose, None, self.query, **quiet).then(**asking)
-        self.file.upload(self.take, [self.file, *told], [self.file, self.query], **quiet).then(**asking)
-        self.taken_by.change(self._light_of, self.taken_by, self.light, **quiet)
-        gr.on([c.change for c in told], self.retell, [self.query, *told], self.query, **quiet).then(**asking)
-        changes = [self.cross_camera.change, self.light_of_answers.change, self.scope.change, self.count.release]
-        gr.on(changes, trigger_mode="always_last", **asking)
 
-    def offer(self, site: str, kind: str, camera: str) -> str:
-        """Crops to choose from, the same ones each time."""
-        return self._picker(_sample(self._keys(site, kind, camera), FIRST))
+    def _connect_picker(self) -> None:
+        filters: list[Any] = [self.site, self.category, self.camera]
+        changes, search = [component.change for component in filters], self._search_event()
+        self.site.change(self._update_cameras, self.site, self.camera, **HIDDEN)
+        gr.on(changes, self.show_first_crops, filters, self.picker, trigger_mode="always_last", **HIDDEN)
+        self.others.click(self.show_other_crops, filters, self.picker, **HIDDEN)
+        self.random.click(self.choose_random, filters, [self.picker, self.query], **HIDDEN).then(**search)
+        self.picker.select(self.choose_pressed, None, self.query, **HIDDEN).then(**search)
 
-    def offer_others(self, site: str, kind: str, camera: str) -> str:
-        """Other crops that fit the filters, by chance."""
-        return self._picker(_sample(self._keys(site, kind, camera)))
+    def _connect_upload(self) -> None:
+        labels: list[Any] = [self.upload_camera, self.upload_category, self.upload_modality]
+        changes, search = [component.change for component in labels], self._search_event()
+        self.file.upload(self.receive_upload, [self.file, *labels], [self.file, self.query], **HIDDEN).then(**search)
+        self.upload_camera.change(self._modality_of, self.upload_camera, self.upload_modality, **HIDDEN)
+        gr.on(changes, self.relabel_upload, [self.query, *labels], self.query, **HIDDEN).then(**search)
 
-    def draw(self, site: str, kind: str, camera: str) -> tuple[str, Query | str]:
-        """A random query among those that fit the filters, and crops to choose from that include it."""
-        keys = _sample(self._keys(site, kind, camera))
+    def _connect_options(self) -> None:
+        changes = [self.cross_camera.change, self.answer_modality.change, self.scope.change, self.count.release]
+        gr.on(changes, trigger_mode="always_last", **self._search_event())
+
+    def show_first_crops(self, site: str, category: str, camera: str) -> str:
+        """Show crops that fit the filters, the same ones each time."""
+        return self._picker_html(_draw(self._keys(site, category, camera), FIRST_CROPS_SEED))
+
+    def show_other_crops(self, site: str, category: str, camera: str) -> str:
+        """Show crops that fit the filters, drawn at random."""
+        return self._picker_html(_draw(self._keys(site, category, camera)))
+
+    def choose_random(self, site: str, category: str, camera: str) -> tuple[str, Query | str]:
+        """Choose a random query that fits the filters.
+
+        Returns:
+            HTML of crops to choose from that include the query, and the query, or one line that says why there is
+            none.
+        """
+        keys = _draw(self._keys(site, category, camera))
         if not keys:
-            return self._picker(keys), "no query fits this selection; choose another site, kind or camera"
-        return self._picker(keys, keys[0]), self._query(keys[0])
+            return self._picker_html(keys), "no query fits this selection; choose another site, category or camera"
+        return self._picker_html(keys, keys[0]), self._query(keys[0])
 
-    def choose(self, event: gr.EventData) -> Query | str:
-        """The query whose button was pressed; the key comes from outside, so it is checked."""
+    def choose_pressed(self, event: gr.EventData) -> Query | str:
+        """Return the query whose button was pressed; its key comes from the browser, so it is checked."""
         key = event._data.get("key") if isinstance(event._data, dict) else None
-        if not isinstance(key, int) or not 0 <= key < len(self._world.queries):
+        if not isinstance(key, int) or not 0 <= key < len(self._data.queries):
             return "this query does not exist; choose one of the crops"
         return self._query(key)
 
-    def take(self, file: str | None, taken_by: str, kind: str, light: str) -> tuple[None, Query | str]:
-        """An uploaded crop as the query; the file is deleted as soon as it is read."""
+    def receive_upload(
+        self, file: str | None, camera_label: str, category: str, modality: str
+    ) -> tuple[None, Query | str]:
+        """Read an uploaded crop as the query, and delete its file.
+
+        Args:
+            file: The path of the upload; None when nothing arrived.
+            camera_label: The camera that took it, as the list of cameras names it.
+            category: What it shows.
+            modality: Its modality.
+
+        Returns:
+            None, which empties the field for uploads, and the query, or one line that says what is wrong.
+        """
         if file is None:
-            return None, "no picture arrived; choose one again"
+            return None, "no file arrived; choose one again"
         path = Path(file)
         try:
-            picture = read_upload(path)
+            upload = read_upload(path)
         except ReidError as error:
             return None, str(error)
         finally:
             path.unlink(missing_ok=True)
-        return None, self._told(Query(Sample(UPLOADED), "", picture), taken_by, kind, light)
+        return None, self._label(Query(Sample(UPLOADED), "", upload), camera_label, category, modality)
 
-    def retell(self, query: Query | str, taken_by: str, kind: str, light: str) -> Query | str:
-        """An uploaded query with what is now said of it; any other query as it is."""
-        if isinstance(query, str) or query.picture is None:
+    def relabel_upload(self, query: Query | str, camera_label: str, category: str, modality: str) -> Query | str:
+        """Return an uploaded query with its labels as they are chosen now, and any other query as it is."""
+        if isinstance(query, str) or query.upload is None:
             return query
-        return self._told(query, taken_by, kind, light)
+        return self._label(query, camera_label, category, modality)
 
-    def answer(self, query: Query | str, cross: bool, light: str, scope: str, count: int) -> tuple[str, str]:
-        """HTML of the query and of the rankings, or one line that says what is wrong."""
+    def show_answers(
+        self, query: Query | str, cross_camera: bool, modality: str, scope: str, count: int
+    ) -> tuple[str, str]:
+        """Search for a query in every gallery.
+
+        Args:
+            query: The query, or one line that says why there is none.
+            cross_camera: Leave out the query's own camera.
+            modality: The modality of the answers, or ``BOTH``.
+            scope: ``OWN_SITE`` or ``ALL_SITES``.
+            count: How many answers to show.
+
+        Returns:
+            HTML of the query, and HTML of the rankings or of one line that says what is wrong.
+        """
         if not isinstance(query, Query):
-            return "", present.message(query or "choose a query first")
+            return "", present.message_html(query or "choose a query first")
         card = ""
         try:
-            card = present.query_card(crop_of_query(query))
+            card = present.query_html(crop_of_query(query))
             site = query.site if scope == OWN_SITE else ""
-            switches = Switches(cross, None if light == BOTH else Modality(light), site, int(count))
-            rankings = [self._ranking(query, outcome) for outcome in ask(self._world, query, switches)]
+            options = SearchOptions(cross_camera, None if modality == BOTH else Modality(modality), site, int(count))
+            rankings = [self._ranking_html(query, outcome) for outcome in answer_query(self._data, query, options)]
         except ReidError as error:
-            return card, present.message(str(error))
-        return card, "".join(rankings) + present.legend()
+            return card, present.message_html(str(error))
+        return card, "".join(rankings) + present.legend_html()
 
-    def _ranking(self, query: Query, outcome: QueryOutcome) -> str:
-        places = [
-            present.Place(
+    def _ranking_html(self, query: Query, outcome: QueryOutcome) -> str:
+        ranking = [
+            present.RankedCrop(
                 rank,
-                crop_of(answer.sample, self._world.site_of[answer.sample.path]),
+                crop_of(answer.sample, self._data.site_of[answer.sample.path]),
                 answer.score,
                 str(verdict),
             )
             for rank, (answer, verdict) in enumerate(outcome.answers, 1)
         ]
-        return present.ranked(
+        return present.ranking_html(
             outcome.title,
-            places,
+            ranking,
             rows=outcome.rows,
             first_right=outcome.first_right,
             average_precision=outcome.average_precision,
@@ -212,48 +256,50 @@ class SearchPage:
         )
 
     def _query(self, key: int) -> Query:
-        site, sample = self._world.queries[key]
+        site, sample = self._data.queries[key]
         return Query(sample, site.name)
 
-    def _told(self, query: Query, taken_by: str, kind: str, light: str) -> Query:
-        site, camera = self._cameras()[taken_by]
-        sample = replace(query.sample, camera=camera.camera, modality=Modality(light), category=kind, split=Split.QUERY)
+    def _label(self, query: Query, camera_label: str, category: str, modality: str) -> Query:
+        site, camera = self._cameras()[camera_label]
+        sample = replace(
+            query.sample, camera=camera.camera, modality=Modality(modality), category=category, split=Split.QUERY
+        )
         return replace(query, sample=sample, site=site)
 
-    def _keys(self, site: str, kind: str, camera: str) -> list[int]:
-        """Positions in ``world.queries`` of those that fit the filters."""
+    def _keys(self, site: str, category: str, camera: str) -> list[int]:
+        """Return the indices in ``ServedData.queries`` of the queries that fit the filters."""
         return [
             key
-            for key, (home, sample) in enumerate(self._world.queries)
-            if home.name == site and sample.category == kind and camera in (ANY, sample.camera)
+            for key, (own_site, sample) in enumerate(self._data.queries)
+            if own_site.name == site and sample.category == category and camera in (ANY, sample.camera)
         ]
 
-    def _picker(self, keys: Sequence[int], chosen: int | None = None) -> str:
+    def _picker_html(self, keys: Sequence[int], chosen: int | None = None) -> str:
         try:
-            return present.picker({key: crop_of_query(self._query(key)) for key in keys}, chosen)
+            return present.picker_html({key: crop_of_query(self._query(key)) for key in keys}, chosen)
         except ReidError as error:
-            return present.message(str(error))
+            return present.message_html(str(error))
 
     def _camera_choices(self, name: str) -> list[tuple[str, str]]:
-        site = next(site for site in self._world.sites if site.name == name)
+        site = next(site for site in self._data.sites if site.name == name)
         cameras = {sample.camera: f"{sample.camera} {sample.modality}" for sample in site.cameras if sample.camera}
         return [("all", ANY), *((words, camera) for camera, words in sorted(cameras.items()))]
 
-    def _offer_cameras(self, site: str) -> Any:
+    def _update_cameras(self, site: str) -> Any:
         return gr.update(choices=self._camera_choices(site), value=ANY)
 
     def _cameras(self) -> dict[str, tuple[str, Sample]]:
-        """(site, a sample) of every camera, by what it is called on the page."""
+        """Return (name of the site, a sample) of every camera, by the label of the camera on the page."""
         return {
             f"{site.name} · {sample.camera or 'unknown'} · {sample.modality}": (site.name, sample)
-            for site in self._world.sites
+            for site in self._data.sites
             for sample in site.cameras
         }
 
-    def _light_of(self, taken_by: str) -> str:
-        return str(self._cameras()[taken_by][1].modality)
+    def _modality_of(self, camera_label: str) -> str:
+        return str(self._cameras()[camera_label][1].modality)
 
 
-def _sample(keys: Sequence[int], seed: int | None = None) -> list[int]:
-    """At most ``SHOWN`` of ``keys``, by chance; the same ones for a seed."""
-    return random.Random(seed).sample(keys, min(SHOWN, len(keys)))
+def _draw(keys: Sequence[int], seed: int | None = None) -> list[int]:
+    """Draw at most ``CROPS_SHOWN`` of ``keys`` at random; the same ones for the same seed."""
+    return random.Random(seed).sample(keys, min(CROPS_SHOWN, len(keys)))

@@ -1,1 +1,1 @@
-"""Published data sets: tables that say how their files become samples and how they are scored."""
+"""Published data sets: tables that describe how their files become samples and how they are scored."""

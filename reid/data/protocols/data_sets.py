@@ -1,7 +1,7 @@
-"""Data sets by name: a table says how the published files become samples and how they are scored.
+"""Open data sets: a manifest, or a published data set by the table that describes it.
 
-This module finds the tables, walks the folders they describe and compares the authors' counts.  It
-opens no picture and downloads nothing.
+This module finds the tables, reads the file names that they describe and compares the numbers of images with those that
+the authors published.  It opens no image and downloads nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ CARD = "card.md"
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a data set is to be scored.
+    """How a data set is scored.
 
-    ``variant`` says which choices of the protocol were made; ``locations`` maps a camera to the one that
-    it shares a place with; ``permutation`` is the file that fixes the galleries of the trials, if any.
+    Args:
+        rule: The rule of the protocol.
+        variant: The choices of the protocol that the user made, and the defaults of the others.
+        locations: Maps a camera to another camera that stands at the same location.
+        permutation: The file that fixes the galleries of the trials; None where there is no such file.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -40,7 +43,14 @@ class Scoring:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples, the name of their protocol and how they are scored; ``protocol`` is None for a manifest."""
+    """Samples and how they are scored.
+
+    Args:
+        name: The name of the protocol, or of the folder of a manifest.
+        samples: All rows.
+        scoring: How they are scored.
+        protocol: The table; None for a manifest.
+    """
 
     name: str
     samples: tuple[Sample, ...]
@@ -49,12 +59,20 @@ class DataSet:
 
 
 def known_protocols() -> list[str]:
-    """Names of the protocols that come with the program."""
+    """List the names of the protocols that come with the program."""
     return sorted(entry.name for entry in _tables().iterdir() if entry.joinpath(TABLE).is_file())
 
 
 def load_protocol(name: str) -> Protocol:
-    """The protocol called ``name``; an unknown name is a :class:`DataError` that lists the known."""
+    """Read a protocol that comes with the program.
+
+    Raises:
+        DataError: The name is unknown, or the data set is documented but not offered.
+
+    Example:
+        >>> load_protocol("market1501").title
+        'Market-1501'
+    """
     if name not in known_protocols():
         if _is_card_only(name):
             raise DataError(f"{name}: documented but not offered, see datasets/{name}/{CARD}")
@@ -63,22 +81,30 @@ def load_protocol(name: str) -> Protocol:
 
 
 def _is_card_only(name: str) -> bool:
-    """Whether ``name`` is a data set that is described but not read, as one that was withdrawn."""
+    """Whether a data set has a card but no table, because it was withdrawn."""
     folder = _tables().joinpath(name) if re.fullmatch(r"\w+", name) else None
     return folder is not None and folder.joinpath(CARD).is_file() and not folder.joinpath(TABLE).is_file()
 
 
 def _tables() -> Traversable:
-    """The folder of protocols: inside the package when installed from a wheel, else the checkout's."""
+    """Find the folder of protocols: inside an installed package, or beside the package in a checkout."""
     packaged = resources.files("reid").joinpath("_datasets")
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "datasets"
 
 
 def protocol_samples(protocol: Protocol, root: Path, **variant: object) -> tuple[Sample, ...]:
-    """The samples of the data set that lies in ``root``, parts in the order of the table.
+    """Read the samples of a published data set.
 
-    ``variant`` picks choices of the protocol's variants, e.g. ``trial=3``.  A missing folder or
-    list, and a file name that the pattern does not know, are :class:`DataError`.
+    Args:
+        protocol: The table.
+        root: The folder that holds the data set.
+        **variant: Choices of the protocol's variants, such as ``trial=3``.
+
+    Returns:
+        The samples, in the order of the parts in the table.
+
+    Raises:
+        DataError: A folder, list or file is missing, a file name does not match its pattern, or a choice is unknown.
     """
     return _samples(protocol, root, protocol.choose(variant))
 
@@ -94,41 +120,58 @@ def _samples(protocol: Protocol, root: Path, words: Mapping[str, str]) -> tuple[
         if not path.is_file():
             raise _not_found(protocol, path.relative_to(root), root)
         return read_manifest(path)
-    samples = tuple(sample for part in protocol.parts for sample in _tracked(protocol, part, root, words))
+    samples = tuple(sample for part in protocol.parts for sample in _part_with_tracks(protocol, part, root, words))
     _check_distinct(protocol, samples)
     return divide(samples, protocol.division, root, words) if protocol.division else samples
 
 
 def count_differences(protocol: Protocol, samples: Sequence[Sample], **variant: object) -> list[str]:
-    """One line for every published count that ``samples`` do not have; [] when all agree."""
+    """Compare samples with the numbers that the authors published.
+
+    Args:
+        protocol: The table with the published numbers.
+        samples: The samples of a copy of the data set.
+        **variant: The choices by which the samples were read.
+
+    Returns:
+        One line for every number that differs.
+    """
     lines = []
     words = protocol.choose(variant)
     distractors = {identity for part in protocol.parts for identity in part.distractors}
     for split, published in protocol.counts.items():
         rows = [sample for sample in samples if sample.split is split]
         identities = {sample.identity for sample in rows} - distractors
-        for kind, expected, found in (
+        for unit, expected, found in (
             ("images", published.images, len(rows)),
             ("identities", published.identities, len(identities)),
             ("tracks", published.tracks, len({sample.track for sample in rows if sample.track})),
         ):
             if expected is not None and int(fill(str(expected), words)) != found:
-                lines.append(f"{protocol.title}, {split}: expected {fill(str(expected), words)} {kind}, found {found}")
+                lines.append(f"{protocol.title}, {split}: expected {fill(str(expected), words)} {unit}, found {found}")
     return lines
 
 
 def read_data(spec: str, root: Path | None = None) -> tuple[Sample, ...]:
-    """The samples of :func:`open_data`."""
+    """Read only the samples of a data set; the arguments and errors are those of :func:`open_data`."""
     return open_data(spec, root).samples
 
 
 def open_data(spec: str, root: Path | None = None, rule: Mapping[str, str] | None = None) -> DataSet:
-    """A manifest, a folder that holds ``manifest.csv``, one's own ``protocol.toml``, or a known data set.
+    """Open a data set.
 
-    A data set is named as "market1501", its variants after a colon as in
-    "sysu_mm01:search=indoor" or "regdb:trial=3,direction=thermal-to-visible"; ``root`` is the
-    folder it was unpacked to.  ``rule`` holds settings of :class:`Rule` that differ from the
-    protocol's; they may stand among the variants too, as in "market1501:precision=trapezoid".
+    Args:
+        spec: A manifest, a folder that holds ``manifest.csv``, a ``protocol.toml`` of the user's, or the name of a
+            known data set.  Choices follow the name after a colon, as in "regdb:trial=3,direction=thermal-to-visible";
+            settings of the rule may stand among them, as in "market1501:precision=trapezoid".
+        root: The folder that holds the data set; only a manifest or a folder needs none.
+        rule: Settings of :class:`Rule` that differ from those of the protocol.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The data set is unknown or not complete, or a choice or a setting is unknown.
     """
     path = Path(spec)
     if path.is_file() and path.name != TABLE:
@@ -165,15 +208,29 @@ def _open(protocol: Protocol, root: Path, chosen: Mapping[str, str], rule: Mappi
 
 
 def all_choices(spec: str) -> list[str]:
-    """``spec``, or one for each choice where it says "all" of a variant, as in "regdb:trial=all"."""
+    """Expand the choice "all" of a variant to one specification for each choice.
+
+    Args:
+        spec: A specification as :func:`open_data` takes it.
+
+    Returns:
+        The specifications; ``spec`` itself where no variant is "all".
+
+    Raises:
+        DataError: ``spec`` is not of the form "name:key=value,key=value".
+
+    Example:
+        >>> all_choices("street:site=all")
+        ['street:site=a', 'street:site=b']
+    """
     name, _, text = spec.partition(":")
     if Path(spec).exists() or name not in known_protocols():
         return [spec]
     chosen = [_choices(text, spec)]
     for key, variant in load_protocol(name).variants.items():
         if chosen[0].get(key) == "all" and "all" not in variant.choices:
-            chosen = [{**one, key: choice} for one in chosen for choice in variant.choices]
-    pairs = [",".join(f"{key}={value}" for key, value in one.items()) for one in chosen]
+            chosen = [{**choices, key: choice} for choices in chosen for choice in variant.choices]
+    pairs = [",".join(f"{key}={value}" for key, value in choices.items()) for choices in chosen]
     return [f"{name}:{pair}" if pair else name for pair in pairs]
 
 
@@ -188,7 +245,7 @@ def _not_found(protocol: Protocol, what: Path | str, root: Path) -> DataError:
     return DataError(f"{protocol.title}: expected {what} in {root}, found none; {protocol.obtain}")
 
 
-def _tracked(protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]) -> list[Sample]:
+def _part_with_tracks(protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]) -> list[Sample]:
     samples = list(_part_samples(protocol, part, root, words))
     if not (name := fill(part.tracks, words)):
         return samples
@@ -200,12 +257,12 @@ def _part_samples(protocol: Protocol, part: FileGroup, root: Path, words: Mappin
     pattern = re.compile(part.pattern)
     skip = {_plain(identity) for identity in part.skip}
     found = False
-    for place, text, folder in _entries(protocol, part, root, words):
+    for where, text, folder in _entries(protocol, part, root, words):
         match = pattern.fullmatch(text)
         if match is None:
             raise DataError(
-                f"{place}: {text!r} is not named as {protocol.title} names its files, such as {part.example()};"
-                " mend the name, or move what is no part of it away"
+                f"{where}: {text!r} is not named as {protocol.title} names its files, such as {part.example()};"
+                " mend the name, or move away what does not belong to the data set"
             )
         groups = match.groupdict()
         identity = _plain(groups["identity"])
@@ -222,14 +279,14 @@ def _part_samples(protocol: Protocol, part: FileGroup, root: Path, words: Mappin
             split=part.split,
         )
     if not found:
-        of_listed = f" of the identities in {', '.join(part.identity_files)}" if part.identity_files else ""
-        raise _not_found(protocol, f"{part.split} images {fill(part.glob or part.list, words)}{of_listed}", root)
+        listed = f" of the identities in {', '.join(part.identity_files)}" if part.identity_files else ""
+        raise _not_found(protocol, f"{part.split} images {fill(part.glob or part.list, words)}{listed}", root)
 
 
 def _entries(
     protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]
 ) -> Iterator[tuple[str, str, Path]]:
-    """(place for errors, text for the pattern, folder its path is relative to) of each file of a part."""
+    """Yield for each file of a part where it is listed (for errors), the text for the pattern, and its folder."""
     if part.glob:
         for path in sorted(root.glob(fill(part.glob, words))):
             yield str(root), path.relative_to(root).as_posix(), root
@@ -245,7 +302,7 @@ def _entries(
 def _listed_identities(
     protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]
 ) -> frozenset[str] | None:
-    """Identities of the part's identity files, None where it has no such files."""
+    """Read the identities in the identity files of a part; None where it has no such files."""
     if not part.identity_files:
         return None
     texts = [_read(protocol, root / fill(name, words), root) for name in part.identity_files]
@@ -263,13 +320,13 @@ def _read(protocol: Protocol, path: Path, root: Path) -> str:
 
 
 def _plain(identity: str) -> str:
-    """A number without leading zeros: lists write 7 where folders are called 0007."""
+    """Drop leading zeros of a number, because lists write 7 where folders are called 0007."""
     return str(int(identity)) if re.fullmatch(r"-?\d+", identity) else identity
 
 
 def _check_distinct(protocol: Protocol, samples: Sequence[Sample]) -> None:
-    seen: set[tuple[Path, Split]] = set()
+    known: set[tuple[Path, Split]] = set()
     for sample in samples:
-        if (sample.path, sample.split) in seen:
+        if (sample.path, sample.split) in known:
             raise DataError(f"{protocol.title}: {sample.path} is listed twice in split {sample.split}")
-        seen.add((sample.path, sample.split))
+        known.add((sample.path, sample.split))

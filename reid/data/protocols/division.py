@@ -1,7 +1,7 @@
-"""Divides the people of a small data set into those to train on and those to test on.
+"""Divide the identities of a small data set into those for training and those for testing.
 
-VIPeR, PRID and i-LIDS come without a division, so the field draws ten and reports the mean; GRID
-brings its own ten.  Nothing here knows files but GRID's list of partitions.
+VIPeR, PRID and i-LIDS come without a division: it is customary to draw ten and to report the mean.  GRID comes with ten
+partitions of its own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,27 @@ from reid.records import Sample, Split
 
 
 def divide(samples: Sequence[Sample], division: Division, root: Path, words: Mapping[str, str]) -> tuple[Sample, ...]:
-    """``samples`` with the rows of the training people in split train.
+    """Move the samples of the training identities to the train split.
 
-    Only people with a query and a gallery image (with ``pair``: with two images) are divided; other
-    gallery rows stay as distractors, other query rows are left out.
+    Only identities with a query and a gallery image are divided, or with ``division.pair`` those with two images.
+    Other gallery samples stay as distractors, other queries are left out.
+
+    Args:
+        samples: Samples of the splits query and gallery.
+        division: How they are divided.
+        root: The folder of the data set, which holds the file of partitions.
+        words: Words for the template of the seed.
+
+    Returns:
+        The divided samples.
+
+    Raises:
+        DataError: There are too few identities, or the file of partitions is not readable.
     """
     number = int(fill(division.seed, words))
     people = _people(samples, division.pair)
     if len(people) <= division.train:
-        raise DataError(f"{root}: {len(people)} people seen twice, too few to train on {division.train} of them")
+        raise DataError(f"{root}: {len(people)} people with two images, too few to train on {division.train} of them")
     if division.partitions:
         training = _partition(root / division.partitions, number, people)
     else:
@@ -39,7 +51,7 @@ def divide(samples: Sequence[Sample], division: Division, root: Path, words: Map
         for sample in samples
         if sample.identity in known or sample.split is not Split.QUERY
     ]
-    return tuple(_pairs(kept, number) if division.pair else kept)
+    return tuple(_draw_pairs(kept, number) if division.pair else kept)
 
 
 def _people(samples: Sequence[Sample], pair: bool) -> list[str]:
@@ -50,9 +62,9 @@ def _people(samples: Sequence[Sample], pair: bool) -> list[str]:
 
 
 def _partition(path: Path, number: int, people: Sequence[str]) -> frozenset[str]:
-    """Training people of partition ``number`` (1 is the first) in GRID's ``trainIdxAll``.
+    """Read the training identities of partition ``number``, counted from 1, from GRID's ``trainIdxAll``.
 
-    Each of its cells is a struct whose third field lists the people.
+    Each of its cells is a struct whose third field lists the identities.
     """
     try:
         entry = read_mat(path)["trainIdxAll"].reshape(-1)[number - 1].reshape(-1)[0]
@@ -62,8 +74,8 @@ def _partition(path: Path, number: int, people: Sequence[str]) -> frozenset[str]
     return frozenset(name for name in people if int(name) in listed)
 
 
-def _pairs(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """One image of each test person becomes the query, another one the gallery, the rest is left out."""
+def _draw_pairs(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Draw one image of each test identity as the query and another as the gallery; leave out the others."""
     generator = np.random.default_rng([seed, 1])
     kept = [sample for sample in samples if sample.split is Split.TRAIN]
     rows: dict[str, list[Sample]] = {}

@@ -1,8 +1,7 @@
-"""Which gallery images take part in each trial of a protocol that draws its galleries.
+"""Choose the gallery images of each trial of a protocol that draws its galleries.
 
-SYSU-MM01 fixes ten permutations of every identity's images in every camera; the trial takes the
-first of them.  Other code draws at random instead, which gives other galleries and other scores.
-Nothing here knows vectors or metrics.
+SYSU-MM01 comes with ten permutations of every identity's images in every camera, and a trial takes the first images of
+its permutation.  Other code draws at random instead, which gives other galleries and other scores.
 """
 
 from __future__ import annotations
@@ -24,7 +23,12 @@ ALL = "all gallery rows"
 
 @dataclass(frozen=True)
 class Galleries:
-    """``trials``: for each, the positions (in the samples given) of its gallery; ``source`` says how drawn."""
+    """The galleries of all trials.
+
+    Args:
+        trials: For each trial the positions of its gallery among the samples.
+        source: How they were drawn, for the report.
+    """
 
     trials: tuple[tuple[int, ...], ...]
     source: str
@@ -33,10 +37,27 @@ class Galleries:
 def draw_galleries(
     samples: Sequence[Sample], rows: Sequence[int], rule: Rule, permutation: Path | None = None
 ) -> Galleries:
-    """The gallery of every trial, drawn from ``rows``, the positions of the gallery in ``samples``.
+    """Draw the gallery of every trial.
 
-    Identities, cameras and pictures are taken in the order of their names.  A group of fewer than
-    ``rule.shots`` images gives all it has.
+    Identities, cameras and images are taken in the order of their names.  Where an identity has fewer than
+    ``rule.shots`` images in a camera, all of them are taken.
+
+    Args:
+        samples: All samples.
+        rows: Positions of the gallery in ``samples``.
+        rule: Decides how many trials there are and how they are drawn.
+        permutation: The MATLAB file for ``gallery="permutation"``.
+
+    Returns:
+        The galleries.
+
+    Raises:
+        DataError: The file of permutations is missing or does not fit the samples.
+
+    Example:
+        >>> samples = [Sample(Path(f"{i}.jpg"), "anna", "door") for i in range(5)]
+        >>> draw_galleries(samples, range(5), Rule(gallery="random", trials=2)).trials
+        ((3,), (1,))
     """
     if rule.gallery == "all":
         return Galleries((tuple(rows),) * rule.trials, ALL)
@@ -44,18 +65,18 @@ def draw_galleries(
     for row in sorted(rows, key=lambda row: (samples[row].identity, samples[row].camera, samples[row].path)):
         groups.setdefault((samples[row].identity, samples[row].camera), []).append(row)
     if rule.gallery == "random":
-        drawn = tuple(_at_random(groups, rule.shots, seed) for seed in range(rule.trials))
+        drawn = tuple(_draw_at_random(groups, rule.shots, seed) for seed in range(rule.trials))
         return Galleries(drawn, f"random, {rule.shots} per identity and camera, seeds 0 to {rule.trials - 1}")
     if permutation is None:
         raise DataError('rule: gallery "permutation" needs a data set with such a file; expected all or random')
     table = _permutations(permutation)
-    trials = tuple(_in_order(groups, table, trial, rule.shots, permutation) for trial in range(rule.trials))
+    trials = tuple(_first_of_permutation(groups, table, trial, rule.shots, permutation) for trial in range(rule.trials))
     digest = hashlib.sha256(permutation.read_bytes()).hexdigest()[:12]
     return Galleries(trials, f"{permutation.name} (sha256 {digest}), first {rule.shots} per identity and camera")
 
 
-def _at_random(groups: dict[tuple[str, str], list[int]], shots: int, seed: int) -> tuple[int, ...]:
-    """As AGW and its successors draw: one ``random.choice`` after the other, so their galleries come out again."""
+def _draw_at_random(groups: dict[tuple[str, str], list[int]], shots: int, seed: int) -> tuple[int, ...]:
+    """Draw as AGW and its successors do, one ``random.choice`` after the other, so that the galleries are equal."""
     generator = random.Random(seed)
     if shots == 1:
         return tuple(generator.choice(rows) for rows in groups.values())
@@ -71,10 +92,13 @@ def _permutations(path: Path) -> Any:
     return [camera.reshape(-1) for camera in cells.reshape(-1)]
 
 
-def _in_order(
+def _first_of_permutation(
     groups: dict[tuple[str, str], list[int]], table: list[Any], trial: int, shots: int, path: Path
 ) -> tuple[int, ...]:
-    """``table[camera - 1][identity - 1]`` (trials, images) holds image numbers, 1 being the first by name."""
+    """Take the first images of each identity and camera in the order of a trial.
+
+    ``table[camera - 1][identity - 1]`` (trials, images) holds the numbers of images, 1 for the first by name.
+    """
     chosen: list[int] = []
     for (identity, camera), rows in groups.items():
         try:
@@ -84,7 +108,7 @@ def _in_order(
         if sorted(order) != list(range(1, len(rows) + 1)):
             raise DataError(
                 f"{path}: {camera}, identity {identity}, trial {trial + 1}: lists {len(order)} images,"
-                f" the folder holds {len(rows)}; file and pictures are not of the same release"
+                f" the folder holds {len(rows)}; file and images are not of the same release"
             )
         chosen += [rows[number - 1] for number in order[:shots]]
     return tuple(chosen)

@@ -1,7 +1,6 @@
-"""What a protocol table may say: files, counts, variants, and the rule by which answers are scored.
+"""Check protocol tables and fill their templates: files, counts, variants, and the rule of scoring.
 
-``datasets/<name>/protocol.toml`` is data, reviewed like data.  This module checks such a table and
-fills its templates; it reads no file of a data set.
+A table is the file ``datasets/<name>/protocol.toml``.  This module reads no other file of a data set.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reid.errors import DataError, unknown_name
-from reid.old_names import PROTOCOL_KEYS
+from reid.old_names import PROTOCOL_KEYS, current_rule
 from reid.records import Modality, Split
 
 
@@ -31,9 +30,14 @@ class _Table(BaseModel):
 
 
 class Count(_Table):
-    """What the authors published about one split; ``identities`` does not count distractors.
+    """The numbers that the authors published about one split.
 
-    A text is a template of the variants' words.
+    A text is a template for the words of the variants.
+
+    Args:
+        images: Number of images.
+        identities: Number of identities without distractors.
+        tracks: Number of tracks.
     """
 
     images: int | str | None = None
@@ -42,11 +46,13 @@ class Count(_Table):
 
 
 class Variant(_Table):
-    """A choice the user makes, e.g. which of ten trials.
+    """A choice that the user makes, such as one of ten trials.
 
-    ``choices`` maps each choice to the words it puts in place of ``{word}`` in the templates; the
-    choice itself stands for the variant's own name.  ``mean`` says that the published figure is
-    the mean over all choices; the choice "all" then runs them one after the other.
+    Args:
+        default: The choice when the user makes none.
+        choices: Maps each choice to the words that it inserts for ``{word}`` in templates.  The name of the variant is
+            such a word too and stands for the choice itself.
+        mean: The published figure is the mean over all choices.  The choice "all" runs them one after the other.
     """
 
     default: str
@@ -61,17 +67,22 @@ class Variant(_Table):
 
 
 class FileGroup(_Table):
-    """Files that share a split.
+    """Files of one split, found by a glob or named in a list.
 
-    Either ``glob`` (below the root; ``pattern`` must match the file's path relative to the root)
-    or ``list`` (a text file; ``pattern`` must match each line and name the group ``path``,
-    relative to ``folder``).  The pattern's groups ``identity`` and ``camera``, and the words of
-    the variants, fill the templates ``identity`` and ``camera``.
-
-    ``identity_files`` keeps only the identities that these comma separated files list.
-    ``skip`` lists identities that are not read at all (the authors' junk); ``distractors`` are
-    read but are nobody's identity.  ``header`` lines at the top of a list are not read.  ``tracks``
-    is a text file, a template too: a line names a track and the pictures in it ("" for none).
+    Args:
+        split: The split of the files.
+        pattern: A regular expression with the group ``identity`` and, if the names tell it, ``camera``.  It must match
+            each path relative to the root, or each line of the list, where the group ``path`` is the file.
+        glob: Finds the files below the root.
+        list: A text file with one line for each file; either ``glob`` or ``list`` is given.
+        header: Number of lines at the top of the list that are not read.
+        folder: The folder that the paths of the list are relative to.
+        identity: Template of the identity, filled with the groups of the pattern and the words of the variants.
+        camera: Template of the camera.
+        identity_files: Files with identities, separated by commas; only these identities are read.
+        skip: Identities that are not read, because the authors call them junk.
+        distractors: Identities that are read but do not count as identities.
+        tracks: Template of a text file whose lines name a track and its images; "" where there are no tracks.
     """
 
     split: Split
@@ -97,9 +108,12 @@ class FileGroup(_Table):
         return self
 
     def example(self) -> str:
-        """A name or line that the pattern takes, such as query/1111_c1s1_1_1.jpg; the pattern where none is found."""
+        """Compose a text that the pattern matches, such as query/1111_c1s1_1_1.jpg, for error messages.
+
+        Returns the pattern itself where that does not succeed.
+        """
         name, before = re.sub(r"\(\?P<\w+>", "(", self.pattern), ""
-        while name != before:  # of alternatives the last, group by group from the innermost
+        while name != before:  # replace groups by their last alternative, innermost groups first
             before, name = name, re.sub(r"\((?:[^()|]*\|)*([^()|]*)\)", r"\1", name)
         for pattern, shown in ((r"\[\^/\]|\\[wS]", "x"), (r"\[(\w)[^\]]*\]", r"\1"), (r"\\d", "1")):
             name = re.sub(pattern, shown, name)
@@ -109,11 +123,13 @@ class FileGroup(_Table):
 
 
 class Division(_Table):
-    """How the people of a small data set are divided into ``train`` of them to train on and the rest.
+    """How the identities of a small data set are divided for training and testing.
 
-    ``seed`` is a template of a number that starts the draw; with ``partitions`` (the MATLAB file of
-    GRID) that number says which of the authors' partitions it is.  ``pair`` draws one query and one
-    gallery image of each test identity; otherwise the parts say which is which.
+    Args:
+        train: Number of identities for training.
+        seed: Template of the number that decides the division.
+        partitions: MATLAB file with the authors' partitions; the number then selects one of them.
+        pair: Draw one query and one gallery image of each test identity; otherwise the parts tell them.
     """
 
     train: int = Field(ge=1)
@@ -123,26 +139,32 @@ class Division(_Table):
 
 
 class Rule(_Table):
-    """How queries are scored against a gallery.  The defaults are the Market-1501 rule.
+    """How queries are scored against a gallery.  The defaults are the rule of Market-1501.
 
-    ``ignore``: which gallery rows are neither right nor wrong for a query.
-        "camera": those of its identity from its own camera, or from another one at the same place;
-        "place": all from its camera's place, whoever they show (SYSU-MM01);
-        "itself": the same picture only (leave-one-out).
-    ``cmc``: what a place of the CMC is.  "image"; "identity": each identity counts once, at its best
-        image; "single-shot": one image of each identity, drawn ``repeats`` times a query (CUHK03).
-    ``precision``: "rectangle", or "trapezoid" as in Market-1501's first evaluation code.
-    ``unmatched``: queries without a right answer are "dropped", or count as "zero".
-    ``gallery``: "all" rows of split gallery; "permutation": the first ``shots`` of each identity and
-        camera in the order of ``permutation``, a MATLAB file below the root; "random": that many at
-        random, seeds 0, 1, ... as Python's ``random`` draws them.
-    ``trials``: how many galleries are drawn; scores are means over them.
-    ``modalities``: the gallery's modalities are asked "apart", or "mixed" in one gallery.
-    ``ranked``: each "image" of the gallery, or each "track", at its best image (VeRi-776).
-    ``ties``: of equal scores the wrong ones stand first, "worst", or the "mean" over all orders.
+    Args:
+        ignore: Which gallery images are neither right nor wrong for a query.  "camera": images of its identity from its
+            own camera, or from a camera at the same location.  "location": all images from its location, whoever they
+            show (SYSU-MM01).  "itself": only the same image (leave-one-out).
+        cmc: What has a rank in the CMC.  "image": every image.  "identity": every identity, at the rank of its best
+            image.  "single-shot": one image of each identity, drawn ``repeats`` times for a query (CUHK03).
+        precision: "rectangle", or "trapezoid" as in the first evaluation code of Market-1501.
+        unmatched: Queries without a right answer are "dropped", or count as "zero".
+        gallery: "all": every image of the gallery split.  "permutation": the first ``shots`` images of each identity
+            and camera in the order of a MATLAB file.  "random": as many images, drawn by Python's ``random`` with the
+            seeds 0, 1, ...
+        shots: Number of images of each identity and camera in a drawn gallery.
+        trials: Number of galleries that are drawn; scores are means over them.
+        repeats: Number of draws for the single-shot CMC.
+        modalities: A query is scored against each modality of the gallery "apart", or against all of them "mixed".
+        ranked: Each "image" of the gallery has a rank, or each "track", at its best image (VeRi-776).
+        ties: Among equal scores the wrong answers stand first, "worst", or the score is the "mean" over all orders.
+
+    Example:
+        >>> Rule().changed({"ignore": "location", "trials": "10"}).text()
+        'market ignore=location trials=10'
     """
 
-    ignore: Literal["camera", "place", "itself"] = "camera"
+    ignore: Literal["camera", "location", "itself"] = "camera"
     cmc: Literal["image", "identity", "single-shot"] = "image"
     precision: Literal["rectangle", "trapezoid"] = "rectangle"
     unmatched: Literal["dropped", "zero"] = "dropped"
@@ -155,14 +177,24 @@ class Rule(_Table):
     ties: Literal["worst", "mean"] = "worst"
 
     def text(self) -> str:
-        """The rule in one line: "market", and what differs from it."""
+        """Write the rule as one line: "market" and the settings that differ from it."""
         differs = [f"{name}={value}" for name, value in self.model_dump(exclude_defaults=True).items()]
         return " ".join(["market", *differs])
 
     def changed(self, changes: Mapping[str, object]) -> Rule:
-        """This rule with other values, which may be texts; a wrong one is a :class:`DataError`."""
+        """Copy the rule with some settings changed.
+
+        Args:
+            changes: The new values, which may be texts; values of version 0.1.0 are understood.
+
+        Returns:
+            The changed rule.
+
+        Raises:
+            DataError: A setting or a value is unknown.
+        """
         try:
-            return Rule.model_validate({**self.model_dump(), **changes})
+            return Rule.model_validate({**self.model_dump(), **current_rule(changes)})
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
@@ -176,11 +208,23 @@ class Rule(_Table):
 class Protocol(_Table):
     """A published data set: what it is, how its files are read and how it is scored.
 
-    ``obtain`` is the advice in errors; ``folders`` must all exist, so that half a copy is not
-    taken for a whole one.  Rows come from one ``manifest`` or from ``parts``, which ``division``
-    may divide further.  ``rule`` holds settings of :class:`Rule`, texts being templates; "market" is
-    short for none.  ``locations`` maps a camera to the one it shares a place with; ``permutation`` is
-    the file that the rule's gallery is drawn by.
+    Args:
+        name: The name by which it is opened.
+        title: The name in messages and reports.
+        category: What its crops show.
+        source: Where it comes from.
+        licence: What its licence allows.
+        obtain: How to get it; errors about missing files give this advice.
+        rule: Settings of :class:`Rule`, whose texts are templates; "market" means the defaults.
+        locations: Maps a camera to another camera that stands at the same location.
+        permutation: File below the root for ``gallery = "permutation"``.
+        infrared_cameras: Cameras that see infrared light; the others see visible light.
+        folders: Folders that must exist, so that an incomplete copy is found.
+        counts: Published numbers for each split.
+        variants: Choices that the user makes.
+        manifest: Template of a manifest that holds the samples; either ``manifest`` or ``parts`` is given.
+        division: How the samples of the parts are divided further.
+        parts: Groups of files, each with one split.
     """
 
     name: str
@@ -207,11 +251,21 @@ class Protocol(_Table):
         return self
 
     def modality(self, camera: str) -> Modality:
-        """What light ``camera`` sees."""
+        """Tell which light a camera sees."""
         return Modality.INFRARED if camera in self.infrared_cameras else Modality.VISIBLE
 
     def choose(self, chosen: Mapping[str, object]) -> dict[str, str]:
-        """The words of the templates for the ``chosen`` variants and the defaults of the others."""
+        """Look up the words for the templates.
+
+        Args:
+            chosen: Choices by variant; the other variants take their defaults.
+
+        Returns:
+            The words by name.
+
+        Raises:
+            DataError: A variant or a choice is unknown.
+        """
         for key in chosen:
             if key not in self.variants:
                 raise DataError(f"{self.title}: {unknown_name('variant', key, self.variants)}")
@@ -224,25 +278,44 @@ class Protocol(_Table):
         return words
 
     def scoring(self, words: Mapping[str, str]) -> Rule:
-        """The rule of the variant that ``words`` describe."""
+        """Fill the templates of the rule with the words of :meth:`choose`."""
         settings: dict[str, int | str] = {} if isinstance(self.rule, str) else self.rule
         return Rule().changed({key: fill(str(value), words) for key, value in settings.items()})
 
 
 def parse_protocol(text: str, where: str) -> Protocol:
-    """A protocol from TOML text; ``where`` names the file in errors."""
+    """Parse a protocol.
+
+    Args:
+        text: The table as TOML.
+        where: The name of the file, for errors.
+
+    Returns:
+        The protocol.
+
+    Raises:
+        DataError: The text is not TOML, or a key or value of the table is wrong.
+    """
     try:
         return Protocol(**{PROTOCOL_KEYS.get(key, key): value for key, value in tomllib.loads(text).items()})
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{where}: not TOML ({error})") from error
     except ValidationError as error:
         first: Any = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"]) or "table"
-        raise DataError(f"{where}: {place}: {first['msg']}") from error
+        key = ".".join(str(step) for step in first["loc"]) or "table"
+        raise DataError(f"{where}: {key}: {first['msg']}") from error
 
 
 def fill(template: str, words: Mapping[str, str]) -> str:
-    """``template`` with ``{word}`` replaced; an unknown word is a :class:`DataError`."""
+    """Replace each ``{word}`` of a template.
+
+    Raises:
+        DataError: A word is unknown.
+
+    Example:
+        >>> fill("idx/train_{trial}.txt", {"trial": "3"})
+        'idx/train_3.txt'
+    """
     try:
         return template.format_map(words)
     except KeyError as error:

@@ -1,8 +1,8 @@
-"""Animals by the convention of wildlife-datasets: one CSV with path, identity and, if known, date.
+"""Read and split animal data sets in the format of wildlife-datasets: a CSV with path, identity and date.
 
-Pictures of one day look alike whoever they show, so the splits here keep days apart: earlier days are
-the gallery, later ones ask (Papafitsoros et al., "SeaTurtleID", 2022; Cermak et al., "WildlifeDatasets", WACV
-2024).  Nothing here knows networks.
+Images of one day look alike whichever animal they show.  Therefore the splits never divide a day: earlier days are the
+gallery, later days are the queries (Papafitsoros et al., "SeaTurtleID", 2022; Cermak et al., "WildlifeDatasets", WACV
+2024).
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import Sample, Split
 
-NOBODY = ("", "unknown")  # identities that the convention leaves out
+UNKNOWN_IDENTITIES = ("", "unknown")  # wildlife-datasets leaves such rows out
 
 
 def read_metadata(path: Path, folder: Path | None = None) -> tuple[Sample, ...]:
-    """The rows of a metadata CSV whose individual is known, all in split gallery, in file order.
+    """Read the rows of a metadata CSV whose identity is known.
 
-    Columns ``path`` (relative to ``folder``, by default the CSV's own) and ``identity`` are needed,
-    ``date`` (ISO 8601, or a year alone) is used if there; others are not read.
+    Args:
+        path: The CSV.  The columns ``path`` and ``identity`` are required, ``date`` (ISO 8601 or a year) is optional,
+            others are not read.
+        folder: The folder that the paths are relative to; by default that of the CSV.
+
+    Returns:
+        The samples in the order of the rows, all in the gallery split.
+
+    Raises:
+        DataError: The CSV is not readable, lacks a column, or holds a wrong date.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -40,15 +48,24 @@ def read_metadata(path: Path, folder: Path | None = None) -> tuple[Sample, ...]:
     return tuple(
         Sample((folder or path.parent) / row["path"], row["identity"], category="animal", time=_date(row, path, number))
         for number, row in rows
-        if (row["identity"] or "").strip().lower() not in NOBODY
+        if (row["identity"] or "").strip().lower() not in UNKNOWN_IDENTITIES
     )
 
 
 def time_split(samples: Sequence[Sample], share: float = 0.5) -> tuple[Sample, ...]:
-    """Gallery and train: the earlier ``share`` of each individual's days; query: the later ones.
+    """Split samples by time: earlier days of each identity are gallery and train, later days are queries.
 
-    Of D days the first min(D - 1, round(share D)) are the gallery; with one day all of it.  Undated
-    rows are left out.  Gallery rows come twice, for they are what one may train on, too.
+    Of D days the first min(D - 1, round(share * D)) are the gallery; a single day belongs to the gallery.
+
+    Args:
+        samples: The samples; those without a time are left out.
+        share: The share of the days that are gallery.
+
+    Returns:
+        The split samples; those of the gallery appear twice, in the splits train and gallery.
+
+    Raises:
+        DataError: No sample has a time.
     """
     days: dict[str, dict[date, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
@@ -61,26 +78,35 @@ def time_split(samples: Sequence[Sample], share: float = 0.5) -> tuple[Sample, .
         ordered = sorted(days[name])
         known = min(len(ordered) - 1, round(share * len(ordered))) if len(ordered) > 1 else 1
         for position, day in enumerate(ordered):
-            rows += _as(days[name][day], [Split.TRAIN, Split.GALLERY] if position < known else [Split.QUERY])
+            rows += _in_splits(days[name][day], [Split.TRAIN, Split.GALLERY] if position < known else [Split.QUERY])
     return tuple(rows)
 
 
 def open_split(samples: Sequence[Sample], unknown: float = 0.1, seed: int = 0) -> tuple[Sample, ...]:
-    """The time-aware split, but a share of the individuals that ask is ``unknown`` to gallery and training.
+    """Split samples by time, and leave some identities of the queries out of gallery and train.
 
-    At least one is; they are drawn from ``seed``.  Their earlier days are left out.
+    Args:
+        samples: The samples.
+        unknown: The share of the identities with queries that are left out, at least one identity.
+        seed: Decides which ones.
+
+    Returns:
+        The split samples.
+
+    Raises:
+        DataError: Fewer than two identities have queries.
     """
     rows = time_split(samples)
-    asking = sorted({sample.identity for sample in rows if sample.split is Split.QUERY})
-    if len(asking) < 2:
-        raise DataError(f"{len(asking)} individuals were seen on several days; an open-set split needs two")
-    count = max(1, round(unknown * len(asking)))
-    drawn = np.random.default_rng(seed).permutation(len(asking))[: min(count, len(asking) - 1)]
-    strangers = {asking[i] for i in drawn}
-    return tuple(sample for sample in rows if sample.split is Split.QUERY or sample.identity not in strangers)
+    queried = sorted({sample.identity for sample in rows if sample.split is Split.QUERY})
+    if len(queried) < 2:
+        raise DataError(f"{len(queried)} individuals were seen on several days; an open-set split needs two")
+    count = max(1, round(unknown * len(queried)))
+    drawn = np.random.default_rng(seed).permutation(len(queried))[: min(count, len(queried) - 1)]
+    left_out = {queried[i] for i in drawn}
+    return tuple(sample for sample in rows if sample.split is Split.QUERY or sample.identity not in left_out)
 
 
-def _as(samples: Iterable[Sample], splits: Sequence[Split]) -> list[Sample]:
+def _in_splits(samples: Iterable[Sample], splits: Sequence[Split]) -> list[Sample]:
     return [replace(sample, split=split) for sample in samples for split in splits]
 
 

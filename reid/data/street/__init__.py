@@ -1,1 +1,1 @@
-"""The synthetic street: people and vehicles drawn as seen by the cameras of two sites."""
+"""The synthetic street: people and vehicles, drawn as the cameras of two sites see them."""

@@ -1,7 +1,6 @@
-"""The street: people and vehicles seen by the cameras of two sites, written as image files with manifests.
+"""Write the street: images of people and vehicles, seen by the cameras of two sites, and their manifests.
 
-Decides how much is made, under which names and where; how things look is the business of the other
-files here.  Every identity and every crop has a generator of its own (:mod:`chance`), so a larger plan
+Every identity and every crop has a random generator of its own (:mod:`reid.data.street.random_draws`), so a larger plan
 contains a smaller one byte for byte, whatever the number of processes.
 """
 
@@ -20,19 +19,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from reid.data.street.crop_rendering import Passing, draw_passing, person_crop
+from reid.data.street.crop_rendering import Visit, draw_visit, render_person_crop
 from reid.data.street.people import draw_person
 from reid.data.street.random_draws import generator
 from reid.data.street.street_cameras import SITES, Camera
-from reid.data.street.vehicles import draw_vehicle, vehicle_crop
+from reid.data.street.vehicles import draw_vehicle, render_vehicle_crop
 from reid.errors import DataError, unknown_name
 from reid.records import Split
 
-VERSION = 1  # of what is drawn: files of another version are not mixed with these
+VERSION = 1  # of the drawing; a folder never mixes images of several versions
 PLAN_FILE = "street.json"
 COLUMNS = ("path", "identity", "camera", "modality", "category", "split", "time")
-CROPS_PER_PASSING = 2  # an identity passes a camera several times; crops of one passing resemble each other
-PASSERS = 500  # people who only ever walk through other people's pictures
+CROPS_PER_VISIT = 2  # an identity visits a camera several times; crops of one visit resemble each other
+BYSTANDERS = 500  # people who only appear in front of other people
 FIRST_DAY = datetime(2026, 3, 2)
 VEHICLE_REACH = 2.2  # how many times farther away a vehicle stands than a person
 
@@ -41,10 +40,22 @@ Progress = Callable[[int, int], object]
 
 @dataclass(frozen=True)
 class StreetPlan:
-    """How much to make: identities are numbers a site, ``crops`` images of each identity in each camera.
+    """How many identities and crops a street has.
 
-    Of a test identity the first crop in each camera is a query, the others are gallery.  The train split
-    of a site that nobody trains on serves as its unlabelled pool, for calibration.
+    The first crop of a test identity in each camera is a query, the others are gallery.  Where nobody trains on a site,
+    its train split serves as unlabelled crops for calibration.
+
+    Args:
+        seed: Decides how everything looks.
+        identities: People for testing at each site.
+        train_identities: People for training at each site.
+        vehicles: Vehicles for testing at each site.
+        train_vehicles: Vehicles for training at each site.
+        crops: Crops of each identity in each camera.
+        sites: Keys of ``SITES``.
+
+    Raises:
+        DataError: A site is unknown, or there are fewer than two crops.
     """
 
     seed: int = 0
@@ -64,13 +75,25 @@ class StreetPlan:
 
     @classmethod
     def of(cls, identities: int, **numbers: Any) -> StreetPlan:
-        """A street with so many test people and the default proportions; ``numbers`` replace what they name."""
+        """Plan a street with default proportions.
+
+        Args:
+            identities: People for testing at each site.
+            **numbers: Values that replace the proportional ones.
+
+        Returns:
+            The plan.
+
+        Example:
+            >>> StreetPlan.of(30, crops=2).train_identities
+            10
+        """
         share = {"train_identities": 3, "vehicles": 3, "train_vehicles": 8}
         scaled = {name: max(2, identities // part) if identities else 0 for name, part in share.items()}
         return cls(identities=identities, **(scaled | numbers))
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """Identities a site by (domain, "train" or "test")."""
+        """Count the identities of a site by category and by "train" or "test"."""
         return {
             ("person", "train"): self.train_identities,
             ("person", "test"): self.identities,
@@ -81,7 +104,7 @@ class StreetPlan:
 
 @dataclass(frozen=True)
 class _Job:
-    """One identity: everything its images depend on, and the folder of its site."""
+    """One identity: the folder of its site and everything that its images depend on."""
 
     folder: Path
     seed: int
@@ -102,34 +125,44 @@ class _Job:
 
 
 def generate(out: Path, plan: StreetPlan, *, workers: int = 0, progress: Progress | None = None) -> list[Path]:
-    """Make the street of ``plan`` in the folder ``out``; returns the manifests, one a site.
+    """Write a street.
 
-    Images that are there already are kept, so an interrupted run continues and a finished one returns at
-    once.  A manifest appears when its images are complete.  ``workers`` processes, 0 for one a core;
-    ``progress`` is called with (images done, images in all).  Raises DataError when ``out`` holds
-    something else, or a street that this plan does not contain.
+    Existing images are kept, so that an interrupted run continues and a finished one returns at once.  A manifest
+    appears when its images are complete.
+
+    Args:
+        out: The folder.
+        plan: What to draw.
+        workers: Number of processes; 0 starts one for each core.
+        progress: Called with the number of images done and of all images.
+
+    Returns:
+        The manifests, one for each site.
+
+    Raises:
+        DataError: The folder holds something else, or a street that is not part of the plan, or cannot be written.
     """
     manifests = [out / site / "manifest.csv" for site in plan.sites]
-    if _open(out, plan) and all(path.is_file() for path in manifests):
+    if _claim_folder(out, plan) and all(path.is_file() for path in manifests):
         return manifests
-    jobs = list(_jobs(out, plan))
+    jobs = list(_list_jobs(out, plan))
     total = sum(len(SITES[job.site]) * job.crops for job in jobs)
     rows: dict[str, list[dict[str, str]]] = {site: [] for site in plan.sites}
     done = 0
-    for job, made in zip(jobs, _run(jobs, workers or os.cpu_count() or 1), strict=True):
-        rows[job.site] += made
-        done += len(made)
+    for job, written in zip(jobs, _run_jobs(jobs, workers or os.cpu_count() or 1), strict=True):
+        rows[job.site] += written
+        done += len(written)
         if progress is not None:
             progress(done, total)
     for site, path in zip(plan.sites, manifests, strict=True):
-        _write(path, _csv(rows[site]))
-    _write(out / "card.md", _card(plan, rows).encode())
-    _write(out / PLAN_FILE, _plan_text(plan, complete=True))
+        _write_file(path, _csv(rows[site]))
+    _write_file(out / "card.md", _card(plan, rows).encode())
+    _write_file(out / PLAN_FILE, _plan_text(plan, complete=True))
     return manifests
 
 
-def _open(out: Path, plan: StreetPlan) -> bool:
-    """Claim the folder for ``plan``; True when it is there complete."""
+def _claim_folder(out: Path, plan: StreetPlan) -> bool:
+    """Record the plan in the folder; return true if the street is already complete."""
     path = out / PLAN_FILE
     if path.is_file():
         found = _read_plan(path)
@@ -140,7 +173,7 @@ def _open(out: Path, plan: StreetPlan) -> bool:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: expected an empty or new folder, it holds something that is not a street")
     out.mkdir(parents=True, exist_ok=True)
-    _write(path, _plan_text(plan, complete=False))
+    _write_file(path, _plan_text(plan, complete=False))
     return False
 
 
@@ -155,7 +188,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
 
 
 def _contains(plan: StreetPlan, found: dict[str, Any]) -> bool:
-    """Whether every image of the street described by ``found`` belongs to ``plan`` too."""
+    """Whether every image of the street that ``found`` describes belongs to the plan."""
     wanted = json.loads(_plan_text(plan, complete=False))
     numbers = ("identities", "train_identities", "vehicles", "train_vehicles")
     return (
@@ -169,36 +202,36 @@ def _plan_text(plan: StreetPlan, complete: bool) -> bytes:
     return (json.dumps({"version": VERSION, **asdict(plan), "complete": complete}, indent=2) + "\n").encode()
 
 
-def _jobs(out: Path, plan: StreetPlan) -> Iterator[_Job]:
+def _list_jobs(out: Path, plan: StreetPlan) -> Iterator[_Job]:
     for site in plan.sites:
         for (category, part), count in plan.counts().items():
             for index in range(count):
                 yield _Job(out / site, plan.seed, site, category, part, index, plan.crops)
 
 
-def _run(jobs: list[_Job], workers: int) -> Iterator[list[dict[str, str]]]:
-    """The manifest rows of every job, in order."""
+def _run_jobs(jobs: list[_Job], workers: int) -> Iterator[list[dict[str, str]]]:
+    """Yield the manifest rows of every job, in order."""
     if workers == 1:
-        yield from map(_make, jobs)
+        yield from map(_write_images, jobs)
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
     try:
-        yield from pool.map(_make, jobs, chunksize=4)
+        yield from pool.map(_write_images, jobs, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _make(job: _Job) -> list[dict[str, str]]:
-    """Write the missing images of one identity; its manifest rows."""
+def _write_images(job: _Job) -> list[dict[str, str]]:
+    """Write the missing images of one identity and return its manifest rows."""
     draw = _person_crops(job) if job.category == "person" else _vehicle_crops(job)
     rows = []
     for camera in SITES[job.site]:
         for n in range(job.crops):
-            passing = _passing(job, camera, n // CROPS_PER_PASSING)
+            visit = _draw_visit(job, camera, n // CROPS_PER_VISIT)
             split = Split.TRAIN if job.part == "train" else Split.GALLERY if n else Split.QUERY
             path = Path("images", str(split), job.category, f"{job.identity}_{camera.name}_{n}.jpg")
             if not (job.folder / path).is_file():
-                _write(job.folder / path, draw(camera, n, passing))
+                _write_file(job.folder / path, draw(camera, n, visit))
             rows.append(
                 {
                     "path": path.as_posix(),
@@ -207,44 +240,46 @@ def _make(job: _Job) -> list[dict[str, str]]:
                     "modality": "infrared" if camera.infrared else "visible",
                     "category": job.category,
                     "split": str(split),
-                    "time": _time(job, camera, n, passing).isoformat(timespec="seconds"),
+                    "time": _time(job, camera, n, visit).isoformat(timespec="seconds"),
                 }
             )
     return rows
 
 
-Draw = Callable[[Camera, int, Passing], bytes]
+DrawCrop = Callable[[Camera, int, Visit], bytes]
+"""Draws crop n of a visit to a camera as JPEG."""
 
 
-def _person_crops(job: _Job) -> Draw:
+def _person_crops(job: _Job) -> DrawCrop:
     person = draw_person(job.seed, job.site, job.part, job.index)
 
-    def draw(camera: Camera, n: int, passing: Passing) -> bytes:
+    def draw(camera: Camera, n: int, visit: Visit) -> bytes:
         rng = generator(*job.name, camera.name, n)
-        passer = draw_person(job.seed, job.site, "passer", int(rng.integers(PASSERS)))
-        return person_crop(rng, person, passer, camera, passing)
+        # The names "passer" and, below, "passing" belong to generators: other names would draw other streets.
+        bystander = draw_person(job.seed, job.site, "passer", int(rng.integers(BYSTANDERS)))
+        return render_person_crop(rng, person, bystander, camera, visit)
 
     return draw
 
 
-def _vehicle_crops(job: _Job) -> Draw:
+def _vehicle_crops(job: _Job) -> DrawCrop:
     vehicle = draw_vehicle(job.seed, job.site, job.part, job.index)
 
-    def draw(camera: Camera, n: int, passing: Passing) -> bytes:
-        return vehicle_crop(generator(*job.name, camera.name, n), vehicle, camera, passing)
+    def draw(camera: Camera, n: int, visit: Visit) -> bytes:
+        return render_vehicle_crop(generator(*job.name, camera.name, n), vehicle, camera, visit)
 
     return draw
 
 
-def _passing(job: _Job, camera: Camera, number: int) -> Passing:
+def _draw_visit(job: _Job, camera: Camera, number: int) -> Visit:
     reach = VEHICLE_REACH if job.category == "vehicle" else 1.0
-    return draw_passing(generator(*job.name, camera.name, "passing", number), camera, reach)
+    return draw_visit(generator(*job.name, camera.name, "passing", number), camera, reach)
 
 
-def _time(job: _Job, camera: Camera, n: int, passing: Passing) -> datetime:
-    """When a crop was taken: a day of its passing, the hour that lights it, a second for each crop."""
-    day = int(generator(*job.name, camera.name, "day", n // CROPS_PER_PASSING).integers(5))
-    return FIRST_DAY + timedelta(days=day, hours=passing.hour % 24, seconds=n % CROPS_PER_PASSING)
+def _time(job: _Job, camera: Camera, n: int, visit: Visit) -> datetime:
+    """Return the time of a crop: the day and hour of its visit, and a second for each crop."""
+    day = int(generator(*job.name, camera.name, "day", n // CROPS_PER_VISIT).integers(5))
+    return FIRST_DAY + timedelta(days=day, hours=visit.hour % 24, seconds=n % CROPS_PER_VISIT)
 
 
 def _csv(rows: list[dict[str, str]]) -> bytes:
@@ -274,8 +309,8 @@ def _card(plan: StreetPlan, rows: dict[str, list[dict[str, str]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+def _write_file(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all; a lost image is drawn again, so there is no wait for the disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
-"""Rays against tapered capsules and convex solids, in closed form over the pixels of a crop.
+"""Intersect rays with tapered capsules and convex solids, in closed form for all pixels of a crop.
 
-Geometry knows shapes, distances and normals; it knows nothing of colours, cameras' optics or
-what a shape is part of beyond the name of its material.  Lengths are metres, z points up.
+Lengths are metres, z points up.
 """
 
 from __future__ import annotations
@@ -21,12 +20,19 @@ TINY = np.float32(1e-12)
 
 @dataclass(frozen=True)
 class Capsule:
-    """A rounded cone from ``a`` (radius ``ra``) to ``b`` (radius ``rb``): two balls and their hull.
+    """A rounded cone: two balls and their convex hull.
 
-    ``flat`` stretches space about ``a`` before the test, so (1, 1.5, 1) is a body flattened along y.
-    ``slot`` names the material; beyond the fraction ``cut`` of the axis the material is ``beyond``.
-    ``offset`` is the length along the garment at which this piece starts.  ``open_end`` leaves the
-    ball at ``b`` out: the hem of a skirt.
+    Args:
+        a: Centre of the first ball.
+        b: Centre of the second ball.
+        ra: Radius of the first ball.
+        rb: Radius of the second ball.
+        slot: Name of the material.
+        beyond: Name of the material beyond the fraction ``cut`` of the axis.
+        cut: Fraction of the axis at which the material changes.
+        flat: Factors that stretch space about ``a`` before the intersection; (1, 1.5, 1) flattens the body along y.
+        offset: Length along the garment at which this piece starts.
+        open_end: Leave out the ball at ``b``, for the hem of a skirt.
     """
 
     a: Vec
@@ -43,7 +49,15 @@ class Capsule:
 
 @dataclass(frozen=True)
 class Solid:
-    """A convex body: all points x with normals[i] . x <= offsets[i]; rows of ``normals`` are unit."""
+    """A convex body: all points x with normals[i] . x <= offsets[i], where normals have unit length.
+
+    Args:
+        normals: Normals of the faces.
+        offsets: Distances of the faces from the origin.
+        corners: Points whose hull contains the body.
+        slot: Name of the material.
+        rounding: Distance from an edge, in metres, within which the normals turn.
+    """
 
     normals: tuple[Vec, ...]
     offsets: tuple[float, ...]
@@ -54,10 +68,16 @@ class Solid:
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of a crop in the frame of one figure.
+    """Rays of a crop in the coordinates of one figure.
 
-    ``origin`` (3,) float64; ``forward`` (3,) float64, unit; ``directions`` (3, H, W) float32 with
-    directions . forward = 1, so that the ray parameter is the depth in metres.
+    Args:
+        origin: (3,) float64, position of the camera.
+        right: (3,) float64, unit vector to the right.
+        up: (3,) float64, unit vector upwards.
+        forward: (3,) float64, unit vector forwards.
+        u: (W,) float32, positions of the columns on the plane at depth 1.
+        v: (H,) float32, positions of the rows on that plane.
+        directions: (3, H, W) float32 with directions . forward = 1, so that the ray parameter is the depth in metres.
     """
 
     origin: npt.NDArray[np.float64]
@@ -73,8 +93,12 @@ class Rays:
 class CameraView:
     """A camera and the part of its image plane that the crop shows.
 
-    ``right``, ``up``, ``forward`` are the orthonormal axes, in world coordinates; ``window`` is
-    (left, right, bottom, top) on the plane at depth 1.
+    Args:
+        origin: Position of the camera in the world.
+        right: Unit vector to the right, in the world.
+        up: Unit vector upwards.
+        forward: Unit vector forwards.
+        window: Left, right, bottom and top on the plane at depth 1.
     """
 
     origin: Vec
@@ -85,7 +109,7 @@ class CameraView:
 
 
 def look_at(origin: Vec, target: Vec) -> tuple[Vec, Vec, Vec]:
-    """The axes (right, up, forward) of an upright camera at ``origin`` looking at ``target``."""
+    """Return the axes right, up and forward of an upright camera at ``origin`` that looks at ``target``."""
     forward = np.subtract(target, origin)
     forward = forward / np.sqrt(np.sum(forward**2))
     right = np.array([forward[1], -forward[0], 0.0])
@@ -99,7 +123,7 @@ def _vec(values: npt.NDArray[np.float64]) -> Vec:
 
 
 def cast_rays(view: CameraView, height: int, width: int, position: Vec = (0.0, 0.0, 0.0), yaw: float = 0.0) -> Rays:
-    """Rays through the pixel centres, in the frame of a figure at ``position`` turned by ``yaw`` radians."""
+    """Cast rays through the pixel centres, in the coordinates of a figure; its ``yaw`` is in radians."""
     cosine, sine = np.cos(yaw), np.sin(yaw)
     turn = np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     right, up, forward = (np.sum(turn * np.array(axis), axis=1) for axis in (view.right, view.up, view.forward))
@@ -114,7 +138,7 @@ def cast_rays(view: CameraView, height: int, width: int, position: Vec = (0.0, 0
 
 
 def project(rays: Rays, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(N, 3) points to (N, 3): place on the image plane at depth 1 (right, up), and depth."""
+    """Project points (N, 3) to right and up on the image plane at depth 1, and depth (N, 3)."""
     axes = np.stack([rays.right, rays.up, rays.forward])
     local: npt.NDArray[np.float64] = np.sum((points - rays.origin)[:, None, :] * axes, axis=2)
     local[:, :2] /= np.maximum(local[:, 2:], 1e-3)
@@ -122,10 +146,10 @@ def project(rays: Rays, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
 
 def _window(rays: Rays, points: npt.NDArray[np.float64], radii: npt.NDArray[np.float64]) -> Window | None:
-    """The pixels that balls at ``points`` (N, 3) with ``radii`` (N,) can touch; None if none."""
+    """Return the pixels that balls at ``points`` (N, 3) with ``radii`` (N,) can cover; None if there are none."""
     local = project(rays, points)
     if np.any(local[:, 2] <= radii + 0.05):
-        return None  # behind or around the camera: such a figure is not drawn
+        return None  # a figure behind or around the camera is not drawn
     tangent = 1.0 + np.abs(local[:, :2]).max(axis=1)
     reach = radii / (local[:, 2] - radii) * tangent
     low, high = (local[:, :2] - reach[:, None]).min(axis=0), (local[:, :2] + reach[:, None]).max(axis=0)
@@ -137,17 +161,17 @@ def _window(rays: Rays, points: npt.NDArray[np.float64], radii: npt.NDArray[np.f
 
 
 def capsule_window(rays: Rays, capsule: Capsule) -> Window | None:
-    """The rectangle of pixels that the capsule can cover, or None."""
+    """Return the rectangle of pixels that a capsule can cover, or None."""
     stretch = 1.0 / min(capsule.flat)
     ends = np.array([capsule.a, capsule.b])
     return _window(rays, ends, np.array([capsule.ra, capsule.rb]) * stretch)
 
 
 def hit_capsule(rays: Rays, capsule: Capsule, window: Window) -> FloatArray:
-    """Depth (h, w) at which the rays of the window first meet the capsule; inf where they miss.
+    """Compute the depth (h, w) at which the rays of a window first hit a capsule; inf where they miss.
 
-    Each ray starts at the plane through the middle of the capsule, so that squares stay small and
-    float32 keeps a thousandth of a millimetre at any distance.
+    Each ray starts at the plane through the middle of the capsule.  So squares stay small, and float32 is exact to a
+    thousandth of a millimetre at any distance.
     """
     a, flat = np.array(capsule.a), np.array(capsule.flat)
     ba = (np.array(capsule.b) - a) * flat
@@ -162,30 +186,30 @@ def hit_capsule(rays: Rays, capsule: Capsule, window: Window) -> FloatArray:
     bx, by, bz = (np.float32(value) for value in ba)
     bd = bx * dx + by * dy + bz * dz
     bo = bx * ox + by * oy + bz * oz
-    t = _ball(dd, do, oo, capsule.ra)
+    t = _hit_ball(dd, do, oo, capsule.ra)
     if not capsule.open_end:
         bb = float(np.sum(ba * ba))
-        end = _ball(dd, do - bd, oo - np.float32(2) * bo + np.float32(bb), capsule.rb)
+        end = _hit_ball(dd, do - bd, oo - np.float32(2) * bo + np.float32(bb), capsule.rb)
         np.minimum(t, end, out=t)
-    np.minimum(t, _flank(capsule, ba, (dd, do, oo, bd, bo)), out=t)
+    np.minimum(t, _hit_cone(capsule, ba, (dd, do, oo, bd, bo)), out=t)
     return t + np.float32(depth)
 
 
-def _ball(dd: FloatArray, do: FloatArray, oo: FloatArray, radius: float) -> FloatArray:
-    """First root of |o + t d| = radius, or inf; inputs (h, w) hold d.d, d.o, o.o."""
+def _hit_ball(dd: FloatArray, do: FloatArray, oo: FloatArray, radius: float) -> FloatArray:
+    """Return the first root of |o + t d| = radius, or inf; the inputs (h, w) hold d.d, d.o and o.o."""
     root = do * do - dd * (oo - np.float32(radius * radius))
     t: FloatArray = (-do - np.sqrt(np.maximum(root, 0))) / dd
     t[root < 0] = np.inf
     return t
 
 
-def _flank(capsule: Capsule, ba: npt.NDArray[np.float64], dots: tuple[FloatArray, ...]) -> FloatArray:
-    """First meeting with the cone between the balls, or inf; ``dots`` hold d.d, d.o, o.o, b.d, b.o."""
+def _hit_cone(capsule: Capsule, ba: npt.NDArray[np.float64], dots: tuple[FloatArray, ...]) -> FloatArray:
+    """Return the first hit of the cone between the balls, or inf; ``dots`` hold d.d, d.o, o.o, b.d and b.o."""
     dd, do, oo, bd, bo = dots
     taper, bb = capsule.ra - capsule.rb, float(np.sum(ba * ba))
     slant = bb - taper * taper
     if slant <= 0:
-        return np.full_like(dd, np.inf)  # one ball holds the other
+        return np.full_like(dd, np.inf)  # one ball contains the other
     lean, span = np.float32(taper * capsule.ra), np.float32(slant)
     k2 = span * dd - bd * bd
     k1 = span * do - bo * bd + lean * bd
@@ -201,16 +225,16 @@ def _flank(capsule: Capsule, ba: npt.NDArray[np.float64], dots: tuple[FloatArray
 
 
 def solid_window(rays: Rays, solid: Solid) -> Window | None:
-    """The rectangle of pixels that the solid can cover, or None."""
+    """Return the rectangle of pixels that a solid can cover, or None."""
     return _window(rays, np.array(solid.corners), np.full(len(solid.corners), 1e-3))
 
 
 def hit_solid(rays: Rays, solid: Solid, window: Window) -> FloatArray:
-    """Depth (h, w) at which the rays of the window enter the solid; inf where they miss.
+    """Compute the depth (h, w) at which the rays of a window enter a solid; inf where they miss.
 
-    A plane is met at 1 / depth = (normal . direction) / gap, which is linear over the image plane.  The
-    ray enters through the last of the planes that the camera is outside of (smallest 1 / depth), and
-    must do so before it leaves through the first of the others (largest 1 / depth).
+    A ray hits a plane at 1 / depth = (normal . direction) / gap, which is linear over the image plane.  It enters
+    through the last of the planes that the camera is outside of (smallest 1 / depth), and must do so before it leaves
+    through the first of the others (largest 1 / depth).
     """
     u, v = rays.u[window[1]][None, :], rays.v[window[0]][:, None]
     shape = (v.shape[0], u.shape[1])
@@ -225,17 +249,22 @@ def hit_solid(rays: Rays, solid: Solid, window: Window) -> FloatArray:
             np.minimum(enter, inverse, out=enter)
         else:
             np.maximum(leave, inverse, out=leave)
-    met = (enter > leave) & (enter < np.inf)
-    depth: FloatArray = np.where(met, 1 / np.where(met, enter, np.float32(1)), np.float32(np.inf))
+    is_hit = (enter > leave) & (enter < np.inf)
+    depth: FloatArray = np.where(is_hit, 1 / np.where(is_hit, enter, np.float32(1)), np.float32(np.inf))
     return depth
 
 
 def cast(
     rays: Rays, shapes: Sequence[Capsule | Solid], depth: FloatArray, owner: npt.NDArray[np.int16], first: int = 0
 ) -> None:
-    """Draw shapes into ``depth`` (H, W) and ``owner`` (H, W): ``first`` + position of the nearest shape.
+    """Draw shapes into a depth map and a map of owners.
 
-    Both are changed in place; ``owner`` is set only where a shape is nearer than ``depth`` was.
+    Args:
+        rays: Rays in the coordinates of the figure.
+        shapes: The shapes of the figure.
+        depth: (H, W), changed where a shape is nearer.
+        owner: (H, W), set there to the index of the shape plus ``first``.
+        first: Index of the first shape.
     """
     for index, shape in enumerate(shapes):
         window = capsule_window(rays, shape) if isinstance(shape, Capsule) else solid_window(rays, shape)

@@ -1,4 +1,4 @@
-"""Heads and bags as capsules: hair, hats, hoods, backpacks, handbags, suitcases."""
+"""Build heads and bags from capsules: hair, hats, hoods, backpacks, handbags, suitcases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HAIR_END = {"medium": 0.12, "long": 0.3, "tail": 0.24}  # metres below the middl
 
 
 def head_shapes(head: Head, top: Top, neck: Vec, scale: float, turn: float) -> list[Capsule]:
-    """Head, hair, hat and hood above ``neck``; the face looks ``turn`` radians to the side."""
+    """Build head, hair, hat and hood above the neck; the face looks ``turn`` radians to the side."""
     ahead = (float(np.sin(turn)), float(np.cos(turn)))
     x, y, z = neck[0], neck[1] + 0.035 * scale, neck[2] + 0.165 * scale
 
@@ -51,7 +51,7 @@ def head_shapes(head: Head, top: Top, neck: Vec, scale: float, turn: float) -> l
 def carried_shapes(
     carried: Carried, girth: float, scale: float, neck: Vec, hip: float, hands: dict[int, Vec]
 ) -> list[Capsule]:
-    """The bag, where its kind is worn."""
+    """Build the bag at the position where its type is carried."""
     size, side = carried.size, float(carried.side)
     deep = 0.12 * scale * girth
     if carried.kind == "backpack":
@@ -62,11 +62,11 @@ def carried_shapes(
                           0.03, 0.026, "bag") for s in (-1.0, 1.0)]  # fmt: skip
         return [Capsule(low, high, 0.155 * size, 0.135 * size, "bag", flat=(1, 1.2, 1)), *straps]
     if carried.kind == "shoulder bag":
-        place = (side * (0.21 * scale + 0.04 * girth), -0.04, hip + 0.02)
-        end = (place[0], place[1] + 0.0, place[2] + 0.1 * size)
+        middle_of_bag = (side * (0.21 * scale + 0.04 * girth), -0.04, hip + 0.02)
+        end = (middle_of_bag[0], middle_of_bag[1] + 0.0, middle_of_bag[2] + 0.1 * size)
         cross = (-side * 0.1 * scale, neck[1] + 0.0, neck[2] + 0.005)
         return [
-            Capsule(place, end, 0.15 * size, 0.13 * size, "bag", flat=(2.2, 1, 1)),
+            Capsule(middle_of_bag, end, 0.15 * size, 0.13 * size, "bag", flat=(2.2, 1, 1)),
             Capsule(cross, (side * 0.17 * scale, deep + 0.0, hip + 0.2), 0.025, 0.022, "bag"),
             Capsule(cross, (side * 0.17 * scale, -deep - 0.02, hip + 0.2), 0.025, 0.022, "bag"),
         ]

@@ -1,8 +1,8 @@
-"""Colours, fabrics and patterns: what a piece of surface reflects in visible and in infrared light.
+"""Colours, fabrics and patterns: what a surface reflects in visible and in infrared light.
 
-A material has a reflectance in near infrared of its own.  It is drawn once for a garment, so every
-infrared camera sees the same one, and only about half of its variance follows from what a visible
-camera sees (brightness and the kind of fabric); dyes hide the rest, as they do in life.
+The reflectance in near infrared is drawn once for a garment, so every infrared camera sees the same one.  Only about
+half of its variance follows from what a visible camera sees, which is the brightness and the fabric.  The rest depends
+on the dye, as it does in reality.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ GAMMA = 2.2
 
 @dataclass(frozen=True)
 class Fabric:
-    """``gloss`` 0..1; ``wrinkle`` and ``weave`` are strengths of folds and of grain; ``infrared`` is the
-    shift of near-infrared brightness (display scale) that the fibre itself brings."""
+    """How a fabric reflects light.
+
+    Args:
+        gloss: 0..1.
+        wrinkle: Strength of folds.
+        weave: Strength of the grain.
+        infrared: Shift of the near-infrared brightness, on the display scale, that the fibre causes.
+    """
 
     gloss: float
     wrinkle: float
@@ -83,7 +89,7 @@ SKIN = ((236, 196, 172), (222, 176, 146), (196, 146, 114), (160, 112, 82), (112,
 
 @dataclass(frozen=True)
 class Logo:
-    """A print on a flat part: centre (across, up) and half sizes in metres; ``front`` or back; 4 x 4 ``bits``."""
+    """A print of 4 x 4 ``bits`` on the front or the back, with its centre and half sizes in metres."""
 
     across: float
     up: float
@@ -97,9 +103,19 @@ class Logo:
 
 @dataclass(frozen=True)
 class SurfaceMaterial:
-    """Reflectances are linear, 0..1: ``colour`` and ``second`` in R, G, B, ``infrared`` their near infrared.
+    """What a surface reflects; reflectances are linear, 0..1.
 
-    ``pattern`` says where the second colour shows, ``period`` and ``duty`` (metres, 0..1) how.
+    Args:
+        colour: R, G and B.
+        infrared: Reflectance in near infrared.
+        fabric: A key of ``FABRICS``, or of the fabrics of a figure.
+        second: R, G and B of the second colour.
+        second_infrared: Near infrared of the second colour.
+        pattern: A key of ``PATTERNS``, which tells where the second colour shows.
+        period: Length of the pattern in metres.
+        duty: Share of the period in the second colour, 0..1.
+        phase: Shift of the pattern in periods.
+        logos: Prints.
     """
 
     colour: Vec
@@ -114,26 +130,26 @@ class SurfaceMaterial:
     logos: tuple[Logo, ...] = ()
 
 
-def linear(rgb: tuple[float, float, float]) -> Vec:
-    """sRGB 0..255 to linear reflectance 0..1 (a plain power of 2.2)."""
+def srgb_to_linear(rgb: tuple[float, float, float]) -> Vec:
+    """Convert sRGB 0..255 to linear reflectance 0..1 by a power of 2.2."""
     red, green, blue = (float(np.clip(value / 255.0, 0.0, 1.0)) ** GAMMA for value in rgb)
     return red, green, blue
 
 
-def shade(rng: np.random.Generator, rgb: tuple[int, int, int], spread: float = 0.1) -> Vec:
-    """A linear colour near ``rgb`` (sRGB, 0..255): no two garments are dyed alike."""
+def draw_shade(rng: np.random.Generator, rgb: tuple[int, int, int], spread: float = 0.1) -> Vec:
+    """Draw a linear colour near ``rgb`` (sRGB, 0..255), so that no two garments have the same colour."""
     gain = max(0.4, clipped(rng, 1.0, spread))
     red, green, blue = (value * gain + clipped(rng, 0.0, 3.5) for value in rgb)
-    return linear((red, green, blue))
+    return srgb_to_linear((red, green, blue))
 
 
 def brightness(colour: Vec) -> float:
-    """Luminance of a linear colour on the display scale, 0..1."""
+    """Compute the luminance of a linear colour on the display scale, 0..1."""
     return float(sum(w * c for w, c in zip(LUMINANCE, colour, strict=True)) ** (1 / GAMMA))
 
 
-def infrared_of(rng: np.random.Generator, colour: Vec, fabric: str) -> float:
-    """Linear near-infrared reflectance of a dyed fabric: brightness, fibre, and the dye's own secret."""
+def draw_infrared(rng: np.random.Generator, colour: Vec, fabric: str) -> float:
+    """Draw the linear near-infrared reflectance of a fabric from its brightness, its fibre and a random dye."""
     display = 0.24 + 0.36 * brightness(colour) + FABRICS[fabric].infrared + clipped(rng, 0.0, 0.125)
     infrared: float = float(np.clip(display, 0.12, 0.9)) ** GAMMA
     return infrared
@@ -144,8 +160,8 @@ def _plain(along: FloatArray, _across: FloatArray, _material: SurfaceMaterial) -
 
 
 def _wave(position: FloatArray, material: SurfaceMaterial) -> FloatArray:
-    place = position / np.float32(material.period) + np.float32(material.phase)
-    inside: FloatArray = (place - np.floor(place) < material.duty).astype(np.float32)
+    periods = position / np.float32(material.period) + np.float32(material.phase)
+    inside: FloatArray = (periods - np.floor(periods) < material.duty).astype(np.float32)
     return inside
 
 
@@ -196,7 +212,7 @@ PATTERNS = {
 
 
 def reflectance(material: SurfaceMaterial, along: FloatArray, across: FloatArray) -> FloatArray:
-    """(4, N): R, G, B and near infrared at N places ``along`` and ``across`` the garment, metres."""
+    """Compute R, G, B and near infrared (4, N) at N positions along and across the garment, in metres."""
     base = np.array([*material.colour, material.infrared], np.float32)
     if material.pattern == "plain":
         return np.repeat(base[:, None], len(along), axis=1)
@@ -208,9 +224,14 @@ def reflectance(material: SurfaceMaterial, along: FloatArray, across: FloatArray
 def print_logos(
     material: SurfaceMaterial, colours: FloatArray, across: FloatArray, up: FloatArray, facing: FloatArray
 ) -> None:
-    """Paint the logos of a material into ``colours`` (4, N), in place.
+    """Print the logos of a material.
 
-    ``across``, ``up`` (N,) metres on the figure; ``facing`` (N,) is the forward part of the normal.
+    Args:
+        material: The material.
+        colours: (4, N), changed where a logo covers a point.
+        across: (N,) metres on the figure.
+        up: (N,) metres on the figure.
+        facing: (N,) forward part of the normals.
     """
     for logo in material.logos:
         side = across - logo.across if logo.front else logo.across - across

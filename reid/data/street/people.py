@@ -1,7 +1,7 @@
-"""Who somebody is, and the body of capsules that walks past the camera.
+"""Draw people and build their bodies from capsules.
 
-A person is a body, clothes and something carried, all drawn from the seed, the site and the number
-of the person.  People know nothing of cameras or light.  Figures face +y, x is their right, z is up.
+A person has a body, clothes and perhaps a bag, which are drawn from the seed, the site and the number of the person.
+Figures face +y, x is their right, z is up.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from reid.data.street.wardrobe import (
     draw_top,
 )
 
-BLOCK = 4  # look-alikes are sought among so many neighbours by number
+BLOCK = 4  # look-alikes are neighbours by number within blocks of this size
 LOOKALIKES = {"": 0.62, "uniform": 0.2, "twin": 0.18}
 
 
 @dataclass(frozen=True)
 class Body:
-    """Metres and ratios: ``height`` 1.5..2.0, ``girth``, ``shoulders``, ``hips``, ``legs`` about 1."""
+    """Measures of a body: ``height`` in metres, and ratios about 1 for girth, shoulders, hips and legs."""
 
     height: float
     girth: float
@@ -46,7 +46,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Person:
-    """One identity; ``slots`` maps the names of materials on its shapes to materials."""
+    """One identity."""
 
     body: Body
     top: Top
@@ -56,7 +56,7 @@ class Person:
     carried: Carried
 
     def slots(self) -> dict[str, SurfaceMaterial]:
-        """Materials by the name that the shapes of :func:`shapes` use."""
+        """Return the materials by the names that :func:`person_shapes` uses."""
         found = {
             "top": self.top.material, "sleeve": self.top.sleeve_material, "inner": self.top.inner,
             "bottom": self.bottom.material, "belt": self.bottom.belt, "shoe": self.shoes.material,
@@ -72,7 +72,14 @@ class Person:
 
 @dataclass(frozen=True)
 class Pose:
-    """``phase`` of the gait in radians, ``swing`` 0 (standing) .. 1 (striding), ``arm`` what the free arm does."""
+    """A moment of walking or standing.
+
+    Args:
+        phase: Phase of the gait in radians.
+        swing: 0 for standing to 1 for long strides.
+        arm: What the free arm does: "swing", "phone" or "pocket".
+        turn: How far the face is turned, in radians.
+    """
 
     phase: float
     swing: float
@@ -81,7 +88,7 @@ class Pose:
 
 
 def draw_body(rng: np.random.Generator) -> Body:
-    """A body of any build."""
+    """Draw a body."""
     height = float(np.clip(clipped(rng, 1.71, 0.095), 1.5, 1.98))
     girth = float(np.clip(clipped(rng, 1.0, 0.12) + 0.22 * (rng.random() < 0.14), 0.8, 1.45))
     return Body(height, girth, clipped(rng, 1.0, 0.075), clipped(rng, 1.0, 0.08), clipped(rng, 1.0, 0.035),
@@ -89,15 +96,23 @@ def draw_body(rng: np.random.Generator) -> Body:
 
 
 def draw_person(seed: int, site: str, group: str, index: int) -> Person:
-    """Person ``index`` of ``group`` ("test", "train", ...) of a site; the same whatever else is made.
+    """Draw a person, who does not depend on which other people are drawn.
 
-    Every aspect has a generator of its own.  In some blocks of neighbours the first two to four
-    share aspects: a uniform (same clothes, other people) or near twins (same clothes and build, but
-    another bag and other shoes).
+    Every aspect has a generator of its own.  In some blocks of neighbours the first two to four share aspects: a
+    uniform (different people in the same clothes) or near twins (the same clothes and build, but other bags and shoes).
+
+    Args:
+        seed: The seed of the street.
+        site: The site.
+        group: "test", "train", or another name.
+        index: The number of the person.
+
+    Returns:
+        The person.
     """
     block, member = divmod(index, BLOCK)
-    chance = generator(seed, site, group, "block", block)
-    relation, size = pick(chance, LOOKALIKES), pick(chance, {2: 0.4, 3: 0.3, 4: 0.3})
+    rng = generator(seed, site, group, "block", block)
+    relation, size = pick(rng, LOOKALIKES), pick(rng, {2: 0.4, 3: 0.3, 4: 0.3})
     relation = relation if member < size else ""
     shared = {
         "": (),
@@ -116,7 +131,7 @@ def draw_person(seed: int, site: str, group: str, index: int) -> Person:
 
 
 def draw_pose(rng: np.random.Generator, body: Body) -> Pose:
-    """A moment of walking or standing."""
+    """Draw a pose of walking or standing."""
     standing = rng.random() < 0.2
     swing = between(rng, 0.0, 0.2) if standing else body.stride * between(rng, 0.65, 1.05)
     arm = pick(rng, {"swing": 0.78, "phone": 0.1, "pocket": 0.12})
@@ -124,7 +139,7 @@ def draw_pose(rng: np.random.Generator, body: Body) -> Pose:
 
 
 def _along(start: Vec, length: float, pitch: float, spread: float = 0.0) -> Vec:
-    """The point ``length`` below ``start``, swung forward by ``pitch`` and outward by ``spread`` radians."""
+    """Return the point ``length`` below ``start``, swung forward by ``pitch`` and outward by ``spread`` radians."""
     return (
         start[0] + length * float(np.sin(spread)),
         start[1] + length * float(np.cos(spread) * np.sin(pitch)),
@@ -141,7 +156,7 @@ class _Leg:
 
 
 def _legs(body: Body, pose: Pose) -> tuple[list[_Leg], float]:
-    """Both legs, and the height of the hips above the ground."""
+    """Return both legs and the height of the hips above the ground."""
     scale = body.height / 1.75
     thigh, calf = 0.44 * scale * body.legs, 0.42 * scale * body.legs
     legs: list[_Leg] = []
@@ -187,7 +202,7 @@ def _leg_shapes(person: Person, legs: list[_Leg], hip: float) -> list[Capsule]:
 
 
 def _skirt_shapes(person: Person, pose: Pose, hip: float) -> list[Capsule]:
-    """What hangs from the waist as one cone: skirt, dress, the lower part of a coat."""
+    """Build the cones that hang from the waist: a skirt, a dress, the lower part of a coat."""
     scale, body = person.body.height / 1.75, person.body
     shapes: list[Capsule] = []
     waist = 0.158 * scale * body.girth * body.hips
@@ -205,7 +220,7 @@ def _skirt_shapes(person: Person, pose: Pose, hip: float) -> list[Capsule]:
 
 
 def _torso_shapes(person: Person, hip: float) -> tuple[list[Capsule], Vec]:
-    """Pelvis, chest, shoulders and neck, and the point between the shoulders."""
+    """Build pelvis, chest, shoulders and neck; return them and the point between the shoulders."""
     body, bulk = person.body, person.top.bulk
     scale, girth = body.height / 1.75, body.girth
     lean = float(np.sin(body.stoop))
@@ -242,7 +257,7 @@ def _torso_shapes(person: Person, hip: float) -> tuple[list[Capsule], Vec]:
 
 
 def _arm_shapes(person: Person, pose: Pose, neck: Vec) -> tuple[list[Capsule], dict[int, Vec]]:
-    """Both arms, and where the hands are by side (-1, 1)."""
+    """Build both arms; return them and the positions of the hands by side (-1, 1)."""
     body, top = person.body, person.top
     scale = body.height / 1.75
     girth, cloth = body.girth**0.6, top.bulk * 0.7
@@ -275,8 +290,8 @@ def _arm_shapes(person: Person, pose: Pose, neck: Vec) -> tuple[list[Capsule], d
     return shapes, hands
 
 
-def shapes(person: Person, pose: Pose) -> list[Capsule]:
-    """The capsules of a person in a pose, feet on z = 0, facing +y; slots as in :meth:`Person.slots`."""
+def person_shapes(person: Person, pose: Pose) -> list[Capsule]:
+    """Build the capsules of a person in a pose, with the feet on z = 0; slots are those of :meth:`Person.slots`."""
     legs, hip = _legs(person.body, pose)
     torso, neck = _torso_shapes(person, hip)
     arms, hands = _arm_shapes(person, pose, neck)

@@ -1,7 +1,7 @@
-"""From light to a picture: what optics, sensor and electronics of a camera do.
+"""Turn light into an image as the optics, the sensor and the electronics of a camera do.
 
-The gains of a camera are one invertible change of all its pictures; tone curve, blur, noise,
-clipping and JPEG are not invertible.  Photometry knows nothing of what is in the picture.
+The gains of a camera change all its images in the same, invertible way.  Tone curve, blur, noise, clipping and JPEG are
+not invertible.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from reid.data.street.geometry import FloatArray, Vec
+from reid.data.street.geometry import FloatArray
 from reid.data.street.materials import GAMMA, LUMINANCE
 from reid.data.street.random_draws import between, clipped
 from reid.data.street.render import Light
@@ -21,9 +21,15 @@ from reid.data.street.street_cameras import Camera
 
 @dataclass(frozen=True)
 class Moment:
-    """What changes from crop to crop: ``hour`` of the day, ``gain`` of the exposure control, ``smear`` of
-    the motion in pixels (0 for none), ``centre`` where the optical axis lies, in crops from the middle,
-    ``sharp`` a factor on the blur."""
+    """What changes from crop to crop.
+
+    Args:
+        hour: Hour of the day.
+        gain: Gain of the exposure control.
+        smear: Length of the motion blur in pixels; 0 for none.
+        centre: Position of the optical axis, in crops from the middle of the crop.
+        sharp: Factor for the blur.
+    """
 
     hour: float
     gain: float
@@ -33,7 +39,7 @@ class Moment:
 
 
 def draw_moment(rng: np.random.Generator, hour: float) -> Moment:
-    """Exposure, motion and place in the frame of one crop."""
+    """Draw exposure, motion and position in the camera's image for one crop."""
     gain = float(np.exp(clipped(rng, 0.0, 0.13)))
     smear = between(rng, 1.5, 5.0) if rng.random() < 0.16 else 0.0
     centre = clipped(rng, 0.0, 0.5), clipped(rng, 0.0, 0.35)
@@ -41,8 +47,8 @@ def draw_moment(rng: np.random.Generator, hour: float) -> Moment:
     return Moment(hour, gain, smear, centre, sharp)
 
 
-def light_at(camera: Camera, hour: float, cloud: float) -> Light:
-    """The light at an hour of the day; ``cloud`` 0..1 takes sunshine and gives to the sky."""
+def compute_light(camera: Camera, hour: float, cloud: float) -> Light:
+    """Compute the light at an hour of the day; ``cloud`` (0..1) weakens the sun."""
     if camera.infrared:
         return Light(lamp=1.15)
     day = float(np.clip(np.cos((hour - 13.0) / 7.5 * np.pi / 2), 0.0, 1.0))  # 1 at 13:00, 0 before 5:30
@@ -62,8 +68,8 @@ def light_at(camera: Camera, hour: float, cloud: float) -> Light:
     return Light(direction, sun, sky, (bounce * 1.04, bounce, bounce * 0.9))
 
 
-def _blurred(image: FloatArray, sigma: float) -> FloatArray:
-    """(C, H, W) blurred by a Gaussian of ``sigma`` pixels, edges repeated."""
+def _blur(image: FloatArray, sigma: float) -> FloatArray:
+    """Blur an image (C, H, W) with a Gaussian of ``sigma`` pixels; edges are repeated."""
     reach = max(1, int(np.ceil(2.2 * sigma)))
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights = (weights / weights.sum()).astype(np.float32)
@@ -77,8 +83,8 @@ def _blurred(image: FloatArray, sigma: float) -> FloatArray:
     return image
 
 
-def _smeared(image: FloatArray, length: float) -> FloatArray:
-    """(C, H, W) averaged along the rows over about ``length`` pixels."""
+def _smear(image: FloatArray, length: float) -> FloatArray:
+    """Average an image (C, H, W) along the rows over about ``length`` pixels."""
     steps = max(2, round(length))
     width = image.shape[2]
     wide = np.pad(image, ((0, 0), (0, 0), (steps // 2, steps - 1 - steps // 2)), mode="edge")
@@ -87,7 +93,7 @@ def _smeared(image: FloatArray, length: float) -> FloatArray:
 
 
 def _falloff(shape: tuple[int, int], camera: Camera, moment: Moment) -> FloatArray:
-    """(H, W): light lost towards the edge of the frame; in infrared the lamp's halo."""
+    """Compute the share of light (H, W) that the lens lets through, or in infrared the halo of the lamp."""
     height, width = shape
     y = (np.arange(height, dtype=np.float32) / height - 0.5 - np.float32(moment.centre[1]))[:, None]
     x = (np.arange(width, dtype=np.float32) / width - 0.5)[None] * np.float32(0.5) - np.float32(moment.centre[0])
@@ -97,8 +103,8 @@ def _falloff(shape: tuple[int, int], camera: Camera, moment: Moment) -> FloatArr
     return np.asarray(1 / (1 + np.float32(camera.vignette) * square) ** 2, np.float32)
 
 
-def _tone(image: FloatArray, camera: Camera) -> FloatArray:
-    """Linear light (C, H, W) to the display scale: knee, gamma, contrast, black level."""
+def _apply_tone_curve(image: FloatArray, camera: Camera) -> FloatArray:
+    """Convert linear light (C, H, W) to the display scale by knee, gamma, contrast and black level."""
     image = np.where(image > 0.8, np.float32(0.8) + (1 - np.exp(-(image - 0.8) * 2.5)) * np.float32(0.2), image)
     image = np.clip(image, 0, 1) ** np.float32(camera.gamma / GAMMA)
     image = image + np.float32(camera.contrast) * (image - 0.5) * (image * (1 - image)) * 4
@@ -107,17 +113,17 @@ def _tone(image: FloatArray, camera: Camera) -> FloatArray:
 
 
 def develop(rng: np.random.Generator, light: FloatArray, camera: Camera, moment: Moment) -> FloatArray:
-    """Light (C, H, W) to a picture (C, H, W) on the display scale 0..1."""
+    """Convert light (C, H, W) to an image (C, H, W) on the display scale 0..1."""
     image = light * (_falloff(light.shape[1:], camera, moment) * np.float32(camera.exposure * moment.gain))
     scale = light.shape[2] / 64
     sigma = camera.blur * moment.sharp * max(scale, 0.6)
     if camera.infrared:
-        image = image + np.float32(0.12) * _blurred(np.minimum(image, 1.0), 3.0 * max(scale, 0.5))
+        image = image + np.float32(0.12) * _blur(np.minimum(image, 1.0), 3.0 * max(scale, 0.5))
     else:
         image = image * np.array(camera.cast, np.float32)[:, None, None]
     if moment.smear * scale > 1.2:
-        image = _smeared(image, moment.smear * scale)
-    image = _tone(_blurred(image, sigma), camera)
+        image = _smear(image, moment.smear * scale)
+    image = _apply_tone_curve(_blur(image, sigma), camera)
     if not camera.infrared:
         grey = sum(np.float32(w) * image[c] for c, w in enumerate(LUMINANCE))
         image = grey + np.float32(camera.saturation) * (image - grey)
@@ -128,17 +134,11 @@ def develop(rng: np.random.Generator, light: FloatArray, camera: Camera, moment:
 
 
 def encode(image: FloatArray, size: tuple[int, int], quality: int) -> bytes:
-    """JPEG bytes of a picture (1 or 3, H, W) in 0..1, enlarged to ``size`` (height, width); always 3 channels."""
+    """Encode an image (1 or 3, H, W) in 0..1, enlarged to ``size`` (height, width), as JPEG with three channels."""
     pixels = np.round(np.repeat(image, 3 // len(image), axis=0).transpose(1, 2, 0) * 255).astype(np.uint8)
-    picture = Image.fromarray(pixels)
+    encoded = Image.fromarray(pixels)
     if pixels.shape[:2] != size:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        encoded = encoded.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=quality)
+    encoded.save(stream, format="JPEG", quality=quality)
     return stream.getvalue()
-
-
-def unit(vector: Vec) -> Vec:
-    """The vector at length 1."""
-    length = float(np.sqrt(sum(value * value for value in vector)))
-    return vector[0] / length, vector[1] / length, vector[2] / length

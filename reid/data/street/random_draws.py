@@ -1,7 +1,7 @@
-"""One independent random generator for every thing that is drawn, found by its name.
+"""Independent random generators, one for everything that is drawn, found by name.
 
-A generator depends on the seed and the name alone, never on how much else is made; so a larger
-plan contains a smaller one byte for byte.
+A generator depends only on the seed and its name and not on what else is drawn, so a larger plan contains a smaller one
+byte for byte.
 """
 
 from __future__ import annotations
@@ -16,13 +16,25 @@ Choice = TypeVar("Choice")
 
 
 def generator(seed: int, *name: str | int) -> np.random.Generator:
-    """The generator called ``name`` under ``seed``; words are hashed with CRC-32, the same everywhere."""
+    """Create the generator of a name.
+
+    Args:
+        seed: The seed of the street.
+        *name: Words and numbers; words are hashed with CRC-32, which gives the same result on every machine.
+
+    Returns:
+        The generator.
+
+    Example:
+        >>> generator(0, "person", 7).random() == generator(0, "person", 7).random()
+        True
+    """
     words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in name]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))
 
 
 def pick(rng: np.random.Generator, weights: Mapping[Choice, float]) -> Choice:
-    """One key of ``weights``, with probability in proportion to its value."""
+    """Draw one key of ``weights`` with a probability in proportion to its value."""
     total = sum(weights.values())
     draw = rng.random() * total
     for key, weight in weights.items():
@@ -33,10 +45,10 @@ def pick(rng: np.random.Generator, weights: Mapping[Choice, float]) -> Choice:
 
 
 def between(rng: np.random.Generator, low: float, high: float) -> float:
-    """A uniform draw from [low, high)."""
+    """Draw uniformly from [low, high)."""
     return low + (high - low) * float(rng.random())
 
 
 def clipped(rng: np.random.Generator, mean: float, spread: float, reach: float = 2.2) -> float:
-    """A normal draw, cut at ``reach`` standard deviations."""
+    """Draw from a normal distribution, clipped at ``reach`` standard deviations."""
     return mean + spread * float(np.clip(rng.standard_normal(), -reach, reach))

@@ -1,7 +1,4 @@
-"""A scene of figures seen by a camera: light that reaches every pixel, before the camera's electronics.
-
-Rendering knows shapes, materials and light; it knows nothing of identities or files.
-"""
+"""Render figures: compute the light that reaches every pixel of a camera."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy.typing as npt
 
 from reid.data.street.geometry import CameraView, Capsule, FloatArray, Rays, Solid, Vec, cast, cast_rays
 from reid.data.street.materials import FABRICS, Fabric, SurfaceMaterial, print_logos, reflectance
-from reid.data.street.surface import Surface, surface
+from reid.data.street.surface import Surface, find_surface
 
 TRUNK_SLOTS = frozenset({"top"})
 
@@ -22,10 +19,17 @@ TRUNK_SLOTS = frozenset({"top"})
 class Panel:
     """A flat field of another material on a figure: a window, a lamp, a stripe, a sign.
 
-    ``face`` says from where it is seen: "side" (both), "front", "rear" or "top"; its plane has the axes
-    (y, z), (x, z), (x, z) or (x, y).  It spans ``low`` .. ``high`` on the second axis and on the first
-    from ``left`` to ``right``, each given at ``low`` and at ``high``; metres.  ``oval`` takes the ellipse
-    within.  Only surface of the materials ``on`` is repainted.  ``bits`` keeps cells of a 4 x 4 grid.
+    Args:
+        face: The face that shows it: "side" (both), "front", "rear" or "top".  The axes of its plane are (y, z), (x,
+            z), (x, z) and (x, y).
+        low: Lower end on the second axis, in metres.
+        high: Upper end on the second axis.
+        left: Left ends on the first axis, at ``low`` and at ``high``.
+        right: Right ends on the first axis, at ``low`` and at ``high``.
+        slot: Name of the material.
+        on: Names of the materials that are repainted.
+        oval: Repaint only the ellipse inside.
+        bits: Which cells of a 4 x 4 grid are repainted.
     """
 
     face: str
@@ -41,12 +45,18 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Shapes and their materials at ``position`` (metres, world), turned by ``yaw`` radians.
+    """Shapes and their materials, placed in the world.
 
-    ``base`` is the height from which the patterns of the trunk are measured; ``open_front`` is the
-    half width in metres of the strip where "inner" shows through "top".  ``panels`` repaint the shapes,
-    later ones over earlier ones.  ``mirrors`` holds, by material, the share of light from the
-    surroundings that its surface mirrors.
+    Args:
+        shapes: The shapes.
+        slots: Materials by name.
+        position: Position in the world, in metres.
+        yaw: Turn about the vertical axis, in radians.
+        base: Height from which the patterns of the trunk are measured.
+        open_front: Half width in metres of the part where "inner" shows instead of "top".
+        panels: Repaint the shapes, later ones over earlier ones.
+        fabrics: Fabrics by name.
+        mirrors: Share of the light from the surroundings that a material mirrors, by the name of its slot.
     """
 
     shapes: Sequence[Capsule | Solid]
@@ -62,10 +72,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Light:
-    """Light at the scene: ``sun`` direction to the light (unit) and colour, ``sky`` and ``ground`` colour.
+    """Light of a scene.
 
-    With ``lamp`` > 0 the scene is lit from the camera in infrared: strength at 10 m, and the other
-    colours are not used.
+    Args:
+        direction: Unit vector towards the sun.
+        sun: Colour of the sun.
+        sky: Colour of the sky.
+        ground: Colour of the light from the ground.
+        lamp: Strength at 10 m of an infrared lamp at the camera; above 0 it is the only light.
     """
 
     direction: Vec = (0.0, 0.0, 1.0)
@@ -77,14 +91,30 @@ class Light:
 
 @dataclass(frozen=True)
 class Rendered:
-    """``light`` (C, H, W) linear, black where nothing is; ``cover`` (H, W) 0..1; C is 3, or 1 in infrared."""
+    """Rendered figures.
+
+    Args:
+        light: (C, H, W) linear light, 0 where no figure is; C is 3, or 1 in infrared.
+        cover: (H, W) share of each pixel that figures cover, 0..1.
+    """
 
     light: FloatArray
     cover: FloatArray
 
 
 def render(view: CameraView, figures: Sequence[Figure], light: Light, size: tuple[int, int], over: int = 2) -> Rendered:
-    """Draw ``figures`` at ``size`` (height, width) with ``over`` x ``over`` rays a pixel."""
+    """Render figures.
+
+    Args:
+        view: The camera and the part of its image plane.
+        figures: The figures.
+        light: The light of the scene.
+        size: Height and width in pixels.
+        over: Each pixel has ``over`` x ``over`` rays.
+
+    Returns:
+        The light of the figures and the pixels that they cover.
+    """
     height, width = size[0] * over, size[1] * over
     depth = np.full((height, width), np.inf, np.float32)
     owner = np.full((height, width), -1, np.int16)
@@ -100,45 +130,47 @@ def render(view: CameraView, figures: Sequence[Figure], light: Light, size: tupl
         rows, columns = np.nonzero((owner >= start) & (owner < end))
         if len(rows):
             shape = owner[rows, columns].astype(np.int64) - start
-            met = surface(ray, figure.shapes, depth[rows, columns], shape, (rows, columns))
-            canvas[:, rows, columns] = _lit(figure, met, depth[rows, columns], light)
+            hits = find_surface(ray, figure.shapes, depth[rows, columns], shape, (rows, columns))
+            canvas[:, rows, columns] = _shade(figure, hits, depth[rows, columns], light)
     cover = (owner >= 0).astype(np.float32)
     return Rendered(_shrink(canvas, over), _shrink(cover[None], over)[0])
 
 
 def _shrink(image: FloatArray, over: int) -> FloatArray:
-    """(C, H * over, W * over) -> (C, H, W) by the mean of blocks."""
+    """Average blocks of pixels, (C, H * over, W * over) to (C, H, W)."""
     total = sum(image[:, i::over, j::over] for i in range(over) for j in range(over))
     return np.asarray(total * np.float32(1 / over**2), np.float32)
 
 
-def _material_of(figure: Figure, met: Surface) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Names of materials, and for each point (N,) the place of its material among them."""
+def _find_materials(figure: Figure, hits: Surface) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Return the names of materials, and for each point (N,) the index of its material."""
     names = sorted(figure.slots)
-    place = {name: i for i, name in enumerate(names)}
-    slot = np.array([place[s.slot] for s in figure.shapes])
-    beyond = np.array([place.get(s.beyond, 0) if isinstance(s, Capsule) else 0 for s in figure.shapes])
-    found: npt.NDArray[np.int64] = np.where(met.beyond, beyond[met.shape], slot[met.shape])
+    index_of = {name: i for i, name in enumerate(names)}
+    slot = np.array([index_of[s.slot] for s in figure.shapes])
+    beyond = np.array([index_of.get(s.beyond, 0) if isinstance(s, Capsule) else 0 for s in figure.shapes])
+    found: npt.NDArray[np.int64] = np.where(hits.beyond, beyond[hits.shape], slot[hits.shape])
     if figure.open_front > 0:
-        strip = (np.abs(met.points[0]) < figure.open_front) & (met.normals[1] > 0.1) & (found == place["top"])
-        found[strip] = place["inner"]
+        is_open = (np.abs(hits.points[0]) < figure.open_front) & (hits.normals[1] > 0.1) & (found == index_of["top"])
+        found[is_open] = index_of["inner"]
     if figure.panels:
-        _lay_panels(figure.panels, met, place, found)
+        _lay_panels(figure.panels, hits, index_of, found)
     return names, found
 
 
-def _lay_panels(panels: Sequence[Panel], met: Surface, place: Mapping[str, int], found: npt.NDArray[np.int64]) -> None:
-    """Set ``found`` (N,), the places of materials, to those of the panels that cover the points."""
-    nx, ny, nz = met.normals
-    seen = {
+def _lay_panels(
+    panels: Sequence[Panel], hits: Surface, index_of: Mapping[str, int], found: npt.NDArray[np.int64]
+) -> None:
+    """Set the indices of materials ``found`` (N,) where panels cover the points."""
+    nx, ny, nz = hits.normals
+    visible = {
         "side": (np.flatnonzero(np.abs(nx) > 0.6), 1, 2),
         "front": (np.flatnonzero((ny > 0.3) & (np.abs(nx) < 0.75)), 0, 2),
         "rear": (np.flatnonzero((ny < -0.3) & (np.abs(nx) < 0.75)), 0, 2),
         "top": (np.flatnonzero(nz > 0.85), 0, 1),
     }
     faces = {
-        face: (where, met.points[first][where], met.points[second][where])
-        for face, (where, first, second) in seen.items()
+        face: (where, hits.points[first][where], hits.points[second][where])
+        for face, (where, first, second) in visible.items()
     }
     for panel in panels:
         where, first, second = faces[panel.face]
@@ -154,36 +186,36 @@ def _lay_panels(panels: Sequence[Panel], met: Surface, place: Mapping[str, int],
             cell = (up * 4).astype(np.int64) * 4 + (across * 4).astype(np.int64)
             kept = (panel.bits >> cell) & 1 == 1
         chosen = where[near[kept]]
-        allowed = np.zeros(len(place), np.bool_)
-        allowed[[place[name] for name in panel.on if name in place]] = True
-        found[chosen[allowed[found[chosen]]]] = place[panel.slot]
+        allowed = np.zeros(len(index_of), np.bool_)
+        allowed[[index_of[name] for name in panel.on if name in index_of]] = True
+        found[chosen[allowed[found[chosen]]]] = index_of[panel.slot]
 
 
-def _painted(figure: Figure, met: Surface) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]:
-    """Reflectance (4, N), gloss (N,), normals (3, N) with the folds of the cloth, share mirrored (N,) if any is."""
-    names, material = _material_of(figure, met)
+def _surface_properties(figure: Figure, hits: Surface) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray | None]:
+    """Return reflectance (4, N), gloss (N,), normals (3, N) with folds of cloth, and mirrored shares (N,) or None."""
+    names, material = _find_materials(figure, hits)
     colours = np.empty((4, len(material)), np.float32)
-    up = met.points[2] - np.float32(figure.base)
-    across = np.sin(met.angle) * np.float32(0.12)
+    up = hits.points[2] - np.float32(figure.base)
+    across = np.sin(hits.angle) * np.float32(0.12)
     for index, name in enumerate(names):
         where = np.flatnonzero(material == index)
         if not len(where):
             continue
-        stuff = figure.slots[name]
+        surface_material = figure.slots[name]
         trunk = name in TRUNK_SLOTS
-        along_here = up[where] if trunk else met.along[where]
-        part = reflectance(stuff, along_here, met.points[0][where] if trunk else across[where])
-        if stuff.logos:
-            print_logos(stuff, part, met.points[0][where], up[where], met.normals[1][where])
+        along_here = up[where] if trunk else hits.along[where]
+        part = reflectance(surface_material, along_here, hits.points[0][where] if trunk else across[where])
+        if surface_material.logos:
+            print_logos(surface_material, part, hits.points[0][where], up[where], hits.normals[1][where])
         colours[:, where] = part
     fabrics = [figure.fabrics[figure.slots[name].fabric] for name in names]
     gloss, wrinkle, weave = (
-        np.array([getattr(fabric, kind) for fabric in fabrics], np.float32)[material]
-        for kind in ("gloss", "wrinkle", "weave")
+        np.array([getattr(fabric, name) for fabric in fabrics], np.float32)[material]
+        for name in ("gloss", "wrinkle", "weave")
     )
-    x, y, z = met.points
+    x, y, z = hits.points
     fold = np.sin(z * 37 + x * 19 + y * 11) * np.sin(z * 13 - x * 29)
-    normals = met.normals.copy()
+    normals = hits.normals.copy()
     normals[2] += wrinkle * fold
     normals[0] += wrinkle * np.float32(0.6) * np.sin(z * 23 + y * 31)
     normals /= np.sqrt(np.sum(normals * normals, axis=0))
@@ -193,21 +225,21 @@ def _painted(figure: Figure, met: Surface) -> tuple[FloatArray, FloatArray, Floa
     return colours, gloss, normals, np.array([figure.mirrors.get(name, 0.0) for name in names], np.float32)[material]
 
 
-def _lit(figure: Figure, met: Surface, depth: FloatArray, light: Light) -> FloatArray:
-    """Light (C, N) that leaves the surface towards the camera."""
-    colours, gloss, normals, mirror = _painted(figure, met)
+def _shade(figure: Figure, hits: Surface, depth: FloatArray, light: Light) -> FloatArray:
+    """Compute the light (C, N) that the surface sends to the camera."""
+    colours, gloss, normals, mirror = _surface_properties(figure, hits)
     if light.lamp > 0:
-        facing = np.clip(np.sum(normals * met.towards, axis=0), 0, 1)
+        facing = np.clip(np.sum(normals * hits.towards, axis=0), 0, 1)
         strength = np.float32(light.lamp) * (np.float32(10) / (depth + 1)) ** 1.4
         lamp: FloatArray = strength * (colours[3] * (0.12 + 0.88 * facing) + 0.3 * gloss * facing**24)
         return lamp[None]
     cosine, sine = np.float32(np.cos(figure.yaw)), np.float32(np.sin(figure.yaw))
     lx, ly, lz = (np.float32(value) for value in light.direction)
-    sun = (cosine * lx + sine * ly, cosine * ly - sine * lx, lz)  # into the figure's frame
+    sun = (cosine * lx + sine * ly, cosine * ly - sine * lx, lz)  # in the figure's coordinates
     glow = normals[0] * sun[0] + normals[1] * sun[1] + normals[2] * sun[2]
     direct = np.clip((glow + 0.15) / 1.15, 0, 1)
     above = 0.5 + 0.5 * normals[2]
-    half = met.towards + np.array(sun, np.float32)[:, None]
+    half = hits.towards + np.array(sun, np.float32)[:, None]
     half /= np.sqrt(np.sum(half * half, axis=0)) + np.float32(1e-6)
     shine = gloss * np.clip(np.sum(half * normals, axis=0), 0, 1) ** 16
     out = np.empty((3, len(depth)), np.float32)
@@ -215,12 +247,12 @@ def _lit(figure: Figure, met: Surface, depth: FloatArray, light: Light) -> Float
         arriving = light.sky[c] * above + light.ground[c] * (1 - above) + light.sun[c] * direct
         out[c] = colours[c] * arriving + shine * light.sun[c] * np.float32(0.5)
     if mirror is not None:
-        out += _mirrored(normals, met.towards, mirror, light)
+        out += _mirrored_light(normals, hits.towards, mirror, light)
     return out
 
 
-def _mirrored(normals: FloatArray, towards: FloatArray, mirror: FloatArray, light: Light) -> FloatArray:
-    """Light (3, N) of sky above and street below, mirrored more at a glancing view."""
+def _mirrored_light(normals: FloatArray, towards: FloatArray, mirror: FloatArray, light: Light) -> FloatArray:
+    """Compute the mirrored light (3, N) of the sky and the street, which is stronger at a glancing angle."""
     facing = np.clip(np.sum(normals * towards, axis=0), 0, 1)
     upward = 2 * facing * normals[2] - towards[2]
     share = mirror * (np.float32(0.45) + np.float32(0.55) * (1 - facing) ** 3)

@@ -1,6 +1,6 @@
-"""What is behind the figures: textured ground, a wall, and the shadows on them.
+"""Render what is behind the figures: textured ground, a wall, and the shadows on them.
 
-The scenery stands still in the world of its camera; another place of the figure shows another part.
+The scenery is fixed in the world of its camera, so a figure at another position has another background.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.data.street.geometry import CameraView, FloatArray, Vec, cast_rays
-from reid.data.street.materials import linear
+from reid.data.street.materials import srgb_to_linear
 from reid.data.street.random_draws import generator
 from reid.data.street.render import Light
 from reid.data.street.street_cameras import Ground
@@ -23,7 +23,7 @@ TILE = 256
 
 @lru_cache(maxsize=1)
 def _noise_tile() -> FloatArray:
-    """(TILE, TILE) float32 in about -1..1, seamless, several octaves."""
+    """Draw noise of several octaves (TILE, TILE) float32 in about -1..1 that repeats without a seam."""
     rng = generator(0, "noise tile")
     tile = np.zeros((TILE, TILE), np.float32)
     for step, strength in ((64, 0.5), (16, 0.35), (4, 0.25), (1, 0.18)):
@@ -39,7 +39,7 @@ def _noise_tile() -> FloatArray:
 
 
 def _noise(x: FloatArray, y: FloatArray, scale: float) -> FloatArray:
-    """Smooth noise at places (metres); ``scale`` samples a metre."""
+    """Look up noise at positions in metres, with ``scale`` samples a metre."""
     tile = _noise_tile()
     column = np.floor(x * np.float32(scale)).astype(np.int32) & (TILE - 1)
     row = np.floor(y * np.float32(scale)).astype(np.int32) & (TILE - 1)
@@ -48,7 +48,7 @@ def _noise(x: FloatArray, y: FloatArray, scale: float) -> FloatArray:
 
 
 def _cell(x: FloatArray, y: FloatArray, wide: float, high: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Distance to the nearest joint across and along a grid (metres), and a random value per cell."""
+    """Return the distances to the nearest joints of a grid, across and along, in metres, and a value for each cell."""
     column, row = np.floor(x / np.float32(wide)), np.floor(y / np.float32(high))
     across, along = x - column * np.float32(wide), y - row * np.float32(high)
     tile = _noise_tile()
@@ -91,10 +91,21 @@ TEXTURES: dict[str, Texture] = {
 }
 
 
-def background(
+def render_background(
     view: CameraView, size: tuple[int, int], ground: Ground, light: Light, shadows: list[tuple[Vec, float]]
 ) -> FloatArray:
-    """Light (C, H, W) from ground and wall; ``shadows`` are places (metres) and radii of what stands there."""
+    """Render the light of ground and wall.
+
+    Args:
+        view: The camera and the part of its image plane.
+        size: Height and width in pixels.
+        ground: What the ground and the wall look like.
+        light: The light of the scene.
+        shadows: Positions and radii, in metres, of objects that cast shadows.
+
+    Returns:
+        (C, H, W) linear light; C is 3, or 1 in infrared.
+    """
     rays = cast_rays(view, *size)
     d, origin = rays.directions, rays.origin.astype(np.float32)
     turn = np.radians(ground.wall_yaw)
@@ -112,19 +123,19 @@ def background(
     gain[floor] = TEXTURES[ground.floor](x[floor], y[floor])
     np.clip(gain, 0.05, 3.0, out=gain)
     colours = [np.where(wall, np.float32(w), np.float32(f)) * gain for w, f in
-               zip(linear(ground.wall_colour), linear(ground.floor_colour), strict=True)]  # fmt: skip
-    return _light_on(np.stack(colours), (x, y, t), wall, light, shadows, (nx, ny))
+               zip(srgb_to_linear(ground.wall_colour), srgb_to_linear(ground.floor_colour), strict=True)]  # fmt: skip
+    return _apply_light(np.stack(colours), (x, y, t), wall, light, shadows, (nx, ny))
 
 
-def _light_on(
+def _apply_light(
     colours: FloatArray,
-    place: tuple[FloatArray, FloatArray, FloatArray],
+    position: tuple[FloatArray, FloatArray, FloatArray],
     wall: npt.NDArray[np.bool_],
     light: Light,
     shadows: list[tuple[Vec, float]],
     normal: tuple[np.float32, np.float32],
 ) -> FloatArray:
-    x, y, t = place
+    x, y, t = position
     contact, cast_shadow = np.ones_like(t), np.ones_like(t)
     lx, ly, lz = light.direction
     reach = min(1.7 / max(lz, 0.2), 6.0)

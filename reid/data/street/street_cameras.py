@@ -1,4 +1,4 @@
-"""The cameras of each street: where they hang and how they see.  Data, and nothing else."""
+"""The cameras of each street: their positions and the properties of their images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from reid.data.street.geometry import Vec
 
 @dataclass(frozen=True)
 class Ground:
-    """Ground and wall behind: kinds of texture, sRGB colours 0..255, ``wall_at`` metres from the camera."""
+    """The ground and the wall behind it.
+
+    Args:
+        floor: Texture of the ground.
+        floor_colour: sRGB, 0..255.
+        wall: Texture of the wall.
+        wall_colour: sRGB, 0..255.
+        wall_at: Distance of the wall from the camera, in metres.
+        wall_yaw: Turn of the wall, in degrees.
+    """
 
     floor: str
     floor_colour: Vec
@@ -23,11 +32,28 @@ class Ground:
 class Camera:
     """One camera.  Lengths are metres, angles degrees.
 
-    ``heading`` is where most people walk: 0 away from the camera, 90 to the left, 180 towards it.
-    ``cast`` are gains of R, G, B; ``contrast`` bends the tone curve; ``black`` lifts the darkest tone
-    (display scale 0..1); ``blur`` is a Gaussian sigma in pixels of the 64-pixel crop; ``noise`` a
-    standard deviation on the display scale; ``pixels`` the width of a crop on the sensor;
-    ``hours`` first and last hour of the day at which it sees people.
+    Args:
+        name: The name.
+        height: Height above the ground.
+        distance: Least and greatest distance of people.
+        heading: Where most people walk: 0 away from the camera, 90 to the left, 180 towards it.
+        roll: Turn about the optical axis.
+        sun: Azimuth and height of the sun at 13:00.
+        sunshine: Strength of the sun.
+        cast: Gains of R, G and B.
+        exposure: Factor for all light.
+        gamma: Gamma of the tone curve; 1 is usual.
+        saturation: Factor for the saturation.
+        contrast: Bend of the tone curve.
+        black: Level of the darkest tone on the display scale 0..1.
+        blur: Sigma of a Gaussian, in pixels of a crop that is 64 pixels wide.
+        noise: Standard deviation on the display scale.
+        vignette: How much light is lost towards the edge.
+        quality: Quality of the JPEG.
+        pixels: Least and greatest width of a crop on the sensor.
+        hours: First and last hour of the day at which it sees people.
+        ground: What is behind the people.
+        infrared: The camera sees infrared light.
     """
 
     name: str

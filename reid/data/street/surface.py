@@ -1,7 +1,4 @@
-"""What the rays met: place, normal and garment coordinates of every foreground pixel.
-
-The surface knows shapes; it knows nothing of colours or light.
-"""
+"""Find position, normal and garment coordinates of every pixel that shows a figure."""
 
 from __future__ import annotations
 
@@ -18,11 +15,16 @@ IndexArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Surface:
-    """N points where rays met a figure, in the frame of that figure.
+    """N points where rays hit a figure, in the coordinates of the figure.
 
-    ``points`` (3, N) metres; ``normals`` (3, N) unit; ``towards`` (3, N) unit, to the camera;
-    ``along`` (N,) metres along the garment; ``angle`` (N,) radians round the axis, 0 at the front;
-    ``shape`` (N,) position in the figure's shapes; ``beyond`` (N,) bool, past the cut of its shape.
+    Args:
+        points: (3, N) metres.
+        normals: (3, N) unit vectors.
+        towards: (3, N) unit vectors towards the camera.
+        along: (N,) metres along the garment.
+        angle: (N,) radians round the axis of the shape, 0 at the front.
+        shape: (N,) index among the shapes of the figure.
+        beyond: (N,) bool, whether the point is beyond the cut of its shape.
     """
 
     points: FloatArray
@@ -36,7 +38,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class _Frames:
-    """Capsule k as rows: origin, scale, axis, front, side (3, K) and the scalars (K,)."""
+    """Coordinate frames of K capsules: origin, scale, axis, front and side (3, K), and numbers (K,)."""
 
     origin: FloatArray
     scale: FloatArray
@@ -50,14 +52,25 @@ class _Frames:
     cut: FloatArray
 
 
-def surface(
+def find_surface(
     rays: Rays,
     shapes: Sequence[Capsule | Solid],
     depth: FloatArray,
     shape: IndexArray,
     pixels: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
 ) -> Surface:
-    """The surface at ``pixels`` (rows (N,), columns (N,)) with their ``depth`` (N,) and ``shape`` (N,)."""
+    """Find the surface at N pixels.
+
+    Args:
+        rays: Rays in the coordinates of the figure.
+        shapes: The shapes of the figure.
+        depth: (N,) depth of the pixels.
+        shape: (N,) index of the shape that each pixel shows.
+        pixels: Rows (N,) and columns (N,).
+
+    Returns:
+        The surface.
+    """
     directions = rays.directions[:, pixels[0], pixels[1]]
     points = rays.origin.astype(np.float32)[:, None] + directions * depth
     towards = -directions / np.sqrt(np.sum(directions * directions, axis=0))
@@ -68,17 +81,17 @@ def surface(
     round_shapes = np.array([isinstance(s, Capsule) for s in shapes])
     curved = np.flatnonzero(round_shapes[shape])
     if len(curved):
-        result = _curved(shapes, points[:, curved], shape[curved])
+        result = _curved_surface(shapes, points[:, curved], shape[curved])
         normals[:, curved], along[curved], angle[curved], beyond[curved] = result
     for index in np.flatnonzero(~round_shapes):
         solid = shapes[int(index)]
         where = np.flatnonzero(shape == index)
         if len(where) and isinstance(solid, Solid):
-            normals[:, where] = _bevelled(solid, points[:, where])
+            normals[:, where] = _bevelled_normals(solid, points[:, where])
     return Surface(points, normals, towards, along, angle, shape, beyond)
 
 
-def _frames(shapes: Sequence[Capsule | Solid]) -> _Frames:
+def _capsule_frames(shapes: Sequence[Capsule | Solid]) -> _Frames:
     blank = Capsule((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), 1.0, 1.0, "")
     capsules = [shape if isinstance(shape, Capsule) else blank for shape in shapes]
     origin, scale = np.array([c.a for c in capsules]), np.array([c.flat for c in capsules])
@@ -87,7 +100,7 @@ def _frames(shapes: Sequence[Capsule | Solid]) -> _Frames:
     start, end = np.array([c.ra for c in capsules]), np.array([c.rb for c in capsules])
     unit = axis / np.sqrt(np.maximum(square, 1e-12))[:, None]
     front = np.tile([0.0, 1.0, 0.0], (len(capsules), 1)) - unit * unit[:, 1:2]
-    lying = np.sum(front * front, axis=1) < 0.05  # an axis along y: its "front" is up
+    lying = np.sum(front * front, axis=1) < 0.05  # for an axis along y the front is up
     front[lying] = np.array([0.0, 0.0, 1.0]) - unit[lying] * unit[lying, 2:3]
     front /= np.sqrt(np.sum(front * front, axis=1))[:, None]
     side = np.cross(front, unit)
@@ -103,16 +116,16 @@ def _frames(shapes: Sequence[Capsule | Solid]) -> _Frames:
 
 
 def _dot(x: FloatArray, y: FloatArray) -> FloatArray:
-    """(3, N), (3, N) -> (N,)."""
+    """Compute the dot products (N,) of vectors (3, N)."""
     product: FloatArray = x[0] * y[0] + x[1] * y[1] + x[2] * y[2]
     return product
 
 
-def _curved(
+def _curved_surface(
     shapes: Sequence[Capsule | Solid], points: FloatArray, shape: IndexArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Normals (3, N), along (N,), angle (N,), beyond (N,) of points (3, N) on capsules ``shape`` (N,)."""
-    frames = _frames(shapes)
+    """Return normals (3, N), along (N,), angle (N,) and beyond (N,) of points (3, N) on the capsules ``shape`` (N,)."""
+    frames = _capsule_frames(shapes)
     scale, axis = frames.scale[:, shape], frames.axis[:, shape]
     x = (points - frames.origin[:, shape]) * scale
     fraction = np.clip((_dot(x, axis) - frames.lean[shape]) / frames.span[shape], 0, 1)
@@ -124,8 +137,8 @@ def _curved(
     return normal, along, angle, fraction > frames.cut[shape]
 
 
-def _bevelled(solid: Solid, points: FloatArray) -> FloatArray:
-    """Normals (3, N) that turn smoothly from face to face within ``rounding`` metres of an edge."""
+def _bevelled_normals(solid: Solid, points: FloatArray) -> FloatArray:
+    """Return normals (3, N) that turn smoothly from face to face within ``rounding`` metres of an edge."""
     normals = np.array(solid.normals, np.float32)
     offsets = np.array(solid.offsets, np.float32)
     gap = offsets[:, None] - sum(normals[:, i : i + 1] * points[i] for i in range(3))

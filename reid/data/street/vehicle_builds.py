@@ -1,7 +1,6 @@
-"""The measures of a vehicle and what its shapes are made of: prisms, slabs and panels.
+"""The measures of vehicles, and the prisms, slabs and panels that their shapes consist of.
 
-Knows how to cut a convex solid and where a panel lies; which vehicle has which of them is the business
-of :mod:`vehicle_shapes`.  Figures face +y, x is their right, z is up; lengths are metres.
+Figures face +y, x is their right, z is up; lengths are metres.
 """
 
 from __future__ import annotations
@@ -21,8 +20,21 @@ PAINTED = ("paint", "second", "roof", "trim")
 
 @dataclass(frozen=True)
 class Build:
-    """Measures of a vehicle, metres: ``nose`` is bonnet, ``tail`` boot or load bed, ``rake`` and ``slope`` how
-    far windscreen and rear window lean; ``belt`` the lower edge of the windows; ``windows`` a side."""
+    """Measures of a vehicle, in metres.
+
+    Args:
+        kind: The type of the vehicle, such as "van".
+        length: Length.
+        width: Width.
+        height: Height.
+        wheel: Radius of the wheels.
+        nose: Length of the bonnet, or of the cab of a truck.
+        tail: Length of the boot or the load bed.
+        rake: How far the windscreen leans.
+        slope: How far the rear window leans.
+        belt: Height of the lower edge of the windows.
+        windows: Number of windows on each side.
+    """
 
     kind: str
     length: float
@@ -39,7 +51,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Decal:
-    """A print on the sides, centre (``along``, ``up``) and half sizes in metres; 4 x 4 ``bits``; ``slot`` its ink."""
+    """A print of 4 x 4 ``bits`` on the sides, with its centre and half sizes in metres; ``slot`` is its ink."""
 
     along: float
     up: float
@@ -51,12 +63,19 @@ class Decal:
 
 @dataclass(frozen=True)
 class Trim:
-    """What tells one vehicle of a model from another.
+    """What distinguishes vehicles of one model.
 
-    ``stripe``: "" or where a stripe runs ("belt", "sill", "wedge", "double", "bonnet"); ``stripe_at`` metres
-    high, ``stripe_high`` metres; ``roof_load``: "", "rails", "bars", "box", "sign", "lights", "ladder",
-    "cargo"; ``hub`` 0..1 the share of the wheel that is rim; ``plastic``: bare bumpers; ``lamps``: height of the
-    lamps 0..1; ``skirt``: lower part in the second colour; ``load`` 0.7..1.2 scales the roof load.
+    Args:
+        stripe: Where a stripe runs: "", "belt", "sill", "wedge", "double" or "bonnet".
+        stripe_at: Height of the stripe above the ground, in metres.
+        stripe_high: Width of the stripe, in metres.
+        roof_load: "", "rails", "bars", "box", "sign", "lights", "ladder" or "cargo".
+        load: Factor for the size of the roof load, 0.7..1.2.
+        hub: Share of the wheel that is rim, 0..1.
+        plastic: The bumpers are not painted.
+        skirt: The lower part has the second colour.
+        lamps: Height of the lamps, 0..1.
+        decals: Prints on the sides.
     """
 
     stripe: str
@@ -76,22 +95,30 @@ Shapes = list[Capsule | Solid]
 
 def prism(profile: Sequence[tuple[float, float]], half_width: float, slot: str, lean: float = 0.0, chamfer: float = 0.0,
           rounding: float = 0.12) -> Solid:  # fmt: skip
-    """A convex ``profile`` of (y, z), anticlockwise, drawn out to -+``half_width`` at its foot.
+    """Extrude a convex profile.
 
-    The sides lean inwards by ``lean`` metres a metre of height; ``chamfer`` metres are cut off the four
-    upright edges.
+    Args:
+        profile: Points (y, z), anticlockwise.
+        half_width: Half width at the foot.
+        slot: Name of the material.
+        lean: How far the sides lean inwards, in metres for each metre of height.
+        chamfer: How much is cut off the four upright edges.
+        rounding: Distance from an edge within which the normals turn.
+
+    Returns:
+        The solid.
     """
-    places = np.array(profile)
-    foot = float(places[:, 1].min())
+    points = np.array(profile)
+    foot = float(points[:, 1].min())
     normals: list[Vec] = []
     offsets: list[float] = []
-    for (y, z), (y2, z2) in zip(places, np.roll(places, -1, axis=0), strict=True):
+    for (y, z), (y2, z2) in zip(points, np.roll(points, -1, axis=0), strict=True):
         across, down = z2 - z, y - y2
         length = float(np.hypot(across, down))
         normals.append((0.0, float(across / length), float(down / length)))
         offsets.append(float((across * y + down * z) / length))
     steep = float(np.hypot(1.0, lean))
-    ends = float(places[:, 0].min()), float(places[:, 0].max())
+    ends = float(points[:, 0].min()), float(points[:, 0].max())
     for side in (-1.0, 1.0):
         normals.append((side / steep, 0.0, lean / steep))
         offsets.append((half_width + lean * foot) / steep)
@@ -100,7 +127,7 @@ def prism(profile: Sequence[tuple[float, float]], half_width: float, slot: str, 
                 normals.append((side * 0.6, direction * 0.8, 0.0))
                 offsets.append(0.6 * half_width + 0.8 * abs(end) * np.sign(end * direction) - 0.8 * chamfer)
     corners = [
-        (side * (half_width - lean * (float(z) - foot)), float(y), float(z)) for y, z in places for side in (-1, 1)
+        (side * (half_width - lean * (float(z) - foot)), float(y), float(z)) for y, z in points for side in (-1, 1)
     ]
     return Solid(tuple(normals), tuple(offsets), tuple(corners), slot, rounding)
 
@@ -108,7 +135,7 @@ def prism(profile: Sequence[tuple[float, float]], half_width: float, slot: str, 
 def slab(
     x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], slot: str, rounding: float = 0.04
 ) -> Solid:
-    """An upright box."""
+    """Build an upright box."""
     normals = ((-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (0.0, 0.0, 1.0))
     offsets = (-x[0], x[1], -y[0], y[1], -z[0], z[1])
     return Solid(normals, offsets, tuple((i, j, k) for i in x for j in y for k in z), slot, rounding)
@@ -124,5 +151,5 @@ def patch(
     oval: bool = False,
     bits: int = 0xFFFF,
 ) -> Panel:
-    """An upright rectangle on a ``face``, metres: the panel that every lamp, plate and door is made of."""
+    """Build an upright rectangle on a face, in metres: the panel for lamps, plates and windows."""
     return Panel(face, up[0], up[1], (across[0], across[0]), (across[1], across[1]), slot, on, oval, bits)

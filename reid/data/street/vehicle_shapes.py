@@ -1,7 +1,6 @@
-"""The bodies of vehicles: convex boxes, wheels and roof loads, with windows, lamps and stripes as panels.
+"""Build vehicles from convex boxes, wheels and roof loads, with windows, lamps and stripes as panels.
 
-Shapes follow from a build (kind and measures) and from which features are there; they know nothing of
-colours, cameras or light.  Figures face +y, x is their right, z is up; lengths are metres.
+Figures face +y, x is their right, z is up; lengths are metres.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from reid.data.street.vehicle_builds import CARS, PAINTED, SILL, Build, Shapes, 
 
 
 def _wheel(build: Build, side: float, axle: float, wide: float = 0.22) -> Solid:
-    """A tyre: a prism with 12 edges lying across."""
+    """Build a tyre as a horizontal prism with 12 faces."""
     angles = np.arange(12) * np.pi / 6
     normals = [(0.0, float(np.cos(a)), float(np.sin(a))) for a in angles]
     offsets = [float(build.wheel + axle * np.cos(a) + build.wheel * np.sin(a)) for a in angles]
@@ -29,7 +28,7 @@ def _wheel(build: Build, side: float, axle: float, wide: float = 0.22) -> Solid:
 
 
 def axles(build: Build) -> tuple[float, ...]:
-    """Where the axles are along y."""
+    """Return the positions of the axles along y."""
     half = build.length / 2
     if build.kind == "bus":
         return -half + 0.27 * build.length, half - 0.23 * build.length
@@ -57,7 +56,7 @@ def _wheels(build: Build, trim: Trim) -> tuple[Shapes, list[Panel]]:
 
 
 def _car(build: Build) -> tuple[Shapes, list[Panel]]:
-    """Hatchback, saloon, estate or off-road car: a body with a cabin on it."""
+    """Build a hatchback, saloon, estate or off-road car: a body with a cabin on it."""
     half, wide, belt = build.length / 2, build.width / 2, build.belt
     foot = SILL if build.kind != "suv" else SILL + 0.1
     screen, back = half - build.nose, -half + build.tail
@@ -93,7 +92,7 @@ def _car(build: Build) -> tuple[Shapes, list[Panel]]:
 def _side_windows(
     count: int, rear: tuple[float, float], front: tuple[float, float], up: tuple[float, float]
 ) -> list[Panel]:
-    """``count`` panes between two leaning edges, each given at the lower and upper end."""
+    """Build ``count`` panes between two leaning edges, each of which is given at its lower and upper end."""
     panes: list[Panel] = []
     splits = np.linspace(0.0, 1.0, count + 1)
     gap = 0.045
@@ -106,7 +105,7 @@ def _side_windows(
 
 
 def _car_face(build: Build, trim: Trim) -> list[Panel]:
-    """Lamps, grille, bumpers and plates of everything that has a bonnet."""
+    """Build lamps, grille, bumpers and plates of a vehicle with a bonnet, or of a van."""
     half, wide, belt = build.length / 2, build.width / 2, build.belt
     foot = SILL if build.kind not in ("suv", "pickup") else SILL + 0.1
     panels: list[Panel] = []
@@ -131,7 +130,7 @@ def _car_face(build: Build, trim: Trim) -> list[Panel]:
 
 
 def _pickup(build: Build) -> tuple[Shapes, list[Panel]]:
-    """A cab and an open bed of length ``tail``."""
+    """Build a cab and an open bed of length ``tail``."""
     shapes, panels = _car(build)
     half, wide = build.length / 2, build.width / 2
     panels.append(patch("top", (-wide + 0.1, wide - 0.1), (-half + 0.1, -half + build.tail - 0.06), "trim"))
@@ -139,7 +138,7 @@ def _pickup(build: Build) -> tuple[Shapes, list[Panel]]:
 
 
 def _van(build: Build) -> tuple[Shapes, list[Panel]]:
-    """A van or minibus: one body with a short sloping nose."""
+    """Build a van or minibus: one body with a short sloping nose."""
     half, wide, belt, height = build.length / 2, build.width / 2, build.belt, build.height
     screen = half - build.nose
     body = prism(
@@ -172,7 +171,7 @@ def _van(build: Build) -> tuple[Shapes, list[Panel]]:
 
 
 def _truck(build: Build, trim: Trim) -> tuple[Shapes, list[Panel]]:
-    """A cab, a chassis and a box in the second colour; ``nose`` is the length of the cab."""
+    """Build a cab, a chassis and a box in the second colour; ``nose`` is the length of the cab."""
     half, wide, height = build.length / 2, build.width / 2, build.height
     back, roof = half - build.nose, build.belt + 0.98
     cab = prism([(back, 0.45), (half - 0.05, 0.45), (half, 0.7), (half - 0.04, build.belt),
@@ -230,7 +229,7 @@ def _bus(build: Build) -> tuple[Shapes, list[Panel]]:
 
 
 def _stripes(build: Build, trim: Trim) -> list[Panel]:
-    """The stripe and the skirt, along the sides and round the ends."""
+    """Build the stripe and the skirt, along the sides and round the ends."""
     half, wide, at, high = build.length / 2, build.width / 2, trim.stripe_at, trim.stripe_high
     on = ("paint", "second") if build.kind == "truck" else ("paint",)
     panels: list[Panel] = []
@@ -253,7 +252,7 @@ def _stripes(build: Build, trim: Trim) -> list[Panel]:
 
 
 def _roof_load(build: Build, trim: Trim) -> Shapes:
-    """What is on the roof."""
+    """Build what is on the roof."""
     top = build.height
     back, front = _roof_span(build)
     wide, size = build.width / 2 * 0.66, trim.load
@@ -312,7 +311,7 @@ def _roof_span(build: Build) -> tuple[float, float]:
 
 
 def vehicle_parts(build: Build, trim: Trim) -> tuple[Shapes, list[Panel]]:
-    """Shapes and panels of a vehicle, wheels on z = 0, in the middle of its length at y = 0."""
+    """Build the shapes and panels of a vehicle, whose wheels stand on z = 0 and whose middle is at y = 0."""
     if build.kind == "truck":
         shapes, openings = _truck(build, trim)
     elif build.kind == "bus":

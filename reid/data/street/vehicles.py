@@ -1,7 +1,7 @@
-"""Which vehicle somebody drives, and its picture by a camera.
+"""Draw vehicles and render their crops.
 
-A vehicle is a build, a paint, a trim and decals, all drawn from the seed, the site and the number of the
-vehicle.  The shapes are the business of :mod:`vehicle_shapes`.
+A vehicle has a build, a paint, a trim and decals, which are drawn from the seed, the site and the number of the
+vehicle.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid.data.street.crop_rendering import Passing, compose, obstacles
+from reid.data.street.crop_rendering import Visit, compose, draw_obstacles
 from reid.data.street.geometry import Vec
-from reid.data.street.materials import FABRICS, Fabric, SurfaceMaterial, infrared_of, linear, shade
-from reid.data.street.photometry import light_at
+from reid.data.street.materials import FABRICS, Fabric, SurfaceMaterial, draw_infrared, draw_shade, srgb_to_linear
+from reid.data.street.photometry import compute_light
 from reid.data.street.random_draws import between, clipped, generator, pick
 from reid.data.street.render import Figure, Light
 from reid.data.street.street_cameras import Camera
@@ -22,9 +22,9 @@ from reid.data.street.vehicle_builds import CARS, Build, Decal, Trim, slab
 from reid.data.street.vehicle_shapes import vehicle_parts
 
 VEHICLE_SIZE = (96, 128)
-BLOCK = 4  # look-alikes are sought among so many neighbours by number
+BLOCK = 4  # look-alikes are neighbours by number within blocks of this size
 LOOKALIKES = {"": 0.62, "fleet": 0.22, "model": 0.16}
-FARTHER = 2.2  # how many times deeper the scenery is than where people walk
+FARTHER = 2.2  # factor for the depth of the scenery, compared with that for people
 
 COATS = FABRICS | {
     "paint": Fabric(0.5, 0.0, 0.0, 0.0),
@@ -70,7 +70,7 @@ WORK_LOADS = {"": 0.5, "bars": 0.15, "ladder": 0.15, "lights": 0.1, "cargo": 0.1
 
 @dataclass(frozen=True)
 class Vehicle:
-    """One identity; ``slots`` maps the names of materials on its shapes to materials."""
+    """One identity; ``slots`` maps the names of materials to materials."""
 
     build: Build
     trim: Trim
@@ -115,7 +115,7 @@ BELTS = {"van": (1.08, 1.22), "truck": (1.3, 1.5), "bus": (1.25, 1.5)}  # metres
 
 
 def draw_build(rng: np.random.Generator, kind: str) -> Build:
-    """Measures of a vehicle of this kind."""
+    """Draw the measures of a vehicle of a type."""
     ranges = MEASURES[kind]
     length, width, height, wheel, nose, tail, rake, slope, share = (between(rng, *ranges[i]) for i in range(9))
     absolute = between(rng, *BELTS.get(kind, (0.0, 0.0)))
@@ -123,16 +123,16 @@ def draw_build(rng: np.random.Generator, kind: str) -> Build:
     return Build(kind, length, width, height, wheel, nose, tail, rake, slope, absolute or share * height, windows)
 
 
-def _painted(
+def _draw_paint_material(
     rng: np.random.Generator, palette: dict[tuple[int, int, int], float], spread: float = 0.08
 ) -> SurfaceMaterial:
-    """A paint: pigments hide from the eye how bright they are in infrared."""
-    colour = shade(rng, pick(rng, palette), spread)
-    return SurfaceMaterial(colour, infrared_of(rng, colour, "metal"), "paint")
+    """Draw a paint; its infrared reflectance does not follow from its colour alone."""
+    colour = draw_shade(rng, pick(rng, palette), spread)
+    return SurfaceMaterial(colour, draw_infrared(rng, colour, "metal"), "paint")
 
 
 def draw_paint(rng: np.random.Generator, kind: str) -> dict[str, SurfaceMaterial]:
-    """The materials of body, second colour, roof and ink."""
+    """Draw the materials of body, second colour, roof and ink."""
     palette = (
         PAINTS
         if kind in (*CARS, "pickup")
@@ -140,18 +140,18 @@ def draw_paint(rng: np.random.Generator, kind: str) -> dict[str, SurfaceMaterial
     )
     if kind == "bus":
         palette = palette | INKS
-    body, second, ink = _painted(rng, palette), _painted(rng, INKS | PAINTS), _painted(rng, INKS)
+    body, second, ink = (_draw_paint_material(rng, colours) for colours in (palette, INKS | PAINTS, INKS))
     roof = body
     contrast = float(rng.random())
     if kind in CARS and contrast < 0.13:
-        roof = _painted(rng, {(22, 22, 24): 0.7, (228, 228, 228): 0.3})
+        roof = _draw_paint_material(rng, {(22, 22, 24): 0.7, (228, 228, 228): 0.3})
     if kind == "truck" and contrast < 0.6:
-        second = _painted(rng, {(222, 222, 220): 0.6, (150, 152, 156): 0.2, (60, 62, 70): 0.2})
+        second = _draw_paint_material(rng, {(222, 222, 220): 0.6, (150, 152, 156): 0.2, (60, 62, 70): 0.2})
     return {"paint": body, "second": second, "roof": roof, "ink": ink}
 
 
 def draw_decals(rng: np.random.Generator, build: Build, wanted: bool) -> tuple[Decal, ...]:
-    """Prints on the sides; of a 4 x 4 grid about three cells in four are inked."""
+    """Draw prints on the sides; about three of four cells of a 4 x 4 grid have ink."""
     length, belt, decals = build.length, build.belt, []
     middle = {"truck": build.height * 0.55 + 0.2, "van": 0.85, "bus": belt * 0.7}.get(build.kind, belt * 0.66)
     for number in range(1 + int(rng.random() < 0.4)):
@@ -166,7 +166,7 @@ def draw_decals(rng: np.random.Generator, build: Build, wanted: bool) -> tuple[D
 
 
 def draw_trim(rng: np.random.Generator, build: Build, decals: tuple[Decal, ...]) -> Trim:
-    """Stripes, roof load, wheels and bumpers."""
+    """Draw stripes, roof load, wheels and bumpers."""
     at_work = build.kind in ("van", "truck", "pickup")
     stripe = pick(rng, {"": 0.72, "belt": 0.1, "sill": 0.08, "double": 0.05, "wedge": 0.05} if build.kind != "bus" else
                   {"": 0.3, "belt": 0.25, "sill": 0.15, "double": 0.15, "wedge": 0.15})  # fmt: skip
@@ -194,10 +194,10 @@ def draw_trim(rng: np.random.Generator, build: Build, decals: tuple[Decal, ...])
 
 
 def _fittings(rng: np.random.Generator) -> dict[str, SurfaceMaterial]:
-    """Everything that is not painted."""
+    """Draw the materials of everything that is not painted, and of the roof load."""
     grey, dark = between(rng, 0.25, 0.62), rng.random() < 0.25
     rim = 0.03 if dark else grey
-    load = _painted(
+    load = _draw_paint_material(
         rng, {(24, 24, 26): 0.4, (180, 182, 185): 0.25, (230, 228, 220): 0.15, (230, 170, 40): 0.1, (60, 90, 140): 0.1}
     )
     tint = between(rng, 0.008, 0.03)
@@ -212,21 +212,30 @@ def _fittings(rng: np.random.Generator) -> dict[str, SurfaceMaterial]:
         "rack": SurfaceMaterial((rack, rack, rack), rack + 0.04, "metal"),
         "lamp": SurfaceMaterial((0.6, 0.62, 0.64), 0.8, "glass"),
         "tail": SurfaceMaterial((0.3, 0.012, 0.014), between(rng, 0.3, 0.6), "glass"),
-        "plate": SurfaceMaterial(linear(plate), 0.9, "stone"),
+        "plate": SurfaceMaterial(srgb_to_linear(plate), 0.9, "stone"),
         "board": SurfaceMaterial((board * 1.5, board, board * 0.5), 0.05, "rubber"),
     }
 
 
 def draw_vehicle(seed: int, site: str, split: str, index: int) -> Vehicle:
-    """Vehicle ``index`` of ``split`` of a site; the same whatever else is made.
+    """Draw a vehicle, which does not depend on which other vehicles are drawn.
 
-    In some blocks of neighbours the first two to four are look-alikes: a fleet (same kind, paint, decals;
-    measures, wheels and roof load differ) or one model (same measures and colour, everything else differs).
-    Their roof loads are taken in turn, so that no two of them are the same.
+    In some blocks of neighbours the first two to four are look-alikes: a fleet (the same type, paint and decals, but
+    other measures, wheels and roof loads) or one model (the same measures and colour, everything else differs).  They
+    take the roof loads in turn, so that no two of them have the same.
+
+    Args:
+        seed: The seed of the street.
+        site: The site.
+        split: "test" or "train".
+        index: The number of the vehicle.
+
+    Returns:
+        The vehicle.
     """
     block, member = divmod(index, BLOCK)
-    chance = generator(seed, "vehicle", site, split, "block", block)
-    relation, size = pick(chance, LOOKALIKES), pick(chance, {2: 0.4, 3: 0.3, 4: 0.3})
+    rng = generator(seed, "vehicle", site, split, "block", block)
+    relation, size = pick(rng, LOOKALIKES), pick(rng, {2: 0.4, 3: 0.3, 4: 0.3})
     relation = relation if member < size else ""
     shared = {"": (), "fleet": ("kind", "paint", "decals"), "model": ("kind", "build", "paint")}[relation]
 
@@ -234,8 +243,8 @@ def draw_vehicle(seed: int, site: str, split: str, index: int) -> Vehicle:
         number = -1 - block if name in shared else index
         return generator(seed, "vehicle", site, split, name, abs(number), int(number < 0))
 
-    kinds = aspect("kind")
-    kind, work = pick(kinds, FLEET_KINDS if relation == "fleet" else KINDS), float(kinds.random())
+    rng = aspect("kind")
+    kind, work = pick(rng, FLEET_KINDS if relation == "fleet" else KINDS), float(rng.random())
     build = draw_build(aspect("build"), kind)
     wanted = relation == "fleet" or work < (0.6 if kind in ("van", "truck", "bus") else 0.08)
     trim = draw_trim(aspect("trim"), build, draw_decals(aspect("decals"), build, wanted))
@@ -247,7 +256,7 @@ def draw_vehicle(seed: int, site: str, split: str, index: int) -> Vehicle:
 
 
 def vehicle_figure(vehicle: Vehicle, position: Vec, yaw: float) -> Figure:
-    """A vehicle standing in the world, with the dark ground under it."""
+    """Place a vehicle in the world, with the dark ground under it."""
     shapes, panels = vehicle_parts(vehicle.build, vehicle.trim)
     half, wide = vehicle.build.length / 2, vehicle.build.width / 2
     under = slab((-wide + 0.02, wide - 0.02), (-half + 0.05, half - 0.05), (0.0, 0.01), "under")
@@ -256,37 +265,37 @@ def vehicle_figure(vehicle: Vehicle, position: Vec, yaw: float) -> Figure:
 
 
 def _shadow(figure: Figure, vehicle: Vehicle, camera: Camera, light: Light) -> list[Figure]:
-    """The shadow that the sun throws beside the vehicle, as a slab on the ground in the colour of the shade."""
+    """Build the shadow beside the vehicle as a slab on the ground in the colour of the shade."""
     lx, ly, lz = light.direction
     if light.lamp > 0 or sum(light.sun) < 0.5:
         return []
     long = min(vehicle.build.height * 0.75 / max(lz, 0.25), 3.0)
-    place = figure.position[0] - lx * long * 0.5, figure.position[1] - ly * long * 0.5, 0.0
+    position = figure.position[0] - lx * long * 0.5, figure.position[1] - ly * long * 0.5, 0.0
     wide, half = vehicle.build.width / 2 + 0.1, vehicle.build.length / 2 + 0.05
-    floor = linear(camera.ground.floor_colour)
+    floor = srgb_to_linear(camera.ground.floor_colour)
     shade_of = [0.8 * sky / (sky + sun * lz) for sky, sun in zip(light.sky, light.sun, strict=True)]
     colour = floor[0] * shade_of[0], floor[1] * shade_of[1], floor[2] * shade_of[2]
     return [
         Figure(
             [slab((-wide, wide), (-half, half), (0.0, 0.005), "under")],
             {"under": SurfaceMaterial(colour, 0.05, "stone")},
-            place,
+            position,
             figure.yaw,
         )
     ]
 
 
-def vehicle_crop(rng: np.random.Generator, vehicle: Vehicle, camera: Camera, passing: Passing) -> bytes:
-    """The JPEG of one crop of ``vehicle`` on ``passing``, which is drawn with a longer reach than a person's."""
-    bearing = passing.bearing + clipped(rng, 0.0, 0.03)
+def render_vehicle_crop(rng: np.random.Generator, vehicle: Vehicle, camera: Camera, visit: Visit) -> bytes:
+    """Render one crop of a vehicle as JPEG."""
+    bearing = visit.bearing + clipped(rng, 0.0, 0.03)
     length = vehicle.build.length
-    distance = passing.distance * between(rng, 0.9, 1.1) + 0.8 * max(0.0, length - 4.2)
-    place = (distance * float(np.sin(bearing)), distance * float(np.cos(bearing)), 0.0)
-    yaw = float(np.radians(passing.heading + clipped(rng, 0.0, 7.0)) - bearing)
-    figure = vehicle_figure(vehicle, place, yaw)
+    distance = visit.distance * between(rng, 0.9, 1.1) + 0.8 * max(0.0, length - 4.2)
+    position = (distance * float(np.sin(bearing)), distance * float(np.cos(bearing)), 0.0)
+    yaw = float(np.radians(visit.heading + clipped(rng, 0.0, 7.0)) - bearing)
+    figure = vehicle_figure(vehicle, position, yaw)
     nearer = max(0.3, 1 - (length / 2 + 0.2) / distance)
-    before = obstacles(rng, (place[0] * nearer, place[1] * nearer, 0.0), 1.4, None)
+    before = draw_obstacles(rng, (position[0] * nearer, position[1] * nearer, 0.0), 1.4, None)
     wide = replace(camera.ground, wall_at=camera.ground.wall_at * FARTHER + 8.0)
     exposure = camera.exposure * (1.7 if camera.infrared else 1.0)  # the lamps of a road reach farther
-    others = before + _shadow(figure, vehicle, camera, light_at(camera, passing.hour, passing.cloud))
-    return compose(rng, figure, others, replace(camera, ground=wide, exposure=exposure), passing, VEHICLE_SIZE)
+    others = before + _shadow(figure, vehicle, camera, compute_light(camera, visit.hour, visit.cloud))
+    return compose(rng, figure, others, replace(camera, ground=wide, exposure=exposure), visit, VEHICLE_SIZE)

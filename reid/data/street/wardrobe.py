@@ -1,7 +1,4 @@
-"""What people wear and carry: mostly dark and muted, sometimes the same as somebody else.
-
-The wardrobe draws garments; it knows nothing of bodies, cameras or rendering.
-"""
+"""Draw clothes and bags, most of them in dark and muted colours."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from reid.data.street.materials import (
     SKIN,
     Logo,
     SurfaceMaterial,
-    infrared_of,
-    linear,
-    shade,
+    draw_infrared,
+    draw_shade,
+    srgb_to_linear,
 )
 from reid.data.street.random_draws import between, clipped, pick
 
@@ -58,7 +55,19 @@ SATURATED_SHARE = 0.16
 
 @dataclass(frozen=True)
 class Top:
-    """``sleeve`` covers 0..2 arm pieces; ``hem`` is metres below the hip joint; ``open_front`` half width, metres."""
+    """A garment for the upper body.
+
+    Args:
+        kind: A key of ``TOPS``.
+        material: The material of the trunk.
+        sleeve_material: The material of the sleeves.
+        inner: The material that shows where the front is open.
+        sleeve: How much of the two pieces of an arm it covers, 0..2.
+        hem: Height of the hem below the hip joint, in metres.
+        open_front: Half width of the open front, in metres.
+        bulk: Thickness in metres.
+        tucked: It is tucked into the trousers.
+    """
 
     kind: str
     material: SurfaceMaterial
@@ -73,7 +82,16 @@ class Top:
 
 @dataclass(frozen=True)
 class Bottom:
-    """``leg`` covers 0..2 leg pieces; ``width`` is cloth beyond the leg, metres; ``hem`` for skirts, metres."""
+    """A garment for the lower body.
+
+    Args:
+        kind: A key of ``BOTTOMS``.
+        material: The material.
+        belt: The material of the belt.
+        leg: How much of the two pieces of a leg it covers, 0..2.
+        width: Distance of the cloth from the leg, in metres.
+        hem: Length of a skirt, in metres.
+    """
 
     kind: str
     material: SurfaceMaterial
@@ -85,7 +103,7 @@ class Bottom:
 
 @dataclass(frozen=True)
 class Shoes:
-    """``boots`` is the share of the calf they cover, 0 for shoes."""
+    """Shoes or boots; ``boots`` is the share of the calf that they cover, 0 for shoes."""
 
     material: SurfaceMaterial
     boots: float
@@ -93,7 +111,7 @@ class Shoes:
 
 @dataclass(frozen=True)
 class Head:
-    """``hair`` is a length class, ``hat`` a kind or ""."""
+    """Hair, hat, skin and scarf; ``hair`` is a length class, ``hat`` a type or ""."""
 
     hair: str
     hat: str
@@ -105,7 +123,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Carried:
-    """A bag: ``kind`` or "", ``side`` -1 or 1, ``size`` about 1."""
+    """A bag: its type or "", the side -1 or 1, and a size about 1."""
 
     kind: str
     side: int
@@ -113,26 +131,26 @@ class Carried:
     material: SurfaceMaterial = field(default_factory=lambda: SurfaceMaterial((0.1, 0.1, 0.1), 0.1))
 
 
-def colour(rng: np.random.Generator, weights: dict[str, float], saturated: float = SATURATED_SHARE) -> Vec:
-    """A linear colour: one of the muted ones by ``weights``, or a saturated one with that chance."""
+def draw_colour(rng: np.random.Generator, weights: dict[str, float], saturated: float = SATURATED_SHARE) -> Vec:
+    """Draw a linear colour: a muted one by ``weights``, or with probability ``saturated`` a saturated one."""
     if rng.random() < saturated:
         names = list(SATURATED)
-        return shade(rng, SATURATED[names[int(rng.integers(len(names)))]])
-    return shade(rng, MUTED[pick(rng, weights)])
+        return draw_shade(rng, SATURATED[names[int(rng.integers(len(names)))]])
+    return draw_shade(rng, MUTED[pick(rng, weights)])
 
 
-def dyed(
+def draw_dyed_material(
     rng: np.random.Generator, weights: dict[str, float], fabric: str, saturated: float = SATURATED_SHARE
 ) -> SurfaceMaterial:
-    """A plain material with a second dye in reserve; the two dyes often look alike in infrared."""
-    first, second = colour(rng, weights, saturated), colour(rng, weights, 0.3)
-    infrared, own = infrared_of(rng, first, fabric), infrared_of(rng, second, fabric)
+    """Draw a plain material and a second dye for patterns; in infrared the two dyes often look alike."""
+    first, second = draw_colour(rng, weights, saturated), draw_colour(rng, weights, 0.3)
+    infrared, own = draw_infrared(rng, first, fabric), draw_infrared(rng, second, fabric)
     kept = float(rng.random()) ** 0.7
     return SurfaceMaterial(first, infrared, fabric, second, infrared + kept * (own - infrared))
 
 
-def patterned(rng: np.random.Generator, material: SurfaceMaterial, kind: str) -> SurfaceMaterial:
-    """The material with a pattern that garments of this ``kind`` have."""
+def draw_pattern(rng: np.random.Generator, material: SurfaceMaterial, kind: str) -> SurfaceMaterial:
+    """Draw a pattern for a garment of a type."""
     pattern = pick(rng, PATTERN_CHANCES[kind])
     period = {
         "bands": between(rng, 0.07, 0.2),
@@ -146,7 +164,7 @@ def patterned(rng: np.random.Generator, material: SurfaceMaterial, kind: str) ->
     return replace(material, pattern=pattern, period=period, duty=duty, phase=phase)
 
 
-def _logos(rng: np.random.Generator, kind: str) -> tuple[Logo, ...]:
+def _draw_logos(rng: np.random.Generator, kind: str) -> tuple[Logo, ...]:
     logos: list[Logo] = []
     chances = {"coat": (0.02, 0.03), "shirt": (0.1, 0.04)}.get(kind, (0.26, 0.24))
     for front, chance in zip((True, False), chances, strict=True):
@@ -155,23 +173,23 @@ def _logos(rng: np.random.Generator, kind: str) -> tuple[Logo, ...]:
         half_height = half_width * between(rng, 0.4, 1.1)
         across = 0.0 if big else between(rng, -0.09, 0.09)
         bits = int(rng.integers(1 << 16)) | int(rng.integers(1 << 16))
-        ink = colour(rng, {"white": 0.6, "black": 0.15, "beige": 0.25}, 0.4)
+        ink = draw_colour(rng, {"white": 0.6, "black": 0.15, "beige": 0.25}, 0.4)
         if wanted:
             logos.append(Logo(across, between(rng, 0.24, 0.38), half_width, half_height, front, bits, ink,
-                              infrared_of(rng, ink, "synthetic")))  # fmt: skip
+                              draw_infrared(rng, ink, "synthetic")))  # fmt: skip
     return tuple(logos)
 
 
 def draw_top(rng: np.random.Generator) -> Top:
-    """A jacket, coat, hoodie, sweater, shirt or T-shirt."""
+    """Draw a jacket, coat, hoodie, sweater, shirt or T-shirt."""
     kind = pick(rng, TOPS)
     fabric = pick(rng, TOP_FABRICS[kind])
     weights = {"black": 0.6, "dark brown": 0.2, "brown": 0.2} if fabric == "leather" else TOP_COLOURS
-    material = dyed(rng, weights, fabric, 0.03 if fabric == "leather" else SATURATED_SHARE)
+    material = draw_dyed_material(rng, weights, fabric, 0.03 if fabric == "leather" else SATURATED_SHARE)
     if fabric == "denim":
-        material = _denim(rng)
-    material = replace(patterned(rng, material, kind), logos=_logos(rng, kind))
-    inner = dyed(rng, {"white": 0.4, "grey": 0.2, "black": 0.2, "light grey": 0.2}, "cotton")
+        material = _draw_denim(rng)
+    material = replace(draw_pattern(rng, material, kind), logos=_draw_logos(rng, kind))
+    inner = draw_dyed_material(rng, {"white": 0.4, "grey": 0.2, "black": 0.2, "light grey": 0.2}, "cotton")
     two_tone = rng.random() < (0.04 if kind in ("coat", "shirt") else 0.16)
     sleeve_material = replace(material, logos=())
     if material.pattern in ("block", "band", "sides"):
@@ -194,22 +212,22 @@ def draw_top(rng: np.random.Generator) -> Top:
     )
 
 
-def _denim(rng: np.random.Generator) -> SurfaceMaterial:
+def _draw_denim(rng: np.random.Generator) -> SurfaceMaterial:
     wash = pick(rng, {"dark blue": 0.4, "blue": 0.32, "pale": 0.12, "black": 0.16})
-    first = shade(rng, DENIM[wash], 0.14)
-    second = linear((150, 158, 170))
-    infrared = infrared_of(rng, first, "denim")
+    first = draw_shade(rng, DENIM[wash], 0.14)
+    second = srgb_to_linear((150, 158, 170))
+    infrared = draw_infrared(rng, first, "denim")
     return SurfaceMaterial(first, infrared, "denim", second, infrared * 1.15)
 
 
 def draw_bottom(rng: np.random.Generator) -> Bottom:
-    """Jeans, trousers, joggers, shorts, a skirt, or the lower half of a dress."""
+    """Draw jeans, trousers, joggers, shorts, a skirt, or the lower half of a dress."""
     kind = pick(rng, BOTTOMS)
     fabric = {"joggers": "synthetic", "skirt": "cotton", "trousers": "wool" if rng.random() < 0.5 else "cotton"}
     if kind == "jeans" or (kind == "shorts" and rng.random() < 0.3):
-        material = _denim(rng)
+        material = _draw_denim(rng)
     else:
-        material = dyed(rng, BOTTOM_COLOURS, fabric.get(kind, "cotton"), 0.06 if kind != "dress" else 0.3)
+        material = draw_dyed_material(rng, BOTTOM_COLOURS, fabric.get(kind, "cotton"), 0.06 if kind != "dress" else 0.3)
     draw, period = rng.random(), between(rng, 0.07, 0.16)
     if kind == "joggers" and draw < 0.6:
         material = replace(material, pattern="sides", period=0.1)
@@ -219,32 +237,32 @@ def draw_bottom(rng: np.random.Generator) -> Bottom:
         material = replace(material, pattern="checks", period=period)
     leg = between(rng, 0.65, 1.0) if kind == "shorts" else 2.0 if rng.random() < 0.88 else between(rng, 1.6, 1.85)
     width = pick(rng, {0.004: 0.36, 0.016: 0.42, 0.034: 0.22}) * between(rng, 0.8, 1.2)
-    belt = dyed(rng, {"black": 0.5, "brown": 0.5}, "leather", 0.0)
+    belt = draw_dyed_material(rng, {"black": 0.5, "brown": 0.5}, "leather", 0.0)
     return Bottom(kind, material, belt, leg, width, between(rng, 0.22, 0.62))
 
 
 def draw_shoes(rng: np.random.Generator) -> Shoes:
-    """Shoes or boots."""
+    """Draw shoes or boots."""
     fabric = "leather" if rng.random() < 0.55 else "synthetic"
     boots = between(rng, 0.3, 0.8) if rng.random() < 0.14 else 0.0
-    return Shoes(dyed(rng, SHOE_COLOURS, fabric, 0.1), boots)
+    return Shoes(draw_dyed_material(rng, SHOE_COLOURS, fabric, 0.1), boots)
 
 
 def draw_head(rng: np.random.Generator) -> Head:
-    """Hair, hat, scarf and skin."""
+    """Draw hair, hat, scarf and skin."""
     tone = np.array(SKIN[pick(rng, {0: 0.26, 1: 0.28, 2: 0.18, 3: 0.12, 4: 0.1, 5: 0.06})]) * clipped(rng, 1.0, 0.04)
-    skin = SurfaceMaterial(linear((tone[0], tone[1], tone[2])), clipped(rng, 0.5, 0.04), "skin")
+    skin = SurfaceMaterial(srgb_to_linear((tone[0], tone[1], tone[2])), clipped(rng, 0.5, 0.04), "skin")
     hair_name = pick(
         rng, {"black": 0.3, "dark brown": 0.27, "brown": 0.16, "fair": 0.09, "blond": 0.07, "grey": 0.08, "red": 0.03}
     )
-    shadow = shade(rng, HAIR[hair_name], 0.12)
+    shadow = draw_shade(rng, HAIR[hair_name], 0.12)
     hair_material = SurfaceMaterial(
         shadow, float(np.clip(0.12 + 0.35 * shadow[0] + clipped(rng, 0, 0.06), 0.03, 0.6)), "hair"
     )
     hair = pick(rng, {"short": 0.42, "medium": 0.16, "long": 0.18, "bun": 0.08, "tail": 0.06, "bald": 0.1})
     hat = pick(rng, {"": 0.8, "cap": 0.09, "beanie": 0.08, "hat": 0.03})
-    hat_material = dyed(rng, BAG_COLOURS, "wool" if hat == "beanie" else "cotton", 0.25)
-    scarf = dyed(rng, TOP_COLOURS, "wool", 0.3) if rng.random() < 0.09 else None
+    hat_material = draw_dyed_material(rng, BAG_COLOURS, "wool" if hat == "beanie" else "cotton", 0.25)
+    scarf = draw_dyed_material(rng, TOP_COLOURS, "wool", 0.3) if rng.random() < 0.09 else None
     return Head(hair, hat, hair_material, hat_material, skin, scarf)
 
 
@@ -252,11 +270,11 @@ BAGS = {"": 0.36, "backpack": 0.24, "shoulder bag": 0.16, "handbag": 0.14, "suit
 
 
 def draw_carried(rng: np.random.Generator, turn: int = 0) -> Carried:
-    """A bag or nothing; ``turn`` > 0 moves on by that many kinds, to tell near twins apart."""
+    """Draw a bag or nothing; ``turn`` > 0 takes the type so many positions later, so that near twins differ."""
     kinds = list(BAGS)
     kind = kinds[(kinds.index(pick(rng, BAGS)) + turn) % len(kinds)]
     fabric = {"handbag": "leather", "backpack": "synthetic", "suitcase": "synthetic"}.get(kind, "cotton")
-    material = dyed(rng, BAG_COLOURS, fabric, 0.2)
+    material = draw_dyed_material(rng, BAG_COLOURS, fabric, 0.2)
     if rng.random() < 0.25:
         material = replace(material, pattern="block", period=between(rng, 0.15, 0.3))
     side = 1 if rng.random() < 0.5 else -1

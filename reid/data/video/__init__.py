@@ -1,24 +1,24 @@
-"""From a film to crops: frames, people in them, their tracks, and a manifest of what was cut out.
+"""Turn a video into crops: frames, the people in them, their tracks, and a manifest of the crops.
 
-Four stages, each from files to files: :mod:`frames` are looked at by a detector (:mod:`detectors`), boxes become
-tracks (:mod:`tracking`), some boxes of each track are cut out, rows enter a manifest (:mod:`folder`).  Nothing here
-knows networks for re-identification, and nothing is ever downloaded.
+A detector (:mod:`reid.data.video.detectors`) finds boxes in frames (:mod:`reid.data.video.frames`), boxes become tracks
+(:mod:`reid.data.video.tracking`), some boxes of each track become crops, and the crops are listed in a manifest
+(:mod:`reid.data.video.video_folder`).  Nothing is ever downloaded.
 """
 
 from reid.data.video.detectors import Detector, open_detector
-from reid.data.video.frames import Film, open_film
-from reid.data.video.ingestion import Ingested, Settings, ingest
-from reid.data.video.tracking import FrameDetections, Sighting, track
+from reid.data.video.frames import Video, open_video
+from reid.data.video.ingestion import IngestResult, Settings, ingest
+from reid.data.video.tracking import FrameDetections, TrackedBox, track
 
 __all__ = [
     "Detector",
-    "Film",
     "FrameDetections",
-    "Ingested",
+    "IngestResult",
     "Settings",
-    "Sighting",
+    "TrackedBox",
+    "Video",
     "ingest",
     "open_detector",
-    "open_film",
+    "open_video",
     "track",
 ]

@@ -1,4 +1,4 @@
-"""Boxes as every detector gives them: inside the picture, best first, one a person."""
+"""Bring the boxes of a detector into a common form: inside the image, best first, one for each person."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from torchvision.ops import nms
 
 from reid.records import FloatArray
 
-OVERLAP = 0.6  # of two boxes that overlap more, the weaker one shows the same person
+OVERLAP = 0.6  # intersection over union from which the weaker of two boxes is taken to show the same person
 
 
 def tidy(boxes: Any, scores: Any, size: tuple[int, int]) -> FloatArray:
-    """(N, 5) float32 left, top, right, bottom, score, the best first, from ``boxes`` (M, 4) and ``scores`` (M,).
+    """Clip boxes to the image and drop those that are empty, not finite, or covered by a better box.
 
-    Boxes are cut at the borders of the picture, whose (height, width) is ``size``; what is left empty, what is not
-    finite and what a better box covers is dropped.
+    Args:
+        boxes: (M, 4) left, top, right, bottom in pixels.
+        scores: (M,).
+        size: Height and width of the image.
+
+    Returns:
+        (N, 5) float32, left, top, right, bottom and score, best first.
+
+    Example:
+        >>> tidy([[-5, 0, 20, 30], [-4, 0, 20, 30]], [0.5, 0.75], (60, 100)).tolist()
+        [[0.0, 0.0, 20.0, 30.0, 0.75]]
     """
     rows = np.concatenate(
         [np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores, np.float32).reshape(-1, 1)], axis=1

@@ -1,7 +1,6 @@
-"""Who finds people in a frame: OpenCV's HOG, a detector of torchvision, or an ONNX file.
+"""Detectors that find people in a frame: OpenCV's HOG, networks of torchvision, and ONNX files.
 
-A detector knows pixels and boxes; it knows nothing of frames before or after.  Weights are a file that is there:
-nothing is downloaded.
+Weights are read from files that exist; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from reid.data.video.tracking import overlaps
 from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.records import FloatArray
 
-# Networks of torchvision that find people, the more accurate first: the first whose weights are there is "auto".
+# Networks of torchvision that find people, the most accurate first; "auto" takes the first whose weights exist.
 TORCHVISION = (
     "fasterrcnn_resnet50_fpn_v2",
     "retinanet_resnet50_fpn_v2",
@@ -33,40 +32,55 @@ TORCHVISION = (
     "ssd300_vgg16",
     "ssdlite320_mobilenet_v3_large",
 )
-# Their batch normalization was folded with no epsilon, as torchvision sets it too when it loads these weights.
+# The published weights of these networks expect batch normalization without an epsilon, as torchvision sets it.
 _NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-_GROUP = 2  # more windows than that must agree on a person
+_GROUP = 2  # a person is found where more windows than this agree
 _PERSON = 1  # in the labels of COCO as torchvision counts them
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 
 
 class Detector(Protocol):
-    """Finds people.
+    """Finds people in an image.
 
-    ``name`` changes with whatever would change its boxes; ``min_score`` is the score from which a box counts
-    where the user does not say.
+    ``name`` identifies the detector and its weights.  ``min_score`` is the score from which a box counts by default.
     """
 
     name: str
     min_score: float
 
     def __call__(self, pixels: Pixels) -> FloatArray:
-        """Boxes (N, 5) float32 in ``pixels`` (H, W, 3): left, top, right, bottom in pixels and score, best first."""
+        """Find people.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (N, 5) float32, left, top, right, bottom in pixels and score, best first.
+        """
         ...
 
 
 def open_detector(wanted: str = "auto", weights: Path | None = None) -> Detector:
-    """The detector ``wanted``: hog, a name of ``TORCHVISION``, or the path of an ONNX file.
+    """Open a detector.
 
-    "auto" is torchvision's most accurate network whose weights lie in torch's cache, else hog.  ``weights`` are
-    those of a torchvision network, which are looked for in torch's cache otherwise.
+    Args:
+        wanted: "hog", a name in ``TORCHVISION``, or the path of an ONNX file.  "auto" takes the most accurate network
+            of torchvision whose weights are in torch's cache, or hog where there are none.
+        weights: The weights of a network of torchvision; by default they are read from torch's cache.
+
+    Returns:
+        The detector.
+
+    Raises:
+        ConfigError: The name is unknown, weights are given for another detector, or a package is not installed.
+        WeightsError: The weights are missing, damaged, or of another network.
     """
     if weights is not None and wanted not in TORCHVISION:
         known = ", ".join(TORCHVISION)
         raise ConfigError(f"--detector-weights are those of a network of torchvision; name it by --detector: {known}")
     if wanted == "auto":
-        there = [name for name in TORCHVISION if _cached(name).is_file()]
-        wanted = there[0] if there else "hog"
+        available = [name for name in TORCHVISION if _cached(name).is_file()]
+        wanted = available[0] if available else "hog"
     if wanted == "hog":
         return HogDetector()
     if wanted in TORCHVISION:
@@ -80,14 +94,14 @@ def open_detector(wanted: str = "auto", weights: Path | None = None) -> Detector
 
 
 class HogDetector:
-    """Histograms of oriented gradients and a linear SVM (Dalal and Triggs, CVPR 2005), which OpenCV carries.
+    """Histograms of oriented gradients and a linear SVM (Dalal and Triggs, CVPR 2005), which OpenCV contains.
 
-    It finds upright people from about 100 pixels on who are seen whole.  Scores are distances from the SVM's plane,
-    not probabilities: 0 is undecided, above 1 is sure.
+    It finds upright people who are about 100 pixels tall or taller and completely visible.  Scores are distances from
+    the plane of the SVM: 0 is undecided, above 1 is sure.
     """
 
     min_score = 0.6
-    # Its window of 128 x 64 pixels holds a person of 96 with 16 pixels above and below; a box is to hold the person.
+    # In its window of 128 x 64 pixels the person is 96 pixels tall; the margins are taken off to get the person's box.
     inset = (3 / 16, 1 / 8)
 
     def __init__(self) -> None:
@@ -106,7 +120,8 @@ class HogDetector:
         found, margins = self._hog.detectMultiScale(
             pixels[:, :, ::-1].copy(), winStride=(8, 8), padding=(16, 16), scale=1.05, groupThreshold=0
         )
-        # Its threads add windows in any order, on which the means of groups depend: so they are grouped here, sorted.
+        # The order of the windows changes from run to run, and the means of groups depend on it; sorting makes them
+        # equal.
         windows = np.concatenate([np.reshape(found, (-1, 4)), np.reshape(margins, (-1, 1))], axis=1)
         windows = windows[np.lexsort(windows.T)].astype(np.float32)  # (N, 5): left, top, width, height, score
         grouped, _ = self._cv2.groupRectangles(windows[:, :4].astype(int).tolist(), _GROUP, 0.2)
@@ -114,12 +129,12 @@ class HogDetector:
         near = overlaps(_corners(groups), _corners(windows[:, :4])) > 0.5  # (groups, windows)
         scores = np.where(near, windows[:, 4], 0).max(axis=1, initial=0)
         inset = groups[:, 2:] * np.array(self.inset, np.float32)
-        inner = np.concatenate([groups[:, :2] + inset, groups[:, 2:] - 2 * inset], axis=1)
-        return tidy(_corners(inner), scores, (height, width))
+        people = np.concatenate([groups[:, :2] + inset, groups[:, 2:] - 2 * inset], axis=1)
+        return tidy(_corners(people), scores, (height, width))
 
 
 class TorchvisionDetector:
-    """A detection network of torchvision with its published weights, or others for the 91 labels of COCO."""
+    """A detection network of torchvision with its published weights, or with others for the 91 labels of COCO."""
 
     min_score = 0.5
 
@@ -147,19 +162,19 @@ class TorchvisionDetector:
         return tidy(found["boxes"][people].numpy(), found["scores"][people].numpy(), (pixels.shape[0], pixels.shape[1]))
 
 
-def _corners(places: FloatArray) -> FloatArray:
-    """Left, top, width, height (N, 4) to left, top, right, bottom."""
-    return np.concatenate([places[:, :2], places[:, :2] + places[:, 2:]], axis=1)
+def _corners(boxes: FloatArray) -> FloatArray:
+    """Convert left, top, width, height (N, 4) to left, top, right, bottom."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def file_digest(path: Path) -> str:
-    """The first 16 digits of the SHA-256 of a file, which name it."""
+    """Return the first 16 digits of the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _cached(name: str) -> Path:
-    """Where torch keeps the published weights of a network, whether they are there or not."""
+    """Return the path at which torch keeps the published weights of a network; the file need not exist."""
     from torchvision.models import get_model_weights
 
     url: str = get_model_weights(name).DEFAULT.url

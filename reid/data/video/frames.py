@@ -1,7 +1,7 @@
-"""Frames of a video file or of a folder of pictures, one after the other, each with its time.
+"""Read the frames of a video file or of a folder of images in order, each with its time.
 
-Knows files and time stamps; what a frame shows is others' business.  Videos are decoded by OpenCV (extra ``video``),
-always from the start: jumping to a frame is not exact in most formats.
+OpenCV (the extra ``video``) decodes video files.  It always starts at the first frame, because jumping to a frame is
+not exact in most formats.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reid.data.crop_folder import PICTURES
+from reid.data.crop_folder import IMAGE_SUFFIXES
 from reid.data.images import read_image
 from reid.errors import ConfigError, DataError
 
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
 
-_ENDS = 2**20  # bytes at the start and at the end of a video that tell it from others
-_FASTEST = 1000.0  # frames a second; what some files claim beyond it is a mistake
+_HASHED_BYTES = 2**20  # at the start and at the end of a video; they distinguish it from others
+_FASTEST = 1000.0  # frames a second; some files state more by mistake
 
 
 @dataclass(frozen=True)
 class Frame:
-    """``number`` counts all frames of the film from 0; ``seconds`` since the film began."""
+    """One frame: its number in the video from 0, its time in seconds since the first frame, and its pixels."""
 
     number: int
     seconds: float
@@ -40,12 +40,16 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Film(ABC):
-    """A video file or folder: ``rate`` frames a second, about ``count`` frames (0: unknown).
+class Video(ABC):
+    """A video file or a folder of frames.
 
-    ``fingerprint`` tells it from other films: of a video its length in bytes and the first and last MiB, of a
-    folder the names and lengths of its pictures.  With ``stamped`` a frame's time is what the file says, else
-    its number by the rate.
+    Args:
+        path: The file or folder.
+        rate: Frames a second.
+        count: About how many frames there are; 0 when unknown.
+        fingerprint: A hash that distinguishes the video from others.  Of a file its size and its first and last MiB are
+            hashed, of a folder the names and sizes of its images.
+        stamped: The times of frames come from the file; otherwise they follow from the number and the rate.
     """
 
     path: Path
@@ -56,26 +60,40 @@ class Film(ABC):
 
     @abstractmethod
     def frames(self, wanted: Callable[[int], bool]) -> Iterator[Frame]:
-        """The frames whose number is ``wanted``, in order."""
+        """Yield in order the frames for whose number ``wanted`` returns true."""
 
 
-def open_film(path: Path, rate: float | None = None) -> Film:
-    """The film at ``path``, a video file or a folder of pictures in the natural order of their names.
+def open_video(path: Path, rate: float | None = None) -> Video:
+    """Open a video file, or a folder of images in the natural order of their names.
 
-    ``rate`` (frames a second) replaces what a video says, time stamps too; a folder needs it.
+    Args:
+        path: The file or folder.
+        rate: Frames a second.  A folder needs it; for a file it replaces the rate and the time stamps of the file.
+
+    Returns:
+        The video.
+
+    Raises:
+        ConfigError: The rate is missing or out of range, or OpenCV is not installed.
+        DataError: There is no such video, or it has no frame.
     """
     if rate is not None and not 0 < rate <= _FASTEST:
         raise ConfigError(f"--source-fps {rate:g}: expected frames a second, above 0 and at most {_FASTEST:g}")
     if path.is_dir():
-        return _open_folder(path, rate)
+        return _open_frame_folder(path, rate)
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a video file or a folder of pictures")
-    return _open_video(path, rate)
+        raise DataError(f"{path}: no such file; expected a video file or a folder of images")
+    return _open_video_file(path, rate)
 
 
 def load_cv2() -> Any:
-    """OpenCV, which only this feature needs."""
-    # Read by OpenCV when it opens a file: no library's own complaints beside ours, and a playlist opens no address.
+    """Import OpenCV, which only reading videos needs.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    # OpenCV reads these variables when it opens a file: the first keeps the libraries below it from printing messages
+    # beside ours, the second keeps a playlist from opening network addresses.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
     try:
@@ -87,7 +105,7 @@ def load_cv2() -> Any:
 
 
 @dataclass(frozen=True)
-class _Pictures(Film):
+class _FrameFolder(Video):
     files: tuple[Path, ...]
 
     def frames(self, wanted: Callable[[int], bool]) -> Iterator[Frame]:
@@ -96,28 +114,28 @@ class _Pictures(Film):
                 yield Frame(number, number / self.rate, np.asarray(read_image(file)))
 
 
-def _open_folder(path: Path, rate: float | None) -> Film:
+def _open_frame_folder(path: Path, rate: float | None) -> Video:
     files = sorted(
-        (file for file in path.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")),
-        key=lambda file: _natural(file.name),
+        (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")),
+        key=lambda file: _natural_order(file.name),
     )
     if not files:
-        raise DataError(f"{path}: no pictures in it; expected frames that end in {', '.join(sorted(PICTURES))}")
+        raise DataError(f"{path}: no images in it; expected frames that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     if rate is None:
-        raise ConfigError(f"{path}: a folder does not say how many frames a second it shows; tell it by --source-fps")
-    told = "\n".join(f"{file.name}\t{file.stat().st_size}" for file in files)
-    digest = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
-    return _Pictures(path, rate, len(files), digest, False, tuple(files))
+        raise ConfigError(f"{path}: a folder does not say how many frames a second it shows; give it by --source-fps")
+    listing = "\n".join(f"{file.name}\t{file.stat().st_size}" for file in files)
+    digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+    return _FrameFolder(path, rate, len(files), digest, False, tuple(files))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """frame2 before frame10; names that differ in zeros before a number only keep an order, too."""
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Make a key that sorts frame2 before frame10; the whole name at the end separates frame2 from frame02."""
     parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
     return [*parts, (-1, name)]
 
 
 @dataclass(frozen=True)
-class _Video(Film):
+class _VideoFile(Video):
     def frames(self, wanted: Callable[[int], bool]) -> Iterator[Frame]:
         cv2 = load_cv2()
         capture = _capture(cv2, self.path)
@@ -136,19 +154,19 @@ class _Video(Film):
             capture.release()
 
 
-def _open_video(path: Path, rate: float | None) -> Film:
+def _open_video_file(path: Path, rate: float | None) -> Video:
     cv2 = load_cv2()
     capture = _capture(cv2, path)
     try:
-        told, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        stated_rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         if not capture.grab():
-            raise DataError(f"{path}: the video shows no frame; it is empty, cut off or of an unknown kind")
+            raise DataError(f"{path}: the video shows no frame; it is empty, cut off or of an unknown format")
     finally:
         capture.release()
-    if rate is None and not (math.isfinite(told) and 0 < told <= _FASTEST):
-        raise ConfigError(f"{path}: the video does not say how many frames a second it shows; tell it by --source-fps")
+    if rate is None and not (math.isfinite(stated_rate) and 0 < stated_rate <= _FASTEST):
+        raise ConfigError(f"{path}: the video does not say how many frames a second it shows; give it by --source-fps")
     number = int(count) if math.isfinite(count) and count > 0 else 0
-    return _Video(path, rate or float(told), number, _ends(path), rate is None)
+    return _VideoFile(path, rate or float(stated_rate), number, _fingerprint(path), rate is None)
 
 
 def _capture(cv2: Any, path: Path) -> Any:
@@ -164,11 +182,11 @@ def _capture(cv2: Any, path: Path) -> Any:
     return capture
 
 
-def _ends(path: Path) -> str:
+def _fingerprint(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        digest.update(file.read(_ENDS))
-        file.seek(max(0, size - _ENDS))
-        digest.update(file.read(_ENDS))
+        digest.update(file.read(_HASHED_BYTES))
+        file.seek(max(0, size - _HASHED_BYTES))
+        digest.update(file.read(_HASHED_BYTES))
     return digest.hexdigest()

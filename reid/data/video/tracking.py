@@ -1,9 +1,10 @@
-"""Boxes of one frame after the other become tracks: the same person for as long as boxes overlap.
+"""Join the boxes of successive frames to tracks of the same person.
 
-Two rounds a frame as in ByteTrack (Zhang et al., ECCV 2022, arXiv 2110.06864): strong boxes continue tracks first,
-weak ones continue what is left, and only strong ones begin a track.  Association is greedy by overlap, motion is a
-straight line.  Looks are never compared: two people who cross while hidden may swap, and one who comes back after
-``PATIENCE`` is a new track.
+There are two rounds for each frame, as in ByteTrack (Zhang et al., ECCV 2022, arXiv 2110.06864): boxes with high scores
+continue tracks first, boxes with low scores continue the tracks that remain, and only boxes with high scores begin a
+track.  Boxes are assigned greedily by overlap, and motion is a straight line.  Appearance is not compared: two people
+who cross while one is hidden may exchange their tracks, and a person who comes back after ``PATIENCE`` begins a new
+track.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import numpy as np
 from reid.records import FloatArray
 
 OVERLAP = 0.3  # intersection over union from which a box continues a track
-PATIENCE = 1.0  # seconds for which a track is looked for after it was last seen
-WEAK = 0.5  # a box of this share of the least score may continue a track
-_MEMORY = 5  # sightings that the velocity is taken from: a detector's boxes tremble
+PATIENCE = 1.0  # seconds after its last box for which a track can be continued
+WEAK = 0.5  # a box with this share of the least score may continue a track
+_MEMORY = 5  # boxes from which the velocity is estimated, because a detector's boxes tremble
 
 
 @dataclass(frozen=True)
 class FrameDetections:
-    """One frame that was looked at: ``boxes`` (N, 5) float32: left, top, right, bottom in pixels, score."""
+    """The boxes of one frame.
+
+    Args:
+        frame: The number of the frame.
+        seconds: Its time.
+        boxes: (N, 5) float32, left, top, right, bottom in pixels and score.
+    """
 
     frame: int
     seconds: float
@@ -31,8 +38,16 @@ class FrameDetections:
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """One box of a track, without its score.  Tracks count from 1 in the order in which they begin."""
+class TrackedBox:
+    """One box of a track.
+
+    Args:
+        track: The number of the track; tracks are counted from 1 in the order in which they begin.
+        frame: The number of the frame.
+        seconds: Its time.
+        box: Left, top, right and bottom in pixels.
+        score: The score of the detector.
+    """
 
     track: int
     frame: int
@@ -44,11 +59,11 @@ class Sighting:
 @dataclass
 class _Track:
     number: int
-    seen: list[Sighting] = field(default_factory=list)
+    boxes: list[TrackedBox] = field(default_factory=list)
 
-    def expected(self, seconds: float) -> FloatArray:
-        """(4,) float32: the last box, moved on as its middle moved over the last sightings."""
-        last, first = self.seen[-1], self.seen[-_MEMORY:][0]
+    def predict(self, seconds: float) -> FloatArray:
+        """Move the last box (4,) float32 as its centre moved over the last boxes."""
+        last, first = self.boxes[-1], self.boxes[-_MEMORY:][0]
         now, before = np.array(last.box, np.float32), np.array(first.box, np.float32)
         if last.seconds <= first.seconds:
             return now
@@ -58,7 +73,20 @@ class _Track:
 
 
 def overlaps(first: FloatArray, second: FloatArray) -> FloatArray:
-    """(N, 4) and (M, 4) to float32 (N, M): intersection over union of each pair, 0 where both are empty."""
+    """Compute the intersection over union of each pair of boxes.
+
+    Args:
+        first: (N, 4) or more columns, of which the first four are left, top, right, bottom.
+        second: (M, 4).
+
+    Returns:
+        (N, M) float32; 0 where both boxes are empty.
+
+    Example:
+        >>> box = np.array([[0, 0, 2, 2]], np.float32)
+        >>> overlaps(box, np.array([[0, 0, 2, 1], [5, 5, 6, 6]], np.float32)).tolist()
+        [[0.5, 0.0]]
+    """
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
     shared = np.prod(np.maximum(high - low, 0), axis=2)  # (N, M)
@@ -68,66 +96,85 @@ def overlaps(first: FloatArray, second: FloatArray) -> FloatArray:
     return ratio
 
 
-def track(looks: Iterable[FrameDetections], min_score: float) -> list[Sighting]:
-    """Every box that belongs to a track, in the order of ``looks``, within a look by track.
+def track(frames: Iterable[FrameDetections], min_score: float) -> list[TrackedBox]:
+    """Join boxes to tracks.
 
-    A box of ``min_score`` or more is strong, one of half of that or more is weak.
+    Args:
+        frames: The boxes of each frame, in the order of time.
+        min_score: Boxes with this score may begin a track; boxes with half of it may continue one.
+
+    Returns:
+        Every box that belongs to a track, by frame and then by track.
+
+    Example:
+        >>> boxes = np.array([[0, 0, 20, 50, 0.9]], np.float32)
+        >>> frames = [FrameDetections(number, number / 10, boxes) for number in range(3)]
+        >>> [(box.track, box.frame) for box in track(frames, min_score=0.5)]
+        [(1, 0), (1, 1), (1, 2)]
     """
-    alive: list[_Track] = []
-    found: list[Sighting] = []
-    begun = 0
-    for look in looks:
-        alive = [one for one in alive if look.seconds - one.seen[-1].seconds <= PATIENCE]
-        strong = look.boxes[:, 4] >= min_score
-        weak = ~strong & (look.boxes[:, 4] >= WEAK * min_score)
-        taken: dict[int, _Track] = {}
+    active: list[_Track] = []
+    found: list[TrackedBox] = []
+    count = 0
+    for frame in frames:
+        active = [one for one in active if frame.seconds - one.boxes[-1].seconds <= PATIENCE]
+        strong = frame.boxes[:, 4] >= min_score
+        weak = ~strong & (frame.boxes[:, 4] >= WEAK * min_score)
+        assigned: dict[int, _Track] = {}
         for rows in (np.flatnonzero(strong), np.flatnonzero(weak)):
-            free = [one for one in alive if one not in taken.values()]
-            taken |= _continued(free, look, rows.tolist())
+            free = [one for one in active if one not in assigned.values()]
+            assigned |= _continue_tracks(free, frame, rows.tolist())
         for row in np.flatnonzero(strong).tolist():
-            if row not in taken:
-                begun += 1
-                taken[row] = _Track(begun)
-                alive.append(taken[row])
-        for row, one in sorted(taken.items(), key=lambda pair: pair[1].number):
-            left, top, right, bottom, score = look.boxes[row].tolist()
-            one.seen.append(Sighting(one.number, look.frame, look.seconds, (left, top, right, bottom), score))
-            found.append(one.seen[-1])
+            if row not in assigned:
+                count += 1
+                assigned[row] = _Track(count)
+                active.append(assigned[row])
+        for row, one in sorted(assigned.items(), key=lambda pair: pair[1].number):
+            left, top, right, bottom, score = frame.boxes[row].tolist()
+            one.boxes.append(TrackedBox(one.number, frame.frame, frame.seconds, (left, top, right, bottom), score))
+            found.append(one.boxes[-1])
     return found
 
 
-def _continued(tracks: Sequence[_Track], look: FrameDetections, rows: Sequence[int]) -> dict[int, _Track]:
-    """Which of the boxes ``rows`` continues which track: the greatest overlap first, then the older track."""
+def _continue_tracks(tracks: Sequence[_Track], frame: FrameDetections, rows: Sequence[int]) -> dict[int, _Track]:
+    """Assign the boxes ``rows`` to tracks, the greatest overlap first, and among equal ones the older track."""
     if not tracks or not rows:
         return {}
-    expected = np.stack([one.expected(look.seconds) for one in tracks])
-    values = overlaps(expected, look.boxes[list(rows), :4])  # (tracks, rows)
-    taken: dict[int, _Track] = {}
+    predicted = np.stack([one.predict(frame.seconds) for one in tracks])
+    values = overlaps(predicted, frame.boxes[list(rows), :4])  # (tracks, rows)
+    assigned: dict[int, _Track] = {}
     used: set[int] = set()
-    for place in np.argsort(-values, axis=None, kind="stable").tolist():
-        which, column = divmod(place, len(rows))
+    for position in np.argsort(-values, axis=None, kind="stable").tolist():
+        which, column = divmod(position, len(rows))
         if values[which, column] < OVERLAP:
             break
-        if which not in used and rows[column] not in taken:
+        if which not in used and rows[column] not in assigned:
             used.add(which)
-            taken[rows[column]] = tracks[which]
-    return taken
+            assigned[rows[column]] = tracks[which]
+    return assigned
 
 
-def chosen(
-    sightings: Iterable[Sighting], *, min_score: float, min_height: float, min_track: int, most: int
-) -> list[Sighting]:
-    """At most ``most`` strong, tall sightings of each track, spread evenly over it, by track and frame.
+def select_boxes(
+    boxes: Iterable[TrackedBox], *, min_score: float, min_height: float, min_track: int, most: int
+) -> list[TrackedBox]:
+    """Select boxes of each track to cut out, spread evenly over the track.
 
-    A track of fewer than ``min_track`` sightings is left out: detectors err most often for a moment.
+    Args:
+        boxes: All boxes of all tracks.
+        min_score: The least score of a selected box.
+        min_height: The least height of a selected box, in pixels.
+        min_track: Tracks with fewer boxes are left out, because most errors of detectors are brief.
+        most: At most so many boxes of a track are selected.
+
+    Returns:
+        The selected boxes, by track and then by frame.
     """
-    tracks: dict[int, list[Sighting]] = {}
-    for sighting in sightings:
-        tracks.setdefault(sighting.track, []).append(sighting)
-    picked: list[Sighting] = []
+    tracks: dict[int, list[TrackedBox]] = {}
+    for box in boxes:
+        tracks.setdefault(box.track, []).append(box)
+    selected: list[TrackedBox] = []
     for number in sorted(tracks):
         good = [s for s in tracks[number] if s.score >= min_score and s.box[3] - s.box[1] >= min_height]
         if len(tracks[number]) >= min_track and good:
-            places = np.linspace(0, len(good) - 1, min(most, len(good))).round().astype(int)
-            picked += [good[place] for place in places.tolist()]
-    return picked
+            positions = np.linspace(0, len(good) - 1, min(most, len(good))).round().astype(int)
+            selected += [good[position] for position in positions.tolist()]
+    return selected

@@ -1,19 +1,17 @@
-"""What an ingest leaves on the disk: its settings, what was found in each frame, crops, and rows of a manifest.
+"""The folder that an ingest writes: its settings, the boxes found in each frame, the crops, and a manifest.
 
-Everything shows people, so only the owner may read it.  A file appears whole or not at all, except the list of what
-was found, which grows by a line a frame and whose broken last line is dropped when work goes on.  Nothing here knows
-films or detectors.
+The crops show people, so only the owner may read the files.  A file appears whole or not at all, except the log of
+detections: it grows by a line for each frame, and a broken last line is dropped when the ingest continues.
 """
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,26 +20,36 @@ import numpy as np
 from reid.data.manifest import COLUMNS, read_manifest
 from reid.data.video.tracking import FrameDetections
 from reid.errors import ConfigError, DataError
-from reid.files import is_part, write_whole
+from reid.files import is_part, locked, write_whole
 from reid.old_names import current_fields
 
 SETTINGS = "ingest.json"
-FOUND = "found.jsonl"
+DETECTIONS = "found.jsonl"
 MANIFEST = "manifest.csv"
 LOCK = f".{MANIFEST}.lock"
 FORMAT = "reid-ingest-1"
 HEADER = (*COLUMNS, "time", "track")
-_DIFFERS = {  # what is said otherwise than by an option and its values
-    "fingerprint": "of {film}, not of this film",
+VIDEO_NAME = "film"  # the key of the video's name in the settings file; a renamed video is still the same video
+_DIFFERENCES = {  # descriptions of settings that differ, where an option and its values do not describe it
+    "fingerprint": "of {name}, not of this video",
     "stamped": "with other times of frames (--source-fps)",
     "every": "to look at one frame of {old}, not of {new} (--every, --fps)",
 }
-_UNTOLD = "film"  # of the settings, what is told but may change: a film that was renamed is the same film
 
 
 @contextmanager
-def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Hold ``folder`` for an ingest with ``settings``, alone; it is new, empty, or was begun with the same ones."""
+def hold_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Reserve a folder for one ingest while the ``with`` block runs.
+
+    A new folder is created, and the settings are written into it.
+
+    Args:
+        folder: A folder that is new, empty, or was begun with the same settings.
+        settings: What the crops depend on.
+
+    Raises:
+        ConfigError: Another ingest uses the folder, it was begun with other settings, or it holds something else.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
@@ -50,32 +58,34 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         raise ConfigError(
             f"{folder}: this folder cannot be made ({error.strerror}); choose another place as --out"
         ) from error
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder, wait=False))
         except BlockingIOError:
             raise ConfigError(
                 f"{folder}: another ingest is at work in it; wait for it, or choose another --out"
             ) from None
         _check_settings(folder, settings)
-        _sweep(folder)
+        _remove_partial_files(folder)
         if not (folder / SETTINGS).exists():
             folder.chmod(0o700)
-            keep(folder / SETTINGS, (json.dumps({"format": FORMAT, **settings}, indent=2) + "\n").encode())
+            write_private(folder / SETTINGS, (json.dumps({"format": FORMAT, **settings}, indent=2) + "\n").encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
 def option(name: str) -> str:
-    """How the command line calls a setting."""
+    """Return the option of the command line for a setting.
+
+    Example:
+        >>> option("min_score")
+        '--min-score'
+    """
     return {"max_crops": "--max-crops-per-track", "rate": "--source-fps"}.get(name, f"--{name.replace('_', '-')}")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a run that was killed left half written; another one may be at work on the manifest there."""
-    with _locked(folder) if any(map(is_part, folder.iterdir())) else nullcontext():
+def _remove_partial_files(folder: Path) -> None:
+    """Remove what a killed run left; the lock waits for an ingest that may be writing the manifest of the folder."""
+    with locked(folder / LOCK) if any(map(is_part, folder.iterdir())) else nullcontext():
         for part in filter(is_part, folder.iterdir()):
             part.unlink()
 
@@ -83,9 +93,9 @@ def _sweep(folder: Path) -> None:
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.exists():
-        strangers = [file.name for file in folder.iterdir() if not (is_part(file) or file.name == LOCK)]
-        if strangers:
-            raise ConfigError(f'{folder}: holds "{min(strangers)}" and is no ingest; choose an empty folder as --out')
+        others = [file.name for file in folder.iterdir() if not (is_part(file) or file.name == LOCK)]
+        if others:
+            raise ConfigError(f'{folder}: holds "{min(others)}" and is no ingest; choose an empty folder as --out')
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -96,31 +106,42 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path}: damaged or of another version; choose another --out, or delete the folder")
     for name in (*settings, *before):
         old, new = before.get(name), settings.get(name)
-        if name != _UNTOLD and old != new:
-            told = _DIFFERS.get(name, "with {option} {old}, not {new}").format(
-                option=option(name), old=old, new=new, film=before.get(_UNTOLD)
+        if name != VIDEO_NAME and old != new:
+            difference = _DIFFERENCES.get(name, "with {option} {old}, not {new}").format(
+                option=option(name), old=old, new=new, name=before.get(VIDEO_NAME)
             )
-            raise ConfigError(f"{folder}: was begun {told}; choose another --out, or delete the folder")
+            raise ConfigError(f"{folder}: was begun {difference}; choose another --out, or delete the folder")
 
 
-def keep(path: Path, content: bytes) -> None:
-    """Write ``path``, readable by the owner only; DataError that says how to go on where that is not possible."""
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only the owner can read.
+
+    Raises:
+        DataError: The file cannot be written; the message tells how to continue.
+    """
     try:
         write_whole(path, lambda part: part.write_bytes(content))
     except OSError as error:
-        raise DataError(_unwritable(path, error)) from error
+        raise DataError(_not_writable(path, error)) from error
 
 
-def _unwritable(path: Path, error: OSError) -> str:
+def _not_writable(path: Path, error: OSError) -> str:
     return f"{path}: cannot be written ({error.strerror}); mend that, then the same command goes on where it stopped"
 
 
-class FoundFile:
-    """The list of what was found, a line a frame that was looked at; a last line says how many frames there are."""
+class DetectionLog:
+    """The boxes of each frame, one line a frame; a last line tells how many frames the video has.
+
+    ``detections`` holds the frames that the log has, and ``frames`` the number of frames, or None until all of them
+    have been searched.
+
+    Args:
+        folder: The folder of the ingest; an existing log is read and continued.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FOUND
-        self.looks: list[FrameDetections] = []
+        self.path = folder / DETECTIONS
+        self.detections: list[FrameDetections] = []
         self.frames: int | None = None
         length = self._read()
         descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
@@ -129,7 +150,7 @@ class FoundFile:
         self._file.seek(length)
 
     def _read(self) -> int:
-        """Read whole lines; how many bytes they have."""
+        """Read complete lines and return their length in bytes."""
         length = 0
         for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
             try:
@@ -140,42 +161,48 @@ class FoundFile:
                     self.frames = int(row["frames"])
                 else:
                     boxes = np.array(row["boxes"], np.float32).reshape(-1, 5)
-                    self.looks.append(FrameDetections(int(row["frame"]), float(row["seconds"]), boxes))
+                    self.detections.append(FrameDetections(int(row["frame"]), float(row["seconds"]), boxes))
             except (ValueError, KeyError, TypeError):
                 break
             length += len(line)
         return length
 
-    def add(self, look: FrameDetections) -> None:
-        """Append a look; positions are kept to a tenth of a pixel, scores to four digits."""
-        boxes = [[*(round(v, 1) for v in box[:4]), round(box[4], 4)] for box in look.boxes.astype(float).tolist()]
-        self._write({"frame": look.frame, "seconds": look.seconds, "boxes": boxes})
-        self.looks.append(FrameDetections(look.frame, look.seconds, np.array(boxes, np.float32).reshape(-1, 5)))
+    def add(self, found: FrameDetections) -> None:
+        """Append the boxes of a frame, rounded to a tenth of a pixel and scores to four digits."""
+        boxes = [[*(round(v, 1) for v in box[:4]), round(box[4], 4)] for box in found.boxes.astype(float).tolist()]
+        self._write({"frame": found.frame, "seconds": found.seconds, "boxes": boxes})
+        rounded = np.array(boxes, np.float32).reshape(-1, 5)
+        self.detections.append(FrameDetections(found.frame, found.seconds, rounded))
 
     def finish(self, frames: int) -> None:
-        """Say that all of the film was looked at, and how many frames it has."""
+        """Record that the whole video has been searched and has ``frames`` frames."""
         self._write({"frames": frames})
         os.fsync(self._file.fileno())
         self.frames = frames
 
     def close(self) -> None:
-        """Close the file; what was added stays."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
         content = (json.dumps(row, separators=(",", ":")) + "\n").encode()
         try:
-            while content:  # a disk that fills up takes a part first
+            while content:  # a full disk may take only a part of it
                 content = content[self._file.write(content) :]
         except OSError as error:
-            raise DataError(_unwritable(self.path, error)) from error
+            raise DataError(_not_writable(self.path, error)) from error
 
 
 def read_columns(path: Path) -> list[str]:
-    """The header of a manifest to append to; it must be CSV and have the columns that an ingest fills."""
+    """Read the header of a manifest that rows will be appended to.
+
+    Raises:
+        ConfigError: It is not a CSV, or lacks a column of an ingest.
+        DataError: It is no manifest.
+    """
     if path.suffix.lower() != ".csv":
         raise ConfigError(f"--append-to {path}: expected a CSV manifest")
-    read_manifest(path)  # whatever is wrong with it is told before work is spent
+    read_manifest(path)  # so that errors in it are found before frames are searched
     with path.open(newline="", encoding="utf-8-sig") as file:
         names = next(csv.reader(file, skipinitialspace=True))
     header = list(current_fields(name.strip().lower() for name in names))
@@ -187,11 +214,22 @@ def read_columns(path: Path) -> list[str]:
 
 
 def add_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
-    """Append to the manifest ``path``, or begin it, those ``rows`` whose picture is not in it yet; how many were.
+    """Append rows to a manifest, or begin it, except those whose image it already lists.
 
-    What stands there stays byte for byte: somebody may have labelled it since.
+    The rows that the manifest already has stay byte for byte, because the user may have labelled them.
+
+    Args:
+        path: The manifest.
+        rows: Cells by column.
+
+    Returns:
+        How many rows were added.
+
+    Raises:
+        ConfigError: The manifest is not one that rows can be appended to.
+        DataError: It cannot be read or written.
     """
-    with _locked(path.parent):
+    with locked(path.parent / LOCK):
         text, header, known = "", list(HEADER), set()
         if path.exists():
             header = read_columns(path)
@@ -205,16 +243,5 @@ def add_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
             writer.writeheader()
         writer.writerows(new)
         if new:
-            keep(path, (text + stream.getvalue()).encode("utf-8"))
+            write_private(path, (text + stream.getvalue()).encode("utf-8"))
         return len(new)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the manifest of ``folder`` while it is changed; apart from the lock of an ingest at work there."""
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

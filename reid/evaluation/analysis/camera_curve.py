@@ -15,9 +15,8 @@ import numpy as np
 from reid.data.loading import Progress
 from reid.errors import DataError
 from reid.evaluation.analysis.camera_findings import BEFORE, score_methods
-from reid.models.calibration import calibrate_checkpoint
+from reid.models.calibration import calibrate_checkpoint, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint
-from reid.models.own_statistics import own_profiles, replaced
 from reid.records import Embeddings, Sample, Split, domain_of
 from reid.retrieval.embed import embed
 
@@ -87,7 +86,7 @@ def score_curve(
             found = calibrate_checkpoint(
                 checkpoint, rows, domain_fields=fields, prior=prior, workers=workers, seed=seed
             )
-            used = checkpoint.with_profiles(replaced(own, found))
+            used = checkpoint.with_profiles(replace_domains(own, found))
         return _average_scores(count, prior, embed(used, test_samples, workers=workers, progress=progress))
 
     steps = curve_steps(max(len(rows) for rows in shuffled.values()), crops, priors)

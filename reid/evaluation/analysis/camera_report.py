@@ -37,13 +37,12 @@ from reid.evaluation.analysis.camera_findings import (
     with_verdict,
 )
 from reid.evaluation.analysis.drift import effective_size, group_lookalikes, layer_distances, split_half_error
-from reid.models.calibration import PriorFrom, calibrate_checkpoint
+from reid.models.calibration import calibrate_checkpoint, can_be_calibrated, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint
-from reid.models.image_statistics import image_statistics
-from reid.models.own_statistics import keeps_statistics, own_profiles, replaced
+from reid.models.image_statistics import measure_images
 from reid.norm import Profiles
-from reid.norm.statistics import Stats
-from reid.records import Embeddings, FloatArray, IntArray, Sample, Split, domain_of
+from reid.norm.statistics import Statistics
+from reid.records import Embeddings, FloatArray, IntArray, PriorFrom, Sample, Split, domain_of
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
 
@@ -116,7 +115,7 @@ def camera_report(
     drawn = {name: [rows[i] for i in random.permutation(len(rows))[:MOST]] for name, rows in enough.items()}
     networks = _Networks(checkpoint, None, fields, workers, progress)
     own = measured = None
-    if keeps_statistics(checkpoint):
+    if can_be_calibrated(checkpoint):
         own = own_profiles(checkpoint, list(crops), fields)
         measured = calibrate_checkpoint(
             checkpoint,
@@ -224,7 +223,7 @@ def _observe(networks: _Networks, drawn: Mapping[str, Sequence[Sample]]) -> _Obs
                 f"{sample.category}/{sample.identity}" if sample.identity else str(sample.path) for sample in rows
             ]
             continue
-        images = image_statistics(networks.after, rows, workers=networks.workers, progress=networks.progress)
+        images = measure_images(networks.after, rows, workers=networks.workers, progress=networks.progress)
         groups = group_lookalikes(images, [sample.identity for sample in rows])
         stability[name] = (len(rows), effective_size(images, groups), split_half_error(images, groups))
         vectors.append(images.vectors.numpy())
@@ -276,10 +275,10 @@ def _gaps(name: str, measured: Profiles) -> dict[str, float]:
     found = {}
     for layer in measured.mean:
         ours, theirs = (
-            Stats(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
+            Statistics(p.mean[layer], p.var[layer], torch.ones(len(p.domains)))
             for p in (measured.select([name]), measured.select(others))
         )
-        found[layer] = float(layer_distances(ours, theirs.total(), [ours.mean.shape[1]])[0, 0])
+        found[layer] = float(layer_distances(ours, theirs.merge_all(), [ours.mean.shape[1]])[0, 0])
     return found
 
 
@@ -290,4 +289,4 @@ def _recommended_profiles(
     if own is None or measured is None:
         return None
     chosen = [finding.camera for finding in findings if finding.verdict == CALIBRATE]
-    return replaced(own, measured.select(chosen)) if chosen else own
+    return replace_domains(own, measured.select(chosen)) if chosen else own

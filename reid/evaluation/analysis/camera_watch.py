@@ -14,9 +14,9 @@ import numpy as np
 from reid.data.loading import Progress
 from reid.errors import ConfigError, DataError
 from reid.evaluation.analysis.drift import FALSE_ALARMS, FEWEST, Drift, group_lookalikes, judge_drift
+from reid.models.calibration import can_be_calibrated
 from reid.models.checkpoint import Checkpoint
-from reid.models.image_statistics import image_statistics
-from reid.models.own_statistics import keeps_statistics
+from reid.models.image_statistics import measure_images
 from reid.models.runtime import UNCALIBRATED
 from reid.records import Sample, domain_of
 
@@ -55,7 +55,7 @@ def cameras_to_watch(
     """
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
-    if not keeps_statistics(checkpoint):
+    if not can_be_calibrated(checkpoint):
         raise ConfigError(f"{checkpoint.source}: has no BatchNorm, so no statistics that a camera could drift from")
     if not checkpoint.domain_fields:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
@@ -104,8 +104,7 @@ def watch(
     found = []
     for camera in cameras:
         new, stored = (
-            image_statistics(checkpoint, rows, workers=workers, progress=progress)
-            for rows in (camera.new, camera.stored)
+            measure_images(checkpoint, rows, workers=workers, progress=progress) for rows in (camera.new, camera.stored)
         )
         groups = group_lookalikes(stored, [sample.identity for sample in camera.stored])
         found.append(judge_drift(camera.camera, new, stored, groups, false_alarms=false_alarms, seed=seed))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reid.errors import ConfigError, DataError
 from reid.models.image_statistics import ImageStatistics
-from reid.norm.statistics import Stats
+from reid.norm.statistics import Statistics
 from reid.records import IntArray
 
 ALIKE = 0.9  # thumbnails that correlate this much are taken for the same image
@@ -72,7 +72,7 @@ def group_lookalikes(images: ImageStatistics, identities: Sequence[str] = ()) ->
         group = least
 
 
-def pool_statistics(images: ImageStatistics, weights: Tensor | None = None) -> Stats:
+def pool_statistics(images: ImageStatistics, weights: Tensor | None = None) -> Statistics:
     """Pool the statistics (R, S) of R selections of images.
 
     ``weights`` (R, N) are how often each image counts; by default every image counts once.
@@ -85,15 +85,15 @@ def pool_statistics(images: ImageStatistics, weights: Tensor | None = None) -> S
     offsets = images.mean - centre  # small numbers: no cancellation below
     mean = share @ offsets
     var = share @ (images.var + offsets.square()) - mean.square()
-    return Stats(mean + centre, var.clamp_min(0), mass)
+    return Statistics(mean + centre, var.clamp_min(0), mass)
 
 
-def mean_distance(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
+def mean_distance(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
     """Measure how far ``new`` lies from ``old``, each (R, S) or (1, S), averaged over layers of ``widths`` channels."""
     return layer_distances(new, old, widths).mean(0)
 
 
-def layer_distances(new: Stats, old: Stats, widths: Sequence[int]) -> Tensor:
+def layer_distances(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
     """Measure how far ``new`` lies from ``old``, each (R, S) or (1, S), in each layer: (L, R)."""
     distances = []
     for mean, var, old_mean, old_var in zip(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from reid.evaluation.analysis.camera_curve import CurvePoint
 from reid.evaluation.reports.charts import COLOURS, HEIGHT, WIDTH, Trace, escape, trace_drawing
 
-MARK = "drawn by reid cameras report"  # by which pipeline.claim_output recognizes such a file
+MARK = "drawn by reid cameras report"  # by which files.check_output_file recognizes such a file
 _TITLE, _LEGEND = 26, 30  # heights in pixels
 _STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#5c6a68}.title{font-size:13px;font-weight:600;fill:#1c2524}"

@@ -22,7 +22,7 @@ from reid.evaluation.reports.text_file import write_text
 from reid.evaluation.results import Report, Result
 from reid.records import Modality, Sample
 
-MARK = '<meta name="generator" content="reid evaluate">'  # by which pipeline.claim_output recognizes such a page
+MARK = '<meta name="generator" content="reid evaluate">'  # by which files.check_output_file recognizes such a page
 CMC_RANKS = 20
 SPAN = 0.2  # least range of values that the colours of a heat map span, so that values that hardly differ look alike
 NOTHING = "–"

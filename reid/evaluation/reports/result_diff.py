@@ -17,6 +17,7 @@ import numpy as np
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
+from reid.old_names import current_rule, current_rule_text
 
 # What must be equal for two scores to mean the same, and how an error names it.
 SAME = {
@@ -136,7 +137,8 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     values = np.array(columns.get("average_precision", []), dtype=np.float64)  # null becomes NaN
     if columns and not len(values) == len(columns["picture"]) == len(columns["identity"]):
         raise ValueError("columns of different lengths")
-    return {**entry, "settings": {**Rule().model_dump(), **entry["settings"]}}
+    settings = {**Rule().model_dump(), **current_rule(entry["settings"])}
+    return {**entry, "rule": current_rule_text(entry["rule"]), "settings": settings}
 
 
 def _refusal(first: Path, second: Path, result: tuple[str, ...], name: str, one: object, other: object) -> str:

@@ -1,8 +1,7 @@
 """Backbones: networks that turn images (B, 3, H, W) into a feature map (B, C, h, w).
 
-All start from random weights: nothing here downloads.  A backbone knows how many channels it gives, which
-keys of a published weights file belong to a classifier it does not have, and how its publisher prepares
-images; it knows nothing of pooling, identities or normalization domains.
+All start with random weights; nothing here downloads.  A backbone knows how many channels it gives, which keys of a
+published weights file belong to a classifier that it does not have, and how its publisher prepares images.
 """
 
 from __future__ import annotations
@@ -14,24 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from reid.data.transforms import INTERPOLATIONS, EvaluationTransform
 from reid.errors import ConfigError, unknown_name
 from reid.models.networks.mobilenet import mobilenet_layers
 from reid.models.networks.osnet import OSNet
-from reid.models.networks.resnet import RESNETS, build_resnet
+from reid.models.networks.resnet import RESNETS
+from reid.models.networks.resnet_changes import build_resnet
 
 TIMM_PREFIX = "timm:"
-PLUS = "+"  # resnet50+ibn: a ResNet with changes, see reid.models.networks.resnet.CHANGES
+PLUS = "+"  # resnet50+ibn: a ResNet with changes, see reid.models.networks.resnet_changes.CHANGES
 
 
 class Backbone(nn.Module):
-    """Layers in a row, with the names their publisher gave them.
+    """Layers that run one after the other, with the names that their publisher gave them.
 
-    ``channels`` is C of the feature map.  ``heads`` are the beginnings of keys that a published weights
-    file may have and this network has no use for; ``root`` comes before a published key in ours;
-    ``transform`` prepares images as the publisher did.
+    Args:
+        layers: The layers by name.
+        channels: C of the feature map.
+        heads: How keys begin that a published weights file may have and this network has no use for.
+        root: What stands before a published key in the keys of this network.
+        transform: Prepares images as the publisher did.
     """
 
     def __init__(
@@ -51,56 +53,70 @@ class Backbone(nn.Module):
         self.transform = transform or EvaluationTransform()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) float, normalised -> feature map (B, ``channels``, h, w)."""
+        """Compute the feature map (B, ``channels``, h, w) of normalised images (B, 3, H, W) float."""
         for layer in self.children():
             images = layer(images)
         return images
 
 
-def _osnet(width: float, kind: str = "plain") -> Backbone:
-    net = OSNet(width, kind)
+def _build_osnet(width: float, variant: str = "plain") -> Backbone:
+    net = OSNet(width, variant)
     return Backbone(dict(net.named_children()), net.channels, heads=("classifier.",))
 
 
-def _resnet(name: str, changes: tuple[str, ...] = ()) -> Backbone:
+def _build_resnet_trunk(name: str, changes: tuple[str, ...] = ()) -> Backbone:
     """A ResNet up to its last stage: (B, C, H/16, W/16)."""
     net = build_resnet(name, changes)
     layers = {name: layer for name, layer in net.named_children() if name not in ("avgpool", "fc")}
     return Backbone(layers, net.fc.in_features, heads=("fc.weight", "fc.bias", "classifier."))
 
 
-def _mobilenet() -> Backbone:
-    net = models.mobilenet_v2(weights=None)
+def _build_mobilenet() -> Backbone:
+    from torchvision.models import mobilenet_v2  # imports a whole collection of models, so only when it is needed
+
+    net = mobilenet_v2(weights=None)
     return Backbone({"features": net.features}, net.last_channel, heads=("classifier.",))
 
 
-def _torchreid_mobilenet(width: float) -> Backbone:
+def _build_torchreid_mobilenet(width: float) -> Backbone:
     layers, channels = mobilenet_layers(width)
     return Backbone(layers, channels, heads=("classifier.",))
 
 
+# A name -> what builds the backbone with random weights.  A new backbone is one entry here.
 BACKBONES: dict[str, Callable[[], Backbone]] = {
-    **{name: partial(_resnet, name) for name in RESNETS},
-    "osnet_x0_25": partial(_osnet, 0.25),
-    "osnet_x0_5": partial(_osnet, 0.5),
-    "osnet_x0_75": partial(_osnet, 0.75),
-    "osnet_x1_0": partial(_osnet, 1.0),
-    "osnet_ibn_x1_0": partial(_osnet, 1.0, "ibn"),
-    "osnet_ain_x1_0": partial(_osnet, 1.0, "ain"),
-    "mobilenet_v2": _mobilenet,
-    "mobilenetv2_x1_0": partial(_torchreid_mobilenet, 1.0),
-    "mobilenetv2_x1_4": partial(_torchreid_mobilenet, 1.4),
+    **{name: partial(_build_resnet_trunk, name) for name in RESNETS},
+    "osnet_x0_25": partial(_build_osnet, 0.25),
+    "osnet_x0_5": partial(_build_osnet, 0.5),
+    "osnet_x0_75": partial(_build_osnet, 0.75),
+    "osnet_x1_0": partial(_build_osnet, 1.0),
+    "osnet_ibn_x1_0": partial(_build_osnet, 1.0, "ibn"),
+    "osnet_ain_x1_0": partial(_build_osnet, 1.0, "ain"),
+    "mobilenet_v2": _build_mobilenet,
+    "mobilenetv2_x1_0": partial(_build_torchreid_mobilenet, 1.0),
+    "mobilenetv2_x1_4": partial(_build_torchreid_mobilenet, 1.4),
 }
 
 
 def build_backbone(name: str) -> Backbone:
-    """A fresh backbone with random weights.
+    """Build a backbone with random weights.
 
-    ``name`` is one in ``BACKBONES``, a ResNet with changes such as "resnet50+ibn+nonlocal", or
-    ``timm:<name of a timm model>``.
+    Args:
+        name: A name in ``BACKBONES``, a ResNet with changes such as "resnet50+ibn+nonlocal", or
+            ``timm:<name of a timm model>``.
+
+    Raises:
+        ConfigError: If the name is not known, timm is missing, or its model gives no feature map at any image size.
+
+    Example:
+        >>> backbone = build_backbone("osnet_x0_25")
+        >>> backbone(torch.zeros(1, 3, 64, 32)).shape
+        torch.Size([1, 128, 4, 2])
+        >>> backbone.channels
+        128
     """
     if name.startswith(TIMM_PREFIX):
-        return _timm(name.removeprefix(TIMM_PREFIX))
+        return _build_timm(name.removeprefix(TIMM_PREFIX))
     trunk, *changes = name.split(PLUS)
     if trunk not in BACKBONES:
         raise ConfigError(unknown_name("backbone", name, [*BACKBONES, TIMM_PREFIX + "<name>"]))
@@ -108,11 +124,11 @@ def build_backbone(name: str) -> Backbone:
         return BACKBONES[trunk]()
     if trunk not in RESNETS:
         raise ConfigError(f'backbone "{name}": only a ResNet takes changes ({", ".join(RESNETS)})')
-    return _resnet(trunk, tuple(changes))
+    return _build_resnet_trunk(trunk, tuple(changes))
 
 
-def _timm(name: str) -> Backbone:
-    """Any timm network that gives a feature map at any image size, without its pooling and classifier."""
+def _build_timm(name: str) -> Backbone:
+    """A timm network without its pooling and classifier; it must give a feature map at any image size."""
     try:
         import timm
     except ImportError as error:
@@ -120,24 +136,26 @@ def _timm(name: str) -> Backbone:
             f'backbone "{TIMM_PREFIX}{name}" needs the package timm: run pip install "timm>=1.0.15,<2", '
             'or pip install ".[timm]" in a checkout'
         ) from error
-    if not timm.is_model(name):  # also keeps out names that would be looked up on a hub
+    if not timm.is_model(name):  # also refuses names that timm would look up on a hub
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise ConfigError(f'timm has no model "{name}"; nearest: {", ".join(near) or "none"}')
     net = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
     heads = net.default_cfg.get("classifier") or ()
     prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    return Backbone({"model": net}, _map_channels(name, net), prefixes, "model.", _timm_transform(net.default_cfg))
+    return Backbone(
+        {"model": net}, _count_map_channels(name, net), prefixes, "model.", _timm_transform(net.default_cfg)
+    )
 
 
 def _timm_transform(published: Any) -> EvaluationTransform:
-    """How timm prepares images for a network, but for their size: crops of people are not square."""
+    """How timm prepares images for a network.  Their size stays ours, because crops of people are not square."""
     wanted = published.get("interpolation", "")
     known = wanted if wanted in INTERPOLATIONS else EvaluationTransform.interpolation
     return EvaluationTransform(mean=tuple(published["mean"]), std=tuple(published["std"]), interpolation=known)
 
 
-def _map_channels(name: str, net: Any) -> int:
-    """C of the feature map (B, C, h, w) of ``net``, found by a trial; ConfigError if it gives none."""
+def _count_map_channels(name: str, net: Any) -> int:
+    """Run ``net`` once to count the channels of its feature map (B, C, h, w); ConfigError if it gives none."""
     net.eval()
     try:
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """MobileNetV2 as torchreid publishes it (Sandler et al., CVPR 2018), with the key names of its weights.
 
-It differs from torchvision's network of that name: its first block, too, begins with a 1x1 convolution,
-and the layers are called otherwise.  This file knows the trunk only.
+It differs from torchvision's network of that name: its first block begins with a 1x1 convolution as the others do, and
+its layers have other names.  Only the layers before the pooling are here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ConvNormReLU6(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to the input where sizes allow (figure 4d)."""
+    """A block that widens, filters each channel and narrows; it is added to its input where sizes allow (figure 4d)."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -51,13 +51,20 @@ class InvertedResidual(nn.Module):
 
 
 def mobilenet_layers(width: float) -> tuple[dict[str, nn.Module], int]:
-    """The layers in a row by name, and the channels after the last; ``width`` 1.0 or 1.4 is published."""
+    """Build the layers of a MobileNetV2 with random weights.
+
+    Args:
+        width: Multiplies the channels; 1.0 and 1.4 are published.
+
+    Returns:
+        The layers by name, in the order in which they run, and the channels that come out of the last.
+    """
     channels = int(STEM * width)
     layers: dict[str, nn.Module] = {"conv1": ConvNormReLU6(3, channels, kernel=3, stride=2)}
     for name, expansion, base, count, stride in STAGES:
         blocks = []
-        for place in range(count):
-            blocks.append(InvertedResidual(channels, int(base * width), expansion, 1 if place else stride))
+        for number in range(count):
+            blocks.append(InvertedResidual(channels, int(base * width), expansion, 1 if number else stride))
             channels = int(base * width)
         layers[name] = nn.Sequential(*blocks)
     top = int(TOP * max(width, 1.0))

@@ -1,191 +1,139 @@
-"""ResNets as re-identification uses them: torchvision's, and the changes that published networks made to it.
+"""ResNets with torchvision's names of layers, and thus its published weights, without importing torchvision.
 
-A change keeps every key name that it does not have to touch, so that published weights load.  Nothing here
-knows which project made which change: that is the business of :mod:`reid.models.weights.families`.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, table 1; the bottleneck block has its stride in
+the 3x3 convolution, as torchvision's has.  Importing torchvision imports its whole collection of models and torch's
+compiler, which takes longer than anything else at start-up; a test compares these networks with it to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torchvision import models
 
-from reid.errors import ConfigError, unknown_name
-
-
-def narrow_resnet18(width: float) -> Any:
-    """torchvision's ResNet-18 with ``width`` of the channels in every layer, of random weights.
-
-    On a CPU a narrow network of plain convolutions gives more for its time than one of separable
-    convolutions, whose many thin layers wait for memory (figures: ``demo/weights/README.md``).
-    """
-    net: Any = models.resnet18(weights=None)
-    stem, *stages = (int(channels * width) for channels in (64, 64, 128, 256, 512))
-    net.conv1, net.bn1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False), nn.BatchNorm2d(stem)
-    net.inplanes = stem
-    for stage, channels in enumerate(stages, 1):
-        layers = net._make_layer(models.resnet.BasicBlock, channels, 2, stride=1 if stage == 1 else 2)
-        setattr(net, f"layer{stage}", layers)
-    net.fc = nn.Linear(stages[-1], net.fc.out_features)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+CHANNELS = (64, 64, 128, 256, 512)  # of the stem and of the 3x3 convolutions of each stage, at width 1
+CLASSES = 1000  # of the published classifier
 
 
-RESNETS: dict[str, Callable[[], Any]] = {
-    "resnet18": models.resnet18,
-    "resnet34": models.resnet34,
-    "resnet50": models.resnet50,
-    "resnet101": models.resnet101,
-    "resnet18_x0_25": partial(narrow_resnet18, 0.25),
-    "resnet18_x0_375": partial(narrow_resnet18, 0.375),
-    "resnet18_x0_5": partial(narrow_resnet18, 0.5),
-}
-WIDE = 2048  # channels after the last stage of the ResNets with bottleneck blocks
+class BasicBlock(nn.Module):
+    """Residual block of two 3x3 convolutions: (B, C, H, W) -> (B, ``channels``, H / stride, W / stride)."""
 
+    expansion = 1
 
-class InstanceBatchNorm(nn.Module):
-    """IBN-a (Pan et al., "Two at Once", ECCV 2018, figure 3b): (B, C, H, W) -> the same size.
-
-    The first half of the channels is normalised image by image, the other half by BatchNorm.
-    """
-
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
         super().__init__()
-        self.first = channels // 2
-        self.IN = nn.InstanceNorm2d(self.first, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.first)
+        self.conv1 = nn.Conv2d(inputs, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((self.IN(x[:, : self.first]), self.BN(x[:, self.first :])), 1)
-
-
-class InstanceAfter(nn.Module):
-    """IBN-b (Pan et al., figure 3c): a block whose sum with its shortcut is normalised image by image, before its ReLU.
-
-    The parts of ``block``, torchvision's of either kind, under the names that they have there, and ``IN`` besides.
-    """
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        for name, part in block.named_children():
-            self.add_module(name, part)
-        convs = [part for name, part in block.named_children() if name.startswith("conv")]
-        self.depth = len(convs)
-        self.IN = nn.InstanceNorm2d(convs[-1].out_channels, affine=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for number in range(1, self.depth + 1):
-            y = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(y))
-            y = y.relu() if number < self.depth else y
-        shortcut = self.get_submodule("downsample")(x) if "downsample" in self._modules else x
-        out: Tensor = self.IN(y + shortcut)
-        return out.relu()
-
-
-class NonLocal(nn.Module):
-    """Non-local block (Wang et al., CVPR 2018, equations 1, 4 and 6): (B, C, H, W) -> the same size.
-
-    Place i gets W(sum over places j of theta_i . phi_j g_j / places) added.  The published re-ID networks
-    work with ``inner`` = 1 channel.  A fresh block changes nothing, because the BatchNorm in W starts at 0.
-    """
-
-    def __init__(self, channels: int, inner: int = 1) -> None:
-        super().__init__()
-        self.g, self.theta, self.phi = (nn.Conv2d(channels, inner, 1) for _ in range(3))
-        norm = nn.BatchNorm2d(channels)
-        nn.init.zeros_(norm.weight)
-        self.W = nn.Sequential(nn.Conv2d(inner, channels, 1), norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        g, theta, phi = (layer(x).flatten(2) for layer in (self.g, self.theta, self.phi))  # (B, inner, HW)
-        # phi and g first: a matrix (inner, inner) instead of one of places by places
-        summary = g @ phi.transpose(1, 2) / g.shape[2]
-        answer = (summary @ theta).unflatten(2, x.shape[2:])
-        out: Tensor = x + self.W(answer)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x if self.downsample is None else self.downsample(x)
+        out: Tensor = self.relu(y)
         return out
 
 
-def build_resnet(name: str, changes: Iterable[str] = ()) -> Any:
-    """torchvision's ResNet ``name`` with random weights and ``changes``, names in ``CHANGES``.
+class Bottleneck(nn.Module):
+    """Residual block of a 1x1, a 3x3 and a 1x1 convolution: (B, C, H, W) -> (B, 4 C', H / stride, W / stride).
 
-    Without "coarse" its last stage keeps its resolution (stride 1), which is worth a few points of mAP
-    (Luo et al., "Bag of Tricks", CVPRW 2019, section 3.5): the feature map is (B, C, H/16, W/16).
+    C' is ``channels``.
     """
-    net = RESNETS[name]()
-    for module in net.layer4.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-    for change in changes:
-        if change not in CHANGES:
-            raise ConfigError(unknown_name(f"change of {name}", change, CHANGES))
-        CHANGES[change](net)
-    return net
+
+    expansion = 4
+
+    def __init__(self, inputs: int, channels: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        outputs = channels * self.expansion
+        self.conv1 = nn.Conv2d(inputs, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(x)
+        out: Tensor = self.relu(y)
+        return out
 
 
-def _ibn(net: Any) -> None:
-    """IBN-a in place of the first BatchNorm of every block but those of the last stage."""
-    for stage in (net.layer1, net.layer2, net.layer3):
-        for block in stage:
-            block.bn1 = InstanceBatchNorm(block.bn1.num_features)
+Block = type[BasicBlock] | type[Bottleneck]
 
 
-def _ibnb(net: Any) -> None:
-    """IBN-b: an instance norm for the stem's BatchNorm, and one at the end of each of the first two stages."""
-    net.bn1 = nn.InstanceNorm2d(net.bn1.num_features, affine=True)
-    for stage in (net.layer1, net.layer2):
-        stage[-1] = InstanceAfter(stage[-1])
+class ResNet(nn.Module):
+    """A ResNet with its classifier: images (B, 3, H, W) float -> logits (B, 1000).
 
+    The order in which layers are built and initialised is torchvision's too, so that a seed gives the same weights.
 
-def _nonlocal(net: Any) -> None:
-    """A non-local block after each of the last 2 blocks of stage 2 and the last 3 (ResNet-101: 9) of stage 3.
-
-    The places of AGW (Ye et al., "Deep Learning for Person Re-identification", TPAMI 2021).
+    Args:
+        block: The class of its blocks.
+        depths: How many blocks each of the four stages has.
+        channels: Channels of the stem and of the 3x3 convolutions of each stage.
     """
-    if net.fc.in_features != WIDE:
-        raise ConfigError("nonlocal: expected a ResNet with bottleneck blocks, resnet50 or resnet101")
-    net.layer2 = _attended(net.layer2, 2, 512)
-    net.layer3 = _attended(net.layer3, 3 if len(net.layer3) == 6 else 9, 1024)
+
+    def __init__(self, block: Block, depths: Sequence[int], channels: Sequence[int] = CHANNELS) -> None:
+        super().__init__()
+        stem, *stages = channels
+        self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        inputs = stem
+        for number, (depth, width) in enumerate(zip(depths, stages, strict=True), 1):
+            self.add_module(f"layer{number}", _build_stage(block, inputs, width, depth, 1 if number == 1 else 2))
+            inputs = width * block.expansion
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(inputs, CLASSES)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits (B, 1000) of images (B, 3, H, W)."""
+        *layers, classifier = self.children()
+        x = images
+        for layer in layers:
+            x = layer(x)
+        logits: Tensor = classifier(x.flatten(1))
+        return logits
 
 
-def _attended(stage: nn.Sequential, count: int, channels: int) -> nn.Sequential:
-    """The stage with ``attention0``, ``attention1``, ... after its last ``count`` blocks."""
-    layers = nn.Sequential()
-    for place, block in enumerate(stage):
-        layers.add_module(str(place), block)
-        if place >= len(stage) - count:
-            layers.add_module(f"attention{place - len(stage) + count}", NonLocal(channels))
-    return layers
+def _build_stage(block: Block, inputs: int, channels: int, depth: int, stride: int) -> nn.Sequential:
+    outputs = channels * block.expansion
+    downsample = None
+    if stride != 1 or inputs != outputs:
+        downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    first = block(inputs, channels, stride, downsample)
+    return nn.Sequential(first, *(block(outputs, channels) for _ in range(depth - 1)))
 
 
-def _ceil(net: Any) -> None:
-    """The stem's pooling starts at the image's corner and reaches beyond its end, instead of both a little."""
-    net.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+def narrow_resnet18(width: float) -> ResNet:
+    """Build a ResNet-18 with random weights and a fraction ``width`` of the channels in every layer.
+
+    On a CPU a narrow network of plain convolutions gives more for its time than one of separable convolutions, whose
+    many thin layers wait for memory (figures: ``demo/weights/README.md``).
+    """
+    depths = (2, 2, 2, 2)
+    ResNet(BasicBlock, depths)  # draws the random numbers that version 0.1.0 drew first, so that seeds give its weights
+    return ResNet(BasicBlock, depths, [int(channels * width) for channels in CHANNELS])
 
 
-def _bare(net: Any) -> None:
-    """No ReLU between the stem's BatchNorm and its pooling."""
-    net.relu = nn.Identity()
-
-
-def _coarse(net: Any) -> None:
-    """The last stage halves its resolution, as for ImageNet: (B, C, H/32, W/32)."""
-    first = net.layer4[0]
-    (first.conv2 if net.fc.in_features == WIDE else first.conv1).stride = (2, 2)
-    first.downsample[0].stride = (2, 2)
-
-
-CHANGES: dict[str, Callable[[Any], None]] = {
-    "ibn": _ibn,
-    "ibnb": _ibnb,
-    "nonlocal": _nonlocal,
-    "ceil": _ceil,
-    "bare": _bare,
-    "coarse": _coarse,
+RESNETS: dict[str, Callable[[], ResNet]] = {
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "resnet101": partial(ResNet, Bottleneck, (3, 4, 23, 3)),
+    "resnet18_x0_25": partial(narrow_resnet18, 0.25),
+    "resnet18_x0_375": partial(narrow_resnet18, 0.375),
+    "resnet18_x0_5": partial(narrow_resnet18, 0.5),
 }

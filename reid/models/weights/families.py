@@ -1,11 +1,9 @@
-"""Families of published weights: what each project calls its tensors, what its networks do that the key names
-do not say, and how it prepares images.
+"""Families of published weights: the key names of each project, its networks and its image preparation.
 
-A file is recognised by its keys.  Known are torchreid, FastReID (ResNet, with IBN, GeM and non-local blocks),
-the strong baseline and its heirs (AGW, the ResNets of TransReID), ResNets behind ``backbone.``, IBN-Net (both
-kinds), torchvision and timm.  Nothing here reads files or fills networks; what has no place in a network keeps
-its own name, so that the loader can name it in its complaint.  Features are taken where the projects take them
-at test time: after the neck.
+A file is recognised by its keys.  Known are torchreid, FastReID (ResNet, with IBN, GeM and non-local blocks), the
+strong baseline and projects that build on it (AGW, the ResNets of TransReID), ResNets whose keys begin with
+``backbone.``, IBN-Net (a and b), torchvision and timm.  A tensor that a network does not have keeps its own name, so
+that the loader can name it in its error.  Features are taken after the neck, where the projects take them too.
 """
 
 from __future__ import annotations
@@ -23,8 +21,8 @@ from reid.models.networks.backbones import PLUS, Backbone
 from reid.models.networks.resnet import RESNETS
 from reid.models.weights.tensor_tables import COUNTER, Table
 
-COLOURS = "RGB"  # channel order of every family here
-PUBLISHED_NAMES = {  # what projects call networks that are others' trunks with another neck or norm
+COLOURS = "RGB"  # the order of channels in every family here
+PUBLISHED_NAMES = {  # names of projects for networks that are known backbones with another neck or norm
     "resnet50_fc512": "resnet50",
     "resnet50_ibn": "resnet50+ibn",
     "resnet101_ibn": "resnet101+ibn",
@@ -38,17 +36,22 @@ SBS_SIZE = (384, 128)
 
 @dataclass(frozen=True)
 class Family:
-    """What one project's files have in common.
+    """What the files of one project have in common.
 
-    ``sign`` matches a key that only this family has, ``trunk`` the part of a key before the trunk's own
-    names; ``places`` are (pattern, replacement) from keys to ours, the first that matches counts; keys that
-    ``heads`` matches belong to classifiers or training.  ``changes`` of its ResNets are those that no key tells.
+    Args:
+        name: The project.
+        sign: A pattern that matches a key which only this family has.
+        trunk: What stands before the names of the backbone's layers.
+        renames: (pattern, replacement) from keys to ours; the first that matches counts.
+        heads: A pattern that matches the keys of classifiers and of training.
+        changes: The changes of its ResNets that no key shows.
+        interpolation: How it resizes images.
     """
 
     name: str
     sign: str
     trunk: str
-    places: tuple[tuple[str, str], ...]
+    renames: tuple[tuple[str, str], ...]
     heads: str
     changes: tuple[str, ...] = ()
     interpolation: str = "bilinear"
@@ -58,7 +61,7 @@ FASTREID = Family(
     "fastreid",
     sign=r"heads\.",
     trunk="backbone.",
-    places=(
+    renames=(
         (r"heads\.(?:bottleneck\.0|bnneck)\.", "neck."),  # the second until v1.0
         (r"heads\.pool_layer\.p$", "pooling.power"),
     ),
@@ -70,7 +73,7 @@ STRONG_BASELINE = Family(
     "strong baseline",
     sign=r"base\.",
     trunk="base.",
-    places=((r"bottleneck\.", "neck."), (r"global_pool\.p$", "pooling.power")),
+    renames=((r"bottleneck\.", "neck."), (r"global_pool\.p$", "pooling.power")),
     heads=r"classifier\.|base\.fc\.",
     changes=("bare",),  # its stem has no ReLU
 )
@@ -78,45 +81,59 @@ WRAPPED = Family(
     "wrapped",
     sign=r"backbone\.",
     trunk="backbone.",
-    places=STRONG_BASELINE.places,
+    renames=STRONG_BASELINE.renames,
     heads=r"classifier\.|backbone\.fc\.",
 )
 BARE = Family(
     "torchreid, torchvision or timm",
     sign="",
     trunk="",
-    places=((r"fc\.(?=[01]\.)", "neck."),),
-    heads="",  # the backbone knows its own
+    renames=((r"fc\.(?=[01]\.)", "neck."),),
+    heads="",  # the backbone knows them
 )
 FAMILIES = (FASTREID, STRONG_BASELINE, WRAPPED, BARE)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where weights come from: their family and the network they are for."""
+    """Where weights come from: their family, and the network that they belong to."""
 
     family: Family
     spec: NetworkSpec
 
     def tensors_for(self, trunk: Backbone, tensors: Mapping[str, Tensor]) -> tuple[Table, tuple[str, ...]]:
-        """The tensors under the names of an Embedder with this ``trunk``, and the keys that were left out."""
+        """Rename tensors to the names of an :class:`~reid.models.embedder.Embedder`.
+
+        Args:
+            trunk: The backbone of the embedder.
+            tensors: The tensors of the file.
+
+        Returns:
+            The tensors by our names, and the keys that were left out because they belong to classifiers or training.
+
+        Raises:
+            WeightsError: If two tensors would have the same name.
+        """
         ours: Table = {}
         left_out: list[str] = []
         for key, tensor in tensors.items():
             if self._is_head(key, trunk):
                 left_out.append(key)
                 continue
-            place = self._place(key, trunk)
-            if place in ours and not place.endswith(COUNTER):
-                raise WeightsError(f"two tensors for {place}, the second is {key}; keep only one of them in the file")
-            ours[place] = tensor
+            name = self._rename(key, trunk)
+            if name in ours and not name.endswith(COUNTER):
+                raise WeightsError(f"two tensors for {name}, the second is {key}; keep only one of them in the file")
+            ours[name] = tensor
         return ours, tuple(left_out)
 
     def transform_of(self, trunk: Backbone, tensors: Mapping[str, Tensor]) -> EvaluationTransform:
-        """How the family prepares images; mean and deviation are the file's own where it keeps them.
+        """Return the image preparation of the family, with the file's own mean and deviation where it has them.
 
-        FastReID's stronger baseline (SBS) sees 384x128 pixels, everything else here 256x128.  AGW has the
-        same non-local blocks and sees 256x128: nothing in its file says which of the two it is.
+        FastReID's stronger baseline (SBS) takes 384x128 pixels, everything else here 256x128.  AGW in FastReID has the
+        same non-local blocks and takes 256x128, but nothing in its file distinguishes it from SBS.
+
+        Raises:
+            WeightsError: If the file's mean or deviation is not of three numbers.
         """
         if self.family is BARE:
             return trunk.transform
@@ -133,8 +150,8 @@ class Origin:
             return re.match(self.family.heads, key) is not None
         return key.startswith(trunk.heads)
 
-    def _place(self, key: str, trunk: Backbone) -> str:
-        for pattern, replacement in self.family.places:
+    def _rename(self, key: str, trunk: Backbone) -> str:
+        for pattern, replacement in self.family.renames:
             if re.match(pattern, key):
                 return re.sub(pattern, replacement, key, count=1)
         if not key.startswith(self.family.trunk):
@@ -144,17 +161,31 @@ class Origin:
 
 
 def recognise(tensors: Mapping[str, Tensor], backbone: str) -> Origin:
-    """The family of ``tensors`` and the network they are for, given what the user calls its backbone.
+    """Recognise published weights by their keys.
 
-    A ResNet's changes ("+ibn", ...) are found from the keys and the family unless the user names some.
-    Raises WeightsError for FastReID's reduced embeddings.
+    Args:
+        tensors: The tensors of the file; only keys and shapes matter.
+        backbone: The backbone that the user names.  The changes of a ResNet ("+ibn", ...) follow from the keys and the
+            family unless the user names some.
+
+    Returns:
+        The family of the weights, and the network that they belong to.
+
+    Raises:
+        WeightsError: If they are FastReID's with reduced embeddings, which are not supported.
+
+    Example:
+        >>> import torch
+        >>> origin = recognise({"base.conv1.weight": torch.zeros(64, 3, 7, 7)}, "resnet50")
+        >>> origin.family.name, origin.spec.backbone
+        ('strong baseline', 'resnet50+bare')
     """
     family = next(family for family in FAMILIES if _has(tensors, family.sign))
     named = PUBLISHED_NAMES.get(backbone, backbone)
     if named in RESNETS or backbone in PUBLISHED_NAMES:
         found = _key_changes(tensors) + family.changes + _torchreid_changes(tensors, family)
         named = PLUS.join((named.split(PLUS)[0], *found))
-    elif named == "mobilenet_v2" and _has(tensors, r"conv2\.0\.dwconv2\."):  # torchreid's, not torchvision's
+    elif named == "mobilenet_v2" and _has(tensors, r"conv2\.0\.dwconv2\."):  # of torchreid and not of torchvision
         named = "mobilenetv2_x1_0" if tensors["conv1.conv.weight"].shape[0] == 32 else "mobilenetv2_x1_4"
     norm = tensors.get("heads.bottleneck.0.weight")
     if norm is not None and norm.ndim == 4:
@@ -163,13 +194,13 @@ def recognise(tensors: Mapping[str, Tensor], backbone: str) -> Origin:
             " which is not supported; FastReID's published weights without reduction are"
         )
     has_gem = _has(tensors, r"heads\.pool_layer\.p$|global_pool\.p$")
-    return Origin(family, NetworkSpec(named, "gem" if has_gem else "average", _neck(tensors, family)))
+    return Origin(family, NetworkSpec(named, "gem" if has_gem else "average", _neck_of(tensors, family)))
 
 
-def _neck(tensors: Mapping[str, Tensor], family: Family) -> str:
+def _neck_of(tensors: Mapping[str, Tensor], family: Family) -> str:
     if family is BARE:
         return "fc" if _has(tensors, r"fc\.0\.") else "none"
-    return "bnneck" if any(re.sub(*family.places[0], key) == "neck.weight" for key in tensors) else "none"
+    return "bnneck" if any(re.sub(*family.renames[0], key) == "neck.weight" for key in tensors) else "none"
 
 
 def _key_changes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -180,7 +211,7 @@ def _key_changes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
 def _torchreid_changes(tensors: Mapping[str, Tensor], family: Family) -> tuple[str, ...]:
     """torchreid's ResNet-50 halves its resolution in the last stage, its ResNet-50-fc512 does not.
 
-    Its sign is a head called ``classifier`` where torchvision says ``fc``.
+    Its classifier, by which it is recognised, has the name ``classifier``; torchvision's is ``fc``.
     """
     coarse = family is BARE and _has(tensors, r"classifier\.") and not _has(tensors, r"fc\.")
     return ("coarse",) if coarse else ()

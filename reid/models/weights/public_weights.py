@@ -1,7 +1,7 @@
-"""Public weights by name: a table of where they are and what is known of them, and the way to fetch one.
+"""Public weights by name: a table of where they are and what is known of them, and a download that checks them.
 
-Nothing is fetched unless :func:`fetch` is called.  A file arrives under another name and gets its own only
-when its hash agrees with the publisher's, where one is known, and when it says nothing but tensors.
+Nothing is fetched unless :func:`fetch` is called.  A download has another name until its hash agrees with the
+publisher's, where there is one, and it is known to hold nothing but tensors.
 """
 
 from __future__ import annotations
@@ -26,20 +26,26 @@ from reid.models.weights.tensor_tables import read_table
 
 TABLE = "public_weights.toml"
 CHUNK = 1 << 20  # bytes
-PATIENCE = 30.0  # seconds without an answer
-DIGITS = 64  # of a whole SHA-256 in hex
+TIMEOUT = 30.0  # seconds without an answer
+DIGITS = 64  # of a complete SHA-256 in hex
 
 Opener = Callable[..., Any]  # as urllib.request.urlopen
-Progress = Callable[[int, int | None], object]  # hears of the bytes so far and, if the site tells, of how many
+Progress = Callable[[int, int | None], object]  # is called with the bytes so far and, where it is known, their total
 
 
 @dataclass(frozen=True)
 class PublicWeights:
-    """One line of the table.
+    """One row of the table.
 
-    ``backbone`` is what :func:`reid.models.checkpoint.load_checkpoint` wants to hear, ``size`` (height,
-    width) too where it is not the family's own.  ``sha256`` is the beginning of the file's hash, "" where
-    the publisher states none; ``url`` is "" where only a person can fetch the file, at ``page``.
+    Args:
+        name: The name by which a user asks for the weights.
+        backbone: The argument for :func:`reid.models.checkpoint.load_checkpoint`.
+        url: Where the file is; "" where only a person can download it.
+        page: The publisher's page.
+        licence: The licence of the weights.
+        trained_on: The data that the network was trained on.
+        sha256: The beginning of the file's hash; "" where the publisher states none.
+        size: Height and width of images, where they are not those of the family.
     """
 
     name: str
@@ -52,14 +58,20 @@ class PublicWeights:
     size: tuple[int, int] | None = None
 
     def path_in(self, folder: Path) -> Path:
-        """Where the file lies, once fetched: named as in the table, so that its name says what it is."""
-        by_hand = {kind: suffix for suffix, kind in RUNTIMES.items()}.get(self.backbone, ".pth")
-        return folder / f"{self.name}{PurePosixPath(urlsplit(self.url).path).suffix or by_hand}"
+        """Return where the file is in a folder once it is fetched: it has the name of the table."""
+        default_suffix = {program: suffix for suffix, program in RUNTIMES.items()}.get(self.backbone, ".pth")
+        return folder / f"{self.name}{PurePosixPath(urlsplit(self.url).path).suffix or default_suffix}"
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that is there: its hash, 64 hex digits, and how many of them its publisher vouches for."""
+    """A file on this machine.
+
+    Args:
+        path: The file.
+        sha256: Its hash, 64 hex digits.
+        digits: How many of them its publisher states.
+    """
 
     path: Path
     sha256: str
@@ -67,7 +79,7 @@ class Fetched:
 
     @property
     def verdict(self) -> str:
-        """What the hash proves, in words."""
+        """What the hash proves, as a sentence."""
         if self.digits == 0:
             return f"sha256 {self.sha256}: could not be verified, the publisher states none"
         stated = "" if self.digits == DIGITS else f" in the first {self.digits} digits, all that the publisher states"
@@ -76,7 +88,12 @@ class Fetched:
 
 @cache
 def public_weights() -> tuple[PublicWeights, ...]:
-    """Every line of the table."""
+    """Read the table of public weights.
+
+    Example:
+        >>> "osnet_x1_0_msmt17" in {weights.name for weights in public_weights()}
+        True
+    """
     text = resources.files("reid.models.weights").joinpath(TABLE).read_text(encoding="utf-8")
     rows: dict[str, dict[str, Any]] = tomllib.loads(text)
     for row in rows.values():
@@ -85,7 +102,11 @@ def public_weights() -> tuple[PublicWeights, ...]:
 
 
 def find_weights(name: str) -> PublicWeights:
-    """The line called ``name``; ConfigError that lists the known ones."""
+    """Return the row of the table with a name.
+
+    Raises:
+        ConfigError: If there is none; the message lists the known names.
+    """
     table = {weights.name: weights for weights in public_weights()}
     if name not in table:
         raise ConfigError(unknown_name("weights", name, table))
@@ -99,14 +120,24 @@ def fetch(
     opener: Opener | None = None,
     progress: Progress | None = None,
 ) -> Fetched:
-    """The file of ``weights`` in ``folder``, downloaded unless it is there.
+    """Download weights into a folder, unless they are there, and check them.
 
-    ``opener`` stands in for urllib's.  Raises WeightsError when the file cannot be had, was cut off, has
-    another hash than its publisher states, or holds more than tensors; nothing is left behind then.
+    Args:
+        weights: The row of the table.
+        folder: The folder.
+        opener: Opens an address in place of :func:`urllib.request.urlopen`.
+        progress: Is called with the bytes so far and, where it is known, their total.
+
+    Returns:
+        The file and its hash.
+
+    Raises:
+        WeightsError: If the file cannot be downloaded, is incomplete, has another hash than its publisher states, or
+            holds more than tensors; nothing is left behind then.
     """
     path = weights.path_in(folder)
     if path.is_file():
-        return _checked(weights, path)
+        return _check(weights, path)
     if not weights.url:
         second = f", with {path.with_suffix('.bin').name} beside it" if weights.backbone == "openvino" else ""
         raise WeightsError(
@@ -116,43 +147,43 @@ def fetch(
 
     def get(part: Path) -> None:
         _download(weights, part, path, opener or urlopen, progress)
-        fetched.append(_checked(weights, part))
+        fetched.append(_check(weights, part))
 
     write_whole(path, get, private=False)
     return replace(fetched[0], path=path)
 
 
 def _download(weights: PublicWeights, part: Path, path: Path, opener: Opener, progress: Progress | None) -> None:
-    by_hand = f"without a connection, download {weights.url} elsewhere and put it at {path}"
+    manual = f"without a connection, download {weights.url} elsewhere and put it at {path}"
     host = urlsplit(weights.url).netloc
     try:
-        with opener(Request(weights.url, headers={"User-Agent": "reid"}), timeout=PATIENCE) as answer:
-            if urlsplit(answer.url).scheme != "https":
-                raise WeightsError(f"{weights.name}: refused, {host} leads to an unprotected address; {by_hand}")
-            length = answer.headers.get("Content-Length")
+        with opener(Request(weights.url, headers={"User-Agent": "reid"}), timeout=TIMEOUT) as response:
+            if urlsplit(response.url).scheme != "https":
+                raise WeightsError(f"{weights.name}: refused, {host} leads to an unprotected address; {manual}")
+            length = response.headers.get("Content-Length")
             expected = int(length) if length else None
             with part.open("wb") as file:
-                received = _copy(answer, file, lambda done: progress and progress(done, expected))
+                received = _copy(response, file, lambda done: progress and progress(done, expected))
     except HTTPError as error:
         raise WeightsError(f"{weights.name}: {host} answers {error.code} {error.reason}; see {weights.page}") from error
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = error.reason if isinstance(error, URLError) else error
-        raise WeightsError(f"{weights.name}: cannot reach {host} ({reason}); {by_hand}") from error
+        raise WeightsError(f"{weights.name}: cannot reach {host} ({reason}); {manual}") from error
     if expected is not None and received != expected:
         raise WeightsError(f"{weights.name}: cut off after {received} of {expected} bytes; try again")
 
 
-def _copy(answer: BinaryIO, file: BinaryIO, tell: Callable[[int], object]) -> int:
+def _copy(source: BinaryIO, file: BinaryIO, report: Callable[[int], object]) -> int:
     received = 0
-    while chunk := answer.read(CHUNK):
+    while chunk := source.read(CHUNK):
         file.write(chunk)
         received += len(chunk)
-        tell(received)
+        report(received)
     return received
 
 
-def _checked(weights: PublicWeights, path: Path) -> Fetched:
-    """The file at ``path`` if it has the stated hash and holds tensors only."""
+def _check(weights: PublicWeights, path: Path) -> Fetched:
+    """Return the file at ``path`` if it has the stated hash and holds tensors only."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(weights.sha256):
@@ -160,6 +191,6 @@ def _checked(weights: PublicWeights, path: Path) -> Fetched:
             f"{path}: its sha256 is {found}, the publisher's begins with {weights.sha256}: damaged or replaced;"
             f" delete it, if it is still there, and fetch it again, or see {weights.page}"
         )
-    if weights.backbone not in RUNTIMES.values():  # a graph of known operations: holds no code of its own
+    if weights.backbone not in RUNTIMES.values():  # a model is a graph of known operations and holds no code
         read_table(path)
     return Fetched(path, found, len(weights.sha256))

@@ -1,8 +1,6 @@
-"""Weight files as tables of tensors: reading them without running anything in them, writing them in one
-move, and putting them into a network that they must fit exactly.
+"""Weight files as tables of tensors: reading them safely, hashing them, and loading them into a network they must fit.
 
-A table is a dictionary from a key like ``conv1.weight`` to a tensor.  Nothing here knows what a network is
-for, nor what the text beside the tensors means.
+A table is a dictionary from a key such as ``conv1.weight`` to a tensor.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from reid.errors import WeightsError
 
 Table = dict[str, Tensor]
 
-COUNTER = "num_batches_tracked"  # of BatchNorm: has no influence on what a network computes
-NESTS = ("state_dict", "model", "model_state_dict")  # where training programs put the table among other things
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every key
-SHOWN = 8  # keys, or modules with many of them, named in an error's line; its note lists all
-# what torch.load was seen to raise, besides UnpicklingError, on thousands of files with changed bytes
+COUNTER = "num_batches_tracked"  # of BatchNorm; it has no influence on what a network computes
+NESTS = ("state_dict", "model", "model_state_dict")  # where training programs keep the table beside other values
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile add to the beginning of every key
+SHOWN = 8  # keys, or modules with many of them, that the line of an error names; its note lists all
+# What torch.load raised, besides UnpicklingError, for thousands of files with changed bytes.
 DAMAGE = (
     AssertionError,
     AttributeError,
@@ -43,8 +41,8 @@ DAMAGE = (
     ValueError,
     struct.error,
 )
-# A number of numpy, which training programs save beside the weights (the rank-1 reached, say).  It holds no
-# code; files of numpy 1 and of numpy 2 call its maker by different names.
+# Numbers of numpy, such as the rank-1 score that training programs save beside the weights.  They hold no code.
+# numpy 1 and numpy 2 have different names for the function that makes them.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -55,10 +53,25 @@ _NUMBERS: list[Any] = [
 
 
 def read_table(path: Path) -> tuple[Table, dict[str, str]]:
-    """The tensors of a file, on the CPU, and its metadata ({} for anything but safetensors).
+    """Read the tensors of a file without running any code in it.
 
-    ``.safetensors`` by its suffix (before ``.part``), everything else (``.pth``, ``.pth.tar``, ``.pt``) as a file of
-    ``torch.save``, of which only tensors and plain values are accepted.
+    Args:
+        path: A ``.safetensors`` file (``.part`` may follow), or one that ``torch.save`` wrote (``.pth``, ``.pth.tar``,
+            ``.pt``), of which only tensors and plain values are accepted.
+
+    Returns:
+        The tensors, on the CPU, and the metadata of the file; {} for anything but safetensors.
+
+    Raises:
+        WeightsError: If the file is missing or damaged, or holds more than tensors and plain values.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save({"state_dict": {"module.weight": torch.ones(2)}}, Path(folder) / "w.pth")
+        ...     tensors, metadata = read_table(Path(folder) / "w.pth")
+        >>> tensors, metadata
+        ({'weight': tensor([1., 1.])}, {})
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; nothing is downloaded, so give the path of one")
@@ -68,25 +81,25 @@ def read_table(path: Path) -> tuple[Table, dict[str, str]]:
 
 
 def table_of(network: nn.Module) -> Table:
-    """A copy of all parameters and buffers of a network, on the CPU."""
+    """Copy all parameters and buffers of a network to the CPU."""
     state: dict[str, Any] = network.state_dict()
-    # the copy also separates tensors that share memory, which safetensors would refuse
+    # the copy also separates tensors that share memory, which safetensors refuses
     return {key: t.detach().cpu().contiguous().clone() for key, t in state.items() if isinstance(t, Tensor)}
 
 
 def packed(tensors: Mapping[str, Tensor]) -> Table:
-    """The same values in less room: a float32 matrix or kernel that float16 holds exactly is kept in that."""
+    """Return the same values in less space: float32 matrices and kernels become float16 where that is exact."""
     halves = {key: t.half() for key, t in tensors.items() if t.dtype == torch.float32 and t.ndim > 1}
     return {**tensors, **{key: half for key, half in halves.items() if torch.equal(half.float(), tensors[key])}}
 
 
 def unpacked(tensors: Mapping[str, Tensor]) -> Table:
-    """The table that :func:`packed` was given: float16 back as float32."""
+    """Return the table that :func:`packed` was given: float16 becomes float32 again."""
     return {key: t.float() if t.dtype == torch.float16 else t for key, t in tensors.items()}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hex over names, shapes, types and values, in the order of the names; counters left out."""
+    """Compute a SHA-256 in hex over names, shapes, types and values, in the order of the names and without counters."""
     summary = hashlib.sha256()
     for key, tensor in sorted(tensors.items()):
         if not key.endswith(COUNTER):
@@ -96,10 +109,21 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Put ``tensors`` into ``network``; WeightsError unless every key is used, none misses, all sizes agree.
+    """Load tensors into a network that they fit exactly.
 
-    ``what`` opens the message: which file for which network.  Counters of BatchNorm may miss: old files
-    have none.
+    Args:
+        network: The network; it does not change where the tensors do not fit.
+        tensors: Its parameters and buffers by name.  Counters of BatchNorm may be missing, as they are in old files.
+        what: Begins the message of an error: which file for which network.
+
+    Raises:
+        WeightsError: If a tensor is missing, is not expected, or has another size; the message names them.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> load_strictly(layer, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "two tensors into a layer")
+        >>> layer.weight.tolist()
+        [[1.0, 1.0]]
     """
     own = table_of(network)
     missing = [key for key in own if key not in tensors and not key.endswith(COUNTER)]
@@ -109,25 +133,25 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], what: str) 
         for key in own
         if key in tensors and own[key].shape != tensors[key].shape
     ]
-    kinds = {"of another size": sizes, "missing": missing, "unexpected": unexpected}
-    faults = {kind: keys for kind, keys in kinds.items() if keys}
-    if faults:
-        told = [f"{len(keys)} {kind}: {_named(keys)}" for kind, keys in faults.items()]
+    problems = {"of another size": sizes, "missing": missing, "unexpected": unexpected}
+    problems = {problem: keys for problem, keys in problems.items() if keys}
+    if problems:
+        parts = [f"{len(keys)} {problem}: {_summarize(keys)}" for problem, keys in problems.items()]
         error = WeightsError(
-            f"{what}: the weights do not fit, of {len(own)} tensors {'; '.join(told)};"
+            f"{what}: the weights do not fit, of {len(own)} tensors {'; '.join(parts)};"
             " name the backbone they were trained with"
         )
-        for kind, keys in faults.items():
-            error.add_note(f"{kind}: {', '.join(keys)}")
+        for problem, keys in problems.items():
+            error.add_note(f"{problem}: {', '.join(keys)}")
         raise error
     network.load_state_dict({**own, **tensors})
 
 
-def _named(keys: list[str]) -> str:
-    """All keys if they are few, else the modules they are of, as coarse as it takes to name every key's."""
+def _summarize(keys: list[str]) -> str:
+    """All keys if they are few; otherwise their modules, so coarse that a few names cover every key."""
     if len(keys) <= SHOWN:
         return ", ".join(keys)
-    if keys[0].endswith(")"):  # sizes are told, which modules do not share
+    if keys[0].endswith(")"):  # the keys have sizes, which differ within a module
         return f"{', '.join(keys[:2])}, ..."
     for depth in range(max(key.count(".") for key in keys), 0, -1):
         groups = Counter(".".join(key.split(".")[:depth]) for key in keys)
@@ -145,10 +169,10 @@ def _read_safetensors(path: Path) -> tuple[Table, dict[str, str]]:
 
 
 def _unpickle(path: Path) -> object:
-    """What ``torch.save`` wrote, if it is made of tensors and plain values only."""
+    """Read what ``torch.save`` wrote, if it holds tensors and plain values only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # doubts of torch.load about a damaged file: the error says enough
+            warnings.simplefilter("ignore")  # torch.load warns about a damaged file; the error is enough
             with torch.serialization.safe_globals(_NUMBERS):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -164,7 +188,7 @@ def _unpickle(path: Path) -> object:
 
 
 def _unreadable(path: Path) -> str:
-    # without the reason of torch.load, which advises to load files without its safeguard
+    # The reason of torch.load is left out, because it advises loading files without its safeguard.
     return f"{path}: cannot read this weights file: damaged, cut off, or not tensors written by torch.save"
 
 
@@ -175,9 +199,9 @@ def _table_in(content: object, path: Path) -> Table:
             content = content[nest]
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
-    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if strange or not content:
-        found = f"{len(strange)} values that are no tensors: {_named(strange)}" if strange else "an empty one"
+    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if others or not content:
+        found = f"{len(others)} values that are no tensors: {_summarize(others)}" if others else "an empty one"
         raise WeightsError(f"{path}: expected a dictionary of tensors, got {found}")
     return {_unwrapped(str(key)): value for key, value in content.items()}
 

@@ -1,11 +1,11 @@
-"""Residual adapters: convolutions that all domains share, each with a small 1x1 map for every domain.
+"""Residual adapters: convolutions that all domains share, each with a small 1x1 map A_d for every domain d.
 
 * "parallel": W * x + A_d x (Rebuffi, Bilen, Vedaldi, CVPR 2018);
 * "series": y + A_d BN_d(y) with y = W * x (Rebuffi, Bilen, Vedaldi, NIPS 2017).
 
-Both were published with norms of each domain's own around them, so the usual network is
-``add_adapters(convert_norm(network, domain_batchnorm(names)), names)``.  To train one domain and leave the others
-as they are, see :mod:`reid.norm.added_domain`; to make a trained adapter smaller, :mod:`reid.norm.specialised.covnorm`.
+Both were published together with norms for each domain, so the usual network is
+``add_adapters(convert_norm(network, domain_batchnorm(names)), names)``.  :mod:`reid.norm.added_domain` trains one
+domain and leaves the others as they are; :mod:`reid.norm.specialised.covnorm` makes a trained adapter smaller.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError, unknown_name
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.condition import Condition, current_condition
-from reid.norm.convert import add_domain, domains_of, replace_modules, row_of
-from reid.norm.domain_batchnorm import DomainBatchNorm
+from reid.norm.convert import add_domain, domain_index, domains_of, replace_modules
 from reid.norm.domain_rows import NamedRows
 
 KINDS = ("series", "parallel")
 
 
 class FullAdapter(nn.Module):
-    """The map A x of one domain from I to O channels at every place: (B, I, H, W) -> (B, O, H, W)."""
+    """The map A x of one domain from I to O channels at every position: (B, I, H, W) -> (B, O, H, W)."""
 
     keys = ("weight",)
 
@@ -41,14 +41,18 @@ class FullAdapter(nn.Module):
         return functional.conv2d(x, self.weight[:, :, None, None])
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """A (O, I) and b (O,) of the map A x + b."""
+        """Return A (O, I) and b (O,) of the map A x + b."""
         return self.weight, self.weight.new_zeros(len(self.weight))
 
 
 class LowRankAdapter(nn.Module):
-    """The map C M W x + b of one domain: whitening W (J, I), mini-adaptation M (K, J), recolouring C (O, K), b (O,).
+    """The map C M W x + b of one domain, which :mod:`reid.norm.specialised.covnorm` computes from a trained adapter.
 
-    :mod:`reid.norm.specialised.covnorm` makes it from a trained :class:`FullAdapter`.
+    Args:
+        whiten: W (J, I).
+        mini: The mini-adaptation M (K, J).
+        offset: b (O,).
+        recolour: C (O, K).
     """
 
     keys = ("whiten", "mini", "offset", "recolour")
@@ -63,7 +67,7 @@ class LowRankAdapter(nn.Module):
         return functional.conv2d(inner, self.recolour[:, :, None, None], self.offset)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """A (O, I) and b (O,) of the map A x + b."""
+        """Return A (O, I) and b (O,) of the map A x + b."""
         return self.recolour @ self.mini @ self.whiten, self.offset
 
 
@@ -71,18 +75,18 @@ Adapter = FullAdapter | LowRankAdapter
 
 
 class AdaptedConv2d(NamedRows, nn.Conv2d):
-    """A convolution that the domains share and an adapter for each of ``domains``; starts as the convolution alone.
+    """A convolution that all domains share, with an adapter for each of them that adds nothing at first.
 
-    ``weight`` and ``bias`` keep their names; ``adapters.<row>`` are the domains' own, and ``norm`` is what
-    a series adapter looks through.  The names are saved with the state, and a state with the same names in
-    another order loads row by name.
+    In its state ``weight`` and ``bias`` keep their names, ``adapters.<row>`` are the adapters, and ``norm`` is the
+    BatchNorm before the adapters of "series".  The names of the domains are saved with the state; a state that has the
+    same names in another order is loaded by name.
 
-    The domain of the batch is read from the condition as :class:`DomainBatchNorm` reads it: an int or sorted
-    rows run each domain's adapter on its own rows; labels in any order give every row its matrix, in one pass.
+    The domain of each image comes from :class:`~reid.norm.Given`.  Where the images of a batch are sorted by domain,
+    each adapter runs on its own images; otherwise each image is multiplied with its own matrix, in one pass.
     """
 
     def __init__(self, plain: nn.Conv2d, domains: Sequence[str], kind: str) -> None:
-        """``plain`` gives its parameters (the same objects), its device, dtype and training flag."""
+        """Take over the parameters (the same objects), device, dtype, training flag and hooks of ``plain``."""
         super().__init__(
             plain.in_channels,
             plain.out_channels,
@@ -111,7 +115,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
         return f"{plain}, {self.kind} adapters for {len(self.domains)} domains"
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, I, H, W) -> (B, O, H', W')."""
+        """Map x (B, I, H, W) to (B, O, H', W')."""
         y = super().forward(x)
         if self.kind == "series":
             return y + self._adapt(self.norm(y))
@@ -119,7 +123,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
         return y + self._adapt(x[:, :, ::rows, ::columns])
 
     def append(self, name: str, adapter: Adapter | None = None) -> None:
-        """One more domain, last; its adapter adds nothing unless given."""
+        """Add a domain at the end, with an adapter that adds nothing unless one is given."""
         if adapter is None:
             inputs = self.adapter(0).affine()[0].shape[1]
             adapter = FullAdapter(self._zeros(inputs)).train(self.training)
@@ -127,7 +131,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
         self.domains = (*self.domains, name)
 
     def adapter(self, row: int) -> Adapter:
-        """The adapter of one domain."""
+        """Return the adapter of a domain by its index."""
         return cast(Adapter, self.adapters[row])
 
     def _zeros(self, inputs: int) -> Tensor:
@@ -135,58 +139,75 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
 
     def _adapt(self, x: Tensor) -> Tensor:
         condition = current_condition() or Condition()
-        domain, groups = condition.domain, condition.groups
+        domain, groups = condition.domain, condition.runs
         if domain is None:
             if len(self.domains) > 1:
                 raise ConditionError(
-                    f"this network has adapters by domain ({', '.join(self.domains)}) and was not told which:"
+                    f"this network has adapters by domain ({', '.join(self.domains)}) and was given none:"
                     " call Given(network)(images, domain)"
                 )
             domain = 0
         if isinstance(domain, int):
-            return self._one(x, domain)
+            return self._adapt_one_domain(x, domain)
         if domain.is_floating_point():
-            raise ConditionError("adapters need one domain for each image: give int64 labels (B,), not weights (B, G)")
+            raise ConditionError("adapters need one domain for each image: give int64 indices (B,), not weights (B, G)")
         if groups is None:
-            return self._mixed(x, domain)
+            return self._adapt_any_order(x, domain)
         runs = torch.split(x, [rows for _, rows in groups])
-        return torch.cat([self._one(run, row) for run, (row, _) in zip(runs, groups, strict=True)])
+        return torch.cat([self._adapt_one_domain(run, row) for run, (row, _) in zip(runs, groups, strict=True)])
 
-    def _one(self, x: Tensor, domain: int) -> Tensor:
+    def _adapt_one_domain(self, x: Tensor, domain: int) -> Tensor:
         if not 0 <= domain < len(self.domains):
             raise ConditionError(f"domain {domain} is out of range: this network has {len(self.domains)}")
         adapted: Tensor = self.adapter(domain)(x)
         return adapted
 
-    def _mixed(self, x: Tensor, labels: Tensor) -> Tensor:
+    def _adapt_any_order(self, x: Tensor, domain: Tensor) -> Tensor:
         maps = [self.adapter(row).affine() for row in range(len(self.domains))]
-        matrices, offsets = (torch.stack(parts)[labels] for parts in zip(*maps, strict=True))  # (B, O, I), (B, O)
+        matrices, offsets = (torch.stack(parts)[domain] for parts in zip(*maps, strict=True))  # (B, O, I), (B, O)
         y = torch.baddbmm(offsets[:, :, None], matrices, x.flatten(2))
         return y.view(len(x), -1, *x.shape[2:])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Order the adapters by name, and let each take the form (full or low rank) that its state has."""
+        """Order the adapters by the names of their domains, and give each the form (full or low rank) of its state."""
         order = self.row_order(state_dict, prefix, args[-1])
         if order is None:
             return
         stem = f"{prefix}adapters."
         found = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(stem)}
-        for row, place in enumerate(order):
-            old = f"{stem}{place}."
+        for row, saved_row in enumerate(order):
+            old = f"{stem}{saved_row}."
             state = {key.removeprefix(old): value for key, value in found.items() if key.startswith(old)}
             state_dict.update({f"{stem}{row}.{key}": value for key, value in state.items()})
-            self.adapters[row] = _shaped_like(self.adapter(row), state)
+            self.adapters[row] = _in_form_of(self.adapter(row), state)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series") -> nn.Module:
-    """A copy of ``network`` with an adapter for every domain of ``names`` at each convolution that can have one.
+    """Add an adapter for every domain at each convolution that can have one.
 
-    These are the ``nn.Conv2d`` (not subclasses) with a kernel larger than 1x1 that are not depthwise; for
-    "parallel" their padding must also keep the size of the map up to the stride, as 1 does for 3x3.  Adapters
-    start at zero, so the copy computes what ``network`` computes, in every domain.  Call it as
-    ``Given(copy)(images, domain)``; if the network's norms have domains, they must be these.  Raises
-    ConfigError when there is no such convolution, and for names that are not the norms'.
+    These are the ``nn.Conv2d`` (not subclasses) with a kernel larger than 1x1 that are not depthwise; for "parallel"
+    their padding must also keep the size of the map up to the stride, as 1 does for 3x3.  Adapters start with zeros, so
+    the copy computes what ``network`` computes, in every domain.
+
+    Args:
+        network: The network; it does not change.
+        names: The names of the domains.  They must be those of the network's norms where these have any.
+        kind: "series" or "parallel".
+
+    Returns:
+        A copy of the network; call it as ``Given(copy)(images, domain)``.
+
+    Raises:
+        ConfigError: If there is no such convolution, or a name or the kind cannot be used.
+
+    Example:
+        >>> from reid.norm import Given
+        >>> network = add_adapters(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), ["person", "vehicle"])
+        >>> Given(network)(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])).shape
+        torch.Size([2, 8, 8, 8])
+        >>> adapter_domains(network)
+        ('person', 'vehicle')
     """
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind of adapter", kind, KINDS))
@@ -198,7 +219,7 @@ def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series")
     found: list[AdaptedConv2d] = []
 
     def adapt(_: str, layer: nn.Module) -> nn.Module | None:
-        if type(layer) is not nn.Conv2d or not _can_have(layer, kind):
+        if type(layer) is not nn.Conv2d or not _can_have_adapter(layer, kind):
             return None
         found.append(AdaptedConv2d(layer, names, kind))
         return found[-1]
@@ -210,19 +231,29 @@ def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series")
 
 
 def adapted_layers(network: nn.Module) -> dict[str, AdaptedConv2d]:
-    """The convolutions with adapters by module name."""
+    """Return the convolutions with adapters by module name."""
     return {name: m for name, m in network.named_modules() if isinstance(m, AdaptedConv2d)}
 
 
 def add_adapter_domain(network: nn.Module, name: str, like: str | None = None) -> nn.Module:
-    """A copy with one more domain, last, in adapters and norms; the other domains compute what they did, bit for bit.
+    """Add a domain to adapters and norms; the other domains compute the same to the bit.
 
-    Its adapters add nothing, or are those of domain ``like``; its norms as in :func:`reid.norm.add_domain`.
+    Args:
+        network: A network with adapters; it does not change.
+        name: The new domain, which becomes the last.
+        like: The domain whose adapters and norms are copied.  By default the adapters add nothing, and the norms are as
+            in :func:`reid.norm.add_domain`.
+
+    Returns:
+        A copy of the network with one more domain.
+
+    Raises:
+        ConfigError: If the domain exists already, or ``like`` does not.
     """
     domains = adapter_domains(network)
     if name in domains:
         raise ConfigError(f'domain "{name}" exists already; known: {", ".join(domains)}')
-    row = None if like is None else row_of(domains, like)
+    row = None if like is None else domain_index(domains, like)
     new = add_domain(network, name, like) if domains_of(network) else copy.deepcopy(network)
     for layer in adapted_layers(new).values():
         layer.append(name, None if row is None else copy.deepcopy(layer.adapter(row)))
@@ -230,12 +261,12 @@ def add_adapter_domain(network: nn.Module, name: str, like: str | None = None) -
 
 
 def adapter_domains(network: nn.Module) -> tuple[str, ...]:
-    """The domain names of the adapters in the order of their indices, or of the norms where there are no adapters."""
+    """Return the names of the adapters' domains by index, or of the norms' domains where there are no adapters."""
     layers = adapted_layers(network)
     return next(iter(layers.values())).domains if layers else domains_of(network)
 
 
-def _can_have(layer: nn.Conv2d, kind: str) -> bool:
+def _can_have_adapter(layer: nn.Conv2d, kind: str) -> bool:
     if max(layer.kernel_size) == 1 or (layer.groups > 1 and layer.groups == layer.in_channels):
         return False
     if kind == "series":
@@ -246,14 +277,14 @@ def _can_have(layer: nn.Conv2d, kind: str) -> bool:
     return all(2 * padding == dilation * (kernel - 1) for padding, dilation, kernel in sides)
 
 
-def _shaped_like(adapter: Adapter, state: Mapping[str, Tensor]) -> Adapter:
-    """The adapter, or one to be filled from ``state`` (its own keys) where that is the same map in another form."""
+def _in_form_of(adapter: Adapter, state: Mapping[str, Tensor]) -> Adapter:
+    """The adapter, or an empty one of the form that ``state`` (keys of one adapter) has, where the sizes agree."""
     kind: type[Adapter] = LowRankAdapter if "mini" in state else FullAdapter
     if not set(kind.keys) <= set(state):
         return adapter
     first, last = state[kind.keys[0]], state[kind.keys[-1]]
     if (len(last), first.shape[1]) != adapter.affine()[0].shape:  # (O, I)
-        return adapter  # of another network: loading it will say so
+        return adapter  # it is of another network, and loading it raises an error
     like = next(adapter.parameters())
     empty = (torch.empty_like(state[key], device=like.device, dtype=like.dtype) for key in kind.keys)
     return kind(*empty).train(adapter.training)

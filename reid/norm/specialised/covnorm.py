@@ -1,17 +1,16 @@
-"""CovNorm (Li and Vasconcelos, CVPR 2019): a trained adapter becomes whitening, a small map, recolouring.
+"""CovNorm (Li and Vasconcelos, CVPR 2019): a trained adapter becomes whitening, a small map and recolouring.
 
-What an adapter does to its data lives in few directions.  With U, L the k_x leading eigenvectors and eigenvalues of
+The inputs and outputs of an adapter vary in few directions.  With U, L the k_x leading eigenvectors and eigenvalues of
 the covariance of its inputs x, and V, S the k_z leading ones of its outputs z = A x, the adapter becomes
 
     z ~ C M W (x - mean x) + mean z,   W = L^(-1/2) U^T,   C = V S^(1/2),   M = pinv(C) A pinv(W).
 
-W gives white inputs, M (k_z, k_x) is the mini-adaptation, to be trained further, C recolours.  C M W is A between
-the projections onto the leading directions, so the mean squared error is at most the variance of z that was cut off
-(the least that rank k_z allows, Eckart and Young) plus the variance of what A makes of the part of x that was; with
-all directions kept nothing is lost.  An adapter of C channels shrinks from C^2 numbers to C (k_x + k_z) + k_x k_z,
-and C for the offset, which is there because features after a ReLU are not centred.  This module knows covariances
-and adapters; it trains nothing.  All factors are trainable, as in the authors' code (with a tenth of the adapter's
-learning rate); to train M alone, freeze the others.
+W whitens the inputs, M (k_z, k_x) is the mini-adaptation, which can be trained further, and C recolours.  C M W is A
+between the projections onto the leading directions.  Its mean squared error is at most the variance of z that is cut
+off (the least that rank k_z allows, Eckart and Young) plus the variance that A gives to the part of x that is cut off;
+with all directions kept the error is 0.  An adapter of C channels shrinks from C^2 numbers to C (k_x + k_z) + k_x k_z,
+and C more for the offset, which is needed because features after a ReLU are not centred.  All factors are trainable, as
+in the authors' code (with a tenth of the adapter's learning rate); to train only M, freeze the others.
 """
 
 from __future__ import annotations
@@ -26,35 +25,50 @@ from torch import Tensor, nn
 
 from reid.errors import ConfigError, DataError
 from reid.norm.condition import Given
-from reid.norm.convert import row_of
-from reid.norm.covariance import CovStats, covariances
+from reid.norm.convert import domain_index
+from reid.norm.covariance import CovarianceStatistics, covariances
 from reid.norm.specialised.adapters import Adapter, LowRankAdapter, adapted_layers, adapter_domains
 
-VARIANCE = 0.995  # the part of the variance that the authors keep
-SMALLEST = 2  # directions kept at least, as theirs
-ROUNDING = 1e-12  # an eigenvalue below this part of the largest is rounding: its direction is empty
+VARIANCE = 0.995  # the fraction of the variance that the authors keep
+SMALLEST = 2  # the fewest directions that the authors keep
+ROUNDING = 1e-12  # an eigenvalue below this fraction of the largest is a rounding error of 0
 
 
 @dataclass(frozen=True)
 class Directions:
-    """The k leading principal directions: ``vectors`` (C, k) orthonormal columns, ``variances`` (k,) descending."""
+    """The k leading principal directions of some data.
+
+    Args:
+        vectors: (C, k), orthonormal columns.
+        variances: (k,), descending.
+    """
 
     vectors: Tensor
     variances: Tensor
 
     def whiten(self) -> Tensor:
-        """(k, C): what it is given comes out with covariance I; an empty direction comes out as 0."""
+        """Return the matrix (k, C) that gives the data covariance I; a direction without variance becomes 0."""
         empty = self.variances <= ROUNDING * self.variances[0]
         return torch.where(empty, 0.0, self.variances.rsqrt())[:, None] * self.vectors.T
 
     def recolour(self) -> Tensor:
-        """(C, k): gives white vectors these variances; the pseudo-inverse of :meth:`whiten`."""
+        """Return the matrix (C, k) that gives white vectors these variances: the pseudo-inverse of :meth:`whiten`."""
         full = self.variances > ROUNDING * self.variances[0]
         return self.vectors * (self.variances * full).sqrt()
 
 
 def principal(covariance: Tensor, variance: float = VARIANCE, smallest: int = SMALLEST) -> Directions:
-    """Of (C, C), the fewest leading directions, but ``smallest``, that hold the part ``variance`` (0, 1] of all."""
+    """Find the fewest leading directions that hold a fraction of the variance.
+
+    Args:
+        covariance: (C, C).
+        variance: The fraction, in (0, 1].
+        smallest: The fewest directions to return.
+
+    Example:
+        >>> principal(torch.diag(torch.tensor([1.0, 8.0, 1.0])), 0.75, 1).variances
+        tensor([8.])
+    """
     values, vectors = torch.linalg.eigh(covariance)  # ascending
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     held = values.cumsum(0) / values.sum()
@@ -63,11 +77,16 @@ def principal(covariance: Tensor, variance: float = VARIANCE, smallest: int = SM
     return Directions(vectors[:, :count], values[:count])
 
 
-def compress(adapter: Adapter, inputs: CovStats, variance: float = VARIANCE) -> LowRankAdapter:
-    """The low-rank form of a trained adapter, I to O channels, on data of these statistics.
+def compress(adapter: Adapter, inputs: CovarianceStatistics, variance: float = VARIANCE) -> LowRankAdapter:
+    """Compute the low-rank form of a trained adapter on data of some statistics.
 
-    ``inputs``: one group, one block: mean (1, I), cov (1, 1, I, I).  Raises DataError for an adapter that gives the
-    same for all of the data.
+    Args:
+        adapter: An adapter from I to O channels.
+        inputs: The statistics of its inputs, of one group and one block: mean (1, I), cov (1, 1, I, I).
+        variance: The fraction of the variance of inputs and of outputs that is kept.
+
+    Raises:
+        DataError: If the outputs of the adapter do not vary.
     """
     matrix, offset = (value.detach().double() for value in adapter.affine())
     mean, covariance = inputs.mean[0].double(), inputs.cov[0, 0].double()
@@ -86,14 +105,23 @@ def compress(adapter: Adapter, inputs: CovStats, variance: float = VARIANCE) -> 
 def compress_adapters(
     network: nn.Module, batches: Iterable[Tensor], domain: str, variance: float = VARIANCE
 ) -> nn.Module:
-    """A copy of ``network`` with the adapters of ``domain`` in low rank; the other domains stay bit for bit.
+    """Compress the adapters of one domain; the other domains stay the same to the bit.
 
-    ``batches`` are images (B, 3, H, W) of that domain; each adapter is made smaller on its inputs in the trained
-    network, which runs in evaluation mode.  ``variance`` in (0, 1]: the part that is kept of inputs and of outputs.
-    An adapter whose data fill most directions gets larger, not smaller; see
-    :func:`reid.norm.added_domain.domain_sizes`.
-    Raises ConfigError for a network without adapters; DataError when an adapter sees no more places than it has
-    channels, or was never trained.
+    Each adapter is compressed on its inputs in the trained network, which runs in evaluation mode.  An adapter whose
+    data fill most directions gets larger; see :func:`reid.norm.added_domain.domain_sizes`.
+
+    Args:
+        network: A network with trained adapters; it does not change.
+        batches: Images (B, 3, H, W) of the domain.
+        domain: The name of the domain.
+        variance: The fraction of the variance of inputs and of outputs that is kept, in (0, 1].
+
+    Returns:
+        A copy of the network with low-rank adapters.
+
+    Raises:
+        ConfigError: If the network has no adapters, does not know the domain, or the fraction cannot be used.
+        DataError: If an adapter gets no more positions than it has channels, or was never trained.
     """
     if not 0 < variance <= 1:
         raise ConfigError(f"variance: expected a part of the whole, above 0 and at most 1, got {variance}")
@@ -101,14 +129,14 @@ def compress_adapters(
     layers = adapted_layers(new)
     if not layers:
         raise ConfigError(f"{type(network).__name__} has no adapters to compress; add_adapters, then train them")
-    row = row_of(adapter_domains(new), domain)
-    found = _inputs(network, batches, row)
+    row = domain_index(adapter_domains(new), domain)
+    found = _measure_inputs(network, batches, row)
     for name, layer in layers.items():
         channels = layer.adapter(row).affine()[0].shape[1]
-        places = int(found[name].mass) if name in found else 0
-        if places <= channels:
+        positions = int(found[name].mass) if name in found else 0
+        if positions <= channels:
             raise DataError(
-                f"{name}: expected more places than its {channels} channels, got {places}; give more images"
+                f"{name}: expected more positions than its {channels} channels, got {positions}; give more images"
             )
         try:
             layer.adapters[row] = compress(layer.adapter(row), found[name], variance)
@@ -117,9 +145,9 @@ def compress_adapters(
     return new
 
 
-def _inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str, CovStats]:
-    """The statistics over all places of what the adapters of one domain are given, by layer name."""
-    measured, found = copy.deepcopy(network).eval(), dict[str, CovStats]()
+def _measure_inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str, CovarianceStatistics]:
+    """The statistics over all positions of the inputs of one domain's adapters, by layer name."""
+    measured, found = copy.deepcopy(network).eval(), dict[str, CovarianceStatistics]()
     for name, layer in adapted_layers(measured).items():
         layer.adapter(row).register_forward_pre_hook(partial(_collect, found, name))
     given = Given(measured)
@@ -129,8 +157,8 @@ def _inputs(network: nn.Module, batches: Iterable[Tensor], row: int) -> dict[str
     return found
 
 
-def _collect(found: dict[str, CovStats], name: str, _adapter: nn.Module, inputs: tuple[Tensor]) -> None:
+def _collect(found: dict[str, CovarianceStatistics], name: str, _adapter: nn.Module, inputs: tuple[Tensor]) -> None:
     x = inputs[0].double()
     images = covariances(x, torch.zeros(len(x), dtype=torch.int64, device=x.device), 1, x.shape[1])
-    places = replace(images, mass=images.mass * (x.shape[2] * x.shape[3]))
-    found[name] = found[name].merge(places) if name in found else places
+    positions = replace(images, mass=images.mass * (x.shape[2] * x.shape[3]))
+    found[name] = found[name].merge(positions) if name in found else positions

@@ -1,12 +1,12 @@
-"""Region normalization (Yu et al. 2020): the parts of an image inside and outside a mask, each by itself.
+"""Region normalization (Yu et al. 2020): statistics of their own inside and outside a mask.
 
-What an occluder or the background adds to the statistics then stays out of the person's.  The mask comes
-with the condition of the forward pass, ``Given(network)(images, mask=...)``, or the layer finds one itself.
-Which part shows the person, nothing here knows: the two regions are treated alike.
+An occluder or the background then does not change the statistics of the person.  The mask comes from
+``Given(network)(images, mask=...)``, or the layer computes one.  Both regions are treated alike, whichever shows the
+person.
 
-The published layer pools statistics over the batch, in evaluation too, so that an image's embedding depends
-on its batch mates.  Here evaluation always uses the statistics of each image alone; training pools as
-published, or with ``pooled=False`` does as evaluation does.
+The published layer pools statistics over the batch, in evaluation too, so that the embedding of an image depends on the
+other images of its batch.  Here evaluation always uses the statistics of single images; training pools as published, or
+with ``pooled=False`` computes as evaluation does.
 """
 
 from __future__ import annotations
@@ -17,34 +17,47 @@ from torch.nn import functional
 
 from reid.errors import ConditionError
 from reid.norm.condition import current_condition
-from reid.norm.statistics import Stats, statistics_dtype
+from reid.norm.statistics import Statistics, statistics_dtype
 
 
-def region_stats(x: Tensor, region: Tensor) -> Stats:
-    """Moments of each image over its region: x (B, C, H, W), region (B, 1, H, W) bool -> Stats of B groups.
+def region_stats(x: Tensor, region: Tensor) -> Statistics:
+    """Compute the moments of each image over its region.
 
-    ``mass`` counts positions; an empty region has mass, mean and variance 0.
+    Args:
+        x: (B, C, H, W).
+        region: (B, 1, H, W) bool.
+
+    Returns:
+        Statistics of B groups, whose ``mass`` counts positions; an empty region has mass, mean and variance 0.
     """
     member = region.to(x.dtype)
     mass = member.sum((1, 2, 3))
     share = member / mass.clamp_min(1)[:, None, None, None]
     mean = (x * share).sum((2, 3))
-    return Stats(mean, ((x - mean[:, :, None, None]).square() * share).sum((2, 3)), mass)
+    return Statistics(mean, ((x - mean[:, :, None, None]).square() * share).sum((2, 3)), mass)
 
 
 def standardize_regions(x: Tensor, mask: Tensor, pooled: bool = False, eps: float = 1e-5) -> Tensor:
-    """Mean 0 and variance 1 inside the mask and outside it: x (B, C, H, W), mask (B, 1, H, W) bool -> like x.
+    """Give the inside and the outside of a mask mean 0 and variance 1 each.
 
-    Statistics are each image's own, or with ``pooled`` those of the region in the whole batch.  A region R of
-    N positions in all is (x - mu_R) / sqrt(var_R + eps N / |R|), to which the published steps (fill with the
-    region's mean, BN, multiply by sqrt(|R| / N)) amount: a small region is damped.  A region of a single
-    position becomes 0.
+    A region R of an image of N positions becomes (x - mu_R) / sqrt(var_R + eps N / |R|), which is what the published
+    steps amount to (fill with the region's mean, BN, multiply by sqrt(|R| / N)): a small region is damped.  A region of
+    a single position becomes 0.
+
+    Args:
+        x: (B, C, H, W).
+        mask: (B, 1, H, W) bool.
+        pooled: Use the statistics of the region in the whole batch instead of those of each image.
+        eps: As above.
+
+    Returns:
+        (B, C, H, W), of the type of ``x``.
     """
     exact = x.to(statistics_dtype(x))
     regions = []
     for region in (mask, ~mask):
         stats = region_stats(exact, region)
-        stats = stats.total() if pooled else stats
+        stats = stats.merge_all() if pooled else stats
         positions = x.shape[2] * x.shape[3] * (len(x) if pooled else 1)
         damping = (eps * positions / stats.mass.clamp_min(1)).unsqueeze(1)  # (B, 1), or (1, 1) when pooled
         mean, sharp = stats.mean, torch.rsqrt(stats.var + damping)
@@ -55,8 +68,20 @@ def standardize_regions(x: Tensor, mask: Tensor, pooled: bool = False, eps: floa
 class RegionNorm(nn.Module):
     """Basic region norm: statistics and affine of their own inside and outside a given mask.
 
-    ``weight`` and ``bias`` (2, C): row 0 inside (mask 1), row 1 outside.  A bias stays in its region; the
-    published code adds both everywhere, which makes the sum of the two one bias for all.
+    ``weight`` and ``bias`` are (2, C): row 0 inside (mask 1), row 1 outside.  A bias is added in its region only; the
+    published code adds both everywhere, where only their sum counts.
+
+    Args:
+        channels: C.
+        pooled: In training, pool the statistics over the batch.
+        eps: As in :func:`standardize_regions`.
+
+    Example:
+        >>> from reid.norm import Given
+        >>> masks = torch.zeros(2, 1, 8, 8)
+        >>> masks[..., :4] = 1
+        >>> Given(RegionNorm(3))(torch.randn(2, 3, 8, 8), mask=masks).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     def __init__(self, channels: int, pooled: bool = True, eps: float = 1e-5) -> None:
@@ -66,10 +91,18 @@ class RegionNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2, channels))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) -> the same shape.
+        """Normalize a map.
 
-        ``mask`` (B, 1, h, w), bool or 0..1, of any size: it is averaged over each position of the map, and half
-        of it or more counts as inside.  Without it the condition's, or ConditionError.
+        Args:
+            x: (B, C, H, W).
+            mask: (B, 1, h, w), bool or 0..1, of any size.  It is averaged over the area of each position of the map; a
+                half or more counts as inside.  By default the mask that ``Given`` passes.
+
+        Returns:
+            (B, C, H, W).
+
+        Raises:
+            ConditionError: If there is no mask, or it has another shape.
         """
         inside = mask_at(current_mask() if mask is None else mask, x) >= 0.5
         y = standardize_regions(x, inside, self.pooled and self.training, self.eps)
@@ -78,12 +111,12 @@ class RegionNorm(nn.Module):
 
 
 class LearnedRegionNorm(nn.Module):
-    """Learnable region norm: the mask is found from the map itself, the affine differs from position to position.
+    """Learnable region norm: computes the mask from the map itself, and an affine for each position.
 
-    A 7x7 convolution of the mean and the maximum over channels gives an importance in 0..1; positions at
-    ``threshold`` or above form the inside.  Two more convolutions of the importance give scale - 1 and shift
-    (B, 1, H, W).  The threshold passes no gradient: the importance learns through scale and shift alone, which
-    start at zero, so that the layer starts as a region norm without affine.
+    A 7x7 convolution of the mean and the maximum over channels gives an importance in 0..1; positions at ``threshold``
+    or above form the inside.  Two more convolutions of the importance give scale - 1 and shift (B, 1, H, W).  The
+    threshold passes no gradient, so the importance learns only through scale and shift.  These start with 0, so that
+    the layer starts as a region norm without affine.
     """
 
     def __init__(self, threshold: float = 0.8, pooled: bool = True, eps: float = 1e-5) -> None:
@@ -95,7 +128,7 @@ class LearnedRegionNorm(nn.Module):
         nn.init.zeros_(self.affine.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape."""
+        """Normalize x (B, C, H, W); the result has the same shape."""
         importance = self.importance(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)).sigmoid()
         y = standardize_regions(x, importance >= self.threshold, self.pooled and self.training, self.eps)
         scale, shift = self.affine(importance).to(x.dtype).chunk(2, dim=1)
@@ -103,18 +136,18 @@ class LearnedRegionNorm(nn.Module):
 
 
 def current_mask() -> Tensor:
-    """The mask of the forward pass that this thread is in; ConditionError if it was given none."""
+    """Return the mask of the forward pass of this thread; raise ConditionError if there is none."""
     condition = current_condition()
     if condition is None or condition.mask is None:
         raise ConditionError(
-            "this network normalizes by region and was told none: call Given(network)(images, mask=...),"
+            "this network normalizes by region and was given no mask: call Given(network)(images, mask=...),"
             " mask (B, 1, H, W) as large as the images"
         )
     return condition.mask
 
 
 def mask_at(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask (B, 1, h, w), bool or 0..1, at the size of the map x (B, C, H, W): mean over each position's area."""
+    """Resize a mask (B, 1, h, w), bool or 0..1, to a map (B, C, H, W): the mean over the area of each position."""
     if mask.dim() != 4 or mask.shape[:2] != (len(x), 1):
         raise ConditionError(f"mask: expected ({len(x)}, 1, H, W), one for each image, got {tuple(mask.shape)}")
     return functional.interpolate(mask.to(statistics_dtype(x)), size=x.shape[2:], mode="area")

@@ -1,8 +1,8 @@
-"""Network slimming: channels whose norm scales them to nothing are taken out (Liu et al., ICCV 2017).
+"""Network slimming (Liu et al., ICCV 2017): remove the channels that a BatchNorm scales to almost nothing.
 
-Train with :func:`scale_penalty` added to the loss, choose a threshold, remove, train on a little.  Removal knows
-chains of convolution, BatchNorm, ReLU and convolution; where maps are added or concatenated, channels are tied to
-those of other layers, and nothing here can see that.
+Train with :func:`scale_penalty` added to the loss, choose a threshold, remove channels, and train a little more.
+Channels are removed from chains of convolution, BatchNorm, ReLU and convolution.  Where maps are added or concatenated,
+channels are tied to those of other layers, which :func:`remove_channels` cannot know.
 """
 
 from __future__ import annotations
@@ -17,15 +17,33 @@ from reid.norm.specialised.tent import batch_norms
 
 
 def scale_penalty(network: nn.Module) -> Tensor:
-    """The sum of |gamma| over all BatchNorm layers, plain or converted: a scalar, to be weighed by about 1e-4.
+    """Compute the sum of |gamma| over all BatchNorm layers, plain or converted.
 
     Its gradient is the sign of every scale, which the published code adds by hand.
+
+    Returns:
+        A scalar; its usual weight in a loss is 1e-4.
+
+    Raises:
+        ConfigError: If the network has no BatchNorm with a scale.
+
+    Example:
+        >>> scale_penalty(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))).item()
+        8.0
     """
     return torch.stack([scale.abs().sum() for scale in _scales(network)]).sum()
 
 
 def scale_threshold(network: nn.Module, part: float) -> float:
-    """The |gamma| that ``part`` (0 to below 1) of all scales of the network lie below."""
+    """Find the |gamma| that a fraction of all scales of the network are below.
+
+    Args:
+        network: A network with BatchNorm, plain or converted.
+        part: The fraction, 0 to below 1.
+
+    Raises:
+        ConfigError: If the fraction cannot be used, or the network has no BatchNorm with a scale.
+    """
     if not 0 <= part < 1:
         raise ConfigError(f"slimming: expected a part of the channels from 0 to below 1, got {part}")
     ordered = torch.cat([scale.detach().abs().flatten() for scale in _scales(network)]).sort().values
@@ -33,22 +51,35 @@ def scale_threshold(network: nn.Module, part: float) -> float:
 
 
 def remove_channels(chain: nn.Sequential, threshold: float = 0.0) -> nn.Sequential:
-    """A copy without the channels between two convolutions that have |gamma| <= ``threshold``; exact where gamma is 0.
+    """Remove the channels between two convolutions whose scale is small; exact where the scale is 0.
 
-    Wherever Conv2d, BatchNorm2d, ReLU and Conv2d (both dense) follow each other in ``chain``.  A channel with scale 0
-    is the constant ReLU(beta): it goes into the shift of the second convolution.  Before zero padding it cannot,
-    because it ends at the border, so there a channel with beta > 0 stays.  At least one channel stays.
+    This happens wherever a dense Conv2d, BatchNorm2d, ReLU and a dense Conv2d follow each other.  A channel with scale
+    0 is the constant ReLU(beta), which is added to the bias of the second convolution.  With zero padding the constant
+    ends at the border, so a channel with beta > 0 stays there.  At least one channel always stays.
+
+    Args:
+        chain: The layers; they do not change.
+        threshold: Channels with |gamma| up to this are removed.
+
+    Returns:
+        A copy of the chain with fewer channels.
     """
     new = copy.deepcopy(chain)
     layers = list(new)
     for first, norm, act, second in zip(layers, layers[1:], layers[2:], layers[3:], strict=False):
-        if _dense(first) and type(norm) is nn.BatchNorm2d and norm.affine and type(act) is nn.ReLU and _dense(second):
-            _remove(first, norm, second, threshold)  # type: ignore[arg-type]
+        if (
+            _is_dense(first)
+            and type(norm) is nn.BatchNorm2d
+            and norm.affine
+            and type(act) is nn.ReLU
+            and _is_dense(second)
+        ):
+            _remove_between(first, norm, second, threshold)  # type: ignore[arg-type]
     return new
 
 
 @torch.no_grad()
-def _remove(first: nn.Conv2d, norm: nn.BatchNorm2d, second: nn.Conv2d, threshold: float) -> None:
+def _remove_between(first: nn.Conv2d, norm: nn.BatchNorm2d, second: nn.Conv2d, threshold: float) -> None:
     constant = norm.bias.relu()
     kept = norm.weight.abs() > threshold
     if second.padding_mode == "zeros" and second.padding not in ("valid", (0, 0)):
@@ -73,7 +104,7 @@ def _cut(layer: nn.Module, name: str, kept: Tensor, axis: int) -> None:
     setattr(layer, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
-def _dense(layer: nn.Module) -> bool:
+def _is_dense(layer: nn.Module) -> bool:
     return type(layer) is nn.Conv2d and layer.groups == 1
 
 

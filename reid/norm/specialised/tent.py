@@ -1,8 +1,7 @@
-"""Scales and shifts of the norms, fitted to unlabelled images of the test: Tent (Wang et al., ICLR 2021).
+"""Tent (Wang et al., ICLR 2021): fit the scales and shifts of the norms to unlabelled images of a test site.
 
-What "fitted" means is the caller's objective on what the network gives: Tent's own is the entropy of class
-logits.  Statistics are always those of the batch, so the kept ones say nothing here; measure them afterwards
-(:func:`reid.norm.calibrate`).  Nothing here knows identities, losses or cameras.
+The caller chooses the objective on the outputs of the network; Tent's own is the entropy of class logits.  The norms
+use the statistics of each batch during the fit; measure running statistics afterwards (:func:`reid.norm.calibrate`).
 """
 
 from __future__ import annotations
@@ -26,22 +25,36 @@ def adapt(
     objective: Objective,
     learning_rate: float = 1e-3,
 ) -> nn.Module:
-    """A copy of ``network`` whose norms' scales and shifts lessen ``objective``: one step of Adam a batch.
+    """Lower an objective by steps on the scales and shifts of the norms, one step of Adam for each batch.
 
-    ``batches`` yields (images (B, 3, H, W), domain as :class:`Given` takes it, None for a plain network), B at
-    least 2.  ``objective`` takes what the network gives for them and returns a scalar.  ``network`` may be plain
-    or converted and stays bit for bit, so taking it again is the reset that Tent needs after a while; of the copy
-    all but the scales and shifts is bit-equal too, and frozen ones (a BNNeck's shift) stay frozen.
+    The entropy of logits needs images of the classes that the logits stand for.  Identities of another site are not
+    among them; use the entropy of similarities to images of the site there, divided by a temperature (Adachi et al.,
+    arXiv 2403.14114).  Embed queries and gallery with the same copy, calibrated on the site.
 
-    The entropy of logits needs images of the very classes that the logits stand for.  Identities of another site
-    are not among them: there take the entropy of similarities to images of the site itself, over a temperature
-    (Adachi et al., arXiv 2403.14114).  Embed queries and gallery with the same copy, calibrated on the site.
+    Args:
+        network: A plain or a converted network.  It does not change, so starting from it again is the reset that Tent
+            needs now and then.
+        batches: Images (B, 3, H, W), at least 2 in a batch, with their domain as :class:`Given` takes it, None for a
+            plain network.
+        objective: Computes a scalar of the network's outputs.
+        learning_rate: The step size of Adam.
 
-    Raises ConfigError for a network without such parameters or an objective that is no scalar, DataError for a
-    batch of one image or an objective that is not finite.
+    Returns:
+        A copy of the network with other scales and shifts; frozen ones (the shift of a BNNeck) stay, and so does
+        everything else.
+
+    Raises:
+        ConfigError: If no norm has a scale or shift to learn, or the objective is not a scalar of the outputs.
+        DataError: If a batch has one image or the objective is not finite.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        >>> adapted = adapt(network, [(torch.randn(2, 3, 4, 4), None)], lambda maps: maps.square().mean())
+        >>> torch.equal(adapted[1].weight, network[1].weight), torch.equal(adapted[0].weight, network[0].weight)
+        (False, True)
     """
     working = copy.deepcopy(network).eval()
-    fitted = _open(working)
+    fitted = _train_only_affine(working)
     optimizer = torch.optim.Adam(list(fitted.values()), learning_rate)
     given = Given(working)
     with torch.enable_grad():
@@ -66,17 +79,17 @@ def adapt(
 
 
 def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """The norms over the batch, plain or converted, by module name; one in two places once."""
+    """Return the BatchNorm layers, plain or converted, by module name; a layer with two names counts once."""
     return {name: m for name, m in network.named_modules() if isinstance(m, (NormLayer, *PLAIN_NORMS))}
 
 
-def _open(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Let the batch normalize and nothing but scales and shifts learn; these, by name."""
+def _train_only_affine(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Let norms use batch statistics, make only their scales and shifts trainable, and return these by name."""
     trainable = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
     network.requires_grad_(False)
     fitted = {}
     for name, layer in batch_norms(network).items():
-        layer.training = True  # the layer alone: what it drops out stays in evaluation
+        layer.training = True  # only this layer, so that dropout stays in evaluation mode
         layer.momentum = 0.0  # type: ignore[assignment]
         for key in ("weight", "bias"):
             parameter = getattr(layer, key, None)

@@ -1,10 +1,9 @@
-"""Normalized weights: what a layer may do to its input is bounded by a reparametrization of its weight.
+"""Normalized weights: a reparametrization of the weight bounds how much a layer can lengthen its input.
 
-Spectral normalization (Miyato et al. 2018) is torch's own; orthogonalization by Newton's iteration (ONI,
-Huang et al. 2020) is here.  Both look at a convolution as the matrix (out, in * k * k) of its filters.  That
-matrix is not the operator: with largest singular value 1 the convolution can still stretch a map, up to k
-times for a k x k kernel of stride 1.  :func:`operator_norm` measures how much.  Nothing here knows statistics
-of activations.
+Spectral normalization (Miyato et al. 2018) is torch's; orthogonalization by Newton's iteration (ONI, Huang et al. 2020)
+is implemented here.  Both treat a convolution as the matrix (out, in * k * k) of its filters.  This matrix is not the
+operator: with largest singular value 1 the convolution can still lengthen a map, up to k times for a k x k kernel of
+stride 1.  :func:`operator_norm` measures how much.
 """
 
 from __future__ import annotations
@@ -22,19 +21,23 @@ WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class ONI(nn.Module):
-    """Weight (out, in, ...) -> nearly the nearest weight whose filters are orthogonal, of length ``gain``.
+    """Parametrization of a weight (out, in, ...) by a weight close to it whose filters are nearly orthogonal.
 
-    With Z the filters as rows and S = (Z Z^T + eps I) / |Z Z^T + eps I|_F, T ``iterations`` of
-    B <- 1.5 B - 0.5 B^3 S from B = I give B Z / sqrt(|.|_F) (Huang et al. 2020, algorithm 1); here as the pair
-    (B, B S), which is the same B but does not run away where filters are nearly dependent.  Singular values are
-    at most ``gain`` and grow with T: T = 0 only scales by the Frobenius norm, T around 7 is orthogonal for random
-    weights.  The published gain is sqrt(2), for networks of ReLUs.
+    With Z the filters as rows and S = (Z Z^T + eps I) / |Z Z^T + eps I|_F, T iterations of B <- 1.5 B - 0.5 B^3 S from
+    B = I give B Z / sqrt(|.|_F) (Huang et al. 2020, algorithm 1).  Here the pair (B, B S) is iterated, which gives the
+    same B and does not diverge where filters are nearly dependent.  Singular values are at most ``gain`` and grow with
+    T: T = 0 only scales by the Frobenius norm; T around 7 makes random weights orthogonal.
 
-    With more filters than entries in one, the columns are made orthogonal instead, by the same steps on Z^T; the
-    published column variant leaves out the division of S, so that it diverges or depends on the weights' scale.
-    Rows are centred first where that costs no rank, which is when they are longer than many.  Z is scaled to
-    |Z|_F = 1 and ``eps`` counts in units of its mean squared singular value, so the scale of the weights never
-    matters.  ``groups`` as of the convolution: filters of different groups see different inputs.
+    Where there are more filters than numbers in a filter, the columns become orthogonal instead, by the same steps on
+    Z^T; the published variant for columns does not divide S, so it diverges or depends on the scale of the weights.
+    Rows are centred first where that costs no rank, which is when there are fewer rows than columns.  Z is scaled to
+    |Z|_F = 1, and ``eps`` is in units of its mean squared singular value, so the scale of the weights never matters.
+
+    Args:
+        iterations: T.
+        groups: The groups of the convolution, whose filters have different inputs.
+        gain: The length of the filters; sqrt(2) is published for networks with ReLUs.
+        eps: As above.
     """
 
     def __init__(self, iterations: int = 5, groups: int = 1, gain: float = 2.0**0.5, eps: float = 1e-5) -> None:
@@ -42,7 +45,7 @@ class ONI(nn.Module):
         self.iterations, self.groups, self.gain, self.eps = iterations, groups, gain, eps
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The normalized weight, of the same shape; in float32 under autocast too."""
+        """Compute the normalized weight, of the same shape; in float32 under autocast too."""
         with torch.autocast(weight.device.type, enabled=False):
             filters = weight.reshape(self.groups, len(weight) // self.groups, -1)  # (groups, out / groups, in * k * k)
             rows, columns = filters.shape[1:]
@@ -53,7 +56,7 @@ class ONI(nn.Module):
             return self.gain * (normal if rows <= columns else normal.mT).reshape(weight.shape)
 
     def _orthogonalize(self, z: Tensor) -> Tensor:
-        """z (groups, n, m), n <= m -> rows nearly orthonormal."""
+        """Make the rows of z (groups, n, m), n <= m, nearly orthonormal."""
         z = z / _frobenius(z).clamp_min(torch.finfo(z.dtype).tiny)
         identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         s = z @ z.mT + self.eps / len(identity) * identity  # the trace of z z^T is 1
@@ -70,23 +73,36 @@ def _frobenius(matrices: Tensor) -> Tensor:
     return norm
 
 
-def _spectral(layer: nn.Module) -> None:
+def _add_spectral(layer: nn.Module) -> None:
     parametrizations.spectral_norm(layer, "weight")
 
 
-def _oni(layer: nn.Module) -> None:
+def _add_oni(layer: nn.Module) -> None:
     parametrize.register_parametrization(layer, "weight", ONI(groups=int(getattr(layer, "groups", 1))))
 
 
-PARAMETRIZATIONS: dict[str, Callable[[nn.Module], None]] = {"spectral": _spectral, "oni": _oni}
+PARAMETRIZATIONS: dict[str, Callable[[nn.Module], None]] = {"spectral": _add_spectral, "oni": _add_oni}
 
 
 def normalize_weights(network: nn.Module, kind: str) -> nn.Module:
-    """A copy of a network whose linear and convolution weights are normalized at every use.
+    """Normalize the weights of all linear layers and convolutions at every use.
 
-    ``kind`` is a name of ``PARAMETRIZATIONS``.  "spectral": divided by the largest singular value, estimated by
-    one power iteration a forward pass in training and none in evaluation.  "oni": :class:`ONI`.  The weights
-    themselves become ``parametrizations.weight.original``, so load a plain network's state before.
+    Args:
+        network: The network; it does not change.
+        kind: A name in ``PARAMETRIZATIONS``.  "spectral" divides by the largest singular value, which one power
+            iteration estimates in each forward pass of training and none in evaluation; "oni" is :class:`ONI`.
+
+    Returns:
+        A copy whose weights are called ``parametrizations.weight.original``, so load the state of a plain network
+        before.
+
+    Raises:
+        ConfigError: If the name is not known.
+
+    Example:
+        >>> layer = normalize_weights(nn.Sequential(nn.Linear(4, 2)), "oni")[0]
+        >>> (layer.weight @ layer.weight.T).shape
+        torch.Size([2, 2])
     """
     if kind not in PARAMETRIZATIONS:
         raise ConfigError(unknown_name("weight normalization", kind, PARAMETRIZATIONS))
@@ -97,13 +113,13 @@ def normalize_weights(network: nn.Module, kind: str) -> nn.Module:
 
 
 def fold_weights(network: nn.Module) -> nn.Module:
-    """A copy of a network with its normalized weights written down as plain ones, to serve or to export."""
+    """Return a copy of a network with its normalized weights as plain ones, for serving or export."""
     network = copy.deepcopy(network)
     for layer in [module for module in network.modules() if parametrize.is_parametrized(module)]:
         normalizations: nn.ModuleDict = layer.parametrizations.eval()  # type: ignore[assignment, union-attr]
         with torch.no_grad():
             values = {name: getattr(layer, name).clone() for name in normalizations}
-        # Not torch's remove_parametrizations: it edits the class, which the copy shares with the original.
+        # torch's remove_parametrizations would edit the class, which the copy shares with the original.
         layer.__class__ = type(layer).__bases__[0]
         del layer.parametrizations
         for name, value in values.items():
@@ -112,12 +128,23 @@ def fold_weights(network: nn.Module) -> nn.Module:
 
 
 def operator_norm(layer: nn.Conv2d, size: tuple[int, int], iterations: int = 100) -> float:
-    """How many times a convolution lengthens a map (H, W) at most: the largest singular value of the operator.
+    """Estimate how many times a convolution lengthens a map at most: the largest singular value of the operator A.
 
-    Its stride, padding, dilation and groups count; the bias does not.  By ``iterations`` power iterations in
-    float64 on A^T A, A^T being the gradient of A; approached from below, to about three digits.
+    Power iterations on A^T A in float64, with A^T as the gradient of A, approach it from below, to about three digits.
+    Stride, padding, dilation and groups count; the bias does not.
+
+    Args:
+        layer: The convolution.
+        size: Height and width of the map.
+        iterations: The number of power iterations.
+
+    Example:
+        >>> identity = nn.Conv2d(1, 1, 1, bias=False)
+        >>> _ = nn.init.constant_(identity.weight, 2.0)
+        >>> round(operator_norm(identity, (4, 4)), 3)
+        2.0
     """
-    plain = copy.deepcopy(layer).double().eval()  # a spectral norm would move on with every pass
+    plain = copy.deepcopy(layer).double().eval()  # in training a spectral norm would change with every pass
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, layer.in_channels, *size, dtype=torch.float64, generator=generator).to(plain.weight.device)
     with torch.no_grad():

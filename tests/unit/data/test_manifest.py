@@ -1,4 +1,4 @@
-"""Manifests: what is written is read back, and every fault is one line that says where."""
+"""A written manifest reads back the same, and every error is one line that names the file and the line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reid.errors import DataError
 from reid.records import Modality, Sample, Split
 
 HEADER = ",".join(COLUMNS)
-# Printable text of any script, commas and quotes included; outer blanks are not part of a label.
+# Printable text of any script with commas and quotes; outer blanks are not part of a label.
 LABELS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8) | st.sampled_from(
     ["a,b", 'a"b', "a b", "0007"]
 )
@@ -51,7 +51,7 @@ def test_round_trip(name: str, folder: Path, data: st.DataObject) -> None:
     samples = data.draw(samples_in(folder))
     write_manifest(samples, folder / name)
     assert read_manifest(folder / name) == tuple(samples)
-    assert [path.name for path in folder.iterdir() if name in path.name] == [name]  # no part is left behind
+    assert [path.name for path in folder.iterdir() if name in path.name] == [name]  # no partial file is left behind
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -60,7 +60,7 @@ def write(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_written_paths_are_relative_and_survive_a_move(tmp_path: Path) -> None:
+def test_written_paths_are_relative_so_that_the_folder_may_move(tmp_path: Path) -> None:
     sample = Sample(tmp_path / "set/images/a.jpg", "1", split=Split.TRAIN)
     write_manifest([sample], tmp_path / "set/manifest.csv")
     assert (tmp_path / "set/manifest.csv").read_text().splitlines() == [
@@ -71,15 +71,15 @@ def test_written_paths_are_relative_and_survive_a_move(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "moved/manifest.csv")[0].path == tmp_path / "moved/images/a.jpg"
 
 
-def test_a_picture_outside_the_folder(tmp_path: Path) -> None:
-    picture = tmp_path / "pictures/a.jpg"
-    picture.parent.mkdir()
-    picture.write_bytes(b"x")
+def test_an_image_outside_the_folder(tmp_path: Path) -> None:
+    image = tmp_path / "images/a.jpg"
+    image.parent.mkdir()
+    image.write_bytes(b"x")
     (tmp_path / "deep/er").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "deep/er")  # ".." out of a link is not ".." of its name
-    write_manifest([Sample(picture, "1")], tmp_path / "link/manifest.csv")
-    assert "../../pictures/a.jpg," in (tmp_path / "link/manifest.csv").read_text()
-    assert read_manifest(tmp_path / "link/manifest.csv")[0].path.samefile(picture)
+    (tmp_path / "link").symlink_to(tmp_path / "deep/er")  # here ".." leads out of the target of the link
+    write_manifest([Sample(image, "1")], tmp_path / "link/manifest.csv")
+    assert "../../images/a.jpg," in (tmp_path / "link/manifest.csv").read_text()
+    assert read_manifest(tmp_path / "link/manifest.csv")[0].path.samefile(image)
 
 
 def test_a_relative_manifest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,27 +88,27 @@ def test_a_relative_manifest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read_manifest(Path("manifest.csv"))[0].path == Path("images/a.jpg")
 
 
-def test_columns_that_may_be_left_out(tmp_path: Path) -> None:
+def test_optional_columns(tmp_path: Path) -> None:
     assert read_manifest(write(tmp_path, "split,path,identity", "query,a.jpg,7")) == (
         Sample(tmp_path / "a.jpg", "7", "", Modality.VISIBLE, "person", Split.QUERY, None),
     )
 
 
-def test_what_spreadsheets_do_to_a_table(tmp_path: Path) -> None:
-    """Byte-order mark, carriage returns, capitals, blanks after commas, an empty last line, own columns."""
+def test_tables_that_spreadsheets_write(tmp_path: Path) -> None:
+    """They add a byte-order mark, carriage returns, capitals, blanks after commas, empty lines and other columns."""
     path = tmp_path / "rows.csv"
     text = 'Path, Identity ,Camera,Modality,Split,weather\r\n"a,b.jpg", 7 ,c1,,gallery,rain\r\n\r\n'
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert read_manifest(path) == (Sample(tmp_path / "a,b.jpg", "7", "c1", split=Split.GALLERY),)
 
 
-def test_the_same_picture_as_query_and_in_the_gallery(tmp_path: Path) -> None:
+def test_the_same_image_as_query_and_in_the_gallery(tmp_path: Path) -> None:
     samples = read_manifest(write(tmp_path, HEADER, "a.jpg,7,c1,,,query", "a.jpg,7,c1,,,gallery"))
     assert [sample.split for sample in samples] == [Split.QUERY, Split.GALLERY]
 
 
 def test_a_parquet_table_of_pandas(tmp_path: Path) -> None:
-    """Numbers, missing cells and whole floats become the text a CSV would hold."""
+    """Numbers, missing cells and whole floats become the text that a CSV would hold."""
     table = {
         "path": ["a.jpg", "b.jpg", "c.jpg"],
         "identity": [12, 13, 14],
@@ -129,37 +129,28 @@ def test_a_parquet_table_of_pandas(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (
-            ["path,identity", "a.jpg,1"],
-            "column split is missing; found path, identity; expected path, identity, camera",
-        ),
-        (["split", "train"], "column path, identity is missing"),
-        ([""], "column path, identity, split is missing; found nothing"),
-        ([HEADER], "the manifest has no rows"),
-        ([HEADER, "", ""], "the manifest has no rows"),
-        ([HEADER, "a.jpg,1,c,visible,person,train", "b.jpg,1,c,visible,train"], "line 3: expected 6 cells"),
-        ([HEADER, ",1,c,visible,person,train"], "line 2: the path is empty"),
-        (
-            [HEADER, "a.jpg,1,c,infra-red,person,train"],
-            'line 2: unknown modality "infra-red"; did you mean "infrared"?',
-        ),
-        ([HEADER, "a.jpg,1,c,,person,test"], 'line 2: unknown split "test"; known: train, query, gallery'),
+        (["path,identity", "a.jpg,1"], "column split"),
+        (["split", "train"], "path, identity"),
+        ([""], "path, identity, split"),
+        ([HEADER], "no rows"),
+        ([HEADER, "", ""], "no rows"),
+        ([HEADER, "a.jpg,1,c,visible,person,train", "b.jpg,1,c,visible,train"], "line 3: expected 6"),
+        ([HEADER, ",1,c,visible,person,train"], "line 2: the path"),
+        ([HEADER, "a.jpg,1,c,infra-red,person,train"], 'line 2: unknown modality "infra-red"'),
+        ([HEADER, "a.jpg,1,c,,person,test"], 'line 2: unknown split "test"'),
         ([HEADER, "a.jpg,1,c,,person,"], 'line 2: unknown split ""'),
-        (
-            [HEADER, "a.jpg,1,,,,train", "b.jpg,1,,,,train", "./a.jpg,2,,,,train"],
-            "line 4: ./a.jpg is already in split train",
-        ),
-        ([HEADER, "", "a.jpg,1,,,,train", "a.jpg,1,,,,train"], "is already in split train at line 3; keep one"),
-        ([HEADER + ",time", "a.jpg,1,,,,train,yesterday"], 'line 2: time "yesterday" is not ISO 8601'),
-        (["path,identity,cameras,split", "a.jpg,1,c,train"], 'unknown column "cameras"; did you mean "camera"?'),
-        (["path,path,identity,split", "a,b,1,train"], "column path stands twice"),
-        ([HEADER, 'a.jpg,"1,c,,person,train'], "line 2: not a CSV row"),
-        (['"path,identity'], "line 1: not a CSV header"),
-        ([HEADER, "a.jpg,1,do\x00or,visible,person,train"], "line 2: camera 'do\\x00or' has control characters"),
-        ([HEADER, 'a.jpg,"1\n2",,,,train'], "line 2: identity '1\\n2' has control characters"),
+        ([HEADER, "a.jpg,1,,,,train", "b.jpg,1,,,,train", "./a.jpg,2,,,,train"], "line 4: ./a.jpg"),
+        ([HEADER, "", "a.jpg,1,,,,train", "a.jpg,1,,,,train"], "line 3"),
+        ([HEADER + ",time", "a.jpg,1,,,,train,yesterday"], 'line 2: time "yesterday"'),
+        (["path,identity,cameras,split", "a.jpg,1,c,train"], '"cameras"; did you mean "camera"'),
+        (["path,path,identity,split", "a,b,1,train"], "column path"),
+        ([HEADER, 'a.jpg,"1,c,,person,train'], "line 2"),
+        (['"path,identity'], "line 1"),
+        ([HEADER, "a.jpg,1,do\x00or,visible,person,train"], "line 2: camera 'do\\x00or'"),
+        ([HEADER, 'a.jpg,"1\n2",,,,train'], "line 2: identity '1\\n2'"),
     ],
 )
-def test_faults(lines: list[str], expected: str, tmp_path: Path) -> None:
+def test_errors_in_a_table(lines: list[str], expected: str, tmp_path: Path) -> None:
     path = write(tmp_path, *lines)
     with pytest.raises(DataError) as caught:
         read_manifest(path)
@@ -171,37 +162,37 @@ def test_faults(lines: list[str], expected: str, tmp_path: Path) -> None:
 
 def test_line_numbers_count_lines_inside_quotes(tmp_path: Path) -> None:
     path = write(tmp_path, "path,identity,split,note", 'a.jpg,1,train,"two', 'lines"', "b.jpg,1,nowhere,")
-    with pytest.raises(DataError, match="line 4: unknown split"):
+    with pytest.raises(DataError, match="line 4"):
         read_manifest(path)
 
 
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such manifest; expected a CSV or Parquet table with the columns path,"):
+def test_files_that_are_not_tables(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.csv"):
         read_manifest(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(f"{HEADER}\nm\xfcller.jpg,1,,,,train\n".encode("latin-1"))
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="UTF-8"):
         read_manifest(tmp_path / "latin.csv")
     (tmp_path / "m.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(DataError, match="not a readable Parquet table"):
+    with pytest.raises(DataError, match="Parquet"):
         read_manifest(tmp_path / "m.parquet")
     pyarrow.parquet.write_table(
         pyarrow.table({"path": ["a"], "identity": ["1"], "split": ["x"]}), tmp_path / "n.parquet"
     )
-    with pytest.raises(DataError, match='row 1: unknown split "x"'):
+    with pytest.raises(DataError, match=r'row 1: .*"x"'):
         read_manifest(tmp_path / "n.parquet")
 
 
 @pytest.mark.parametrize("identity", [" 7", "7\n", "a\tb", "\udcff"])
-def test_labels_that_would_not_come_back_are_not_written(identity: str, tmp_path: Path) -> None:
+def test_labels_that_would_not_read_back_are_not_written(identity: str, tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
     write_manifest([Sample(tmp_path / "a.jpg", "7")], path)
     before = path.read_bytes()
-    with pytest.raises(DataError, match=r"identity .* has outer blanks or characters no table holds"):
+    with pytest.raises(DataError, match="identity"):
         write_manifest([Sample(tmp_path / "a.jpg", identity)], path)
     assert path.read_bytes() == before
 
 
-def test_a_write_that_fails_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "manifest.csv"
     write_manifest([Sample(tmp_path / "a.jpg", "7")], path)
     before = path.read_bytes()
@@ -221,5 +212,5 @@ def test_check_files(tmp_path: Path) -> None:
     present = Sample(tmp_path / "a.jpg")
     check_files([present])
     missing = [Sample(tmp_path / "b.jpg"), Sample(tmp_path / "c.jpg"), Sample(tmp_path / "b.jpg", split=Split.QUERY)]
-    with pytest.raises(DataError, match=r"b.jpg: no such picture \(2 of 3 are missing\)"):
+    with pytest.raises(DataError, match=r"b\.jpg.*2 of 3"):
         check_files([present, *missing])

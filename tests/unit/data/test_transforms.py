@@ -1,9 +1,8 @@
-"""Both transforms against slow, one-image versions of themselves, and their invariants."""
+"""Both transforms agree with slow versions for one image and keep their invariants."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -13,14 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from reid.data.transforms import IMAGENET_MEAN, IMAGENET_STD, LUMA, Draw, EvaluationTransform, TrainTransform
+from reid.data.transforms import IMAGENET_MEAN, IMAGENET_STD, LUMA, EvaluationTransform, RandomNumbers, TrainTransform
 from reid.errors import ConfigError, DataError
 
 NOTHING = TrainTransform(flip=0, pad=0, brightness=0, contrast=0, saturation=0, gain=0, grey=0, erase=0)
 
 
-def pictures(count: int, height: int = 24, width: int = 12, seed: int = 0) -> torch.Tensor:
+def random_images(count: int, height: int = 24, width: int = 12, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -33,7 +33,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-def test_resize_is_pillows(interpolation: str) -> None:
+def test_resize_agrees_with_pillow(interpolation: str) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 31, 3), dtype=np.uint8))
     transform = EvaluationTransform(40, 20, interpolation=interpolation)
     resized = transform.resize(image)
@@ -42,7 +42,7 @@ def test_resize_is_pillows(interpolation: str) -> None:
     np.testing.assert_array_equal(resized.numpy().transpose(1, 2, 0), expected)
 
 
-def test_a_picture_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_is_not_changed() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     resized = EvaluationTransform(40, 20).resize(image)
@@ -53,7 +53,7 @@ def test_a_picture_of_the_right_size_is_not_touched() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_normalise_is_the_textbook_formula(dtype: torch.dtype) -> None:
-    images = pictures(3).to(dtype)
+    images = random_images(3).to(dtype)
     before = images.clone()
     result = EvaluationTransform(24, 12).normalise(images)
     mean, std = (np.array(v)[None, :, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -62,25 +62,25 @@ def test_normalise_is_the_textbook_formula(dtype: torch.dtype) -> None:
     assert torch.equal(images, before)
 
 
-def test_evaluation_transform_survives_json() -> None:
+def test_evaluation_transform_reads_back_from_json() -> None:
     transform = EvaluationTransform(128, 64, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bicubic")
     assert EvaluationTransform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
     assert EvaluationTransform.from_dict({}) == EvaluationTransform()
-    with pytest.raises(ConfigError, match='unknown key "hight"; did you mean "height"'):
+    with pytest.raises(ConfigError, match=r'"hight".*"height"'):
         EvaluationTransform.from_dict({"hight": 3})
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"height": 0}, "height and width of at least 1"),
-        ({"interpolation": "linear"}, 'unknown interpolation "linear"'),
-        ({"std": (1.0, 0.0, 1.0)}, "std above 0"),
-        ({"mean": (0.5,)}, "three finite numbers for mean"),
-        ({"mean": (0.5, float("nan"), 0.5)}, "three finite numbers for mean"),
+        ({"height": 0}, "height"),
+        ({"interpolation": "linear"}, '"linear"'),
+        ({"std": (1.0, 0.0, 1.0)}, "std"),
+        ({"mean": (0.5,)}, "mean"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean"),
     ],
 )
-def test_evaluation_transform_refuses(values: dict[str, object], expected: str) -> None:
+def test_evaluation_transform_refuses_values_out_of_range(values: dict[str, object], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         EvaluationTransform(**values)  # type: ignore[arg-type]
 
@@ -88,8 +88,10 @@ def test_evaluation_transform_refuses(values: dict[str, object], expected: str) 
 # --- training -----------------------------------------------------------------------------------
 
 
-def one_by_hand(image: np.ndarray, row: dict[str, np.ndarray], pad: int, erase_colour: Sequence[float]) -> np.ndarray:
-    """The slow version for one uint8 image (3, H, W) and the numbers drawn for it."""
+def augment_slowly(
+    image: np.ndarray, row: dict[str, np.ndarray], pad: int, erase_colour: Sequence[float]
+) -> np.ndarray:
+    """Augment one uint8 image (3, H, W) with its random numbers, pixel by pixel."""
     _, height, width = image.shape
     padded = np.zeros((3, height + 2 * pad, width + 2 * pad))
     padded[:, pad : pad + height, pad : pad + width] = image
@@ -113,8 +115,8 @@ def one_by_hand(image: np.ndarray, row: dict[str, np.ndarray], pad: int, erase_c
     return result
 
 
-def row_of(draw: Draw, i: int) -> dict[str, np.ndarray]:
-    return {field.name: getattr(draw, field.name)[i].numpy() for field in fields(draw)}
+def numbers_of_image(numbers: RandomNumbers, i: int) -> dict[str, np.ndarray]:
+    return {field.name: getattr(numbers, field.name)[i].numpy() for field in fields(numbers)}
 
 
 @settings(deadline=None, max_examples=25)
@@ -125,34 +127,36 @@ def row_of(draw: Draw, i: int) -> dict[str, np.ndarray]:
     grey=st.floats(0, 1),
     size=st.tuples(st.integers(1, 20), st.integers(1, 12)),
 )
-def test_every_row_is_the_slow_version(seed: int, pad: int, jitter: float, grey: float, size: tuple[int, int]) -> None:
+def test_every_image_of_a_batch_agrees_with_the_slow_version(
+    seed: int, pad: int, jitter: float, grey: float, size: tuple[int, int]
+) -> None:
     transform = TrainTransform(0.5, pad, jitter, jitter, jitter, jitter, grey, 0.5)
-    images = pictures(19, *size, seed)  # more than are coloured at once
-    images[3] = images[3, :1]  # one without colour
+    images = random_images(19, *size, seed)  # more than the transform recolours at once
+    images[3] = images[3, :1]  # an image without colour
     result = transform(images, seeded(seed))
-    draw = transform.draw(images.shape, seeded(seed))
+    numbers = transform.draw(images.shape, seeded(seed))
     assert (result.dtype, result.shape) == (torch.float32, images.shape)
     for i in range(len(images)):
-        expected = one_by_hand(images[i].numpy(), row_of(draw, i), pad, transform.erase_colour)
+        expected = augment_slowly(images[i].numpy(), numbers_of_image(numbers, i), pad, transform.erase_colour)
         np.testing.assert_allclose(result[i].numpy(), expected, atol=2e-3, rtol=0)
 
 
-def test_nothing_asked_nothing_done() -> None:
-    images = pictures(5)
+def test_a_transform_with_all_settings_zero_changes_nothing() -> None:
+    images = random_images(5)
     before = images.clone()
     np.testing.assert_allclose(NOTHING(images, seeded()).numpy(), images.numpy(), atol=1e-4)
     assert torch.equal(images, before)
 
 
-def test_input_is_left_alone() -> None:
-    images = pictures(20)
+def test_the_input_is_not_changed() -> None:
+    images = random_images(20)
     before = images.clone()
     TrainTransform()(images, seeded())
     assert torch.equal(images, before)
 
 
-def test_the_generator_decides_alone() -> None:
-    images = pictures(6)
+def test_only_the_generator_decides() -> None:
+    images = random_images(6)
     torch.manual_seed(1)
     first = TrainTransform()(images, seeded(7))
     torch.manual_seed(2)
@@ -160,38 +164,38 @@ def test_the_generator_decides_alone() -> None:
     assert not torch.equal(first, TrainTransform()(images, seeded(8)))
 
 
-def test_images_of_a_batch_get_different_draws() -> None:
-    images = pictures(1).expand(32, -1, -1, -1)
+def test_images_of_a_batch_get_different_random_numbers() -> None:
+    images = random_images(1).expand(32, -1, -1, -1)
     result = TrainTransform()(images, seeded())
     assert len(torch.unique(result.flatten(1), dim=0)) == 32
 
 
 @pytest.mark.parametrize("settings_of", [{}, {"flip": 0, "grey": 1, "erase": 0}, {"erase": 1, "pad": 0}])
-def test_as_many_numbers_are_drawn_whatever_the_settings(settings_of: dict[str, float]) -> None:
-    """Switching one change off must not change which batches come after."""
+def test_settings_do_not_change_how_many_numbers_are_drawn(settings_of: dict[str, float]) -> None:
+    """So switching off one augmentation does not change later batches."""
     generator, reference = seeded(), seeded()
-    TrainTransform(**settings_of)(pictures(4), generator)  # type: ignore[arg-type]
-    TrainTransform()(pictures(4), reference)
+    TrainTransform(**settings_of)(random_images(4), generator)  # type: ignore[arg-type]
+    TrainTransform()(random_images(4), reference)
     assert torch.equal(generator.get_state(), reference.get_state())
 
 
-def test_shares_and_ranges_of_the_draw() -> None:
-    """10,000 draws: probabilities within five standard deviations, ranges filled and kept."""
+def test_shares_and_ranges_of_the_random_numbers() -> None:
+    """Of 10,000 images the shares are within five standard deviations, and the ranges are kept and filled."""
     transform = TrainTransform(flip=0.3, pad=4, grey=0.1, erase=0.4)
-    draw = transform.draw((10000, 3, 128, 64), seeded())
+    numbers = transform.draw((10000, 3, 128, 64), seeded())
     for share, probability in (
-        (draw.flip, 0.3),
-        (draw.saturation == 0, 0.1),
-        (draw.box.any(1), 0.4),
+        (numbers.flip, 0.3),
+        (numbers.saturation == 0, 0.1),
+        (numbers.box.any(1), 0.4),
     ):
         assert abs(share.double().mean().item() - probability) < 5 * (probability * (1 - probability) / 10000) ** 0.5
-    for places in (draw.top, draw.left):
-        assert places.unique().tolist() == list(range(9))
-        assert places.bincount().min() > 900
-    for factors, half in ((draw.brightness, 0.2), (draw.contrast, 0.15), (draw.gains, 0.1)):
+    for positions in (numbers.top, numbers.left):
+        assert positions.unique().tolist() == list(range(9))
+        assert positions.bincount().min() > 900
+    for factors, half in ((numbers.brightness, 0.2), (numbers.contrast, 0.15), (numbers.gains, 0.1)):
         assert 1 - half <= factors.min() < 1 - 0.98 * half
         assert 1 + 0.98 * half < factors.max() <= 1 + half
-    assert draw.gains.std(1).min() > 0  # each channel has its own
+    assert numbers.gains.std(1).min() > 0  # each channel has its own
 
 
 def test_erased_rectangles() -> None:
@@ -212,9 +216,9 @@ def test_erased_rectangles() -> None:
     assert aspect.max() > 2.5
 
 
-def test_a_picture_without_colour_stays_without() -> None:
-    """Infrared crops must not be tinted; a coloured one in the same batch is."""
-    images = pictures(2)
+def test_an_image_without_colour_stays_without_colour() -> None:
+    """An infrared crop is not tinted, a coloured one in the same batch is."""
+    images = random_images(2)
     images[0] = images[0, :1]
     result = TrainTransform(flip=0, pad=0, gain=0.3, grey=0, erase=0)(images, seeded())
     assert torch.allclose(result[0, 0], result[0, 1], atol=1e-3)
@@ -223,47 +227,52 @@ def test_a_picture_without_colour_stays_without() -> None:
 
 
 def test_values_stay_in_range() -> None:
-    result = TrainTransform(brightness=1, contrast=1, saturation=1, gain=1)(pictures(40), seeded())
+    result = TrainTransform(brightness=1, contrast=1, saturation=1, gain=1)(random_images(40), seeded())
     assert result.min() >= 0
     assert result.max() <= 255
 
 
 def test_an_empty_batch() -> None:
-    assert TrainTransform()(pictures(0), seeded()).shape == (0, 3, 24, 12)
+    assert TrainTransform()(random_images(0), seeded()).shape == (0, 3, 24, 12)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 4), torch.zeros(3, 8, 4, dtype=torch.uint8)])
 def test_train_transform_refuses_other_tensors(images: torch.Tensor) -> None:
-    with pytest.raises(DataError, match=r"expected uint8 \(B, 3, H, W\), got"):
+    with pytest.raises(DataError, match="uint8"):
         TrainTransform()(images, seeded())
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"flip": 1.5}, "expected flip in 0..1, got 1.5"),
-        ({"gain": -0.1}, "expected gain in 0..1"),
-        ({"pad": -1}, "pad of at least 0"),
+        ({"flip": 1.5}, r"flip .*1\.5"),
+        ({"gain": -0.1}, "gain"),
+        ({"pad": -1}, "pad"),
         ({"erase_area": (0.3, 0.1)}, "erase_area"),
         ({"erase_aspect": 0.0}, "erase_aspect"),
     ],
 )
-def test_train_transform_refuses(values: dict[str, object], expected: str) -> None:
+def test_train_transform_refuses_values_out_of_range(values: dict[str, object], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         TrainTransform(**values)  # type: ignore[arg-type]
 
 
-def test_a_batch_is_much_quicker_than_its_images_one_by_one() -> None:
-    images, transform = pictures(96, 128, 64), TrainTransform()
+class CountOperators(TorchDispatchMode):
+    """Counts the operators that torch runs."""
 
-    def fastest(run: object, rounds: int) -> float:
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            run()  # type: ignore[operator]
-            times.append(time.perf_counter() - start)
-        return min(times)
+    count = 0
 
-    whole = fastest(lambda: transform(images, seeded()), 8)
-    singles = fastest(lambda: [transform(image[None], seeded()) for image in images], 3)
-    assert whole < singles / 2
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_batch_takes_far_fewer_operators_than_its_images_one_by_one() -> None:
+    """Except for erasing, which writes one rectangle for each image, a batch is changed as a whole."""
+    images, transform = random_images(16), TrainTransform(erase=0)
+    with CountOperators() as batch:
+        transform(images, seeded())
+    with CountOperators() as single:
+        transform(images[:1], seeded())
+    assert single.count > 0
+    assert batch.count < 2 * single.count

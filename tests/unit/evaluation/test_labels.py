@@ -80,7 +80,7 @@ def test_cameras_that_share_a_location():
         ["left out", "wrong", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]
-    assert relation(queries, gallery, locations=one_location, ignore="place") == [
+    assert relation(queries, gallery, locations=one_location, ignore="location") == [
         ["left out", "left out", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]

@@ -56,7 +56,7 @@ def test_old_evaluators_of_market1501_by_name(tmp_path: Path) -> None:
     A third query, 0009, has no right answer: of all queries it is one that scores 0.
     """
     root = published_layouts.market1501(tmp_path)
-    published_layouts.picture(root / "query/0009_c3s1_001051_00.jpg")
+    published_layouts.write_image(root / "query/0009_c3s1_001051_00.jpg")
     rectangles, trapezoids = (Fraction(5, 12) + Fraction(7, 10)) / 2, (Fraction(7, 24) + Fraction(53, 80)) / 2
     for spec, expected, rank1 in (
         ("market1501", rectangles, Fraction(1, 2)),

@@ -71,7 +71,7 @@ def test_sysu_mm01_all_search_single_shot(tmp_path: Path) -> None:
     assert (result.metrics.queries, result.metrics.gallery, result.metrics.queries_without_match) == (8, 8, 0)
     assert result.left_out == 10 * 4 * 2  # trials, queries of camera 3, gallery rows of camera 2
     assert result.gallery_source.startswith("rand_perm_cam.mat (sha256 ")
-    assert report.rule == "market ignore=place cmc=identity gallery=permutation trials=10"
+    assert report.rule == "market ignore=location cmc=identity gallery=permutation trials=10"
     assert result.metrics.average_precision[0] == pytest.approx(float((Fraction(43, 90) + 1) / 2))
 
 

@@ -32,7 +32,7 @@ def test_embeddings_are_float32_of_unit_length(neck: str, dimension: int, poolin
 
 
 @pytest.mark.parametrize("neck", NECKS)
-def test_training_sees_the_same_as_inference_before_normalising(neck: str) -> None:
+def test_training_computes_the_same_as_inference_before_normalising(neck: str) -> None:
     network = embedder(neck).eval()
     images = torch.randn(IMAGES)
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """Models run by ONNX Runtime and OpenVINO are networks like any other: same vectors as plain torch, one fingerprint.
 
-The networks are made here, tiny, with random weights.  Caught: bfloat16, OpenVINO's own choice where the processor
-has it; colours or a layout that are not turned; images of a batch that change places or are left out where a model
-takes one; a request that threads share; a fingerprint of the graph alone; a gallery's copy without the model.
+The networks are tiny and have random weights.  Caught: bfloat16, OpenVINO's own choice where the processor
+has it; colours or a layout that are not converted; images of a batch that change order or are left out where a model
+takes one; a request that threads share; a fingerprint of the graph only; a gallery's copy without the model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from helpers.tiny_models import INTEL, Sizes, Tiny
 from reid.errors import ConfigError, ReidError, WeightsError
-from reid.models.calibration import calibrate_checkpoint
+from reid.models.calibration import calibrate_checkpoint, can_be_calibrated
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.own_statistics import keeps_statistics
 from reid.models.runtime import RuntimeNetwork
 from reid.norm import Profiles, camera_batchnorm, convert_norm
 from reid.records import Sample, Split
@@ -38,11 +37,11 @@ def images(count: int = 5, height: int = 64, width: int = 32) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
 
 
-def blue_first(pictures: Tensor) -> Tensor:
-    return pictures.flip(1)
+def blue_first(rgb: Tensor) -> Tensor:
+    return rgb.flip(1)
 
 
-def off(found: Tensor, expected: Tensor) -> float:
+def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max())
 
 
@@ -54,38 +53,38 @@ def test_vectors_are_those_of_the_network_in_torch(tmp_path: Path, name: str, sh
     checkpoint = load_checkpoint(Tiny().write(tmp_path / name, shape, INTEL + sides, last=last))
     vectors = checkpoint.embed(images())
     assert vectors.dtype == torch.float32
-    assert off(vectors.norm(dim=1), torch.ones(5)) < 1e-6
-    assert off(vectors, Tiny()(blue_first(images()))) < 1e-5
-    # the oracle tells apart: colours not turned, images in other places, another network
-    assert off(vectors, Tiny()(images())) > 1e-3
-    assert off(vectors, Tiny()(blue_first(images()))[[1, 0, 2, 3, 4]]) > 1e-3
-    assert off(vectors, Tiny(1)(blue_first(images()))) > 1e-3
+    assert difference(vectors.norm(dim=1), torch.ones(5)) < 1e-6
+    assert difference(vectors, Tiny()(blue_first(images()))) < 1e-5
+    # the oracle refuses colours that are not converted, images in another order, another network
+    assert difference(vectors, Tiny()(images())) > 1e-3
+    assert difference(vectors, Tiny()(blue_first(images()))[[1, 0, 2, 3, 4]]) > 1e-3
+    assert difference(vectors, Tiny(1)(blue_first(images()))) > 1e-3
 
 
 @BOTH
-def test_one_image_answers_the_same_alone_and_in_a_batch(tmp_path: Path, name: str) -> None:
+def test_an_image_has_the_same_vector_in_any_batch(tmp_path: Path, name: str) -> None:
     fixed, free = (
         load_checkpoint(Tiny().write(tmp_path / str(shape[0]) / name, shape))
         for shape in ((1, 3, 64, 32), ("batch", 3, 64, 32))
         if (tmp_path / str(shape[0])).mkdir() is None
     )
     for checkpoint in (fixed, free):
-        alone = torch.cat([checkpoint.embed(image[None]) for image in images()])
-        assert off(checkpoint.embed(images()), alone) < 1e-6
-    assert off(fixed.embed(images()), free.embed(images())) < 1e-6
+        single = torch.cat([checkpoint.embed(image[None]) for image in images()])
+        assert difference(checkpoint.embed(images()), single) < 1e-6
+    assert difference(fixed.embed(images()), free.embed(images())) < 1e-6
 
 
 @BOTH
-def test_threads_may_ask_at_the_same_time(tmp_path: Path, name: str) -> None:
+def test_threads_may_call_at_the_same_time(tmp_path: Path, name: str) -> None:
     checkpoint = load_checkpoint(Tiny().write(tmp_path / name, ("batch", 3, 64, 32)))
     parts = [images()[[row]].repeat(40, 1, 1, 1) for row in range(5)]
     expected = Tiny()(blue_first(images()))
     with ThreadPoolExecutor(5) as pool:
         for found, row in zip(pool.map(checkpoint.embed, parts * 4), expected.repeat(4, 1), strict=True):
-            assert off(found, row.expand(40, -1)) < 1e-5
+            assert difference(found, row.expand(40, -1)) < 1e-5
 
 
-def test_openvino_computes_in_float32_and_says_so(tmp_path: Path) -> None:
+def test_openvino_computes_in_float32_and_reports_it(tmp_path: Path) -> None:
     from openvino import Core
 
     path = Tiny().write(tmp_path / "model.xml")
@@ -98,16 +97,16 @@ def test_openvino_computes_in_float32_and_says_so(tmp_path: Path) -> None:
     image = blue_first(images(1))
     its_own_choice = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     answer = torch.nn.functional.normalize(torch.from_numpy(its_own_choice([image.numpy()])[0]))
-    assert off(answer, Tiny()(image)) > 1e-4  # the tolerance above would not let it pass
+    assert difference(answer, Tiny()(image)) > 1e-4  # more than the tolerance above
 
 
-def test_onnx_runtime_says_what_ran(tmp_path: Path) -> None:
+def test_onnx_runtime_reports_its_version(tmp_path: Path) -> None:
     runtime = load_checkpoint(Tiny().write(tmp_path / "model.onnx")).runtime
     assert runtime.startswith("ONNX Runtime ")
     assert runtime.endswith(" float32")
 
 
-def test_a_network_of_torch_is_run_by_no_other_program(plain_weights: Path) -> None:
+def test_a_network_of_torch_names_no_runtime(plain_weights: Path) -> None:
     assert load_checkpoint(plain_weights).runtime == ""
 
 
@@ -118,7 +117,7 @@ def test_the_fingerprint_is_of_both_files_and_of_the_card(tmp_path: Path) -> Non
     path = Tiny().write(tmp_path / "model.xml")
     first = load_checkpoint(path).fingerprint
     assert load_checkpoint(path).fingerprint == first
-    weights = path.with_suffix(".bin")  # others now, which a hash of the graph alone would not see
+    weights = path.with_suffix(".bin")  # other weights, which a hash of the graph only would not notice
     weights.write_bytes((np.fromfile(weights, np.float32) * np.float32(1.01)).tobytes())
     second = load_checkpoint(path).fingerprint
     path.with_suffix(".toml").write_text(INTEL.replace("BGR", "RGB"))
@@ -128,7 +127,7 @@ def test_the_fingerprint_is_of_both_files_and_of_the_card(tmp_path: Path) -> Non
 
 
 @BOTH
-def test_a_saved_checkpoint_needs_its_files_no_more(tmp_path: Path, name: str) -> None:
+def test_a_saved_checkpoint_does_not_need_the_files_of_the_model(tmp_path: Path, name: str) -> None:
     path = Tiny().write(tmp_path / name)
     checkpoint = load_checkpoint(path)
     checkpoint.save(tmp_path / "network.safetensors")
@@ -148,19 +147,19 @@ def crops(tmp_path: Path) -> list[Sample]:
 
 
 @BOTH
-def test_there_is_nothing_to_calibrate_and_it_says_what_to_do(tmp_path: Path, name: str) -> None:
+def test_there_is_nothing_to_calibrate_and_the_error_names_the_remedy(tmp_path: Path, name: str) -> None:
     checkpoint = load_checkpoint(Tiny().write(tmp_path / name))
     profiles = Profiles(("c0",), (2,), {}, {}, weights=checkpoint.weights)
-    assert not keeps_statistics(checkpoint)
+    assert not can_be_calibrated(checkpoint)
     refused: list[Callable[[], object]] = [
         lambda: calibrate_checkpoint(checkpoint, crops(tmp_path)),
         lambda: checkpoint.with_profiles(profiles),
     ]
     for attempt in refused:
-        with pytest.raises(ReidError, match=r"no BatchNorm is left to calibrate.*reid cameras center") as caught:
+        with pytest.raises(ReidError, match="reid cameras center") as caught:
             attempt()
         assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="no BatchNorm layer"):
+    with pytest.raises(ConfigError, match="BatchNorm"):
         convert_norm(checkpoint.network, camera_batchnorm(["c0"]))
 
 
@@ -181,78 +180,74 @@ def embedded(path: Path) -> Tensor:
 
 @BOTH
 @pytest.mark.parametrize(
-    ("shape", "changes", "told"),
+    ("shape", "changes", "expected"),
     [
-        ((1, 3, 64, 32), {"pooled": False}, "expected one vector an image, (B, D), got (1, 8, 1, 1)"),
-        ((1, 3, 64, 32), {"outputs": 2}, "expected one input and one output, got 1 and 2"),
-        ((1, 3, 64, 32), {"kind": "INT8"}, "expected an input of float32, got int8"),
-        ((1, 3, 64, 32), {"kind": "UINT8"}, "expected an input of float32, got uint8"),
-        ((4, 3, 64, 32), {}, "takes 4 images at a time"),
-        ((1, 3, "h", 32), {}, "height: the model takes any"),
-        ((1, "c", 64, 32), {}, "expected an input (B, 3, H, W) or (B, H, W, 3), got (1, ?, 64, 32)"),
-        ((1, 3, 64, 32), {"card": None}, "nothing is guessed"),
-        ((1, 3, 64, 32), {"card": INTEL + "width = 64"}, "width: the model takes 32 pixels and no others"),
+        ((1, 3, 64, 32), {"pooled": False}, "(B, D), got (1, 8, 1, 1)"),
+        ((1, 3, 64, 32), {"outputs": 2}, "got 1 and 2"),
+        ((1, 3, 64, 32), {"kind": "INT8"}, "float32, got int8"),
+        ((1, 3, 64, 32), {"kind": "UINT8"}, "float32, got uint8"),
+        ((4, 3, 64, 32), {}, "takes 4 images"),
+        ((1, 3, "h", 32), {}, "height: "),
+        ((1, "c", 64, 32), {}, "got (1, ?, 64, 32)"),
+        ((1, 3, 64, 32), {"card": None}, ".toml"),
+        ((1, 3, 64, 32), {"card": INTEL + "width = 64"}, "width: the model takes 32 pixels"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(
-    tmp_path: Path, name: str, shape: Sizes, changes: dict[str, object], told: str
+    tmp_path: Path, name: str, shape: Sizes, changes: dict[str, object], expected: str
 ) -> None:
-    assert told in refusal(Tiny().write(tmp_path / name, shape, **changes))  # type: ignore[arg-type]
+    assert expected in refusal(Tiny().write(tmp_path / name, shape, **changes))  # type: ignore[arg-type]
 
 
 @BOTH
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_an_answer_that_is_no_number_stops_the_run(tmp_path: Path, name: str, poison: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, name: str, poison: float) -> None:
     path = Tiny(poison=poison).write(tmp_path / name)
-    assert "gives numbers that are not finite" in refusal(path, embedded)
+    assert "not finite" in refusal(path, embedded)
 
 
 @BOTH
-def test_size_is_a_wish_where_the_model_takes_any_and_else_must_be_its_own(tmp_path: Path, name: str) -> None:
+def test_a_size_is_taken_where_the_model_takes_any_and_must_fit_otherwise(tmp_path: Path, name: str) -> None:
     fixed = Tiny().write(tmp_path / name)
-    assert "takes 64 pixels and no others, --size says 128" in refusal(
-        fixed, lambda path: load_checkpoint(path, size=(128, 32))
-    )
-    assert "expected images of 64 x 32 pixels, got 48 x 32" in refusal(
-        fixed, lambda path: load_checkpoint(path).embed(images(2, 48))
-    )
+    assert "--size says 128" in refusal(fixed, lambda path: load_checkpoint(path, size=(128, 32)))
+    assert "64 x 32 pixels, got 48 x 32" in refusal(fixed, lambda path: load_checkpoint(path).embed(images(2, 48)))
     free = load_checkpoint(Tiny().write(tmp_path / name, ("batch", 3, "h", "w")), size=(48, 40))
     assert (free.transform.height, free.transform.width) == (48, 40)
     found = free.embed(images(2, 48, 40))
-    assert off(found, Tiny()(blue_first(images(2, 48, 40)))) < 1e-5
+    assert difference(found, Tiny()(blue_first(images(2, 48, 40)))) < 1e-5
 
 
 def test_files_that_are_missing_or_damaged(tmp_path: Path) -> None:
     path = Tiny().write(tmp_path / "model.xml")
     weights = path.with_suffix(".bin").read_bytes()
     path.with_suffix(".bin").unlink()
-    assert "model.bin: no such file; an OpenVINO model is two files, put it beside" in refusal(path)
+    assert "model.bin: no such file" in refusal(path)
     path.with_suffix(".bin").write_bytes(weights[: len(weights) // 2])
     cut = refusal(path)
-    assert "OpenVINO cannot read it" in cut
+    assert "OpenVINO" in cut
     assert ".cpp" not in cut
     path.with_suffix(".bin").write_bytes(b"")
-    assert "OpenVINO cannot read it" in refusal(path)
+    assert "OpenVINO" in refusal(path)
     path.with_suffix(".bin").write_bytes(weights)
     path.write_text("<net", encoding="utf-8")
-    assert "OpenVINO cannot read it" in refusal(path)
+    assert "OpenVINO" in refusal(path)
     graph = Tiny().write(tmp_path / "model.onnx")
     graph.write_bytes(graph.read_bytes()[:200])
-    assert "ONNX Runtime cannot read it" in refusal(graph)
+    assert "ONNX Runtime" in refusal(graph)
     assert "no such file" in refusal(tmp_path / "other.onnx")
 
 
 def test_a_copy_without_its_model_is_refused() -> None:
-    with pytest.raises(WeightsError, match="expected the files of an openvino model, got graph"):
+    with pytest.raises(WeightsError, match="got graph"):
         RuntimeNetwork("openvino", {"graph": torch.zeros(1, dtype=torch.uint8)}, "network.safetensors")
 
 
 @BOTH
 def test_the_backbone_is_in_the_file(tmp_path: Path, name: str) -> None:
     path = Tiny().write(tmp_path / name)
-    kind = "onnx" if name.endswith("onnx") else "openvino"
-    assert load_checkpoint(path, kind).fingerprint == load_checkpoint(path).fingerprint
-    assert "leave --backbone out" in refusal(path, lambda file: load_checkpoint(file, "osnet_x0_25"))
+    program = "onnx" if name.endswith("onnx") else "openvino"
+    assert load_checkpoint(path, program).fingerprint == load_checkpoint(path).fingerprint
+    assert '"osnet_x0_25"' in refusal(path, lambda file: load_checkpoint(file, "osnet_x0_25"))
 
 
 @pytest.mark.parametrize(("name", "package"), [("model.onnx", "onnxruntime"), ("model.xml", "openvino")])
@@ -261,10 +256,10 @@ def test_a_missing_package_is_named_with_the_command(
 ) -> None:
     path = Tiny().write(tmp_path / name)
     monkeypatch.setitem(sys.modules, package, None)
-    assert f'needs the package {package}: run pip install "{package}"' in refusal(path)
+    assert f'pip install "{package}"' in refusal(path)
 
 
 def test_both_programs_agree(tmp_path: Path) -> None:
     checkpoints: list[Checkpoint] = [load_checkpoint(Tiny().write(tmp_path / f"model{s}")) for s in (".onnx", ".xml")]
-    assert off(*(checkpoint.embed(images()) for checkpoint in checkpoints)) < 1e-6
+    assert difference(*(checkpoint.embed(images()) for checkpoint in checkpoints)) < 1e-6
     assert checkpoints[0].fingerprint != checkpoints[1].fingerprint

@@ -1,7 +1,7 @@
-"""Calibration against the moments of all images at once; profiles as files; refusals.
+"""Calibration is compared with the moments of all images at once; profiles are saved and read.
 
-The wrong calibrations these tests catch, each shown to be refused at the end: batch variances averaged, unbiased
-variance, labels ignored, a neck left as it was, later layers measured behind layers with old statistics, dropout
+The wrong calibrations that these tests catch, each refused at the end: batch variances averaged, unbiased
+variance, domains ignored, a neck with old statistics, later layers measured behind layers with old statistics, dropout
 active, a network that is changed.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from reid.errors import DataError, WeightsError
-from reid.norm import Given, Profiles, Stats, calibrate, camera_batchnorm, convert_norm, domains_of, install
+from reid.norm import Given, Profiles, Statistics, calibrate, camera_batchnorm, convert_norm, domains_of, install
 from reid.norm.statistics import moments, pool
 
 NAMES = ("night", "noon")
@@ -44,18 +44,18 @@ def first_layer() -> nn.Module:
 @settings(max_examples=30, deadline=None)
 @hypothesis_given(data=st.data())
 def test_merging_any_chunks_is_one_pass(data) -> None:
-    """T10: also when chunks drift, where averaging batch variances fails (F3: 0.996 for 6.96)."""
+    """The result is exact also when chunks drift, where averaging batch variances fails."""
     images, labels = images_and_labels()
     cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=6)))
     sizes = [b - a for a, b in zip([0, *cuts], [*cuts, 24], strict=True)]
     whole = pool(*moments(images.double()), labels, 2)
-    merged = Stats(torch.zeros(2, 3).double(), torch.zeros(2, 3).double(), torch.zeros(2).double())
+    merged = Statistics(torch.zeros(2, 3).double(), torch.zeros(2, 3).double(), torch.zeros(2).double())
     for part, part_labels in chunks(images.double(), labels, sizes):
         merged = merged.merge(pool(*moments(part), part_labels, 2))
     torch.testing.assert_close(merged.mean, whole.mean)
     torch.testing.assert_close(merged.var, whole.var)
     assert torch.equal(merged.mass, whole.mass)
-    together = merged.total()
+    together = merged.merge_all()
     torch.testing.assert_close(together.mean[0], images.double().mean((0, 2, 3)))
     torch.testing.assert_close(together.var[0], images.double().var((0, 2, 3), correction=0))
 
@@ -80,7 +80,7 @@ def test_the_first_layer_gets_the_moments_of_all_images() -> None:
 
 
 def test_a_calibrated_network_normalizes_its_own_images() -> None:
-    """AdaBN's oracle: with all images in one batch, every norm layer gives mean bias and deviation weight."""
+    """With all images in one batch, the output of every norm has the mean ``bias`` and the deviation ``weight``."""
     images, labels = images_and_labels()
     torch.manual_seed(0)
     network = resnet18(num_classes=7).eval()
@@ -105,8 +105,8 @@ def test_a_calibrated_network_normalizes_its_own_images() -> None:
     assert not any(m.training for m in network.modules())
 
 
-def test_camera_gain_and_offset_vanish() -> None:
-    """CBN's point: x -> a x + b per camera is undone by that camera's statistics, and by no other's."""
+def test_gain_and_offset_of_a_camera_vanish() -> None:
+    """The change x -> a x + b of a camera is undone by the statistics of that camera, and by no others."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.randn(32, 3, 8, 8)
@@ -119,7 +119,7 @@ def test_camera_gain_and_offset_vanish() -> None:
         assert (calibrated(both[32:], 0) - straight).abs().mean() > 0.3
 
 
-def test_profiles_go_round(tmp_path) -> None:
+def test_profiles_are_saved_and_loaded(tmp_path) -> None:
     images, labels = images_and_labels()
     network = resnet18(num_classes=4).eval()
     profiles = calibrate(network, [(images, labels)], NAMES, weights="abc", domain_fields=("category", "camera"))
@@ -149,16 +149,16 @@ def test_install_replaces_and_adds_by_name() -> None:
     assert domains_of(plain) == NAMES
 
 
-def test_refusals(tmp_path) -> None:
+def test_calibration_refuses_what_cannot_be_measured_or_read(tmp_path) -> None:
     images, labels = images_and_labels()
-    with pytest.raises(DataError, match=r"at least 2 images.*noon \(1\)"):
+    with pytest.raises(DataError, match=r"noon \(1\)"):
         calibrate(first_layer(), [(images[:3], labels[:3])], NAMES)
     with pytest.raises(DataError, match=r"night \(0\)"):
         calibrate(first_layer(), [], NAMES)
     profiles = calibrate(first_layer(), [(images, labels)], NAMES)
-    with pytest.raises(WeightsError, match="do not fit"):
+    with pytest.raises(WeightsError, match=r"1 norm layers.* 20"):
         install(resnet18(), profiles)
-    with pytest.raises(WeightsError, match="expected 4 channels, got 3"):
+    with pytest.raises(WeightsError, match="4 channels, got 3"):
         install(nn.Sequential(nn.BatchNorm2d(4)), profiles)
     (tmp_path / "text").write_text("not a tensor file")
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
@@ -181,8 +181,8 @@ def small() -> nn.Sequential:
 
 
 def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], wrong: str = "") -> Profiles:
-    """Every domain and batch by itself through plain torch, its values kept whole; with one mistake."""
-    seen: dict[tuple[str, int], list[Tensor]] = {(name, row): [] for name in LAYERS for row in (0, 1)}
+    """Run every domain and batch by itself through plain torch, on all values at once; with one mistake."""
+    values: dict[tuple[str, int], list[Tensor]] = {(name, row): [] for name in LAYERS for row in (0, 1)}
     copied = network if wrong == "the network itself" else copy.deepcopy(network)
     copied.train(wrong == "dropout active")
     for name in LAYERS:
@@ -193,10 +193,10 @@ def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], w
             x = images if wrong == "labels ignored" else images[own]
             for name, layer in copied.named_children():
                 if name in LAYERS:
-                    seen[name, row].append(x.detach())
+                    values[name, row].append(x.detach())
                 x = layer(x)
     found: dict[str, list[Tensor]] = {"mean": [], "var": []}
-    for (name, _), parts in seen.items():
+    for (name, _), parts in values.items():
         axes = tuple(range(parts[0].dim()))[:1] + tuple(range(parts[0].dim()))[2:]
         whole = torch.cat(parts)
         var = whole.var(axes, correction=int(wrong == "unbiased"))
@@ -214,7 +214,7 @@ def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], w
 
 
 def check_calibration(calibration) -> None:
-    """All layers on one batch and on drifting ones, against plain torch; the network stays bit for bit."""
+    """Check all layers on one batch and on drifting ones against plain torch; the network stays bit for bit."""
     images, labels = images_and_labels()
     for batches in ([(images, labels)], chunks(images, labels, [8, 10, 6])):
         network = small()
@@ -246,7 +246,7 @@ def test_wrong_calibrations_are_refused(wrong: str) -> None:
 @settings(max_examples=15, deadline=None)
 @hypothesis_given(data=st.data())
 def test_the_order_of_batches_and_of_images_does_not_matter(data) -> None:
-    """T11: all layers for batches in any order, the first layer for any order and any size of batches."""
+    """All layers agree for batches in any order, the first layer for any order and any size of batches."""
     images, labels = images_and_labels()
     batches = chunks(images, labels, [8, 10, 6])
     once = calibrate(small(), batches, NAMES)
@@ -263,7 +263,7 @@ def test_the_order_of_batches_and_of_images_does_not_matter(data) -> None:
 
 
 def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
-    """T11: with one thread or two, twice on the same images; bit for bit what was learnt."""
+    """One thread and two, and the same images twice, give the same; learned numbers stay bit for bit."""
     images, labels = images_and_labels()
     network = small()
     before = copy.deepcopy(network.state_dict())
@@ -286,8 +286,8 @@ def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
     assert all(torch.equal(parameters[key], value) for key, value in network.named_parameters())
 
 
-def test_calibrated_on_one_batch_it_gives_what_the_batch_would() -> None:
-    """AdaBN's oracle (a) and Benz's: evaluation is the batch's own normalization, and then no image needs its mates."""
+def test_calibration_on_one_batch_computes_what_the_batch_does() -> None:
+    """The oracle of AdaBN and of Benz et al.: evaluation is what the batch computes, and no image needs the others."""
     images, labels = images_and_labels()
     network = small()
     calibrated = Given(install(network, calibrate(network, [(images, labels)], NAMES)))
@@ -298,14 +298,14 @@ def test_calibrated_on_one_batch_it_gives_what_the_batch_would() -> None:
             for name in LAYERS:
                 together.get_submodule(name).train()
             torch.testing.assert_close(calibrated(own, row), together(own), rtol=1e-3, atol=1e-3)
-            alone = torch.cat([calibrated(image[None], row) for image in own])
-            torch.testing.assert_close(calibrated(own, row), alone, rtol=1e-5, atol=1e-5)
+            one_by_one = torch.cat([calibrated(image[None], row) for image in own])
+            torch.testing.assert_close(calibrated(own, row), one_by_one, rtol=1e-5, atol=1e-5)
             part = torch.cat([together(half) for half in own.split(6)])
             assert not torch.allclose(part, together(own), atol=0.1)  # Nado's would need them
 
 
-def test_later_layers_come_near_as_batches_grow() -> None:
-    """T11: the first layer does not feel the size of batches; the others see what a batch's own moments made of it."""
+def test_later_layers_converge_as_batches_grow() -> None:
+    """The size of batches does not change the first layer; the others see what was normalized by a batch."""
     generator = torch.Generator().manual_seed(7)
     images = torch.randn(256, 3, 16, 8, generator=generator)
     images += torch.randn(256, 3, 1, 1, generator=generator)
@@ -314,8 +314,8 @@ def test_later_layers_come_near_as_batches_grow() -> None:
     far = []
     for size in (4, 16, 64):
         found = calibrate(small(), list(zip(images.split(size), labels.split(size), strict=True)), ["a"])
-        apart = found.diff(whole)
-        assert float(apart["1"]) < 1e-3
-        far.append(float(apart["9"]))
+        difference = found.diff(whole)
+        assert float(difference["1"]) < 1e-3
+        far.append(float(difference["9"]))
     assert far == sorted(far, reverse=True)
     assert far[-1] < 0.1 < far[0]

@@ -1,8 +1,9 @@
-"""Converting a network changes nothing until its domains differ; state goes in and out under plain names."""
+"""Converting a network changes nothing until its domains differ; its state has the names of plain BatchNorm."""
 
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import timm
@@ -37,7 +38,7 @@ NETWORKS = {
 
 
 def warmed(name: str) -> nn.Module:
-    """A network whose running statistics are not the initial ones."""
+    """Make a network whose running statistics are not the initial ones."""
     torch.manual_seed(0)
     network = NETWORKS[name]().train()
     with torch.no_grad():
@@ -61,7 +62,7 @@ def differing(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("policy", [camera_batchnorm, modality_batchnorm, domain_batchnorm])
 def test_a_converted_network_is_the_base_network(name: str, policy) -> None:
-    """T22: equal weights and statistics in all domains give the base network exactly, neck included."""
+    """Equal weights and statistics in all domains give the base network exactly, neck included."""
     base = warmed(name)
     before = copy.deepcopy(base.state_dict())
     converted = convert_norm(base, policy(CAMERAS))
@@ -78,7 +79,7 @@ def test_a_converted_network_is_the_base_network(name: str, policy) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_plain_checkpoint_loads_by_broadcast(name: str) -> None:
-    """T22: strict loading of a plain BatchNorm state into a converted network."""
+    """The state of a plain BatchNorm loads strictly into a converted network."""
     base = warmed(name)
     converted = convert_norm(NETWORKS[name]().eval(), camera_batchnorm(CAMERAS))
     converted.load_state_dict(base.state_dict(), strict=True)
@@ -90,7 +91,6 @@ def test_a_plain_checkpoint_loads_by_broadcast(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("affine", ["shared", "domain"])
 def test_extract_gives_a_plain_network_for_one_domain(name: str, affine: str) -> None:
-    """T22."""
     converted = differing(convert_norm(warmed(name), camera_batchnorm(CAMERAS, affine)))
     images = torch.randn(3, 3, 64, 32)
     with torch.inference_mode():
@@ -103,8 +103,8 @@ def test_extract_gives_a_plain_network_for_one_domain(name: str, affine: str) ->
 
 
 @pytest.mark.parametrize("affine", ["shared", "domain"])
-def test_state_goes_round(affine: str, tmp_path) -> None:
-    """T22: saved, loaded with weights_only, into a network whose cameras stand in another order."""
+def test_state_is_saved_and_loaded_by_name(affine: str, tmp_path) -> None:
+    """The state is saved and loaded with weights_only into a network whose cameras have another order."""
     converted = differing(convert_norm(warmed("resnet18"), camera_batchnorm(CAMERAS, affine)))
     torch.save(converted.state_dict(), tmp_path / "state.pt")
     other = convert_norm(resnet18(num_classes=6).eval(), camera_batchnorm(("c", "a", "b"), affine))
@@ -114,13 +114,13 @@ def test_state_goes_round(affine: str, tmp_path) -> None:
         for camera in CAMERAS:
             ours = Given(converted)(images, CAMERAS.index(camera))
             assert torch.equal(Given(other)(images, domains_of(other).index(camera)), ours)
-    with pytest.raises(RuntimeError, match=r"expected domains \['x', 'y', 'z'\]"):
+    with pytest.raises(RuntimeError, match="'x', 'y', 'z'"):
         convert_norm(resnet18(num_classes=6), camera_batchnorm(("x", "y", "z"))).load_state_dict(converted.state_dict())
 
 
 @pytest.mark.parametrize("affine", ["shared", "domain"])
 def test_add_domain_leaves_the_others(affine: str) -> None:
-    """T22: the old domains answer bit-equal; the new one answers like the domain it was copied from."""
+    """The outputs of the old domains are bit-equal; those of the new one are those of the domain it was copied from."""
     converted = differing(convert_norm(warmed("resnet with a BNNeck"), camera_batchnorm(CAMERAS, affine)))
     grown = add_domain(converted, "new", like="b")
     mixed = add_domain(converted, "new")
@@ -137,11 +137,11 @@ def test_add_domain_leaves_the_others(affine: str) -> None:
     within_and_between = layer.running_var.mean(0) + (layer.running_mean - mean).square().mean(0)
     torch.testing.assert_close(wider.running_var[3], within_and_between)
     assert domains_of(mixed) == (*CAMERAS, "new")
-    with pytest.raises(ConfigError, match='"b" exists already'):
+    with pytest.raises(ConfigError, match='"b"'):
         add_domain(converted, "b")
-    with pytest.raises(ConditionError, match='unknown domain "bb"'):
+    with pytest.raises(ConditionError, match='"bb"'):
         add_domain(converted, "new", like="bb")
-    with pytest.raises(ConditionError, match='unknown domain "d"'):
+    with pytest.raises(ConditionError, match='"d"'):
         extract(converted, "d")
 
 
@@ -184,7 +184,7 @@ def test_a_synchronized_batchnorm_stays_synchronized() -> None:
 
 
 def test_a_fused_norm_stays_fused_when_synchronized() -> None:
-    """timm's own conversion keeps the activations, which torch's drops."""
+    """The conversion of timm keeps the activations; that of torch drops them."""
     base = warmed("timm, BatchNorm fused with activation")
     converted = convert_norm(convert_sync_batchnorm(copy.deepcopy(base)), camera_batchnorm(CAMERAS))
     without = convert_norm(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(base)), camera_batchnorm(CAMERAS))
@@ -197,16 +197,16 @@ def test_a_fused_norm_stays_fused_when_synchronized() -> None:
 
 
 def test_what_cannot_be_converted_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"1\.0: cannot convert a FrozenBatchNorm2d"):
+    with pytest.raises(ConfigError, match=r"1\.0: .*FrozenBatchNorm2d"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(FrozenBatchNorm2d(3))), camera_batchnorm(CAMERAS))
     for unknown in (nn.BatchNorm3d(3), EvoNorm2dB0(3), nn.InstanceNorm2d(3, track_running_stats=True)):
-        with pytest.raises(ConfigError, match=rf"1\.0: cannot convert a {type(unknown).__name__}"):
+        with pytest.raises(ConfigError, match=rf"1\.0: .*{type(unknown).__name__}"):
             convert_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(unknown)), camera_batchnorm(CAMERAS))
-    with pytest.raises(ConfigError, match="0: this BatchNorm tracks no statistics"):
+    with pytest.raises(ConfigError, match=r"^0: .*BatchNorm"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), camera_batchnorm(CAMERAS))
-    with pytest.raises(ConfigError, match="no BatchNorm layer"):
+    with pytest.raises(ConfigError, match="BatchNorm"):
         convert_norm(nn.Sequential(nn.Conv2d(3, 3, 1), nn.LayerNorm(3)), camera_batchnorm(CAMERAS))
-    with pytest.raises(ConfigError, match="0: this network has domains already"):
+    with pytest.raises(ConfigError, match=r"^0: .*a, b, c"):
         convert_norm(
             convert_norm(nn.Sequential(nn.BatchNorm2d(3)), camera_batchnorm(CAMERAS)), camera_batchnorm(["x", "y"])
         )
@@ -214,19 +214,19 @@ def test_what_cannot_be_converted_is_named() -> None:
 
 @pytest.mark.parametrize("names", ["door", 3, None])
 def test_names_must_be_a_list(names: object) -> None:
-    with pytest.raises(ConfigError, match="expected a list of camera names"):
+    with pytest.raises(ConfigError, match=f"camera names, got {names!r}"):
         camera_batchnorm(names)
 
 
 def test_arguments_of_another_kind_are_one_line() -> None:
     for network, policy in ((None, camera_batchnorm(CAMERAS)), (nn.BatchNorm2d(3), "camera")):
-        with pytest.raises(ConfigError, match="expected a network and a policy"):
+        with pytest.raises(ConfigError, match=type(network).__name__):
             convert_norm(network, policy)
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"]])
 def test_names_must_be_distinct(names: list[str]) -> None:
-    with pytest.raises(ConfigError, match="expected distinct camera names"):
+    with pytest.raises(ConfigError, match=re.escape(repr(names))):
         camera_batchnorm(names)
-    with pytest.raises(ConfigError, match='unknown affine "own"'):
+    with pytest.raises(ConfigError, match='"own"'):
         camera_batchnorm(["a"], affine="own")

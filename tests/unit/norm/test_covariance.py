@@ -1,7 +1,7 @@
-"""Covariances of groups of images against torch's own, and merging against one pass over everything.
+"""Covariances of groups of images are compared with those of torch, and merging with one pass over all images.
 
-The wrong code these tests catch: the covariance between images forgotten, covariances averaged by batch,
-moments taken in half precision, blocks that see their neighbours.
+The wrong code that these tests catch: the covariance between images forgotten, covariances averaged by batch,
+moments computed in half precision, blocks that see their neighbours.
 """
 
 from __future__ import annotations
@@ -14,37 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.whitening_oracles import SIZE, C, block_diagonal, close, columns, images, slow_cov
 from reid.norm import covariance as covariance_module
-from reid.norm.covariance import CovStats, covariances, synchronized_covariances
-from reid.norm.statistics import Stats, moments, pool
-
-C, SIZE = 6, 3
-
-
-def images(rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Maps (rows, C, 4, 3) of correlated channels with means far from 0."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(C, C, generator=generator, dtype=dtype)
-    x = torch.einsum("cd,bdhw->bchw", mixing, torch.randn(rows, C, 4, 3, generator=generator, dtype=dtype))
-    return x + torch.randn(rows, C, 1, 1, generator=generator, dtype=dtype) + 3
-
-
-def columns(x: Tensor) -> Tensor:
-    """All values of each channel: (B, C, H, W) -> (C, B H W)."""
-    return x.transpose(0, 1).flatten(1)
-
-
-def slow_cov(x: Tensor) -> Tensor:
-    """Biased covariance (C, C) over images and positions, by torch's own function."""
-    return torch.cov(columns(x), correction=0)
-
-
-def block_diagonal(blocks: Tensor) -> Tensor:
-    return torch.block_diag(*blocks)
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+from reid.norm.covariance import CovarianceStatistics, covariances, synchronized_covariances
+from reid.norm.statistics import Statistics, moments, pool
 
 
 def test_covariances_are_those_of_all_values_of_the_group() -> None:
@@ -82,7 +55,7 @@ def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed
     whole = covariances(x, group, 3, SIZE)
     edges = sorted({0, len(labels), *(cut for cut in cuts if cut < len(labels))})
     parts = [covariances(x[i:j], group[i:j], 3, SIZE) for i, j in pairwise(edges)]
-    merged = CovStats(
+    merged = CovarianceStatistics(
         torch.zeros(3, C).double(), torch.zeros(3, C // SIZE, SIZE, SIZE).double(), torch.zeros(3).double()
     )
     for part in parts:
@@ -90,7 +63,7 @@ def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed
     for found, expected in ((merged.mean, whole.mean), (merged.cov, whole.cov), (merged.mass, whole.mass)):
         close(found, expected)
     together = covariances(x, torch.zeros_like(group), 1, SIZE)
-    total = whole.total()
+    total = whole.merge_all()
     close(total.mean, together.mean)
     close(total.cov, together.cov)
     assert total.mass.tolist() == [len(labels)]
@@ -108,7 +81,7 @@ def test_averaging_batch_covariances_is_not_merging() -> None:
     assert merged.cov.min() > 4
 
 
-def test_weights_pool_softly() -> None:
+def test_weights_pool_every_image_into_several_groups() -> None:
     x = images(5, dtype=torch.float64)
     weights = torch.softmax(torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 1)
     stats = covariances(x, weights, 2, SIZE)
@@ -131,7 +104,7 @@ def test_gradient_of_the_moments() -> None:
     assert torch.autograd.gradcheck(of, (x,))
 
 
-def test_moments_of_half_precision_are_not() -> None:
+def test_moments_of_half_precision_are_computed_in_float32() -> None:
     x = images(8) * 300  # the squares overflow in float16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         stats = covariances(x.half(), torch.zeros(8).long(), 1, SIZE)
@@ -141,9 +114,9 @@ def test_moments_of_half_precision_are_not() -> None:
 
 
 def test_statistics_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``synchronized`` stands for a reduction: here it merges with what a second process has."""
+    """The patched ``synchronized`` merges with the statistics of a second process."""
     x, labels = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
-    sent: list[Stats] = []
+    sent: list[Statistics] = []
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: sent.append(batch) or batch)
     synchronized_covariances(covariances(x[5:], labels[5:], 3, SIZE))
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: batch.merge(sent[0]))

@@ -1,8 +1,8 @@
-"""Whitening against slow, obvious code: a loop over domains and blocks, textbook covariances, plain BatchNorm.
+"""Whitening is compared with slow, obvious code: a loop over domains and blocks, textbook covariances, BatchNorm.
 
-The wrong code these tests catch: ZCA taken for Cholesky, no shrinkage, covariances kept that are shrunk, unbiased,
-mixed between domains or without what lies between images, the first row's label used for the whole batch, running
-statistics of absent domains touched, matrices of evaluation that are not made anew.
+The wrong code that these tests catch: ZCA taken for Cholesky, no shrinkage, running covariances that are shrunk,
+unbiased, mixed between domains or without the covariance between images, the domain of the first row used for the
+whole batch, running statistics of absent domains changed, matrices of evaluation that are not computed again.
 """
 
 from __future__ import annotations
@@ -15,83 +15,24 @@ from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
 
-from reid.errors import ConditionError, ConfigError, WeightsError
+from helpers.whitening_oracles import (
+    METHODS,
+    NAMES,
+    SIZE,
+    C,
+    block_diagonal,
+    close,
+    columns,
+    images,
+    make_layer,
+    slow_cov,
+    slow_root,
+    slow_whitening,
+)
 from reid.norm import Condition, DomainBatchNorm, Given, given
 from reid.norm.covariance import covariances
 from reid.norm.domain_whitening import DomainWhitening
-from reid.norm.whitening_matrices import WHITENERS
-
-C, SIZE = 6, 3
-NAMES = ("a", "b", "c")
-METHODS = pytest.mark.parametrize("method", WHITENERS)
-
-
-def images(rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Maps (rows, C, 4, 3) of correlated channels with means far from 0."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(C, C, generator=generator, dtype=dtype)
-    x = torch.einsum("cd,bdhw->bchw", mixing, torch.randn(rows, C, 4, 3, generator=generator, dtype=dtype))
-    return x + torch.randn(rows, C, 1, 1, generator=generator, dtype=dtype) + 3
-
-
-def columns(x: Tensor) -> Tensor:
-    """All values of each channel: (B, C, H, W) -> (C, B H W)."""
-    return x.transpose(0, 1).flatten(1)
-
-
-def slow_cov(x: Tensor) -> Tensor:
-    """Biased covariance (C, C) over images and positions, by torch's own function."""
-    return torch.cov(columns(x), correction=0)
-
-
-def block_diagonal(blocks: Tensor) -> Tensor:
-    return torch.block_diag(*blocks)
-
-
-def slow_root(cov: Tensor, method: str) -> Tensor:
-    """The whitening matrix of one covariance (g, g) by the inverse of a factor or of eigenvalues."""
-    if method == "cholesky":
-        return torch.linalg.inv(torch.linalg.cholesky(cov))
-    values, vectors = torch.linalg.eigh(cov)
-    if method == "newton":  # of each eigenvalue alone
-        trace, steps = values.sum(), torch.ones_like(values)
-        for _ in range(5):
-            steps = (3 * steps - steps**3 * values / trace) / 2
-        return vectors @ torch.diag(steps / trace.sqrt()) @ vectors.T
-    return vectors @ torch.diag(values**-0.5) @ vectors.T
-
-
-def slow_whitening(x: Tensor, labels: list[int], method: str = "cholesky", eps: float = 1e-3) -> Tensor:
-    """Each domain's images by themselves, block by block; weight 1 and bias 0."""
-    out = torch.empty_like(x)
-    for domain in set(labels):
-        rows = [i for i, label in enumerate(labels) if label == domain]
-        values = columns(x[rows])
-        for start in range(0, C, SIZE):
-            block = values[start : start + SIZE]
-            cov = (1 - eps) * torch.cov(block, correction=0) + eps * torch.eye(SIZE, dtype=x.dtype)
-            white = slow_root(cov, method) @ (block - block.mean(1, keepdim=True))
-            out[rows, start : start + SIZE] = white.view(SIZE, len(rows), *x.shape[2:]).transpose(0, 1)
-    return out
-
-
-def make_layer(**options) -> DomainWhitening:
-    """A layer in float64 whose three domains and channels all differ."""
-    layer = DomainWhitening(C, NAMES, group=SIZE, **options).double()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for row in range(3):
-            layer.install(row, covariances(images(4, row + 20, torch.float64), torch.zeros(4).long(), 1, SIZE), 0)
-        layer.weight.copy_(torch.rand(C, generator=generator) + 0.5)
-        layer.bias.copy_(torch.randn(C, generator=generator))
-    return layer
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-
 
 # The layer.
 
@@ -122,7 +63,7 @@ def test_the_oracle_fails_on_wrong_layers() -> None:
     x, labels = images(6, dtype=torch.float64), [0, 1, 2, 1, 0, 2]
     expected = slow_whitening(x, labels)
     wrong = {
-        "label[0]": slow_whitening(x, [labels[0]] * 6),
+        "the domain of the first row": slow_whitening(x, [labels[0]] * 6),
         "zca": slow_whitening(x, labels, "zca"),
         "no shrinkage": slow_whitening(x, labels, eps=0.0),
         "BatchNorm": torch.cat([slow_whitening(x[:, [c] * C], labels)[:, :1] for c in range(C)], 1),
@@ -131,10 +72,10 @@ def test_the_oracle_fails_on_wrong_layers() -> None:
         assert (y - expected).abs().max() > 1e-4, name
 
 
-def check_kept(kept: Tensor, x: Tensor) -> None:
-    """The covariances (K, g, g) that momentum 1 keeps of one domain's images: biased, and not shrunk."""
+def check_running(running: Tensor, x: Tensor) -> None:
+    """Check the running covariances (K, g, g) of one domain after one batch of momentum 1: biased, and not shrunk."""
     dense = slow_cov(x)
-    close(kept, torch.stack([dense[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)]))
+    close(running, torch.stack([dense[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)]))
 
 
 def test_the_oracle_fails_on_wrong_statistics() -> None:
@@ -142,12 +83,12 @@ def test_the_oracle_fails_on_wrong_statistics() -> None:
     own, layer = x[labels == 0], make_layer(momentum=1.0)
     Given(layer)(x, labels)
     right = layer.running.cov[0]
-    check_kept(right, own)
+    check_running(right, own)
     values = columns(own).shape[1]
     wrong = {
         "unbiased": right * values / (values - 1),
         "shrunk": 0.999 * right + 0.001 * torch.eye(SIZE),
-        "variances alone": torch.diag_embed(right.diagonal(dim1=-2, dim2=-1)),
+        "only variances": torch.diag_embed(right.diagonal(dim1=-2, dim2=-1)),
         "domains mixed": covariances(x, torch.zeros(6).long(), 1, SIZE).cov[0],
         "between images lost": torch.stack(
             [covariances(image[None], torch.zeros(1).long(), 1, SIZE).cov[0] for image in own]
@@ -156,12 +97,12 @@ def test_the_oracle_fails_on_wrong_statistics() -> None:
     }
     for cov in wrong.values():
         with pytest.raises(AssertionError):
-            check_kept(cov, own)
+            check_running(cov, own)
 
 
 def test_blocks_of_one_channel_are_batchnorm() -> None:
     x, labels, eps = images(8), torch.tensor([0, 1, 1, 0, 1, 1, 0, 0]), 1e-3
-    y = Given(DomainWhitening(C, NAMES[:2], group=1, eps=eps))(x, labels)
+    y = Given(DomainWhitening(C, NAMES[:2], block_size=1, eps=eps))(x, labels)
     plain = Given(DomainBatchNorm(C, NAMES[:2], eps=eps / (1 - eps)))(x, labels)
     close(y, plain / (1 - eps) ** 0.5, 1e-4)  # 1 / sqrt((1 - eps) var + eps)
 
@@ -173,13 +114,13 @@ def test_all_paths_agree_in_evaluation(method: str) -> None:
     mixed, soft = Given(layer)(x, labels), Given(layer)(x, torch.eye(3).double()[labels])
     close(soft, mixed)
     for row, domain in enumerate(labels.tolist()):
-        alone = Given(layer)(x[row : row + 1], domain)
-        close(alone[0], mixed[row])
-        kept = layer.running
+        single = Given(layer)(x[row : row + 1], domain)
+        close(single[0], mixed[row])
+        running = layer.running
         w = block_diagonal(
-            torch.stack([slow_root(0.999 * s + 0.001 * torch.eye(SIZE), method) for s in kept.cov[domain]])
+            torch.stack([slow_root(0.999 * s + 0.001 * torch.eye(SIZE), method) for s in running.cov[domain]])
         )
-        white = torch.einsum("cd,dhw->chw", w, x[row] - kept.mean[domain][:, None, None])
+        white = torch.einsum("cd,dhw->chw", w, x[row] - running.mean[domain][:, None, None])
         close(mixed[row], white * layer.weight[:, None, None] + layer.bias[:, None, None])
         extracted = layer.extracted(domain)
         assert isinstance(extracted, nn.Conv2d)
@@ -189,11 +130,11 @@ def test_all_paths_agree_in_evaluation(method: str) -> None:
 def test_soft_weights_mix_outputs() -> None:
     x, layer = images(4, dtype=torch.float64), make_layer().eval()
     weights = torch.softmax(torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 1)
-    apart = torch.stack([Given(layer)(x, domain) for domain in range(3)], 1)  # (B, G, C, H, W)
-    close(Given(layer)(x, weights), (weights[:, :, None, None, None] * apart).sum(1))
+    outputs = torch.stack([Given(layer)(x, domain) for domain in range(3)], 1)  # (B, G, C, H, W)
+    close(Given(layer)(x, weights), (weights[:, :, None, None, None] * outputs).sum(1))
 
 
-def test_gradients_are_those_of_the_slow_way_and_domains_are_apart() -> None:
+def test_gradients_are_those_of_the_oracle_and_domains_are_independent() -> None:
     x, labels = images(6, dtype=torch.float64), [0, 1, 1, 0, 1, 0]
     slope = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     layer, fast, slow = make_layer(), x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -221,13 +162,13 @@ def test_momentum_none_averages_batches() -> None:
     assert layer.num_batches_tracked.tolist() == [0, 3, 0]
 
 
-def test_a_domain_with_too_few_values_is_whitened_by_what_is_kept() -> None:
+def test_a_domain_with_too_few_values_is_whitened_by_its_running_statistics() -> None:
     layer = make_layer(plain=nn.BatchNorm1d)
     vectors, labels = images(SIZE + 4, dtype=torch.float64)[:, :, 0, 0], torch.tensor([0] * (SIZE + 1) + [1] * SIZE)
-    before, kept = copy.deepcopy(layer), copy.deepcopy(layer).eval()
+    before, evaluated = copy.deepcopy(layer), copy.deepcopy(layer).eval()
     y = Given(layer)(vectors, labels)
-    close(y[SIZE + 1 :], Given(kept)(vectors, labels)[SIZE + 1 :])
-    assert (y[: SIZE + 1] - Given(kept)(vectors, labels)[: SIZE + 1]).abs().max() > 0.1
+    close(y[SIZE + 1 :], Given(evaluated)(vectors, labels)[SIZE + 1 :])
+    assert (y[: SIZE + 1] - Given(evaluated)(vectors, labels)[: SIZE + 1]).abs().max() > 0.1
     assert torch.equal(layer.running.cov[1], before.running.cov[1])
     assert layer.num_batches_tracked.tolist() == [1, 0, 0]
     linear = layer.eval().extracted(1)
@@ -243,13 +184,13 @@ def test_a_condition_without_update_moves_nothing() -> None:
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items() if key != "_extra_state")
 
 
-def test_matrices_follow_whoever_writes_the_statistics() -> None:
+def test_matrices_follow_every_change_of_the_statistics() -> None:
     x, layer = images(dtype=torch.float64), make_layer().eval()
     other = covariances(images(5, 70, torch.float64), torch.zeros(5).long(), 1, SIZE)
     first = Given(layer)(x, 1)
-    assert layer.whitening is layer.eval().whitening  # nothing was written: nothing is made anew
+    assert layer.whitening is layer.eval().whitening  # nothing was written, so nothing is computed again
     stale = layer.whitening
-    layer.install(1, other, 0)
+    layer.set_statistics(1, other, 0)
     expected = Given(layer)(x, 1)
     written = make_layer().eval()
     with torch.no_grad():  # as an average of weights (EMA) writes
@@ -257,7 +198,7 @@ def test_matrices_follow_whoever_writes_the_statistics() -> None:
     loaded = make_layer().eval()
     loaded.load_state_dict(layer.state_dict())
     replaced, tensor = make_layer().eval(), layer.running_cov.clone()
-    while tensor._version < replaced.running_cov._version:  # nothing but its identity tells it from the old one
+    while tensor._version < replaced.running_cov._version:  # only its identity differs from that of the old one
         tensor.add_(0)
     replaced.running_mean, replaced.running_cov = layer.running_mean.clone(), tensor
     for changed in (written, loaded, replaced, copy.deepcopy(written), copy.deepcopy(layer)):
@@ -267,7 +208,7 @@ def test_matrices_follow_whoever_writes_the_statistics() -> None:
     assert (first - expected).abs().max() > 1e-2
 
 
-def test_serving_does_not_bind_training() -> None:
+def test_a_layer_used_in_inference_mode_can_be_trained() -> None:
     """A layer first used under inference_mode can still be trained, and evaluated with gradients."""
     x = images(6, dtype=torch.float64).requires_grad_()
     layer = make_layer()
@@ -285,7 +226,7 @@ def test_serving_does_not_bind_training() -> None:
 
 def test_half_precision_computes_in_float32() -> None:
     x, labels = images(8), torch.tensor([0, 1] * 4)
-    layer = DomainWhitening(C, NAMES[:2], group=SIZE)
+    layer = DomainWhitening(C, NAMES[:2], block_size=SIZE)
     expected = Given(copy.deepcopy(layer))(x.bfloat16().float(), labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = Given(layer)(x.bfloat16(), labels)
@@ -297,7 +238,7 @@ def test_half_precision_computes_in_float32() -> None:
 
 
 @pytest.mark.parametrize("domain", [1, torch.tensor([0, 1, 2] * 2)])
-def test_channels_last_is_the_same_and_stays(domain: int | Tensor) -> None:
+def test_channels_last_gives_the_same_and_stays_channels_last(domain: int | Tensor) -> None:
     x = images(6, dtype=torch.float64)
     for mode in (True, False):
         expected, y = (
@@ -307,119 +248,3 @@ def test_channels_last_is_the_same_and_stays(domain: int | Tensor) -> None:
         close(expected, y)
         assert expected.is_contiguous()
         assert y.is_contiguous(memory_format=torch.channels_last)
-
-
-# State.
-
-
-def test_a_plain_batchnorm_state_loads() -> None:
-    x, plain = images(8), nn.BatchNorm2d(C, eps=1e-3)
-    plain(x)
-    for module in (plain, nn.Sequential(plain)):
-        module.eval()
-    for names in (NAMES, ("only",)):
-        layer = DomainWhitening(C, names, group=SIZE)
-        layer.load_state_dict(plain.state_dict())
-        close(layer.running.diagonal().var, plain.running_var.expand(len(names), -1))
-        y = Given(layer.eval())(x, 0)
-        shrunk = (1 - 1e-3) * plain.running_var + 1e-3
-        expected = (x - plain.running_mean[:, None, None]) / shrunk.sqrt()[:, None, None]
-        close(y, expected, 1e-5)
-        close(y, plain(x), 1e-2)
-
-
-def test_a_domain_state_loads_row_by_name() -> None:
-    x = images(8, dtype=torch.float64)
-    for state in (make_layer().state_dict(), _trained_batchnorm().state_dict()):
-        ordered, swapped = (DomainWhitening(C, names, group=SIZE).double() for names in (NAMES, ("c", "a", "b")))
-        ordered.load_state_dict(state)
-        swapped.load_state_dict(state)
-        for name in NAMES:
-            outputs = [Given(layer.eval())(x, layer.domains.index(name)) for layer in (ordered, swapped)]
-            assert torch.equal(*outputs)
-        assert (ordered.running.mean[0] - ordered.running.mean[1]).abs().max() > 1e-3
-
-
-def _trained_batchnorm() -> DomainBatchNorm:
-    layer = DomainBatchNorm(C, NAMES).double()
-    Given(layer)(images(9, dtype=torch.float64), torch.tensor([0, 1, 2] * 3))
-    return layer
-
-
-def test_states_round_trip_with_one_domain() -> None:
-    x = images(8)
-    layer = DomainWhitening(C, ("only",), group=2)
-    layer(x)
-    assert {key: tuple(value.shape) for key, value in layer.state_dict().items() if isinstance(value, Tensor)} == {
-        "weight": (C,),
-        "bias": (C,),
-        "running_mean": (C,),
-        "running_cov": (3, 2, 2),
-        "num_batches_tracked": (),
-    }
-    other = DomainWhitening(C, ("only",), group=2)
-    other.load_state_dict(layer.state_dict())
-    assert torch.equal(other.eval()(x), layer.eval()(x))
-
-
-def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="set group = 3"):
-        DomainWhitening(9, NAMES, group=4)
-    with pytest.raises(ConfigError, match='did you mean "cholesky"'):
-        DomainWhitening(8, NAMES, method="choleski")
-    with pytest.raises(ConfigError, match="shared"):
-        DomainWhitening(8, NAMES, affine="domain")
-    layer = make_layer()
-    with pytest.raises(ConditionError, match="was not told which"):
-        layer(images(2, dtype=torch.float64))
-    with pytest.raises(ConditionError, match="out of range"):
-        Given(layer)(images(2, dtype=torch.float64), 3)
-    with pytest.raises(ConditionError, match=r"expected \(B, 3\)"):
-        Given(layer)(images(2, dtype=torch.float64), torch.full((2, 2), 0.5))
-    with pytest.raises(WeightsError, match="expected shapes"):
-        layer.install(0, covariances(images(2, dtype=torch.float64), torch.tensor([0, 1]), 2, 1), 0)
-    with pytest.raises(RuntimeError, match="size mismatch for running_mean"):
-        layer.load_state_dict(nn.BatchNorm2d(C + 1).state_dict())
-    with pytest.raises(RuntimeError, match="expected domains"):
-        layer.load_state_dict(DomainWhitening(C, ("x", "y", "z"), group=SIZE).state_dict())
-
-
-# Export: what the graph of evaluation holds.
-
-
-class Under(nn.Module):
-    """The layer under a condition that is an input of the graph."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor, domain: int | Tensor) -> Tensor:
-        with given(Condition(domain)):
-            return self.layer(x)
-
-
-@pytest.mark.parametrize("domain", [1, torch.tensor([0, 2, 1, 1])])
-def test_the_exported_graph_has_no_factorization(domain: int | Tensor) -> None:
-    x, layer = images(4), make_layer().float()
-    Given(layer)(x, domain)  # one step of training: the matrices must be those after it
-    layer.eval()
-    batch = {0: torch.export.Dim("batch", min=2)}
-    shapes = (batch, batch if isinstance(domain, Tensor) else None)
-    program = torch.export.export(Under(layer), (x, domain), dynamic_shapes=shapes)
-    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert not [name for name in operators if "linalg" in name or "cholesky" in name]
-    other = domain.flip(0)[:3] if isinstance(domain, Tensor) else domain
-    close(program.module()(x[:3], other), Given(layer)(x[:3], other), 1e-5)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_one_compiled_graph_for_all_labels(training: bool) -> None:
-    torch._dynamo.reset()
-    x, layer = images(4), make_layer().float().train(training)
-    plain = copy.deepcopy(layer)
-    compiled = torch.compile(Given(layer), fullgraph=True, backend=(counter := CompileCounter()))
-    for labels in (torch.tensor([0, 2, 1, 1]), torch.tensor([2, 2, 2, 0])):
-        close(compiled(x, labels), Given(plain)(x, labels), 1e-5)
-    assert counter.frame_count == 1
-    assert torch.equal(layer.running_cov, plain.running_cov)

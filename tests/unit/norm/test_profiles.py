@@ -1,7 +1,7 @@
-"""Profiles as values: what merging, comparing and shrinking them must give, against the images themselves.
+"""Merging, comparing and shrinking profiles is compared with measuring the images themselves.
 
-The wrong profiles these tests catch, each shown to be refused at the end: merging by the average of two measurements,
-or without the variance between them; shrinking by pixels, without the variance between the means, or towards the mean
+The wrong profiles that these tests catch, each refused at the end: merging by the average of two measurements,
+or without the variance between them; shrinking by pixels, without the variance between the means, or toward the mean
 of the cameras whatever their numbers of images; a difference that is not measured in deviations.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reid.errors import DataError, WeightsError
 from reid.norm import Profiles, calibrate, camera_batchnorm, convert_norm, install
-from reid.norm.convert import DomainPolicy
+from reid.norm.domain_policy import DomainPolicy
 
 NAMES = ("a1", "a2", "a3")
 
@@ -46,8 +46,8 @@ def test_first_layer_profiles_of_two_halves_merge_into_those_of_the_whole() -> N
     images, labels, whole = three()
     half = torch.arange(len(images)) % 2 == 0
     names = ("a1", "a2")  # the third has too few images to be halved
-    kept = labels < 2
-    parts = [measure(images[kept & side], labels[kept & side], names) for side in (half, ~half)]
+    chosen = labels < 2
+    parts = [measure(images[chosen & side], labels[chosen & side], names) for side in (half, ~half)]
     merged = parts[0].merge(parts[1])
     assert merged.images == (12, 8)
     assert torch.allclose(merged.mean["1"], whole.mean["1"][:2], atol=1e-5)
@@ -76,11 +76,11 @@ def test_difference_is_zero_for_the_same_and_one_for_a_deviation() -> None:
     drift = moved.drift(whole)
     assert list(drift) == list(NAMES)
     assert drift["a1"] == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(DataError, match="no domain in common"):
+    with pytest.raises(DataError, match=r"a1.*a2"):
         whole.select(["a1"]).diff(whole.select(["a2"]))
 
 
-def test_drift_tells_a_changed_camera_from_another_sample_of_the_same() -> None:
+def test_drift_is_larger_for_a_changed_camera_than_for_another_sample() -> None:
     stored = measure(crops(64, 1), torch.zeros(64, dtype=torch.int64), ("a1",))
     same = measure(crops(64, 2), torch.zeros(64, dtype=torch.int64), ("a1",))
     dark = measure(crops(64, 3) * 0.3, torch.zeros(64, dtype=torch.int64), ("a1",))
@@ -109,8 +109,8 @@ def test_shrinking_goes_from_the_camera_to_its_group_to_everything() -> None:
     assert whole.shrunk(4.0, parents).images == whole.images
 
 
-def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
-    """Schneider et al. 2020, equation by equation; told apart: variance between the means added, N for every domain."""
+def test_shrinking_toward_the_network_is_the_published_line(tmp_path: Path) -> None:
+    """Schneider et al. 2020, equation by equation; the variance between the means and one share for all are wrong."""
     _, _, own = three()
     source = replace(own, images=(1, 1, 1), mean={k: m + 1 for k, m in own.mean.items()},
                      var={k: 3 * v for k, v in own.var.items()})  # fmt: skip
@@ -123,19 +123,19 @@ def test_towards_the_network_is_the_published_line(tmp_path: Path) -> None:
                     expected = images / (images + 4) * ours + 4 / (images + 4) * theirs
                     assert float(getattr(drawn, table)[layer][row, channel]) == pytest.approx(expected, rel=1e-5)
     share = torch.tensor([[12 / 16], [8 / 12], [3 / 7]])
-    mixture = source.stats("1").blend(own.stats("1"), share)  # type: ignore[arg-type]
+    mixture = source.statistics("1").mix_with(own.statistics("1"), share)  # type: ignore[arg-type]
     assert not torch.allclose(drawn.var["1"], mixture.var)  # the wrong variants
-    assert not torch.allclose(drawn.mean["1"], source.stats("1").lerp(own.stats("1"), 0.5).mean)  # type: ignore[arg-type]
+    assert not torch.allclose(drawn.mean["1"], source.statistics("1").interpolate(own.statistics("1"), 0.5).mean)  # type: ignore[arg-type]
     assert (own.towards(source, 0.0), drawn.images, drawn.domains) == (own, own.images, own.domains)
     assert (own.prior, drawn.prior, own.shrunk(4.0).prior) == ("", "4 of the network", "4 of the cameras")
     drawn.save(tmp_path / "p.safetensors")
     assert Profiles.load(tmp_path / "p.safetensors").prior == "4 of the network"
     assert drawn.merge(own.shrunk(4.0)).prior == "4 of the cameras or 4 of the network"
-    with pytest.raises(WeightsError, match="do not go together"):
+    with pytest.raises(WeightsError, match="abc"):
         own.towards(replace(source, weights="abc"), 4.0)
 
 
-def test_covariances_are_drawn_along() -> None:
+def test_covariances_are_shrunk_like_variances() -> None:
     whitened = convert_norm(network(), DomainPolicy("camera", NAMES, system="dwt"))
     images, labels, _ = three()
     own = calibrate(whitened, [(images, labels)], NAMES)
@@ -145,7 +145,7 @@ def test_covariances_are_drawn_along() -> None:
         share = images_seen / (images_seen + 8)
         assert torch.allclose(drawn.cov["1"][row], (share + 2 * (1 - share)) * own.cov["1"][row], atol=1e-5)
         assert torch.allclose(drawn.mean["1"][row], own.mean["1"][row] + 1 - share, atol=1e-5)
-    with pytest.raises(WeightsError, match="covariances where the other has none"):
+    with pytest.raises(WeightsError, match="covariances"):
         own.towards(replace(source, cov={}), 8.0)
 
 
@@ -174,28 +174,28 @@ def test_whitening_layers_keep_their_covariances(tmp_path: Path) -> None:
     assert torch.equal(merged.cov["1"], profiles.cov["1"])
     plain = install(convert_norm(network(), camera_batchnorm(NAMES)), three()[2])
     assert torch.equal(plain[1].running_mean, three()[2].mean["1"])
-    with pytest.raises(WeightsError, match="no covariances"):
+    with pytest.raises(WeightsError, match="covariances"):
         install(whitened, replace(profiles, cov={}))
 
 
 def test_profiles_of_other_weights_do_not_go_together() -> None:
     _, _, whole = three()
-    with pytest.raises(WeightsError, match="do not go together"):
+    with pytest.raises(WeightsError, match="abc"):
         whole.merge(replace(whole, weights="abc"))
-    with pytest.raises(DataError, match="unknown domain"):
+    with pytest.raises(DataError, match='"b9"'):
         whole.select(["b9"])
 
 
 def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
-    """Every byte of the header's text and some of the numbers, changed one at a time: refused, or read as it was."""
+    """Every byte of the header and some numbers are changed, one at a time: the file is refused or read as it was."""
     path, harmed = tmp_path / "whole.safetensors", tmp_path / "harmed.safetensors"
     three()[2].save(path)
     whole, written = Profiles.load(path), path.read_bytes()
     start = written.index(b"__metadata__")
     text = range(start, written.index(b"}}", start) if b"}}" in written[start:] else len(written))
     read = 0
-    for place in (*text, *range(len(written) - 40, len(written))):
-        harmed.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+    for position in (*text, *range(len(written) - 40, len(written))):
+        harmed.write_bytes(written[:position] + bytes([written[position] ^ 1]) + written[position + 1 :])
         try:
             found = Profiles.load(harmed)
         except WeightsError:
@@ -205,7 +205,7 @@ def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
     assert read < 10  # the name "check" itself: such a file is as good as one of before
 
 
-def test_a_file_of_before_its_header_was_checked_is_read(tmp_path: Path) -> None:
+def test_a_file_without_a_checksum_of_its_header_is_read(tmp_path: Path) -> None:
     path, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
     three()[2].save(path)
     with safe_open(path, framework="pt") as file:
@@ -215,7 +215,7 @@ def test_a_file_of_before_its_header_was_checked_is_read(tmp_path: Path) -> None
     save_file(tensors, old, metadata)
     assert Profiles.load(old).domains == NAMES
     save_file(tensors, old, {**metadata, "profiles": "[]"})
-    with pytest.raises(WeightsError, match="header is not what was saved"):
+    with pytest.raises(WeightsError, match=r"old.safetensors.*header"):
         Profiles.load(old)
 
 
@@ -229,7 +229,7 @@ def first_layer_inputs(images: Tensor) -> Tensor:
 
 
 def check_merge(merge) -> None:
-    """Two unequal parts of one camera, the second brighter, against all its images."""
+    """Compare two unequal parts of one camera, the second brighter, with all its images."""
     images = torch.cat([crops(12, 1), crops(4, 2, 3.0)])
     parts = [measure(part, torch.zeros(len(part), dtype=torch.int64), ("a1",)) for part in images.split([12, 4])]
     merged, whole = merge(*parts), first_layer_inputs(images)
@@ -256,7 +256,7 @@ def test_wrong_merging_is_refused(wrong: str) -> None:
 
 
 def check_shrinking(shrink) -> None:
-    """Each camera with 6 images of all cameras, drawn as often as they come, among its own: by copies of the images.
+    """Compare with weighted images: each camera has 6 images of all cameras among its own, in their proportions.
 
     23 images are 12 + 8 + 3, so 6 of them weigh 6/23 an image.
     """
@@ -272,12 +272,12 @@ def check_shrinking(shrink) -> None:
 
 
 def wrong_shrinking(whole: Profiles, wrong: str) -> Profiles:
-    stats = whole.stats("1")
-    crowd = stats.mix(torch.full((1, 3), 1 / 3)) if wrong == "cameras count alike" else stats.total()
+    stats = whole.statistics("1")
+    everything = stats.mix(torch.full((1, 3), 1 / 3)) if wrong == "cameras count alike" else stats.merge_all()
     number = 6 / 24 if wrong == "pixels" else 6  # maps of 24 positions
     share = (number / (stats.mass + number))[:, None]
-    parent = type(stats)(crowd.mean.expand(3, -1), crowd.var.expand(3, -1), stats.mass)
-    mixed = (stats.lerp if wrong == "between lost" else stats.blend)(parent, share)
+    parent = type(stats)(everything.mean.expand(3, -1), everything.var.expand(3, -1), stats.mass)
+    mixed = (stats.interpolate if wrong == "between lost" else stats.mix_with)(parent, share)
     return replace(whole, mean=whole.mean | {"1": mixed.mean}, var=whole.var | {"1": mixed.var})
 
 
@@ -290,7 +290,7 @@ def test_wrong_shrinking_is_refused(wrong: str) -> None:
 
 
 def check_difference(difference) -> None:
-    """Moved by k deviations in every channel it is k, whatever the channels' scales and however many they are."""
+    """A move by k deviations in every channel is the difference k, for all scales and numbers of channels."""
     _, _, whole = three()
     for k in (0.0, 0.5, 2.0):
         moved = replace(whole, mean={name: m + k * whole.var[name].sqrt() for name, m in whole.mean.items()})
@@ -298,10 +298,15 @@ def check_difference(difference) -> None:
             torch.testing.assert_close(value, torch.full((3,), k), rtol=1e-3, atol=1e-4)
 
 
+def divided(divide):
+    """Make a difference that divides the squared Wasserstein distance of a layer by something else."""
+    return lambda a, b: {k: divide(a.statistics(k).wasserstein(b.statistics(k)), b.var[k]) for k in a.mean}
+
+
 DIFFERENCES = {
-    "distance alone": lambda a, b: {k: a.stats(k).wasserstein(b.stats(k)).sqrt() for k in a.mean},
-    "squared": lambda a, b: {k: a.stats(k).wasserstein(b.stats(k)) / b.var[k].sum(1) for k in a.mean},
-    "over channels": lambda a, b: {k: (a.stats(k).wasserstein(b.stats(k)) / len(b.var[k][0])).sqrt() for k in a.mean},
+    "only the distance": divided(lambda squared, _: squared.sqrt()),
+    "squared": divided(lambda squared, var: squared / var.sum(1)),
+    "over channels": divided(lambda squared, var: (squared / len(var[0])).sqrt()),
 }
 
 
@@ -313,7 +318,7 @@ def test_wrong_differences_are_refused(wrong: str) -> None:
 
 
 def test_a_camera_of_a_resnet50_takes_less_than_a_quarter_megabyte(tmp_path: Path) -> None:
-    """26,560 channels and a neck of 2,048, a mean and a variance each; counts, date and fingerprint beside them."""
+    """A ResNet-50 has 26,560 channels and a neck of 2,048, with a mean and a variance for each."""
     channels = {f"layer{i}": width for i, width in enumerate([26560, 2048])}
     sizes = []
     for count in (1, 3):

@@ -1,8 +1,8 @@
-"""Moments as values against the images themselves, for any sizes.
+"""Statistics as values are compared with the images themselves, for all sizes.
 
-The wrong formulas these tests catch, each shown to be refused at the end: the variance between images or groups lost,
+The wrong formulas that these tests catch, each refused at the end: the variance between images or groups lost,
 unbiased variances, groups counted alike whatever their mass, E[x^2] - E[x]^2 where means are large, distances of
-variances in place of deviations, labels read from the first image.
+variances in place of deviations, the domain of the first image used for all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reid.norm.statistics import Stats, moments, pool, pool_softly
+from reid.norm.statistics import Statistics, moments, pool, pool_by_weights
 
 C = 3
 
@@ -25,7 +25,7 @@ def maps(count: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def direct(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) over all positions of all images, image i counting with weights[i]."""
+    """Compute mean and variance (C,) over all positions of all images, where image i counts with weights[i]."""
     share = (weights / weights.sum()).view(-1, 1, 1, 1) / (x.shape[2] * x.shape[3])
     mean = (share * x).sum((0, 2, 3))
     return mean, (share * (x - mean.view(1, -1, 1, 1)).square()).sum((0, 2, 3))
@@ -41,16 +41,16 @@ def test_moments_are_those_of_each_image_with_exact_gradients() -> None:
 
 
 def test_moments_keep_only_their_input() -> None:
-    kept: list[Tensor] = []
+    saved: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
+        saved.append(tensor)
         return tensor
 
     x = maps(4, 0).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         moments(x)
-    assert sum(t.numel() for t in kept) == x.numel() + 4 * C
+    assert sum(t.numel() for t in saved) == x.numel() + 4 * C
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,14 +59,14 @@ def test_pooling_by_weights_and_by_labels_is_direct(seed: int, count: int, group
     x = maps(count, seed)
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(count, groups, generator=generator, dtype=torch.float64) + 0.01
-    soft = pool_softly(*moments(x), weights)
+    soft = pool_by_weights(*moments(x), weights)
     for g in range(groups):
         mean, var = direct(x, weights[:, g])
         assert torch.allclose(soft.mean[g], mean)
         assert torch.allclose(soft.var[g], var)
     labels = torch.randint(groups, (count,), generator=generator)
     hard = pool(*moments(x), labels, groups)
-    one_hot = pool_softly(*moments(x), torch.nn.functional.one_hot(labels, groups).double())
+    one_hot = pool_by_weights(*moments(x), torch.nn.functional.one_hot(labels, groups).double())
     assert torch.allclose(hard.mean, one_hot.mean)
     assert torch.allclose(hard.var, one_hot.var)
     assert hard.mass.tolist() == torch.bincount(labels, minlength=groups).tolist()
@@ -86,57 +86,57 @@ def test_mixing_groups_is_mixing_their_images(seed: int, counts: list[int]) -> N
         assert torch.allclose(mixed.mean[k], mean)
         assert torch.allclose(mixed.var[k], var)
     everything = direct(x, torch.ones(len(x), dtype=torch.float64))
-    assert torch.allclose(stats.total().mean[0], everything[0])
-    assert torch.allclose(stats.total().var[0], everything[1])
+    assert torch.allclose(stats.merge_all().mean[0], everything[0])
+    assert torch.allclose(stats.merge_all().var[0], everything[1])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_blending_counts_the_variance_between_and_the_straight_line_does_not(share: float) -> None:
+def test_mixing_counts_the_variance_between_means_and_interpolating_does_not(share: float) -> None:
     a, b = (pool(*moments(maps(3, seed)), torch.zeros(3, dtype=torch.int64), 1) for seed in (1, 2))
-    both = Stats(torch.cat([a.mean, b.mean]), torch.cat([a.var, b.var]), torch.ones(2, dtype=torch.float64))
+    both = Statistics(torch.cat([a.mean, b.mean]), torch.cat([a.var, b.var]), torch.ones(2, dtype=torch.float64))
     exact = both.mix(torch.tensor([[1 - share, share]], dtype=torch.float64))
-    assert torch.allclose(a.blend(b, share).var, exact.var)
-    assert torch.allclose(a.blend(b, share).mean, exact.mean)
+    assert torch.allclose(a.mix_with(b, share).var, exact.var)
+    assert torch.allclose(a.mix_with(b, share).mean, exact.mean)
     missing = share * (1 - share) * (a.mean - b.mean).square()
-    assert torch.allclose(a.blend(b, share).var - a.lerp(b, share).var, missing)
+    assert torch.allclose(a.mix_with(b, share).var - a.interpolate(b, share).var, missing)
 
 
 def test_wasserstein_is_zero_symmetric_and_adds_means_and_deviations() -> None:
-    a = Stats(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[1.0, 4.0, 9.0]]), torch.ones(1))
-    b = Stats(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[1.0, 1.0, 9.0]]), torch.ones(1))
+    a = Statistics(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[1.0, 4.0, 9.0]]), torch.ones(1))
+    b = Statistics(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[1.0, 1.0, 9.0]]), torch.ones(1))
     assert a.wasserstein(a).item() == 0.0
     assert a.wasserstein(b).item() == b.wasserstein(a).item() == pytest.approx(9.0 + 1.0)
 
 
-def test_where_takes_the_known_groups() -> None:
-    a = Stats(torch.zeros(2, C), torch.ones(2, C), torch.tensor([1.0, 0.0]))
-    b = Stats(torch.ones(2, C), 2 * torch.ones(2, C), torch.tensor([5.0, 6.0]))
-    taken = a.where(torch.tensor([True, False]), b)
+def test_keep_where_keeps_the_known_groups() -> None:
+    a = Statistics(torch.zeros(2, C), torch.ones(2, C), torch.tensor([1.0, 0.0]))
+    b = Statistics(torch.ones(2, C), 2 * torch.ones(2, C), torch.tensor([5.0, 6.0]))
+    taken = a.keep_where(torch.tensor([True, False]), b)
     assert taken.mean[:, 0].tolist() == [0.0, 1.0]
     assert taken.mass.tolist() == [1.0, 6.0]
 
 
-def test_an_empty_group_means_nothing_and_is_finite() -> None:
-    stats = pool_softly(*moments(maps(3, 0)), torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64))
+def test_an_empty_group_is_finite() -> None:
+    stats = pool_by_weights(*moments(maps(3, 0)), torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64))
     assert stats.mass[1] == 0
     assert stats.mean[1].abs().sum() == 0
     assert stats.var[1].abs().sum() == 0
 
 
-def test_parts_of_images_merge_too() -> None:
-    a, b = (Stats(torch.full((1, C), v), torch.ones(1, C), torch.tensor([0.2])) for v in (0.0, 1.0))
+def test_statistics_of_parts_of_images_merge() -> None:
+    a, b = (Statistics(torch.full((1, C), v), torch.ones(1, C), torch.tensor([0.2])) for v in (0.0, 1.0))
     assert torch.allclose(a.merge(b).mean, torch.full((1, C), 0.5))
-    assert torch.allclose(Stats(a.mean, a.var, a.mass).total().mean, a.mean)
+    assert torch.allclose(Statistics(a.mean, a.var, a.mass).merge_all().mean, a.mean)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 9))
-def test_a_group_for_each_image_is_its_own_moments(seed: int, count: int) -> None:
-    """T7: the identity as assignment."""
+def test_a_group_of_one_image_has_the_moments_of_the_image(seed: int, count: int) -> None:
+    """The weights are the identity matrix."""
     mean, var = moments(maps(count, seed))
     for found in (
         pool(mean, var, torch.arange(count), count),
-        pool_softly(mean, var, torch.eye(count, dtype=torch.float64)),
+        pool_by_weights(mean, var, torch.eye(count, dtype=torch.float64)),
     ):
         assert torch.equal(found.mean, mean)
         assert torch.equal(found.var, var)
@@ -147,7 +147,7 @@ def test_a_group_for_each_image_is_its_own_moments(seed: int, count: int) -> Non
 
 
 def check_pooling(pooling) -> None:
-    """Three groups of two, three and one image against all their values."""
+    """Compare three groups of two, three and one image with all their values."""
     x, labels = maps(6, 3), torch.tensor([0, 1, 1, 0, 2, 1])
     found = pooling(*moments(x), labels, 3)
     for group in range(3):
@@ -157,18 +157,18 @@ def check_pooling(pooling) -> None:
     assert found.mass.tolist() == [2, 3, 1]
 
 
-def wrong_pooling(mean: Tensor, var: Tensor, labels: Tensor, groups: int, wrong: str) -> Stats:
+def wrong_pooling(mean: Tensor, var: Tensor, labels: Tensor, groups: int, wrong: str) -> Statistics:
     labels = labels[:1].expand_as(labels) if wrong == "the first label" else labels
     right = pool(mean, var, labels, groups)
     counts = right.mass[:, None]
     if wrong == "between lost":
-        return Stats(right.mean, torch.stack([var[labels == g].mean(0) for g in range(groups)]), right.mass)
+        return Statistics(right.mean, torch.stack([var[labels == g].mean(0) for g in range(groups)]), right.mass)
     if wrong == "unbiased":
-        return Stats(right.mean, right.var * counts * 12 / (counts * 12 - 1), right.mass)
+        return Statistics(right.mean, right.var * counts * 12 / (counts * 12 - 1), right.mass)
     if wrong == "from the common mean":
         far = torch.stack([(mean[labels == g] - mean.mean(0)).square().mean(0) for g in range(groups)])
         within = torch.stack([var[labels == g].mean(0) for g in range(groups)])
-        return Stats(right.mean, within + far, right.mass)
+        return Statistics(right.mean, within + far, right.mass)
     return right
 
 
@@ -180,7 +180,7 @@ def test_wrong_pooling_is_refused(wrong: str) -> None:
 
 
 def check_merging(merge, offset: float = 0.0) -> None:
-    """Two images and four, in single precision, against all six."""
+    """Compare the merge of two images and four, in single precision, with all six."""
     x = (maps(6, 5) + offset).float()
     parts = [pool(*moments(part), torch.zeros(len(part), dtype=torch.int64), 1) for part in (x[:2], x[2:])]
     found = merge(*parts)
@@ -190,30 +190,30 @@ def check_merging(merge, offset: float = 0.0) -> None:
     assert found.mass.tolist() == [6]
 
 
-def wrong_merge(a: Stats, b: Stats, wrong: str) -> Stats:
+def wrong_merge(a: Statistics, b: Statistics, wrong: str) -> Statistics:
     share = {"groups count alike": 0.5, "shares swapped": 1 / 3}.get(wrong, 2 / 3)
     if wrong == "between lost":
-        return Stats(a.lerp(b, share).mean, a.lerp(b, share).var, a.mass + b.mass)
+        return Statistics(a.interpolate(b, share).mean, a.interpolate(b, share).var, a.mass + b.mass)
     if wrong == "raw moments":  # E[x^2] - E[x]^2
         square = (1 - share) * (a.var + a.mean.square()) + share * (b.var + b.mean.square())
         mean = (1 - share) * a.mean + share * b.mean
-        return Stats(mean, square - mean.square(), a.mass + b.mass)
-    mixed = a.blend(b, share)
-    return Stats(mixed.mean, mixed.var, a.mass + b.mass)
+        return Statistics(mean, square - mean.square(), a.mass + b.mass)
+    mixed = a.mix_with(b, share)
+    return Statistics(mixed.mean, mixed.var, a.mass + b.mass)
 
 
 @pytest.mark.parametrize("wrong", ["between lost", "groups count alike", "shares swapped", "raw moments"])
 def test_wrong_merging_is_refused(wrong: str) -> None:
-    """T10.  Sums of squares pass near 0 and cancel far from it."""
+    """Sums of squares are right near 0 and cancel far from it."""
     offset = 3000.0 if wrong == "raw moments" else 0.0
-    check_merging(Stats.merge, offset)
+    check_merging(Statistics.merge, offset)
     if wrong == "raw moments":
         check_merging(lambda a, b: wrong_merge(a, b, wrong))
     with pytest.raises(AssertionError):
         check_merging(lambda a, b: wrong_merge(a, b, wrong), offset)
 
 
-def bures(a: Stats, b: Stats, row: int) -> float:
+def bures(a: Statistics, b: Statistics, row: int) -> float:
     """|mu - mu'|^2 + tr(S + S' - 2 (S^1/2 S' S^1/2)^1/2), with matrices."""
     root = torch.diag(a.var[row]).sqrt()
     values = torch.linalg.eigvalsh(root @ torch.diag(b.var[row]) @ root).clamp_min(0)
@@ -223,7 +223,7 @@ def bures(a: Stats, b: Stats, row: int) -> float:
 
 DISTANCES = {
     "of variances": lambda a, b: (a.mean - b.mean).square().sum(1) + (a.var - b.var).square().sum(1),
-    "of means alone": lambda a, b: (a.mean - b.mean).square().sum(1),
+    "only of means": lambda a, b: (a.mean - b.mean).square().sum(1),
     "not squared": lambda a, b: a.wasserstein(b).sqrt(),
     "Kullback-Leibler": lambda a, b: (
         0.5 * ((b.var / a.var).log() + (a.var + (a.mean - b.mean).square()) / b.var - 1).sum(1)
@@ -232,8 +232,8 @@ DISTANCES = {
 
 
 @pytest.mark.parametrize("wrong", ["", *DISTANCES])
-def test_the_distance_is_that_of_full_gaussians_and_no_other(wrong: str) -> None:
-    """T13 (BN embeddings): symmetric, 0 for the same alone, and by matrices where those are diagonal."""
+def test_the_distance_is_that_of_full_gaussians(wrong: str) -> None:
+    """BN embeddings: the distance is symmetric, 0 only for equal Gaussians, and that of full matrices."""
     a, b = (pool(*moments(maps(6, seed)), torch.tensor([0, 0, 0, 1, 1, 1]), 2) for seed in (7, 8))
 
     def check(distance) -> None:
@@ -247,4 +247,4 @@ def test_the_distance_is_that_of_full_gaussians_and_no_other(wrong: str) -> None
         with pytest.raises(AssertionError):
             check(DISTANCES[wrong])
     else:
-        check(Stats.wasserstein)
+        check(Statistics.wasserstein)

@@ -1,4 +1,4 @@
-"""Searching with one picture."""
+"""Searching a gallery with one image."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 def samples(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crops")
     random = np.random.default_rng(0)
-    made = []
+    rows = []
     for i in range(8):
         Image.fromarray(random.integers(0, 256, (40, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-        modality, domain = (INFRARED, "person") if i >= 4 else (VISIBLE, "vehicle" if i == 3 else "person")
-        made.append(Sample(folder / f"{i}.png", f"id{i}", f"c{i % 4}", modality, domain))
-    return tuple(made)
+        modality, category = (INFRARED, "person") if i >= 4 else (VISIBLE, "vehicle" if i == 3 else "person")
+        rows.append(Sample(folder / f"{i}.png", f"id{i}", f"c{i % 4}", modality, category))
+    return tuple(rows)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def gallery(checkpoint, samples):
     return Gallery.build(embed(checkpoint, samples))
 
 
-def test_a_picture_finds_itself_by_path_or_in_memory(checkpoint, gallery, samples):
+def test_an_image_finds_itself_by_path_or_in_memory(checkpoint, gallery, samples):
     for image in (samples[2].path, Image.open(samples[2].path), Image.open(samples[2].path).convert("RGBA")):
         answers = search_image(checkpoint, gallery, image, k=3)
         assert len(answers) == 3
@@ -56,30 +56,30 @@ def test_a_picture_finds_itself_by_path_or_in_memory(checkpoint, gallery, sample
         assert answers[0].score >= answers[1].score >= answers[2].score
 
 
-def test_across_cameras_the_own_camera_does_not_answer(checkpoint, gallery, samples):
+def test_the_query_camera_does_not_answer_across_cameras(checkpoint, gallery, samples):
     answers = search_image(checkpoint, gallery, samples[2].path, camera="c2", k=99, cross_camera=True)
     assert {answer.row for answer in answers} == {0, 1, 3, 4, 5, 7}
     everything = search_image(checkpoint, gallery, samples[2].path, camera="", k=99, cross_camera=True)
     assert len(everything) == 8
 
 
-def test_only_the_modalities_and_domains_asked_for_answer(checkpoint, gallery, samples):
+def test_only_the_chosen_modalities_and_categories_answer(checkpoint, gallery, samples):
     infrared = search_image(checkpoint, gallery, samples[2].path, k=99, modalities=[INFRARED])
     assert {answer.row for answer in infrared} == {4, 5, 6, 7}
     vehicles = search_image(checkpoint, gallery, samples[2].path, k=99, categories=["vehicle"])
     assert [answer.row for answer in vehicles] == [3]
-    with pytest.raises(GalleryError, match="none of the 8 gallery rows"):
+    with pytest.raises(GalleryError, match="none of the 8"):
         search_image(checkpoint, gallery, samples[2].path, modalities=[INFRARED], categories=["vehicle"])
 
 
-def test_filters_without_a_network(samples):
+def test_rows_that_may_answer(samples):
     keep = rows_that_may_answer(samples, other_than_camera="c1", modalities=[VISIBLE], categories=["person"])
     assert np.flatnonzero(keep).tolist() == [0, 2]
     assert rows_that_may_answer(samples).all()
     assert rows_that_may_answer([]).shape == (0,)
 
 
-def test_a_picture_that_is_none(checkpoint, gallery, tmp_path):
+def test_an_unreadable_image_is_an_error(checkpoint, gallery, tmp_path):
     (tmp_path / "no.jpg").write_bytes(b"no")
     for path in (tmp_path / "no.jpg", Path("nowhere.jpg")):
         with pytest.raises(DataError, match=path.name):
@@ -88,5 +88,5 @@ def test_a_picture_that_is_none(checkpoint, gallery, tmp_path):
 
 def test_a_gallery_of_other_weights_does_not_answer(checkpoint, gallery, samples):
     other = Gallery.build(type(gallery.embeddings)(gallery.samples, gallery.embeddings.vectors, "beef"))
-    with pytest.raises(GalleryError, match="embed both with the same weights"):
+    with pytest.raises(GalleryError, match="beef"):
         search_image(checkpoint, other, samples[0].path)

@@ -1,4 +1,4 @@
-"""Losses against slow, obvious code."""
+"""Losses on identities against slow, obvious code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def slow_contrast(
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_identity_loss_is_the_formula(smoothing: float) -> None:
+def test_identity_loss_equals_the_formula(smoothing: float) -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(7, 5, generator=generator, dtype=torch.float64)
     targets = torch.randint(5, (7,), generator=generator)
@@ -72,7 +72,7 @@ def test_identity_loss_is_the_formula(smoothing: float) -> None:
     margin=st.sampled_from([0.3, 2.0, "soft"]),
     cross=st.booleans(),
 )
-def test_triplet_is_the_double_loop(seed: int, identities: list[int], margin: float | str, cross: bool) -> None:
+def test_triplet_equals_a_loop_over_anchors(seed: int, identities: list[int], margin: float | str, cross: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(len(identities), 6, generator=generator, dtype=torch.float64) + 50.0
     modalities = torch.randint(2, (len(identities),), generator=generator)
@@ -124,7 +124,7 @@ def test_cross_modality_takes_the_positive_of_the_other_modality() -> None:
     temperature=st.sampled_from([0.1, 1.0]),
     cross=st.booleans(),
 )
-def test_contrast_is_the_double_loop(seed: int, identities: list[int], temperature: float, cross: bool) -> None:
+def test_contrast_equals_a_loop_over_anchors(seed: int, identities: list[int], temperature: float, cross: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(len(identities), 6, generator=generator, dtype=torch.float64) * 7.0
     modalities = torch.randint(2, (len(identities),), generator=generator)
@@ -148,9 +148,9 @@ def test_contrast_without_a_usable_anchor_is_zero_with_zero_gradient() -> None:
     assert not embeddings.grad.any()
 
 
-def test_contrast_across_modalities_ignores_images_of_the_same_light() -> None:
+def test_contrast_across_modalities_ignores_images_of_the_same_modality() -> None:
     identities, modalities = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
-    apart = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
-    alike = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]])  # two of one light look the same
-    assert contrastive_loss(apart, identities, modalities) < 1e-3
+    separated = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]])
+    alike = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]])  # identities of one modality look the same
+    assert contrastive_loss(separated, identities, modalities) < 1e-3
     assert contrastive_loss(alike, identities, modalities) > 1.0

@@ -1,4 +1,4 @@
-"""Published data sets are read as their authors lay them out, and say what is missing."""
+"""Published data sets are read in the layouts of their authors, and errors name what is missing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_known_protocols_have_a_table_and_a_card() -> None:
         for words in [protocol.choose({})] + [
             protocol.choose({k: c}) for k, v in protocol.variants.items() for c in v.choices
         ]:
-            protocol.scoring(words)  # a rule that can be followed
+            protocol.scoring(words)  # raises if the rule is wrong
             for count in protocol.counts.values():
                 for number in (count.images, count.identities):
                     assert number is None or f"{int(fill(str(number), words)):,}" in card
@@ -51,7 +51,7 @@ def test_known_protocols_have_a_table_and_a_card() -> None:
 
 def test_a_withdrawn_data_set_has_a_card_and_is_not_offered() -> None:
     assert "dukemtmc_reid" not in known_protocols()
-    with pytest.raises(DataError, match=r"documented but not offered, see datasets/dukemtmc_reid/card.md"):
+    with pytest.raises(DataError, match=r"datasets/dukemtmc_reid/card\.md"):
         read_data("dukemtmc_reid", Path())
 
 
@@ -62,7 +62,7 @@ def test_every_file_read_exists(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_order_is_that_of_names_not_of_the_file_system(name: str, tmp_path: Path) -> None:
+def test_samples_are_in_the_order_of_names(name: str, tmp_path: Path) -> None:
     protocol = load_protocol(name)
     first = protocol_samples(protocol, BUILDERS[name](tmp_path / "one"))
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -101,7 +101,7 @@ def test_market1501_counts_are_compared_without_distractors(tmp_path: Path) -> N
     assert count_differences(small, samples) == []
 
 
-def test_msmt17_tells_train_from_test_people(tmp_path: Path) -> None:
+def test_msmt17_gives_train_and_test_identities_different_names(tmp_path: Path) -> None:
     samples = protocol_samples(load_protocol("msmt17"), published_layouts.msmt17(tmp_path))
     train, query, gallery = (of(samples, split) for split in Split)
     assert [(s.identity, s.camera) for s in train] == [
@@ -121,7 +121,7 @@ def test_msmt17_v2(tmp_path: Path) -> None:
     samples = protocol_samples(protocol, tmp_path, version="v2")
     assert {s.path.relative_to(tmp_path).parts[0] for s in samples} == {"mask_train_v2", "mask_test_v2"}
     check_files(samples)
-    with pytest.raises(DataError, match=r"MSMT17: expected the folder train in .*ask the authors"):
+    with pytest.raises(DataError, match=r"the folder train .*ask the authors"):
         protocol_samples(protocol, tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_sysu_mm01_indoor(tmp_path: Path) -> None:
 def test_sysu_mm01_names_the_list_whose_identities_have_no_images(tmp_path: Path) -> None:
     published_layouts.sysu_mm01(tmp_path)
     (tmp_path / "exp/test_id.txt").write_text("300,301\n")
-    with pytest.raises(DataError, match=r"expected query images cam\[36\].* of the identities in exp/test_id.txt"):
+    with pytest.raises(DataError, match=r"cam\[36\].*exp/test_id\.txt"):
         protocol_samples(load_protocol("sysu_mm01"), tmp_path)
 
 
@@ -165,7 +165,7 @@ def test_regdb(trial: int, tmp_path: Path) -> None:
     assert {s.identity for s in query} == {s.identity for s in gallery} == {"test_0", "test_1"}
 
 
-def test_regdb_the_other_way_round(tmp_path: Path) -> None:
+def test_regdb_from_thermal_to_visible(tmp_path: Path) -> None:
     published_layouts.regdb(tmp_path)
     samples = read_data("regdb:trial=2,direction=thermal-to-visible", tmp_path)
     assert {s.modality for s in of(samples, Split.QUERY)} == {Modality.INFRARED}
@@ -175,7 +175,7 @@ def test_regdb_the_other_way_round(tmp_path: Path) -> None:
 def test_regdb_has_ten_trials(tmp_path: Path) -> None:
     protocol = load_protocol("regdb")
     assert list(protocol.variants["trial"].choices) == [str(trial) for trial in range(1, 11)]
-    with pytest.raises(DataError, match='unknown trial "11"'):
+    with pytest.raises(DataError, match='trial "11"'):
         protocol_samples(protocol, published_layouts.regdb(tmp_path), trial=11)
 
 
@@ -183,21 +183,21 @@ def test_a_line_listed_twice(tmp_path: Path) -> None:
     published_layouts.regdb(tmp_path)
     path = tmp_path / "idx/test_visible_1.txt"
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
-    with pytest.raises(DataError, match="is listed twice in split query"):
+    with pytest.raises(DataError, match="split query"):
         protocol_samples(load_protocol("regdb"), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "gone", "expected"),
     [
-        ("market1501", "query", "Market-1501: expected the folder query in"),
-        ("msmt17", "list_gallery.txt", "MSMT17: expected list_gallery.txt in"),
-        ("msmt17", "test", "MSMT17: expected the folder test in"),
-        ("sysu_mm01", "exp", "SYSU-MM01: expected the folder exp in"),
-        ("sysu_mm01", "exp/val_id.txt", "SYSU-MM01: expected exp/val_id.txt in"),
-        ("sysu_mm01", "cam3", "SYSU-MM01: expected the folder cam3 in"),
-        ("regdb", "Thermal", "RegDB: expected the folder Thermal in"),
-        ("regdb", "idx/train_visible_1.txt", "RegDB: expected idx/train_visible_1.txt in"),
+        ("market1501", "query", "Market-1501: .* folder query "),
+        ("msmt17", "list_gallery.txt", r"MSMT17: .* list_gallery\.txt "),
+        ("msmt17", "test", "MSMT17: .* folder test "),
+        ("sysu_mm01", "exp", "SYSU-MM01: .* folder exp "),
+        ("sysu_mm01", "exp/val_id.txt", r"SYSU-MM01: .* exp/val_id\.txt "),
+        ("sysu_mm01", "cam3", "SYSU-MM01: .* folder cam3 "),
+        ("regdb", "Thermal", "RegDB: .* folder Thermal "),
+        ("regdb", "idx/train_visible_1.txt", r"RegDB: .* idx/train_visible_1\.txt "),
     ],
 )
 def test_a_missing_part(name: str, gone: str, expected: str, tmp_path: Path) -> None:
@@ -216,14 +216,14 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     root = published_layouts.market1501(tmp_path)
     for path in (root / "query").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"Market-1501: expected query images query/\*.jpg in .*, found none"):
+    with pytest.raises(DataError, match=r"Market-1501: .* query/\*\.jpg "):
         protocol_samples(load_protocol("market1501"), root)
 
 
 @pytest.mark.parametrize("name", [*BUILDERS, "street"])
 def test_a_missing_root(name: str, tmp_path: Path) -> None:
     protocol = load_protocol(name)
-    with pytest.raises(DataError, match="no such folder") as caught:
+    with pytest.raises(DataError, match="nowhere") as caught:
         protocol_samples(protocol, tmp_path / "nowhere")
     assert protocol.title in str(caught.value)
     assert protocol.obtain in str(caught.value)
@@ -239,42 +239,43 @@ def test_a_missing_root(name: str, tmp_path: Path) -> None:
         ("regdb", "idx/test_thermal_1.txt", "Visible 0\n"),
     ],
 )
-def test_a_name_that_does_not_fit(name: str, file: str, text: str | None, tmp_path: Path) -> None:
+def test_a_name_that_the_pattern_does_not_match(name: str, file: str, text: str | None, tmp_path: Path) -> None:
     root = BUILDERS[name](tmp_path)
     if text is None:
-        published_layouts.picture(root / file)
+        published_layouts.write_image(root / file)
     else:
         (root / file).write_text(text)
     protocol = load_protocol(name)
-    with pytest.raises(DataError, match=f"is not named as {protocol.title} names its files, such as ") as caught:
+    with pytest.raises(DataError, match=protocol.title) as caught:
         protocol_samples(protocol, root)
+    assert "such as " in str(caught.value)
     assert "(?P" not in str(caught.value)
 
 
-def test_unknown_variant_and_choice_name_the_known(tmp_path: Path) -> None:
+def test_errors_about_variants_and_choices_list_the_known_ones(tmp_path: Path) -> None:
     protocol = load_protocol("sysu_mm01")
-    with pytest.raises(DataError, match='unknown variant "serch"; did you mean "search"'):
+    with pytest.raises(DataError, match=r'variant "serch".*"search"'):
         protocol_samples(protocol, tmp_path, serch="all")
-    with pytest.raises(DataError, match=r'unknown search "outdoor".*known: all, indoor'):
+    with pytest.raises(DataError, match=r'search "outdoor".*all, indoor'):
         protocol_samples(protocol, tmp_path, search="outdoor")
 
 
 def street(root: Path, site: str) -> tuple[Sample, ...]:
     path = root / f"street-{site}/images/0.jpg"
-    published_layouts.picture(path)
+    published_layouts.write_image(path)
     sample = Sample(path, "p1", f"{site}5", Modality.INFRARED, "vehicle", Split.QUERY)
     write_manifest([sample], root / f"street-{site}/manifest.csv")
     return (sample,)
 
 
-def test_street_is_its_manifests(tmp_path: Path) -> None:
+def test_street_is_read_from_its_manifests(tmp_path: Path) -> None:
     site_a, site_b = street(tmp_path, "a"), street(tmp_path, "b")
     assert read_data("street", tmp_path) == site_a
     assert read_data("street:site=b", tmp_path) == site_b
 
 
-def test_street_not_made_yet(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected street-a/manifest.csv in .*reid synth"):
+def test_a_street_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"street-a/manifest\.csv .*reid synth"):
         read_data("street", tmp_path)
 
 
@@ -286,22 +287,22 @@ def test_read_data_takes_a_manifest_or_its_folder(tmp_path: Path) -> None:
 
 def test_read_data_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no such manifest, and unknown data set .*market1501"):
+    with pytest.raises(DataError, match="market1501"):
         read_data("market1502")
-    with pytest.raises(DataError, match=r"Market-1501: which folder is it in\? pass its root"):
+    with pytest.raises(DataError, match=r"Market-1501: .*root"):
         read_data("market1501")
-    with pytest.raises(DataError, match='expected "name:key=value,key=value"'):
+    with pytest.raises(DataError, match="name:key=value,key=value"):
         read_data("regdb:3", tmp_path)
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/manifest.csv: no such manifest")):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/manifest.csv")):
         read_data(str(tmp_path))
-    with pytest.raises(DataError, match='unknown data set "duke"'):
+    with pytest.raises(DataError, match='"duke"'):
         load_protocol("duke")
 
 
 def test_a_list_that_is_not_text(tmp_path: Path) -> None:
     published_layouts.regdb(tmp_path)
     (tmp_path / "idx/test_visible_1.txt").write_bytes(b"Visible/0/m\xe4nnlich.bmp 0")
-    with pytest.raises(DataError, match=r"test_visible_1\.txt: cannot be read as text"):
+    with pytest.raises(DataError, match=r"test_visible_1\.txt"):
         protocol_samples(load_protocol("regdb"), tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""MATLAB 5 files, compared with what scipy writes.
+"""MATLAB 5 files that scipy writes are read back.
 
-Wrong readers this catches: rows first instead of columns first, small elements read as large ones, padding
-of compressed elements, cells out of order.
+The tests find these errors: rows first instead of columns first, small elements read as large ones, wrong padding of
+compressed elements, cells out of order.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def test_cells_structs_and_texts(compressed: bool, tmp_path: Path) -> None:
     savemat(tmp_path / "x.mat", {"cells": inner, "record": record, "t": "häuser"}, do_compression=compressed)
     read = read_mat(tmp_path / "x.mat")
     assert read["cells"].shape == (2, 3)
-    for place in np.ndindex(2, 3):
-        assert np.array_equal(read["cells"][place].reshape(-1), inner[place])
+    for index in np.ndindex(2, 3):
+        assert np.array_equal(read["cells"][index].reshape(-1), inner[index])
     assert [entry["number"].item() for entry in read["record"].reshape(-1)] == [1, 2]
     assert read["record"][0, 0]["long_field_name"] == "first"
     assert read["t"] == "häuser"
@@ -55,13 +55,13 @@ def test_cells_structs_and_texts(compressed: bool, tmp_path: Path) -> None:
 
 def test_files_that_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.mat"
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"x\.mat"):
         read_mat(path)
     path.write_bytes(b"hello")
-    with pytest.raises(DataError, match="not a MATLAB 5 file"):
+    with pytest.raises(DataError, match="MATLAB 5"):
         read_mat(path)
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(600, b" "))
-    with pytest.raises(DataError, match=r"saved as MATLAB 7.3 \(HDF5\); save it again"):
+    with pytest.raises(DataError, match=r"7\.3"):
         read_mat(path)
     for compressed in (False, True):
         savemat(path, {"x": np.arange(100.0)}, do_compression=compressed)

@@ -1,4 +1,4 @@
-"""The smaller data sets, vehicles, products and birds, as their authors lay them out."""
+"""Smaller data sets and those of vehicles, products and birds are read in the layouts of their authors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reid.evaluation.analysis.validation import validate
 from reid.records import Modality, Sample, Split
 
 ROOT = Path(__file__).parents[4]
-WHOLE: dict[str, Callable[[Path], Path]] = {  # trees with every file the authors counted
+COMPLETE: dict[str, Callable[[Path], Path]] = {  # builders of trees with as many files as the authors counted
     "viper": published_layouts.viper,
     "prid2011": published_layouts.prid2011,
     "grid": published_layouts.grid,
@@ -52,10 +52,10 @@ def test_cuhk03_new_protocol(tmp_path: Path) -> None:
         assert lines[0].startswith(f"CUHK03, new protocol, train: expected {images} images")
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", COMPLETE)
 def test_divided_sets_have_the_published_counts(name: str, tmp_path: Path) -> None:
-    """In every split; the people to train on and to test on are different ones, and splits differ."""
-    root = WHOLE[name](tmp_path)
+    """The counts agree in every split, no identity is both for training and testing, and the splits differ."""
+    root = COMPLETE[name](tmp_path)
     protocol = load_protocol(name)
     trained = []
     for spec in all_choices(f"{name}:split=all")[:3]:
@@ -70,12 +70,12 @@ def test_divided_sets_have_the_published_counts(name: str, tmp_path: Path) -> No
 
 
 def spread(images: int, people: int) -> list[int]:
-    """Whose each of ``images`` is if ``people`` share them as evenly as goes; 0 is the first."""
+    """Divide ``images`` as evenly as possible; return for each the number of its identity, from 0."""
     return [number % people for number in range(images)]
 
 
-def whole_market1501(root: Path) -> str:
-    """As many names as the authors counted: 750 people asked and in the gallery, distractors and junk beside them."""
+def complete_market1501(root: Path) -> str:
+    """Write as many files as the authors counted: 750 test identities, and distractors and junk in the gallery."""
     for folder, images, people in (("bounding_box_train", 12936, 751), ("query", 3368, 750)):
         (root / folder).mkdir()
         for number, who in enumerate(spread(images, people)):
@@ -92,7 +92,7 @@ def write_list(path: Path, lines: list[str]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def whole_msmt17(root: Path) -> str:
+def complete_msmt17(root: Path) -> str:
     lists = {"train": (30248, 1041), "val": (2373, 1041), "query": (11659, 3060), "gallery": (82161, 3060)}
     for name, (images, people) in lists.items():
         lines = [f"{who:04d}/{who:04d}_{i:03d}_01_{name}_{i}.jpg {who}" for i, who in enumerate(spread(images, people))]
@@ -102,7 +102,7 @@ def whole_msmt17(root: Path) -> str:
     return "msmt17:version=v2"
 
 
-def whole_regdb(root: Path) -> str:
+def complete_regdb(root: Path) -> str:
     for folder in ("Visible", "Thermal"):
         (root / folder).mkdir()
     for split, kind in ((split, kind) for split in ("train", "test") for kind in ("visible", "thermal")):
@@ -111,103 +111,111 @@ def whole_regdb(root: Path) -> str:
     return "regdb:trial=7,direction=thermal-to-visible"
 
 
-def whole_sop(root: Path) -> str:
+def complete_sop(root: Path) -> str:
     for name, images, people, first in (("train", 59551, 11318, 1), ("test", 60502, 11316, 11319)):
         lines = [f"{i} {who + first} 1 chair_final/{i}.JPG" for i, who in enumerate(spread(images, people), start=1)]
         write_list(root / f"Ebay_{name}.txt", ["image_id class_id super_class_id path", *lines])
     return "sop"
 
 
-def fill(folder: Path, names: Iterable[str]) -> None:
-    """Empty files of these names, which may hold folders."""
+def touch_all(folder: Path, names: Iterable[str]) -> None:
+    """Write empty files of these names, which may contain folders."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
 
-def whole_sysu_mm01(root: Path) -> str:
-    """395 people to train on in six cameras (296 and 99 in the authors' two lists), 96 asked for in cameras 3 and 6."""
+def complete_sysu_mm01(root: Path) -> str:
+    """395 identities train in six cameras (296 and 99 in the two lists); 96 are queried in cameras 3 and 6."""
     train, test = range(1, 396), range(396, 492)
     for name, people in (("train_id", train[:296]), ("val_id", train[296:]), ("test_id", test)):
         write_list(root / f"exp/{name}.txt", [",".join(map(str, people))])
-    fill(root, (f"cam{i // 395 % 6 + 1}/{1 + who:04d}/{i // 395:04d}.jpg" for i, who in enumerate(spread(34167, 395))))
-    fill(root, (f"cam{(3, 6)[i // 96 % 2]}/{396 + who:04d}/{i:04d}.jpg" for i, who in enumerate(spread(3803, 96))))
-    fill(root, (f"cam{camera}/{who:04d}/0001.jpg" for camera in (1, 2, 4, 5) for who in test))
+    touch_all(
+        root, (f"cam{i // 395 % 6 + 1}/{1 + who:04d}/{i // 395:04d}.jpg" for i, who in enumerate(spread(34167, 395)))
+    )
+    touch_all(root, (f"cam{(3, 6)[i // 96 % 2]}/{396 + who:04d}/{i:04d}.jpg" for i, who in enumerate(spread(3803, 96))))
+    touch_all(root, (f"cam{camera}/{who:04d}/0001.jpg" for camera in (1, 2, 4, 5) for who in test))
     return "sysu_mm01"
 
 
-def whole_llcm(root: Path) -> str:
-    """The paper's counts: (train, test) of the visible and of the infrared half."""
+def complete_llcm(root: Path) -> str:
+    """The counts of the paper: train and test images, visible and infrared."""
     write_list(root / "idx/test_id.txt", [",".join(map(str, range(714, 1065)))])
     for light, train, test in (("vis", 16946, 8680), ("nir", 13975, 7166)):
         names = (f"{1 + who:04d}/{1 + who:04d}_c01_s1_f{i}_{light}.jpg" for i, who in enumerate(spread(train, 713)))
         write_list(root / f"idx/train_{light}.txt", [f"{light}/{name} 0" for name in names])
         people = enumerate(spread(test, 351))
-        fill(root / f"test_{light}", (f"cam{i % 9 + 1}/{714 + who:04d}/{i}_{light}.jpg" for i, who in people))
+        touch_all(root / f"test_{light}", (f"cam{i % 9 + 1}/{714 + who:04d}/{i}_{light}.jpg" for i, who in people))
     return "llcm:direction=visible-to-infrared"
 
 
-def whole_veri776(root: Path) -> str:
-    """Its pictures and, as the gallery of track search, 2,021 lines of them."""
+def complete_veri776(root: Path) -> str:
+    """The images, and 2,021 tracks as the gallery of the track search."""
     parts = {"image_train": (37778, 576, 201), "image_query": (1678, 200, 1), "image_test": (11579, 200, 1)}
     for folder, (images, vehicles, first) in parts.items():
         people = enumerate(spread(images, vehicles))
-        fill(root / folder, (f"{first + who:04d}_c{i % 20 + 1:03d}_{i:08d}_0.jpg" for i, who in people))
+        touch_all(root / folder, (f"{first + who:04d}_c{i % 20 + 1:03d}_{i:08d}_0.jpg" for i, who in people))
     shown = sorted(path.name for path in (root / "image_test").iterdir())
     write_list(root / "test_track.txt", [" ".join([f"track{i}", *shown[i::2021]]) for i in range(2021)])
     return "veri776:search=track"
 
 
-def whole_occluded_reid(root: Path) -> str:
+def complete_occluded_reid(root: Path) -> str:
     for folder in ("occluded_body_images", "whole_body_images"):
         people = enumerate(spread(1000, 200))
-        fill(root / folder, (f"{1 + who:03d}/{1 + who:03d}_{i // 200 + 1:02d}.tif" for i, who in people))
+        touch_all(root / folder, (f"{1 + who:03d}/{1 + who:03d}_{i // 200 + 1:02d}.tif" for i, who in people))
     return "occluded_reid"
 
 
-def whole_cub200(root: Path) -> str:
+def complete_cub200(root: Path) -> str:
     for images, first in ((5864, 1), (5924, 101)):
         birds = enumerate(spread(images, 100), start=first * 10000)
-        fill(root / "images", (f"{first + bird:03d}.Bird/Bird_{i}.jpg" for i, bird in birds))
+        touch_all(root / "images", (f"{first + bird:03d}.Bird/Bird_{i}.jpg" for i, bird in birds))
     return "cub200"
 
 
-def whole_cuhk03_np(root: Path) -> str:
+def complete_cuhk03_np(root: Path) -> str:
     folders = {"bounding_box_train": (7368, 767, 1), "query": (1400, 700, 768), "bounding_box_test": (5328, 700, 768)}
     for folder, (images, people, first) in folders.items():
         rows = enumerate(spread(images, people))
-        fill(root / "labeled" / folder, (f"{first + who:04d}_c{i // people % 2 + 1}_{i}.png" for i, who in rows))
+        touch_all(root / "labeled" / folder, (f"{first + who:04d}_c{i // people % 2 + 1}_{i}.png" for i, who in rows))
     return "cuhk03_np:boxes=labelled"
 
 
-def whole_cars196(root: Path) -> str:
+def complete_cars196(root: Path) -> str:
     cars = [1 + car for car in spread(8054, 98)] + [99 + car for car in spread(8131, 98)]
     runpy.run_path(str(ROOT / "datasets/cars196/prepare.py"))["main"](published_layouts.cars196(root, cars))
     return "cars196"
 
 
-BUILDS = [whole_market1501, whole_msmt17, whole_regdb, whole_sop, whole_sysu_mm01, whole_llcm, whole_veri776]
-BUILDS += [whole_occluded_reid, whole_cub200, whole_cuhk03_np, whole_cars196]
+BUILDS = [
+    complete_market1501,
+    complete_msmt17,
+    complete_regdb,
+    complete_sop,
+    complete_sysu_mm01,
+    complete_llcm,
+    complete_veri776,
+]
+BUILDS += [complete_occluded_reid, complete_cub200, complete_cuhk03_np, complete_cars196]
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_a_whole_copy_has_the_published_counts_and_one_picture_less_has_not(
-    build: Callable[[Path], str], tmp_path: Path
-) -> None:
-    """Said by ``reid validate``; junk is not counted, distractors count as images of nobody."""
+def test_only_a_complete_copy_has_the_published_counts(build: Callable[[Path], str], tmp_path: Path) -> None:
+    """``reid validate`` does not count junk, and it counts distractors as images without an identity."""
     data = open_data(build(tmp_path), tmp_path)
 
-    def said(samples: tuple[Sample, ...]) -> list[str]:
+    def count_messages(samples: tuple[Sample, ...]) -> list[str]:
         found = validate(replace(data, samples=samples), images=False)
         return [finding.message for finding in found if "published" in finding.message]
 
     assert data.protocol is not None
-    assert said(data.samples) == [f"all counts are those published for {data.protocol.title}"]
-    assert said(data.samples[1:]) == ["1 counts differ from the published ones, so scores are not comparable"]
+    assert count_messages(data.samples) == [f"all counts are those published for {data.protocol.title}"]
+    assert count_messages(data.samples[1:]) == ["1 counts differ from the published ones, so scores are not comparable"]
 
 
-def test_prid_does_not_confuse_strangers(tmp_path: Path) -> None:
+def test_prid_numbers_beyond_200_are_different_people_in_the_two_cameras(tmp_path: Path) -> None:
     """Person 0201 of camera A is not person 0201 of camera B: the first is not read, the second a distractor."""
     published_layouts.prid2011(tmp_path)
     samples = read_data("prid2011:split=4", tmp_path)
@@ -225,7 +233,7 @@ def test_grid_uses_the_authors_partitions(tmp_path: Path) -> None:
     (tmp_path / "features_and_partitions.mat").write_bytes(
         (tmp_path / "features_and_partitions.mat").read_bytes()[:200]
     )
-    with pytest.raises(DataError, match=r"features_and_partitions.mat"):
+    with pytest.raises(DataError, match=r"features_and_partitions\.mat"):
         read_data("grid", tmp_path)
 
 
@@ -238,7 +246,7 @@ def test_ilids_pairs_are_two_images(tmp_path: Path) -> None:
 
 
 def test_too_few_people_to_divide(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="20 people seen twice, too few to train on 316"):
+    with pytest.raises(DataError, match=r"20 .*316"):
         read_data("viper", published_layouts.viper(tmp_path, people=20))
 
 
@@ -278,7 +286,7 @@ def test_sop(tmp_path: Path) -> None:
 
 def test_cars196(tmp_path: Path) -> None:
     published_layouts.cars196(tmp_path)
-    with pytest.raises(DataError, match=r"expected manifest.csv in .*run datasets/cars196/prepare.py"):
+    with pytest.raises(DataError, match=r"manifest\.csv .*datasets/cars196/prepare\.py"):
         read_data("cars196", tmp_path)
     runpy.run_path(str(ROOT / "datasets/cars196/prepare.py"))["main"](tmp_path)
     samples = read_data("cars196", tmp_path)
@@ -293,13 +301,13 @@ def test_rule_settings_in_a_name(tmp_path: Path) -> None:
     rule = open_data("market1501:precision=trapezoid", tmp_path, {"unmatched": "zero"}).scoring.rule
     assert rule.text() == "market precision=trapezoid unmatched=zero"
     assert open_data("market1501", tmp_path).scoring.rule.text() == "market"
-    with pytest.raises(DataError, match='unknown variant "precison"; did you mean'):
+    with pytest.raises(DataError, match=r'"precison".*"precision"'):
         open_data("market1501:precison=trapezoid", tmp_path)
-    with pytest.raises(DataError, match='rule: precision "smooth", expected one of rectangle, trapezoid'):
+    with pytest.raises(DataError, match=r'precision "smooth".*rectangle, trapezoid'):
         open_data("market1501:precision=smooth", tmp_path)
-    with pytest.raises(DataError, match='rule: trials "0", expected a whole number, 1 or more'):
+    with pytest.raises(DataError, match='trials "0"'):
         open_data("market1501:trials=0", tmp_path)
-    with pytest.raises(DataError, match='unknown setting of the rule "ignored"; did you mean "ignore"'):
+    with pytest.raises(DataError, match=r'"ignored".*"ignore"'):
         open_data("market1501", tmp_path, {"ignored": "itself"})
 
 
@@ -312,14 +320,15 @@ def test_all_choices() -> None:
     assert all_choices("market1501") == ["market1501"]
 
 
-def test_a_table_of_ones_own_lies_beside_the_data(tmp_path: Path) -> None:
+def test_a_table_of_version_0_1_0_beside_the_data(tmp_path: Path) -> None:
+    """It calls locations places."""
     (tmp_path / "protocol.toml").write_text(
         'name = "mine"\ntitle = "Mine"\nsource = "s"\nlicence = "l"\nobtain = "o"\nmanifest = "rows.csv"\n'
         'rule = { ignore = "place", cmc = "identity" }\n[places]\nyard = "door"\n'
     )
     (tmp_path / "rows.csv").write_text("path,identity,split,camera\na.jpg,a,query,yard\nb.jpg,a,gallery,door\n")
     data = open_data(str(tmp_path / "protocol.toml"))
-    assert (data.name, data.scoring.rule.ignore, data.scoring.locations) == ("mine", "place", {"yard": "door"})
+    assert (data.name, data.scoring.rule.ignore, data.scoring.locations) == ("mine", "location", {"yard": "door"})
     assert len(data.samples) == 2
 
 

@@ -1,4 +1,4 @@
-"""Closed-form hits against an oracle that only knows the distance to a shape and walks along the ray."""
+"""Closed-form intersections agree with a slow method that only computes distances and steps along the ray."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from reid.data.street.geometry import CameraView, Capsule, Rays, cast_rays, hit_capsule, look_at
-from reid.data.street.surface import surface
+from reid.data.street.surface import find_surface
 
 SIZE = 9
 
 
 def distance_to(capsule: Capsule, point: np.ndarray) -> float:
-    """Signed distance from a point to the hull of two balls: the least of |p - c(s)| - r(s), by search over s."""
+    """Compute the signed distance from a point to the hull of two balls, the least |p - c(s)| - r(s), by search."""
     a, b = np.array(capsule.a), np.array(capsule.b)
 
     def at(s: float) -> float:
@@ -30,8 +30,8 @@ def distance_to(capsule: Capsule, point: np.ndarray) -> float:
     return min(at(0.0), at(1.0), at((low + high) / 2))
 
 
-def walk(capsule: Capsule, origin: np.ndarray, direction: np.ndarray) -> tuple[float, float]:
-    """Ray parameter of the first hit (inf for none) and how near the ray came, by sphere tracing."""
+def trace(capsule: Capsule, origin: np.ndarray, direction: np.ndarray) -> tuple[float, float]:
+    """Find the first hit of a ray (inf for none) and the least distance to it by sphere tracing."""
     speed = float(np.linalg.norm(direction))
     t, nearest = 0.0, math.inf
     for _ in range(400):
@@ -59,16 +59,16 @@ def random_case(number: int) -> tuple[Capsule, Rays]:
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_capsule_depth_is_that_of_sphere_tracing(number: int) -> None:
+def test_capsule_depth_agrees_with_sphere_tracing(number: int) -> None:
     capsule, rays = random_case(number)
     depth = hit_capsule(rays, capsule, (slice(0, SIZE), slice(0, SIZE)))
     judged = 0
     for row in range(SIZE):
         for column in range(SIZE):
-            wanted, nearest = walk(capsule, rays.origin, rays.directions[:, row, column].astype(np.float64))
+            wanted, nearest = trace(capsule, rays.origin, rays.directions[:, row, column].astype(np.float64))
             rim = _grazing(capsule, rays, row, column) if math.isfinite(wanted) else nearest < 1e-4
             if rim:
-                continue  # at the very rim either answer is right
+                continue  # at the rim both answers are right
             judged += 1
             if math.isinf(wanted):
                 assert np.isinf(depth[row, column])
@@ -79,7 +79,7 @@ def test_capsule_depth_is_that_of_sphere_tracing(number: int) -> None:
 
 def _grazing(capsule: Capsule, rays: Rays, row: int, column: int) -> bool:
     thinner = Capsule(capsule.a, capsule.b, capsule.ra - 1e-3, capsule.rb - 1e-3, "stuff")
-    return math.isinf(walk(thinner, rays.origin, rays.directions[:, row, column].astype(np.float64))[0])
+    return math.isinf(trace(thinner, rays.origin, rays.directions[:, row, column].astype(np.float64))[0])
 
 
 def test_cases_hold_both_hits_and_misses() -> None:
@@ -95,9 +95,9 @@ def test_normal_is_the_gradient_of_the_distance(number: int) -> None:
     capsule, rays = random_case(number)
     depth = hit_capsule(rays, capsule, (slice(0, SIZE), slice(0, SIZE)))
     pixels = np.nonzero(np.isfinite(depth))
-    met = surface(rays, [capsule], depth[pixels], np.zeros(len(pixels[0]), np.int64), pixels)
+    found = find_surface(rays, [capsule], depth[pixels], np.zeros(len(pixels[0]), np.int64), pixels)
     assert len(pixels[0]) > 0
-    for point, normal in zip(met.points.T.astype(np.float64), met.normals.T, strict=True):
+    for point, normal in zip(found.points.T.astype(np.float64), found.normals.T, strict=True):
         steps = np.eye(3) * 1e-5
         slope = [(distance_to(capsule, point + step) - distance_to(capsule, point - step)) / 2e-5 for step in steps]
         assert np.allclose(normal, slope, atol=2e-2)

@@ -1,9 +1,10 @@
-"""The street: the same bytes for a seed, nested plans, disjoint identities, safe folders, honest infrared."""
+"""The street is a function of its plan, keeps other files safe, and has infrared light of its own."""
 
 from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from reid.data.street.contact_sheet import contact_sheet
 from reid.data.street.generation import COLUMNS, StreetPlan, generate
 from reid.data.street.geometry import CameraView, Capsule
-from reid.data.street.materials import LUMINANCE, SurfaceMaterial, infrared_of
+from reid.data.street.materials import LUMINANCE, SurfaceMaterial, draw_infrared
 from reid.data.street.people import draw_person
 from reid.data.street.random_draws import generator
 from reid.data.street.render import Figure, Light, render
@@ -46,7 +47,7 @@ def test_two_processes_write_the_same_bytes_as_one(tiny: Path, tmp_path: Path) -
     assert files(tmp_path / "again") == files(tiny)
 
 
-def test_a_larger_plan_contains_the_smaller(tiny: Path, tmp_path: Path) -> None:
+def test_a_larger_plan_contains_the_smaller_one(tiny: Path, tmp_path: Path) -> None:
     larger = StreetPlan(
         seed=3, identities=3, train_identities=2, vehicles=2, train_vehicles=1, crops=3, sites=("street-a",)
     )
@@ -56,7 +57,7 @@ def test_a_larger_plan_contains_the_smaller(tiny: Path, tmp_path: Path) -> None:
     assert {name: large.get(name) for name in small} == small
 
 
-def test_another_seed_draws_other_pictures(tiny: Path, tmp_path: Path) -> None:
+def test_another_seed_draws_other_images(tiny: Path, tmp_path: Path) -> None:
     plan = StreetPlan(
         seed=4, identities=1, train_identities=0, vehicles=1, train_vehicles=0, crops=2, sites=("street-a",)
     )
@@ -104,16 +105,16 @@ def test_identities_are_disjoint_between_train_and_test_and_between_sites(tiny: 
     assert len(names) == len(set(names)) == 10
 
 
-def test_sizes_and_infrared_is_grey(tiny: Path) -> None:
+def test_crops_have_two_sizes_and_infrared_ones_are_grey(tiny: Path) -> None:
     for row in rows(tiny / "street-a" / "manifest.csv"):
-        with Image.open(tiny / "street-a" / row["path"]) as picture:
-            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        with Image.open(tiny / "street-a" / row["path"]) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
         assert pixels.shape[:2] == ((128, 64) if row["category"] == "person" else (96, 128))
         colour = np.abs(pixels[..., 0] - pixels[..., 2]).mean()
         assert colour == 0 if row["modality"] == "infrared" else colour > 0.5
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_to_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "broken"
 
     def stop(done: int, total: int) -> None:
@@ -128,7 +129,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(tiny: Path, tmp_path: Path) -
     assert files(out) == files(tiny)
 
 
-def test_a_complete_street_is_left_alone(tiny: Path) -> None:
+def test_a_complete_street_is_not_changed(tiny: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
     calls: list[int] = []
     manifests = generate(tiny, TINY, workers=1, progress=lambda done, _: calls.append(done))
@@ -137,22 +138,22 @@ def test_a_complete_street_is_left_alone(tiny: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
 
 
-def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(DataError, match="not a street") as caught:
+    with pytest.raises(DataError, match="street") as caught:
         generate(tmp_path, TINY, workers=1)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_a_street_of_another_seed_is_refused_and_left_alone(tiny: Path) -> None:
+def test_a_street_of_another_seed_is_refused(tiny: Path) -> None:
     before = files(tiny)
     with pytest.raises(DataError, match="another plan"):
         generate(tiny, StreetPlan(seed=99, identities=2, vehicles=1), workers=1)
     assert files(tiny) == before
 
 
-def test_an_unknown_site_is_named_with_the_known_ones() -> None:
+def test_an_unknown_site_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"street-c.*street-a"):
         StreetPlan(sites=("street-c",))
 
@@ -165,7 +166,7 @@ def _lit(material: SurfaceMaterial, light: Light) -> np.ndarray:
     return drawn.light
 
 
-def test_equal_in_visible_light_may_differ_in_infrared_and_the_other_way_round() -> None:
+def test_visible_and_infrared_reflectance_are_independent() -> None:
     grey = SurfaceMaterial((0.1, 0.1, 0.1), 0.1)
     bright = SurfaceMaterial((0.1, 0.1, 0.1), 0.5)
     white = SurfaceMaterial((0.7, 0.7, 0.7), 0.1)
@@ -177,7 +178,7 @@ def test_equal_in_visible_light_may_differ_in_infrared_and_the_other_way_round()
     assert (_lit(grey, day).shape[0], _lit(grey, lamp).shape[0]) == (3, 1)
 
 
-def test_a_garment_has_one_infrared_reflectance_however_often_it_is_drawn() -> None:
+def test_a_garment_always_has_the_same_infrared_reflectance() -> None:
     for index in range(6):
         first, second = (draw_person(7, "street-a", "test", index).slots() for _ in range(2))
         assert first == second
@@ -189,15 +190,15 @@ def test_about_half_of_the_infrared_follows_from_brightness_and_fabric() -> None
     tops = [draw_person(0, "street-a", "test", 4 * index + 3).top.material for index in range(600)]
     fabrics = sorted({top.fabric for top in tops})
     light = np.array([sum(w * c for w, c in zip(LUMINANCE, top.colour, strict=True)) for top in tops]) ** (1 / 2.2)
-    seen = np.stack([light, *(np.array([top.fabric == fabric for top in tops], float) for fabric in fabrics)], axis=1)
+    known = np.stack([light, *(np.array([top.fabric == fabric for top in tops], float) for fabric in fabrics)], axis=1)
     display = np.array([top.infrared for top in tops]) ** (1 / 2.2)
-    weights = np.linalg.lstsq(seen, display, rcond=None)[0]
-    explained = 1 - np.var(display - seen @ weights) / np.var(display)
+    weights = np.linalg.lstsq(known, display, rcond=None)[0]
+    explained = 1 - np.var(display - known @ weights) / np.var(display)
     assert 0.4 < explained < 0.75
 
 
 def test_infrared_reflectance_is_a_fraction() -> None:
-    drawn = [infrared_of(generator(0, "test", i), (0.9, 0.9, 0.9), "synthetic") for i in range(200)]
+    drawn = [draw_infrared(generator(0, "test", i), (0.9, 0.9, 0.9), "synthetic") for i in range(200)]
     assert 0 < min(drawn) < max(drawn) <= 1
 
 
@@ -227,14 +228,22 @@ def test_near_twins_carry_different_bags() -> None:
 def test_contact_sheet_shows_people_above_vehicles(tiny: Path) -> None:
     sheet = contact_sheet(tiny, rows=3)
     assert sheet.size == (6 * 128 + 5 * 4, 128 + 128 + 96 + 2 * 4)
-    with Image.open(tiny / "street-a/images/query/person/a-person-0000_a1_0.jpg") as picture:
-        assert np.array_equal(np.asarray(sheet.crop((32, 0, 96, 128))), np.asarray(picture.convert("RGB")))
-    with Image.open(tiny / "street-a/images/query/vehicle/a-vehicle-0000_a2_0.jpg") as picture:
-        assert np.array_equal(np.asarray(sheet.crop((132, 264, 260, 360))), np.asarray(picture.convert("RGB")))
+    with Image.open(tiny / "street-a/images/query/person/a-person-0000_a1_0.jpg") as image:
+        assert np.array_equal(np.asarray(sheet.crop((32, 0, 96, 128))), np.asarray(image.convert("RGB")))
+    with Image.open(tiny / "street-a/images/query/vehicle/a-vehicle-0000_a2_0.jpg") as image:
+        assert np.array_equal(np.asarray(sheet.crop((132, 264, 260, 360))), np.asarray(image.convert("RGB")))
     stream = io.BytesIO()
     sheet.save(stream, format="PNG")
 
 
-def test_contact_sheet_of_nothing_says_what_to_do(tmp_path: Path) -> None:
+def test_contact_sheet_without_a_street_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="reid synth"):
         contact_sheet(tmp_path)
+
+
+def test_contact_sheet_of_a_street_of_version_0_1_0(tiny: Path, tmp_path: Path) -> None:
+    """Its manifests call the column of the category "domain"."""
+    street = Path(shutil.copytree(tiny, tmp_path / "old"))
+    manifest = street / "street-a" / "manifest.csv"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("category", "domain", 1), encoding="utf-8")
+    assert contact_sheet(street, rows=3).tobytes() == contact_sheet(tiny, rows=3).tobytes()

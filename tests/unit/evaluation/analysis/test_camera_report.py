@@ -24,10 +24,17 @@ from reid.evaluation.analysis.camera_findings import CALIBRATE, LEAVE, MORE, Cam
 from reid.evaluation.analysis.camera_report import camera_report, count_images
 from reid.evaluation.analysis.drift import pool_statistics
 from reid.evaluation.analysis.intervals import Interval
-from reid.models.calibration import calibrate_checkpoint
+from reid.models.calibration import (
+    calibrate_checkpoint,
+    can_be_calibrated,
+    of_domains,
+    one_of_each_track,
+    own_profiles,
+    replace_domains,
+    spaced,
+)
 from reid.models.checkpoint import Checkpoint, load_checkpoint
-from reid.models.image_statistics import image_statistics
-from reid.models.own_statistics import keeps_statistics, of_domains, one_of_each_track, own_profiles, replaced, spaced
+from reid.models.image_statistics import measure_images
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.centering import camera_means, centered
 
@@ -51,7 +58,7 @@ def of(samples: Sequence[Sample], camera: str) -> list[Sample]:
 def test_image_moments_pool_to_the_profile(plain: Checkpoint, street: list[Sample]) -> None:
     profiles = calibrate_checkpoint(plain, street)
     crops = of(street, "b1")
-    images = image_statistics(plain.with_profiles(profiles), crops, batch_size=7)
+    images = measure_images(plain.with_profiles(profiles), crops, batch_size=7)
     stats = pool_statistics(images)
     parts = dict(zip(images.layers, torch.split(stats.mean, list(images.widths), 1), strict=True))
     row = profiles.domains.index("b1")
@@ -60,9 +67,9 @@ def test_image_moments_pool_to_the_profile(plain: Checkpoint, street: list[Sampl
     assert images.vectors.norm(dim=1).allclose(torch.ones(len(crops)), atol=1e-5)
     assert images.thumbnails.norm(dim=1).allclose(torch.ones(len(crops)), atol=1e-5)
     with pytest.raises(DataError, match="one camera"):
-        image_statistics(plain.with_profiles(profiles), street)
+        measure_images(plain.with_profiles(profiles), street)
     with pytest.raises(ConfigError, match="statistics"):
-        image_statistics(plain, crops)
+        measure_images(plain, crops)
 
 
 def test_own_statistics_change_nothing(plain: Checkpoint, camera_weights: Path, street: list[Sample]) -> None:
@@ -79,7 +86,7 @@ def test_own_statistics_change_nothing(plain: Checkpoint, camera_weights: Path, 
 def test_replacing_is_not_merging(plain: Checkpoint, street: list[Sample]) -> None:
     old = calibrate_checkpoint(plain, [*of(street, "b1"), *of(street, "b2")])
     new = calibrate_checkpoint(plain, [*of(street, "b2")[:9], *of(street, "b3")])
-    both = replaced(old, new)
+    both = replace_domains(old, new)
     assert both.domains == ("b1", "b2", "b3")
     for name, source in (("b1", old), ("b2", new), ("b3", new)):
         one, other = both.select([name]), source.select([name])
@@ -164,7 +171,7 @@ def test_the_report_scores_what_evaluate_scores(plain: Checkpoint, street: list[
         (result,) = evaluate(embed(network, tested)).results
         assert line.metrics[name].mAP == pytest.approx(result.metrics.mAP, abs=1e-6)
     own = own_profiles(plain, ["b1", "b2"], ("camera",))
-    without = plain.with_profiles(replaced(own, profiles.select(["b2"])))
+    without = plain.with_profiles(replace_domains(own, profiles.select(["b2"])))
     (left,) = evaluate(embed(without, tested)).results
     gain = found.cameras[0].gain
     assert gain is not None
@@ -226,8 +233,8 @@ class LayerNormNet(nn.Module):
 def test_a_network_without_batchnorm_is_centered(plain: Checkpoint, street: list[Sample]) -> None:
     torch.manual_seed(0)
     other = replace(plain, network=LayerNormNet().eval())
-    assert keeps_statistics(plain)
-    assert not keeps_statistics(other)
+    assert can_be_calibrated(plain)
+    assert not can_be_calibrated(other)
     with pytest.raises(ConfigError, match="reid cameras center"):
         calibrate_checkpoint(other, street)
     pool, tested = ([sample for sample in street if (sample.split is Split.TRAIN) == train] for train in (True, False))

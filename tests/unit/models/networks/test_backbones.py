@@ -17,7 +17,7 @@ from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.networks.backbones import BACKBONES, build_backbone
 from reid.norm import Given, camera_batchnorm, convert_norm
 
-# name -> (channels, image pixels for one place of the map)
+# name -> (channels, image pixels for one position of the map)
 EXPECTED = {
     "resnet18_x0_25": (128, 16),
     "resnet18_x0_375": (192, 16),
@@ -49,12 +49,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
 
 
-def test_all_of_them_are_tested() -> None:
+def test_every_backbone_is_tested() -> None:
     assert set(EXPECTED) == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_maps_are_as_wide_and_as_fine_as_stated(name: str) -> None:
+def test_maps_have_the_stated_channels_and_stride(name: str) -> None:
     channels, stride = EXPECTED[name]
     backbone = build_backbone(name).eval()
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def test_a_resnet_is_torchvisions_with_a_finer_last_stage() -> None:
         third = theirs.layer3(theirs.layer2(theirs.layer1(x)))
         out = ours(images)
         torch.testing.assert_close(ours.get_submodule("layer4")(third), out)
-        # the same filters at every place: every second one of each direction is theirs
+        # the same filters at every position; every second position of each direction is theirs
         coarse, fine = (net.layer4[0].bn1(net.layer4[0].conv1(third)) for net in (theirs, ours))
         torch.testing.assert_close(fine[:, :, ::2, ::2], coarse)
     assert out.shape[-2:] == third.shape[-2:]
@@ -154,21 +154,21 @@ class TestTimm:
 
     @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
     def test_a_network_of_fixed_image_size_is_refused(self, name: str) -> None:
-        with pytest.raises(ConfigError, match=f"timm:{name}.*choose a convolutional network") as caught:
+        with pytest.raises(ConfigError, match=f"timm:{name}") as caught:
             build_backbone(f"timm:{name}")
         assert "\n" not in str(caught.value)
 
     def test_a_network_of_tokens_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match=r"expected a feature map \(B, \d+, h, w\), got \(1, \d+, \d+\)"):
+        with pytest.raises(ConfigError, match=r"\(B, \d+, h, w\), got \(1, \d+, \d+\)"):
             build_backbone("timm:vit_tiny_patch16_dinov3_qkvb")
 
     @pytest.mark.parametrize("name", ["resnet18x", "hf_hub:timm/resnet18.a1_in1k", "local-dir:weights", ""])
     def test_an_unknown_or_remote_name_is_refused(self, name: str) -> None:
-        with pytest.raises(ConfigError, match="timm has no model"):
+        with pytest.raises(ConfigError, match="timm"):
             build_backbone(f"timm:{name}")
 
 
-def test_without_timm_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_message_gives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_timm(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -178,18 +178,6 @@ def test_without_timm_the_message_says_how_to_install_it(monkeypatch: pytest.Mon
 
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_timm)
-    with pytest.raises(ConfigError, match=r'"timm:resnet10t" needs the package timm: run pip install') as caught:
+    with pytest.raises(ConfigError, match=r'timm:resnet10t.*pip install "timm') as caught:
         build_backbone("timm:resnet10t")
     assert "\n" not in str(caught.value)
-
-
-def test_a_narrow_resnet18_is_the_wide_one_with_fewer_channels() -> None:
-    """Every weight has the wide network's shape with its channels (not its colours or kernel) halved."""
-    wide, narrow = (build_backbone(name).state_dict() for name in ("resnet18", "resnet18_x0_5"))
-    assert wide.keys() == narrow.keys()
-    for name, weight in wide.items():
-        halved = [size if axis > 1 or size == 3 else size // 2 for axis, size in enumerate(weight.shape)]
-        assert list(narrow[name].shape) == halved
-        if weight.ndim == 4:  # He's initialisation for ReLU, of the narrow layer's own fan
-            fan = narrow[name].shape[0] * narrow[name][0, 0].numel()
-            assert narrow[name].std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.1)

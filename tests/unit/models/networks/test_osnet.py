@@ -63,7 +63,7 @@ def test_a_block_is_the_equations_of_the_paper(inputs: int) -> None:
 
 
 @pytest.mark.parametrize(("stream", "side"), [("conv2a", 3), ("conv2b", 5), ("conv2c", 7), ("conv2d", 9)])
-def test_stream_t_sees_a_window_of_2t_plus_1(stream: str, side: int) -> None:
+def test_stream_t_covers_a_window_of_2t_plus_1(stream: str, side: int) -> None:
     torch.manual_seed(0)
     layers = randomise(OmniScaleBlock(64, 64)).get_submodule(stream)
     for module in layers.modules():
@@ -73,8 +73,8 @@ def test_stream_t_sees_a_window_of_2t_plus_1(stream: str, side: int) -> None:
 
     layers(x)[0, :, 7, 7].sum().backward()
 
-    seen = x.grad[0].abs().sum(0).nonzero()
-    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [side, side]
+    covered = x.grad[0].abs().sum(0).nonzero()
+    assert (covered.amax(0) - covered.amin(0) + 1).tolist() == [side, side]
 
 
 @pytest.mark.parametrize(("width", "channels"), [(0.25, 128), (0.5, 256), (0.75, 384), (1.0, 512)])
@@ -96,12 +96,12 @@ def test_parameters_are_as_many_as_the_paper_states(width: float, stated: float)
 
 @pytest.mark.parametrize("width", [0.0, 0.1, 0.3])
 def test_a_width_that_cannot_be_built_is_refused(width: float) -> None:
-    with pytest.raises(ConfigError, match=rf"0\.25, 0\.5, 0\.75, 1\.0\), got {width}"):
+    with pytest.raises(ConfigError, match=f"got {width}"):
         OSNet(width)
 
 
-def test_a_kind_that_does_not_exist_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match='unknown kind of OSNet "ains"; did you mean "ain"'):
+def test_an_unknown_variant_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='did you mean "ain"'):
         OSNet(1.0, "ains")
 
 

@@ -85,12 +85,12 @@ def test_arrays_of_numpy_are_refused(tmp_path: Path) -> None:
     assert "_reconstruct" in refusal(tmp_path / "w.pth")
 
 
-def test_the_wrapper_of_a_compiled_network_is_taken_off(tmp_path: Path) -> None:
+def test_the_prefix_of_a_compiled_network_is_removed(tmp_path: Path) -> None:
     torch.save({f"module._orig_mod.{key}": tensor for key, tensor in TABLE.items()}, tmp_path / "w.pth")
     assert same(read_table(tmp_path / "w.pth")[0])
 
 
-def test_a_download_under_way_is_read_as_what_it_will_be(tmp_path: Path) -> None:
+def test_an_unfinished_download_is_read_by_its_final_suffix(tmp_path: Path) -> None:
     write_table(tmp_path / "w.safetensors", TABLE, {})
     (tmp_path / "w.safetensors").rename(tmp_path / "w.safetensors.part")
     assert same(read_table(tmp_path / "w.safetensors.part")[0])
@@ -152,18 +152,18 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) -> 
     assert not trap.exists()
 
 
-def test_a_whole_network_in_a_pickle_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_a_network_in_a_pickle_is_refused_with_the_remedy(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "w.pth")
-    assert "keep only its tensors" in refusal(tmp_path / "w.pth")
+    assert "torch.save(" in refusal(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (torch.ones(3), "expected a dictionary of tensors, got Tensor"),
+        (torch.ones(3), "got Tensor"),
         ({}, "an empty one"),
         ({"state_dict": {}}, "an empty one"),
-        ({"a": 1, "b": "text"}, "2 values that are no tensors: a, b"),
+        ({"a": 1, "b": "text"}, ": a, b"),
     ],
 )
 def test_a_file_without_a_table_is_refused(tmp_path: Path, content: object, message: str) -> None:
@@ -173,7 +173,7 @@ def test_a_file_without_a_table_is_refused(tmp_path: Path, content: object, mess
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all, only text", b"\x80\x02", b"PK\x03\x04" + bytes(60)])
-def test_another_kind_of_file_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)
     assert "cannot read this" in refusal(path)
@@ -226,13 +226,13 @@ class TestLoadStrictly:
         load_strictly(target, table_of(source), "here")
         assert digest(table_of(source)) == digest(table_of(target))
 
-    def test_the_counters_of_old_files_may_miss(self) -> None:
+    def test_the_counters_of_old_files_may_be_missing(self) -> None:
         table = {k: v for k, v in table_of(self.network()).items() if "num_batches" not in k}
         target = self.network()
         load_strictly(target, table, "here")
         assert torch.equal(target[0].weight, table["0.weight"])
 
-    def test_all_faults_are_told_at_once_and_nothing_is_loaded(self) -> None:
+    def test_all_problems_are_named_at_once_and_nothing_is_loaded(self) -> None:
         table = table_of(self.network()) | {"0.weight": torch.zeros(2, 4)}
         table |= {f"extra{i}": torch.zeros(1) for i in range(5)}
         del table["1.running_mean"]
@@ -242,13 +242,13 @@ class TestLoadStrictly:
             load_strictly(target, table, "w.pth into net")
         message = str(caught.value)
         assert message.startswith("w.pth into net: the weights do not fit, of 7 tensors ")
-        assert "1 of another size: 0.weight (expected (2, 3), got (2, 4));" in message
+        assert "0.weight (expected (2, 3), got (2, 4))" in message
         assert "1 missing: 1.running_mean;" in message
         assert "5 unexpected: extra0, extra1, extra2, extra3, extra4;" in message
         assert "\n" not in message
         assert digest(table_of(target)) == before
 
-    def test_many_keys_are_told_by_module_and_all_stand_in_the_note(self) -> None:
+    def test_many_keys_are_named_by_module_and_all_are_in_the_note(self) -> None:
         table = table_of(self.network())
         many = [f"extra.{part}.{i}.weight" for part in "ab" for i in range(20)]
         with pytest.raises(WeightsError) as caught:

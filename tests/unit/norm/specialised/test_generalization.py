@@ -3,7 +3,7 @@
 The wrong layers these tests catch: variances mixed instead of deviations, one ratio for the whole batch,
 statistics that carry gradient, mixing in evaluation; a gate that restores the wrong part or the image, pairs of an
 image with itself in the loss, the loss's signs swapped; channels brought to unit length before the instance norm, or
-positions in their place, or by another length, or after a norm of the batch.
+positions instead of channels, or by another length, or after a norm of the batch.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ def test_statistics_with_gradient_are_refused() -> None:
         check_gradient(attached)
 
 
-def test_mixstyle_is_the_identity_in_evaluation_and_without_luck() -> None:
+def test_mixstyle_is_the_identity_in_evaluation_and_at_probability_0() -> None:
     x = maps()
     assert torch.equal(MixStyle(1.0).eval()(x), x)
     assert torch.equal(MixStyle(0.0).train()(x), x)
 
 
-def test_mixstyle_mixes_as_often_as_told_with_a_ratio_for_each_image() -> None:
+def test_mixstyle_mixes_with_its_probability_and_a_ratio_for_each_image() -> None:
     """The layer's draws, read from two images of constant means 0 and 1; the permutation moves both or none."""
     x = instance_norm(torch.randn(2, 1, 8, 8)) + torch.tensor([0.0, 1.0])[:, None, None, None]
     torch.manual_seed(0)
@@ -150,7 +150,7 @@ def test_an_open_gate_restores_the_image_and_a_closed_one_nothing() -> None:
     torch.testing.assert_close(closed.restitute(x).contaminated, x, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gate_weighs_what_was_removed() -> None:
+def test_the_gate_weights_the_removed_style() -> None:
     """Squeeze-and-excitation on the residual, channel by channel; on the image itself it would differ."""
     torch.manual_seed(0)
     layer, x = SNR(CHANNELS, reduction=2), maps()
@@ -223,14 +223,14 @@ def test_the_loss_is_the_sum_over_pairs(identities: list[int]) -> None:
         assert float(loss) != pytest.approx(pair_oracle(parts, identities, itself=True), rel=1e-3)
 
 
-def test_the_loss_rewards_maps_that_tell_identities_apart() -> None:
+def test_the_loss_rewards_maps_that_separate_identities() -> None:
     """Best when the enhanced maps separate and the contaminated ones confuse, worst the other way round."""
     identities = torch.tensor([0, 0, 1, 1])
-    apart = torch.eye(CHANNELS)[[0, 0, 1, 1]][:, :, None, None]
+    separate = torch.eye(CHANNELS)[[0, 0, 1, 1]][:, :, None, None]
     confused = torch.eye(CHANNELS)[[0, 1, 0, 1]][:, :, None, None]
     neutral = torch.ones(4, CHANNELS, 1, 1)
-    good = dual_causality_loss(Restitution(neutral, apart, confused), identities)
-    bad = dual_causality_loss(Restitution(neutral, confused, apart), identities)
+    good = dual_causality_loss(Restitution(neutral, separate, confused), identities)
+    bad = dual_causality_loss(Restitution(neutral, confused, separate), identities)
     assert good < dual_causality_loss(Restitution(neutral, neutral, neutral), identities) < bad
 
 
@@ -256,12 +256,12 @@ def test_domainnorm_is_unit_channels_of_the_instance_norm() -> None:
             torch.testing.assert_close(wrong, expected, rtol=0.01, atol=0.01)
 
 
-def test_domainnorm_does_not_see_gain_and_offset_of_an_image() -> None:
+def test_domainnorm_does_not_depend_on_gain_and_offset_of_an_image() -> None:
     x, layer = maps(), DomainNorm(CHANNELS)
     gain, offset = torch.rand(4, CHANNELS, 1, 1) + 0.5, torch.randn(4, CHANNELS, 1, 1)
     torch.testing.assert_close(layer(x * gain + offset), layer(x), rtol=1e-3, atol=1e-3)
     assert (functional.normalize(x * gain + offset) - functional.normalize(x)).abs().max() > 0.1
-    assert (instance_norm(x).norm(dim=1) - 1).abs().max() > 0.5  # what instance norm alone leaves
+    assert (instance_norm(x).norm(dim=1) - 1).abs().max() > 0.5  # what instance norm by itself leaves
 
 
 def test_domainnorm_ends_with_an_affine_and_no_running_state() -> None:

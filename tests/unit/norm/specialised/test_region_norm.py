@@ -64,7 +64,7 @@ def test_regions_of_the_batch_are_the_published_steps(images: int, height: int, 
 
 @settings(deadline=None, max_examples=30)
 @hypothesis_given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6), st.integers(0, 1000))
-def test_regions_of_an_image_are_those_of_a_batch_of_it_alone(images: int, height: int, width: int, seed: int) -> None:
+def test_regions_of_an_image_are_those_of_a_batch_with_only_it(images: int, height: int, width: int, seed: int) -> None:
     x, mask = example(images, (height, width), seed)
     expected = torch.cat([fill_oracle(x[i : i + 1], mask[i : i + 1], eps=0.1) for i in range(images)])
     torch.testing.assert_close(standardize_regions(x, mask, eps=0.1), expected, rtol=1e-4, atol=1e-5)
@@ -80,7 +80,7 @@ def test_the_published_steps_refuse_wrong_layers(wrong: str) -> None:
     else:
         regions = []
         for region in (mask, ~mask):
-            stats = region_stats(x, region).total()
+            stats = region_stats(x, region).merge_all()
             centred = x - stats.mean[:, :, None, None]
             regions.append(centred * torch.rsqrt(stats.var + 0.1)[:, :, None, None])
         got = torch.where(mask, *regions)
@@ -93,9 +93,9 @@ def test_every_region_has_mean_0_and_variance_1(pooled: bool) -> None:
     x, mask = example(size=(12, 8))
     y = standardize_regions(x, mask, pooled)
     for region in (mask, ~mask):
-        crowds = [slice(None)] if pooled else [slice(i, i + 1) for i in range(len(x))]
-        for crowd in crowds:
-            values = y[crowd].movedim(1, 0)[:, region[crowd, 0]]
+        groups = [slice(None)] if pooled else [slice(i, i + 1) for i in range(len(x))]
+        for group in groups:
+            values = y[group].movedim(1, 0)[:, region[group, 0]]
             torch.testing.assert_close(values.mean(1), torch.zeros(CHANNELS), rtol=0, atol=1e-5)
             torch.testing.assert_close(values.var(1, correction=0), torch.ones(CHANNELS), rtol=0, atol=1e-3)
 
@@ -119,15 +119,15 @@ def test_a_constant_on_the_masked_region_changes_nothing(training: bool) -> None
     assert (plain - changed).abs().max() > 0.5
 
 
-def test_evaluation_does_not_depend_on_batch_mates() -> None:
+def test_evaluation_does_not_depend_on_other_images() -> None:
     """In training it does, as published; with ``pooled=False`` it does not either."""
     x, mask = example()
     layer = randomize(RegionNorm(CHANNELS)).eval()
-    alone = torch.cat([layer(x[i : i + 1], mask[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(layer(x, mask), alone, rtol=1e-5, atol=1e-6)
-    assert (layer.train()(x, mask) - alone).abs().max() > 0.1
+    single = torch.cat([layer(x[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(layer(x, mask), single, rtol=1e-5, atol=1e-6)
+    assert (layer.train()(x, mask) - single).abs().max() > 0.1
     layer.pooled = False
-    torch.testing.assert_close(layer(x, mask), alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer(x, mask), single, rtol=1e-5, atol=1e-6)
 
 
 def test_weight_and_bias_stay_in_their_region() -> None:
@@ -147,7 +147,7 @@ def test_weight_and_bias_stay_in_their_region() -> None:
 
 
 def test_the_mask_is_averaged_over_the_area_of_a_position() -> None:
-    """A position is inside where half of its pixels are; the nearest pixel alone would say otherwise."""
+    """A position is inside where half of its pixels are; the nearest pixel by itself would decide otherwise."""
     x, _ = example(1, (2, 2))
     pixels = torch.zeros(1, 1, 4, 4)
     pixels[0, 0, 0, :2] = 1  # half of the first position
@@ -183,7 +183,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
         )
 
 
-def test_the_mask_comes_by_the_condition_and_stays_with_its_image() -> None:
+def test_the_mask_comes_from_given_and_stays_with_its_image() -> None:
     x, mask = example()
     layer = randomize(RegionNorm(CHANNELS)).eval()
     got = Given(layer)(x, torch.tensor([1, 0, 1]), mask=mask)
@@ -235,11 +235,11 @@ def test_the_learned_layer_starts_as_a_region_norm_and_learns_its_mask() -> None
     assert layer.importance.weight.grad.abs().max() > 0
 
 
-def test_the_learned_layer_does_not_depend_on_batch_mates_in_evaluation() -> None:
+def test_the_learned_layer_does_not_depend_on_other_images_in_evaluation() -> None:
     layer, (x, _) = learned(), example()
-    alone = torch.cat([layer(x[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(layer(x), alone, rtol=1e-5, atol=1e-5)
-    assert (layer.train()(x) - alone).abs().max() > 0.1
+    single = torch.cat([layer(x[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(layer(x), single, rtol=1e-5, atol=1e-5)
+    assert (layer.train()(x) - single).abs().max() > 0.1
 
 
 def test_layers_compile_to_one_graph_and_run_under_autocast() -> None:

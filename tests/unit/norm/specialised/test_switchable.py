@@ -8,7 +8,6 @@ narrow width run with the wide network's statistics.
 from __future__ import annotations
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,37 +16,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import mobilenet_v2, resnet18, resnet50, vit_b_16
+from torchvision.models import mobilenet_v2, resnet18, resnet50
 
-from reid.errors import ConditionError, ConfigError, DataError
+from helpers.slimmable_networks import WIDTHS, differing, plain_network
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.norm import Condition, Given, add_domain, camera_batchnorm, convert_norm, domains_of, given
-from reid.norm.specialised.switchable import (
-    SwitchableBatchNorm,
-    SwitchableConv2d,
-    calibrate_widths,
-    extract_width,
-    slim,
-    slim_channels,
-    widths_of,
-)
+from reid.norm import Condition, Given, given
+from reid.norm.specialised.switchable import calibrate_widths, extract_width, slim
+from reid.norm.specialised.switchable_layers import SwitchableBatchNorm, SwitchableConv2d, slim_channels
 
-WIDTHS = (1.0, 0.5, 0.25)
 MODES = pytest.mark.parametrize("training", [True, False])
 AFFINES = pytest.mark.parametrize("affine", ["domain", "shared"])
-
-
-def plain_network() -> nn.Module:
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        *(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten(), nn.Linear(128, 5)),
-    )
-    with torch.no_grad():
-        for _ in range(3):
-            network.train()(torch.randn(8, 3, 16, 8) * 2 + 1)
-    return network.eval()
 
 
 def by_hand(network: nn.Module, x: Tensor, row: int, affine: str, wrong: str = "") -> Tensor:
@@ -78,16 +56,6 @@ def by_hand(network: nn.Module, x: Tensor, row: int, affine: str, wrong: str = "
         else:
             x = layer(x)
     return x
-
-
-def differing(network: nn.Module) -> nn.Module:
-    """Give every width statistics (and affine) of its own."""
-    with torch.no_grad():
-        for layer in network.modules():
-            if isinstance(layer, SwitchableBatchNorm):
-                for tensor in (layer.running_mean, layer.running_var, layer.weight, layer.bias):
-                    tensor.mul_(1 + 0.3 * torch.rand(tensor.shape)).add_(0.1 * torch.rand(tensor.shape))
-    return network
 
 
 @AFFINES
@@ -136,12 +104,12 @@ def test_torchvision_networks_run_and_extract_at_every_width(build) -> None:
     network = differing(slim(build(num_classes=7), WIDTHS).eval())
     x, sizes = torch.randn(2, 3, 32, 32), []
     for row, width in enumerate(WIDTHS):
-        alone = extract_width(network, width, x)
-        assert {type(m) for m in alone.modules()} == {type(m) for m in build().modules()}
+        extracted = extract_width(network, width, x)
+        assert {type(m) for m in extracted.modules()} == {type(m) for m in build().modules()}
         y = Given(network)(x, row)
         assert y.shape == (2, 7)
-        assert torch.equal(alone(x), y)
-        sizes.append(sum(parameter.numel() for parameter in alone.parameters()))
+        assert torch.equal(extracted(x), y)
+        sizes.append(sum(parameter.numel() for parameter in extracted.parameters()))
     assert sizes[1] < 0.4 * sizes[0]
     assert sizes[2] < 0.4 * sizes[1]
 
@@ -183,7 +151,7 @@ def test_other_channels_than_the_leading_ones_are_refused(wrong) -> None:
 
 
 @AFFINES
-def test_training_a_width_moves_its_statistics_alone(affine: str) -> None:
+def test_training_a_width_changes_only_its_statistics(affine: str) -> None:
     network = slim(plain_network(), WIDTHS, affine).train()
     before = copy.deepcopy(network[1].state_dict())
     Given(network)(torch.randn(8, 3, 16, 8), 1)
@@ -201,7 +169,7 @@ def test_training_a_width_moves_its_statistics_alone(affine: str) -> None:
 
 
 @AFFINES
-def test_gradients_reach_the_leading_part_alone(affine: str) -> None:
+def test_gradients_reach_only_the_leading_part(affine: str) -> None:
     network = slim(plain_network(), WIDTHS, affine).train()
     Given(network)(torch.randn(4, 3, 16, 8), 2).square().sum().backward()
     conv, norm = network[3], network[4]
@@ -216,7 +184,7 @@ def test_gradients_reach_the_leading_part_alone(affine: str) -> None:
 
 
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """Images of five patterns, and a plain network trained to tell them apart."""
+    """Images of five patterns, and a plain network trained to distinguish them."""
     torch.manual_seed(0)
     patterns = torch.randn(5, 3, 16, 8)
     targets = torch.arange(5).repeat(16)
@@ -266,107 +234,3 @@ def test_calibration_merges_exactly_and_changes_nothing_else() -> None:
     assert all(torch.equal(value, after[key]) for key, value in before.items() if isinstance(value, Tensor))
     assert torch.equal(calibrated[1].weight, network[1].weight)
     assert calibrated[1].momentum == 0.1
-
-
-def test_state_keeps_the_plain_names() -> None:
-    plain = plain_network()
-    network = slim(plain, WIDTHS)
-    fresh = slim(
-        plain_network().apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None), WIDTHS
-    )
-    x = torch.randn(2, 3, 16, 8)
-    assert not torch.allclose(Given(fresh)(x, 1), Given(network)(x, 1))
-    fresh.load_state_dict(network.state_dict())
-    assert torch.equal(Given(fresh)(x, 1), Given(network)(x, 1))
-    assert {key for key in network.state_dict() if "_extra_state" not in key} == set(plain.state_dict())
-    fresh.load_state_dict(plain.state_dict())
-    assert torch.equal(Given(fresh)(x, 0), plain(x))
-    assert domains_of(network) == ("1.0", "0.5", "0.25")
-
-
-def test_flags_and_hooks_carry_over() -> None:
-    plain = plain_network()
-    plain[0].weight.requires_grad_(False)
-    plain[1].bias.requires_grad_(False)
-    seen = []
-    plain[1].register_forward_hook(lambda *_: seen.append(1))
-    network = slim(plain, WIDTHS)
-    Given(network)(torch.randn(2, 3, 16, 8), 1)
-    assert seen
-    assert not network.training
-    assert not network[0].weight.requires_grad
-    assert not network[1].bias.requires_grad
-    alone = extract_width(network, 0.5, torch.randn(2, 3, 16, 8))
-    assert not alone[1].bias.requires_grad
-    assert alone[1].weight.requires_grad
-    assert type(plain[0]) is nn.Conv2d
-
-
-def test_threads_at_different_widths_do_not_meet() -> None:
-    """T19."""
-    network, x = Given(differing(slim(plain_network(), WIDTHS))), torch.randn(4, 3, 16, 8)
-    with torch.no_grad():
-        serial = [network(x, row) for row in range(3)]
-
-        def serve(call: int) -> bool:
-            with torch.no_grad():
-                return torch.equal(network(x, call % 3), serial[call % 3])
-
-        with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(serve, range(60)))
-
-
-@pytest.mark.parametrize("domain", [None, 3, -1, torch.tensor([0, 1])])
-def test_a_batch_needs_one_known_width(domain) -> None:
-    with pytest.raises(ConditionError, match=r"widths 1, 0\.5, 0\.25, one for a whole batch"):
-        Given(slim(plain_network(), WIDTHS))(torch.randn(2, 3, 16, 8), domain)
-
-
-def test_labels_that_agree_are_one_width() -> None:
-    network, x = slim(plain_network(), WIDTHS), torch.randn(2, 3, 16, 8)
-    assert torch.equal(Given(network)(x, torch.tensor([1, 1])), Given(network)(x, 1))
-    assert slim(plain_network(), [0.5])(x).shape == (2, 5)
-
-
-def test_a_single_value_is_normalized_with_running_statistics() -> None:
-    network = slim(nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16)), WIDTHS)
-    x = torch.randn(1, 3, 1, 1)
-    torch.testing.assert_close(Given(network.train())(x, 1), Given(copy.deepcopy(network).eval())(x, 1))
-    assert network[1].num_batches_tracked.tolist() == [0, 0, 0]
-
-
-class WithSpare(nn.Module):
-    """A network with a layer that never runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.spare = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-def test_mistakes_are_named() -> None:
-    x = torch.randn(2, 3, 16, 8)
-    for widths in ([], [0.5, 0.5], [0.0], [1.5]):
-        with pytest.raises(ConfigError, match="widths: expected distinct"):
-            slim(plain_network(), widths)
-    with pytest.raises(ConfigError, match="no convolution or BatchNorm"):
-        slim(nn.Linear(3, 3), WIDTHS)
-    with pytest.raises(ConfigError, match=r"^0: cannot slim a Conv2d"):
-        slim(nn.Sequential(nn.Conv2d(8, 8, 3, groups=2)), WIDTHS)
-    with pytest.raises(ConfigError, match="cannot slim a"):
-        slim(vit_b_16(), WIDTHS)
-    with pytest.raises(ConfigError, match=r"^1: cannot slim a DomainBatchNorm"):
-        slim(convert_norm(plain_network(), camera_batchnorm(["a", "b"])), WIDTHS)
-    with pytest.raises(ConfigError, match=r"width 0\.3 is not one of 1, 0\.5, 0\.25"):
-        extract_width(slim(plain_network(), WIDTHS), 0.3, x)
-    with pytest.raises(ConfigError, match="are its widths"):
-        add_domain(slim(plain_network(), WIDTHS), "0.75")
-    with pytest.raises(ConfigError, match="unknown affine"):
-        slim(plain_network(), WIDTHS, "own")
-    with pytest.raises(DataError, match="at least 2 images, got 1"):
-        calibrate_widths(slim(plain_network(), WIDTHS), [x[:1]])
-    with pytest.raises(ConfigError, match=r"^spare: this layer did not run"):
-        extract_width(slim(WithSpare(), WIDTHS), 0.5, x)
-    assert widths_of(plain_network()) == ()

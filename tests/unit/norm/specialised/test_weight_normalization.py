@@ -201,7 +201,7 @@ def test_folding_gives_a_plain_network_of_the_same_outputs(kind: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items())
 
 
-def test_an_unknown_kind_names_the_known_ones() -> None:
+def test_an_unknown_normalization_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="known: spectral, oni"):
         normalize_weights(small_network(), "weight")
 
@@ -240,7 +240,7 @@ def test_a_filters_matrix_of_norm_one_does_not_bound_the_convolution_by_one() ->
     assert operator_norm(narrow, (9, 7)) == pytest.approx(float(singular_values(narrow.weight)[0]), rel=1e-2)
 
 
-def test_the_operator_norm_leaves_the_layer_alone() -> None:
+def test_the_operator_norm_does_not_change_the_layer() -> None:
     layer = normalize_weights(nn.Conv2d(4, 4, 3), "spectral").train()
     before = layer.state_dict()
     before = {key: value.clone() for key, value in before.items()}

@@ -1,0 +1,248 @@
+"""What the application shows: data sites, galleries and embeddings of their queries.
+
+Galleries are computed once and used again at the next start, as long as the weights and the data that they were
+computed from are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from reid.data.manifest import read_manifest
+from reid.data.street.generation import PLAN_FILE, StreetPlan
+from reid.errors import DataError, ReidError
+from reid.evaluation import Report, evaluate
+from reid.models.checkpoint import Checkpoint
+from reid.old_names import current_experiment
+from reid.pipeline import (
+    DEFAULT_DATA,
+    DEFAULT_GALLERY,
+    build_gallery,
+    embed_samples,
+    gallery_checkpoint,
+    load_checkpoint,
+    make_street,
+    shipped_weights,
+    with_unseen_cameras,
+)
+from reid.records import Embeddings, Sample, Split
+from reid.retrieval.embed import load_embeddings, save_embeddings
+from reid.retrieval.gallery import Gallery
+
+MANIFEST = "manifest.csv"
+QUERIES_FILE = "queries.safetensors"  # in the folder of a gallery: the embeddings of the queries
+DATA_KEY = "data"  # key of a checkpoint's free text: the digest of the data that its gallery was built from
+CAMERA_BN, PLAIN_BN = "Camera BN", "Plain BN"
+
+
+def compared_weights() -> dict[str, Path]:
+    """Return the shipped pair to compare: one small network, trained with camera BN and with plain BN."""
+    shipped = shipped_weights()
+    return {
+        "Small, camera BN": shipped.with_name("small-camera.safetensors"),
+        "Small, plain BN": shipped.with_name("small-plain.safetensors"),
+    }
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """The samples of one manifest: a site with its cameras."""
+
+    name: str
+    samples: tuple[Sample, ...]
+
+    @cached_property
+    def cameras(self) -> tuple[Sample, ...]:
+        """One sample for each pair of a category and a camera, sorted by (category, camera)."""
+        examples = {(sample.category, sample.camera): sample for sample in self.samples}
+        return tuple(examples[key] for key in sorted(examples))
+
+
+@dataclass(frozen=True)
+class ServedGallery:
+    """A network with its gallery and its queries.
+
+    Args:
+        title: The heading on the page, such as "Camera BN".
+        categories: The categories that the network was trained on; the gallery holds no others.
+        checkpoint: The network, with statistics for the cameras of every site.
+        gallery: The gallery crops of every site.
+        queries: The embeddings of the queries of every site.
+    """
+
+    title: str
+    categories: tuple[str, ...]
+    checkpoint: Checkpoint
+    gallery: Gallery
+    queries: Embeddings
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The gallery's samples with their vectors, in the order of its rows."""
+        return self.gallery.embeddings
+
+    def score_site(self, site: SiteData) -> Report:
+        """Score the queries of ``site`` against the gallery rows of the same site."""
+        of_site = set(site.samples)
+        parts = [
+            part.select(np.array([sample in of_site for sample in part.samples], dtype=np.bool_))
+            for part in (self.queries, self.embeddings)
+        ]
+        samples = parts[0].samples + parts[1].samples
+        vectors = np.concatenate([part.vectors for part in parts])
+        return evaluate(Embeddings(samples, vectors, self.checkpoint.fingerprint), protocol=site.name)
+
+
+@dataclass(frozen=True)
+class ServedData:
+    """What the pages show: sites, and a gallery of all sites for each network."""
+
+    sites: tuple[SiteData, ...]
+    galleries: tuple[ServedGallery, ...]
+
+    @cached_property
+    def queries(self) -> tuple[tuple[SiteData, Sample], ...]:
+        """Every query with its site; a page names a query by its index in this tuple."""
+        return tuple((site, s) for site in self.sites for s in site.samples if s.split is Split.QUERY)
+
+    @cached_property
+    def site_of(self) -> dict[Path, str]:
+        """The name of the site by the path of an image."""
+        return {sample.path: site.name for site in self.sites for sample in site.samples}
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """The categories of the queries, in the order of their first appearance."""
+        return tuple(dict.fromkeys(sample.category for _, sample in self.queries))
+
+
+def prepare_data(
+    data: Path, galleries: Path, weights: Path | None = None, plain: Path | None = None, identities: int | None = None
+) -> ServedData:
+    """Prepare all that the application shows, and compute what is missing or out of date.
+
+    Args:
+        data: A folder whose subfolders hold a manifest each; the synthetic street is made where there is none.
+        galleries: The folder for the computed galleries.
+        weights: The weights to show; None takes the shipped ones.
+        plain: Plain-BN weights to compare with; None takes the shipped pair of :func:`compared_weights`.
+        identities: The number of test people at each site of a new street; None takes the default street.
+
+    Returns:
+        The sites and one gallery for each network.
+
+    Raises:
+        WeightsError: A weights file is missing or cannot be read.
+        DataError: The data hold no query, or an image cannot be read.
+    """
+    files = {CAMERA_BN: weights or shipped_weights(), **({PLAIN_BN: plain} if plain else compared_weights())}
+    # Weights come first: without them there is no need to make a street.
+    loaded = {title: load_checkpoint(path) for title, path in files.items()}
+    manifests = find_or_make_manifests(data, identities)
+    sites = tuple(SiteData(path.parent.name, read_manifest(path)) for path in manifests)
+    samples = tuple(sample for site in sites for sample in site.samples)
+    if not any(sample.split is Split.QUERY for sample in samples):
+        raise DataError(f'{data}: no row of split "query"; the application needs queries to search with')
+    digest = _digest(manifests)
+    served = tuple(
+        _open_or_build(title, checkpoint, samples, galleries / _folder_name(title), digest)
+        for title, checkpoint in loaded.items()
+    )
+    return ServedData(sites, served)
+
+
+def _folder_name(title: str) -> str:
+    """Name the folder of a gallery: "street" for the main one, "street-plain" for "Plain BN"."""
+    if title == CAMERA_BN:
+        return DEFAULT_GALLERY.name
+    words = [word for word in title.lower().replace(",", "").split() if word != "bn"]
+    return "-".join([DEFAULT_GALLERY.name, *words])
+
+
+def _trained_categories(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Read the categories from the experiment of the weights; without an experiment, take those of ``samples``."""
+    text = checkpoint.extra.get("experiment")
+    # Only this key is read: an experiment of an earlier version may hold keys that are unknown today.
+    trained = current_experiment(tomllib.loads(text), "weights").get("data", {}).get("categories", []) if text else []
+    return tuple(trained) or tuple(dict.fromkeys(sample.category for sample in samples))
+
+
+def find_or_make_manifests(data: Path, identities: int | None = None) -> list[Path]:
+    """Find the manifests in the subfolders of ``data``, or make the synthetic street there.
+
+    A folder of the user's own is taken as it is. The street is made or completed in a folder without manifests, in
+    the default folder, and where a number of identities is given.
+
+    Args:
+        data: The folder.
+        identities: The number of test people at each site of the street; None takes the default street.
+
+    Returns:
+        Absolute paths of the manifests, sorted by site.
+    """
+    data = data.resolve()
+    found = sorted(data.glob(f"*/{MANIFEST}"))
+    if found and identities is None and data != DEFAULT_DATA.resolve():
+        return found
+    return make_street(data, StreetPlan() if identities is None else StreetPlan.of(identities))
+
+
+def _open_or_build(
+    title: str, loaded: Checkpoint, every_sample: Sequence[Sample], folder: Path, digest: str
+) -> ServedGallery:
+    """Open the gallery in ``folder``; build it where it is missing, damaged or out of date."""
+    categories = _trained_categories(loaded, every_sample)
+    samples = [sample for sample in every_sample if sample.category in categories]
+    current = _open_if_current(title, categories, folder, samples, loaded.fingerprint, digest)
+    if current is not None:
+        return current
+    named = replace(loaded, extra={**loaded.extra, DATA_KEY: digest})
+    checkpoint = with_unseen_cameras(named, samples, "calibrate")
+    query_samples = [sample for sample in samples if sample.split is Split.QUERY]
+    queries = embed_samples(checkpoint, query_samples, f"{title}: queries")
+    gallery = build_gallery(checkpoint, samples, folder)
+    save_embeddings(queries, folder / QUERIES_FILE)
+    return ServedGallery(title, categories, checkpoint, gallery, queries)
+
+
+def _open_if_current(
+    title: str, categories: tuple[str, ...], folder: Path, samples: Sequence[Sample], weights: str, digest: str
+) -> ServedGallery | None:
+    """Open the gallery in ``folder`` if it was built from these weights and data; else return None and warn.
+
+    Rows may be missing from it, because identities that were erased from a gallery stay erased.
+    """
+    if not folder.exists():
+        return None
+    try:
+        checkpoint, gallery = gallery_checkpoint(folder), Gallery.open(folder)
+        queries = load_embeddings(folder / QUERIES_FILE)
+    except ReidError as error:
+        typer.echo(f"{folder}: building it again ({error})", err=True)
+        return None
+    is_current = (
+        (checkpoint.weights, checkpoint.extra.get(DATA_KEY)) == (weights, digest)
+        and checkpoint.fingerprint == gallery.fingerprint == queries.fingerprint
+        and set(gallery.samples) | set(queries.samples) <= set(samples)
+    )
+    if not is_current:
+        typer.echo(f"{folder}: built from other weights or data; building it again", err=True)
+        return None
+    return ServedGallery(title, categories, checkpoint, gallery, queries)
+
+
+def _digest(manifests: Sequence[Path]) -> str:
+    """Hash the manifests and, where there is one, the plan of the street: a gallery was built from these data."""
+    digest = hashlib.sha256()
+    plans = {path.parents[1] / PLAN_FILE for path in manifests}
+    for path in [*manifests, *sorted(plan for plan in plans if plan.is_file())]:
+        digest.update(path.name.encode() + b"\0" + path.parent.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,95 @@
+"""``reid calibrate``: measure the statistics of each camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reid.cli.options import (
+    Backbone,
+    Data,
+    DomainFields,
+    Prior,
+    PriorSource,
+    Root,
+    Size,
+    Weights,
+    finite,
+    parse_domain_fields,
+    prior_source,
+    samples_of,
+)
+from reid.errors import ConfigError, unknown_name
+from reid.records import Split
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors")
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Profiles file to write.")],
+    data: Data = None,
+    root: Root = None,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Size = None,
+    by: DomainFields = "",
+    split: Annotated[
+        Split | None, typer.Option(help="Split to measure. Default: train if it has crops, else all crops.")
+    ] = None,
+    min_images: Annotated[int, typer.Option(min=1, help="Refuse a camera with fewer crops.")] = 2,
+    prior: Prior = 0.0,
+    prior_from: PriorSource = "cameras",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure this camera only. Can be repeated. Default: every camera.")
+    ] = None,
+    sample_by: Annotated[
+        str,
+        typer.Option(help='"track" keeps the middle crop of each track. Needs the column `track` of "reid ingest".'),
+    ] = "",
+    min_gap: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            callback=finite,
+            metavar="SECONDS",
+            help="Keep one crop per camera every SECONDS. Needs the column `time`.",
+        ),
+    ] = 0.0,
+) -> None:
+    """Measure the statistics of every camera from unlabelled crops, and write them as profiles."""
+    from reid.data.manifest import check_files
+    from reid.data.selection import calibration_samples, keep_min_gap, keep_one_of_each_track, select_domains
+    from reid.files import check_output_file
+    from reid.pipeline import check_weights, load_checkpoint, progress_bar, workers
+
+    if sample_by not in ("", "track"):
+        raise ConfigError(unknown_name("--sample-by", sample_by, ("track",)))
+    source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
+    check_output_file(out, "reid-profiles-", data)
+    rows = calibration_samples(samples_of(data, root), split)
+    check_files(rows)
+    check_weights(weights)
+    checkpoint = load_checkpoint(weights, backbone, size)
+    from reid.models.calibration import calibrate_checkpoint
+
+    fields = fields or checkpoint.domain_fields or ("camera",)
+    rows = select_domains(rows, fields, only) if only else rows
+    rows = keep_one_of_each_track(rows, fields) if sample_by else rows
+    rows = keep_min_gap(rows, fields, min_gap) if min_gap else rows
+    with progress_bar("calibrating", len(rows)) as progress:
+        profiles = calibrate_checkpoint(
+            checkpoint,
+            rows,
+            domain_fields=fields,
+            minimum=min_images,
+            prior=prior,
+            prior_from=source,
+            workers=workers(),
+            progress=progress,
+        )
+    profiles.save(out)
+    for name, images in zip(profiles.domains, profiles.images, strict=True):
+        typer.echo(f"{name}\t{images} images")

@@ -1,0 +1,38 @@
+"""``reid init``: write a manifest for a folder of crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+
+
+@commands.command(epilog='Example: reid init crops --pattern "{camera}/{identity}_{time}.jpg"')
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of crops, as camera/identity/*.jpg or identity/*.jpg.")],
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="How the paths are built: {camera} {identity} {time} {modality} {category} {split}; * is anything."
+        ),
+    ] = None,
+    category: Annotated[str, typer.Option(help="What the crops show: person, vehicle, ...")] = "person",
+    protocol: Annotated[
+        str | None, typer.Option(help="The folder is a published data set: market1501, regdb:trial=3, ...")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there already.")] = False,
+) -> None:
+    """Write a manifest for a folder of crops or for a published data set, and print what was found."""
+    from reid.data.crop_folder import init_manifest, init_protocol
+
+    if protocol and pattern:
+        raise typer.BadParameter("a published data set is read by its protocol; leave --pattern out")
+    if protocol:
+        found = init_protocol(folder, protocol, overwrite=force)
+    else:
+        found = init_manifest(folder, pattern, category=category, overwrite=force)
+    for line in found.lines():
+        typer.echo(line)

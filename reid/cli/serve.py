@@ -1,0 +1,43 @@
+"""``reid serve``: serve the application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: reid serve --port 7860")
+def serve(
+    port: Annotated[int, typer.Option(help="Port. 0 takes any free one.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to serve on. Default: this machine only.")] = "127.0.0.1",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder whose subfolders hold manifest.csv. In a folder without any, the synthetic street is drawn."
+            " Default: data/street."
+        ),
+    ] = None,
+    galleries: Annotated[
+        Path | None, typer.Option(help="Folder for the computed galleries. Default: galleries.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to show. Default: the shipped weights.")] = None,
+    plain: Annotated[
+        Path | None,
+        typer.Option(help="Weights with plain BN to compare with. Default: those that come with the program."),
+    ] = None,
+    identities: Annotated[
+        int | None, typer.Option(min=1, help="People for testing at each site of a street that is drawn.")
+    ] = None,
+) -> None:
+    """Serve the application: search, scores and cameras on a page for this machine's browser."""
+    from reid.app.application import main
+
+    given = {
+        "--port": port, "--host": host, "--data": data, "--galleries": galleries, "--weights": weights,
+        "--plain": plain, "--identities": identities,
+    }  # fmt: skip
+    raise typer.Exit(main([f"{name}={value}" for name, value in given.items() if value is not None]))

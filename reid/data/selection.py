@@ -1,0 +1,156 @@
+"""Selecting samples: by what they are used for, by domain, one of each track, or with a minimal gap in time.
+
+Neighbouring crops of a track are nearly the same image.  Leaving most of them out lets each passing person count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from reid.data.protocols.data_sets import DataSet
+from reid.errors import DataError, unknown_name
+from reid.records import Sample, Split, domain_of
+
+
+def select_domains(samples: Sequence[Sample], domain_fields: Sequence[str], domains: Sequence[str]) -> list[Sample]:
+    """Select the samples of some domains.
+
+    Args:
+        samples: The samples to select from.
+        domain_fields: The fields of a sample that name its domain.
+        domains: Names of the domains to keep.
+
+    Returns:
+        The samples of these domains, in their order.
+
+    Raises:
+        DataError: If no sample has one of the names.
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples = [Sample(Path("0001.jpg"), camera="door"), Sample(Path("0002.jpg"), camera="yard")]
+        >>> [sample.camera for sample in select_domains(samples, ("camera",), ["yard"])]
+        ['yard']
+    """
+    known = sorted({domain_of(sample, domain_fields) for sample in samples})
+    for name in domains:
+        if name not in known:
+            raise DataError(unknown_name("/".join(domain_fields), name, known))
+    return [sample for sample in samples if domain_of(sample, domain_fields) in domains]
+
+
+def keep_one_of_each_track(samples: Sequence[Sample], domain_fields: Sequence[str]) -> list[Sample]:
+    """Keep the middle crop of every track of a domain.
+
+    The middle is taken in the order of time where all crops of the track have one, otherwise in the order of the list.
+
+    Args:
+        samples: The samples to select from.
+        domain_fields: The fields of a sample that name its domain; tracks of two domains never mix.
+
+    Returns:
+        One sample for each track of each domain, in the order of ``samples``.
+
+    Raises:
+        DataError: If a sample has no track.
+
+    Example:
+        >>> from pathlib import Path
+        >>> samples = [Sample(Path(f"{number}.jpg"), camera="door", track="t1") for number in (1, 2, 3)]
+        >>> [sample.path.name for sample in keep_one_of_each_track(samples, ("camera",))]
+        ['2.jpg']
+    """
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, sample in enumerate(samples):
+        if not sample.track:
+            raise DataError(
+                f"{sample.path}: no track, so which crops are of one passing is unknown; fill the column track, which"
+                ' "reid ingest" does, or keep crops some seconds apart (--min-gap)'
+            )
+        rows.setdefault((domain_of(sample, domain_fields), sample.track), []).append(row)
+    kept = set()
+    for track in rows.values():
+        times = [time for row in track if (time := samples[row].time) is not None]
+        order = np.argsort([time.timestamp() for time in times], kind="stable") if len(times) == len(track) else None
+        middle = (len(track) - 1) // 2
+        kept.add(track[middle if order is None else int(order[middle])])
+    return [sample for row, sample in enumerate(samples) if row in kept]
+
+
+def keep_min_gap(samples: Sequence[Sample], domain_fields: Sequence[str], seconds: float) -> list[Sample]:
+    """Keep samples of a domain that are at least some seconds apart.
+
+    The earliest sample of each domain stays, then the next one that is ``seconds`` or more later, and so on.
+
+    Args:
+        samples: The samples to select from.
+        domain_fields: The fields of a sample that name its domain; gaps count within a domain.
+        seconds: The minimal gap.
+
+    Returns:
+        The samples that stay, in the order of ``samples``.
+
+    Raises:
+        DataError: If a sample has no time.
+
+    Example:
+        >>> from datetime import datetime
+        >>> times = [datetime(2024, 5, 1, 9, 0, second) for second in (0, 5, 30)]
+        >>> from pathlib import Path
+        >>> samples = [Sample(Path(f"{time.second}.jpg"), camera="door", time=time) for time in times]
+        >>> [sample.path.name for sample in keep_min_gap(samples, ("camera",), 10)]
+        ['0.jpg', '30.jpg']
+    """
+    for sample in samples:
+        if sample.time is None:
+            raise DataError(f"{sample.path}: no time, so how far apart crops are is unknown; fill the column time")
+    kept: set[int] = set()
+    last: dict[str, float] = {}
+    times = [0.0 if sample.time is None else sample.time.timestamp() for sample in samples]
+    for row in np.argsort(times, kind="stable").tolist():
+        domain = domain_of(samples[row], domain_fields)
+        if times[row] - last.get(domain, -np.inf) >= seconds:
+            last[domain] = times[row]
+            kept.add(row)
+    return [sample for row, sample in enumerate(samples) if row in kept]
+
+
+def evaluated_samples(data: DataSet) -> list[Sample]:
+    """Return the queries and the gallery of a data set, or each image once where the rule makes it both.
+
+    Raises:
+        DataError: There are no queries, or there is no gallery.
+    """
+    samples = [sample for sample in data.samples if sample.split is not Split.TRAIN]
+    if data.scoring.rule.ignore == "itself":
+        return list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
+    for split in (Split.QUERY, Split.GALLERY):
+        if not any(sample.split is split for sample in samples):
+            raise DataError(f'{data.name}: no row of split "{split}"; evaluation needs queries and a gallery')
+    return samples
+
+
+def gallery_samples(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the samples of split gallery; DataError where there is none."""
+    rows = [sample for sample in samples if sample.split is Split.GALLERY]
+    if not rows:
+        raise DataError('no row of split "gallery" to build a gallery from')
+    return rows
+
+
+def calibration_samples(samples: Sequence[Sample], split: Split | None = None) -> list[Sample]:
+    """Return the samples whose images statistics are measured on.
+
+    Args:
+        samples: All samples.
+        split: The split to measure; None takes split train if it has samples, else each image of any split once.
+
+    Raises:
+        DataError: The split has no samples.
+    """
+    rows = [s for s in samples if s.split is (split or Split.TRAIN)]
+    if split is not None and not rows:
+        raise DataError(f'no row of split "{split}" to measure')
+    return rows or list({s.path: s for s in samples}.values())

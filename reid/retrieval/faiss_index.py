@@ -1,0 +1,157 @@
+"""Exact search by inner product with a flat FAISS index.
+
+No other file imports faiss. The index finds candidates with float32 arithmetic; their scores are then computed as
+:mod:`reid.retrieval.exact` defines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# torch comes before faiss: the other order loads two OpenMP runtimes, and forked workers hang.
+# isort: off
+import torch  # noqa: F401
+import faiss as _faiss
+
+# isort: on
+import numpy as np
+
+from reid.records import FloatArray, IntArray
+from reid.retrieval.exact import best_positions, score_rows
+
+faiss: Any = _faiss  # its type stubs describe the C++ signatures
+
+EXTRA_CANDIDATES = 16  # beyond k; usually enough to prove that none of the k best was missed
+SINGLE_THREAD_QUERIES = 16  # for at most so many queries one thread is faster: starting others costs more
+COPY_BYTES = 256 * 2**20  # of the vectors that are copied at a time where only some rows may answer
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+
+
+@dataclass(frozen=True)
+class FlatIndex:
+    """Vectors that are searched exactly.
+
+    Args:
+        index: A flat index of FAISS (``IndexFlatIP``).
+        vectors: (G, D) float32, a view of its memory.
+    """
+
+    index: Any
+    vectors: FloatArray
+
+    @classmethod
+    def build(cls, vectors: FloatArray) -> FlatIndex:
+        """Build an index of a copy of ``vectors`` (G, D) float32."""
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(np.ascontiguousarray(vectors))
+        return cls(index, _vectors_of(index))
+
+    @classmethod
+    def read(cls, path: Path) -> FlatIndex:
+        """Read an index that :meth:`write` wrote; RuntimeError when the file holds anything else."""
+        index = faiss.read_index(str(path))
+        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise RuntimeError("the index is not a flat index of inner products")
+        return cls(index, _vectors_of(index))
+
+    def write(self, path: Path) -> None:
+        """Write the index to a file; RuntimeError or OSError when it cannot be written."""
+        faiss.write_index(self.index, str(path))
+
+    def search(self, queries: FloatArray, k: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
+        """Find the ``k`` best rows of each query.
+
+        Args:
+            queries: (Q, D) float32, at least one.
+            k: The number of rows, at most the number of those that may answer.
+            allowed: (A,) int64, ascending, the rows that may answer; None allows all.
+
+        Returns:
+            Rows (Q, k) int64 and scores (Q, k) float32, best first.
+        """
+        size = len(self.vectors) if allowed is None else len(allowed)
+        rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+        candidates, worst = self._find_candidates(queries, min(k + EXTRA_CANDIDATES, size), allowed)
+        for i, query in enumerate(queries):
+            rows[i], scores[i] = _choose_exactly(self.vectors, query, candidates[i], float(worst[i]), k, allowed)
+        return rows, scores
+
+    def _find_candidates(self, queries: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
+        """Find about the ``n`` best rows (Q, n) int64 in the float32 arithmetic of FAISS, and the worst score (Q,)."""
+        queries = np.ascontiguousarray(queries)
+        with _faiss_threads(1 if len(queries) <= SINGLE_THREAD_QUERIES else None):
+            if allowed is None:
+                scores, found = self.index.search(queries, n)
+            elif len(queries) <= SINGLE_THREAD_QUERIES:
+                bitmap = np.zeros(len(self.vectors), np.bool_)
+                bitmap[allowed] = True
+                selector = faiss.IDSelectorBitmap(np.packbits(bitmap, bitorder="little"))
+                scores, found = self.index.search(queries, n, params=faiss.SearchParameters(sel=selector))
+            else:
+                scores, found = _search_copies(self.vectors, queries, n, allowed)
+        return found, scores[:, -1]
+
+
+def _vectors_of(index: Any) -> FloatArray:
+    """Return the vectors (G, D) of a flat index without a copy; they are valid as long as the index is unchanged."""
+    if not index.ntotal:
+        return np.zeros((0, index.d), np.float32)
+    flat: FloatArray = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+    return flat.reshape(index.ntotal, index.d)
+
+
+def _search_copies(vectors: FloatArray, queries: FloatArray, n: int, allowed: IntArray) -> tuple[FloatArray, IntArray]:
+    """Search the ``allowed`` rows; for a batch of queries this is several times faster than a selector of FAISS.
+
+    A selector computes pair by pair; contiguous copies of the rows take part in one matrix product.
+    """
+    step = max(n, COPY_BYTES // (4 * vectors.shape[1]))
+    scores = np.empty((len(queries), 0), np.float32)
+    found = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(allowed), step):
+        part = allowed[start : start + step]
+        part_scores, positions = faiss.knn(queries, vectors[part], min(n, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
+        scores = np.concatenate([scores, part_scores], axis=1)
+        found = np.concatenate([found, part[positions]], axis=1)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
+        scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
+    return scores, found
+
+
+def _choose_exactly(
+    vectors: FloatArray, query: FloatArray, found: IntArray, worst: float, k: int, allowed: IntArray | None
+) -> tuple[IntArray, FloatArray]:
+    """Choose the ``k`` best rows and their scores, (k,) each, exactly from the candidates ``found`` (n,).
+
+    A row that is not a candidate has a float32 score of at most ``worst``, so an exact score of at most ``worst`` plus
+    the rounding error of a float32 inner product (Higham, 2002: D u |x| |y|). If the k-th best score is above that, no
+    row was missed. Otherwise all rows that might be among the k best are scored again.
+    """
+    size = len(vectors) if allowed is None else len(allowed)
+    rounding = 2 * (len(query) + 1) * UNIT_ROUNDOFF * max(1.0, float(np.linalg.norm(query)))
+    scores = score_rows(query, vectors[found])
+    best = best_positions(found, scores, k)
+    if len(found) < size and scores[best[-1]] <= worst + rounding:
+        rough = vectors @ query if allowed is None else vectors[allowed] @ query
+        bound = np.partition(rough, size - k)[size - k] - 2 * rounding
+        near = np.flatnonzero(rough >= bound)
+        found = near if allowed is None else allowed[near]
+        scores = score_rows(query, vectors[found])
+        best = best_positions(found, scores, k)
+    return found[best], scores[best]
+
+
+@contextmanager
+def _faiss_threads(count: int | None) -> Iterator[None]:
+    """Let FAISS use ``count`` threads when it is called from this thread; None leaves its own number."""
+    before = faiss.omp_get_max_threads()
+    if count is not None:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,88 @@
+"""Selecting samples by domain, by track and by time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid.data.selection import keep_min_gap, keep_one_of_each_track, select_domains
+from reid.errors import DataError
+from reid.records import Sample
+
+START = datetime(2024, 5, 1, 9)
+
+
+@pytest.fixture
+def crops() -> list[Sample]:
+    """24 crops, one each minute: cameras b1 and b2, four tracks of three crops each, called the same in both."""
+    return [
+        Sample(
+            Path(f"{number:02}.jpg"),
+            camera=("b1", "b2")[number // 12],
+            time=START + timedelta(minutes=number),
+            track=f"t{number // 3 % 4}",
+        )
+        for number in range(24)
+    ]
+
+
+@pytest.fixture(params=["ascending", "descending", "shuffled"])
+def rows(request: pytest.FixtureRequest, crops: list[Sample]) -> list[Sample]:
+    """The crops in several orders."""
+    orders = {
+        "ascending": range(24),
+        "descending": range(23, -1, -1),
+        "shuffled": np.random.default_rng(0).permutation(24).tolist(),
+    }
+    return [crops[number] for number in orders[request.param]]
+
+
+def test_the_selected_domains_stay_in_their_order(rows: list[Sample]) -> None:
+    assert select_domains(rows, ("camera",), ["b2"]) == [crop for crop in rows if crop.camera == "b2"]
+    assert select_domains(rows, ("camera",), ["b2", "b1"]) == rows
+    assert select_domains(rows, ("category", "camera"), ["person/b1"]) == [crop for crop in rows if crop.camera == "b1"]
+
+
+def test_a_domain_that_no_sample_has_is_refused(crops: list[Sample]) -> None:
+    with pytest.raises(DataError, match='did you mean "b1"'):
+        select_domains(crops, ("camera",), ["b11"])
+
+
+def test_the_middle_crop_of_each_track_stays(rows: list[Sample]) -> None:
+    """The middle is that of time in any order; catches the first of each, and tracks mixed between cameras."""
+    found = keep_one_of_each_track(rows, ("camera",))
+    assert found == [crop for crop in rows if crop.time and crop.time.minute % 3 == 1]
+    assert len(found) == 8
+
+
+def test_tracks_without_times_are_in_the_order_of_the_list(crops: list[Sample]) -> None:
+    timeless = [replace(crop, time=None) for crop in crops]
+    assert keep_one_of_each_track(timeless, ("camera",))[0].path == crops[1].path
+
+
+def test_a_crop_without_a_track_is_refused(crops: list[Sample]) -> None:
+    with pytest.raises(DataError) as caught:
+        keep_one_of_each_track([replace(crops[0], track="")], ("camera",))
+    assert "00.jpg" in str(caught.value)
+    assert "reid ingest" in str(caught.value)
+
+
+def test_crops_of_a_camera_have_the_minimal_gap(rows: list[Sample]) -> None:
+    """The earliest of each camera stays; a gap of exactly the minimum counts."""
+    kept = keep_min_gap(rows, ("camera",), 300)
+    assert kept == [crop for crop in rows if int(crop.path.stem) % 12 in (0, 5, 10)]
+    for camera in ("b1", "b2"):
+        times = sorted(crop.time for crop in kept if crop.time and crop.camera == camera)
+        assert all((later - earlier).total_seconds() >= 300 for earlier, later in pairwise(times))
+    assert keep_min_gap(kept, ("camera",), 300) == kept
+    assert len(keep_min_gap(rows, ("camera",), 1e9)) == 2  # one for each camera
+
+
+def test_a_crop_without_a_time_is_refused(crops: list[Sample]) -> None:
+    with pytest.raises(DataError, match=r"00\.jpg: no time"):
+        keep_min_gap([replace(crops[0], time=None)], ("camera",), 1)

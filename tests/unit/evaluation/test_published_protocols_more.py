@@ -132,7 +132,7 @@ def test_sysu_mm01_as_agw_draws(tmp_path: Path) -> None:
     published_layouts.sysu_mm01(tmp_path)  # without the authors' permutations, which that code does not read
     report = scored("sysu_mm01:gallery=random,cmc=image", tmp_path, lambda sample: 90 * (sample.identity == "0010"))
     assert (only(report).mAP, only(report).gallery) == (1, 8)
-    assert_stamped(report, "ignore=place gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9")
+    assert_stamped(report, "ignore=location gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9")
 
 
 def test_wildlife_by_time_and_open(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_any_manifest(tmp_path: Path) -> None:
     assert_stamped(mixed, "protocol mixed, rule market modalities=mixed,")
     declared = scored(str(tmp_path / "protocol.toml"), tmp_path, own)
     assert declared.results[0].metrics.mAP == 1 / 2
-    assert_stamped(declared, "protocol mine, rule market ignore=place,")
+    assert_stamped(declared, "protocol mine, rule market ignore=location,")
 
 
 def test_leave_one_out(tmp_path: Path) -> None:

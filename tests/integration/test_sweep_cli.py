@@ -1,4 +1,4 @@
-"""``reid compare`` (the sweep command) on the command line, and domains added to a finished network."""
+"""``reid sweep`` on the command line, and domains added to a finished network."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_command_trains_scores_and_reports(
     file: Path, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, report = runs, tmp_path / "results" / "two.md"
-    main_ok("compare", file, "--out", out, "--report", report, "--only", "people", "--only", "series")
+    main_ok("sweep", file, "--out", out, "--report", report, "--only", "people", "--only", "series")
     shown = capsys.readouterr()
     assert "series, seed 0 (2 of 2)" in shown.err
     page = report.read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ def test_the_command_trains_scores_and_reports(
     }
     assert rows["series"][0].strip().replace(",", "").isdigit()  # the table of costs comes last
 
-    main_ok("compare", file, "--out", out, "--only", "people", "--only", "series", "--json")
+    main_ok("sweep", file, "--out", out, "--only", "people", "--only", "series", "--json")
     found = json.loads(capsys.readouterr().out)
     scores = {(e["row"], e["domain"]): (e["rank1"], e["mAP"]) for e in found["results"]}
     assert set(scores) == {("people", "person"), ("series", "person"), ("series", "vehicle")}
@@ -225,7 +225,7 @@ def test_the_command_refuses_a_wrong_file_in_one_line(
     assert old in text
     file.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(SystemExit) as caught:
-        main(["compare", str(file), "--out", str(tmp_path / "runs")])
+        main(["sweep", str(file), "--out", str(tmp_path / "runs")])
     output = capsys.readouterr()
     assert caught.value.code == 1
     assert output.out == ""

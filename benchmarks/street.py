@@ -20,7 +20,7 @@ from reid.data.manifest import read_manifest
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.records import Modality, Sample
 from reid.training.score_tables import Entry, Score, entries, site_table
-from reid.training.site_statistics import Policy, kept, measured, meet
+from reid.training.site_statistics import StatisticsPolicy, evaluate_site, keep_statistics, measure_statistics
 
 SITES = ("street-a", "street-b")
 DIRECTIONS = ("visible->visible", "infrared->visible", "visible->infrared")
@@ -32,7 +32,7 @@ def people(manifest: Path) -> list[Sample]:
 
 def of_wrong_cameras(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoint:
     """Every camera gets the statistics of its neighbour of the same modality."""
-    known = measured(checkpoint, pool)
+    known = measure_statistics(checkpoint, pool)
     cameras = sorted({(sample.modality, sample.camera) for sample in pool})
     wrong = {}
     for modality in Modality:
@@ -44,12 +44,12 @@ def of_wrong_cameras(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoi
     return replace(known, domains=distinct, fingerprint=f"{known.fingerprint}-wrong")
 
 
-ROWS: dict[str, tuple[str, Policy]] = {
-    "plain BN": ("batch", kept),
-    "plain BN, statistics of the site (AdaBN)": ("batch", measured),
-    "modality BN": ("modality", kept),
-    "modality BN, statistics of the site": ("modality", measured),
-    "camera BN, calibrated cameras": ("camera", measured),
+ROWS: dict[str, tuple[str, StatisticsPolicy]] = {
+    "plain BN": ("batch", keep_statistics),
+    "plain BN, statistics of the site (AdaBN)": ("batch", measure_statistics),
+    "modality BN": ("modality", keep_statistics),
+    "modality BN, statistics of the site": ("modality", measure_statistics),
+    "camera BN, calibrated cameras": ("camera", measure_statistics),
     "camera BN, the wrong camera's statistics": ("camera", of_wrong_cameras),
 }
 
@@ -62,7 +62,7 @@ def measure(runs: Path, data: Path, seeds: list[int]) -> list[Entry]:
         for seed in seeds:
             checkpoint = load_checkpoint(runs / f"small-{kind}-{seed}" / "weights.safetensors")
             for site, samples in sites.items():
-                report = meet(checkpoint, policy, samples)
+                report = evaluate_site(checkpoint, policy, samples)
                 for direction in DIRECTIONS:
                     m = report["person", direction].metrics
                     place = (row, site, "person", direction, seed)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from reid.data.manifest import read_manifest as read_manifest
     from reid.data.sample_tables import samples_from_frame as samples_from_frame
     from reid.data.sample_tables import samples_to_frame as samples_to_frame
-    from reid.evaluation.run import Report as Report
+    from reid.evaluation.results import Report as Report
     from reid.evaluation.run import evaluate as evaluate
     from reid.models.calibration import calibrate_checkpoint
     from reid.models.checkpoint import Checkpoint as Checkpoint
@@ -65,7 +65,7 @@ _DEFINED_IN = {
     "Given": "reid.norm.condition",
     "Modality": "reid.records",
     "Profiles": "reid.norm.profiles",
-    "Report": "reid.evaluation.run",
+    "Report": "reid.evaluation.results",
     "Sample": "reid.records",
     "Split": "reid.records",
     "UnseenCameraPolicy": "reid.records",

@@ -13,6 +13,7 @@ from reid.errors import ConfigError
 
 FIELDS = {"domain": "category"}  # fields of a sample: a category is what a crop shows
 KEYS = {"norm.kind": "norm.axis", "norm.by": "norm.domain_fields", "data.domains": "data.categories"}
+VARIATION_KEYS = {"apart": "add_domain"}  # keys of a variation in a sweep file
 PROTOCOL_KEYS = {"domain": "category", "places": "locations"}  # keys of a protocol table
 RULE_VALUES = {"ignore": {"place": "location"}}  # values of the settings of a rule
 VALUES = ("norm.axis", "norm.domain_fields")  # keys of an experiment whose values are fields of a sample
@@ -79,6 +80,22 @@ def current_experiment(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         section: _current_section(section, leaves, where) if isinstance(leaves, Mapping) else leaves
         for section, leaves in table.items()
     }
+
+
+def current_variation(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Copy the ``table`` of a variation in a sweep file with the new names of its own keys.
+
+    Raises:
+        ConfigError: A key stands there under its old and its new name.  The message begins with ``where``.
+
+    Example:
+        >>> current_variation({"name": "added", "apart": {"base": "people"}}, "file.toml")
+        {'name': 'added', 'add_domain': {'base': 'people'}}
+    """
+    for old, new in VARIATION_KEYS.items():
+        if old in table and new in table:
+            raise ConfigError(f"{where}: {old} is the old name of {new}, which stands there too; keep one")
+    return {VARIATION_KEYS.get(key, key): value for key, value in table.items()}
 
 
 def _current_section(section: str, leaves: Mapping[str, Any], where: str) -> dict[str, Any]:

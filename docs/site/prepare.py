@@ -19,7 +19,7 @@ import typer.main
 import reid
 from reid.cli import app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # Each page of the reference: its title, and the packages and modules whose public names it documents.
 REFERENCE = {
@@ -39,6 +39,7 @@ REFERENCE = {
     ),
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((\.\./[^)\s]+)\)")
+FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 WORDS = {"str": "TEXT", "int": "N", "float": "NUMBER", "Path": "PATH"}
 
 
@@ -79,7 +80,8 @@ def redirected_links(text: str, page: Path) -> str:
         module = ".".join(target.relative_to(ROOT).with_suffix("").parts)
         return f"[{link[2]}][{module}]" if module in documented_modules() else link[2]
 
-    return LINK.sub(redirected, text)
+    parts = FENCE.split(text)  # text and blocks of code in turns
+    return "".join(part if part.startswith("```") else LINK.sub(redirected, part) for part in parts)
 
 
 def documented_modules() -> set[str]:
@@ -150,7 +152,7 @@ def option_row(option: Any) -> str:
         name += f" {option.metavar or value_words(option.type_descriptor.annotation)}"
     default = option.default
     shown = "" if default is None or is_flag or callable(default) or default == "" else f"`{default}`"
-    text = (option.help or "").replace("|", "\\|").replace("<", "&lt;")
+    text = re.sub(r"([|*_<\[\]])", r"\\\1", option.help or "")
     return f"| `{name}` | {text} | {'required' if option.required else shown} |"
 
 

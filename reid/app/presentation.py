@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from reid.evaluation.reports.charts import COLOURS, Line, cmc_chart
+from reid.evaluation.reports.charts import COLOURS, Curve, cmc_chart
 
 THUMBNAIL = (192, 256)  # pixels; most crops are smaller and keep their size
 CMC_RANKS = 20
@@ -276,11 +276,11 @@ def cmc_html(title: str, rows: Sequence[ScoreRow], ranks: int = CMC_RANKS) -> st
     Returns:
         A figure with an inline SVG and a legend that gives rank-1 and mAP.
     """
-    lines = [
-        Line(f"{row.title}: {_percent_words(row)}", np.asarray(row.cmc[:ranks], np.float64), colour)
+    curves = [
+        Curve(f"{row.title}: {_percent_words(row)}", np.asarray(row.cmc[:ranks], np.float64), colour)
         for row, colour in zip(rows, COLOURS, strict=False)
     ]
-    chart = cmc_chart(title, lines).translate(_TEMPLATE_CHARACTERS)
+    chart = cmc_chart(title, curves).translate(_TEMPLATE_CHARACTERS)
     return f'<div class="reid-card reid-cmc">{chart}</div>'
 
 

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from reid.app.served_data import ServedData, ServedGallery
 from reid.data.images import read_image
 from reid.errors import DataError
-from reid.evaluation.labels import judge, market_labels
+from reid.evaluation.labels import market_labels
 from reid.evaluation.metrics import NoMatchError, market_metrics
 from reid.records import Embeddings, FloatArray, Modality, Sample
 from reid.retrieval.search import UPLOADED, Answer, embed_image, rows_that_may_answer
@@ -156,8 +156,7 @@ def judge_answers(query: Sample, answers: Sequence[Sample]) -> list[Verdict]:
         ['right', 'same camera']
     """
     labels = market_labels([query], answers)
-    judgement = judge(labels.query_identities, labels.gallery_identities, labels.query_cameras, labels.gallery_cameras)
-    _, rows, left_out = judgement.same_identity(0, 1)
+    _, rows, left_out = labels.same_identity(0, 1)
     verdicts = [Verdict.WRONG if query.identity and answer.identity else Verdict.UNKNOWN for answer in answers]
     for row, is_left_out in zip(rows.tolist(), left_out.tolist(), strict=True):
         verdicts[row] = Verdict.SAME_CAMERA if is_left_out else Verdict.RIGHT

@@ -85,7 +85,7 @@ def report(
     check_files([*pool, *scored])
     checkpoint = load_checkpoint(weights, backbone, size)
     from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
-    from reid.evaluation.analysis.camera_report import camera_report, work
+    from reid.evaluation.analysis.camera_report import camera_report, count_images
     from reid.models.calibration import can_be_calibrated
 
     fields = fields or checkpoint.domain_fields or ("camera",)
@@ -94,7 +94,7 @@ def report(
         raise ConfigError(
             f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out, --curve and --plot out"
         )
-    with progress_bar("measuring cameras", work(pool, scored, fields, has_statistics)) as progress:
+    with progress_bar("measuring cameras", count_images(pool, scored, fields, has_statistics)) as progress:
         found = camera_report(
             checkpoint,
             pool,
@@ -132,9 +132,9 @@ def _check_outputs(plot: Path | None, out: Path | None, data: list[str] | None) 
 
 
 def _write_plot(plot: Path, points: list[CurvePoint]) -> None:
-    from reid.evaluation.reports.camera_curve_plot import curve_picture
+    from reid.evaluation.reports.camera_curve_plot import curve_svg
 
-    chart = curve_picture(points)
+    chart = curve_svg(points)
     write_whole(plot, lambda part: part.write_text(chart, encoding="utf-8"), private=False)
 
 
@@ -177,10 +177,10 @@ def watch(
     stored = calibration_samples(samples_of(reference, root), split)
     check_files([*new, *stored])
     checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
+    from reid.evaluation.analysis.camera_watch import cameras_to_watch
     from reid.evaluation.analysis.camera_watch import watch as judge
-    from reid.evaluation.analysis.camera_watch import watched
 
-    pairs = watched(checkpoint, new, stored)
+    pairs = cameras_to_watch(checkpoint, new, stored)
     with progress_bar("watching", sum(len(pair) for pair in pairs)) as progress:
         found = judge(checkpoint, pairs, false_alarms=false_alarms, workers=workers(), progress=progress)
     if as_json:

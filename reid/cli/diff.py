@@ -21,8 +21,8 @@ def diff(
 
     Results of different data, protocols or rules are refused.
     """
-    from reid.evaluation.reports.report import write_text
     from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table
+    from reid.evaluation.reports.text_file import write_text
     from reid.files import check_output_file
 
     pairs = compare_files(before, after)

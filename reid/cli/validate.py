@@ -31,7 +31,7 @@ def validate(
     for spec in data_specs(data):
         data_set = open_data(spec, root)
         if quick:
-            found[spec] = validate(data_set, pictures=False)
+            found[spec] = validate(data_set, images=False)
             continue
         with progress_bar("checking images", len({sample.path for sample in data_set.samples})) as progress:
             found[spec] = validate(data_set, workers=workers(), progress=progress)

@@ -1,4 +1,8 @@
-"""How good an answer is: rules, metrics, protocols and reports."""
+"""Evaluation: who counts (:mod:`.labels`), at which rank (:mod:`.ranks`), what it is worth (:mod:`.metrics`).
+
+:func:`evaluate` (:mod:`.run`) joins them; :mod:`.results` holds what it finds.  ``analysis`` explains scores, and
+``reports`` writes them.
+"""
 
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable, camera_bias, pair_table
 from reid.evaluation.analysis.details import Details, details_of
@@ -10,17 +14,28 @@ from reid.evaluation.analysis.open_set import (
     identification_rates,
     score_histograms,
 )
-from reid.evaluation.metrics import Metrics, NoMatchError, market_metrics, score_metrics
+from reid.evaluation.labels import Labels, market_labels
+from reid.evaluation.metrics import (
+    MetricOptions,
+    Metrics,
+    NoMatchError,
+    market_metrics,
+    score_metrics,
+    vector_metrics,
+)
 from reid.evaluation.reports.html_page import write_page
-from reid.evaluation.reports.report import report_json, report_table, write_reports
-from reid.evaluation.run import Report, Result, evaluate, mean_report
-from reid.evaluation.trials import Reranking
+from reid.evaluation.reports.report_json import report_json, write_reports
+from reid.evaluation.reports.report_text import report_table
+from reid.evaluation.results import Report, Result, mean_report
+from reid.evaluation.run import Reranking, evaluate
 
 __all__ = [
     "BestScores",
     "CameraBias",
     "Details",
     "Interval",
+    "Labels",
+    "MetricOptions",
     "Metrics",
     "NoMatchError",
     "PairTable",
@@ -34,6 +49,7 @@ __all__ = [
     "details_of",
     "evaluate",
     "identification_rates",
+    "market_labels",
     "market_metrics",
     "mean_report",
     "metric_intervals",
@@ -43,6 +59,7 @@ __all__ = [
     "report_table",
     "score_histograms",
     "score_metrics",
+    "vector_metrics",
     "write_page",
     "write_reports",
 ]

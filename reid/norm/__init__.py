@@ -5,10 +5,10 @@
 statistics of new cameras.
 """
 
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.calibrate import calibrate, install
 from reid.norm.condition import Condition, Given, given, in_callers_order, recomputing
 from reid.norm.convert import add_domain, convert_norm, domains_of, extract, mixes_domains, system_of
-from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.domain_policy import DomainPolicy, camera_batchnorm, domain_batchnorm, modality_batchnorm
 from reid.norm.profiles import Profiles
 from reid.norm.statistics import Statistics

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.assignment import LatentDomains
-from reid.norm.domain_batchnorm import DomainBatchNorm
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.domain_policy import FUSED_NORMS, DomainPolicy
 from reid.norm.domain_whitening import DomainWhitening
 from reid.norm.systems import SYSTEMS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from reid.errors import ConfigError, unknown_name
-from reid.norm.domain_batchnorm import AFFINES, DomainBatchNorm
+from reid.norm.batchnorm_layer import AFFINES, DomainBatchNorm
 from reid.norm.domain_rows import copy_flags_and_hooks
 from reid.norm.systems import SYSTEMS
 

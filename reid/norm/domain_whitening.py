@@ -26,7 +26,7 @@ from reid.norm.whitening_matrices import WHITENERS, whiten, whitening_matrices
 class DomainWhitening(NamedRows):
     """Whitening with G domains for maps (B, C, H, W) or vectors (B, C), in blocks of g channels.
 
-    It can take the place of a :class:`~reid.norm.domain_batchnorm.DomainBatchNorm` and names its domains in the same
+    It can take the place of a :class:`~reid.norm.batchnorm_layer.DomainBatchNorm` and names its domains in the same
     way.  The state is ``running_mean`` (G, C), ``running_cov`` (G, C / g, g, g), biased and not shrunk, and
     ``num_batches_tracked`` (G,), without G when there is one domain; ``weight`` and ``bias`` (C,), shared.  The state
     of a plain or domain BatchNorm loads with its variances as diagonal covariances; the output is then that of

@@ -16,8 +16,8 @@ from torch import nn
 
 from reid.errors import ConfigError
 from reid.norm.assignment import DomainGate
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.domain_affine import Transfer
-from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.domain_rows import copy_flags_and_hooks
 from reid.norm.domain_whitening import DomainWhitening
 from reid.norm.specialised.generalization import SNR, DomainNorm, MixStyle

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError, unknown_name
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.condition import Given
 from reid.norm.convert import NormLayer, add_domain, domains_of, norm_layers, system_of
-from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.statistics import Statistics, as_maps, moments
 from reid.norm.statistics_source import Source
 

@@ -1,4 +1,4 @@
-"""Training: losses, schedules, the loop over an epoch, and a run that resumes to the same numbers."""
+"""Training: losses and their objective, schedules, the loop over an epoch, and runs that resume to the same bits."""
 
 from reid.training.losses import batch_hard_triplet, identity_loss
 from reid.training.schedule import learning_rate, ramp

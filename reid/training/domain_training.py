@@ -1,8 +1,8 @@
 """Training that adds one domain to a finished network and leaves everything else as it is, bit for bit.
 
-What the domain gets is its own: statistics, scale and shift in every norm (a universal representation, Bilen and
-Vedaldi 2017), series or parallel adapters besides (Rebuffi et al. 2017, 2018), or CovNorm's low-rank form of adapters
-that it has already (Li and Vasconcelos 2019).  Knows nothing of how the finished network was trained.
+The domain gets statistics, scale and shift of its own in every norm (a universal representation, Bilen and Vedaldi
+2017). It may also get series or parallel adapters (Rebuffi et al. 2017, 2018), or CovNorm's low-rank form of adapters
+that it has already (Li and Vasconcelos 2019).
 """
 
 from __future__ import annotations
@@ -28,19 +28,26 @@ from reid.norm.added_domain import only_domain, with_domain
 from reid.norm.specialised.adapters import adapted_layers, adapter_domains, add_adapter_domain, add_adapters
 from reid.norm.specialised.covnorm import compress_adapters
 from reid.norm.tensor_file import write_table
-from reid.training.initial_weights import transform_of
+from reid.training.initial_weights import make_transform
 from reid.training.loop import Learner, TrainingLoop, make_optimizer
 from reid.training.run_folder import RunFolder, replace_file
 from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, training_samples
 from reid.training.training_run import final_network, run_epochs, torch_settings
 
 FORMAT = "reid-part-1"
+ORIGIN_FILE = "apart.json"  # in the run folder: what the training started from; the name is that of version 0.1.0
 BATCH = 64
-BY = ("category",)
+DOMAIN_FIELDS = ("category",)
 
 
-class Apart(BaseModel):
-    """``base`` names the variation whose network gets the domain; ``compress`` makes adapters it has smaller."""
+class DomainAddition(BaseModel):
+    """How a domain is added to a finished network.
+
+    Attributes:
+        base: The variation whose network gets the domain.
+        adapters: Which adapters the domain gets beside its norms.
+        compress: Whether adapters that it has already are made smaller.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,11 +56,16 @@ class Apart(BaseModel):
     compress: bool = False
 
 
-def with_new_domain(network: nn.Module, known: str, name: str, adapters: str = "none") -> nn.Module:
-    """A copy of ``network`` with the domain ``name`` beside those it has; the others compute what they did.
+def add_trainable_domain(network: nn.Module, known: str, name: str, adapters: str = "none") -> nn.Module:
+    """Copy a network and add a domain to it; for the other domains it computes what it did.
 
-    A network without domains is that of the domain ``known``.  The new one starts as the first, with adapters (of the
-    kind "series" or "parallel") that add nothing.  A network that has the domain already is returned as it is.
+    The new domain starts as a copy of the first one, with adapters that change nothing yet.
+
+    Args:
+        network: The network. One that has the domain already is returned as it is.
+        known: The name of the domain of a network without domains.
+        name: The name of the new domain.
+        adapters: "none", "series" or "parallel".
     """
     if name in adapter_domains(network):
         return network
@@ -64,68 +76,80 @@ def with_new_domain(network: nn.Module, known: str, name: str, adapters: str = "
     return add_adapter_domain(network, name, like=domains_of(network)[0])
 
 
-def train_apart(
-    base: Checkpoint, known: str, how: Apart, experiment: Experiment, out: Path, progress: bool
+def train_added_domain(
+    base: Checkpoint, known: str, addition: DomainAddition, experiment: Experiment, out: Path, progress: bool
 ) -> Checkpoint:
-    """Train the one domain of ``experiment`` on the network of ``base``; the whole network afterwards.
+    """Train the one domain of an experiment on a finished network.
 
-    ``known`` is the domain of a base without domains.  The folder ``out`` holds the trained domain alone; an
-    interrupted training continues, a finished one is only read.
+    An interrupted training continues; a finished one is only read.
+
+    Args:
+        base: The finished network.
+        known: The name of the domain of a base without domains.
+        addition: What the domain gets.
+        experiment: Its training rows have a single category.
+        out: The folder of the run, which holds only the weights of the added domain.
+        progress: Whether to draw a bar on stderr.
+
+    Returns:
+        The whole network, with the domain.
+
+    Raises:
+        ConfigError: The folder holds a run of another experiment, or one that started from another network.
     """
-    samples = training_samples(experiment)
-    material = TrainingRows(samples, BY)
-    (name,) = material.domains
+    rows = TrainingRows(training_samples(experiment), DOMAIN_FIELDS)
+    (name,) = rows.domains
     folder = RunFolder(out)
     folder.open(experiment)
-    _claim(folder, {"base": base.weights, **how.model_dump()})
-    network = with_new_domain(base.network, known, name, how.adapters)
+    _check_origin(folder, {"base": base.weights, **addition.model_dump()})
+    network = add_trainable_domain(base.network, known, name, addition.adapters)
     if not folder.weights.exists():
-        _train_part(network, name, how, experiment, material, folder, base, progress)
+        _train_domain(network, name, addition, experiment, rows, folder, base, progress)
     part = only_domain(network, name)
     part.load_state_dict(read_table(folder.weights)[0])
-    return _checkpoint(with_domain(network, part), base, str(folder.weights))
+    return _make_checkpoint(with_domain(network, part), base, str(folder.weights))
 
 
-def _train_part(
+def _train_domain(
     network: nn.Module,
     name: str,
-    how: Apart,
+    addition: DomainAddition,
     experiment: Experiment,
-    material: TrainingRows,
+    rows: TrainingRows,
     folder: RunFolder,
     base: Checkpoint,
     progress: bool,
 ) -> None:
-    transform = transform_of(experiment, base)
+    """Train the domain ``name`` of the network and save its weights in the folder."""
+    transform = make_transform(experiment, base)
     with torch_settings(experiment.train.threads):
-        data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
-        if how.compress:
-            network = compress_adapters(network, _images(data, transform), name)
+        data = load_training_set(rows, transform, threads=experiment.train.threads, progress=progress)
+        if addition.compress:
+            network = compress_adapters(network, _image_batches(data, transform), name)
         part = cast(Embedder, only_domain(network, name))
-        learner = Learner(part, len(material.classes[1]))
+        learner = Learner(part, len(rows.classes[1]))
         augment = TrainTransform(**experiment.augment.model_dump())
-        loop = TrainingLoop(
-            learner, make_optimizer(learner, experiment.train), data, augment, transform, experiment.train
-        )
-        run_epochs(loop, folder, material, progress, None)
-        trained = final_network(learner.embedder, data, material, experiment, transform)
+        optimizer = make_optimizer(learner, experiment.train)
+        loop = TrainingLoop(learner, optimizer, data, augment, transform, experiment.train)
+        run_epochs(loop, folder, rows, progress, None)
+        trained = final_network(learner.embedder, data, rows, experiment, transform)
     metadata = {"format": FORMAT, "domain": name, "base": base.weights, "experiment": to_toml(experiment)}
     write_table(folder.weights, table_of(trained), metadata)
 
 
-def _images(data: TrainingSet, transform: EvaluationTransform) -> Iterator[Tensor]:
+def _image_batches(data: TrainingSet, transform: EvaluationTransform) -> Iterator[Tensor]:
     for crops in torch.split(data.crops, BATCH):
         yield transform.normalise(crops)
 
 
-def _checkpoint(network: nn.Module, base: Checkpoint, source: str) -> Checkpoint:
-    """The whole network as a checkpoint in memory; its domains are named by the kind of object."""
+def _make_checkpoint(network: nn.Module, base: Checkpoint, source: str) -> Checkpoint:
+    """Make a checkpoint in memory of the whole network; its domains are named by the category."""
     fingerprint = digest(table_of(network))[:16]
     names = adapter_domains(network)
     return replace(
         base,
         network=network.eval(),
-        domain_fields=BY,
+        domain_fields=DOMAIN_FIELDS,
         domains=names,
         fingerprint=fingerprint,
         weights=fingerprint,
@@ -133,9 +157,9 @@ def _checkpoint(network: nn.Module, base: Checkpoint, source: str) -> Checkpoint
     )
 
 
-def _claim(folder: RunFolder, wanted: dict[str, object]) -> None:
-    """Note what the run starts from; ConfigError when it began from something else."""
-    path = folder.path / "apart.json"
+def _check_origin(folder: RunFolder, wanted: dict[str, object]) -> None:
+    """Record what the run starts from; ConfigError if it began from something else."""
+    path = folder.path / ORIGIN_FILE
     if not path.exists():
         replace_file(path, lambda part: part.write_text(json.dumps(wanted), encoding="utf-8"))
     began = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
-"""Where a training starts from: weights of one's own, or of others, in the place of random ones.
+"""Where a training starts: from random numbers, or from weights of an own or a published network.
 
-Knows how such weights get into a network that is about to be trained, and how a run notes which ones they were; it
-knows nothing of data, epochs or normalization domains (:func:`~reid.norm.convert_norm` hands them to every domain).
+:func:`~reid.norm.convert_norm` hands the loaded weights to every normalization domain.
 """
 
 from __future__ import annotations
@@ -21,51 +20,62 @@ from reid.models.runtime import RUNTIMES
 from reid.models.weights.tensor_tables import load_strictly, table_of
 from reid.norm import add_domain, extract, system_of
 
-_NOTED = re.compile(r"(?P<path>.+)#(?P<fingerprint>[0-9a-f]{16})")
-_MIXTURE = "(mixture of all domains)"
 NONLOCAL = "+nonlocal"  # its blocks change nothing until they are trained, so any ResNet may get them
 
+_WITH_FINGERPRINT = re.compile(r"(?P<path>.+)#(?P<fingerprint>[0-9a-f]{16})")
+_MIXTURE = "(mixture of all domains)"
 
-def open_start(network: Network) -> Checkpoint | None:
-    """The weights that ``network.weights`` names, as a network without domains; None for random ones.
 
-    Of weights with domains it has the mixture of all their statistics.  Raises WeightsError when the file is missing,
-    is of another backbone, is not the one whose fingerprint stands behind its name, or cannot be trained on.
+def load_initial_weights(network: Network) -> Checkpoint | None:
+    """Load the weights that ``network.weights`` names, as a network without domains.
+
+    A network with domains becomes one without: it gets the mixture of the statistics of all its domains.
+
+    Returns:
+        The checkpoint; None where a training starts from random numbers.
+
+    Raises:
+        WeightsError: The file is missing, is of another backbone, has another fingerprint than the one behind its
+            name, or cannot be trained.
     """
     if not network.weights:
         return None
-    noted = _NOTED.fullmatch(network.weights)
-    path = Path(noted["path"] if noted else network.weights)
+    match = _WITH_FINGERPRINT.fullmatch(network.weights)
+    path = Path(match["path"] if match else network.weights)
     if path.suffix.lower() in RUNTIMES:
         raise WeightsError(f"{path}: a graph for another program cannot be trained; start from weights for torch")
     start = _load(path, network.backbone)
-    if noted and noted["fingerprint"] != start.fingerprint:
+    if match and match["fingerprint"] != start.fingerprint:
         raise WeightsError(
-            f"{path}: these are weights {start.fingerprint}, the run started from {noted['fingerprint']};"
+            f"{path}: these are weights {start.fingerprint}, the run started from {match['fingerprint']};"
             " restore the file, or train into another folder"
         )
-    return replace(start, network=_plain(start), domain_fields=(), domains=())
+    return replace(start, network=_without_domains(start), domain_fields=(), domains=())
 
 
-def note_start(experiment: Experiment, start: Checkpoint | None) -> Experiment:
-    """The experiment with the fingerprint of its starting weights behind their name: "weights.pth#0123456789abcdef"."""
+def record_initial_weights(experiment: Experiment, start: Checkpoint | None) -> Experiment:
+    """Write the fingerprint of the initial weights behind their name: "weights.pth#0123456789abcdef"."""
     if start is None:
         return experiment
     weights = f"{start.source}#{start.fingerprint}"
     return experiment.model_copy(update={"network": experiment.network.model_copy(update={"weights": weights})})
 
 
-def transform_of(experiment: Experiment, start: Checkpoint | None) -> EvaluationTransform:
-    """How images are prepared: as for the starting weights (mean, deviation, ...), in the size of the experiment."""
+def make_transform(experiment: Experiment, start: Checkpoint | None) -> EvaluationTransform:
+    """Make the image preparation: that of the initial weights (mean, deviation, ...) in the size of the experiment."""
     height, width = experiment.data.size
     return replace(EvaluationTransform() if start is None else start.transform, height=height, width=width)
 
 
-def fill(embedder: Embedder, start: Checkpoint) -> None:
-    """Put the starting weights into a fresh ``embedder``, in place.
+def fill_embedder(embedder: Embedder, start: Checkpoint) -> None:
+    """Copy the initial weights into a new ``embedder``, in place.
 
-    The backbone must fit tensor by tensor; non-local blocks that the weights lack stay fresh.  Pooling and neck are
-    filled where both networks have the same one, and stay fresh otherwise: networks trained on ImageNet have none.
+    The backbone must fit tensor by tensor; non-local blocks that the weights lack stay as they are. Pooling and neck
+    are copied where both networks have the same one, and stay as they are otherwise: networks trained on ImageNet have
+    none.
+
+    Raises:
+        WeightsError: A tensor does not fit.
     """
     for name in ("backbone", "pooling", "neck"):
         ours, theirs = getattr(embedder.spec, name), getattr(start.spec, name)
@@ -77,7 +87,7 @@ def fill(embedder: Embedder, start: Checkpoint) -> None:
 
 
 def _load(path: Path, backbone: str) -> Checkpoint:
-    """The weights at ``path``; of the backbone without its non-local blocks where they have none."""
+    """Load the weights at ``path``, as the backbone without non-local blocks if they have none."""
     try:
         return load_checkpoint(path, backbone)
     except WeightsError:
@@ -86,8 +96,8 @@ def _load(path: Path, backbone: str) -> Checkpoint:
         return load_checkpoint(path, backbone.replace(NONLOCAL, ""))
 
 
-def _plain(start: Checkpoint) -> nn.Module:
-    """The network without domains; WeightsError where its norms are not BatchNorm."""
+def _without_domains(start: Checkpoint) -> nn.Module:
+    """Return the network without domains; WeightsError where its norms are not BatchNorm."""
     system = system_of(start.network)
     if system != "batch":
         raise WeightsError(

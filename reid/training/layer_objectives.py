@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from reid.norm import Given, system_of
 from reid.norm.assignment import DomainGate, gate_logits, gate_loss
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.condition import DomainBranch, in_callers_order
 from reid.norm.convert import norm_layers
-from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.specialised.generalization import SNR, dual_causality_loss
 from reid.norm.statistics_source import Blend
 from reid.training.batches import TrainingBatch
@@ -38,7 +38,7 @@ class LayerObjective(ABC):
     """A loss on values of the layers of one network.
 
     Attributes:
-        applies: Whether the network has layers of the kind that the loss needs.
+        applies: Whether the network has the layers that the loss needs.
     """
 
     applies: bool

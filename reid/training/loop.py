@@ -174,9 +174,9 @@ class TrainingLoop:
         means = {name: total / len(batches) for name, total in sums.items()}
         return EpochReport(
             epoch=epoch + 1,
-            loss=means.pop("loss"),
-            accuracy=means.pop("accuracy"),
-            losses=means,
+            loss=means["loss"],
+            losses={name: means[f"{name}_loss"] for name in weights},
+            accuracy=means["accuracy"],
             weights=weights,
             learning_rate=rate,
             seconds=round(seconds, 3),
@@ -208,7 +208,7 @@ class TrainingLoop:
         )
 
     def _step(self, batch: TrainingBatch, weights: dict[str, float], epoch: int) -> dict[str, float]:
-        """Make one update; returns every loss by its name, their sum "loss", and "accuracy"."""
+        """Make one update; returns every loss such as "identity_loss", their weighted sum "loss", and "accuracy"."""
         with _autocast(self.recipe.precision), self.objective.observe() as observed:
             features, neck, logits = Given(self.learner)(batch.images, batch.domain)
         terms = self.objective.terms(batch, Outputs(features, neck, logits, observed))
@@ -216,7 +216,8 @@ class TrainingLoop:
         self._update(loss, epoch)
         known = slice(batch.labelled)
         accuracy = (logits[known].argmax(1) == batch.targets[known]).float().mean()
-        return {name: value.item() for name, value in {**terms, "loss": loss, "accuracy": accuracy}.items()}
+        losses = {f"{name}_loss": term.item() for name, term in terms.items()}
+        return {**losses, "loss": loss.item(), "accuracy": accuracy.item()}
 
     def _update(self, loss: Tensor, epoch: int) -> None:
         """Make one step of the optimizer; ConfigError where the loss is not finite."""

@@ -1,6 +1,6 @@
 """The loss functions of a training: on identities, on unlabelled images, and on maps of layers.
 
-They are functions of tensors. The table of :mod:`reid.training.objective` says which of them a training uses.
+They are functions of tensors. The table in :mod:`reid.training.objective` gives each of them a name and a weight.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ def consensus_loss(first: Tensor, second: Tensor) -> Tensor:
         ConfigError: The two views have different shapes.
 
     Example:
-        >>> certain = torch.tensor([[500.0, 0.0]])
-        >>> consensus_loss(certain, certain).item(), consensus_loss(certain, certain.flip(1)).item()
-        (0.0, 250.0)
+        >>> first, second = torch.tensor([[500.0, 0.0]]), torch.tensor([[0.0, 500.0]])
+        >>> consensus_loss(first, second).item()
+        250.0
     """
     if first.shape != second.shape:
         raise ConfigError(

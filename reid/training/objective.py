@@ -203,7 +203,9 @@ def total_loss(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Ten
     """Sum the terms by their weights, in the order of the table.
 
     Example:
-        >>> total_loss({"identity": torch.tensor(2.0), "triplet": torch.tensor(3.0)}, {"identity": 1.0, "triplet": 0.5})
+        >>> import torch
+        >>> losses = {"identity": torch.tensor(2.0), "triplet": torch.tensor(3.0)}
+        >>> total_loss(losses, {"identity": 1.0, "triplet": 0.5})
         tensor(3.5000)
     """
     weighted = [weights[name] * term for name, term in terms.items()]

@@ -1,7 +1,6 @@
-"""The folder of a run: its resolved experiment, its metrics, its last checkpoint, its weights.
+"""The folder of a run: its resolved experiment, its metrics, its last checkpoint and its weights.
 
-Every file is replaced as a whole, so a run that is killed at any moment leaves the state after its
-last complete epoch.  Nothing here knows what the tensors in a checkpoint mean.
+Every file is replaced as a whole, so a run that is killed at any moment leaves the state after its last complete epoch.
 """
 
 from __future__ import annotations
@@ -19,24 +18,25 @@ import torch
 
 from reid.config import Experiment, differences, load_config, to_toml
 from reid.errors import ConfigError, WeightsError
+from reid.files import write_whole
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """The files of one run, which lie in the folder ``path``."""
 
     path: Path
 
     @property
     def experiment(self) -> Path:
-        """The resolved experiment; training from this file restarts the run."""
+        """The resolved experiment; training from this file repeats the run."""
         return self.path / "experiment.toml"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object an epoch, a line each; the fields of ``EpochReport``."""
+        """One JSON object for each epoch, on a line of its own: ``EpochReport.to_json``."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -46,11 +46,15 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The trained network with the statistics of its domains; there once the run is finished."""
+        """The trained network with the statistics of its domains; the file exists once the run is finished."""
         return self.path / "weights.safetensors"
 
     def open(self, experiment: Experiment) -> None:
-        """Create the folder for ``experiment``; ConfigError when it belongs to another one."""
+        """Create the folder for an experiment, or check that it holds a run of this experiment.
+
+        Raises:
+            ConfigError: The folder holds a run of another experiment, or it cannot be made.
+        """
         if self.experiment.exists():
             changed = differences(load_config(self.experiment), experiment)
             if changed:
@@ -67,7 +71,11 @@ class RunFolder:
         replace_file(self.experiment, lambda path: path.write_text(to_toml(experiment), encoding="utf-8"))
 
     def check_weights(self) -> None:
-        """WeightsError where those of a finished run were damaged since."""
+        """Check that the weights of a finished run can be read.
+
+        Raises:
+            WeightsError: The file is damaged.
+        """
         try:
             load_checkpoint(self.weights)
         except WeightsError as error:
@@ -78,7 +86,7 @@ class RunFolder:
             ) from error
 
     def clear(self) -> None:
-        """Forget the run: remove the files that a run writes, and no others."""
+        """Remove the files that a run writes, and no others."""
         for file in (self.weights, self.state, self.metrics, self.experiment):
             file.unlink(missing_ok=True)
 
@@ -87,7 +95,11 @@ class RunFolder:
         replace_file(self.state, lambda path: torch.save(state, path))
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None when there is none yet; WeightsError when it is damaged."""
+        """Load the last checkpoint, or None if there is none yet.
+
+        Raises:
+            WeightsError: The checkpoint is damaged.
+        """
         if not self.state.exists():
             return None
         try:
@@ -99,27 +111,27 @@ class RunFolder:
         return state
 
     def save_metrics(self, history: Sequence[dict[str, float]]) -> None:
-        """Write all epochs so far, so that the file never disagrees with the checkpoint."""
+        """Write the metrics of all epochs so far, so that the file never disagrees with the checkpoint."""
         text = "".join(json.dumps(line) + "\n" for line in history)
         replace_file(self.metrics, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path`` and move it there in one step."""
-    beside = path.with_name(f".{path.name}.part")
+    """Write a file of a run as a whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written; also where torch raises a RuntimeError because the disk is full.
+    """
     try:
-        write(beside)
-        beside.replace(path)
-    except RuntimeError as error:  # how torch tells of a full disk
+        write_whole(path, write, private=False)
+    except RuntimeError as error:
         raise OSError(errno.EIO, f"cannot be written, the disk may be full ({error})", str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """Short hash of the rows trained on, in order: a resumed run must see the same ones.
+    """Hash the rows of a training, in their order; a resumed run must have the same ones.
 
-    Of a path only its name counts, so a data set may move between folders.
+    Only the file name of a path counts, so a data set may move to another folder.
     """
     digest = hashlib.sha256()
     for sample in samples:

@@ -1,7 +1,6 @@
-"""Scores of several trainings as tables: a row a method, mean and spread over seeds.
+"""Tables of the scores of several trainings: one row for each method, with mean and deviation over the seeds.
 
-Tables are Markdown that is also aligned for a terminal and show percent; JSON holds fractions of 0..1.  Nothing is
-trained or evaluated here.
+A table is Markdown that is also aligned for a terminal. It shows percent; JSON holds fractions (0..1).
 """
 
 from __future__ import annotations
@@ -14,7 +13,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """How one network of one seed fared: ``rank1`` and ``mAP`` in 0..1 of ``queries`` in a ``gallery`` of so many."""
+    """The scores of one network of one seed, at one site, for one category and direction.
+
+    Attributes:
+        row: The row of the table: a variation, perhaps with its statistics.
+        site: The name of the site.
+        category: What the crops show.
+        direction: Modality of the queries and of the gallery, such as "infrared->visible", or "all".
+        seed: The seed of the training.
+        rank1: The fraction (0..1) of the queries whose first answer is right.
+        mAP: Mean average precision, 0..1.
+        queries: The number of queries.
+        gallery: The number of gallery crops.
+    """
 
     row: str
     site: str
@@ -29,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Entry:
-    """The scores of every seed for one row, site, kind of object and direction."""
+    """The scores of every seed for one row, site, category and direction; see :class:`Score` for the fields."""
 
     row: str
     site: str
@@ -43,7 +54,7 @@ class Entry:
 
 
 def entries(scores: Iterable[Score]) -> list[Entry]:
-    """The scores, seeds put together, in the order in which their rows, sites and directions first come."""
+    """Collect the scores of all seeds, in the order in which their rows, sites and directions first appear."""
     found: dict[tuple[str, str, str, str], Entry] = {}
     for score in scores:
         key = (score.row, score.site, score.category, score.direction)
@@ -55,15 +66,20 @@ def entries(scores: Iterable[Score]) -> list[Entry]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Fractions as percent: mean ± standard deviation over the seeds (n - 1), or the one value there is."""
+    """Write fractions as percent: mean ± standard deviation of a sample (n - 1), or the only value.
+
+    Example:
+        >>> spread([0.1, 0.2, 0.6]), spread([0.5])
+        ('30.0 ± 26.5', '50.0')
+    """
     mean = f"{100 * statistics.mean(values):.1f}"
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def site_table(found: Sequence[Entry], site: str, seeds: int) -> str:
-    """Rank-1 / mAP at one site, a column for each kind of object and direction; "-" where there is no score.
+    """Make a Markdown table of rank-1 / mAP at one site, with a column for each category and direction.
 
-    A row with another number of seeds than ``seeds`` says so.
+    A cell without a score is "-". A row names its number of seeds if it is not ``seeds``.
     """
     here = [entry for entry in found if entry.site == site]
     categories = {entry.category for entry in here}
@@ -80,7 +96,14 @@ def site_table(found: Sequence[Entry], site: str, seeds: int) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table with columns of even width."""
+    """Make a Markdown table with columns of even width.
+
+    Example:
+        >>> print(markdown(["method", "mAP"], [["BN", 31.5]]))
+        | method | mAP  |
+        |--------|------|
+        | BN     | 31.5 |
+    """
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = [

@@ -1,7 +1,7 @@
-"""With whose statistics a trained network meets the cameras of a site, and how well it does there.
+"""Which statistics a trained network uses at a site, and how well it does there.
 
-A policy makes from a checkpoint and a site's unlabelled crops the checkpoint that is scored; the identities of the
-crops are never looked at.  Nothing here knows trainings or tables.
+A policy takes a checkpoint and the unlabelled crops of a site and returns the checkpoint that is scored. It never looks
+at the identities of the crops.
 """
 
 from __future__ import annotations
@@ -21,68 +21,78 @@ from reid.norm.unseen_domains import mixture
 from reid.records import Sample, Split
 from reid.retrieval.embed import embed
 
-Policy = Callable[[Checkpoint, Sequence[Sample]], Checkpoint]
+StatisticsPolicy = Callable[[Checkpoint, Sequence[Sample]], Checkpoint]
 
 
-def kept(checkpoint: Checkpoint, _pool: Sequence[Sample]) -> Checkpoint:
-    """The network as training left it; every domain of the site must be one that it knows."""
+def keep_statistics(checkpoint: Checkpoint, _crops: Sequence[Sample]) -> Checkpoint:
+    """Return the network as training left it; it must know every domain of the site."""
     return checkpoint
 
 
-def measured(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoint:
-    """Statistics measured on the site's unlabelled crops, per domain of the network.
+def measure_statistics(checkpoint: Checkpoint, crops: Sequence[Sample]) -> Checkpoint:
+    """Measure the statistics on the unlabelled crops of the site, for each domain of the network.
 
-    A network without domains gets one set for each kind of object: AdaBN (Li et al. 2016).
+    A network without domains gets one set of statistics for each category: AdaBN (Li et al. 2016).
     """
     return checkpoint.with_profiles(
-        calibrate_checkpoint(checkpoint, pool, domain_fields=checkpoint.domain_fields or ("category",))
+        calibrate_checkpoint(checkpoint, crops, domain_fields=checkpoint.domain_fields or ("category",))
     )
 
 
+def mix_domains(checkpoint: Checkpoint, _crops: Sequence[Sample]) -> Checkpoint:
+    """Embed every image in all domains of the training, weighed by likeness (Segu et al. 2020); needs no crops."""
+    return _use_all_domains(checkpoint, "mixture")
+
+
+def average_domains(checkpoint: Checkpoint, _crops: Sequence[Sample]) -> Checkpoint:
+    """Embed every image in all domains of the training with equal weight (DSON, Seo et al. 2020); needs no crops."""
+    return _use_all_domains(checkpoint, "ensemble")
+
+
+STATISTICS: dict[str, StatisticsPolicy] = {
+    "kept": keep_statistics,
+    "measured": measure_statistics,
+    "mixture": mix_domains,
+    "ensemble": average_domains,
+}
+
+
 class _AllDomains(nn.Module):
-    """Answers with what all domains of a network say, so that no image needs a label."""
+    """Combine the answers of all domains of a network, so that no image needs a domain."""
 
     def __init__(self, network: nn.Module, equal: bool) -> None:
         super().__init__()
         self.network, self.equal = network, equal
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> embeddings (B, D) of unit length."""
+        """Compute embeddings (B, D) of unit length of images (B, 3, H, W)."""
         weights = torch.ones(len(images), len(domains_of(self.network))) if self.equal else None
         return mixture(self.network, images, weights)
 
 
-def _of_all(checkpoint: Checkpoint, name: str) -> Checkpoint:
+def _use_all_domains(checkpoint: Checkpoint, name: str) -> Checkpoint:
     network = _AllDomains(checkpoint.network, equal=name == "ensemble").eval()
     return replace(
         checkpoint, network=network, domain_fields=(), domains=(), fingerprint=f"{checkpoint.fingerprint}-{name}"
     )
 
 
-def mixed(checkpoint: Checkpoint, _pool: Sequence[Sample]) -> Checkpoint:
-    """Every image in all domains of the training, weighed by likeness (Segu et al. 2020); no crops needed."""
-    return _of_all(checkpoint, "mixture")
-
-
-def ensemble(checkpoint: Checkpoint, _pool: Sequence[Sample]) -> Checkpoint:
-    """Every image in all domains of the training, with equal weight (DSON, Seo et al. 2020); no crops needed."""
-    return _of_all(checkpoint, "ensemble")
-
-
-STATISTICS: dict[str, Policy] = {"kept": kept, "measured": measured, "mixture": mixed, "ensemble": ensemble}
-
-
-def meet(
+def evaluate_site(
     checkpoint: Checkpoint,
-    policy: Policy,
+    policy: StatisticsPolicy,
     samples: Sequence[Sample],
     provenance: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Score the queries and gallery of a site; its rows of split "train" are the crops that ``policy`` may use.
+    """Score a network on the queries and the gallery of a site.
 
-    ``provenance`` is stamped on the report; ``progress`` is called with the images embedded.
+    Args:
+        checkpoint: The trained network.
+        policy: Chooses the statistics; a value of :data:`STATISTICS`.
+        samples: All rows of the site. The policy may use those of split "train".
+        provenance: Is stamped on the report.
+        progress: Is called with the number of images that were embedded.
     """
     ready = policy(checkpoint, [sample for sample in samples if sample.split is Split.TRAIN])
-    asked = [sample for sample in samples if sample.split is not Split.TRAIN]
-    return evaluate(embed(ready, asked, progress=progress), provenance=provenance)
+    scored = [sample for sample in samples if sample.split is not Split.TRAIN]
+    return evaluate(embed(ready, scored, progress=progress), provenance=provenance)

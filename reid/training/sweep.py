@@ -1,37 +1,45 @@
-"""Train and score everything a comparison file names, and put it in one table.
+"""Train and score everything that a sweep file names, and put it in one table.
 
-Every training is an ordinary run folder and every score a report beside it, so that a comparison that was interrupted
-continues with what is missing, and two processes on one folder share the work.
+Every training has an ordinary run folder, and every score is a report in it. So a sweep that was interrupted continues
+with what is missing, and two processes on one folder share the work.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from reid.config import Experiment
 from reid.errors import ReidError
 from reid.evaluation import write_reports
+from reid.files import locked
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm.added_domain import domain_sizes
 from reid.records import Sample, Split
-from reid.training.domain_training import train_apart
+from reid.training.domain_training import train_added_domain
 from reid.training.run_folder import RunFolder, samples_digest
 from reid.training.score_tables import Entry, Score, entries, markdown, site_table
-from reid.training.site_statistics import STATISTICS, meet
-from reid.training.sweep_file import EvaluationSite, Sweep, Variation, rows_of, slug
+from reid.training.site_statistics import STATISTICS, evaluate_site
+from reid.training.sweep_file import EvaluationSite, Sweep, Variation, make_slug, samples_of_site
 from reid.training.training_run import torch_settings, train
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one network costs: numbers learnt, those of them that each domain has, minutes of training."""
+    """What one network costs.
+
+    Attributes:
+        name: The name of the variation.
+        parameters: The number of learnt parameters.
+        of_domains: How many of them belong to each domain.
+        minutes: The time of the training.
+    """
 
     name: str
     parameters: int
@@ -41,75 +49,94 @@ class Cost:
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """The scores of all finished runs, the cost of the first seed of each, and why a run is missing, a line each."""
+    """What a sweep has found so far.
+
+    Attributes:
+        scores: The scores of all finished runs.
+        costs: The cost of the first finished seed of each variation.
+        missing: Why a run is missing, in one line each.
+    """
 
     scores: tuple[Score, ...]
     costs: tuple[Cost, ...]
     missing: tuple[str, ...]
 
     def to_json(self) -> dict[str, list[Any]]:
-        """``results``: an entry a row, site and direction, with lists over the seeds; ``costs``; ``missing``."""
+        """Return ``results`` (an entry for each row, site, category and direction), ``costs`` and ``missing``."""
         results = [_json_entry(entry) for entry in entries(self.scores)]
         return {"results": results, "costs": [asdict(cost) for cost in self.costs], "missing": list(self.missing)}
 
 
 def _json_entry(entry: Entry) -> dict[str, Any]:
-    """One entry of the JSON, which calls the category "domain" as version 0.1.0 did."""
+    """Write an entry for JSON, which calls the category "domain" as version 0.1.0 did."""
     return {"domain" if key == "category" else key: value for key, value in asdict(entry).items()}
 
 
 def run_sweep(
-    comparison: Sweep, out: Path, *, progress: bool = False, say: Callable[[str], object] = lambda _: None
+    sweep: Sweep, out: Path, *, progress: bool = False, say: Callable[[str], object] = lambda _: None
 ) -> SweepOutcome:
-    """Train and score what is missing in ``out``, seed by seed, then tell what there is.
+    """Train and score what is missing in a folder, seed by seed.
 
-    A run that fails (one that diverges, say) is told of in ``missing`` and the others go on.  A run that another
-    process is at comes last, and counts as missing if it is not done by then.  ``say`` gets a line before each run,
-    ``progress`` draws bars on stderr.
+    A run that fails, for example because it diverges, is listed as missing, and the others go on. A run that another
+    process holds is tried again at the end.
+
+    Args:
+        sweep: The sweep.
+        out: The folder of the runs.
+        progress: Whether to draw bars on stderr.
+        say: Is called with a line before each run and after each failure.
+
+    Returns:
+        Everything that is finished, whether by this call or an earlier one.
+
+    Raises:
+        ReidError: The sweep does not fit its data; no run has begun.
     """
-    comparison.check()
-    runs = [(variation, seed) for seed in range(comparison.seeds) for variation in comparison.variations]
-    waiting, taken = runs, list[tuple[Variation, int]]()
-    finished: dict[tuple[str, int], tuple[list[Score], Cost]] = {}
-    missing: dict[tuple[str, int], str] = {}
+    sweep.check()
+    runs = [_Run(variation, seed) for seed in range(sweep.seeds) for variation in sweep.variations]
+    finished: dict[_Run, tuple[list[Score], Cost]] = {}
+    missing: dict[_Run, str] = {}
+    waiting = runs
     for _ in range(2):
-        for variation, seed in waiting:
-            key, title = (variation.name, seed), f"{variation.name}, seed {variation.of_seed(seed).train.seed}"
-            say(f"{title} ({runs.index((variation, seed)) + 1} of {len(runs)})")
+        busy = list[_Run]()
+        for run in waiting:
+            say(f"{run.title} ({runs.index(run) + 1} of {len(runs)})")
             try:
-                with _alone(_folder(out, variation, seed)):
-                    finished[key] = _run(comparison, variation, seed, out, progress)
-                missing.pop(key, None)
+                with _held(run.folder(out)):
+                    finished[run] = _score_run(sweep, run, out, progress)
+                missing.pop(run, None)
             except ReidError as error:
-                missing[key] = f"{title}: {error}"
-                say(f"not finished: {missing[key]}")
-                taken += [(variation, seed)] if isinstance(error, _TakenError) else []
-        waiting, taken = taken, []
-    done = [
-        (v.name, seed) for v in comparison.variations for seed in range(comparison.seeds) if (v.name, seed) in finished
-    ]
-    costs = {key[0]: finished[key][1] for key in reversed(done)}  # of the first seed
-    scores = tuple(score for key in done for score in finished[key][0])
-    return SweepOutcome(scores, tuple(reversed(costs.values())), tuple(missing.values()))
+                missing[run] = f"{run.title}: {error}"
+                say(f"not finished: {missing[run]}")
+                if isinstance(error, _RunBusyError):
+                    busy.append(run)
+        waiting = busy
+    return _collect(sweep, finished, tuple(missing.values()))
 
 
-def tables(comparison: Sweep, outcome: SweepOutcome) -> str:
-    """Markdown: a table of rank-1 / mAP for each site, then what each network costs."""
+def tables(sweep: Sweep, outcome: SweepOutcome) -> str:
+    """Make Markdown: a table of rank-1 / mAP for each site, and a table of what each network costs."""
     found = entries(outcome.scores)
     sites = dict.fromkeys(score.site for score in outcome.scores)
-    parts = [site_table(found, site, comparison.seeds) for site in sites]
+    parts = [site_table(found, site, sweep.seeds) for site in sites]
     if outcome.costs:
         head = ("cost", "parameters", "of these, of each domain", "minutes of training")
         parts.append(markdown(head, [_cost_row(cost) for cost in outcome.costs]))
     return "\n\n".join(parts)
 
 
-def page(comparison: Sweep, outcome: SweepOutcome, made: Mapping[str, str]) -> str:
-    """A Markdown page of the results; ``made`` says how they came about (command, machine, date, ...)."""
-    seeds = f"mean ± standard deviation over {comparison.seeds} seeds" if comparison.seeds > 1 else "one seed"
-    parts = [f"# {comparison.title}", comparison.about.strip(), f"Rank-1 / mAP in percent, {seeds}."]
-    parts += [tables(comparison, outcome), *(f"Missing: {line}" for line in outcome.missing)]
-    parts.append("\n".join(f"- {key}: {value}" for key, value in made.items()))
+def page(sweep: Sweep, outcome: SweepOutcome, provenance: Mapping[str, str]) -> str:
+    """Make a Markdown page of the results.
+
+    Args:
+        sweep: The sweep.
+        outcome: Its results.
+        provenance: How the results came about: command, machine, date and so on.
+    """
+    seeds = f"mean ± standard deviation over {sweep.seeds} seeds" if sweep.seeds > 1 else "one seed"
+    parts = [f"# {sweep.title}", sweep.about.strip(), f"Rank-1 / mAP in percent, {seeds}."]
+    parts += [tables(sweep, outcome), *(f"Missing: {line}" for line in outcome.missing)]
+    parts.append("\n".join(f"- {key}: {value}" for key, value in provenance.items()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -121,92 +148,125 @@ def _cost_row(cost: Cost) -> tuple[str, ...]:
     return cost.name, f"{cost.parameters:,}", own, f"{cost.minutes:.1f}"
 
 
-class _TakenError(ReidError):
-    """Another process is at a run."""
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One training: a variation with one seed, counted from the seed of the file."""
+
+    variation: Variation
+    seed: int
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.variation.of_seed(self.seed)
+
+    @property
+    def title(self) -> str:
+        return f"{self.variation.name}, seed {self.experiment.train.seed}"
+
+    def folder(self, out: Path) -> Path:
+        return out / f"{make_slug(self.variation.name)}-{self.experiment.train.seed}"
+
+
+class _RunBusyError(ReidError):
+    """Another process holds the folder of a run."""
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run folder; an error when another process does.  The system lets go of it when a process dies."""
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a run folder during the ``with`` block; _RunBusyError if another process does.
+
+    The system releases the lock when a process dies.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
-            raise _TakenError(f"another process is at {folder}; the same command shows it once it is done") from error
+            raise _RunBusyError(f"another process is at {folder}; the same command shows it once it is done") from error
         yield
 
 
-def _folder(out: Path, variation: Variation, seed: int) -> Path:
-    return out / f"{slug(variation.name)}-{variation.of_seed(seed).train.seed}"
+def _collect(sweep: Sweep, finished: Mapping[_Run, tuple[list[Score], Cost]], missing: tuple[str, ...]) -> SweepOutcome:
+    """Order the finished runs by variation and seed."""
+    names = [variation.name for variation in sweep.variations]
+    done = sorted(finished, key=lambda run: (names.index(run.variation.name), run.seed))
+    costs: dict[str, Cost] = {}
+    for run in done:
+        costs.setdefault(run.variation.name, finished[run][1])  # of the first seed
+    return SweepOutcome(tuple(score for run in done for score in finished[run][0]), tuple(costs.values()), missing)
 
 
-def _run(comparison: Sweep, variation: Variation, seed: int, out: Path, progress: bool) -> tuple[list[Score], Cost]:
-    folder, recipe = _folder(out, variation, seed), variation.of_seed(seed).train
-    checkpoint = _network(variation, seed, out, progress)
+def _score_run(sweep: Sweep, run: _Run, out: Path, progress: bool) -> tuple[list[Score], Cost]:
+    """Train a run as far as it is not trained, and score it at every site with each of its statistics."""
+    checkpoint = _trained_network(run, out, progress)
     scores = []
-    for site in comparison.sites:
-        rows = rows_of(site, variation.domains)
-        for name in variation.statistics:
-            path = _evaluated(folder, checkpoint, site, rows, name, recipe.threads, progress)
-            is_usual = name == "kept" and comparison.statistics == ("kept",)
-            row = variation.name if is_usual else f"{variation.name}, {name}"
-            alone = {f"{sample.modality.value}->{sample.modality.value}" for sample in rows}
-            scores += _shown(_scores(path, row, site, recipe.seed), comparison.directions, alone)
-    return scores, _cost(variation.name, checkpoint, RunFolder(folder))
+    for site in sweep.sites:
+        samples = samples_of_site(site, run.variation.categories)
+        directions = {f"{sample.modality.value}->{sample.modality.value}" for sample in samples}
+        for statistics in run.variation.statistics:
+            path = _write_report(run, checkpoint, site, samples, statistics, out, progress)
+            is_default = statistics == "kept" and sweep.statistics == ("kept",)
+            row = run.variation.name if is_default else f"{run.variation.name}, {statistics}"
+            found = _read_scores(path, row, site, run.experiment.train.seed)
+            scores += _choose_directions(found, sweep.directions, directions)
+    return scores, _cost(run.variation.name, checkpoint, RunFolder(run.folder(out)))
 
 
-def _network(variation: Variation, seed: int, out: Path, progress: bool) -> Checkpoint:
-    """The trained network, trained now as far as it is not."""
-    experiment, folder = variation.of_seed(seed), _folder(out, variation, seed)
-    base = variation.base
-    if base is None or variation.apart is None:
-        return load_checkpoint(train(experiment, folder, progress=progress))
-    with _alone(_folder(out, base, seed)):
-        start = _network(base, seed, out, progress)
-    return train_apart(start, base.domains[0], variation.apart, experiment, folder, progress)
+def _trained_network(run: _Run, out: Path, progress: bool) -> Checkpoint:
+    """Train the network of a run as far as it is not trained, and load it."""
+    base, addition, folder = run.variation.base, run.variation.addition, run.folder(out)
+    if base is None or addition is None:
+        return load_checkpoint(train(run.experiment, folder, progress=progress))
+    base_run = _Run(base, run.seed)
+    with _held(base_run.folder(out)):
+        start = _trained_network(base_run, out, progress)
+    return train_added_domain(start, base.categories[0], addition, run.experiment, folder, progress)
 
 
-def _evaluated(
-    folder: Path,
+def _write_report(
+    run: _Run,
     checkpoint: Checkpoint,
     site: EvaluationSite,
-    rows: Sequence[Sample],
-    name: str,
-    threads: int,
+    samples: Sequence[Sample],
+    statistics: str,
+    out: Path,
     progress: bool,
 ) -> Path:
-    """The report of a run at a site; made unless it is there, of these weights and these rows."""
-    path = folder / f"{slug(site.name)}.{name}.json"
-    digests = {split.value: samples_digest([s for s in rows if s.split is split]) for split in Split}
-    made = {"weights": checkpoint.weights, "statistics": name, "rows": digests}
-    if _made(path) != made:
-        asked = sum(sample.split is not Split.TRAIN for sample in rows)
-        bar = tqdm(desc=f"{site.name}, {name}", total=asked, unit="img", disable=not progress)
-        with torch_settings(threads), bar:
-            write_reports([meet(checkpoint, STATISTICS[name], rows, made, bar.update)], path)
+    """Evaluate a run at a site, unless a report of these weights and these rows exists."""
+    path = run.folder(out) / f"{make_slug(site.name)}.{statistics}.json"
+    digests = {split.value: samples_digest([s for s in samples if s.split is split]) for split in Split}
+    provenance = {"weights": checkpoint.weights, "statistics": statistics, "rows": digests}
+    if _provenance_of(path) != provenance:
+        scored = sum(sample.split is not Split.TRAIN for sample in samples)
+        bar = tqdm(desc=f"{site.name}, {statistics}", total=scored, unit="img", disable=not progress)
+        with torch_settings(run.experiment.train.threads), bar:
+            write_reports([evaluate_site(checkpoint, STATISTICS[statistics], samples, provenance, bar.update)], path)
     return path
 
 
-def _made(path: Path) -> object:
-    """What the report was made of; None when there is none that can be read."""
+def _provenance_of(path: Path) -> object:
+    """Read of what weights and rows a report is; None if there is no report that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["results"][0]["made"]
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
-def _scores(path: Path, row: str, site: EvaluationSite, seed: int) -> list[Score]:
-    shown = ("direction", "rank1", "mAP", "queries", "gallery")
+def _read_scores(path: Path, row: str, site: EvaluationSite, seed: int) -> list[Score]:
+    fields = ("direction", "rank1", "mAP", "queries", "gallery")
     return [
-        Score(row=row, site=site.name, category=entry["domain"], seed=seed, **{key: entry[key] for key in shown})
+        Score(row=row, site=site.name, category=entry["domain"], seed=seed, **{key: entry[key] for key in fields})
         for entry in json.loads(path.read_text(encoding="utf-8"))["results"]
     ]
 
 
-def _shown(scores: Sequence[Score], directions: Sequence[str], alone: Set[str]) -> list[Score]:
-    """The scores of ``directions``; "all" too, called by the direction it is where data have one modality alone."""
-    names = {"all": next(iter(alone))} if len(alone) == 1 and alone <= set(directions) else {}
+def _choose_directions(scores: Sequence[Score], directions: Sequence[str], own: Set[str]) -> list[Score]:
+    """Choose the scores of ``directions`` and those of "all".
+
+    ``own`` holds the direction within each modality of the data. If it is a single one of ``directions``, "all" gets
+    its name.
+    """
+    names = {"all": next(iter(own))} if len(own) == 1 and own <= set(directions) else {}
     named = [replace(score, direction=names.get(score.direction, score.direction)) for score in scores]
     return [score for score in named if score.direction in (*directions, "all")]
 

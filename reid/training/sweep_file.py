@@ -1,8 +1,7 @@
-"""Comparison files: several trainings that differ in a few keys, and where they are scored.
+"""Sweep files: several trainings that differ in a few keys, and the sites at which they are scored.
 
-A file names what all trainings share (``[experiment]``), how each differs (``[[variation]]``), the sites they are
-scored at (``[[evaluation]]``) and how many seeds each gets.  This module reads it and checks it against the data; it
-trains nothing and knows no method by name.
+A file states what all trainings share (``[experiment]``), how each differs (``[[variation]]``), the sites at which they
+are scored (``[[evaluation]]``) and how many seeds each gets. This module reads it and checks it against the data.
 """
 
 from __future__ import annotations
@@ -21,35 +20,46 @@ from reid.config import Data, Experiment, parse_config
 from reid.data.manifest import check_files, read_manifest
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import DomainPolicy
-from reid.old_names import current_experiment
+from reid.old_names import current_experiment, current_variation
 from reid.records import Sample, Split, domain_of
-from reid.training.domain_training import Apart
+from reid.training.domain_training import DomainAddition
 from reid.training.site_statistics import STATISTICS
-from reid.training.training_data import material_of, resolve, training_samples, unlabelled_samples
+from reid.training.training_data import (
+    choose_domain_fields,
+    make_training_rows,
+    training_samples,
+    unlabelled_samples,
+)
 
 
 class EvaluationSite(BaseModel):
-    """A place to score at: queries, gallery and, of split "train", the crops that may be calibrated on."""
+    """A site at which networks are scored.
+
+    Attributes:
+        name: The name of the site in tables.
+        manifest: Its rows, relative to the working directory: queries, gallery and, of split "train", the crops on
+            which cameras may be calibrated.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    manifest: Path  # relative to the working directory
+    manifest: Path
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
-        """All rows; DataError when the file or one of its pictures is missing."""
+        """All rows; DataError if the file or one of its images is missing."""
         rows = tuple(read_manifest(self.manifest))
         check_files(rows)
         return rows
 
 
 class _VariationEntry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")  # what is extra are the sections of an experiment
+    model_config = ConfigDict(frozen=True, extra="allow")  # the other keys are sections of an experiment
 
     name: str = Field(min_length=1)
-    statistics: tuple[str, ...] = ()  # () takes the file's
-    apart: Apart | None = None
+    statistics: tuple[str, ...] = ()  # () takes those of the file
+    add_domain: DomainAddition | None = None
 
 
 class _File(BaseModel):
@@ -67,54 +77,68 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Variation:
-    """One row of the sweep, or several: one for each of ``statistics``.
+    """One training of a sweep, with a row in the table for each of its statistics.
 
-    ``statistics`` are names of :data:`~reid.training.site_statistics.STATISTICS`.
-
-    With ``apart``, the experiment's domain is added to the finished network of ``base``.
+    Attributes:
+        name: The name of the variation.
+        experiment: The experiment of its first seed.
+        statistics: Names of :data:`~reid.training.site_statistics.STATISTICS`.
+        addition: How the domain of the experiment is added to the finished network of ``base``; None for an ordinary
+            training.
+        base: The variation whose network gets the domain.
     """
 
     name: str
     experiment: Experiment
     statistics: tuple[str, ...]
-    apart: Apart | None = None
+    addition: DomainAddition | None = None
     base: Variation | None = None
 
     @property
-    def domains(self) -> tuple[str, ...]:
-        """The kinds of object it is scored on; () for all."""
+    def categories(self) -> tuple[str, ...]:
+        """The categories on which the network is scored; () for all."""
         own = self.experiment.data.categories
-        return own if self.base is None else tuple(dict.fromkeys((*self.base.domains, *own)))
+        return own if self.base is None else tuple(dict.fromkeys((*self.base.categories, *own)))
 
     def of_seed(self, number: int) -> Experiment:
-        """The experiment of seed ``number``, counted from the seed of the file."""
+        """Return the experiment of seed ``number``, counted from the seed of the file."""
         recipe = self.experiment.train
         return self.experiment.model_copy(update={"train": recipe.model_copy(update={"seed": recipe.seed + number})})
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a comparison file says; shown are its ``directions`` and "all", that of data with one modality."""
+    """The content of a sweep file.
+
+    Attributes:
+        title: The title of the page of results.
+        about: The text of the page.
+        seeds: The number of trainings of each variation.
+        directions: The directions that the tables show. They also show "all" where the data have one modality.
+        statistics: The statistics of a variation that names none.
+        sites: Where networks are scored.
+        variations: The trainings.
+    """
 
     title: str
     about: str
     seeds: int
     directions: tuple[str, ...]
-    statistics: tuple[str, ...]  # of a variation that names none
+    statistics: tuple[str, ...]
     sites: tuple[EvaluationSite, ...]
     variations: tuple[Variation, ...]
 
     def only(self, names: Sequence[str]) -> Sweep:
-        """The variations of these names; all for ()."""
+        """Keep the variations of these names; () keeps all. ConfigError for an unknown name."""
         known = [variation.name for variation in self.variations]
         for name in names:
             if name not in known:
                 raise ConfigError(f"--only: {unknown_name('variation', name, known)}")
-        kept = tuple(variation for variation in self.variations if not names or variation.name in names)
-        return replace(self, variations=kept)
+        chosen = tuple(variation for variation in self.variations if not names or variation.name in names)
+        return replace(self, variations=chosen)
 
     def check(self) -> None:
-        """Raise the error that a run would meet later: missing data, domains that do not fit, a wrong policy."""
+        """Raise the error that a run would raise later: missing data, domains that do not fit, a wrong policy."""
         rows: dict[Data, tuple[tuple[Sample, ...], tuple[Sample, ...]]] = {}
         for variation in self.variations:
             key = variation.experiment.data
@@ -127,24 +151,27 @@ class Sweep:
 
 
 def load_sweep(path: Path, seeds: int | None = None) -> Sweep:
-    """Read a comparison file, perhaps with another number of seeds; ConfigError in one line for what is wrong in it."""
-    try:
-        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such comparison file; see scripts/experiments/compare-norms.toml") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+    """Read a sweep file.
+
+    Args:
+        path: The TOML file.
+        seeds: Another number of seeds than that of the file.
+
+    Raises:
+        ConfigError: The file cannot be read, or something in it is wrong; the message has one line.
+    """
+    file = _read_file(path)
     variations: list[Variation] = []
     for entry in file.variation:
-        variations.append(_variation(path, file, entry, variations))
-    for kind, names in (("variation", [v.name for v in variations]), ("evaluation", [s.name for s in file.evaluation])):
-        folders = [slug(name) for name in names]
-        twice = next((name for name in names if folders.count(slug(name)) > 1), None)
+        variations.append(_make_variation(path, file, entry, variations))
+    for table, names in (
+        ("variation", [v.name for v in variations]),
+        ("evaluation", [s.name for s in file.evaluation]),
+    ):
+        slugs = [make_slug(name) for name in names]
+        twice = next((slug for slug in slugs if slugs.count(slug) > 1), None)
         if twice is not None:
-            raise ConfigError(f'{path}: two of [[{kind}]] would be called "{slug(twice)}"; give each its own name')
+            raise ConfigError(f'{path}: two of [[{table}]] would be called "{twice}"; give each its own name')
     return Sweep(
         file.title,
         file.about,
@@ -156,12 +183,36 @@ def load_sweep(path: Path, seeds: int | None = None) -> Sweep:
     )
 
 
-def slug(name: str) -> str:
-    """The name as a part of a file's name: small letters and digits, joined by hyphens."""
+def make_slug(name: str) -> str:
+    """Turn a name into a part of a file name: small letters and digits, joined by hyphens.
+
+    Example:
+        >>> make_slug("IBN + ISW")
+        'ibn-isw'
+    """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _variation(path: Path, file: _File, entry: _VariationEntry, before: Sequence[Variation]) -> Variation:
+def _read_file(path: Path) -> _File:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such sweep file; see scripts/experiments/compare-norms.toml") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    entries = table.get("variation")
+    if isinstance(entries, list):
+        table["variation"] = [
+            current_variation(entry, str(path)) if isinstance(entry, dict) else entry for entry in entries
+        ]
+    try:
+        return _File.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+
+
+def _make_variation(path: Path, file: _File, entry: _VariationEntry, before: Sequence[Variation]) -> Variation:
     where = f'{path}: variation "{entry.name}"'
     table = current_experiment(file.experiment, f"{path}: experiment")
     for section, leaves in current_experiment(entry.model_extra or {}, where).items():
@@ -171,40 +222,49 @@ def _variation(path: Path, file: _File, entry: _VariationEntry, before: Sequence
     for name in statistics:
         if name not in STATISTICS:
             raise ConfigError(f"{where}: {unknown_name('statistics', name, STATISTICS)}")
-    experiment = parse_config(table, where)
-    if entry.apart is None:
-        return Variation(entry.name, experiment, statistics)
+    variation = Variation(entry.name, parse_config(table, where), statistics)
+    if entry.add_domain is None:
+        return variation
     bases = {variation.name: variation for variation in before}
-    if entry.apart.base not in bases:
-        raise ConfigError(f"{where}: {unknown_name('apart.base above it', entry.apart.base, bases)}")
-    base = bases[entry.apart.base]
-    if len(experiment.data.categories) != 1 or not base.domains or (base.apart is None and len(base.domains) != 1):
-        raise ConfigError(f"{where}: apart adds one domain to a network of one: name one in data.categories of both")
-    if (experiment.norm.axis, experiment.norm.affine, statistics) != ("category", "domain", ("kept",)):
-        raise ConfigError(f'{where}: apart needs norm.axis = "category", norm.affine = "domain", statistics = ["kept"]')
-    if experiment.data.unlabelled:
-        raise ConfigError(f"{where}: apart trains a domain on its labelled rows: leave data.unlabelled out")
-    return Variation(entry.name, experiment, statistics, entry.apart, base)
+    if entry.add_domain.base not in bases:
+        raise ConfigError(f"{where}: {unknown_name('add_domain.base above it', entry.add_domain.base, bases)}")
+    base = bases[entry.add_domain.base]
+    _check_addition(where, variation, base)
+    return replace(variation, addition=entry.add_domain, base=base)
+
+
+def _check_addition(where: str, variation: Variation, base: Variation) -> None:
+    """Refuse an experiment that does not train one domain beside those of its base."""
+    experiment, wants_one = variation.experiment, "add_domain adds one domain to a network of one"
+    data, norm = experiment.data, experiment.norm
+    if len(data.categories) != 1 or not base.categories or (base.addition is None and len(base.categories) != 1):
+        raise ConfigError(f"{where}: {wants_one}: name one in data.categories of both")
+    if (norm.axis, norm.affine, variation.statistics) != ("category", "domain", ("kept",)):
+        raise ConfigError(
+            f'{where}: add_domain needs norm.axis = "category", norm.affine = "domain", statistics = ["kept"]'
+        )
+    if data.unlabelled:
+        raise ConfigError(f"{where}: add_domain trains a domain on its labelled rows: leave data.unlabelled out")
 
 
 def _check_variation(
     variation: Variation, rows: tuple[tuple[Sample, ...], tuple[Sample, ...]], sites: Sequence[EvaluationSite]
 ) -> None:
-    """Refuse domains that do not fit the system, and policies that do not fit the domains or the sites.
+    """Refuse domains that do not fit the system, and statistics that do not fit the domains or the sites.
 
-    ``rows``: the labelled ones and the unlabelled ones.
+    ``rows`` are the labelled and the unlabelled ones.
     """
-    resolved = resolve(variation.experiment, sum(rows, ()))
-    norm, material = resolved.norm, material_of(resolved, *rows)
-    names = material.domains
+    resolved = choose_domain_fields(variation.experiment, sum(rows, ()))
+    norm, training_rows = resolved.norm, make_training_rows(resolved, *rows)
+    names = training_rows.domains
     if names or norm.layers != "batch":
         DomainPolicy(norm.axis, names, norm.affine, norm.layers)
-    if material.latent and "measured" in variation.statistics:
+    if training_rows.latent and "measured" in variation.statistics:
         raise ConfigError('its domains are guessed, so none can be measured: leave "measured" out of statistics')
     if not norm.domain_fields and {"mixture", "ensemble"} & set(variation.statistics):
         raise ConfigError('"mixture" and "ensemble" are of several domains, and this network has none: set norm.axis')
     for site in sites:
-        found = rows_of(site, variation.domains)
+        found = samples_of_site(site, variation.categories)
         if variation.base is not None:
             continue
         unknown = (
@@ -219,8 +279,12 @@ def _check_variation(
             )
 
 
-def rows_of(site: EvaluationSite, wanted: Sequence[str]) -> tuple[Sample, ...]:
-    """The rows of a site that show these kinds of object, all for ()."""
+def samples_of_site(site: EvaluationSite, wanted: Sequence[str]) -> tuple[Sample, ...]:
+    """Return the rows of a site that show these categories; () returns all.
+
+    Raises:
+        DataError: The site has no query among them.
+    """
     rows = tuple(sample for sample in site.samples if not wanted or sample.category in wanted)
     if not any(sample.split is Split.QUERY for sample in rows):
         raise DataError(f'{site.manifest}: no row of split "query"{" shows " + ", ".join(wanted) if wanted else ""}')

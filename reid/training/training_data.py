@@ -1,6 +1,6 @@
-"""What a training is made of: the rows of its manifests, their labels as numbers, the crops in memory.
+"""What a training reads: the rows of its manifests, their labels as numbers, and the crops in memory.
 
-Also fills in what an experiment leaves to the data.  Knows nothing of networks.
+It also fills in the settings of an experiment that depend on the data.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ UNKNOWN = -1  # the class of an unlabelled row
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """The training rows and the names that follow from them.
+    """The rows of a training and the names that follow from them.
 
-    ``domain_fields`` are the fields that name a normalization domain, () for plain batch normalization; ``latent`` is
-    the number of domains that no field names, where the network guesses them, else 0.  ``unlabelled`` are rows
-    whose identities are not known, of a site to adapt to.
+    Attributes:
+        samples: The labelled rows.
+        domain_fields: The fields that name a normalization domain; () for plain batch normalization.
+        latent: The number of domains that no field names, where the network guesses them; else 0.
+        unlabelled: Rows of a site to adapt to, whose identities are not known.
     """
 
     samples: tuple[Sample, ...]
@@ -44,56 +46,60 @@ class TrainingRows:
     unlabelled: tuple[Sample, ...] = ()
 
     @property
-    def rows(self) -> tuple[Sample, ...]:
+    def all_samples(self) -> tuple[Sample, ...]:
         """All N rows, the unlabelled ones last."""
         return self.samples + self.unlabelled
 
     @cached_property
     def digest(self) -> str:
-        """Short hash of the rows: a run must be continued on the same ones."""
-        return samples_digest(self.rows)
+        """A short hash of the rows: a run must continue on the same ones."""
+        return samples_digest(self.all_samples)
 
     @cached_property
     def classes(self) -> tuple[IntArray, tuple[tuple[str, str], ...]]:
-        """Class int64 of every labelled row, and the (domain, identity) of every class."""
+        """The class int64 of every labelled row, and the (category, identity) of every class."""
         return identity_classes(self.samples)
 
     @cached_property
-    def labels(self) -> tuple[str, ...]:
-        """The normalization domain (N,) of every row.
+    def domain_names(self) -> tuple[str, ...]:
+        """The name (N,) of the normalization domain of every row.
 
-        The unlabelled rows have the name that images of their site will have at test.  Where labelled rows have it
-        too, theirs are domains of their own, "source/person" beside "person": the two sites may look different.
+        Unlabelled rows have the name that images of their site will have at test. Where labelled rows have the same
+        name, theirs become domains of their own, "source/person" beside "person", because the two sites may look
+        different.
         """
-        own, target = (
+        labelled, unlabelled = (
             [domain_of(sample, self.domain_fields) for sample in part] for part in (self.samples, self.unlabelled)
         )
-        if self.domain_fields and not set(own).isdisjoint(target):
-            own = [f"{SOURCE}/{label}" for label in own]
-        return (*own, *target)
+        if self.domain_fields and not set(labelled).isdisjoint(unlabelled):
+            labelled = [f"{SOURCE}/{name}" for name in labelled]
+        return (*labelled, *unlabelled)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
-        """The normalization domains, sorted; DataError when a row lacks a field that names its own."""
+        """The normalization domains, sorted; DataError where a row lacks a field that names its domain."""
         for field in self.domain_fields:
-            without = sum(not getattr(sample, field) for sample in self.rows)
+            without = sum(not getattr(sample, field) for sample in self.all_samples)
             if without:
                 raise DataError(
-                    f"{without} of {len(self.rows)} training rows have no {field}, which norm.domain_fields ="
+                    f"{without} of {len(self.all_samples)} training rows have no {field}, which norm.domain_fields ="
                     f' {list(self.domain_fields)} needs; fill the column in, or set norm.axis = "batch"'
                 )
         if self.latent:
             return tuple(f"latent-{number}" for number in range(self.latent))
-        return tuple(sorted(set(self.labels))) if self.domain_fields else ()
+        return tuple(sorted(set(self.domain_names))) if self.domain_fields else ()
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """All N training crops and their labels, in memory.
+    """All N crops of a training and their labels, in memory.
 
-    ``crops`` (N, 3, H, W) uint8; ``targets`` (N,) int64 in 0..I-1, the identity, -1 for unlabelled rows, which
-    are the last; ``modalities`` (N,) int64; ``domains`` (N,) int64 indices into the network's normalization
-    domains, or None for plain batch normalization.
+    Attributes:
+        crops: Images (N, 3, H, W) uint8.
+        targets: The identity (N,) int64 of each crop, 0..I-1; -1 for unlabelled crops, which come last.
+        modalities: The modality (N,) int64 of each crop.
+        domains: The normalization domain (N,) int64 of each crop, an index into the domains of the network; None for
+            plain batch normalization.
     """
 
     crops: Tensor
@@ -102,40 +108,47 @@ class TrainingSet:
     domains: Tensor | None
 
 
-def gather(experiment: Experiment) -> tuple[Experiment, TrainingRows]:
-    """The rows an experiment trains on, and the experiment with everything filled in that it leaves to them."""
+def read_training_rows(experiment: Experiment) -> tuple[Experiment, TrainingRows]:
+    """Read the rows of an experiment and fill in what it leaves to the data."""
     samples, unlabelled = training_samples(experiment), unlabelled_samples(experiment)
-    resolved = resolve(experiment, (*samples, *unlabelled))
-    return resolved, material_of(resolved, samples, unlabelled)
+    resolved = choose_domain_fields(experiment, (*samples, *unlabelled))
+    return resolved, make_training_rows(resolved, samples, unlabelled)
 
 
-def material_of(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> TrainingRows:
-    """The rows as the material of an experiment that :func:`resolve` has filled in."""
+def make_training_rows(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> TrainingRows:
+    """Make the rows of an experiment that :func:`choose_domain_fields` has filled in."""
     norm = resolved.norm
     return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled))
 
 
 def training_samples(experiment: Experiment) -> tuple[Sample, ...]:
-    """The labelled rows an experiment trains on: split "train" of its manifests, of the categories it names."""
+    """Read the labelled rows of an experiment: split "train" of its manifests, of the categories that it names.
+
+    Raises:
+        DataError: No row has one of the categories, or there is no row to train on.
+    """
     rows = [sample for path in experiment.data.manifests for sample in read_manifest(Path(path))]
     wanted, known = experiment.data.categories, sorted({sample.category for sample in rows})
     for category in wanted:
         if category not in known:
             raise DataError(f'data.categories: no row has category "{category}"; the manifests have {", ".join(known)}')
-    kept = tuple(s for s in rows if s.split is Split.TRAIN and (not wanted or s.category in wanted))
-    if not kept:
+    chosen = tuple(s for s in rows if s.split is Split.TRAIN and (not wanted or s.category in wanted))
+    if not chosen:
         where = ", ".join(experiment.data.manifests)
         raise DataError(f'{where}: no row of split "train"{" of these categories" if wanted else ""} to train on')
-    return kept
+    return chosen
 
 
 def unlabelled_samples(experiment: Experiment) -> tuple[Sample, ...]:
-    """The rows of ``data.unlabelled``, of the categories it names, without the identities that may stand there.
+    """Read the rows of ``data.unlabelled``, of the categories that the experiment names, and drop their identities.
 
-    Split "train" of each manifest or, where it has none (a film that was cut into crops), "gallery"; queries are
-    for testing and never trained on.
+    They are the rows of split "train" of each manifest. A manifest that has none, such as that of a video that was cut
+    into crops, gives its rows of split "gallery". Queries are for testing and never used.
+
+    Raises:
+        DataError: A manifest has no such row.
     """
-    wanted, kept = experiment.data.categories, list[Sample]()
+    wanted, chosen = experiment.data.categories, list[Sample]()
     for path in experiment.data.unlabelled:
         rows = [s for s in read_manifest(Path(path)) if not wanted or s.category in wanted]
         parts = ([s for s in rows if s.split is split] for split in (Split.TRAIN, Split.GALLERY))
@@ -145,14 +158,17 @@ def unlabelled_samples(experiment: Experiment) -> tuple[Sample, ...]:
                 f'{path}: no row of split "train" or "gallery"{" of these categories" if wanted else ""}'
                 " for data.unlabelled"
             )
-        kept += [replace(sample, identity="") for sample in found]
-    return tuple(kept)
+        chosen += [replace(sample, identity="") for sample in found]
+    return tuple(chosen)
 
 
-def resolve(experiment: Experiment, samples: Sequence[Sample]) -> Experiment:
-    """The experiment with the fields that name a norm domain filled in, where it leaves them to the data.
+def choose_domain_fields(experiment: Experiment, samples: Sequence[Sample]) -> Experiment:
+    """Fill in the fields that name a normalization domain, where the experiment leaves them to the data.
 
-    By default the field of the norm's kind, preceded by "domain" when there are several kinds of object.
+    The default is the field of the axis, preceded by the category if the samples have several categories.
+
+    Raises:
+        ConfigError: The system is unknown, or it cannot be trained on these rows.
     """
     norm = experiment.norm
     _check_norm(experiment)
@@ -164,7 +180,7 @@ def resolve(experiment: Experiment, samples: Sequence[Sample]) -> Experiment:
 
 
 def _check_norm(experiment: Experiment) -> None:
-    """Refuse norms that there are none of, or that could not be trained on these rows."""
+    """Refuse unknown systems and losses, and norms that these rows cannot train."""
     norm, unlabelled = experiment.norm, experiment.data.unlabelled
     if norm.layers not in SYSTEMS:
         raise ConfigError(f"norm.system: {unknown_name('norm system', norm.layers, SYSTEMS)}")
@@ -184,17 +200,24 @@ def _check_norm(experiment: Experiment) -> None:
 
 
 def load_training_set(
-    material: TrainingRows, transform: EvaluationTransform, *, threads: int, progress: bool
+    rows: TrainingRows, transform: EvaluationTransform, *, threads: int, progress: bool
 ) -> TrainingSet:
-    """All crops, resized, read with ``threads``, and their labels; ``progress`` draws a bar on stderr."""
+    """Load all crops, resized, and their labels.
+
+    Args:
+        rows: The rows of the training.
+        transform: How crops are resized.
+        threads: How many threads read files.
+        progress: Whether to draw a bar on stderr.
+    """
     modalities = {value: number for number, value in enumerate(Modality)}
-    domains = {name: number for number, name in enumerate(material.domains)}
-    with tqdm(desc="reading crops", total=len(material.rows), unit="img", disable=not progress) as bar:
-        crops = load_crops(material.rows, transform, workers=threads, progress=bar.update)
-    unknown = torch.full((len(material.unlabelled),), UNKNOWN, dtype=torch.int64)
+    domains = {name: number for number, name in enumerate(rows.domains)}
+    with tqdm(desc="reading crops", total=len(rows.all_samples), unit="img", disable=not progress) as bar:
+        crops = load_crops(rows.all_samples, transform, workers=threads, progress=bar.update)
+    unknown = torch.full((len(rows.unlabelled),), UNKNOWN, dtype=torch.int64)
     return TrainingSet(
         crops=crops,
-        targets=torch.cat([torch.from_numpy(material.classes[0]), unknown]),
-        modalities=torch.tensor([modalities[sample.modality] for sample in material.rows]),
-        domains=torch.tensor([domains[label] for label in material.labels]) if material.domain_fields else None,
+        targets=torch.cat([torch.from_numpy(rows.classes[0]), unknown]),
+        modalities=torch.tensor([modalities[sample.modality] for sample in rows.all_samples]),
+        domains=torch.tensor([domains[name] for name in rows.domain_names]) if rows.domain_fields else None,
     )

@@ -1,9 +1,8 @@
 """A whole training: read the data, build the network, run the epochs, measure the domains, save.
 
-``train`` depends on the experiment, the data and the number of threads only: one seed drives the
-first weights, the batches and the augmentation, each epoch from its own part of it.  So a run that
-was interrupted continues from its last checkpoint to the same numbers, bit for bit on one machine.
-It knows nothing of command lines.
+The result depends only on the experiment, the data and the number of threads. One seed drives the first weights, the
+batches and the augmentation, and each epoch draws from its own part of it. So a run that was interrupted continues from
+its last checkpoint to the same numbers, bit for bit on one machine.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from reid.models.checkpoint import Checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.training.batches import BatchSampler
-from reid.training.initial_weights import fill, note_start, open_start, transform_of
+from reid.training.initial_weights import fill_embedder, load_initial_weights, make_transform, record_initial_weights
 from reid.training.loop import EpochReport, Learner, TrainingLoop, make_optimizer
 from reid.training.run_folder import RunFolder
-from reid.training.training_data import TrainingRows, TrainingSet, gather, load_training_set
+from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, read_training_rows
 
 OnEpoch = Callable[[EpochReport], object]
 CALIBRATION_BATCH = 128
@@ -47,115 +46,142 @@ def train(
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Path:
-    """Train as ``experiment`` says in the folder ``out``; returns the file of the final weights.
+    """Train a network in a folder.
 
-    A folder with a finished run of the same experiment is left as it is; an unfinished one is continued
-    from its last epoch, or started over when ``resume`` is false.  A folder of another experiment is a
-    ConfigError.  ``progress`` draws a bar on stderr; ``on_epoch`` is called after each epoch was saved.
+    A finished run of the same experiment is left as it is, and an unfinished one continues after its last epoch.
 
-    After the last epoch the statistics of every normalization domain are measured over its training
-    crops, unaugmented, with the final weights.  Plain batch normalization keeps its running averages.
-    Unlabelled crops make domains like the others: see :attr:`~reid.training.training_data.Material.labels`.
+    After the last epoch, the statistics of every normalization domain are measured over its training crops, without
+    augmentation, with the final weights. Plain batch normalization keeps its running averages. Unlabelled crops form
+    domains like the others; see :attr:`~reid.training.training_data.TrainingRows.domain_names`.
+
+    Args:
+        experiment: Decides everything about the training except the data.
+        out: The folder of the run.
+        resume: Whether an unfinished run continues; else it starts over.
+        progress: Whether to draw a bar on stderr.
+        on_epoch: Is called after each epoch was saved.
+
+    Returns:
+        The file of the final weights.
+
+    Raises:
+        ConfigError: The folder holds a run of another experiment, or the training diverged.
+        DataError: The rows cannot be read, or are not those with which the run began.
+        WeightsError: The initial weights or the checkpoint cannot be used.
     """
     folder = RunFolder(out)
     if not resume:
         folder.clear()
-    experiment, material = gather(experiment)
-    start = open_start(experiment.network)
-    experiment = note_start(experiment, start)
+    experiment, rows = read_training_rows(experiment)
+    start = load_initial_weights(experiment.network)
+    experiment = record_initial_weights(experiment, start)
     folder.open(experiment)
     if folder.weights.exists():
         folder.check_weights()
-        return folder.weights
-    norm = experiment.norm
-    transform = transform_of(experiment, start)
-    with torch_settings(experiment.train.threads):
-        learner = build_learner(experiment, material, start)
-        data = load_training_set(material, transform, threads=experiment.train.threads, progress=progress)
-        augment = TrainTransform(**experiment.augment.model_dump())
-        optimizer = make_optimizer(learner, experiment.train)
-        loop = TrainingLoop(learner, optimizer, data, augment, transform, experiment.train, norm.target_loss)
-        run_epochs(loop, folder, material, progress, on_epoch)
-        network = final_network(learner.embedder, data, material, experiment, transform)
-    domain_fields = () if SYSTEMS[norm.layers].guesses else material.domain_fields
-    extra = {"experiment": to_toml(experiment), "data": material.digest}
-    spec = learner.embedder.spec
-    save_checkpoint(folder.weights, network, spec, transform, domain_fields, material.domains, extra)
+    else:
+        _train_network(experiment, rows, start, folder, progress, on_epoch)
     return folder.weights
 
 
-def build_learner(experiment: Experiment, material: TrainingRows, start: Checkpoint | None = None) -> Learner:
-    """A fresh network, from ``start`` where it is given, with its norms converted and a classifier.
+def _train_network(
+    experiment: Experiment,
+    rows: TrainingRows,
+    start: Checkpoint | None,
+    folder: RunFolder,
+    progress: bool,
+    on_epoch: OnEpoch | None,
+) -> None:
+    """Train the epochs that are missing, measure the domains and save the weights."""
+    norm, transform = experiment.norm, make_transform(experiment, start)
+    with torch_settings(experiment.train.threads):
+        learner = build_learner(experiment, rows, start)
+        data = load_training_set(rows, transform, threads=experiment.train.threads, progress=progress)
+        augment = TrainTransform(**experiment.augment.model_dump())
+        optimizer = make_optimizer(learner, experiment.train)
+        loop = TrainingLoop(learner, optimizer, data, augment, transform, experiment.train, norm.target_loss)
+        run_epochs(loop, folder, rows, progress, on_epoch)
+        network = final_network(learner.embedder, data, rows, experiment, transform)
+    domain_fields = () if SYSTEMS[norm.layers].guesses else rows.domain_fields
+    extra = {"experiment": to_toml(experiment), "data": rows.digest}
+    spec = learner.embedder.spec
+    save_checkpoint(folder.weights, network, spec, transform, domain_fields, rows.domains, extra)
 
-    The same one for the same seed.  All domains begin with the statistics, scale and shift of ``start``.
+
+def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint | None = None) -> Learner:
+    """Build a new network with converted norms and a classifier; the same one for the same seed.
+
+    Args:
+        experiment: The experiment, with its domain fields filled in.
+        rows: Give the domains and the number of identities.
+        start: Initial weights; all domains begin with their statistics, scale and shift.
     """
     torch.manual_seed(_seed(experiment.train.seed, _INIT))
     parts = experiment.network
     embedder = Embedder(NetworkSpec(parts.backbone, parts.pooling, parts.neck))
     if start is not None:
-        fill(embedder, start)
+        fill_embedder(embedder, start)
     network: nn.Module = embedder
     norm = experiment.norm
-    if material.domains or norm.layers != "batch":
-        network = convert_norm(network, DomainPolicy(norm.axis, material.domains, norm.affine, norm.layers))
-    learner = Learner(cast(Embedder, network), len(material.classes[1]))
+    if rows.domains or norm.layers != "batch":
+        network = convert_norm(network, DomainPolicy(norm.axis, rows.domains, norm.affine, norm.layers))
+    learner = Learner(cast(Embedder, network), len(rows.classes[1]))
     return learner.to(memory_format=torch.channels_last)
 
 
 def final_network(
     embedder: Embedder,
     data: TrainingSet,
-    material: TrainingRows,
+    rows: TrainingRows,
     experiment: Experiment,
     transform: EvaluationTransform,
 ) -> nn.Module:
-    """The trained network, in evaluation mode, with the statistics of every domain measured afresh.
+    """Measure the statistics of every domain again and return the network in evaluation mode.
 
-    After training in bfloat16 its kernels are rounded to the nearest float16, which is finer, before the measuring.
+    After a training in bfloat16, the kernels are first rounded to the nearest float16, which is finer.
     """
     network: nn.Module = embedder.eval()
     if experiment.train.precision == "bfloat16":
         round_kernels(network)
     if data.domains is not None:
         batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
-        measured = ((transform.normalise(data.crops[rows]), domains) for rows, domains in batches)
-        network = install(network, calibrate(network, measured, material.domains, domain_fields=material.domain_fields))
+        images = ((transform.normalise(data.crops[numbers]), domain) for numbers, domain in batches)
+        network = install(network, calibrate(network, images, rows.domains, domain_fields=rows.domain_fields))
     return network.to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
 def round_kernels(network: nn.Module) -> None:
-    """Bring the trained weights of convolutions and linear layers to the nearest float16: half the file."""
+    """Round the trained weights of convolutions and linear layers to float16, in place: the file is half as large."""
     for module in network.modules():
         if isinstance(module, _ConvNd | nn.Linear) and module.weight.requires_grad:
             module.weight.copy_(module.weight.half())
 
 
 def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Row numbers and domains (B,) of batches that hold one domain each, its images in random order.
+    """Give the row numbers and domains (B,) of batches that hold one domain each, its images in random order.
 
-    Where domains share statistics (``mixed``) every batch holds all of them, as in training.
+    Where domains share statistics (``mixed``), every batch holds all of them, as in training.
     """
     generator = torch.Generator().manual_seed(_seed(experiment.train.seed, _CALIBRATE))
     chosen = []
     for domain in range(int(domains.max()) + 1):
-        rows = torch.nonzero(domains == domain)[:, 0]
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)])
+        numbers = torch.nonzero(domains == domain)[:, 0]
+        chosen.append(numbers[torch.randperm(len(numbers), generator=generator)])
     if mixed:
         together = torch.cat(chosen)
         chosen = [together[torch.randperm(len(together), generator=generator)]]
-    for rows in chosen:
-        for part in torch.tensor_split(rows, -(-len(rows) // CALIBRATION_BATCH)):  # of nearly equal size
+    for numbers in chosen:
+        for part in torch.tensor_split(numbers, -(-len(numbers) // CALIBRATION_BATCH)):  # of nearly equal size
             yield part, domains[part]
 
 
 def run_epochs(
-    loop: TrainingLoop, folder: RunFolder, material: TrainingRows, progress: bool, on_epoch: OnEpoch | None
+    loop: TrainingLoop, folder: RunFolder, rows: TrainingRows, progress: bool, on_epoch: OnEpoch | None
 ) -> None:
-    """Train from the last checkpoint, or the beginning, to the last epoch; save after each."""
+    """Train from the last checkpoint, or from the beginning, to the last epoch; save after each epoch."""
     recipe = loop.recipe
-    history = _restore(loop, folder, material)
-    sampler = BatchSampler(material.samples, material.unlabelled, recipe, loop.objective.views)
+    history = _restore(loop, folder, rows)
+    sampler = BatchSampler(rows.samples, rows.unlabelled, recipe, loop.objective.views)
     with tqdm(
         desc="training",
         total=recipe.epochs * sampler.images,
@@ -170,17 +196,17 @@ def run_epochs(
             generator = torch.Generator().manual_seed(_seed(recipe.seed, _AUGMENT, epoch))
             report = loop.train_epoch(epoch, sampler.epoch(epoch), generator, bar.update)
             history.append(report.to_json())
-            _save(loop, folder, material, history)
+            _save(loop, folder, rows, history)
             bar.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, {report.describe()}")
             if on_epoch is not None:
                 on_epoch(report)
 
 
-def _save(loop: TrainingLoop, folder: RunFolder, material: TrainingRows, history: list[dict[str, float]]) -> None:
-    """Checkpoint first, metrics after: what the metrics tell is always saved."""
+def _save(loop: TrainingLoop, folder: RunFolder, rows: TrainingRows, history: list[dict[str, float]]) -> None:
+    """Save the checkpoint first and the metrics after it, so that the metrics never describe an unsaved epoch."""
     folder.save_state(
         {
-            "samples": material.digest,
+            "samples": rows.digest,
             "learner": loop.learner.state_dict(),
             "optimizer": loop.optimizer.state_dict(),
             "history": history,
@@ -189,12 +215,12 @@ def _save(loop: TrainingLoop, folder: RunFolder, material: TrainingRows, history
     folder.save_metrics(history)
 
 
-def _restore(loop: TrainingLoop, folder: RunFolder, material: TrainingRows) -> list[dict[str, float]]:
-    """Put the last checkpoint back, if there is one; returns the metrics of the epochs done."""
+def _restore(loop: TrainingLoop, folder: RunFolder, rows: TrainingRows) -> list[dict[str, float]]:
+    """Load the last checkpoint into the loop, if there is one, and return the metrics of the epochs so far."""
     state = folder.load_state()
     if state is None:
         return []
-    if state["samples"] != material.digest:
+    if state["samples"] != rows.digest:
         raise DataError(
             f"{folder.path}: the training rows are not those this run began with;"
             " restore the data, or train into another folder"
@@ -212,13 +238,13 @@ def _restore(loop: TrainingLoop, folder: RunFolder, material: TrainingRows) -> l
 
 
 def _seed(seed: int, *part: int) -> int:
-    """An independent 63-bit seed for each use of the experiment's one seed."""
+    """Derive an independent 63-bit seed for each use of the experiment's one seed."""
     return int(np.random.SeedSequence([seed, *part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager
 def torch_settings(threads: int) -> Iterator[None]:
-    """Use ``threads`` and torch's global generator for a while; both are as before afterwards."""
+    """Use a number of threads and torch's global generator during the ``with`` block; restore both afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     _keep_freed_memory()
@@ -230,9 +256,9 @@ def torch_settings(threads: int) -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep the memory of freed tensors for the next ones, where there is a glibc.
+    """Make glibc, where there is one, keep the memory of freed tensors for the next ones.
 
-    By default it returns large blocks to the system and asks again, every step; the page faults were a third
+    By default it returns large blocks to the system and asks for them again at every step. The page faults were a third
     of the time of a training step on a CPU.
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of the options in malloc.h

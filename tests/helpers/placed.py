@@ -1,4 +1,4 @@
-"""Published protocols from the authors' files to a report: each picture is read by the table and given an angle."""
+"""Score published protocols whose images have an angle each instead of an embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Q, G = Split.QUERY, Split.GALLERY
 
 
 def scored(spec: str, root: Path, degrees: Callable[[Sample], float]) -> Report:
-    """The report of the data set in ``root`` if each picture that is not for training is at ``degrees``."""
+    """Score the data set in ``root`` with each image that is not for training at ``degrees``."""
     data = open_data(spec, root)
     kept = tuple(sample for sample in data.samples if sample.split is not Split.TRAIN)
     vectors = at([degrees(sample) for sample in kept])
@@ -24,12 +24,13 @@ def scored(spec: str, root: Path, degrees: Callable[[Sample], float]) -> Report:
 
 
 def only(report: Report) -> Metrics:
+    """Return the metrics of a report with a single result."""
     (result,) = report.results
     return result.metrics
 
 
-def says(report: Report, *stamps: str) -> None:
-    """The line under the table names the protocol, its variant and its rule."""
+def assert_stamped(report: Report, *stamps: str) -> None:
+    """Assert that the lines under the table name the protocol, its variant and its rule."""
     text = " ".join(report_table(report).split())
     for stamp in stamps:
         assert stamp in text

@@ -1,4 +1,4 @@
-"""A training loop over a few tensors, without files."""
+"""A training loop over a few tensors, and scores of a sweep, without files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import camera_batchnorm, convert_norm
 from reid.training.loop import EpochReport, Learner, TrainingLoop, make_optimizer
+from reid.training.score_tables import Score
 from reid.training.training_data import TrainingSet
 
 COUNT, IDENTITIES, CAMERAS = 24, 4, 2
@@ -42,3 +43,8 @@ def train_epochs(loop: TrainingLoop, epochs: int) -> list[EpochReport]:
     """Train on all crops, three times in each epoch."""
     batches = [np.arange(COUNT, dtype=np.int64)] * 3
     return [loop.train_epoch(e, batches, torch.Generator().manual_seed(e)) for e in range(epochs)]
+
+
+def score(row: str, seed: int, rank1: float, direction: str = "visible->visible", category: str = "person") -> Score:
+    """Make the score of one row and seed at the site "seen"."""
+    return Score(row, "seen", category, direction, seed, rank1, rank1 / 2, 10, 20)

@@ -1,7 +1,7 @@
-"""The recipes in scripts/experiments/published: what they say, and that their commands run on the published layouts.
+"""The recipes in scripts/experiments/published: the text of their headers, and that the commands in them run.
 
-A recipe is run as its header tells, on a small tree that is laid out as its authors do, with sizes and numbers of
-epochs overridden: some steps of the real thing.  What it is meant to reach takes the data and a machine for it.
+The commands run on a small tree in the published layout, with smaller sizes and fewer epochs. Reaching the target of a
+recipe needs the data set and a large machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as torchvision publishes it for ResNet-50, of random weights."""
+    """A file of random weights in the format in which torchvision publishes ResNet-50."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet50.pth"
     torch.save(models.resnet50(weights=None).state_dict(), path)
@@ -58,25 +58,25 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def header(recipe: Path) -> str:
-    """The comment at the top, without its marks."""
+    """Return the comment at the top, without its # signs."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
     return "\n".join(line.removeprefix("#") for line in lines[: lines.index("")])
 
 
 def commands(recipe: Path) -> list[list[str]]:
-    """The words of every command in the header."""
+    """Return the words of every command in the header."""
     return [shlex.split(line) for line in header(recipe).splitlines() if line.startswith("   reid ")]
 
 
 def reid(*words: str) -> int:
-    """The exit code of a command."""
-    with pytest.raises(SystemExit) as left:
+    """Run a command and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
         main(list(words))
-    return int(left.value.code or 0)
+    return int(caught.value.code or 0)
 
 
 def lay_out(name: str, root: Path) -> None:
-    """The data set with pictures of noise, and what its smallest tree leaves out: two to train on in every camera."""
+    """Write the data set with images of noise; every camera gets at least two images to train on."""
     getattr(published_layouts, name)(root)
     if name == "market1501":
         for identity, camera in product(("0002", "0007"), (2, 4, 5)):
@@ -94,14 +94,14 @@ def lay_out(name: str, root: Path) -> None:
         Image.fromarray(random.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
 
 
-def told(recipe: Path) -> list[str]:
-    """What is wrong with what a recipe says of itself."""
+def faults_of(recipe: Path) -> list[str]:
+    """Name what the header or the settings of a recipe lack."""
     text, experiment = " ".join(header(recipe).split()), load_config(recipe)
     faults = []
-    if "To meet: " not in text or not FIGURE.search(text):
-        faults.append("no figure that it is meant to meet")
+    if "Target: " not in text or not FIGURE.search(text):
+        faults.append("states no target")
     if "was not run here" not in text:
-        faults.append("does not say that it was not run")
+        faults.append("does not state that it was not run")
     if not re.search(r"\(.+ et al\., \".+\", .*20\d\d", text):
         faults.append("names no paper")
     if experiment.data.size != (256, 128) or not 60 <= experiment.train.epochs <= 120:
@@ -113,27 +113,27 @@ def told(recipe: Path) -> list[str]:
     return faults
 
 
-def test_there_is_one_for_each_published_setting() -> None:
+def test_there_is_a_recipe_for_each_published_setting() -> None:
     found = {(recipe.stem.split("-", 1)[0], load_config(recipe).norm.axis) for recipe in RECIPES}
     assert found == {
-        *((name, kind) for name in ("market1501", "msmt17") for kind in ("batch", "camera")),
-        *((name, kind) for name in ("sysu_mm01", "regdb") for kind in ("batch", "modality")),
+        *((name, axis) for name in ("market1501", "msmt17") for axis in ("batch", "camera")),
+        *((name, axis) for name in ("sysu_mm01", "regdb") for axis in ("batch", "modality")),
     }
     assert "market1501-cbn-bot" in {recipe.stem for recipe in RECIPES}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_a_recipe_says_what_it_is(recipe: Path, tmp_path: Path) -> None:
-    assert told(recipe) == []
+def test_a_recipe_states_its_target_paper_and_commands(recipe: Path, tmp_path: Path) -> None:
+    assert faults_of(recipe) == []
     text = recipe.read_text(encoding="utf-8")
-    spoilt = tmp_path / recipe.name  # the wrong variants
-    for old, new in (("not run here", "run here"), ("To meet: ", ""), ("[256, 128]", "[128, 64]"), ("reid init", "#")):
+    spoilt = tmp_path / recipe.name  # wrong variants
+    for old, new in (("not run here", "run here"), ("Target: ", ""), ("[256, 128]", "[128, 64]"), ("reid init", "#")):
         spoilt.write_text(text.replace(old, new), encoding="utf-8")
-        assert len(told(spoilt)) == 1
+        assert len(faults_of(spoilt)) == 1
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_its_commands_run(
+def test_the_commands_of_a_recipe_run(
     recipe: Path, imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = recipe.stem.split("-", 1)[0]
@@ -145,7 +145,7 @@ def test_its_commands_run(
     lay_out(name, tmp_path / "data" / name)
 
     init, get, train, evaluate = commands(recipe)[:4]
-    assert get == ["reid", "weights", "get", "resnet50_imagenet"]  # its file is there already
+    assert get == ["reid", "weights", "get", "resnet50_imagenet"]  # its file exists already
     assert reid(*init[1:]) == 0
     sets = [word for item in TINY for word in ("--set", item)]
     assert reid(*train[1:], *sets) == 0
@@ -172,6 +172,6 @@ def test_a_manifest_for_each_trial(tmp_path: Path, capsys: pytest.CaptureFixture
     assert first != second
     capsys.readouterr()
     assert reid("init", str(root), "--protocol", "regdb:trial=2") == 1
-    assert "manifest-trial-2.csv is there already" in capsys.readouterr().err
+    assert "manifest-trial-2.csv" in capsys.readouterr().err
     assert reid("init", str(root), "--protocol", "regdb:trial=2", "--force") == 0
     assert reid("init", str(root), "--protocol", "regdb", "--pattern", "*") == 2

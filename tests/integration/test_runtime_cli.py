@@ -18,8 +18,7 @@ import torch
 from helpers.tiny_models import INTEL, Tiny
 from reid.data.images import read_image
 from reid.data.manifest import read_manifest
-from reid.evaluation import evaluate
-from reid.evaluation.reports.report import report_json
+from reid.evaluation import evaluate, report_json
 from reid.records import Embeddings, Split
 from reid.retrieval.embed import load_embeddings
 

@@ -1,4 +1,4 @@
-"""What must hold for the metrics of any vectors and labels."""
+"""Properties that hold for the metrics of any vectors and labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reid.evaluation.analysis.open_set import best_scores, score_histograms
-from reid.evaluation.labels import MarketLabels
-from reid.evaluation.metrics import NoMatchError, market_metrics, score_metrics
+from reid.evaluation.labels import Labels
+from reid.evaluation.metrics import MetricOptions, NoMatchError, market_metrics, score_metrics
 from reid.retrieval.rerank import k_reciprocal
 
 # No deadline: a busy machine may stall for seconds.
@@ -20,7 +20,7 @@ LABELS = ("query_identities", "gallery_identities", "query_cameras", "gallery_ca
 
 @st.composite
 def cases(draw):
-    """Vectors on a lattice (exact inner products, many ties), few identities and cameras."""
+    """Draw vectors on a lattice (exact inner products, many ties), and few identities and cameras."""
     queries, gallery = draw(st.integers(1, 6)), draw(st.integers(1, 24))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     vectors = [random.choice(np.float32([-0.5, 0.5]), size=(rows, 4)) for rows in (queries, gallery)]
@@ -31,7 +31,7 @@ def cases(draw):
 
 @st.composite
 def options(draw):
-    """Every way to compute the metrics must have these properties."""
+    """Draw a way to compute the metrics; every way has these properties."""
     return {
         "ties": draw(st.sampled_from(["worst", "mean"])),
         "variants": draw(st.sampled_from([(), ("trapezoid",), ("all_queries",), ("trapezoid", "all_queries")])),
@@ -111,7 +111,8 @@ def test_a_curved_monotone_transform_changes_nothing(case, how, transform):
     query, gallery, labels = case
     table = (query @ gallery.T).astype(np.float64)
     straight = evaluated(*case, **how)
-    assert_equal(straight, score_metrics(lambda start, stop: transform(table[start:stop]), **labels, **how))
+    curved = score_metrics(lambda start, stop: transform(table[start:stop]), Labels(**labels), MetricOptions(**how))
+    assert_equal(straight, curved)
 
 
 @relaxed
@@ -164,12 +165,12 @@ def test_rows_left_out_might_as_well_not_exist(case, how):
 
 @relaxed
 @given(cases(), options(), st.integers(0, 2**32 - 1))
-def test_places_left_out_might_as_well_not_exist(case, how, seed):
+def test_locations_left_out_might_as_well_not_exist(case, how, seed):
     query, gallery, labels = case
     one = {name: label[:1] if name.startswith("query") else label for name, label in labels.items()}
-    places = np.random.default_rng(seed).integers(0, 3, len(gallery))
-    whole = evaluated(query[:1], gallery, one, query_locations=[0], gallery_locations=places, **how)
-    assert_equal(whole, market_metrics(query[:1], gallery[places != 0], **rows_of(one, places != 0), **how))
+    locations = np.random.default_rng(seed).integers(0, 3, len(gallery))
+    whole = evaluated(query[:1], gallery, one, query_locations=[0], gallery_locations=locations, **how)
+    assert_equal(whole, market_metrics(query[:1], gallery[locations != 0], **rows_of(one, locations != 0), **how))
 
 
 @relaxed
@@ -178,7 +179,7 @@ def test_open_set_rates_do_not_depend_on_the_order_of_the_gallery(case, random):
     query, gallery, labels = case
     order = list(range(len(gallery)))
     random.shuffle(order)
-    one, other = MarketLabels(**labels), MarketLabels(**rows_of(labels, order))
+    one, other = Labels(**labels), Labels(**rows_of(labels, order))
     best, again = best_scores(query, gallery, one), best_scores(query, gallery[order], other)
     np.testing.assert_array_equal(best.right, again.right)
     np.testing.assert_array_equal(best.wrong, again.wrong)
@@ -209,7 +210,7 @@ def test_re_ranking_does_not_depend_on_the_order_of_a_gallery_without_ties(seed,
 @relaxed
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 3), st.sampled_from([3, 64, 127, 700]))
 def test_a_collapsed_embedding_scores_the_least_there_is(seed, wrong, right, dimension):
-    """All vectors equal: every wrong row stands first, wherever the rows lie and whatever the rounding."""
+    """Where all vectors are equal, every wrong row stands first, whatever the order of rows and the rounding."""
     random = np.random.default_rng(seed)
     vector = random.standard_normal(dimension).astype(np.float32)
     vector /= np.linalg.norm(vector)

@@ -148,6 +148,8 @@ def test_links_to_sources_lead_to_the_reference() -> None:
     assert redirected("[`a.py` `B`](../reid/norm/convert.py)", page) == "[`a.py` `B`][reid.norm.convert]"
     assert redirected("[a test](../tests/unit/test_site.py)", page) == "a test"
     assert redirected("[a page](results/norms.md)", page) == "[a page](results/norms.md)"
+    code = "```diff\n+[a test](../tests/nowhere.py)\n```\n"
+    assert redirected(code, page) == code
     with pytest.raises(SystemExit) as caught:
         redirected("[nowhere](../reid/nowhere.py)", page)
     assert "../reid/nowhere.py" in str(caught.value)

@@ -34,7 +34,7 @@ class Count(_Table):
 
     A text is a template for the words of the variants.
 
-    Args:
+    Attributes:
         images: Number of images.
         identities: Number of identities without distractors.
         tracks: Number of tracks.
@@ -48,7 +48,7 @@ class Count(_Table):
 class Variant(_Table):
     """A choice that the user makes, such as one of ten trials.
 
-    Args:
+    Attributes:
         default: The choice when the user makes none.
         choices: Maps each choice to the words that it inserts for ``{word}`` in templates.  The name of the variant is
             such a word too and stands for the choice itself.
@@ -69,7 +69,7 @@ class Variant(_Table):
 class FileGroup(_Table):
     """Files of one split, found by a glob or named in a list.
 
-    Args:
+    Attributes:
         split: The split of the files.
         pattern: A regular expression with the group ``identity`` and, if the names tell it, ``camera``.  It must match
             each path relative to the root, or each line of the list, where the group ``path`` is the file.
@@ -125,7 +125,7 @@ class FileGroup(_Table):
 class Division(_Table):
     """How the identities of a small data set are divided for training and testing.
 
-    Args:
+    Attributes:
         train: Number of identities for training.
         seed: Template of the number that decides the division.
         partitions: MATLAB file with the authors' partitions; the number then selects one of them.
@@ -141,7 +141,7 @@ class Division(_Table):
 class Rule(_Table):
     """How queries are scored against a gallery.  The defaults are the rule of Market-1501.
 
-    Args:
+    Attributes:
         ignore: Which gallery images are neither right nor wrong for a query.  "camera": images of its identity from its
             own camera, or from a camera at the same location.  "location": all images from its location, whoever they
             show (SYSU-MM01).  "itself": only the same image (leave-one-out).
@@ -208,7 +208,7 @@ class Rule(_Table):
 class Protocol(_Table):
     """A published data set: what it is, how its files are read and how it is scored.
 
-    Args:
+    Attributes:
         name: The name by which it is opened.
         title: The name in messages and reports.
         category: What its crops show.

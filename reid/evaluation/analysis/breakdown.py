@@ -1,21 +1,17 @@
-"""Where a score comes from: by pairs of cameras or modalities, and how much the camera itself attracts.
-
-Nothing here knows files or samples; a camera may as well be a modality or any other label of rows.
-"""
+"""Where a score comes from: scores by pairs of cameras or modalities, and how much the camera itself attracts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from reid.errors import DataError
-from reid.evaluation.answers import Labels, answers_to
-from reid.evaluation.labels import MarketLabels, check_labels
-from reid.evaluation.metrics import NoMatchError, market_metrics
+from reid.evaluation.labels import LabelArray, Labels, check_labels
+from reid.evaluation.metrics import MetricOptions, NoMatchError, vector_metrics
 from reid.evaluation.ranks import Float64Array
-from reid.evaluation.score_blocks import block_size, check_vectors, inner_products
+from reid.evaluation.score_blocks import check_rows, check_vectors, valid_blocks, vector_scores
 from reid.records import IntArray
 
 
@@ -23,8 +19,8 @@ from reid.records import IntArray
 class PairTable:
     """Scores of the queries of one group against the gallery rows of one group only.
 
-    ``mAP`` and ``rank1`` (A, B) float64, NaN without a match; ``matched`` (A, B) int64 counts the
-    queries behind a value; rows are ``query_groups`` (A,), columns ``gallery_groups`` (B,).
+    ``mAP`` and ``rank1`` (A, B) are float64, NaN without a right answer.  ``matched`` (A, B) int64 counts the queries
+    behind a value.  Rows are ``query_groups`` (A,), columns are ``gallery_groups`` (B,).
     """
 
     query_groups: tuple[str, ...]
@@ -38,10 +34,10 @@ class PairTable:
 class CameraBias:
     """How often the nearest row of another identity has the query's camera, beside what chance would give.
 
-    ``observed`` and ``expected`` (C,) float64, means over the ``queries`` (C,) int64 of each of
-    ``cameras``; ``shared`` and ``chance`` (Q,) are the same by query, NaN where the gallery has no
-    other identity.  ``factor`` is how many times as often as by chance, over all queries; 1 is fair,
-    NaN where no gallery row has a camera of the queries.
+    ``observed`` and ``expected`` (C,) float64 are means over the ``queries`` (C,) int64 of each of ``cameras``.
+    ``shared`` and ``chance`` (Q,) are the same for each query, NaN where the gallery has no other identity.
+    ``factor`` is how many times as often as by chance, over all queries: 1 is fair, NaN where no gallery row has a
+    camera of the queries.
     """
 
     cameras: tuple[str, ...]
@@ -56,33 +52,44 @@ class CameraBias:
 def pair_table(
     query_vectors: npt.ArrayLike,
     gallery_vectors: npt.ArrayLike,
-    labels: MarketLabels,
+    labels: Labels,
     *,
     query_groups: npt.ArrayLike,
     gallery_groups: npt.ArrayLike,
     ties: str = "worst",
     memory: int | None = None,
 ) -> PairTable:
-    """Metrics by pairs of groups, e.g. cameras or modalities; groups are labels (Q,) and (G,).
+    """Compute the metrics by pairs of groups, such as cameras or modalities.
 
-    The rule of ``labels`` holds within each pair.  All pairs together cost one evaluation.  ``memory``
-    bounds the bytes of scores held at a time.
+    The rule of ``labels`` holds within each pair.  All pairs together cost one evaluation.
+
+    Args:
+        query_vectors: Floats (Q, D), rows of unit length.
+        gallery_vectors: Floats (G, D).
+        labels: Labels of both.
+        query_groups: The group of each query, (Q,) strings or integers.
+        gallery_groups: The group of each gallery row, (G,).
+        ties: The tie rule, a key of :data:`reid.evaluation.ranks.TIES`.
+        memory: Bytes of scores to hold at a time.
+
+    Raises:
+        DataError: Vectors, labels or groups of other rows, or of a wrong type.
     """
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
-    asked = check_labels("query_groups", query_groups, len(queries))
-    shown = check_labels("gallery_groups", gallery_groups, len(gallery))
-    rows, columns = np.unique(asked), np.unique(shown)
+    sources = check_labels("query_groups", query_groups, len(queries))
+    targets = check_labels("gallery_groups", gallery_groups, len(gallery))
+    check_rows(labels, len(queries), len(gallery))
+    rows, columns = np.unique(sources), np.unique(targets)
     precision, rank1 = (np.full((len(rows), len(columns)), np.nan) for _ in range(2))
     matched = np.zeros((len(rows), len(columns)), np.int64)
+    options = MetricOptions(ties)
     for j, target in enumerate(columns):
-        there = np.flatnonzero(shown == target)
+        there = np.flatnonzero(targets == target)
         vectors = gallery[there]
         for i, source in enumerate(rows):
-            here = np.flatnonzero(asked == source)
+            here = np.flatnonzero(sources == source)
             try:
-                metrics = market_metrics(
-                    queries[here], vectors, **vars(_subset(labels, here, there)), ties=ties, memory=memory
-                )
+                metrics = vector_metrics(queries[here], vectors, labels.select(here, there), options, memory=memory)
             except NoMatchError:
                 continue
             precision[i, j], rank1[i, j] = metrics.mAP, metrics.rank(1)
@@ -90,60 +97,48 @@ def pair_table(
     return PairTable(_names(rows), _names(columns), precision, rank1, matched)
 
 
-def _subset(labels: MarketLabels, queries: IntArray, gallery: IntArray) -> MarketLabels:
-    chosen = {
-        name: column[queries if name.startswith("query") else gallery]
-        for name, column in vars(labels).items()
-        if column is not None
-    }
-    return replace(labels, **chosen)
-
-
-def _names(groups: Labels) -> tuple[str, ...]:
+def _names(groups: LabelArray) -> tuple[str, ...]:
     return tuple(str(group) for group in groups.tolist())
 
 
 def camera_bias(
-    query_vectors: npt.ArrayLike,
-    gallery_vectors: npt.ArrayLike,
-    *,
-    query_identities: npt.ArrayLike,
-    gallery_identities: npt.ArrayLike,
-    query_cameras: npt.ArrayLike,
-    gallery_cameras: npt.ArrayLike,
-    memory: int | None = None,
+    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: Labels, memory: int | None = None
 ) -> CameraBias:
-    """How much the query's own camera attracts its nearest neighbour, identity put aside.
+    """Measure how much the query's own camera attracts its nearest neighbour among other identities.
 
-    Only rows of other identities are looked at, since those of the same one differ in camera by the
-    protocol.  Chance is the share of the query's camera among these rows.  Rows that tie as nearest
-    count by their share.
+    Rows of the query's identity are not used, since the protocol makes them differ in camera.  Chance is the share of
+    the query's camera among the rows that are used.  Rows that tie as nearest count by their share.
+
+    Args:
+        query_vectors: Floats (Q, D), rows of unit length.
+        gallery_vectors: Floats (G, D).
+        labels: Labels of both, without locations.
+        memory: Bytes of scores to hold at a time.
+
+    Raises:
+        DataError: The gallery has no row of another identity for any query.
+
+    Example:
+        >>> labels = Labels(["anna"], ["ben", "cleo"], ["door"], ["door", "hall"])
+        >>> camera_bias(np.float32([[1, 0]]), np.float32([[0.8, 0.6], [0.6, 0.8]]), labels).factor
+        2.0
     """
-    queries, gallery = check_vectors(query_vectors, gallery_vectors)
-    answers = answers_to(
-        len(queries), len(gallery),
-        query_identities=query_identities, gallery_identities=gallery_identities,
-        query_cameras=query_cameras, gallery_cameras=gallery_cameras,
-    )  # fmt: skip
-    seen_by, of_gallery = answers.judgement.query_cameras, answers.judgement.gallery_cameras
-    shared, chance = np.full(len(queries), np.nan), np.full(len(queries), np.nan)
-    size = block_size(len(gallery), gallery.itemsize, memory)
-    scores = inner_products(queries, gallery, size)
-    for start in range(0, len(queries), size):
-        part = scores(start, min(start + size, len(queries)))
-        offsets, rows, _ = answers.judgement.same_identity(start, start + len(part))
-        part[offsets, rows] = -np.inf
-        best = part.max(axis=1)
+    table, size = vector_scores(query_vectors, gallery_vectors, labels, memory)
+    query_cameras, gallery_cameras = labels.camera_codes
+    shared, chance = np.full(labels.queries, np.nan), np.full(labels.queries, np.nan)
+    for start, scores, offsets, rows in valid_blocks(table, labels, size):
+        scores[offsets, rows] = -np.inf
+        best = scores.max(axis=1)
         for i in np.flatnonzero(best > -np.inf):
-            own = of_gallery == seen_by[start + i]
-            nearest = part[i] == best[i]
+            own = gallery_cameras == query_cameras[start + i]
+            nearest = scores[i] == best[i]
             shared[start + i] = np.count_nonzero(nearest & own) / np.count_nonzero(nearest)
-            other = part[i] > -np.inf
+            other = scores[i] > -np.inf
             chance[start + i] = np.count_nonzero(other & own) / np.count_nonzero(other)
-    return _bias(check_labels("query_cameras", query_cameras, len(queries)), shared, chance)
+    return _average_by_camera(labels.query_cameras, shared, chance)
 
 
-def _bias(cameras: Labels, shared: Float64Array, chance: Float64Array) -> CameraBias:
+def _average_by_camera(cameras: LabelArray, shared: Float64Array, chance: Float64Array) -> CameraBias:
     known = ~np.isnan(shared)
     if not known.any():
         raise DataError("camera bias: the gallery has no row of another identity for any query")

@@ -1,6 +1,7 @@
-"""How many crops of a camera are enough, and what a prior is worth: scores after calibrating on ever more crops.
+"""Measure how many crops of a camera are enough, and what a prior is worth.
 
-Slow: every point calibrates and embeds anew.
+Scores are measured after calibrating on more and more crops.
+This is slow, since every point calibrates and embeds anew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from reid.data.loading import Progress
 from reid.errors import DataError
-from reid.evaluation.analysis.camera_findings import BEFORE, scored
+from reid.evaluation.analysis.camera_findings import BEFORE, score_methods
 from reid.models.calibration import calibrate_checkpoint, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint
 from reid.records import Embeddings, Sample, Split, domain_of
@@ -25,8 +26,10 @@ PRIORS = (8.0, 32.0, 128.0)
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Scores, fractions averaged over all queries, where each camera had ``crops`` at most and a prior of ``prior``
-    images; 0 crops: before calibration."""
+    """Scores after calibrating each camera on at most ``crops`` crops with a prior of ``prior`` images.
+
+    The scores are fractions, averaged over all queries.  0 crops stand for the scores before calibration.
+    """
 
     crops: int
     prior: float
@@ -37,7 +40,7 @@ class CurvePoint:
 def score_curve(
     checkpoint: Checkpoint,
     pool: Sequence[Sample],
-    asked: Sequence[Sample],
+    test_samples: Sequence[Sample],
     *,
     domain_fields: Sequence[str] = (),
     crops: Sequence[int] = CROPS,
@@ -46,19 +49,33 @@ def score_curve(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[CurvePoint]:
-    """Points for ever more random crops without a prior, up to all there are; then the fewest with each prior.
+    """Score after calibrating on more and more random crops without a prior; then on the fewest with each prior.
 
-    Fewer crops are always among more.  Raises DataError without queries and a gallery.
+    A smaller number of crops is always a part of a larger one.
+
+    Args:
+        checkpoint: The network.
+        pool: The crops to calibrate on.
+        test_samples: Labelled queries and gallery rows.
+        domain_fields: The fields that name a camera; by default those of the network, or else the camera.
+        crops: How many crops of each camera to use, in turn; all crops come last.
+        priors: The priors to try with the fewest crops.
+        workers: Threads that decode images.
+        seed: Seed of the draw of crops.
+        progress: Called with the number of images done.
+
+    Raises:
+        DataError: There are no queries or no gallery.
     """
     for split in (Split.QUERY, Split.GALLERY):
-        if not any(sample.split is split for sample in asked):
+        if not any(sample.split is split for sample in test_samples):
             raise DataError(f'curve: no row of split "{split}"; scores need labelled queries and a gallery')
     fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
     shuffled: dict[str, list[Sample]] = defaultdict(list)
     random = np.random.default_rng(seed)
     for row in random.permutation(len(pool)).tolist():
         shuffled[domain_of(pool[row], fields)].append(pool[row])
-    names = sorted(shuffled.keys() | {domain_of(sample, fields) for sample in asked})
+    names = sorted(shuffled.keys() | {domain_of(sample, fields) for sample in test_samples})
     own = own_profiles(checkpoint, names, fields)
     before = checkpoint.with_profiles(own)
 
@@ -70,20 +87,25 @@ def score_curve(
                 checkpoint, rows, domain_fields=fields, prior=prior, workers=workers, seed=seed
             )
             used = checkpoint.with_profiles(replace_domains(own, found))
-        return _point(count, prior, embed(used, asked, workers=workers, progress=progress))
+        return _average_scores(count, prior, embed(used, test_samples, workers=workers, progress=progress))
 
     steps = curve_steps(max(len(rows) for rows in shuffled.values()), crops, priors)
     return [point(count, prior) for count, prior in steps]
 
 
 def curve_steps(most: int, crops: Sequence[int] = CROPS, priors: Sequence[float] = PRIORS) -> list[tuple[int, float]]:
-    """(crops, prior) of every point where a camera has ``most`` crops."""
+    """List the crops and the prior of every point where a camera has at most ``most`` crops.
+
+    Example:
+        >>> curve_steps(6, (2, 4), (16.0,))
+        [(0, 0.0), (2, 0.0), (4, 0.0), (6, 0.0), (2, 16.0)]
+    """
     counts = [count for count in crops if count < most] + [most]
     return [(0, 0.0), *((count, 0.0) for count in counts), *((counts[0], prior) for prior in priors)]
 
 
-def _point(crops: int, prior: float, embeddings: Embeddings) -> CurvePoint:
-    metrics = [line.metrics[BEFORE] for line in scored({BEFORE: embeddings})]
+def _average_scores(crops: int, prior: float, embeddings: Embeddings) -> CurvePoint:
+    metrics = [scores.metrics[BEFORE] for scores in score_methods({BEFORE: embeddings})]
     precision, rank1 = (
         float(np.nanmean(np.concatenate(columns)))
         for columns in ([m.average_precision for m in metrics], [m.rank1 for m in metrics])

@@ -1,6 +1,6 @@
 """What is found for a camera, and what follows from it: calibrate it, leave it, or get more crops.
 
-The module scores embeddings made before and after a change; :mod:`reid.evaluation.analysis.camera_report` makes them.
+This module scores embeddings from before and after a change; :mod:`reid.evaluation.analysis.camera_report` makes them.
 """
 
 from __future__ import annotations
@@ -13,29 +13,41 @@ import numpy as np
 
 from reid.evaluation.analysis.breakdown import camera_bias
 from reid.evaluation.analysis.intervals import LEVEL, Interval, PairedDifference, paired_difference
-from reid.evaluation.answers import Labels
+from reid.evaluation.labels import LabelArray, Labels
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
-from reid.evaluation.run import Report, evaluate
+from reid.evaluation.results import Report
+from reid.evaluation.run import evaluate
 from reid.records import Embeddings, IntArray
 
 BEFORE, CALIBRATED, CENTERED = "before", "calibrated", "centered"
 CALIBRATE, CENTER, LEAVE, MORE = "calibrate", "center", "leave", "more crops"
 UNCLEAR = "not clear"
-FEW = 64.0  # independent crops below which an unclear answer is blamed on their number
+FEW = 64.0  # with fewer independent crops, an unclear answer is blamed on their number
 NAN = float("nan")
+JSON_KEYS = {"decrease": "eased"}  # fields whose key in JSON is that of version 0.1.0
 Methods = Mapping[str, Embeddings]
 
 
 @dataclass(frozen=True)
 class CameraFinding:
-    """What was found for a camera.  NaN and None: not to be had from these data or this network.
+    """What was found for a camera.  NaN and None stand for what these data or this network do not give.
 
-    ``crops`` it was measured on, worth ``effective`` independent ones.  ``shift`` from the statistics the network
-    uses for it now, ``gap`` to the other cameras together (``layers``: in each norm layer), ``error`` to be expected
-    of the measurement: all in deviations of the activations.  ``same_camera``: share of crops whose nearest stranger
-    is of the same camera, by method, ``chance`` what it would be by chance; ``eased`` is how much it falls.
-    ``gain``: mAP with all cameras changed less mAP with all but this one, over all queries.
+    Attributes:
+        camera: The camera, or the names of the domain fields joined by "/".
+        crops: How many crops were measured.
+        effective: How many independent crops they are worth.
+        shift: Distance from the statistics that the network uses for the camera now, in deviations of the
+            activations.
+        gap: Distance from the statistics of all other cameras together, in the same unit.
+        error: The error to expect of the measured statistics, in the same unit.
+        layers: The gap in each normalization layer.
+        same_camera: The share of crops whose nearest crop of another identity is from the same camera, by method.
+        chance: What this share would be by chance.
+        decrease: How much the share falls from before to after the change.
+        gain: mAP over all queries with all cameras changed, minus mAP with all cameras but this one changed.
+        verdict: What to do: "calibrate", "center", "leave" or "more crops".
+        reason: Why, in one line.
     """
 
     camera: str
@@ -47,21 +59,22 @@ class CameraFinding:
     layers: Mapping[str, float] = field(default_factory=dict)
     same_camera: Mapping[str, float] = field(default_factory=dict)
     chance: float = NAN
-    eased: Interval | None = None
+    decrease: Interval | None = None
     gain: Interval | None = None
     verdict: str = LEAVE
     reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; null for what is not to be had."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        """Return plain values for JSON; null for what is not known."""
+        return {JSON_KEYS.get(key, key): _plain(value) for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """A line of scores: metrics by method, and the paired change of average precision and rank-1.
+class MethodScores:
+    """The scores of one category and direction by each method.
 
-    ``identities`` (Q,) are those of the queries.
+    ``precision`` and ``rank1`` are the paired changes of average precision and of rank-1.  ``identities`` (Q,) are
+    those of the queries.
     """
 
     category: str
@@ -72,7 +85,7 @@ class Scored:
     identities: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Fractions in 0..1."""
+        """Return plain values for JSON; scores are fractions in 0..1."""
         scores = {name: {"mAP": m.mAP, "rank1": m.rank(1)} for name, m in self.metrics.items()}
         changes = {
             name: {**asdict(change.difference), "p_value": change.p_value}
@@ -82,101 +95,123 @@ class Scored:
         return {"domain": self.category, "direction": self.direction, "queries": queries, **scores, "change": changes}
 
 
-def neighbours(
-    findings: Sequence[CameraFinding], methods: Methods, labels: Sequence[str], strangers: IntArray
+def add_neighbours(
+    findings: Sequence[CameraFinding], methods: Methods, cameras: Sequence[str], identity_codes: IntArray
 ) -> tuple[list[CameraFinding], dict[str, float]]:
-    """Fill in ``same_camera``, ``chance`` and ``eased``; also the factor of camera bias by method.
+    """Fill in ``same_camera``, ``chance`` and ``decrease`` of each finding.
 
-    ``labels`` name the camera of each row, ``strangers`` (N,) numbers what must not be taken for one another.
-    The last method is the one that is judged.
+    Args:
+        findings: The findings of all cameras.
+        methods: The embeddings of the same crops by each method; the last method is compared with "before".
+        cameras: The camera of each crop, (N,).
+        identity_codes: Numbers (N,); crops with different numbers count as different identities.
+
+    Returns:
+        The findings, and the factor of the camera bias by method.
     """
-    cameras = np.array(labels)
-    shared = {name: _shared(embeddings, cameras, strangers) for name, embeddings in methods.items()}
-    (first, by_chance), (last, _) = shared[BEFORE], list(shared.values())[-1]
+    names = np.array(cameras)
+    shares = {name: _same_camera_shares(embeddings, names, identity_codes) for name, embeddings in methods.items()}
+    (first, by_chance), (last, _) = shares[BEFORE], list(shares.values())[-1]
     filled = []
     for finding in findings:
-        rows = cameras == finding.camera
+        rows = names == finding.camera
         if np.isnan(first[rows]).all():
             filled.append(finding)
             continue
-        eased = paired_difference(last[rows], first[rows], strangers[rows], level=_level(len(findings))).difference
-        same = {name: float(np.nanmean(values[rows])) for name, (values, _) in shared.items()}
-        filled.append(replace(finding, same_camera=same, chance=float(np.nanmean(by_chance[rows])), eased=eased))
+        level = _corrected_level(len(findings))
+        change = paired_difference(last[rows], first[rows], identity_codes[rows], level=level)
+        same = {name: float(np.nanmean(values[rows])) for name, (values, _) in shares.items()}
+        chance = float(np.nanmean(by_chance[rows]))
+        filled.append(replace(finding, same_camera=same, chance=chance, decrease=change.difference))
     expected = float(np.nansum(by_chance))
-    factors = {name: float(np.nansum(values)) / expected if expected else NAN for name, (values, _) in shared.items()}
+    factors = {name: float(np.nansum(values)) / expected if expected else NAN for name, (values, _) in shares.items()}
     return filled, factors
 
 
-def scored(methods: Methods) -> list[Scored]:
-    """Every domain and direction of query and gallery rows by every method; the last is compared with "before"."""
+def score_methods(methods: Methods) -> list[MethodScores]:
+    """Score every category and direction by every method, and compare the last method with "before"."""
     reports = {name: evaluate(embeddings, protocol="cameras") for name, embeddings in methods.items()}
-    lines = []
+    scores = []
     for results in zip(*(report.results for report in reports.values()), strict=True):
         metrics = {name: result.metrics for name, result in zip(reports, results, strict=True)}
         before, after = metrics[BEFORE], results[-1].metrics
-        who = tuple(sample.identity for sample in results[0].asked)
-        lines.append(
-            Scored(
+        identities = tuple(sample.identity for sample in results[0].query_samples)
+        scores.append(
+            MethodScores(
                 results[0].category,
                 results[0].direction,
                 metrics,
-                paired_difference(before.average_precision, after.average_precision, who),
-                paired_difference(before.rank1, after.rank1, who),
-                who,
+                paired_difference(before.average_precision, after.average_precision, identities),
+                paired_difference(before.rank1, after.rank1, identities),
+                identities,
             )
         )
-    return lines
+    return scores
 
 
-def change_of_all(lines: Sequence[Scored]) -> Interval | None:
-    """The change of mAP over the queries of all lines together; None without any."""
-    if not lines:
+def change_of_all_queries(scores: Sequence[MethodScores]) -> Interval | None:
+    """Compute the change of mAP over the queries of all categories and directions together; None without any."""
+    if not scores:
         return None
-    before, after, who = [], [], []
-    for line in lines:
-        before.append(line.metrics[BEFORE].average_precision)
-        after.append(list(line.metrics.values())[-1].average_precision)
-        who += [f"{line.category}/{identity}" for identity in line.identities]
-    return paired_difference(np.concatenate(before), np.concatenate(after), who).difference
+    before, after, identities = [], [], []
+    for one in scores:
+        before.append(one.metrics[BEFORE].average_precision)
+        after.append(list(one.metrics.values())[-1].average_precision)
+        identities += [f"{one.category}/{identity}" for identity in one.identities]
+    return paired_difference(np.concatenate(before), np.concatenate(after), identities).difference
 
 
-def gains(
-    findings: Sequence[CameraFinding], before: Embeddings, after: Embeddings, labels: Sequence[str]
+def add_gains(
+    findings: Sequence[CameraFinding], before: Embeddings, after: Embeddings, cameras: Sequence[str]
 ) -> list[CameraFinding]:
-    """Fill in ``gain``: what is lost where a camera alone keeps its embeddings of before."""
-    cameras = np.array(labels)
-    full, who = _precisions(evaluate(after, protocol="cameras"))
+    """Fill in ``gain``: the mAP that is lost where one camera keeps its embeddings from before the change.
+
+    ``cameras`` (N,) are those of the rows of ``before`` and ``after``.
+    """
+    names = np.array(cameras)
+    full, identities = _average_precisions(evaluate(after, protocol="cameras"))
     filled = []
     for finding in findings:
-        rows = cameras == finding.camera
+        rows = names == finding.camera
         if not rows.any():
             filled.append(finding)
             continue
         vectors = np.where(rows[:, None], before.vectors, after.vectors)
         mixed = Embeddings(after.samples, vectors, f"{after.fingerprint} without {finding.camera}")
-        left, _ = _precisions(evaluate(mixed, protocol="cameras"))
-        filled.append(replace(finding, gain=paired_difference(left, full, who, level=_level(len(findings))).difference))
+        without, _ = _average_precisions(evaluate(mixed, protocol="cameras"))
+        change = paired_difference(without, full, identities, level=_corrected_level(len(findings)))
+        filled.append(replace(finding, gain=change.difference))
     return filled
 
 
-def judged(finding: CameraFinding, action: str, total: Interval | None) -> CameraFinding:
-    """The finding with a verdict: ``action`` ("calibrate", "center"), "leave" or "more crops", and one line why.
+def with_verdict(finding: CameraFinding, action: str, total: Interval | None) -> CameraFinding:
+    """Decide what to do with a camera, and say why in one line.
 
-    ``total`` is the change of mAP over all queries where all cameras are changed.  What labels say goes before what
-    neighbours say; a difference counts where its interval leaves 0 out.
+    What labels show goes before what neighbours show.  A difference counts where its interval does not contain 0.
+
+    Args:
+        finding: The finding of the camera.
+        action: What a change is called: "calibrate" or "center".
+        total: The change of mAP over all queries where all cameras are changed; None without labels.
+
+    Returns:
+        The finding with the verdict ``action``, "leave" or "more crops".
     """
     if np.isnan(finding.effective):
         return replace(finding, verdict=MORE, reason=f"{finding.crops} crops to measure it on")
-    verdict, reason = _by_labels(finding, action, total)
+    verdict, reason = _judge_by_labels(finding, action, total)
     if not verdict:
-        verdict, reason = _by_neighbours(finding, action)
+        verdict, reason = _judge_by_neighbours(finding, action)
     if verdict == LEAVE and reason.startswith(UNCLEAR) and finding.effective < FEW:
         verdict, reason = MORE, f"{reason}; worth {finding.effective:.0f} independent crops only"
     return replace(finding, verdict=verdict, reason=reason)
 
 
-def _by_labels(finding: CameraFinding, action: str, total: Interval | None) -> tuple[str, str]:
-    """Nothing, unless the change of all cameras is clear: a camera left alone among changed ones always suffers."""
+def _judge_by_labels(finding: CameraFinding, action: str, total: Interval | None) -> tuple[str, str]:
+    """Decide nothing ("") unless the change of all cameras is clear.
+
+    A single unchanged camera among changed ones always scores worse, which alone proves nothing.
+    """
     if finding.gain is None or total is None or total.low <= 0 <= total.high:
         return "", ""
     if total.high < 0:
@@ -188,41 +223,47 @@ def _by_labels(finding: CameraFinding, action: str, total: Interval | None) -> t
     return "", ""
 
 
-def _by_neighbours(finding: CameraFinding, action: str) -> tuple[str, str]:
-    if finding.eased is None:
+def _judge_by_neighbours(finding: CameraFinding, action: str) -> tuple[str, str]:
+    if finding.decrease is None:
         return LEAVE, f"{UNCLEAR}: no neighbours to compare"
     before, after = (100 * share for share in (finding.same_camera[BEFORE], list(finding.same_camera.values())[-1]))
-    told = f"nearest strangers of the same camera {before:.0f} -> {after:.0f} %, by chance {100 * finding.chance:.0f} %"
-    if finding.eased.low > 0 and before > 100 * finding.chance:
-        return action, told
-    return LEAVE, told if finding.eased.high < 0 else f"{UNCLEAR}: {told}"
+    shares = (
+        f"nearest crop of another identity from the same camera {before:.0f} -> {after:.0f} %,"
+        f" by chance {100 * finding.chance:.0f} %"
+    )
+    if finding.decrease.low > 0 and before > 100 * finding.chance:
+        return action, shares
+    return LEAVE, shares if finding.decrease.high < 0 else f"{UNCLEAR}: {shares}"
 
 
-def _shared(embeddings: Embeddings, cameras: Labels, strangers: IntArray) -> tuple[Float64Array, Float64Array]:
-    """Does the nearest stranger share the camera, and by chance (N,), within each kind of object; NaN without one."""
-    kinds = np.array([sample.category for sample in embeddings.samples])
+def _same_camera_shares(
+    embeddings: Embeddings, cameras: LabelArray, identity_codes: IntArray
+) -> tuple[Float64Array, Float64Array]:
+    """Find whether the nearest crop of another identity has the crop's camera (N,), and the same by chance (N,).
+
+    Only crops of the same category are compared; NaN where there is no crop of another identity.
+    """
+    categories = np.array([sample.category for sample in embeddings.samples])
     shared, chance = np.full(len(cameras), np.nan), np.full(len(cameras), np.nan)
-    for kind in np.unique(kinds):
-        rows = kinds == kind
-        if len(np.unique(strangers[rows])) < 2:
+    for category in np.unique(categories):
+        rows = categories == category
+        if len(np.unique(identity_codes[rows])) < 2:
             continue
-        bias = camera_bias(
-            embeddings.vectors[rows], embeddings.vectors[rows],
-            query_identities=strangers[rows], gallery_identities=strangers[rows],
-            query_cameras=cameras[rows], gallery_cameras=cameras[rows],
-        )  # fmt: skip
+        labels = Labels(identity_codes[rows], identity_codes[rows], cameras[rows], cameras[rows])
+        bias = camera_bias(embeddings.vectors[rows], embeddings.vectors[rows], labels)
         shared[rows], chance[rows] = bias.shared, bias.chance
     return shared, chance
 
 
-def _precisions(report: Report) -> tuple[Float64Array, list[str]]:
-    """Average precision of all queries of all results, and who they are of."""
+def _average_precisions(report: Report) -> tuple[Float64Array, list[str]]:
+    """Return the average precision of all queries of all results, and the identities of these queries."""
     values = np.concatenate([result.metrics.average_precision for result in report.results])
-    return values, [f"{sample.category}/{sample.identity}" for result in report.results for sample in result.asked]
+    samples = [sample for result in report.results for sample in result.query_samples]
+    return values, [f"{sample.category}/{sample.identity}" for sample in samples]
 
 
-def _level(comparisons: int) -> float:
-    """Of every one, so that all intervals hold together at the usual level (Bonferroni)."""
+def _corrected_level(comparisons: int) -> float:
+    """Return the level of each interval at which all of them hold together at the usual level (Bonferroni)."""
     return 1 - (1 - LEVEL) / max(comparisons, 1)
 
 

@@ -1,12 +1,13 @@
-"""Is it worth it to give these cameras statistics of their own?  Measured without labels, and with them where known.
+"""Measure whether it is worth it to give cameras statistics of their own.
 
-Without labels: how far a camera's statistics lie from what the network uses now and from the other cameras', how
-sure they are, how many independent crops there were, and whether nearest neighbours become less often of the same
-camera.  With queries and a gallery: mAP and rank-1 before and after on the same queries, and what each camera
-contributes.  Embeddings centered per camera are measured beside it, and in its place where a network has no
-BatchNorm.
+Without labels, the report measures how far a camera's statistics lie from those that the network uses now and from
+those of the other cameras, how certain they are, how many independent crops there were, and whether nearest neighbours
+become less often crops of the same camera.  With queries and a gallery it also measures mAP and rank-1 before and after
+on the same queries, and what each camera contributes.  Embeddings centred per camera are measured beside it, and in
+its place where a network has no BatchNorm.
 
-What unlabelled neighbours cannot tell apart: a camera that attracts strangers, and one person seen twice by it.
+Unlabelled neighbours cannot distinguish a camera that attracts other identities from a camera that recorded one person
+twice.
 """
 
 from __future__ import annotations
@@ -28,20 +29,15 @@ from reid.evaluation.analysis.camera_findings import (
     CENTER,
     CENTERED,
     CameraFinding,
-    Scored,
-    change_of_all,
-    gains,
-    judged,
-    neighbours,
-    scored,
+    MethodScores,
+    add_gains,
+    add_neighbours,
+    change_of_all_queries,
+    score_methods,
+    with_verdict,
 )
-from reid.evaluation.analysis.drift import effective_size, layer_distances, lookalikes, split_half
-from reid.models.calibration import (
-    calibrate_checkpoint,
-    can_be_calibrated,
-    own_profiles,
-    replace_domains,
-)
+from reid.evaluation.analysis.drift import effective_size, group_lookalikes, layer_distances, split_half_error
+from reid.models.calibration import calibrate_checkpoint, can_be_calibrated, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint
 from reid.models.image_statistics import measure_images
 from reid.norm import Profiles
@@ -57,32 +53,36 @@ MOST = 512  # crops of a camera that are resampled and whose neighbours are look
 class CameraReport:
     """The findings of all cameras.
 
-    ``action`` is what the verdicts speak of: "calibrate", or "center" for a network without BatchNorm.  ``bias`` by
-    method: how many times as often as by chance a crop's nearest stranger is of its camera.  ``scores`` is empty
-    where no query has an answer.  ``profiles`` has measured statistics for the cameras to calibrate and for the
-    others those that the network uses now; None without BatchNorm.
+    Attributes:
+        action: What the verdicts recommend: "calibrate", or "center" for a network without BatchNorm.
+        cameras: One finding for each camera.
+        bias: How many times as often as by chance a crop's nearest crop of another identity is from its camera, by
+            method.
+        scores: Scores before and after; empty where no query has a right answer.
+        profiles: Measured statistics for the cameras to calibrate, and for the others those that the network uses
+            now; None without BatchNorm.
     """
 
     action: str
     cameras: tuple[CameraFinding, ...]
     bias: Mapping[str, float]
-    scores: tuple[Scored, ...]
+    scores: tuple[MethodScores, ...]
     profiles: Profiles | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, scores as fractions in 0..1."""
+        """Return plain values for JSON; scores are fractions in 0..1."""
         return {
             "action": self.action,
             "bias": dict(self.bias),
             "cameras": [finding.to_json() for finding in self.cameras],
-            "scores": [line.to_json() for line in self.scores],
+            "scores": [one.to_json() for one in self.scores],
         }
 
 
 def camera_report(
     checkpoint: Checkpoint,
     pool: Sequence[Sample],
-    asked: Sequence[Sample] = (),
+    test_samples: Sequence[Sample] = (),
     *,
     domain_fields: Sequence[str] = (),
     prior: float = 0.0,
@@ -91,26 +91,35 @@ def camera_report(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> CameraReport:
-    """Measure the cameras of ``pool`` (unlabelled crops) and try what was measured on ``asked`` (queries, gallery).
+    """Measure the cameras of unlabelled crops, and test the measured statistics on queries and a gallery.
 
-    ``domain_fields``, ``prior`` and ``prior_from`` as in :func:`reid.models.calibration.calibrate_checkpoint`.
-    Identities of the pool, where known, only say which crops are not independent.
-    ``progress`` is called with images done, :func:`work` in all.
-    Raises DataError where a camera is not named or fewer than two have crops.
+    Args:
+        checkpoint: The network.
+        pool: The crops to measure.  Identities, where known, only tell which crops are not independent.
+        test_samples: Labelled queries and gallery rows; () for none.
+        domain_fields: The fields that name a camera; by default those of the network, or else the camera.
+        prior: How strongly to shrink each camera's statistics, see
+            :func:`reid.models.calibration.calibrate_checkpoint`.
+        prior_from: Toward what to shrink them.
+        workers: Threads that decode images.
+        seed: Seed of the draws.
+        progress: Called with the number of images done; :func:`count_images` says how many there are.
+
+    Raises:
+        DataError: A crop has no camera, or fewer than two cameras have enough crops.
     """
     fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
-    crops = _crops(pool, asked, fields)
+    crops = _crops_by_camera(pool, test_samples, fields)
     enough = {name: rows for name, rows in crops.items() if len(rows) >= FEWEST}
     random = np.random.default_rng(seed)
-    shown = {name: [rows[i] for i in random.permutation(len(rows))[:MOST]] for name, rows in enough.items()}
-    trial = _Trial(checkpoint, None, fields, workers, progress)
+    drawn = {name: [rows[i] for i in random.permutation(len(rows))[:MOST]] for name, rows in enough.items()}
+    networks = _Networks(checkpoint, None, fields, workers, progress)
     own = measured = None
     if can_be_calibrated(checkpoint):
         own = own_profiles(checkpoint, list(crops), fields)
-        rows = [sample for name in enough for sample in crops[name]]
         measured = calibrate_checkpoint(
             checkpoint,
-            rows,
+            [sample for name in enough for sample in crops[name]],
             domain_fields=fields,
             prior=prior,
             prior_from=prior_from,
@@ -118,33 +127,41 @@ def camera_report(
             seed=seed,
             progress=progress,
         )
-        trial = replace(trial, before=checkpoint.with_profiles(own))
-        trial = replace(trial, after=trial.before.with_profiles(measured))
-    look = _look(trial, shown)
-    findings = [_measured(name, len(rows), look, measured, own) for name, rows in crops.items()]
-    findings, bias = neighbours(findings, look.methods, look.labels, look.groups)
-    scores: list[Scored] = []
-    if any(sample.split is Split.QUERY for sample in asked) and any(s.split is Split.GALLERY for s in asked):
-        methods = trial.methods(asked, look.means)
-        labels = [domain_of(sample, fields) for sample in asked]
-        scores = scored(methods)
-        findings = gains(findings, methods[BEFORE], list(methods.values())[-1], labels)
-    action, total = CENTER if own is None else CALIBRATE, change_of_all(scores)
-    findings = [judged(finding, action, total) for finding in findings]
-    return CameraReport(action, tuple(findings), bias, tuple(scores), _recommended(findings, own, measured))
+        networks = replace(networks, before=checkpoint.with_profiles(own))
+        networks = replace(networks, after=networks.before.with_profiles(measured))
+    observed = _observe(networks, drawn)
+    findings = [_statistics_of_camera(name, len(rows), observed, measured, own) for name, rows in crops.items()]
+    findings, bias = add_neighbours(findings, observed.methods, observed.cameras, observed.identity_codes)
+    scores: list[MethodScores] = []
+    if {Split.QUERY, Split.GALLERY} <= {sample.split for sample in test_samples}:
+        methods = networks.embed_by_methods(test_samples, observed.means)
+        cameras = [domain_of(sample, fields) for sample in test_samples]
+        scores = score_methods(methods)
+        findings = add_gains(findings, methods[BEFORE], list(methods.values())[-1], cameras)
+    action, total = CENTER if own is None else CALIBRATE, change_of_all_queries(scores)
+    findings = [with_verdict(finding, action, total) for finding in findings]
+    return CameraReport(action, tuple(findings), bias, tuple(scores), _recommended_profiles(findings, own, measured))
 
 
-def work(pool: Sequence[Sample], asked: Sequence[Sample], domain_fields: Sequence[str], statistics: bool) -> int:
-    """How many images :func:`camera_report` runs through a network."""
-    crops = [len(rows) for rows in _crops(pool, asked, tuple(domain_fields)).values() if len(rows) >= FEWEST]
-    looked = sum(min(count, MOST) for count in crops)
-    return (sum(crops) if statistics else 0) + (1 + statistics) * (looked + len(asked))
+def count_images(
+    pool: Sequence[Sample], test_samples: Sequence[Sample], domain_fields: Sequence[str], statistics: bool
+) -> int:
+    """Count the images that :func:`camera_report` runs through a network.
+
+    ``statistics``: whether the network keeps statistics that can be measured.
+    """
+    by_camera = _crops_by_camera(pool, test_samples, tuple(domain_fields))
+    crops = [len(rows) for rows in by_camera.values() if len(rows) >= FEWEST]
+    drawn = sum(min(count, MOST) for count in crops)
+    return (sum(crops) if statistics else 0) + (1 + statistics) * (drawn + len(test_samples))
 
 
-def _crops(pool: Sequence[Sample], asked: Sequence[Sample], domain_fields: Sequence[str]) -> dict[str, list[Sample]]:
-    """The crops of every camera, also of those that only ``asked`` shows, by sorted name."""
+def _crops_by_camera(
+    pool: Sequence[Sample], test_samples: Sequence[Sample], domain_fields: Sequence[str]
+) -> dict[str, list[Sample]]:
+    """Group the crops of the pool by camera, sorted by name; cameras of the test samples only have no crops."""
     found: dict[str, list[Sample]] = defaultdict(list)
-    for number, sample in enumerate((*pool, *asked)):
+    for number, sample in enumerate((*pool, *test_samples)):
         if "camera" in domain_fields and not sample.camera:
             raise DataError(f"{sample.path}: the camera is empty; a report on cameras needs to know each crop's camera")
         found[domain_of(sample, domain_fields)] += [sample] if number < len(pool) else []
@@ -155,8 +172,8 @@ def _crops(pool: Sequence[Sample], asked: Sequence[Sample], domain_fields: Seque
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
-    """A network that knows all cameras by its own statistics, and by measured ones where it has any."""
+class _Networks:
+    """A network that knows all cameras by its own statistics, and one with measured statistics if it keeps any."""
 
     before: Checkpoint
     after: Checkpoint | None
@@ -167,89 +184,91 @@ class _Trial:
     def embed(self, checkpoint: Checkpoint, samples: Sequence[Sample]) -> Embeddings:
         return embed(checkpoint, samples, workers=self.workers, progress=self.progress)
 
-    def methods(self, samples: Sequence[Sample], means: Mapping[str, FloatArray]) -> dict[str, Embeddings]:
-        """The samples embedded by each method, the one to be judged last; cameras without a mean are not moved."""
+    def embed_by_methods(self, samples: Sequence[Sample], means: Mapping[str, FloatArray]) -> dict[str, Embeddings]:
+        """Embed the samples by each method, the one to judge last; a camera without a mean is not centred."""
         before = self.embed(self.before, samples)
-        found = {BEFORE: before, CENTERED: _centered(before, means, self.domain_fields)}
+        found = {BEFORE: before, CENTERED: _center(before, means, self.domain_fields)}
         if self.after is not None:
             found[CALIBRATED] = self.embed(self.after, samples)
         return found
 
 
 @dataclass(frozen=True, eq=False)
-class _CameraView:
-    """What the crops that are looked at show, camera after camera."""
+class _Observations:
+    """What was observed on the drawn crops, camera after camera.
+
+    ``stability`` holds for each camera the number of drawn crops, of independent ones, and the error of the statistics.
+    """
 
     methods: Mapping[str, Embeddings]
-    labels: tuple[str, ...]
-    groups: IntArray
+    cameras: tuple[str, ...]
+    identity_codes: IntArray
     means: Mapping[str, FloatArray]
-    stability: Mapping[str, tuple[int, float, float]]  # crops looked at, effective ones, error
+    stability: Mapping[str, tuple[int, float, float]]
 
 
-def _look(trial: _Trial, shown: Mapping[str, Sequence[Sample]]) -> _CameraView:
-    """Embed them before and after; a camera at a time, so that the moments of one camera only are in memory."""
-    samples = [sample for rows in shown.values() for sample in rows]
-    labels = tuple(name for name, rows in shown.items() for _ in rows)
-    before = trial.embed(trial.before, samples)
-    means = camera_means(before, trial.domain_fields)
-    methods = {BEFORE: before, CENTERED: _centered(before, means, trial.domain_fields)}
-    alike: list[str] = []
+def _observe(networks: _Networks, drawn: Mapping[str, Sequence[Sample]]) -> _Observations:
+    """Embed the drawn crops before and after; one camera at a time, to hold the moments of one camera in memory."""
+    samples = [sample for rows in drawn.values() for sample in rows]
+    cameras = tuple(name for name, rows in drawn.items() for _ in rows)
+    before = networks.embed(networks.before, samples)
+    means = camera_means(before, networks.domain_fields)
+    methods = {BEFORE: before, CENTERED: _center(before, means, networks.domain_fields)}
+    identities: list[str] = []
     vectors: list[FloatArray] = []
     stability = {}
-    for name, rows in shown.items():
-        who = [sample.identity for sample in rows]
-        if trial.after is None:
-            alike += [
+    for name, rows in drawn.items():
+        if networks.after is None:
+            identities += [
                 f"{sample.category}/{sample.identity}" if sample.identity else str(sample.path) for sample in rows
             ]
             continue
-        images = measure_images(trial.after, rows, workers=trial.workers, progress=trial.progress)
-        groups = lookalikes(images, who)
-        stability[name] = (len(rows), effective_size(images, groups), split_half(images, groups))
+        images = measure_images(networks.after, rows, workers=networks.workers, progress=networks.progress)
+        groups = group_lookalikes(images, [sample.identity for sample in rows])
+        stability[name] = (len(rows), effective_size(images, groups), split_half_error(images, groups))
         vectors.append(images.vectors.numpy())
-        alike += list(_strangers(rows, name, groups))
-    if trial.after is not None:
-        methods[CALIBRATED] = Embeddings(before.samples, np.concatenate(vectors), trial.after.fingerprint)
-    strangers = np.unique(alike, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return _CameraView(methods, labels, strangers, means, stability)
+        identities += list(_identity_names(rows, name, groups))
+    if networks.after is not None:
+        methods[CALIBRATED] = Embeddings(before.samples, np.concatenate(vectors), networks.after.fingerprint)
+    codes = np.unique(identities, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return _Observations(methods, cameras, codes, means, stability)
 
 
-def _strangers(rows: Sequence[Sample], camera: str, groups: IntArray) -> Iterator[str]:
-    """One name for all crops of an identity, whatever the camera; else for the look-alikes of one camera."""
+def _identity_names(rows: Sequence[Sample], camera: str, groups: IntArray) -> Iterator[str]:
+    """Name the identity of each crop; where it is unknown, the group of look-alikes of the camera."""
     for sample, group in zip(rows, groups.tolist(), strict=True):
         yield f"{sample.category}/{sample.identity}" if sample.identity else f"{camera} {group}"
 
 
-def _centered(embeddings: Embeddings, means: Mapping[str, FloatArray], domain_fields: Sequence[str]) -> Embeddings:
-    nothing = np.zeros(embeddings.vectors.shape[1], np.float32)
+def _center(embeddings: Embeddings, means: Mapping[str, FloatArray], domain_fields: Sequence[str]) -> Embeddings:
+    zero = np.zeros(embeddings.vectors.shape[1], np.float32)
     names = {domain_of(sample, domain_fields) for sample in embeddings.samples}
-    return centered(embeddings, {name: means.get(name, nothing) for name in names}, domain_fields)
+    return centered(embeddings, {name: means.get(name, zero) for name in names}, domain_fields)
 
 
-def _measured(
-    name: str, crops: int, look: _CameraView, measured: Profiles | None, own: Profiles | None
+def _statistics_of_camera(
+    name: str, crops: int, observed: _Observations, measured: Profiles | None, own: Profiles | None
 ) -> CameraFinding:
-    """What the statistics say of a camera; what was seen on some of its crops is carried over to all."""
-    if name not in look.means:
+    """Describe the statistics of a camera; what was observed on some of its crops is extended to all of them."""
+    if name not in observed.means:
         return CameraFinding(name, crops)
     if measured is None or own is None:
         return CameraFinding(name, crops, effective=float(crops))
-    seen, effective, error = look.stability[name]
-    layers = _gap(name, measured)
+    drawn, effective, error = observed.stability[name]
+    layers = _gaps(name, measured)
     return CameraFinding(
         name,
         crops,
-        effective * crops / seen,
+        effective * crops / drawn,
         measured.select([name]).drift(own)[name],
         float(np.mean(list(layers.values()))),
-        error * (seen / crops) ** 0.5,
+        error * (drawn / crops) ** 0.5,
         layers,
     )
 
 
-def _gap(name: str, measured: Profiles) -> dict[str, float]:
-    """By layer, how far a camera's statistics lie from those of all other cameras together, each with equal weight."""
+def _gaps(name: str, measured: Profiles) -> dict[str, float]:
+    """Measure in each layer how far a camera lies from all other cameras together, each with equal weight."""
     others = [other for other in measured.domains if other != name]
     if not others:
         return {}
@@ -263,8 +282,10 @@ def _gap(name: str, measured: Profiles) -> dict[str, float]:
     return found
 
 
-def _recommended(findings: Sequence[CameraFinding], own: Profiles | None, measured: Profiles | None) -> Profiles | None:
-    """Measured statistics for the cameras to calibrate, for the others what the network uses now."""
+def _recommended_profiles(
+    findings: Sequence[CameraFinding], own: Profiles | None, measured: Profiles | None
+) -> Profiles | None:
+    """Take measured statistics for the cameras to calibrate, and what the network uses now for the others."""
     if own is None or measured is None:
         return None
     chosen = [finding.camera for finding in findings if finding.verdict == CALIBRATE]

@@ -1,9 +1,9 @@
-"""How sure the statistics of a camera are, and when new crops no longer fit them: all by resampling its own crops.
+"""How certain the statistics of a camera are, and when new crops no longer fit them, by resampling its own crops.
 
 Everything is computed from the moments of single images (:mod:`reid.models.image_statistics`).  Distances are those of
-:meth:`reid.norm.Profiles.drift`: per layer the 2-Wasserstein distance over the deviation, averaged over the
-layers; 0 is the same, 1 means that activations moved by as much as they vary.  Crops of one person, or almost the
-same picture twice, are no independent sample, so whole groups of them are drawn.  Nothing here knows files.
+:meth:`reid.norm.Profiles.drift`: in each layer the 2-Wasserstein distance over the deviation, averaged over the layers.
+0 means the same, 1 means that activations moved by as much as they vary.  Crops of one person, or almost the same image
+twice, are no independent sample, so whole groups of them are drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reid.models.image_statistics import ImageStatistics
 from reid.norm.statistics import Statistics
 from reid.records import IntArray
 
-ALIKE = 0.9  # thumbnails that correlate so much are taken for the same picture
+ALIKE = 0.9  # thumbnails that correlate this much are taken for the same image
 DRAWS = 999  # resamplings behind a threshold
 HALVINGS = 20
 FEWEST = 8  # crops that can be judged at all
@@ -30,11 +30,11 @@ _AT_ONCE = 64  # resamplings held in memory at a time
 
 @dataclass(frozen=True)
 class Drift:
-    """New crops of a camera against its own earlier ones.
+    """How far new crops of a camera lie from its own earlier crops.
 
-    ``drift`` reaches ``threshold`` in a share of about ``false_alarms`` of cases when nothing has changed (on the
-    synthetic street, with 300 reference crops: in 5 to 9 % for 5 %); ``p_value`` is the share of resamplings that
-    drift at least as much (never 0).
+    When nothing has changed, ``drift`` reaches ``threshold`` in a share of about ``false_alarms`` of cases (on the
+    synthetic street, with 300 reference crops: in 5 to 9 % for 5 %).  ``p_value`` is the share of resamplings that
+    drift at least as much; it is never 0.
     """
 
     camera: str
@@ -46,13 +46,19 @@ class Drift:
 
     @property
     def alarm(self) -> bool:
+        """Whether the camera drifted."""
         return self.p_value <= self.false_alarms
 
 
-def lookalikes(images: ImageStatistics, identities: Sequence[str] = ()) -> IntArray:
-    """Groups (N,) int64 of images that are not independent: one identity, or almost the same picture.
+def group_lookalikes(images: ImageStatistics, identities: Sequence[str] = ()) -> IntArray:
+    """Group the images that are not independent: those of one identity, and those that look almost the same.
 
-    ``identities`` are "" where unknown; () means all are.  Groups are joined: a chain of like pictures is one.
+    Args:
+        images: Statistics of N images.
+        identities: Their identities, "" where unknown; () means that all are unknown.
+
+    Returns:
+        The number of each image's group, (N,) int64.  A chain of images that look alike is one group.
     """
     alike = images.thumbnails @ images.thumbnails.T >= ALIKE
     if identities:
@@ -66,8 +72,11 @@ def lookalikes(images: ImageStatistics, identities: Sequence[str] = ()) -> IntAr
         group = least
 
 
-def pooled(images: ImageStatistics, weights: Tensor | None = None) -> Statistics:
-    """Statistics (R, S) of R selections; ``weights`` (R, N) say how often each image counts (default: all once)."""
+def pool_statistics(images: ImageStatistics, weights: Tensor | None = None) -> Statistics:
+    """Pool the statistics (R, S) of R selections of images.
+
+    ``weights`` (R, N) are how often each image counts; by default every image counts once.
+    """
     if weights is None:
         weights = torch.ones(1, len(images))
     mass = weights.sum(1)
@@ -79,55 +88,79 @@ def pooled(images: ImageStatistics, weights: Tensor | None = None) -> Statistics
     return Statistics(mean + centre, var.clamp_min(0), mass)
 
 
-def distance(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
-    """Drift (R,) of ``new`` from ``old``, each (R, S) or (1, S), of layers with ``widths`` channels."""
+def mean_distance(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
+    """Measure how far ``new`` lies from ``old``, each (R, S) or (1, S), averaged over layers of ``widths`` channels."""
     return layer_distances(new, old, widths).mean(0)
 
 
 def layer_distances(new: Statistics, old: Statistics, widths: Sequence[int]) -> Tensor:
-    """The same for each layer: (L, R)."""
-    parts = []
+    """Measure how far ``new`` lies from ``old``, each (R, S) or (1, S), in each layer: (L, R)."""
+    distances = []
     for mean, var, old_mean, old_var in zip(
         *(torch.split(table, list(widths), 1) for table in (new.mean, new.var, old.mean, old.var)), strict=True
     ):
         squared = (mean - old_mean).square().sum(1) + (var.sqrt() - old_var.sqrt()).square().sum(1)
-        parts.append((squared / old_var.sum(1).clamp_min(1e-12)).sqrt())
-    return torch.stack(parts)
+        distances.append((squared / old_var.sum(1).clamp_min(1e-12)).sqrt())
+    return torch.stack(distances)
 
 
 def effective_size(images: ImageStatistics, groups: IntArray) -> float:
-    """How many independent images the images are worth, 1..N.
+    """Estimate how many independent images the images are worth, 1..N.
 
-    N over the design effect (Kish 1965) of the means: the variance of a mean over whole groups, sum over groups of
-    |sum of deviations|^2, over that of independent images, with every channel in units of its deviation.
+    The result is N over the design effect (Kish 1965) of the means: the variance of a mean over whole groups, which is
+    the sum over groups of |sum of deviations|^2, over the variance of independent images, with every channel in units
+    of its deviation.
     """
     deviation = (images.mean - images.mean.mean(0)) / images.mean.std(0, correction=0).clamp_min(1e-6)
-    alone = deviation.square().sum()
+    independent = deviation.square().sum()
     together = torch.zeros(int(groups.max()) + 1, deviation.shape[1])
     together.index_add_(0, torch.from_numpy(groups), deviation)
-    effect = float(together.square().sum() / alone) if alone > 0 else float(len(images))
+    effect = float(together.square().sum() / independent) if independent > 0 else float(len(images))
     return min(max(len(images) / max(effect, 1e-12), 1.0), float(len(images)))
 
 
-def split_half(images: ImageStatistics, groups: IntArray, *, halvings: int = HALVINGS, seed: int = 0) -> float:
-    """The error to expect of the statistics of all images: half the mean distance of two halves of the groups.
+def split_half_error(images: ImageStatistics, groups: IntArray, *, halvings: int = HALVINGS, seed: int = 0) -> float:
+    """Estimate the error of the statistics of all images as half the mean distance of two halves of the groups.
 
-    The difference of two halves varies four times as much as the mean of both.  NaN for a single group.
+    The difference of two halves varies four times as much as the mean of both.
+
+    Args:
+        images: Statistics of N images.
+        groups: The groups of images that are not independent, (N,) int64.
+        halvings: How often to halve the groups.
+        seed: Seed of the draws.
+
+    Returns:
+        The error; NaN for a single group.
     """
     if groups.max() < 1:
         return float("nan")
     random = np.random.default_rng(seed)
-    halves = torch.stack([_drawn(groups, len(images) // 2, random, whole=True) for _ in range(halvings)])
-    return float(distance(pooled(images, halves), pooled(images, 1 - halves), images.widths).mean() / 2)
+    halves = torch.stack([_draw_groups(groups, len(images) // 2, random, whole=True) for _ in range(halvings)])
+    pairs = pool_statistics(images, halves), pool_statistics(images, 1 - halves)
+    return float(mean_distance(*pairs, images.widths).mean() / 2)
 
 
-def resampled_drift(
+def resample_drift(
     images: ImageStatistics, groups: IntArray, size: int, *, draws: int = DRAWS, seed: int = 0
 ) -> Tensor:
-    """Drift (draws,) of ``size`` of the images from all others: what it is when nothing has changed.
+    """Measure the drift of some of the images from all others, which is what drift is when nothing has changed.
 
-    Whole groups are drawn, the last one cut.  The others are fewer than all images, so what is found is
-    rather too large than too small.  At most half of the images are drawn: fewer crops scatter more.
+    Whole groups are drawn, the last one cut.  The others are fewer than all images, so the result is rather too large
+    than too small.  At most half of the images are drawn, since fewer crops scatter more.
+
+    Args:
+        images: Statistics of N images.
+        groups: The groups of images that are not independent, (N,) int64.
+        size: How many images to draw.
+        draws: How often to draw.
+        seed: Seed of the draws.
+
+    Returns:
+        Drift of each draw, (draws,).
+
+    Raises:
+        DataError: There are too few images, or all are one group.
     """
     if len(images) < 2 * FEWEST or groups.max() < 1:
         raise DataError(
@@ -136,9 +169,10 @@ def resampled_drift(
         )
     random = np.random.default_rng(seed)
     found = []
-    for count in _parts(draws):
-        chosen = torch.stack([_drawn(groups, min(size, len(images) // 2), random) for _ in range(count)])
-        found.append(distance(pooled(images, chosen), pooled(images, 1 - chosen), images.widths))
+    for count in _batches(draws):
+        chosen = torch.stack([_draw_groups(groups, min(size, len(images) // 2), random) for _ in range(count)])
+        pairs = pool_statistics(images, chosen), pool_statistics(images, 1 - chosen)
+        found.append(mean_distance(*pairs, images.widths))
     return torch.cat(found)
 
 
@@ -152,27 +186,40 @@ def judge_drift(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Drift:
-    """Compare ``new`` images with the ``stored`` ones that the statistics were measured on, ``groups`` of which are
-    look-alikes; both were run through the same network with the same statistics.
+    """Decide whether new images of a camera still fit the statistics that were measured on the stored images.
 
-    The rate of false alarms holds for new crops that are drawn as the stored ones were, at all hours if those were.
+    Both were run through the same network with the same statistics.  The rate of false alarms holds for new crops that
+    are drawn as the stored ones were, at all hours if those were.
+
+    Args:
+        camera: The camera.
+        new: Statistics of the new images.
+        stored: Statistics of the stored images.
+        groups: The groups of stored images that are not independent, int64.
+        false_alarms: The share of checks that may raise an alarm when nothing has changed.
+        draws: How often to resample.
+        seed: Seed of the draws.
+
+    Raises:
+        ConfigError: A rate that so many resamplings cannot estimate.
+        DataError: Too few new or stored images.
     """
     if not 0 < false_alarms < 1 or draws < 1 / false_alarms - 1:
         raise ConfigError(
-            f"drift: expected a rate of false alarms between 0 and 1 that {draws} resamplings can tell, at least"
+            f"drift: expected a rate of false alarms between 0 and 1 that {draws} resamplings can estimate, at least"
             f" {1 / (draws + 1):.2g}, got {false_alarms}"
         )
     if len(new) < FEWEST:
         raise DataError(f'camera "{camera}": expected at least {FEWEST} new crops, got {len(new)}; collect more')
-    found = float(distance(pooled(new), pooled(stored), stored.widths)[0])
-    chance = resampled_drift(stored, groups, len(new), draws=draws, seed=seed).sort(descending=True).values
+    found = float(mean_distance(pool_statistics(new), pool_statistics(stored), stored.widths)[0])
+    chance = resample_drift(stored, groups, len(new), draws=draws, seed=seed).sort(descending=True).values
     allowed = int(false_alarms * (draws + 1) + 1e-9) - 1  # so many draws may lie at or above the drift
     p_value = (1 + int((chance >= found).sum())) / (draws + 1)
     return Drift(camera, len(new), found, float(chance[allowed]), p_value, false_alarms)
 
 
-def _drawn(groups: IntArray, size: int, random: np.random.Generator, *, whole: bool = False) -> Tensor:
-    """(N,) float32, 1 for ``size`` images of groups drawn at random; ``whole``: the last group is not cut."""
+def _draw_groups(groups: IntArray, size: int, random: np.random.Generator, *, whole: bool = False) -> Tensor:
+    """Mark ``size`` images of random groups with 1, (N,) float32; with ``whole`` the last group is not cut."""
     order = random.permutation(int(groups.max()) + 1)
     rows = np.argsort(order.argsort()[groups], kind="stable")  # the images, group by group in that order
     chosen = torch.zeros(len(groups))
@@ -186,5 +233,5 @@ def _drawn(groups: IntArray, size: int, random: np.random.Generator, *, whole: b
     return chosen
 
 
-def _parts(draws: int) -> Iterator[int]:
+def _batches(draws: int) -> Iterator[int]:
     yield from (min(_AT_ONCE, draws - done) for done in range(0, draws, _AT_ONCE))

@@ -1,8 +1,7 @@
-"""How sure a score is, and whether one run is really better than another on the same queries.
+"""How certain a score is, and whether one run is really better than another on the same queries.
 
-Queries of one identity are alike, so resampling single queries is too sure of itself when an
-identity is asked for many times; with identities given, whole identities are drawn instead.
-Nothing here knows vectors; everything is drawn from ``seed``.
+Queries of one identity are alike, so resampling single queries gives intervals that are too narrow where an identity
+has many queries.  With identities given, whole identities are drawn instead.  Everything is drawn from ``seed``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ ROUNDING = 1e-9  # sums that differ by less are the same sum added in another or
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its percentile bootstrap interval at ``level`` (0.95: 95 %)."""
+    """An estimate ``value`` and its percentile bootstrap interval ``low`` to ``high`` at ``level`` (0.95: 95 %)."""
 
     value: float
     low: float
@@ -37,13 +36,17 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class PairedDifference:
-    """Second run minus first on the same queries, in one per-query value.
+    """The second run minus the first on the same queries, in one value of each query.
 
-    ``p_value``: how often a difference at least this large, of either sign, appears when the runs
-    are exchanged at random query by query (or identity by identity).  ``differences`` (Q,) float64,
-    NaN for queries without a match; ``wins``, ``losses`` and ``draws`` count the queries on which the
-    second run is better, worse, equal; ``order`` lists the matched queries, int64, from the second
-    run's greatest win to its greatest loss.
+    Attributes:
+        difference: The mean difference and its interval.
+        p_value: How often a difference at least this large, of either sign, appears when the runs are exchanged at
+            random query by query (or identity by identity).
+        differences: Of each query, (Q,) float64, NaN for unmatched queries.
+        wins: How many queries the second run answers better.
+        losses: How many queries it answers worse.
+        draws: How many queries it answers equally well.
+        order: The matched queries, int64, from the second run's greatest win to its greatest loss.
     """
 
     difference: Interval
@@ -63,12 +66,24 @@ def bootstrap_mean(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval (Efron 1979) of the mean of ``values`` (Q,) floats; NaN are left out.
+    """Compute the percentile bootstrap interval (Efron 1979) of a mean.
 
-    ``identities`` (Q,), strings or integers: draw identities instead of queries; the mean stays that
-    over queries.
+    Args:
+        values: One value of each query, (Q,) floats; NaN are left out.
+        identities: Labels (Q,), strings or integers.  With them, identities are drawn instead of queries; the mean
+            stays that over queries.
+        level: The level of the interval.
+        replicates: How often to resample.
+        seed: Seed of the draws.
+
+    Raises:
+        DataError: No value, a wrong shape, or a level or number that cannot be.
+
+    Example:
+        >>> bootstrap_mean([0.5, 0.5, 0.5])
+        Interval(value=0.5, low=0.5, high=0.5, level=0.95)
     """
-    sums, counts = _clusters(values, identities, level, replicates)
+    sums, counts = _sum_clusters(values, identities, level, replicates)
     means = np.concatenate(
         [sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1) for drawn in _draws(len(sums), replicates, seed)]
     )
@@ -84,7 +99,11 @@ def metric_intervals(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Intervals of "mAP", "mINP" and "rank1", over queries or over the identities of the queries (Q,)."""
+    """Compute the intervals of "mAP", "mINP" and "rank1".
+
+    Queries are drawn, or with ``query_identities`` (Q,) identities.  The other arguments are those of
+    :func:`bootstrap_mean`.
+    """
     values = {
         "mAP": metrics.average_precision,
         "mINP": metrics.inverse_negative_penalty,
@@ -107,11 +126,26 @@ def paired_difference(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare a per-query value (Q,) of two runs, e.g. ``average_precision`` or ``rank1`` of their metrics.
+    """Compare one value of each query of two runs, such as ``average_precision`` or ``rank1`` of their metrics.
 
-    Row i of both must be the same query.  The p-value is that of the sign-flip (Fisher's paired
-    randomization) test, by identity if ``identities`` (Q,) are given; never 0, at best
+    The p-value is that of the sign-flip test (Fisher's paired randomization test); it is never below
     1 / (replicates + 1).
+
+    Args:
+        first: Values (Q,) of the first run.
+        second: Values (Q,) of the second run; row i of both is the same query.
+        identities: Labels (Q,).  With them, identities are drawn and exchanged instead of queries.
+        level: The level of the interval.
+        replicates: How often to resample.
+        seed: Seed of the draws.
+
+    Raises:
+        DataError: The runs differ in their queries.
+
+    Example:
+        >>> change = paired_difference([0.5, 0.25, 0.75], [0.75, 0.5, 1.0])
+        >>> change.difference.value, change.wins, change.losses
+        (0.25, 3, 0)
     """
     before, after = (np.asarray(values, np.float64) for values in (first, second))
     if before.shape != after.shape or before.ndim != 1:
@@ -121,11 +155,11 @@ def paired_difference(
         raise DataError(f"compare: query {where} has a right answer in one run only; the runs differ in their data")
     differences = after - before
     interval = bootstrap_mean(differences, identities, level=level, replicates=replicates, seed=seed)
-    sums, _ = _clusters(differences, identities, level, replicates)
+    sums, _ = _sum_clusters(differences, identities, level, replicates)
     known = np.flatnonzero(~np.isnan(differences))
     return PairedDifference(
         interval,
-        _sign_flip(sums, replicates, seed),
+        _sign_flip_p_value(sums, replicates, seed),
         differences,
         int(np.count_nonzero(differences[known] > 0)),
         int(np.count_nonzero(differences[known] < 0)),
@@ -134,20 +168,20 @@ def paired_difference(
     )
 
 
-def _sign_flip(sums: Float64Array, replicates: int, seed: int) -> float:
+def _sign_flip_p_value(sums: Float64Array, replicates: int, seed: int) -> float:
     observed = abs(sums.sum()) - ROUNDING * np.abs(sums).sum()
     random = np.random.default_rng(seed)
     extreme = 0
-    for size in _parts(len(sums), replicates):
+    for size in _batches(len(sums), replicates):
         signs = random.integers(0, 2, (size, len(sums)), dtype=np.int8) * 2.0 - 1
         extreme += int(np.count_nonzero(np.abs(signs @ sums) >= observed))
     return (1 + extreme) / (1 + replicates)
 
 
-def _clusters(
+def _sum_clusters(
     values: npt.ArrayLike, identities: npt.ArrayLike | None, level: float, replicates: int
 ) -> tuple[Float64Array, Float64Array]:
-    """Sum and number of the values (C,) of what is drawn as one: a query, or an identity."""
+    """Compute the sum and the number of the values (C,) of each cluster that is drawn: a query, or an identity."""
     column = np.asarray(values, np.float64)
     if column.ndim != 1:
         raise DataError(f"interval: expected one value a query, (Q,), got shape {column.shape}")
@@ -165,19 +199,23 @@ def _clusters(
 
 
 def _draws(count: int, replicates: int, seed: int) -> Iterator[IntArray]:
-    """Rows of ``count`` positions drawn with replacement; ``replicates`` rows in all, some at a time."""
+    """Draw ``replicates`` rows of ``count`` positions with replacement, some rows at a time."""
     random = np.random.default_rng(seed)
-    for size in _parts(count, replicates):
+    for size in _batches(count, replicates):
         yield random.integers(0, count, (size, count))
 
 
 def bootstrap_weights(count: int, replicates: int, seed: int) -> Iterator[Float64Array]:
-    """How often each of ``count`` clusters is drawn: (R, count) float64, ``replicates`` rows in all, some at a time."""
+    """Count how often each of ``count`` clusters is drawn in ``replicates`` draws.
+
+    Yields:
+        Counts (R, count) float64, some rows at a time.
+    """
     for drawn in _draws(count, replicates, seed):
         cells = np.arange(len(drawn))[:, None] * count + drawn
         yield np.bincount(cells.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
-def _parts(count: int, replicates: int) -> Iterator[int]:
+def _batches(count: int, replicates: int) -> Iterator[int]:
     at_once = max(1, DRAWN_AT_ONCE // count)
     yield from (min(at_once, replicates - done) for done in range(0, replicates, at_once))

@@ -1,9 +1,9 @@
-"""When to believe a match: rates and thresholds where a query may show a stranger.
+"""When to believe a match: rates and thresholds where a query may show somebody who is not in the gallery.
 
-Two questions.  Identification: is the best answer to a query right and above the threshold, and how
-often does a stranger get an answer at all.  Verification: over all pairs of a query and a valid
-gallery row, how many of one identity, and of two, score at least the threshold.  "At least the
-threshold" means "the same" throughout.  Nothing here knows files or samples.
+There are two questions.  Identification: how often is the best answer to a query right and above the threshold, and how
+often does an unmatched query get an answer at all?  Verification: over all pairs of a query and a valid gallery row,
+how many pairs of one identity, and of two identities, score at least the threshold?  A score of at least the threshold
+means "the same" throughout.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ import numpy.typing as npt
 
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import LEVEL, REPLICATES, ROUNDING, Interval, bootstrap_mean, bootstrap_weights
-from reid.evaluation.answers import Labels, answers_to
-from reid.evaluation.labels import MarketLabels
+from reid.evaluation.labels import LabelArray, Labels
 from reid.evaluation.ranks import Float64Array
-from reid.evaluation.score_blocks import Vectors, block_size, check_vectors, inner_products
+from reid.evaluation.score_blocks import (
+    Vectors,
+    check_rows,
+    check_vectors,
+    inner_products_in_blocks,
+    valid_blocks,
+    vector_scores,
+)
 from reid.records import UNIT_TOLERANCE, IntArray
 
 STEP = 2.0**-15  # between thresholds
-LIMIT = 1 + 2.0**-6  # inner products of nearly unit vectors stay within
+LIMIT = 1 + 2.0**-6  # inner products of nearly unit vectors stay within it
 BINS = round(2 * LIMIT / STEP)
-FINEST, COARSEST = 16, 1024  # bins in one, of the histograms by identity; both divide BINS
+FINEST, COARSEST = 16, 1024  # how many bins the histograms by identity join into one; both divide BINS
 BY_IDENTITY_BYTES = 64 * 2**20
 PAIRS_AT_ONCE = 2**21
 
@@ -34,20 +40,21 @@ PAIRS_AT_ONCE = 2**21
 class BestScores:
     """The best right and the best wrong score of each query, (Q,) float64, -inf where there is none.
 
-    A query without a right row is a stranger.
+    A query without a right row is an unmatched query.
     """
 
     right: Float64Array
     wrong: Float64Array
-    query_identities: Labels
+    query_identities: LabelArray
 
 
 @dataclass(frozen=True)
 class Identification:
     """The share of known queries whose best answer is right and scores at least ``threshold``.
 
-    ``rate`` has an interval over identities at this threshold.  ``false_alarm_rate`` is the share of
-    strangers that get any answer, at most the ``wished`` one; ``known`` and ``strangers`` count queries.
+    ``rate`` has an interval over identities at this threshold.  ``false_alarm_rate`` is the share of unmatched queries
+    that get any answer; it is at most the ``wished`` rate.  ``known`` and ``unmatched`` count the queries with and
+    without a right answer in the gallery.
     """
 
     wished: float
@@ -55,12 +62,15 @@ class Identification:
     rate: Interval
     false_alarm_rate: float
     known: int
-    strangers: int
+    unmatched: int
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """``true_match_rate`` (TPR) at the lowest threshold whose ``false_match_rate`` (FPR) is at most ``wished``."""
+    """The rates at the lowest threshold whose false-match rate (FPR) is at most ``wished``.
+
+    ``true_match_rate`` (TPR) is the share of pairs of one identity that score at least ``threshold``.
+    """
 
     wished: float
     threshold: float
@@ -70,11 +80,11 @@ class OperatingPoint:
 
 @dataclass(frozen=True, eq=False)
 class ScoreHistograms:
-    """How pairs of one identity (``same``) and of two (``different``) score; counts, int64.
+    """How pairs of one identity (``same``) and of two identities (``different``) score; int64 counts.
 
-    ``same`` and ``different`` (BINS,): bin i holds scores from ``-LIMIT + i * STEP`` to the next, so
-    every rate is exact at the thresholds between bins.  ``same_by_identity`` and
-    ``different_by_identity`` (I, C) are the same in coarser bins by identity of the query.
+    ``same`` and ``different`` (BINS,): bin i holds the scores from ``-LIMIT + i * STEP`` to the next such value, so
+    every rate is exact at the thresholds between bins.  ``same_by_identity`` and ``different_by_identity`` (I, C) are
+    the same counts in coarser bins, for each identity of the queries.
     """
 
     same: IntArray
@@ -83,20 +93,23 @@ class ScoreHistograms:
     different_by_identity: IntArray
 
     def rates(self) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Thresholds, true and false match rate at each, all (BINS + 1,); the last lets none through."""
+        """Return thresholds, and the true and the false match rate at each, (BINS + 1,); no score reaches the last."""
         thresholds = -LIMIT + STEP * np.arange(BINS + 1, dtype=np.float64)
         return thresholds, _at_least(self.same), _at_least(self.different)
 
     def threshold_for(self, false_match_rate: float) -> float:
-        """The lowest threshold (in steps of ``STEP``) at which at most this share of wrong pairs match."""
-        return float(self.rates()[0][self._place(false_match_rate)])
+        """Find the lowest threshold (in steps of ``STEP``) at which at most this share of wrong pairs match."""
+        return float(self.rates()[0][self._threshold_index(false_match_rate)])
 
-    def _place(self, false_match_rate: float) -> int:
+    def _threshold_index(self, false_match_rate: float) -> int:
         _check_rate("false-match rate", false_match_rate)
         return int(np.argmax(self.rates()[2] <= false_match_rate))
 
     def equal_error(self) -> tuple[float, float]:
-        """(rate, threshold) where as many right pairs are refused as wrong ones match; straight between steps."""
+        """Find the rate and the threshold at which right pairs are refused as often as wrong pairs match.
+
+        Between two thresholds, the rates are interpolated along a line.
+        """
         thresholds, true, false = self.rates()
         excess = false - (1 - true)  # from 1 down to -1
         after = int(np.argmax(excess <= 0))
@@ -112,16 +125,25 @@ class ScoreHistograms:
         replicates: int = REPLICATES,
         seed: int = 0,
     ) -> tuple[OperatingPoint, ...]:
-        """TPR at each wished FPR, with a percentile bootstrap interval over the identities of the queries.
+        """Find the true-match rate at each wished false-match rate, with a percentile bootstrap interval.
 
-        Each replicate draws identities with all their pairs and finds its own threshold; its TPR is
-        interpolated in the coarser bins.
+        The bootstrap draws identities of the queries with all their pairs.  Each replicate finds its own threshold, and
+        its true-match rate is interpolated in the coarser bins.
+
+        Args:
+            false_match_rates: Wished rates, 0 or more and below 1.
+            level: Level of the intervals.
+            replicates: How often to resample.
+            seed: Seed of the draws.
+
+        Raises:
+            DataError: No rate is given, or one outside of its range.
         """
         thresholds, true, false = self.rates()
         if not false_match_rates:
             raise DataError("operating points: expected at least one false-match rate, got none")
-        places = [self._place(rate) for rate in false_match_rates]
-        drawn = np.empty((len(places), replicates))
+        indices = [self._threshold_index(rate) for rate in false_match_rates]
+        drawn = np.empty((len(indices), replicates))
         done = 0
         for weights in bootstrap_weights(len(self.same_by_identity), replicates, seed):
             true_drawn, false_drawn = (
@@ -134,15 +156,15 @@ class ScoreHistograms:
         return tuple(
             OperatingPoint(
                 wished,
-                float(thresholds[place]),
-                Interval(float(true[place]), float(low), float(high), level),
-                float(false[place]),
+                float(thresholds[index]),
+                Interval(float(true[index]), float(low), float(high), level),
+                float(false[index]),
             )
-            for wished, place, low, high in zip(false_match_rates, places, lows, highs, strict=True)
+            for wished, index, low, high in zip(false_match_rates, indices, lows, highs, strict=True)
         )
 
     def coarse(self, bins: int = 65) -> tuple[Float64Array, IntArray, IntArray]:
-        """Edges (bins + 1,), ``same`` and ``different`` (bins,) for a plot; ``bins`` must divide ``BINS``."""
+        """Join bins for a plot: edges (bins + 1,), ``same`` and ``different`` (bins,); ``bins`` divides ``BINS``."""
         if bins < 1 or BINS % bins:
             raise DataError(f"score histogram: expected a number of bins that divides {BINS}, got {bins}")
         edges = np.linspace(-LIMIT, LIMIT, bins + 1)
@@ -150,24 +172,29 @@ class ScoreHistograms:
 
 
 def best_scores(
-    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: MarketLabels, memory: int | None = None
+    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: Labels, memory: int | None = None
 ) -> BestScores:
-    """Best right and wrong score of each query (Q, D) in the gallery (G, D), under the rule of ``labels``.
+    """Find the best right and the best wrong score of each query.
 
-    ``memory`` bounds the bytes of scores held at a time, here and below.
+    Args:
+        query_vectors: Floats (Q, D), rows of unit length.
+        gallery_vectors: Floats (G, D).
+        labels: Labels of both.
+        memory: Bytes of scores to hold at a time.
+
+    Example:
+        >>> labels = Labels(["anna"], ["anna", "ben"], ["door"], ["hall", "hall"])
+        >>> best = best_scores(np.float32([[1, 0]]), np.float32([[1, 0], [0, 1]]), labels)
+        >>> best.right.tolist(), best.wrong.tolist()
+        ([1.0], [0.0])
     """
-    queries, gallery = check_vectors(query_vectors, gallery_vectors)
-    answers = answers_to(len(queries), len(gallery), **vars(labels))
-    size = block_size(len(gallery), gallery.itemsize, memory)
-    scores = inner_products(queries, gallery, size)
-    right, wrong = np.full(len(queries), -np.inf), np.empty(len(queries))
-    for start in range(0, len(queries), size):
-        part = scores(start, min(start + size, len(queries)))
-        offsets, rows = answers.apply(part, start)
-        np.maximum.at(right, start + offsets, part[offsets, rows])
-        part[offsets, rows] = -np.inf
-        wrong[start : start + len(part)] = part.max(axis=1)
-    return BestScores(right, wrong, answers.query_identities)
+    table, size = vector_scores(query_vectors, gallery_vectors, labels, memory)
+    right, wrong = np.full(labels.queries, -np.inf), np.empty(labels.queries)
+    for start, scores, offsets, rows in valid_blocks(table, labels, size):
+        np.maximum.at(right, start + offsets, scores[offsets, rows])
+        scores[offsets, rows] = -np.inf
+        wrong[start : start + len(scores)] = scores.max(axis=1)
+    return BestScores(right, wrong, labels.query_identities)
 
 
 def identification_rates(
@@ -178,26 +205,36 @@ def identification_rates(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> tuple[Identification, ...]:
-    """Detection and identification rate at rank 1 (DIR) at each false-alarm rate (Phillips et al. 2011).
+    """Compute the detection and identification rate at rank 1 (DIR) at each false-alarm rate (Phillips et al. 2011).
 
-    A right answer that ties with a wrong one does not count.  The threshold lies just above the
-    score of the first stranger that must not pass, so ties of strangers never raise the alarms.
+    A right answer that ties with a wrong one does not count.  The threshold lies just above the score of the first
+    unmatched query that must not get an answer, so ties never raise the rate of false alarms.
+
+    Args:
+        best: The best scores of the queries.
+        false_alarm_rates: Wished shares of unmatched queries that get an answer, 0 or more and below 1.
+        level: Level of the intervals.
+        replicates: How often to resample.
+        seed: Seed of the draws.
+
+    Raises:
+        DataError: All queries have a right answer, or none has, or a rate is outside of its range.
     """
-    unknown_domain = best.right == -np.inf
-    if unknown_domain.all() or not unknown_domain.any():
+    unmatched = best.right == -np.inf
+    if unmatched.all() or not unmatched.any():
         raise DataError(
-            f"identification rate: {np.count_nonzero(unknown_domain)} of {len(unknown_domain)} queries are strangers;"
+            f"identification rate: {np.count_nonzero(unmatched)} of {len(unmatched)} queries are unmatched;"
             " expected some queries with and some without a right answer in the gallery"
         )
-    alarms = np.sort(best.wrong[unknown_domain])[::-1]
-    found = best.right[~unknown_domain]
-    first = found > best.wrong[~unknown_domain]
+    alarms = np.sort(best.wrong[unmatched])[::-1]
+    found = best.right[~unmatched]
+    first = found > best.wrong[~unmatched]
     results = []
     for wished in false_alarm_rates:
         _check_rate("false-alarm rate", wished)
         threshold = float(np.nextafter(alarms[int(wished * len(alarms) + ROUNDING)], np.inf))
         rate = bootstrap_mean(
-            first & (found >= threshold), best.query_identities[~unknown_domain],
+            first & (found >= threshold), best.query_identities[~unmatched],
             level=level, replicates=replicates, seed=seed,
         )  # fmt: skip
         passed = float((alarms >= threshold).mean())
@@ -206,36 +243,43 @@ def identification_rates(
 
 
 def score_histograms(
-    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: MarketLabels, memory: int | None = None
+    query_vectors: npt.ArrayLike, gallery_vectors: npt.ArrayLike, labels: Labels, memory: int | None = None
 ) -> ScoreHistograms:
-    """Histograms of the scores of all valid pairs of queries (Q, D) and gallery (G, D), rows of unit length."""
+    """Count the scores of all valid pairs of a query and a gallery row.
+
+    Args:
+        query_vectors: Floats (Q, D), rows of unit length.
+        gallery_vectors: Floats (G, D), rows of unit length.
+        labels: Labels of both.
+        memory: Bytes of scores to hold at a time.
+
+    Raises:
+        DataError: A vector does not have unit length, or all valid pairs are of one identity, or all of two.
+    """
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
+    check_rows(labels, len(queries), len(gallery))
+    table, size = inner_products_in_blocks(queries, gallery, memory)
     for name, vectors in (("query_vectors", queries), ("gallery_vectors", gallery)):
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
         if np.abs(lengths - 1).max() > UNIT_TOLERANCE:
             raise DataError(f"{name}: row {int(np.argmax(np.abs(lengths - 1)))} does not have unit length")
-    answers = answers_to(len(queries), len(gallery), **vars(labels))
-    size = block_size(len(gallery), gallery.itemsize, memory)
-    scores = inner_products(queries, gallery, size)
-    _, identity = np.unique(answers.query_identities, return_inverse=True)
+    _, identity = np.unique(labels.query_identities, return_inverse=True)
     same, different = (_Histogram(int(identity.max()) + 1) for _ in range(2))
-    for start in range(0, len(queries), size):
-        part = scores(start, min(start + size, len(queries)))
-        offsets, rows = answers.apply(part, start)
-        who = identity[start : start + len(part)]
-        same.add(part[offsets, rows], offsets, who)
-        part[offsets, rows] = -np.inf
+    for start, scores, offsets, rows in valid_blocks(table, labels, size):
+        owners = identity[start : start + len(scores)]
+        same.add(scores[offsets, rows], offsets, owners)
+        scores[offsets, rows] = -np.inf
         step = max(1, PAIRS_AT_ONCE // len(gallery))
-        for low in range(0, len(part), step):
-            some = part[low : low + step]
-            different.add(some.ravel(), np.repeat(np.arange(len(some)), len(gallery)), who[low : low + step])
+        for low in range(0, len(scores), step):
+            some = scores[low : low + step]
+            different.add(some.ravel(), np.repeat(np.arange(len(some)), len(gallery)), owners[low : low + step])
     if not same.counts.any() or not different.counts.any():
-        raise DataError("score histogram: expected valid pairs of one and of two identities, got only one kind")
+        raise DataError("score histogram: expected valid pairs of one and of two identities, got only one of these")
     return ScoreHistograms(same.counts, different.counts, same.by_identity, different.by_identity)
 
 
 class _Histogram:
-    """Counts (BINS,) of all scores and (I, C) by identity in bins as fine as the memory allows."""
+    """Counts scores: all of them (BINS,), and those of each identity (I, C) in bins as fine as the memory allows."""
 
     def __init__(self, identities: int) -> None:
         self.fold = FINEST
@@ -245,7 +289,7 @@ class _Histogram:
         self.by_identity = np.zeros((identities, BINS // self.fold), np.int64)
 
     def add(self, scores: Vectors, query: IntArray, identity: IntArray) -> None:
-        """Count ``scores`` (P,) of pairs of ``query`` (P,), a position in ``identity`` (B,); -inf is not a score."""
+        """Count the ``scores`` (P,) of pairs of ``query`` (P,), positions in ``identity`` (B,); -inf is not a score."""
         valid = scores > -np.inf
         # Scaling by a power of two is exact, so a score never slips over a threshold.
         bins = (np.floor(scores[valid] * (1 / STEP)) + LIMIT / STEP).astype(np.int64)
@@ -256,7 +300,7 @@ class _Histogram:
 
 
 def _at_least(counts: npt.NDArray[np.generic]) -> Float64Array:
-    """Share of the counts (..., B) in each bin and all higher ones, (..., B + 1); NaN where there are none."""
+    """Compute the share of the counts (..., B) in each bin and all higher ones, (..., B + 1); NaN without counts."""
     tail = np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)[..., ::-1]
     tail = np.concatenate([tail, np.zeros_like(tail[..., :1])], axis=-1)
     with np.errstate(invalid="ignore"):
@@ -265,7 +309,7 @@ def _at_least(counts: npt.NDArray[np.generic]) -> Float64Array:
 
 
 def _interpolated(true: Float64Array, false: Float64Array, wished: float) -> Float64Array:
-    """TPR (R,) where the FPR falls through ``wished``; ``true`` and ``false`` (R, C + 1) fall from 1 to 0."""
+    """Interpolate the TPR (R,) at which the FPR is ``wished``; ``true`` and ``false`` (R, C + 1) fall from 1 to 0."""
     rows = np.arange(len(false))
     after = np.argmax(false <= wished, axis=1)
     before = np.maximum(after - 1, 0)

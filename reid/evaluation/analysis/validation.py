@@ -1,7 +1,7 @@
-"""Looks a data set over before anything is computed, and says in words what will go wrong and why.
+"""Check a data set before anything is computed, and explain what will go wrong and why.
 
-Errors make scores wrong or stop the run; warnings make them doubtful; notes explain them.  Pictures
-are opened and compared byte by byte, nothing is embedded.
+Errors make scores wrong or stop the run; warnings make them doubtful; notes explain them.  Images are opened and
+compared byte by byte; nothing is embedded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXAMPLES = 3  # named in a finding; the count says how many there are
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: ``count`` cases, a few of them named in ``examples``."""
+    """One thing that was found: ``count`` cases, a few of them named in ``examples``."""
 
     severity: Literal["error", "warning", "note"]
     message: str
@@ -39,19 +39,25 @@ class Finding:
 
 
 def validate(
-    data: DataSet, *, pictures: bool = True, workers: int = 1, progress: Callable[[int], object] | None = None
+    data: DataSet, *, images: bool = True, workers: int = 1, progress: Callable[[int], object] | None = None
 ) -> tuple[Finding, ...]:
-    """Everything there is to say about ``data``, errors first.
+    """Check a data set.
 
-    ``pictures`` False leaves the files' contents alone; else ``workers`` threads read them and
-    ``progress`` is called with the number of files done.
+    Args:
+        data: The data set.
+        images: Whether to read the image files; otherwise only their existence is checked.
+        workers: Threads that read them.
+        progress: Called with the number of files done.
+
+    Returns:
+        The findings, errors first.
     """
     findings = [
         *_counts(data),
-        *(_files(data.samples, workers, progress) if pictures else _missing(data.samples)),
+        *(_files(data.samples, workers, progress) if images else _missing(data.samples)),
         *_splits(data.samples),
         *_cameras(data.samples, data.scoring),
-        *_unanswered(data.samples, data.scoring),
+        *_unmatched_queries(data.samples, data.scoring),
         *_galleries(data.samples, data.scoring),
     ]
     if all(finding.severity == "note" for finding in findings):
@@ -61,12 +67,12 @@ def validate(
 
 
 def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """The findings for machines."""
+    """Turn findings into plain values for JSON."""
     return [asdict(finding) for finding in findings]
 
 
 def _finding(severity: Literal["error", "warning", "note"], message: str, cases: Iterable[str]) -> Iterator[Finding]:
-    """One finding about all ``cases``, none if there are none; ``message`` holds {n}."""
+    """Yield one finding about all ``cases``, none if there are no cases; ``message`` contains {n}."""
     listed = list(cases)
     if listed:
         yield Finding(severity, message.format(n=f"{len(listed):,}"), len(listed), tuple(listed[:EXAMPLES]))
@@ -83,7 +89,7 @@ def _counts(data: DataSet) -> Iterator[Finding]:
 
 def _missing(samples: Sequence[Sample]) -> Iterator[Finding]:
     paths = dict.fromkeys(sample.path for sample in samples)
-    yield from _finding("error", "{n} pictures are missing", (str(path) for path in paths if not path.is_file()))
+    yield from _finding("error", "{n} images are missing", (str(path) for path in paths if not path.is_file()))
 
 
 def _files(samples: Sequence[Sample], workers: int, progress: Callable[[int], object] | None) -> Iterator[Finding]:
@@ -92,19 +98,19 @@ def _files(samples: Sequence[Sample], workers: int, progress: Callable[[int], ob
     broken: list[str] = []
     same: dict[str, list[Path]] = defaultdict(list)
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for path, (digest, fault) in zip(present, pool.map(_look, present), strict=True):
+        for path, (digest, fault) in zip(present, pool.map(_read_file, present), strict=True):
             if fault:
                 broken.append(fault)
             else:
                 same[digest].append(path)
             if progress is not None:
                 progress(1)
-    yield from _finding("error", "{n} pictures cannot be read", broken)
+    yield from _finding("error", "{n} images cannot be read", broken)
     yield from _duplicates(samples, [paths for paths in same.values() if len(paths) > 1])
 
 
-def _look(path: Path) -> tuple[str, str]:
-    """(digest of the bytes, why the picture cannot be read or "")."""
+def _read_file(path: Path) -> tuple[str, str]:
+    """Return a digest of the file, and why the image cannot be read or ""."""
     try:
         read_image(path)
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), ""
@@ -113,24 +119,24 @@ def _look(path: Path) -> tuple[str, str]:
 
 
 def _duplicates(samples: Sequence[Sample], groups: Sequence[Sequence[Path]]) -> Iterator[Finding]:
-    """Files of the same bytes: worst where they contradict each other or connect training and test."""
+    """Find files of the same bytes; they are worst where they contradict each other, or connect training and test."""
     rows: dict[Path, list[Sample]] = defaultdict(list)
     for sample in samples:
         rows[sample.path].append(sample)
-    kinds: dict[str, list[str]] = defaultdict(list)
+    cases: dict[str, list[str]] = defaultdict(list)
     for paths in groups:
         shown = " = ".join(path.name for path in paths)
         members = [sample for path in paths for sample in rows[path]]
         trained = {sample.split is Split.TRAIN for sample in members}
         if len({sample.identity for sample in members if sample.identity}) > 1:
-            kinds["identities"].append(shown)
+            cases["identities"].append(shown)
         elif len(trained) > 1:
-            kinds["splits"].append(shown)
+            cases["splits"].append(shown)
         else:
-            kinds["same"].append(shown)
-    yield from _finding("error", "{n} pictures stand under several identities as copies", kinds["identities"])
-    yield from _finding("warning", "{n} pictures stand in training and test as copies", kinds["splits"])
-    yield from _finding("warning", "{n} pictures stand several times under other names", kinds["same"])
+            cases["same"].append(shown)
+    yield from _finding("error", "{n} images are copies of each other under several identities", cases["identities"])
+    yield from _finding("warning", "{n} images are copies of each other in training and test", cases["splits"])
+    yield from _finding("warning", "{n} images are copies of each other under other names", cases["same"])
 
 
 def _splits(samples: Sequence[Sample]) -> Iterator[Finding]:
@@ -138,9 +144,9 @@ def _splits(samples: Sequence[Sample]) -> Iterator[Finding]:
     for sample in samples:
         if sample.identity:
             people[sample.split is Split.TRAIN].add((sample.category, sample.identity))
-    both = (f"{domain} {name}" for domain, name in sorted(people[True] & people[False]))
+    both = (f"{category} {name}" for category, name in sorted(people[True] & people[False]))
     yield from _finding(
-        "warning", "{n} identities are in training and test: right only if the protocol means it so", both
+        "warning", "{n} identities are in training and test: right only if the protocol wants it so", both
     )
     counts = Counter(str(sample.split) for sample in samples)
     shown = ", ".join(f"{counts[split]:,} {split}" for split in map(str, Split) if counts[split])
@@ -154,34 +160,34 @@ def _cameras(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
     unknown = [str(sample.path) for sample in tested if not sample.camera]
     yield from _finding(
         "note",
-        "{n} rows have no camera: only the very same picture is left out for them, so scores come easier",
+        "{n} rows have no camera: only the very same image is left out for them, so scores are higher",
         unknown,
     )
-    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    cameras: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample in tested:
         if sample.identity and sample.camera:
-            seen[sample.category, sample.identity].add(scoring.locations.get(sample.camera, sample.camera))
-    asked = {(sample.category, sample.identity) for sample in tested if sample.split is Split.QUERY}
-    alone = (f"{name} ({next(iter(seen[domain, name]))})" for domain, name in sorted(seen) if
-             (domain, name) in asked and len(seen[domain, name]) == 1)  # fmt: skip
-    yield from _finding("warning", "{n} identities that are asked for were seen by one camera only", alone)
+            cameras[sample.category, sample.identity].add(scoring.locations.get(sample.camera, sample.camera))
+    queries = {(sample.category, sample.identity) for sample in tested if sample.split is Split.QUERY}
+    one_camera = (f"{key[1]} ({next(iter(cameras[key]))})" for key in sorted(cameras) if
+                  key in queries and len(cameras[key]) == 1)  # fmt: skip
+    yield from _finding("warning", "{n} identities of queries are in one camera only", one_camera)
 
 
-def _unanswered(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
-    """The queries without a right answer, by the reason why."""
-    alone = scoring.rule.ignore == "itself"
+def _unmatched_queries(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
+    """Find the queries without a right answer, by the reason."""
+    leave_one_out = scoring.rule.ignore == "itself"
     tested = [sample for sample in samples if sample.split is not Split.TRAIN]
-    queries = [sample for sample in tested if alone or sample.split is Split.QUERY]
-    gallery = [sample for sample in tested if alone or sample.split is Split.GALLERY]
+    queries = [sample for sample in tested if leave_one_out or sample.split is Split.QUERY]
+    gallery = [sample for sample in tested if leave_one_out or sample.split is Split.GALLERY]
     for split, rows in (("query", queries), ("gallery", gallery)):
         if not rows:
             yield Finding("error", f'no row of split "{split}": nothing can be evaluated')
-    of: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    by_identity: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in gallery:
-        of[sample.category, sample.identity].append(sample)
+        by_identity[sample.category, sample.identity].append(sample)
     reasons: dict[str, list[str]] = defaultdict(list)
     for query in queries:
-        reason = _why_unanswered(query, of.get((query.category, query.identity), []), scoring)
+        reason = _why_unmatched(query, by_identity.get((query.category, query.identity), []), scoring)
         if reason:
             reasons[reason].append(str(query.path))
     if queries and sum(map(len, reasons.values())) == len(queries):
@@ -190,25 +196,25 @@ def _unanswered(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding
         yield from _finding("warning", f"{{n}} of {len(queries):,} queries have no right answer: {reason}", paths)
 
 
-def _why_unanswered(query: Sample, same: Sequence[Sample], scoring: Scoring) -> str:
-    """Why none of the gallery rows of the query's identity, ``same``, is a right answer; "" if one is."""
+def _why_unmatched(query: Sample, same: Sequence[Sample], scoring: Scoring) -> str:
+    """Say why none of ``same``, the gallery rows of the query's identity, is a right answer; "" if one is."""
     if not query.identity:
         return "their identity is empty"
     if not same:
         return "their identity is not in the gallery"
     others = [sample for sample in same if sample.path != query.path]
     if not others:
-        return "the gallery has only the very same picture of them"
+        return "the gallery has only the very same image of them"
     if scoring.rule.ignore == "itself" or not query.camera:
         return ""
-    place = scoring.locations.get(query.camera, query.camera)
-    if all(scoring.locations.get(sample.camera, sample.camera) == place for sample in others):
-        return "the gallery has their identity from their own camera (or place) only, which is left out"
+    location = scoring.locations.get(query.camera, query.camera)
+    if all(scoring.locations.get(sample.camera, sample.camera) == location for sample in others):
+        return "the gallery has their identity from their own camera (or location) only, which is left out"
     return ""
 
 
 def _galleries(samples: Sequence[Sample], scoring: Scoring) -> Iterator[Finding]:
-    """Whether the galleries of the trials can be drawn."""
+    """Check that the galleries of the trials can be drawn."""
     rows = [row for row, sample in enumerate(samples) if sample.split is Split.GALLERY]
     try:
         draw_galleries(samples, rows, scoring.rule, scoring.permutation)

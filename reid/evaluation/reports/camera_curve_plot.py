@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from reid.evaluation.analysis.camera_curve import CurvePoint
 from reid.evaluation.reports.charts import COLOURS, HEIGHT, WIDTH, Trace, escape, trace_drawing
 
-MARK = "drawn by reid cameras report"  # tells a picture of ours, see files.check_output_file
+MARK = "drawn by reid cameras report"  # by which files.check_output_file recognizes such a file
 _TITLE, _LEGEND = 26, 30  # heights in pixels
 _STYLE = (
     "text{font:11px system-ui,sans-serif;fill:#5c6a68}.title{font-size:13px;font-weight:600;fill:#1c2524}"
@@ -19,10 +19,13 @@ _STYLE = (
 )
 
 
-def curve_picture(points: Sequence[CurvePoint]) -> str:
-    """SVG: mAP and rank-1 against the crops of a camera and, with the fewest crops, against the prior.
+def curve_svg(points: Sequence[CurvePoint]) -> str:
+    """Draw mAP and rank-1 against the crops of a camera and, with the fewest crops, against the prior.
 
     Dashed lines are the scores before calibration, where ``points`` has them (0 crops).
+
+    Returns:
+        The content of an SVG file.
     """
     before = next((point for point in points if not point.crops), None)
     crops = sorted((p for p in points if p.crops and not p.prior), key=lambda point: point.crops)
@@ -36,20 +39,20 @@ def curve_picture(points: Sequence[CurvePoint]) -> str:
     margin = max(0.02, 0.08 * (max(values) - min(values)))
     low, high = max(0.0, min(values) - margin), min(1.0, max(values) + margin)
     drawn = []
-    for number, (title, below, placed) in enumerate(panels):
+    for number, (title, below, shown) in enumerate(panels):
         traces = []
         for name, colour in zip(("mAP", "rank1"), COLOURS, strict=False):
             level = None if before is None else float(getattr(before, name))
-            traces.append(Trace([x for x, _ in placed], [getattr(p, name) for _, p in placed], colour, level))
+            traces.append(Trace([x for x, _ in shown], [getattr(p, name) for _, p in shown], colour, level))
         drawn.append(
             f'<g transform="translate({number * WIDTH} {_TITLE})">'
             f'<text class="title" x="{WIDTH / 2}" y="-8" text-anchor="middle">{escape(title)}</text>'
             f"{trace_drawing(traces, (low, high), below, 'score, %')}</g>"
         )
-    return _file(2 * WIDTH, _TITLE + HEIGHT + _LEGEND, "".join(drawn) + _keys(before is not None))
+    return _file(2 * WIDTH, _TITLE + HEIGHT + _LEGEND, "".join(drawn) + _legend(before is not None))
 
 
-def _keys(with_before: bool) -> str:
+def _legend(with_before: bool) -> str:
     found = [("mAP", COLOURS[0], ""), ("rank-1", COLOURS[1], "")]
     found += [(f"{name} before", colour, "5 4") for name, colour, _ in found] if with_before else []
     middle, parts = _TITLE + HEIGHT + _LEGEND / 2, []

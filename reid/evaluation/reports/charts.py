@@ -1,7 +1,7 @@
-"""Small charts as inline SVG: lines over ranks, two histograms over one axis, and the colours of a heat map.
+"""Small charts as inline SVG: CMC curves, measured values, two histograms over one axis, and colours of a heat map.
 
-Numbers and words in, markup out; every word is escaped.  Colours of text and axes are the page's
-(classes ``axis``, ``grid``), so that a chart fits a light and a dark page.  Nothing is measured here.
+Every word is escaped.  Text and axes have the text colour of the page, so a chart fits a light and a dark page; a page
+may style the classes ``axis``, ``grid`` and ``mark``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
 MOST_TICKS = 7
 LETTER = 6.5  # width of a letter of a chart's text, at most
-BEND = 11  # height of what leads from a name to the line that it belongs to
+LEGEND_ROW = 18  # height of a row of a legend inside a chart
+BEND = 11  # height of the bend that leads from a name to its line
 
 
 def escape(text: object) -> str:
-    """Any value as text that is safe in HTML and in an attribute."""
+    """Turn any value into text that is safe in HTML and in an attribute."""
     return html.escape(str(text), quote=True)
 
 
 @dataclass(frozen=True)
-class Line:
-    """``values`` (K,) in 0..1 at 1, 2, ... K; dashed lines are second thoughts about a plain one."""
+class Curve:
+    """A CMC curve: ``values`` (K,) in 0..1 at the ranks 1, 2, ... K.
+
+    ``colour`` is a CSS colour; "" takes the next one of ``COLOURS``.  A ``dashed`` curve is that of a re-ranked result.
+    """
 
     name: str
     values: Float64Array
-    colour: str
+    colour: str = ""
     dashed: bool = False
 
 
@@ -49,7 +53,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class _PlotArea:
-    """Maps values in ``x`` and ``y`` (low, high) to the picture."""
+    """Maps values between the bounds ``x`` and ``y`` (low, high) to pixels."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -60,44 +64,92 @@ class _PlotArea:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     def points(self, x: Sequence[float] | Float64Array, y: Sequence[float] | Float64Array) -> str:
-        places = (self.at(float(a), float(b)) for a, b in zip(x, y, strict=True))
-        return " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
+        pixels = (self.at(float(a), float(b)) for a, b in zip(x, y, strict=True))
+        return " ".join(f"{across:.1f},{down:.1f}" for across, down in pixels)
 
 
-def cmc_chart(title: str, lines: Sequence[Line]) -> str:
-    """Cumulative match characteristic of several results: the share of queries answered by rank k."""
-    ranks = max(2, *(len(line.values) for line in lines))
-    low = min(float(line.values.min()) for line in lines)
+def cmc_chart(title: str, curves: Sequence[Curve]) -> str:
+    """Draw the cumulative matching characteristic of several results.
+
+    Args:
+        title: What the chart shows, for readers who cannot see it.
+        curves: One curve for each result, at least one.
+
+    Returns:
+        A self-contained ``<svg>`` element with axes, curves and legend.  It stands in an HTML page, or in a file of its
+        own, and takes the text colour of the page.
+
+    Example:
+        >>> chart = cmc_chart("person", [Curve("plain", np.array([0.5, 0.75, 1.0]))])
+        >>> chart.startswith("<svg"), chart.count("<polyline")
+        (True, 1)
+    """
+    ranks = max(2, *(len(curve.values) for curve in curves))
+    low = min(float(curve.values.min()) for curve in curves)
     floor = min(0.9, np.floor(low * 10 + 1e-9) / 10) if low > 0 else 0.0
-    frame = _PlotArea((1, ranks), (floor, 1))
-    drawn = []
-    for line in lines:
-        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-        points = frame.points(range(1, len(line.values) + 1), line.values)
-        drawn.append(f'<polyline points="{points}" fill="none" stroke="{line.colour}" stroke-width="2"{dash}/>')
-    axes = _axes(frame, [1, *range(5, ranks + 1, 5)], "rank", _ticks(floor, 1), "queries answered, %", 100)
-    legend = "".join(_key(line.name, line.colour, line.dashed) for line in lines)
-    return _figure(title, axes + "".join(drawn), legend)
+    area = _PlotArea((1, ranks), (floor, 1))
+    ticks = [1, *range(5, ranks + 1, 5)]
+    drawn = [_axes(area, ticks, "rank", _ticks(floor, 1), "queries with a right answer, %", 100)]
+    keys = []
+    for number, curve in enumerate(curves):
+        colour = escape(curve.colour or COLOURS[number % len(COLOURS)])
+        line = f'fill="none" stroke="{colour}" stroke-width="2"{_dashes(curve.dashed)}'
+        drawn.append(f'<polyline points="{area.points(range(1, len(curve.values) + 1), curve.values)}" {line}/>')
+        keys.append((curve.name, line))
+    legend, height = _legend(keys)
+    return _svg(title, "".join(drawn) + legend, HEIGHT + height)
+
+
+def _dashes(dashed: bool) -> str:
+    return ' stroke-dasharray="5 4"' if dashed else ""
+
+
+def _legend(keys: Sequence[tuple[str, str]]) -> tuple[str, int]:
+    """Draw a line with these attributes and a name for each key below the axes; also return the height of all rows."""
+    drawn, across, row = [], float(LEFT), 0
+    for name, line in keys:
+        width = 28 + LETTER * (len(name) + 2)
+        if across > LEFT and across + width > WIDTH - RIGHT:
+            across, row = float(LEFT), row + 1
+        y = HEIGHT + LEGEND_ROW * row + 8
+        drawn.append(f'<line x1="{across:.1f}" x2="{across + 22:.1f}" y1="{y}" y2="{y}" {line}/>')
+        drawn.append(f'<text x="{across + 28:.1f}" y="{y + 4}">{escape(name)}</text>')
+        across += width
+    return "".join(drawn), LEGEND_ROW * (row + 1)
+
+
+def _svg(title: str, drawn: str, height: int) -> str:
+    """Wrap a drawing in an SVG element that needs no style sheet."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
+        f' aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="11" fill="currentColor">'
+        f"{drawn}</svg>"
+    )
 
 
 def trace_drawing(traces: Sequence[Trace], y: tuple[float, float], below: str, beside: str) -> str:
-    """The inside of an SVG of WIDTH x HEIGHT: ``traces`` over one axis of x, a step for each of its values; ``y`` (low,
-    high) is what the vertical axis shows.
+    """Draw measured values as the inside of an SVG of WIDTH x HEIGHT.
 
-    Values of x stand at even distances, as doublings do on a logarithmic axis, where 0 has no place.
+    Values of x stand at even distances, as doublings do on a logarithmic axis, which cannot show 0.
+
+    Args:
+        traces: The measured values.
+        y: The lowest and the highest value of the vertical axis.
+        below: The name of the horizontal axis.
+        beside: The name of the vertical axis.
     """
     values = sorted({value for trace in traces for value in trace.x})
-    frame = _PlotArea((-0.5, len(values) - 0.5), y)
-    drawn = [_axes(frame, [], below, _ticks(*y), beside, 100)]
-    for place, value in enumerate(values):
-        across, bottom = frame.at(place, y[0])
+    area = _PlotArea((-0.5, len(values) - 0.5), y)
+    drawn = [_axes(area, [], below, _ticks(*y), beside, 100)]
+    for position, value in enumerate(values):
+        across, bottom = area.at(position, y[0])
         drawn.append(f'<text x="{across:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{value:.6g}</text>')
     for trace in traces:
-        places = [float(values.index(value)) for value in trace.x]
+        positions = [float(values.index(value)) for value in trace.x]
         if trace.level is not None:
-            ends = frame.points(frame.x, [trace.level] * 2)
+            ends = area.points(area.x, [trace.level] * 2)
             drawn.append(f'<polyline points="{ends}" fill="none" stroke="{trace.colour}" stroke-dasharray="5 4"/>')
-        line = frame.points(places, trace.y)
+        line = area.points(positions, trace.y)
         drawn.append(f'<polyline points="{line}" fill="none" stroke="{trace.colour}" stroke-width="2"/>')
         for spot in line.split():
             across_spot, down = spot.split(",")
@@ -111,99 +163,102 @@ def histogram(
     shares: Sequence[tuple[str, Float64Array]],
     marks: Sequence[tuple[str, float]] = (),
 ) -> str:
-    """Outlines of ``shares`` (B,) of each name's own total over bins between ``edges`` (B + 1,).
+    """Draw two or more distributions over one axis, as a ``<figure>`` with a legend.
 
-    ``marks`` are places on the axis, such as thresholds, with their names, which stand side by side above.
+    Args:
+        title: The caption.
+        edges: Edges of the bins, (B + 1,).
+        shares: Names, and the shares (B,) of each name's own total in each bin.
+        marks: Names and values on the axis, such as thresholds; the names stand side by side above.
     """
-    top = max(float(values.max()) for _, values in shares) * 1.12  # room for what leads from a name to its place
-    frame = _PlotArea((float(edges[0]), float(edges[-1])), (0, top))
+    top = max(float(values.max()) for _, values in shares) * 1.12  # room for the bends from the names to their lines
+    area = _PlotArea((float(edges[0]), float(edges[-1])), (0, top))
     drawn = []
     for colour, (_, values) in zip(COLOURS, shares, strict=False):
         x = np.concatenate([edges[:1], np.repeat(edges[1:-1], 2), edges[-1:]])
-        outline = frame.points([edges[0], *x, edges[-1]], [0, *np.repeat(values, 2), 0])
+        outline = area.points([edges[0], *x, edges[-1]], [0, *np.repeat(values, 2), 0])
         drawn.append(f'<polygon points="{outline}" fill="{colour}" fill-opacity=".28" stroke="{colour}"/>')
-    drawn.append(_marks(frame, [mark for mark in marks if frame.x[0] <= mark[1] <= frame.x[1]]))
-    axes = _axes(frame, _ticks(*frame.x), "score", _ticks(0, top), "pairs, %", 100)
+    drawn.append(_draw_marks(area, [mark for mark in marks if area.x[0] <= mark[1] <= area.x[1]]))
+    axes = _axes(area, _ticks(*area.x), "score", _ticks(0, top), "pairs, %", 100)
     legend = "".join(_key(name, colour) for colour, (name, _) in zip(COLOURS, shares, strict=False))
     return _figure(title, axes + "".join(drawn), legend)
 
 
-def _marks(frame: _PlotArea, marks: Sequence[tuple[str, float]]) -> str:
-    """A line at each place, with a bend at its top that leads to its name."""
-    names, places = [name for name, _ in marks], [frame.at(place, 0)[0] for _, place in marks]
+def _draw_marks(area: _PlotArea, marks: Sequence[tuple[str, float]]) -> str:
+    """Draw a line at each value, with a bend at its top that leads to its name."""
+    names, lines = [name for name, _ in marks], [area.at(value, 0)[0] for _, value in marks]
+    middles = _spread_texts(lines, [LETTER * (len(name) + 1) for name in names])
     drawn = []
-    for name, place, spot in zip(
-        names, places, _apart(places, [LETTER * (len(name) + 1) for name in names]), strict=True
-    ):
+    for name, line, middle in zip(names, lines, middles, strict=True):
+        corners = f"{middle:.1f},{TOP} {line:.1f},{TOP + BEND} {line:.1f},{HEIGHT - BOTTOM}"
         drawn.append(
-            f'<polyline class="mark" points="{spot:.1f},{TOP} {place:.1f},{TOP + BEND} {place:.1f},{HEIGHT - BOTTOM}"/>'
-            f'<text x="{spot:.1f}" y="{TOP - 4}" text-anchor="middle">{escape(name)}</text>'
+            f'<polyline class="mark" points="{corners}" fill="none" stroke="currentColor" stroke-dasharray="2 3"/>'
+            f'<text x="{middle:.1f}" y="{TOP - 4}" text-anchor="middle">{escape(name)}</text>'
         )
     return "".join(drawn)
 
 
-def _apart(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
-    """Middles of texts of these ``widths``, as near to the ``wanted`` ones as possible without one touching another.
+def _spread_texts(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """Place the middles of texts of these ``widths`` near the ``wanted`` ones, so that no text touches another.
 
-    If they fit at all they stay between the ends of the axis.
+    If the texts fit at all, they stay between the ends of the axis.
     """
     if not wanted:
         return []
     order = np.argsort(wanted, kind="stable")
     half = np.array(widths)[order] / 2
-    # Seen from where each would stand if all touched, texts that do not touch are in ascending order.
+    # Relative to where each would stand if all touched, the middles of texts that do not touch ascend.
     touching = np.concatenate([[0.0], np.cumsum(half[1:] + half[:-1])])
-    places = np.array(wanted)[order] - touching
-    places = (np.maximum.accumulate(places) + np.minimum.accumulate(places[::-1])[::-1]) / 2
-    places = np.maximum(np.minimum(places, WIDTH - RIGHT - half[-1] - touching[-1]), LEFT + half[0]) + touching
-    spots: list[float] = places[np.argsort(order)].tolist()
-    return spots
+    middles = np.array(wanted)[order] - touching
+    middles = (np.maximum.accumulate(middles) + np.minimum.accumulate(middles[::-1])[::-1]) / 2
+    middles = np.maximum(np.minimum(middles, WIDTH - RIGHT - half[-1] - touching[-1]), LEFT + half[0]) + touching
+    found: list[float] = middles[np.argsort(order)].tolist()
+    return found
 
 
 def heat(value: float, low: float, high: float) -> str:
-    """Style of a heat map's cell: from pale (``low``) to full colour (``high``), text in contrast to it."""
+    """Return the style of a heat map's cell: pale at ``low``, full colour at ``high``, with text in contrast to it."""
     share = float(np.clip((value - low) / (high - low), 0, 1)) if high > low else 1.0
     pale, full = np.array([230, 244, 241]), np.array([12, 94, 87])
     red, green, blue = (int(part) for part in np.rint(pale + share * (full - pale)))
     return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.5 else '#10302d'}"
 
 
-def _key(name: str, colour: str, dashed: bool = False) -> str:
-    kind = "dashed" if dashed else "solid"
-    return f'<li><span class="key" style="border-top:3px {kind} {colour}"></span>{escape(name)}</li>'
+def _key(name: str, colour: str) -> str:
+    return f'<li><span class="key" style="border-top:3px solid {colour}"></span>{escape(name)}</li>'
 
 
 def _figure(title: str, drawn: str, legend: str) -> str:
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{drawn}</svg>'
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{_svg(title, drawn, HEIGHT)}'
         f'<ul class="legend">{legend}</ul></figure>'
     )
 
 
-def _axes(frame: _PlotArea, across: Sequence[float], below: str, up: Sequence[float], beside: str, scale: float) -> str:
-    """Grid lines and numbers, those of the vertical axis multiplied by ``scale``, and the axes' names."""
+def _axes(area: _PlotArea, across: Sequence[float], below: str, up: Sequence[float], beside: str, scale: float) -> str:
+    """Draw grid lines, numbers (those of the vertical axis times ``scale``) and the names of the axes."""
     bottom, drawn = HEIGHT - BOTTOM, []
     for value in up:
-        _, y = frame.at(frame.x[0], value)
+        _, y = area.at(area.x[0], value)
         drawn.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor"'
+            f' stroke-opacity=".2"/>'
             f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{scale * value:.6g}</text>'
         )
     for value in across:
-        x, _ = frame.at(value, frame.y[0])
+        x, _ = area.at(value, area.y[0])
         drawn.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{value:.6g}</text>')
     middle = (TOP + bottom) / 2
     return (
         "".join(drawn)
-        + f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        + f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}" stroke="currentColor"/>'
         + f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(below)}</text>'
         + f'<text transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(beside)}</text>'
     )
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers from ``low`` to ``high``, at most ``MOST_TICKS``."""
+    """Choose round numbers from ``low`` to ``high``, about ``MOST_TICKS`` at most."""
     rough = (high - low) / MOST_TICKS
     magnitude = 10.0 ** np.floor(np.log10(rough))
     step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10) if magnitude * factor >= rough * (1 - 1e-9))

@@ -1,7 +1,6 @@
-"""A report as one HTML page that needs nothing else: no script, no request, pictures inside it.
+"""A report as one HTML page that needs nothing else: no script, no request, images inside it.
 
-Tables and charts of :class:`reid.evaluation.analysis.details.Details`; nothing is computed here.  Every text
-that comes from data is escaped, and the page's own policy forbids it to load anything.
+Every text that comes from data is escaped, and the page's own policy forbids it to load anything.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable
-from reid.evaluation.analysis.details import Details, ExampleAnswer, QueryExample, ResultDetails, Verification
+from reid.evaluation.analysis.details import Details, ResultDetails, Verification
 from reid.evaluation.analysis.intervals import Interval
+from reid.evaluation.analysis.query_examples import ExampleAnswer, QueryExample
 from reid.evaluation.ranks import Float64Array
-from reid.evaluation.reports.charts import COLOURS, Line, cmc_chart, escape, heat, histogram
-from reid.evaluation.reports.report import stamp_lines, write_text
-from reid.evaluation.run import Report, Result
+from reid.evaluation.reports.charts import COLOURS, Curve, cmc_chart, escape, heat, histogram
+from reid.evaluation.reports.report_text import stamp_lines
+from reid.evaluation.reports.text_file import write_text
+from reid.evaluation.results import Report, Result
 from reid.records import Modality, Sample
 
-MARK = '<meta name="generator" content="reid evaluate">'  # tells a page of ours, see files.check_output_file
+MARK = '<meta name="generator" content="reid evaluate">'  # by which files.check_output_file recognizes such a page
 CMC_RANKS = 20
-SPAN = 0.2  # of the colours of a heat map, at least: values that hardly differ look alike
+SPAN = 0.2  # least range of values that the colours of a heat map span, so that values that hardly differ look alike
 NOTHING = "–"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (Path(__file__).parent / "html_page.css").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ _HEAD = (
 
 
 def html_page(details: Sequence[Details]) -> str:
-    """The page of all ``details``, a section for each report."""
+    """Write the page of all ``details``, with a section for each report."""
     titles = [_title(one.report) for one in details]
     links = "".join(f'<li><a href="#report-{i}">{escape(title)}</a></li>' for i, title in enumerate(titles))
     contents = f"<nav><ul>{links}</ul></nav>" if len(details) > 1 else ""
@@ -50,7 +51,7 @@ def html_page(details: Sequence[Details]) -> str:
 
 
 def write_page(details: Sequence[Details], path: Path) -> None:
-    """Write the page to ``path``, for its owner only: the whole file appears or the old one stays."""
+    """Write the page to ``path``, readable by its owner only: the whole file appears, or the old one stays."""
     write_text(html_page(details), path, "page", private=True)
 
 
@@ -61,17 +62,21 @@ def _title(report: Report) -> str:
 def _report(details: Details) -> str:
     report = details.report
     categories = dict.fromkeys(result.category for result in report.results)
-    charts = "".join(_cmc(category, [r for r in report.results if r.category == category]) for category in categories)
-    tables = "".join(_modalities(category, table) for category, table in details.modalities)
+    charts = "".join(
+        _cmc_figure(category, [r for r in report.results if r.category == category]) for category in categories
+    )
+    tables = "".join(
+        _heat_maps(f"{category}: by modality of query and gallery", table) for category, table in details.modalities
+    )
     stamp = escape("\n".join(stamp_lines(report)))
     return (
-        f'<div class="scroll">{_scores(report.results)}</div><div class="row">{charts}{tables}</div>'
-        f"{''.join(map(_part, details.parts))}"
+        f'<div class="scroll">{_score_table(report.results)}</div><div class="row">{charts}{tables}</div>'
+        f"{''.join(map(_result_section, details.results))}"
         f"<footer><h3>What was computed, and how</h3><pre>{stamp}</pre></footer>"
     )
 
 
-def _scores(results: Iterable[Result]) -> str:
+def _score_table(results: Iterable[Result]) -> str:
     rows = []
     for result in results:
         metrics, intervals = result.metrics, result.intervals()
@@ -86,40 +91,37 @@ def _scores(results: Iterable[Result]) -> str:
             f"{metrics.gallery:,}",
         ]
         rows.append(([result.category, name], cells))
-    heads = ["domain", "query → gallery", "rank-1", "rank-5", "rank-10", "mAP", "mINP", "queries", "gallery"]
-    return _table("Scores in percent; small: 95 % interval over identities", heads, rows, kind="scores")
+    heads = ["category", "query → gallery", "rank-1", "rank-5", "rank-10", "mAP", "mINP", "queries", "gallery"]
+    return _table("Scores in percent; small: 95 % interval over identities", heads, rows, css_class="scores")
 
 
-def _cmc(category: str, results: Sequence[Result]) -> str:
+def _cmc_figure(category: str, results: Sequence[Result]) -> str:
     plain = [result.direction for result in results if not result.reranking]
-    lines = []
+    curves = []
     for result in results:
         name = _arrow(result.direction) + (", re-ranked" if result.reranking else "")
         colour = COLOURS[plain.index(result.direction) % len(COLOURS)]
-        lines.append(Line(name, result.metrics.cmc[:CMC_RANKS], colour, bool(result.reranking)))
-    return cmc_chart(f"{category}: CMC", lines)
+        curves.append(Curve(name, result.metrics.cmc[:CMC_RANKS], colour, bool(result.reranking)))
+    title = f"{category}: CMC"
+    return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{cmc_chart(title, curves)}</figure>'
 
 
-def _modalities(category: str, table: PairTable) -> str:
-    return _maps(f"{category}: by modality of query and gallery", table)
-
-
-def _part(part: ResultDetails) -> str:
-    name = f"{part.result.category} {_arrow(part.result.direction)}"
-    other = part.gallery != part.result.metrics.gallery
-    source = f"; the scores above have another gallery ({part.result.gallery_source})" if other else ""
-    note = f" Over all {part.gallery:,} gallery images{source}." if other else ""
+def _result_section(details: ResultDetails) -> str:
+    name = f"{details.result.category} {_arrow(details.result.direction)}"
+    other = details.gallery != details.result.metrics.gallery
+    source = f"; the scores above have another gallery ({details.result.gallery_source})" if other else ""
+    note = f" Over all {details.gallery:,} gallery images{source}." if other else ""
     pieces = [
-        _histogram(part.verification) if part.verification else "",
-        f'<div class="block">{_thresholds(part.verification)}{_identification(part)}</div>',
-        _maps("By camera of query and gallery", part.cameras) if part.cameras else "",
-        _bias(part.bias) if part.bias else "",
+        _histogram(details.verification) if details.verification else "",
+        f'<div class="block">{_threshold_table(details.verification)}{_identification_table(details)}</div>',
+        _heat_maps("By camera of query and gallery", details.cameras) if details.cameras else "",
+        _bias_table(details.bias) if details.bias else "",
     ]
     return (
         f'<details open class="part"><summary>{escape(name)}</summary>'
-        f'<p class="note">{part.result.metrics.queries:,} queries.{escape(note)}</p>'
+        f'<p class="note">{details.result.metrics.queries:,} queries.{escape(note)}</p>'
         f'<div class="row">{"".join(pieces)}</div>'
-        f"{_strips('Best queries', part.best)}{_strips('Worst queries', part.worst)}</details>"
+        f"{_examples('Best queries', details.best)}{_examples('Worst queries', details.worst)}</details>"
     )
 
 
@@ -132,9 +134,9 @@ def _histogram(found: Verification) -> str:
     return histogram("Scores of valid pairs; lines: thresholds by false-match rate", found.edges, shares, marks)
 
 
-def _thresholds(found: Verification | None) -> str:
+def _threshold_table(found: Verification | None) -> str:
     if found is None:
-        return "<p>Thresholds: there are no valid pairs of one and of two identities to compare.</p>"
+        return "<p>Thresholds: there are no valid pairs of one identity and of two identities to compare.</p>"
     rows = [
         (
             [f"{100 * point.wished:g} %"],
@@ -143,35 +145,35 @@ def _thresholds(found: Verification | None) -> str:
         for point in found.points
     ]
     rate, threshold = found.equal_error
-    title = "Thresholds: a score of at least this says “the same”; small: 95 % interval over identities"
+    title = "Thresholds: a score of at least this counts as the same identity; small: 95 % interval over identities"
     table = _table(title, ["wished false-match rate", "threshold", "true-match rate"], rows)
     return f"{table if rows else ''}<p>Equal error rate {100 * rate:.1f} % at threshold {threshold:.4f}.</p>"
 
 
-def _identification(part: ResultDetails) -> str:
-    if not part.identification:
-        count = f"{part.strangers:,} of {part.result.metrics.queries:,} queries show a stranger"
+def _identification_table(details: ResultDetails) -> str:
+    if not details.identification:
+        count = f"{details.unmatched:,} of {details.result.metrics.queries:,} queries are unmatched"
         return f"<p>Open-set identification: {count}, so there is no rate.</p>"
     rows = [
         (
             [f"{100 * one.wished:g} %"],
             [f"{100 * one.false_alarm_rate:.1f}", f"{one.threshold:.4f}", _percent(one.rate.value, one.rate)],
         )
-        for one in part.identification
+        for one in details.identification
     ]
-    one = part.identification[0]
-    title = f"Open-set identification: {one.known:,} known queries, {one.strangers:,} strangers"
+    one = details.identification[0]
+    title = f"Open-set identification: {one.known:,} queries with a right answer, {one.unmatched:,} unmatched"
     return _table(title, ["wished false-alarm rate", "reached", "threshold", "identified at rank 1"], rows)
 
 
-def _maps(title: str, table: PairTable) -> str:
-    maps = _map("mAP", table.mAP, table) + _map("rank-1", table.rank1, table)
+def _heat_maps(title: str, table: PairTable) -> str:
+    maps = _heat_map("mAP", table.mAP, table) + _heat_map("rank-1", table.rank1, table)
     return f'<div class="maps"><h3>{escape(title)}</h3>{maps}</div>'
 
 
-def _map(name: str, values: Float64Array, table: PairTable) -> str:
-    """A heat map as a table; rows are the groups of queries."""
-    rows, columns = _ordered(table.query_groups), _ordered(table.gallery_groups)
+def _heat_map(name: str, values: Float64Array, table: PairTable) -> str:
+    """Write a heat map as a table; its rows are the groups of queries."""
+    rows, columns = _sorted_positions(table.query_groups), _sorted_positions(table.gallery_groups)
     known = values[~np.isnan(values)]
     high = float(known.max(initial=0))
     low = min(float(known.min(initial=1)), high - SPAN)
@@ -192,54 +194,57 @@ def _map(name: str, values: Float64Array, table: PairTable) -> str:
     )
 
 
-def _ordered(names: Sequence[str]) -> list[int]:
-    """Positions of ``names``: modalities as they are defined, others with numbers in the order of their value."""
+def _sorted_positions(names: Sequence[str]) -> list[int]:
+    """Sort the positions of ``names``: modalities as they are defined, other names by the numbers in them."""
 
     def key(position: int) -> list[tuple[bool, int, str]]:
         words = re.findall(r"[0-9]+|[^0-9]+", names[position])
         return [(not word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words]
 
-    known = [str(kind) for kind in Modality]
+    known = [str(modality) for modality in Modality]
     return sorted(range(len(names)), key=(lambda i: known.index(names[i])) if set(names) <= set(known) else key)
 
 
-def _bias(bias: CameraBias) -> str:
+def _bias_table(bias: CameraBias) -> str:
     rows = [
         ([bias.cameras[i]], [f"{bias.queries[i]:,}", _percent(bias.observed[i]), _percent(bias.expected[i])])
-        for i in _ordered(bias.cameras)
+        for i in _sorted_positions(bias.cameras)
     ]
     factor = NOTHING if np.isnan(bias.factor) else f"{bias.factor:.2f}"
-    title = f"Camera bias {factor}: how many times as often as by chance the nearest stranger shares the camera"
+    title = (
+        f"Camera bias {factor}: how many times as often as by chance the nearest row of another identity"
+        " has the query's camera"
+    )
     heads = ["camera", "queries", "observed", "by chance"]
     return f'<div class="block">{_table(title, heads, rows)}</div>'
 
 
-def _strips(title: str, query_examples: Sequence[QueryExample]) -> str:
-    if not query_examples:
+def _examples(title: str, examples: Sequence[QueryExample]) -> str:
+    if not examples:
         return ""
-    return f'<h3>{title}</h3><div class="strips">{"".join(map(_strip, query_examples))}</div>'
+    return f'<h3>{title}</h3><div class="examples">{"".join(map(_example, examples))}</div>'
 
 
-def _strip(strip: QueryExample) -> str:
-    precision = f"AP {100 * strip.average_precision:.1f}"
-    who = escape(f"query: {_who(strip.query)}")
-    asked = (
-        f'<figure class="query"><img src="{strip.picture}" alt="{who}" title="{who}">'
-        f"<figcaption>{escape(strip.query.camera or '?')}<br>{precision}</figcaption></figure>"
+def _example(example: QueryExample) -> str:
+    precision = f"AP {100 * example.average_precision:.1f}"
+    words = escape(f"query: {_describe(example.query)}")
+    query = (
+        f'<figure class="query"><img src="{example.image}" alt="{words}" title="{words}">'
+        f"<figcaption>{escape(example.query.camera or '?')}<br>{precision}</figcaption></figure>"
     )
-    return f'<div class="strip">{asked}{"".join(map(_answer, strip.answers))}</div>'
+    return f'<div class="example">{query}{"".join(map(_answer, example.answers))}</div>'
 
 
 def _answer(answer: ExampleAnswer) -> str:
     verdict, mark = ("right", "✓") if answer.right else ("wrong", "✗")
-    who = f"place {answer.place}, {verdict}: {_who(answer.sample)}, score {answer.score:.3f}"
+    words = escape(f"rank {answer.rank}, {verdict}: {_describe(answer.sample)}, score {answer.score:.3f}")
     return (
-        f'<figure class="{verdict}"><img src="{answer.picture}" alt="{escape(who)}" title="{escape(who)}">'
-        f"<figcaption>{answer.place} {mark}<br>{escape(answer.sample.camera or '?')}</figcaption></figure>"
+        f'<figure class="{verdict}"><img src="{answer.image}" alt="{words}" title="{words}">'
+        f"<figcaption>{answer.rank} {mark}<br>{escape(answer.sample.camera or '?')}</figcaption></figure>"
     )
 
 
-def _who(sample: Sample) -> str:
+def _describe(sample: Sample) -> str:
     return f"{sample.category} {sample.identity or 'unknown'}, {sample.modality} camera {sample.camera or 'unknown'}"
 
 
@@ -248,15 +253,15 @@ def _arrow(direction: str) -> str:
 
 
 def _percent(value: float, interval: Interval | None = None) -> str:
-    """Markup of a fraction in percent, with its interval if there is one."""
+    """Write a fraction in percent as markup, with its interval if there is one."""
     around = f" <small>{100 * interval.low:.1f}–{100 * interval.high:.1f}</small>" if interval else ""
     return f"{100 * value:.1f}{around}"
 
 
 def _table(
-    title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[str]]], *, kind: str = ""
+    title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[str]]], *, css_class: str = ""
 ) -> str:
-    """``rows`` are (names, cells): names are escaped, cells are markup."""
+    """Write a table of ``rows`` (names, cells): names are escaped, cells are markup."""
     body = "".join(
         "<tr>"
         + "".join(f'<th scope="row">{escape(name)}</th>' for name in names)
@@ -266,6 +271,6 @@ def _table(
     )
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     return (
-        f'<table class="{kind or "plain"}"><caption>{escape(title)}</caption>'
+        f'<table class="{css_class or "plain"}"><caption>{escape(title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )

@@ -1,7 +1,7 @@
-"""Two evaluations side by side, if they measured the same thing; otherwise the reason why not.
+"""Compare two evaluations if they measured the same thing, and otherwise say why they cannot be compared.
 
-Works on the JSON of reports, so runs of different days and machines can be compared.  Where both hold
-the same queries the difference gets an interval and a p-value from the pairs.
+The comparison reads the JSON of reports, so runs of different days and machines can be compared.  Where both hold the
+same queries, the difference gets an interval and a p-value from the pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
 from reid.old_names import current_rule, current_rule_text
 
-# What must be equal for two numbers to mean the same, and how it is called.
+# What must be equal for two scores to mean the same, and how an error names it.
 SAME = {
     "protocol": "protocol",
     "variant": "variant of the protocol",
@@ -28,17 +28,17 @@ SAME = {
     "ties": "tie rule",
     "gallery_source": "gallery",
     "queries": "number of queries",
-    "queries_without_match": "number of queries without a match",
+    "queries_without_match": "number of queries without a right answer",
     "gallery": "number of gallery rows",
 }
 NAMES = ("domain", "direction", "reranking")
-LEAST_P = 0.001  # below, a table does not say how small it is
+LEAST_P = 0.001  # a table does not show smaller p-values
 SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One result of both files; ``paired`` compares the average precision query by query, if that is known."""
+class ResultPair:
+    """The same result in both files; ``paired`` compares the average precision query by query, where it is known."""
 
     category: str
     direction: str
@@ -47,8 +47,12 @@ class Pair:
     paired: PairedDifference | None
 
 
-def compare_files(first: Path, second: Path) -> list[Pair]:
-    """The results of two evaluation files, matched; DataError that says why they cannot be compared."""
+def compare_files(first: Path, second: Path) -> list[ResultPair]:
+    """Pair the results of two files that ``reid evaluate --json`` wrote.
+
+    Raises:
+        DataError: A file cannot be read, or the files measured different things.
+    """
     before, after = _results(first), _results(second)
     for field in ("protocol", "variant"):
         names = [[entry[field] for entry in side.values()] for side in (before, after)]
@@ -63,12 +67,14 @@ def compare_files(first: Path, second: Path) -> list[Pair]:
         for field, name in SAME.items():
             if entry.get(field) != other.get(field):
                 raise DataError(_refusal(first, second, key, name, entry.get(field), other.get(field)))
-        pairs.append(Pair(entry["domain"], entry["direction"], entry, other, _paired(entry, other, first, second)))
+        pairs.append(
+            ResultPair(entry["domain"], entry["direction"], entry, other, _paired(entry, other, first, second))
+        )
     return pairs
 
 
-def comparison_table(pairs: list[Pair]) -> str:
-    """Lines of at most 80 columns: percent of the first file, of the second, and the difference."""
+def comparison_table(pairs: list[ResultPair]) -> str:
+    """Write lines of at most 80 columns: percent of the first file, of the second, and the difference."""
     lines = [f"{'':32}{'before':>10}{'after':>10}{'change':>10}"]
     for pair in pairs:
         lines.append(" ".join(filter(None, [pair.category, pair.direction, pair.before["reranking"]])))
@@ -86,8 +92,8 @@ def comparison_table(pairs: list[Pair]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def comparison_json(pairs: list[Pair]) -> dict[str, Any]:
-    """``{"pairs": [...]}`` with the scores of both, their differences and the paired test."""
+def comparison_json(pairs: list[ResultPair]) -> dict[str, Any]:
+    """Return ``{"pairs": [...]}`` with the scores of both files, their differences and the paired test."""
     entries = []
     for pair in pairs:
         entry: dict[str, Any] = {name: pair.before[name] for name in NAMES}
@@ -121,7 +127,10 @@ def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:
-    """``entry`` with the settings that are newer than it; what is missing or no number raises, as parsing does."""
+    """Check an entry and add the settings of the rule that it is too old to have.
+
+    A missing or unusable value raises the errors that parsing raises.
+    """
     if not all(np.isfinite(float(entry[name])) for name in SCORES):
         raise ValueError("a score is no number")
     columns = entry["per_query"]
@@ -132,11 +141,11 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "rule": current_rule_text(entry["rule"]), "settings": settings}
 
 
-def _refusal(first: Path, second: Path, key: tuple[str, ...], name: str, one: object, other: object) -> str:
+def _refusal(first: Path, second: Path, result: tuple[str, ...], name: str, one: object, other: object) -> str:
     if isinstance(one, dict) and isinstance(other, dict):
-        differing = [part for part in {**one, **other} if one.get(part) != other.get(part)]
-        one, other = ({part: side.get(part) for part in differing} for side in (one, other))
-    where = " ".join(filter(None, key)) + ": " if key else ""
+        differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        one, other = ({key: side.get(key) for key in differing} for side in (one, other))
+    where = " ".join(filter(None, result)) + ": " if result else ""
     return (
         f"{first} and {second} cannot be compared: {where}the {name} differs, {one} and {other};"
         " evaluate both in the same way"
@@ -148,6 +157,6 @@ def _paired(before: Mapping[str, Any], after: Mapping[str, Any], first: Path, se
     if not one or not other:
         return None
     if one["picture"] != other["picture"]:
-        raise DataError(f"{first} and {second} cannot be compared: they ask different queries of {before['protocol']}")
+        raise DataError(f"{first} and {second} cannot be compared: they have different queries of {before['protocol']}")
     values = [np.array(side["average_precision"], dtype=np.float64) for side in (one, other)]  # null becomes NaN
     return paired_difference(values[0], values[1], np.array(one["identity"], dtype=str))

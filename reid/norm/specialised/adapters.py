@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError, unknown_name
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.condition import Condition, current_condition
 from reid.norm.convert import add_domain, domain_index, domains_of, replace_modules
-from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.domain_rows import NamedRows
 
 KINDS = ("series", "parallel")

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import ConfigError, DataError, unknown_name
+from reid.norm.batchnorm_layer import AFFINES
 from reid.norm.condition import Given
 from reid.norm.convert import replace_modules
-from reid.norm.domain_batchnorm import AFFINES
 from reid.norm.domain_rows import copy_flags_and_hooks
 from reid.norm.specialised.switchable_layers import (
     SWITCHABLE,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConditionError, ConfigError
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.condition import Condition, current_condition
-from reid.norm.domain_batchnorm import DomainBatchNorm
 from reid.norm.domain_rows import copy_flags_and_hooks
 
 DIVISOR = 8  # channels come in multiples of it

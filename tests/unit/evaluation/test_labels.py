@@ -1,4 +1,4 @@
-"""The Market rule over labels, known and unknown."""
+"""The Market-1501 rule holds for known and unknown labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reid.evaluation.labels import judge, market_labels
+from reid.evaluation.labels import Labels, market_labels
 from reid.records import Sample, Split
 
 
@@ -17,17 +17,19 @@ def sample(path, identity, camera, split=Split.GALLERY):
 
 
 def relation(queries, gallery, **how):
-    """(Q, G) of "right", "left out" and "wrong", by the labels that market_labels gives."""
+    """Write for each pair (Q, G) whether it is "right", "left out" or "wrong" by the labels of market_labels."""
     labels = market_labels(queries, gallery, **how)
     table = np.full((len(queries), len(gallery)), "wrong", dtype="U8")
-    judgement = judge(labels.query_identities, labels.gallery_identities, labels.query_cameras, labels.gallery_cameras)
     for start in range(len(queries)):
-        offsets, rows, left_out = judgement.same_identity(start, start + 1)
+        offsets, rows, left_out = labels.same_identity(start, start + 1)
         assert set(offsets.tolist()) <= {0}
         table[start, rows] = np.where(left_out, "left out", "right")
     if labels.query_locations is not None:
         table[labels.query_locations[:, None] == labels.gallery_locations] = "left out"
-    assert labels.left_out() == np.count_nonzero(table == "left out")
+    assert labels.count_left_out() == np.count_nonzero(table == "left out")
+    scores = np.zeros(table.shape)
+    labels.leave_out(scores, 0)
+    np.testing.assert_array_equal(scores == -np.inf, table == "left out")
     return table.tolist()
 
 
@@ -37,19 +39,19 @@ def test_known_labels():
     assert relation(queries, gallery) == [["right", "left out", "wrong", "wrong"]]
 
 
-def test_unknown_cameras_are_not_equal_but_the_same_picture_is():
+def test_unknown_cameras_are_not_equal_but_the_same_image_is():
     queries = [sample("q", "a", "")]
     gallery = [sample("q", "a", ""), sample("x", "a", ""), sample("y", "a", "1"), sample("z", "b", "")]
     assert relation(queries, gallery) == [["left out", "right", "right", "wrong"]]
 
 
-def test_the_same_picture_is_left_out_even_if_one_row_forgot_its_camera():
+def test_the_same_image_is_left_out_even_if_one_row_has_no_camera():
     queries = [sample("q", "a", "1")]
     gallery = [sample("q", "a", ""), sample("x", "a", "2")]
     assert relation(queries, gallery) == [["left out", "right"]]
 
 
-def test_a_camera_may_be_named_like_a_picture():
+def test_a_camera_may_be_named_like_an_image():
     assert relation([sample("q", "a", "")], [sample("x", "a", "q")]) == [["right"]]
 
 
@@ -60,25 +62,25 @@ def test_unknown_identities_match_nobody():
 
 
 def test_pairs_of_several_queries_come_sorted_by_query():
-    judgement = judge(np.array([5, 3, 5]), np.array([3, 5, 5, 4]), np.array([1, 1, 2]), np.array([1, 1, 2, 1]))
-    offsets, rows, left_out = judgement.same_identity(0, 3)
+    labels = Labels([5, 3, 5], [3, 5, 5, 4], [1, 1, 2], [1, 1, 2, 1])
+    offsets, rows, left_out = labels.same_identity(0, 3)
     assert offsets.tolist() == [0, 0, 1, 2, 2]
     assert rows.tolist() == [1, 2, 0, 1, 2]
     assert left_out.tolist() == [True, False, True, False, True]
-    offsets, rows, _ = judgement.same_identity(2, 3)
+    offsets, rows, _ = labels.same_identity(2, 3)
     assert (offsets.tolist(), rows.tolist()) == ([0, 0], [1, 2])
 
 
-def test_cameras_that_share_a_place():
+def test_cameras_that_share_a_location():
     queries = [sample("q", "a", "3"), sample("r", "a", "6")]
     gallery = [sample("w", "a", "2"), sample("x", "b", "2"), sample("y", "a", "1"), sample("z", "b", "1")]
-    one_place = {"3": "2"}
+    one_location = {"3": "2"}
     assert relation(queries, gallery) == [["right", "wrong", "right", "wrong"]] * 2
-    assert relation(queries, gallery, locations=one_place) == [
+    assert relation(queries, gallery, locations=one_location) == [
         ["left out", "wrong", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]
-    assert relation(queries, gallery, locations=one_place, ignore="location") == [
+    assert relation(queries, gallery, locations=one_location, ignore="location") == [
         ["left out", "left out", "right", "wrong"],
         ["right", "wrong", "right", "wrong"],
     ]
@@ -93,10 +95,22 @@ def test_only_itself_is_left_out():
     ]
 
 
-@given(
-    st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "location"])
-)
+@given(st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "place"]))
 def test_pairs_left_out_are_counted(labels, ignore):
-    """``left_out`` against the table, unknown identities and cameras among them (the assertion is in relation)."""
+    """``count_left_out`` counts what the table shows, with unknown labels among them; ``relation`` asserts it."""
     rows = [sample(f"{i}", identity.strip(), camera.strip()) for i, (identity, camera) in enumerate(labels)]
     relation(rows, rows[::-1], ignore=ignore)
+
+
+def test_labels_of_some_rows():
+    labels = Labels([5, 3], [3, 5, 5], [1, 1], [1, 1, 2], [7, 8], [8, 8, 7])
+    some = labels.select(np.array([1]), np.array([0, 2]))
+    assert (some.queries, some.gallery, some.count_left_out()) == (1, 2, 1)
+    assert labels.select(slice(None), slice(None)).count_left_out() == labels.count_left_out() == 3
+
+
+def test_the_gallery_by_identity():
+    by_identity = Labels(["b", "x"], ["c", "b", "c"], [0, 0], [1, 1, 1]).gallery_by_identity
+    assert by_identity.order.tolist() == [1, 0, 2]
+    assert by_identity.starts.tolist() == [0, 1]
+    assert by_identity.own.tolist() == [0, -1]

@@ -1,9 +1,8 @@
-"""Every value of the metrics against a textbook on lists, with ties tried in every order.
+"""Every value of the metrics equals that of a textbook on lists, with ties tried in every order.
 
-Wrong variants that the oracles tell apart: ties at their best or in gallery order in place of the mean,
-middle ranks in place of the mean over orders, AP by rectangles for trapezoids, means over matched
-queries for all queries, a CMC over rows for one over identities, R-precision at a fixed length, a
-place that is left out for its own identity only.
+The oracles refuse these wrong variants: ties at their best or in gallery order in place of the mean, middle ranks in
+place of the mean over orders, AP by rectangles for trapezoids, means over matched queries for all queries, a CMC over
+rows for one over identities, R-precision at a fixed length, a location that is left out for its own identity only.
 """
 
 from __future__ import annotations
@@ -16,30 +15,31 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reid.errors import DataError
-from reid.evaluation.metrics import NoMatchError, market_metrics, score_metrics
+from reid.evaluation.labels import Labels
+from reid.evaluation.metrics import MetricOptions, NoMatchError, market_metrics, score_metrics, vector_metrics
 from reid.evaluation.ranks import TIES
 
 RANKS = 6
 
 
 def textbook(right, trapezoid=False):
-    """Values of one list, ``right[i]``: is the answer on place i + 1 right."""
-    places = [place for place, is_right in enumerate(right, start=1) if is_right]
-    total = len(places)
+    """Compute the values of one list, where ``right[i]`` is whether the answer at rank i + 1 is right."""
+    ranks = [rank for rank, is_right in enumerate(right, start=1) if is_right]
+    total = len(ranks)
     precisions = []
-    for hits, place in enumerate(places, start=1):
-        precision = hits / place
+    for hits, rank in enumerate(ranks, start=1):
+        precision = hits / rank
         if trapezoid:
-            precision = (precision + ((hits - 1) / (place - 1) if place > 1 else 1.0)) / 2
+            precision = (precision + ((hits - 1) / (rank - 1) if rank > 1 else 1.0)) / 2
         precisions.append(precision)
-    early = [hits / place for hits, place in enumerate(places, start=1) if place <= total]
+    early = [hits / rank for hits, rank in enumerate(ranks, start=1) if rank <= total]
     return {
         "mAP": sum(precisions) / total,
-        "mINP": total / places[-1],
+        "mINP": total / ranks[-1],
         "r_precision": len(early) / total,
         "map_at_r": sum(early) / total,
-        "cmc": np.array([float(places[0] <= k) for k in range(1, RANKS + 1)]),
-        "rank1": float(places[0] == 1),
+        "cmc": np.array([float(ranks[0] <= k) for k in range(1, RANKS + 1)]),
+        "rank1": float(ranks[0] == 1),
     }
 
 
@@ -110,7 +110,9 @@ def tables(draw):
 def test_equals_the_textbook_in_every_variant(case, ties, trapezoid, all_queries, block):
     table, labels = case
     variants = [name for name, on in (("trapezoid", trapezoid), ("all_queries", all_queries)) if on]
-    metrics = score_metrics(of_table(table), **labels, ties=ties, variants=variants, max_rank=RANKS, block=block)
+    metrics = score_metrics(
+        of_table(table), Labels(**labels), MetricOptions(ties, tuple(variants), max_rank=RANKS), block=block
+    )
     check(metrics, of_lists(table, labels, trapezoid=trapezoid, all_queries=all_queries)[ties])
     assert (metrics.ties, metrics.variants, metrics.cmc_over) == (ties, tuple(variants), "rows")
 
@@ -126,8 +128,10 @@ LABELS = {
 
 def test_wrong_variants_differ():
     truth = of_lists(TABLE, LABELS)["mean"]
-    for options in ({"ties": "worst"}, {"variants": ["trapezoid"]}, {"variants": ["all_queries"]}):
-        wrong = score_metrics(of_table(TABLE), **LABELS, **{"ties": "mean", "max_rank": RANKS, **options})
+    for options in ({"ties": "worst"}, {"variants": ("trapezoid",)}, {"variants": ("all_queries",)}):
+        wrong = score_metrics(
+            of_table(TABLE), Labels(**LABELS), MetricOptions(**{"ties": "mean", "max_rank": RANKS, **options})
+        )
         with pytest.raises(AssertionError):
             check(wrong, truth)
     best = of_lists(TABLE + 1e-3 * (np.array(LABELS["query_identities"])[:, None] == LABELS["gallery_identities"]),
@@ -141,7 +145,7 @@ def test_the_middle_rank_is_not_the_mean():
     """One right row among three of one score: the mean of 1, 1/2, 1/3 is 11/18, not 1/2 as of the middle rank."""
     labels = {name: column[:1] if name.startswith("query") else column[:3] for name, column in LABELS.items()}
     labels["gallery_identities"] = ["x", "a", "y"]
-    metrics = score_metrics(of_table(np.zeros((1, 3))), **labels, ties="mean", max_rank=3)
+    metrics = score_metrics(of_table(np.zeros((1, 3))), Labels(**labels), MetricOptions("mean", max_rank=3))
     assert metrics.mAP == pytest.approx(11 / 18)
     assert metrics.mINP == pytest.approx(11 / 18)
     np.testing.assert_allclose(metrics.cmc, [1 / 3, 2 / 3, 1])
@@ -167,7 +171,7 @@ def test_a_collapsed_embedding_scores_by_chance_at_the_mean_and_the_least_at_wor
 
 
 def identity_list(scores, identities):
-    """The places of identities in the order in which each first appears, wrong ones first where scores tie."""
+    """Find the best score of each identity, in the order in which each first appears."""
     best = {}
     for score, identity in zip(scores, identities, strict=True):
         if score > -np.inf:
@@ -202,11 +206,11 @@ def test_a_cmc_over_identities(case, ties, seed):
     labels = {**labels, "gallery_cameras": cameras}
     options = {"ties": ties, "max_rank": RANKS}
     try:
-        metrics = score_metrics(of_table(table), **labels, **options, cmc_over="identities")
+        metrics = score_metrics(of_table(table), Labels(**labels), MetricOptions(**options, cmc_over="identities"))
     except NoMatchError:
         assume(False)
     np.testing.assert_allclose(metrics.cmc, of_identities(table, labels, ties), atol=1e-12)
-    rows = score_metrics(of_table(table), **labels, **options)
+    rows = score_metrics(of_table(table), Labels(**labels), MetricOptions(**options))
     assert (metrics.mAP, metrics.mINP, metrics.map_at_r) == (rows.mAP, rows.mINP, rows.map_at_r)
     if ties == "worst":
         assert np.all(metrics.cmc >= rows.cmc)  # identities in front are at most rows in front
@@ -214,31 +218,31 @@ def test_a_cmc_over_identities(case, ties, seed):
 
 
 def test_identities_and_rows_really_differ():
-    """Two pictures of x stand before a: a is third of the rows, second of the identities."""
+    """Two images of x stand before a, so a is third of the rows and second of the identities."""
     labels = {**{name: column[:1] for name, column in LABELS.items()}, "gallery_identities": ["x", "x", "a"],
               "gallery_cameras": [1, 1, 1]}  # fmt: skip
     scores = of_table([[0.9, 0.8, 0.7]])
-    assert score_metrics(scores, **labels).cmc[:3].tolist() == [0, 0, 1]
-    over = score_metrics(scores, **labels, cmc_over="identities")
+    assert score_metrics(scores, Labels(**labels)).cmc[:3].tolist() == [0, 0, 1]
+    over = score_metrics(scores, Labels(**labels), MetricOptions(cmc_over="identities"))
     assert (over.cmc[:3].tolist(), over.first_match.tolist()) == ([0, 1, 1], [2])
 
 
-def test_a_place_is_left_out_whoever_it_shows():
-    """Camera 3 shares the place of camera 2, so its query never sees b's better picture there."""
+def test_a_location_is_left_out_whoever_it_shows():
+    """Camera 3 shares the location of camera 2, so its query is not compared with b's better image there."""
     labels = {
         "query_identities": ["a", "a"],
         "gallery_identities": ["b", "a", "a"],
         "query_cameras": ["3", "6"],
         "gallery_cameras": ["2", "2", "1"],
     }
-    places = {"query_locations": ["room", "hall"], "gallery_locations": ["room", "room", "yard"]}
+    locations = {"query_locations": ["room", "hall"], "gallery_locations": ["room", "room", "yard"]}
     table = np.array([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5]])
-    with_places = score_metrics(of_table(table), **labels, **places)
-    assert with_places.first_match.tolist() == [1, 2]
-    assert with_places.average_precision.tolist() == [1, (1 / 2 + 2 / 3) / 2]
-    without = score_metrics(of_table(table), **labels)
+    with_locations = score_metrics(of_table(table), Labels(**labels, **locations))
+    assert with_locations.first_match.tolist() == [1, 2]
+    assert with_locations.average_precision.tolist() == [1, (1 / 2 + 2 / 3) / 2]
+    without = score_metrics(of_table(table), Labels(**labels))
     assert without.first_match.tolist() == [2, 2]
-    over = score_metrics(of_table(table), **labels, **places, cmc_over="identities")
+    over = score_metrics(of_table(table), Labels(**labels, **locations), MetricOptions(cmc_over="identities"))
     assert over.first_match.tolist() == [1, 2]
 
 
@@ -247,7 +251,8 @@ def test_a_score_of_minus_infinity_is_left_out():
     table[:, 2] = -np.inf
     keep = [0, 1, 3, 4]
     fewer = {name: np.array(column)[keep] if name.startswith("gallery") else column for name, column in LABELS.items()}
-    one, other = score_metrics(of_table(table), **LABELS), score_metrics(of_table(table[:, keep]), **fewer)
+    one = score_metrics(of_table(table), Labels(**LABELS))
+    other = score_metrics(of_table(table[:, keep]), Labels(**fewer))
     np.testing.assert_array_equal(one.average_precision, other.average_precision)
     assert (one.map_at_r, one.cmc.tolist()) == (other.map_at_r, other.cmc.tolist())
 
@@ -277,33 +282,63 @@ def test_memory_limits_the_block_and_changes_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"ties": "best"}, 'unknown tie rule "best".* known: worst, mean'),
-        ({"variants": ["trapezium"]}, 'unknown variant "trapezium"; did you mean "trapezoid"'),
-        ({"cmc_over": "images"}, 'unknown CMC over "images".* known: rows, identities'),
-        ({"query_locations": [1, 2, 3]}, "got only one of them"),
-        (
-            {"query_locations": ["a"] * 3, "gallery_locations": [1] * 5},
-            "locations: queries have .* and the gallery int64",
-        ),
-        ({"block": 0}, "block of 1 or more"),
-        ({"query_identities": ["a"]}, r"query_cameras: expected one label a row, \(1,\)"),
+        ({"ties": "best"}, ('"best"', "worst, mean")),
+        ({"variants": ["trapezium"]}, ('"trapezium"', '"trapezoid"')),
+        ({"cmc_over": "images"}, ('"images"', "rows, identities")),
+        ({"block": 0}, ("block", "got 0")),
+        ({"max_rank": 0}, ("max_rank", "got 0")),
     ],
 )
-def test_bad_options_are_one_clear_line(changes, message):
-    with pytest.raises(DataError, match=message):
-        score_metrics(of_table(TABLE), **{**LABELS, **changes})
+def test_bad_options_are_one_clear_line(changes, words):
+    vectors = np.eye(5, dtype=np.float32)
+    with pytest.raises(DataError) as caught:
+        market_metrics(vectors[:3], vectors, **LABELS, **changes)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"query_locations": [1, 2, 3]}, ("only one of them",)),
+        ({"query_locations": ["a"] * 3, "gallery_locations": [1] * 5}, ("locations:", "int64")),
+        ({"query_identities": ["a"]}, ("query_cameras", "(1,)")),
+    ],
+)
+def test_bad_labels_are_one_clear_line(changes, words):
+    with pytest.raises(DataError) as caught:
+        Labels(**{**LABELS, **changes})
+    assert all(word in str(caught.value) for word in words)
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (np.full((3, 5), np.nan), "NaN or infinity among those of queries 0 to 2"),
-        (np.full((3, 5), np.inf), "NaN or infinity"),
-        (np.zeros((3, 4)), r"expected floats \(3, 5\), got float64 \(3, 4\)"),
+        (np.full((3, 5), np.nan), "queries 0 to 2"),
+        (np.full((3, 5), np.inf), "queries 0 to 2"),
+        (np.zeros((3, 4)), r"\(3, 4\)"),
     ],
 )
 def test_bad_scores_are_one_clear_line(table, message):
     with pytest.raises(DataError, match=message):
-        score_metrics(of_table(table), **LABELS)
+        score_metrics(of_table(table), Labels(**LABELS))
+
+
+def test_labels_of_other_rows_are_refused():
+    vectors = np.eye(5, dtype=np.float32)
+    with pytest.raises(DataError) as caught:
+        vector_metrics(vectors[:2], vectors, Labels(**LABELS))
+    assert "2 queries and 5 gallery rows, got 3 and 5" in str(caught.value)
+
+
+def test_the_names_of_version_0_1_0_for_locations_are_accepted():
+    vectors = np.float32([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [1, 0]])
+    new = {"query_locations": [1, 2, 3], "gallery_locations": [1, 9, 9, 9, 1]}
+    old = {name.replace("locations", "places"): column for name, column in new.items()}
+    one, other = (market_metrics(vectors[:3], vectors, **LABELS, **names) for names in (new, old))
+    np.testing.assert_array_equal(one.average_precision, other.average_precision)
+    assert one.mAP != market_metrics(vectors[:3], vectors, **LABELS).mAP
+    with pytest.raises(DataError, match="query_places"):
+        market_metrics(vectors[:3], vectors, **LABELS, **new, **old)

@@ -1,4 +1,4 @@
-"""Input checks of market_metrics, and equal rows at the edges of a matrix product."""
+"""market_metrics checks its input, and equal rows tie at the edges of a matrix product."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_queries_without_a_match_are_counted_and_enter_no_mean():
 
 
 def test_the_same_camera_is_left_out():
-    with pytest.raises(NoMatchError, match="none of the 2 queries has a right answer"):
+    with pytest.raises(NoMatchError, match="2 queries"):
         call(gallery_cameras=["1", "1", "1"])
 
 
@@ -58,20 +58,21 @@ def test_rows_may_be_far_from_contiguous():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"query": EYE[:0], "query_identities": [], "query_cameras": []}, "query_vectors: no rows"),
-        ({"gallery": EYE[:0], "gallery_identities": [], "gallery_cameras": []}, "gallery_vectors: no rows"),
-        ({"query": EYE[0]}, r"query_vectors: expected floats \(rows, D\), got float32 \(3,\)"),
-        ({"gallery": EYE.astype(int)}, "gallery_vectors: expected floats"),
-        ({"gallery": np.eye(3, 4, dtype=np.float32)}, "3 dimensions, gallery_vectors 4"),
-        ({"gallery": np.where(EYE == 1, np.nan, EYE)}, "gallery_vectors: row 0 holds NaN"),
-        ({"query": np.float32([[1, 0, 0], [0, np.inf, 0]])}, "query_vectors: row 1 holds NaN, infinity"),
-        ({"query_identities": ["a"]}, r"query_identities: expected one label a row, \(2,\)"),
-        ({"gallery_cameras": [["2"], ["2"], ["2"]]}, r"gallery_cameras: .*got shape \(3, 1\)"),
-        ({"gallery_identities": [1, 2, 3]}, "identities: queries have .* and the gallery int64"),
-        ({"query_cameras": [0.5, 1.5]}, "query_cameras: expected strings or integers, got float64"),
-        ({"query_identities": np.array(["a", None], object)}, "only strings or only integers, got NoneType, string"),
-        ({"max_rank": 0}, "max_rank of 1 to 1000000"),
-        ({"block": 0}, "max_rank of 1 to 1000000"),
+        ({"query": EYE[:0], "query_identities": [], "query_cameras": []}, "query_vectors"),
+        ({"gallery": EYE[:0], "gallery_identities": [], "gallery_cameras": []}, "gallery_vectors"),
+        ({"query": EYE[0]}, r"query_vectors.*\(3,\)"),
+        ({"gallery": EYE.astype(int)}, "gallery_vectors.*int64"),
+        ({"gallery": np.eye(3, 4, dtype=np.float32)}, "gallery_vectors 4"),
+        ({"gallery": np.where(EYE == 1, np.nan, EYE)}, "gallery_vectors: row 0"),
+        ({"query": np.float32([[1, 0, 0], [0, np.inf, 0]])}, "query_vectors: row 1"),
+        ({"query_identities": ["a"]}, r"query_identities.*\(2,\)"),
+        ({"gallery_cameras": [["2"], ["2"], ["2"]]}, r"gallery_cameras.*\(3, 1\)"),
+        ({"gallery_identities": [1, 2, 3]}, "identities.*int64"),
+        ({"query_cameras": [0.5, 1.5]}, "query_cameras.*float64"),
+        ({"query_identities": np.array(["a", None], object)}, "NoneType, string"),
+        ({"max_rank": 0}, "1000000, got 0"),
+        ({"block": 0}, "block.*got 0"),
+        ({"block": -1}, "block.*got -1"),
     ],
 )
 def test_bad_input_is_one_clear_line(changes, message):
@@ -80,7 +81,7 @@ def test_bad_input_is_one_clear_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_labels_may_be_objects_of_one_kind():
+def test_labels_may_be_objects_of_one_type():
     assert call(query_identities=np.array(["a", "b"], object)).mAP == 1
     numbers = np.array([7, np.int64(8)], object)
     assert call(query_identities=numbers, gallery_identities=np.array([7, 8, 9])).mAP == 1
@@ -126,7 +127,7 @@ def test_both_ways_of_counting_agree():
     for low in (-4.0, 0.0, 1.0, 2.5, 9.0):  # from nearly all of the row to nothing of it
         thresholds = np.sort(random.uniform(low, low + 1, 5).astype(np.float32))[::-1]
         expected = [int((row >= bar).sum()) for bar in thresholds]
-        assert ranks._count(np.greater_equal, row, thresholds, np.empty((3, 1000), np.bool_)) == expected
+        assert ranks._count_passing(np.greater_equal, row, thresholds, np.empty((3, 1000), np.bool_)) == expected
 
 
 def test_memory_is_bounded_by_the_block(monkeypatch):

@@ -1,11 +1,11 @@
-"""Every published protocol from the authors' files to its scores, with numbers worked out by hand.
+"""Every published protocol gives the scores worked out by hand, from the authors' files on.
 
-A tree in the authors' layout is read by the protocol's table, each picture gets an angle, and the report must have
+A tree in the authors' layout is read by the protocol's table, each image gets an angle, and the report must have
 the numbers derived in the test.  P is a right answer, x a wrong one, [ ] is left out; a number behind it is the
-picture's angle.  SYSU-MM01 at one shot, LLCM in one direction and VeRi-776 are in ``test_trials`` and ``test_tracks``.
+image's angle.  SYSU-MM01 at one shot, LLCM in one direction and VeRi-776 are in ``test_trials`` and ``test_tracks``.
 
-Wrong variants this catches: junk that is read, distractors that are not, the query's own camera kept, a picture that
-finds itself, the other folder or list, images of which none is drawn, training people asked.
+The numbers refuse these wrong variants: junk that is read, distractors that are not, the query's own camera kept, an
+image that finds itself, the other folder or list, images of which none is drawn, training people asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from helpers import published_layouts
-from helpers.placed import DATASETS, G, Q, only, says, scored
+from helpers.placed import DATASETS, G, Q, assert_stamped, only, scored
 from helpers.published_archives import cuhk03_release
 from reid.data.protocols.data_sets import open_data
 from reid.records import Sample
@@ -46,7 +46,7 @@ def test_market1501(tmp_path: Path) -> None:
     assert metrics.mINP == pytest.approx(float((Fraction(2, 4) + Fraction(2, 5)) / 2))
     assert metrics.cmc[:3].tolist() == [0.5, 0.5, 1]
     assert (metrics.queries, metrics.gallery, report.results[0].left_out) == (2, 8, 2)
-    says(report, "protocol market1501, rule market, ties worst case", "gallery: all gallery rows")
+    assert_stamped(report, "protocol market1501, rule market, ties worst case", "gallery: all gallery rows")
 
 
 def test_old_evaluators_of_market1501_by_name(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_old_evaluators_of_market1501_by_name(tmp_path: Path) -> None:
         assert only(report).mAP == pytest.approx(float(expected))
         assert only(report).rank(1) == pytest.approx(float(rank1))
         assert only(report).queries_without_match == 1
-        says(report, f"rule {' '.join(['market', *spec.partition(':')[2].replace(',', ' ').split()])}, ties")
+        assert_stamped(report, f"rule {' '.join(['market', *spec.partition(':')[2].replace(',', ' ').split()])}, ties")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -82,7 +82,7 @@ def test_msmt17(version: str, tmp_path: Path) -> None:
     report = scored(f"msmt17:version={version}", tmp_path, lambda sample: where[sample.camera])
     assert only(report).mAP == pytest.approx(float((Fraction(1, 2) + Fraction(5, 6)) / 2))
     assert only(report).cmc[:2].tolist() == [0.5, 1]
-    says(report, f"protocol msmt17, version {version}, rule market,")
+    assert_stamped(report, f"protocol msmt17, version {version}, rule market,")
 
 
 def test_cuhk03_new_protocol(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_cuhk03_new_protocol(tmp_path: Path) -> None:
 
     4, camera 1: [P5] x10 P20 x60: AP = 1/2.    4, camera 2: P5 x10 [P20] x60: AP = 1.
     9, camera 1: P60 x20 [P10] x5: AP = 1.      9, camera 2: [P60] x20 P10 x5: AP = 1/2.
-    Labelled, other pictures: everybody is where the query is, so AP = 1.
+    Labelled, other images: everybody is where the query is, so AP = 1.
     """
     where = {("0004", "c1"): 5, ("0004", "c2"): 20, ("0009", "c1"): 10, ("0009", "c2"): 60}
     asked = {"0004": 0, "0009": 60}
@@ -103,7 +103,7 @@ def test_cuhk03_new_protocol(tmp_path: Path) -> None:
     detected, labelled = (scored(f"cuhk03_np:boxes={boxes}", root, degrees) for boxes in ("detected", "labelled"))
     assert (only(detected).mAP, only(detected).rank(1), detected.results[0].left_out) == (0.75, 0.5, 4)
     assert (only(labelled).mAP, only(labelled).rank(1)) == (1, 1)
-    says(labelled, "protocol cuhk03_np, boxes labelled, rule market,")
+    assert_stamped(labelled, "protocol cuhk03_np, boxes labelled, rule market,")
 
 
 def test_cuhk03_classic(tmp_path: Path) -> None:
@@ -129,32 +129,32 @@ def test_cuhk03_classic(tmp_path: Path) -> None:
     assert metrics.rank(1) == pytest.approx(19 / 36, abs=0.01)
     assert metrics.rank(2) == 1  # there are two people
     assert (metrics.queries, metrics.gallery) == (6, 6)
-    says(report, "protocol cuhk03, boxes detected, split 3, rule market cmc=single-shot repeats=4000,")
+    assert_stamped(report, "protocol cuhk03, boxes detected, split 3, rule market cmc=single-shot repeats=4000,")
     first_paper = scored("cuhk03:split=3,repeats=100", tmp_path / "x", lambda sample: where[sample.path.stem])
-    says(first_paper, "rule market cmc=single-shot repeats=100,")
+    assert_stamped(first_paper, "rule market cmc=single-shot repeats=100,")
     images = scored("cuhk03:split=3,cmc=image", tmp_path / "x", lambda sample: where[sample.path.stem])
     assert only(images).rank(1) == pytest.approx(1 / 6)  # b45 alone: another number, and stamped as such
-    says(images, "rule market repeats=10,")
+    assert_stamped(images, "rule market repeats=10,")
 
 
-def swapped(place: int, last: int) -> int:
-    """Whose place the gallery image of the query at ``place`` has: neighbours change places, every other pair."""
-    partner = place ^ 1
-    return partner if place // 2 % 2 == 0 and partner <= last else place
+def swapped(position: int, last: int) -> int:
+    """Return the position of the gallery image of a query: in every other pair the two neighbours are exchanged."""
+    partner = position ^ 1
+    return partner if position // 2 % 2 == 0 and partner <= last else position
 
 
 @pytest.mark.parametrize(
-    ("name", "people", "strangers", "second"),
+    ("name", "people", "distractors", "second"),
     [("viper", 316, 0, 158), ("prid2011", 100, 549, 50), ("grid", 125, 775, 62), ("ilids", 60, 0, 30)],
 )
-def test_small_sets_of_pairs(name: str, people: int, strangers: int, second: int, tmp_path: Path) -> None:
+def test_small_sets_of_pairs(name: str, people: int, distractors: int, second: int, tmp_path: Path) -> None:
     """Test people, in the order of their names, ask in pairs at 0 and 0.4, 1 and 1.4, 2 and 2.4 degrees, and so on.
 
-    Of every other pair (the 1st, 3rd, ...) the gallery images have changed places: the right one is 0.4 away, the
+    Of every other pair (the 1st, 3rd, ...) the gallery images are exchanged: the right one is 0.4 away, the
     partner's at 0, all others at least 0.6: AP = 1/2, second.  Everybody else is right at once: AP = 1.  VIPeR has 158
-    pairs, 79 of them changed: 158 queries are second.  PRID 50, of which 25: 50.  GRID 62 and one person alone, who is
-    right, of which 31: 62.  i-LIDS 30, of which 15: 30.  Strangers stand at 0.2, before the right images of the first
-    pair (0.4 away, the partner at 0): AP = 1 / (2 + strangers) for these two.
+    pairs, 79 of them changed: 158 queries are second.  PRID 50, of which 25: 50.  GRID 62 and one single person, who is
+    right, of which 31: 62.  i-LIDS 30, of which 15: 30.  Distractors stand at 0.2, before the right images of the
+    first pair (0.4 away, the partner at 0): AP = 1 / (2 + distractors) for these two.
     """
     root = getattr(published_layouts, name)(tmp_path)
     names = sorted({sample.identity for sample in open_data(name, root).samples if sample.split is Q})
@@ -163,20 +163,20 @@ def test_small_sets_of_pairs(name: str, people: int, strangers: int, second: int
     def degrees(sample: Sample) -> float:
         if sample.identity not in names:
             return 0.2
-        place = names.index(sample.identity)
+        position = names.index(sample.identity)
         if sample.split is G:
-            place = swapped(place, people - 1)
-        return place // 2 + 0.4 * (place % 2)
+            position = swapped(position, people - 1)
+        return position // 2 + 0.4 * (position % 2)
 
     report = scored(name, root, degrees)
     metrics = only(report)
     assert metrics.mAP == pytest.approx(
-        float((Fraction(2, 2 + strangers) + Fraction(second - 2, 2) + people - second) / people)
+        float((Fraction(2, 2 + distractors) + Fraction(second - 2, 2) + people - second) / people)
     )
     assert metrics.rank(1) == pytest.approx((people - second) / people)
-    assert metrics.rank(2) == pytest.approx((people - 2 * (strangers > 0)) / people)
-    assert (metrics.queries, metrics.gallery, metrics.queries_without_match) == (people, people + strangers, 0)
-    says(report, f"protocol {name}, split 1, rule market,")
+    assert metrics.rank(2) == pytest.approx((people - 2 * (distractors > 0)) / people)
+    assert (metrics.queries, metrics.gallery, metrics.queries_without_match) == (people, people + distractors, 0)
+    assert_stamped(report, f"protocol {name}, split 1, rule market,")
 
 
 def test_occluded_reid(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Visible-infrared sets, animals, classes and data of one's own, from the files to scores worked out by hand.
 
 As in ``test_published_protocols``: P is a right answer, x a wrong one, [ ] is left out; a number behind it is the
-picture's angle.
+image's angle.
 
-Wrong variants this catches: the other direction or trial, first shots for all, one shot of several, a place that is
-left out for its own identity only, strangers that enter the mean, a picture that finds itself.
+The numbers refuse these wrong variants: the other direction or trial, first shots for all, one shot of several, a
+location that is left out for its own identity only, unmatched queries in the mean, an image that finds itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers import published_layouts
-from helpers.placed import DATASETS, G, Q, only, says, scored
+from helpers.placed import DATASETS, G, Q, assert_stamped, only, scored
 from helpers.published_archives import animal_metadata as metadata
 from reid.data.protocols.data_sets import open_data
 from reid.records import Sample, Split
@@ -44,7 +44,7 @@ def test_regdb_in_both_directions(tmp_path: Path) -> None:
     assert metrics.mAP == pytest.approx(float((Fraction(29, 36) + Fraction(34, 45)) / 2))
     assert metrics.mINP == pytest.approx(float((Fraction(3, 4) + Fraction(3, 5)) / 2))
     assert (metrics.rank(1), metrics.queries, metrics.gallery, report.results[0].left_out) == (1, 6, 6, 0)
-    says(report, "protocol regdb, trial 1, direction visible-to-thermal, rule market,")
+    assert_stamped(report, "protocol regdb, trial 1, direction visible-to-thermal, rule market,")
     back = scored("regdb:trial=1,direction=thermal-to-visible", root, degrees)
     assert back.results[0].direction == "infrared->visible"
     assert only(back).mAP == pytest.approx(float((4 + 2 * Fraction(23, 60)) / 6))
@@ -70,12 +70,12 @@ def test_llcm_visible_asks(tmp_path: Path) -> None:
     assert only(report).mAP == pytest.approx(float((Fraction(1, 2) + 1 + Fraction(1, 3) + 1) / 4))
     assert only(report).cmc[:3].tolist() == [0.5, 1, 1]
     assert (only(report).queries, only(report).gallery, len(report.results[0].trials)) == (8, 4, 10)
-    says(
+    assert_stamped(
         report, "rule market cmc=identity gallery=random trials=10,", "random, 1 per identity and camera, seeds 0 to 9"
     )
     images = scored("llcm:direction=visible-to-infrared,cmc=image", root, degrees)
     assert only(images).cmc[:3].tolist() == [0.5, 0.75, 1]
-    says(images, "rule market gallery=random trials=10,")
+    assert_stamped(images, "rule market gallery=random trials=10,")
 
 
 # Of the SYSU-MM01 tree: first images here, second ones where the person asks, 0006 at 0 and 0010 at 90.
@@ -101,7 +101,9 @@ def test_sysu_mm01_indoor_single_shot(tmp_path: Path) -> None:
     assert only(report).mAP == pytest.approx((1 / 2 + 1) / 2)
     assert only(report).cmc[:2].tolist() == [0.5, 1]
     assert (only(report).queries, only(report).gallery) == (8, 4)
-    says(report, "protocol sysu_mm01, search indoor,", "rand_perm_cam.mat (sha256", "first 1 per identity and camera")
+    assert_stamped(
+        report, "protocol sysu_mm01, search indoor,", "rand_perm_cam.mat (sha256", "first 1 per identity and camera"
+    )
 
 
 def test_sysu_mm01_all_search_multi_shot(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_sysu_mm01_all_search_multi_shot(tmp_path: Path) -> None:
     ) / 4
     assert only(report).mAP == pytest.approx(float(expected))
     assert (only(report).rank(1), only(report).gallery) == (1, 16)
-    says(report, "gallery=permutation shots=10 trials=10", "first 10 per identity and camera")
+    assert_stamped(report, "gallery=permutation shots=10 trials=10", "first 10 per identity and camera")
 
 
 def test_sysu_mm01_as_agw_draws(tmp_path: Path) -> None:
@@ -130,15 +132,15 @@ def test_sysu_mm01_as_agw_draws(tmp_path: Path) -> None:
     published_layouts.sysu_mm01(tmp_path)  # without the authors' permutations, which that code does not read
     report = scored("sysu_mm01:gallery=random,cmc=image", tmp_path, lambda sample: 90 * (sample.identity == "0010"))
     assert (only(report).mAP, only(report).gallery) == (1, 8)
-    says(report, "ignore=location gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9")
+    assert_stamped(report, "ignore=place gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9")
 
 
 def test_wildlife_by_time_and_open(tmp_path: Path) -> None:
-    """t1 asks at 0 (picture 3), t2 at 90 (5); nobody knows a camera, so only a picture itself would be left out.
+    """t1 asks at 0 (image 3), t2 at 90 (5); no camera is known, so only an image itself would be left out.
 
-    Known by then: t1 at 10, 40, 60 (pictures 0, 1, 2), t2 at 20 (4), t3 at 30 (6).
+    Known by then: t1 at 10, 40, 60 (images 0, 1, 2), t2 at 20 (4), t3 at 30 (6).
     t1: P10 x20 x30 P40 P60: AP = (1 + 2/4 + 3/5) / 3 = 7/10.   t2: x60 x40 x30 P20 x10: AP = 1/4.
-    Open: one of the two is a stranger, whose pictures are not known.  Without t2, t1: P10 x30 P40 P60:
+    Open: one of the two is not in the gallery.  Without t2, t1: P10 x30 P40 P60:
     (1 + 2/3 + 3/4) / 3 = 29/36.  Without t1, t2: x30 P20: 1/2.
     """
     runpy.run_path(str(DATASETS / "wildlife/prepare.py"))["main"](metadata(tmp_path), tmp_path / "out")
@@ -151,10 +153,10 @@ def test_wildlife_by_time_and_open(tmp_path: Path) -> None:
     assert time.mAP == pytest.approx(float((Fraction(7, 10) + Fraction(1, 4)) / 2))
     assert (time.rank(1), time.queries, time.gallery) == (0.5, 2, 5)
     report = scored("wildlife:split=open", tmp_path / "out", degrees)
-    (unknown_domain,) = report.results[0].unmatched
-    assert only(report).mAP == pytest.approx({"t1": 1 / 2, "t2": 29 / 36}[unknown_domain.identity])
+    (unmatched,) = report.results[0].unmatched
+    assert only(report).mAP == pytest.approx({"t1": 1 / 2, "t2": 29 / 36}[unmatched.identity])
     assert (only(report).queries, only(report).queries_without_match) == (2, 1)
-    says(report, "protocol wildlife, split open,", "1 queries without a match (in no mean)")
+    assert_stamped(report, "protocol wildlife, split open,", "1 queries without a right answer (in no mean)")
 
 
 @pytest.mark.parametrize("name", ["cub200", "cars196", "sop"])
@@ -175,7 +177,7 @@ def test_classes_ask_each_other(name: str, tmp_path: Path) -> None:
     assert (metrics.r_precision, metrics.map_at_r) == (0.75, 0.75)
     assert metrics.mAP == pytest.approx(float((3 + Fraction(1, 3)) / 4))
     assert (metrics.queries, metrics.gallery, report.results[0].left_out) == (4, 4, 4)
-    says(report, "rule market ignore=itself,", "R-precision 75.0, MAP@R 75.0")
+    assert_stamped(report, "rule market ignore=itself,", "R-precision 75.0, MAP@R 75.0")
 
 
 def test_cub200_with_several_right_answers(tmp_path: Path) -> None:
@@ -214,28 +216,28 @@ def own(sample: Sample) -> float:
 
 
 def test_any_manifest(tmp_path: Path) -> None:
-    """a asks at 0 in the yard.  Visible and infrared apart: P5 x10 P30: AP = (1 + 2/3) / 2; x40 P60: AP = 1/2.
+    """a asks at 0 in the yard.  Visible gallery: P5 x10 P30: AP = (1 + 2/3) / 2; infrared: x40 P60: AP = 1/2.
 
     Mixed: P5 x10 P30 x40 P60: AP = (1 + 2/3 + 3/5) / 3.
-    Door and yard one place, of which all is left out: x10 P30 apart: AP = 1/2.
+    Door and yard are one location, of which all is left out: x10 P30 in the visible gallery: AP = 1/2.
     """
     (tmp_path / "manifest.csv").write_text(OWN)
     (tmp_path / "protocol.toml").write_text(
         'name = "mine"\ntitle = "Mine"\nsource = "s"\nlicence = "l"\nobtain = "o"\nmanifest = "manifest.csv"\n'
-        'rule = { ignore = "location" }\n[places]\nyard = "door"\n'
+        'rule = { ignore = "place" }\n[places]\nyard = "door"\n'
     )
-    apart = scored(str(tmp_path / "manifest.csv"), tmp_path, own)
-    assert [(r.direction, r.metrics.mAP) for r in apart.results] == [
+    separate = scored(str(tmp_path / "manifest.csv"), tmp_path, own)
+    assert [(r.direction, r.metrics.mAP) for r in separate.results] == [
         ("visible->visible", pytest.approx(float((1 + Fraction(2, 3)) / 2))),
         ("visible->infrared", pytest.approx(1 / 2)),
     ]
     mixed = scored("mixed", tmp_path, own)
     assert mixed.results[0].direction == "visible->mixed"
     assert only(mixed).mAP == pytest.approx(float((1 + Fraction(2, 3) + Fraction(3, 5)) / 3))
-    says(mixed, "protocol mixed, rule market modalities=mixed,")
+    assert_stamped(mixed, "protocol mixed, rule market modalities=mixed,")
     declared = scored(str(tmp_path / "protocol.toml"), tmp_path, own)
     assert declared.results[0].metrics.mAP == 1 / 2
-    says(declared, "protocol mine, rule market ignore=location,")
+    assert_stamped(declared, "protocol mine, rule market ignore=place,")
 
 
 def test_leave_one_out(tmp_path: Path) -> None:
@@ -250,4 +252,4 @@ def test_leave_one_out(tmp_path: Path) -> None:
     report = scored("leave_one_out", tmp_path, lambda sample: int(sample.path.stem[1:]))
     assert only(report).mAP == pytest.approx(float((Fraction(1, 2) * 3 + Fraction(1, 3)) / 4))
     assert (only(report).rank(1), only(report).rank(2), report.results[0].left_out) == (0, 0.75, 4)
-    says(report, "protocol leave_one_out, rule market ignore=itself,")
+    assert_stamped(report, "protocol leave_one_out, rule market ignore=itself,")

@@ -1,4 +1,4 @@
-"""From embeddings to one result a domain and direction."""
+"""evaluate gives one result for each category and direction."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Q, G = Split.QUERY, Split.GALLERY
 
 
 def embeddings(*rows, seed=0):
-    """Rows of (identity, camera, modality, domain, split[, vector's number])."""
+    """Make embeddings of rows (identity, camera, modality, category, split[, number of the vector])."""
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((100, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     samples, chosen = [], []
-    for i, (identity, camera, modality, domain, split, *vector) in enumerate(rows):
-        samples.append(Sample(Path(f"{i}.jpg"), identity, camera, modality, domain, split))
+    for i, (identity, camera, modality, category, split, *vector) in enumerate(rows):
+        samples.append(Sample(Path(f"{i}.jpg"), identity, camera, modality, category, split))
         chosen.append(vectors[vector[0] if vector else i])
     return Embeddings(tuple(samples), np.array(chosen), "f00d")
 
@@ -41,7 +41,7 @@ def street(*extra):
     )
 
 
-def test_one_result_a_domain_and_direction():
+def test_one_result_for_each_category_and_direction():
     report = evaluate(street(), protocol="street")
     assert [(r.category, r.direction) for r in report.results] == [
         ("person", "visible->visible"),
@@ -56,7 +56,7 @@ def test_one_result_a_domain_and_direction():
     hard = report["person", "infrared->infrared"].metrics  # the other one has the query's own vector
     assert (hard.rank(1), hard.mAP) == (0, 0.5)
     assert report["vehicle", "visible->visible"].metrics.gallery == 1  # people are not in its gallery
-    with pytest.raises(DataError, match="no result for person all; there are: person visible->visible"):
+    with pytest.raises(DataError, match=r"person all.*person visible->visible"):
         report["person", "all"]
 
 
@@ -82,7 +82,7 @@ def test_queries_all_of_one_and_gallery_of_the_other_modality():
     assert [r.direction for r in report.results] == ["infrared->visible"]
 
 
-def test_queries_without_a_match_are_named():
+def test_unmatched_queries_are_named():
     report = evaluate(street(("lonely", "1", VISIBLE, "vehicle", Q), ("", "1", VISIBLE, "vehicle", Q)))
     vehicles = report["vehicle", "visible->visible"]
     assert [str(s.path) for s in vehicles.unmatched] == ["8.jpg", "9.jpg"]
@@ -96,21 +96,21 @@ def test_what_cannot_be_scored_is_noted_and_the_rest_is():
     )
     assert len(report.results) == 5
     assert [note.split(":")[0] for note in report.notes] == ["bicycle", "boat visible->visible"]
-    assert "no gallery row of this domain" in report.notes[0]
+    assert "no gallery row" in report.notes[0]
     assert "bicycle" in report_table(report)
 
 
-def test_the_same_picture_may_be_query_and_gallery():
+def test_the_same_image_may_be_query_and_gallery():
     vectors = np.eye(3, dtype=np.float32)
     same = [Sample(Path("1.jpg"), "a", "", split=split) for split in (Q, G)]
     rows = (*same, Sample(Path("2.jpg"), "a", "", split=G))
     result = evaluate(Embeddings(rows, vectors[[0, 0, 1]], "f")).results[0]
     assert (result.metrics.mAP, result.metrics.gallery) == (1, 2)
-    with pytest.raises(DataError, match="nothing could be scored: person all: none of the 1 queries"):
+    with pytest.raises(DataError, match=r"person all.*1 queries"):
         evaluate(Embeddings(tuple(same), vectors[[0, 0]], "f"))
 
 
 @pytest.mark.parametrize(("split", "missing"), [(Q, "gallery"), (G, "query")])
 def test_a_missing_split_is_one_clear_line(split, missing):
-    with pytest.raises(DataError, match=f'no row of split "{missing}" among 1'):
+    with pytest.raises(DataError, match=f'"{missing}"'):
         evaluate(embeddings(("a", "1", VISIBLE, "person", split)))

@@ -1,7 +1,7 @@
-"""Equal rows are found by their first components first, then whole; the oracle compares every pair.
+"""Equal rows are found by their first components, then by all of them; the oracle compares every pair.
 
-Wrong variants it catches: rows that only begin alike taken for equal, copies of copies that name a copy as
-the original, -0.0 taken for another number than 0.0, rows shorter than what is looked at first.
+It refuses these wrong variants: rows that only begin alike taken for equal, copies of copies that name a copy as the
+original, -0.0 taken for another number than 0.0, rows shorter than the components that are compared first.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The mistakes are listed in ``WRONG``: statistics mixed where outputs should be and the other way round, variances mixed
 without the variance between the means, biased and unbiased variances, halves and weights swapped, statistics of a
 neighbour, pixels counted for images, a gate with the softmax over another axis.  Plain BatchNorm by domain is in
-test_domain_batchnorm_oracle.py, whitening in test_domain_whitening.py, MixStyle and SNR in test_generalization.py.
+test_batchnorm_layer_oracle.py, whitening in test_domain_whitening.py, MixStyle and SNR in test_generalization.py.
 """
 
 from __future__ import annotations

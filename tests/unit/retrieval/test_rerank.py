@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid.errors import DataError
+from reid.evaluation.labels import Labels
 from reid.evaluation.metrics import market_metrics, score_metrics
 from reid.retrieval import rerank
 from reid.retrieval.exact import exact_search
@@ -146,7 +147,7 @@ def test_re_ranking_raises_map_of_noisy_clusters():
         "gallery_cameras": np.ones(440, int),
     }
     plain = market_metrics(vectors[is_query], vectors[~is_query], **labels)
-    better = score_metrics(k_reciprocal(vectors[is_query], vectors[~is_query]), **labels)
+    better = score_metrics(k_reciprocal(vectors[is_query], vectors[~is_query]), Labels(**labels))
     assert better.mAP > plain.mAP + 0.05
 
 

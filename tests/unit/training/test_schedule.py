@@ -1,4 +1,4 @@
-"""The schedule at its corners."""
+"""Learning rate and ramp at their corners."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_short_trainings(steps: int, warmup: int, last: float) -> None:
 
 @pytest.mark.parametrize("step", [-1, 10])
 def test_a_step_outside_the_training_is_refused(step: int) -> None:
-    with pytest.raises(ValueError, match=r"step must be in 0\.\.9"):
+    with pytest.raises(ValueError, match=rf"0\.\.9, got {step}"):
         learning_rate(step, steps=10, warmup=0, peak=1.0, final=0.0)
 
 

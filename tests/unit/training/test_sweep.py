@@ -1,28 +1,21 @@
-"""Comparison files, the table of their scores, and the policies with which a network meets a site.
+"""Sweep files and the runs of a sweep.
 
-Wrong variants caught: a spread that divides by n; a variation that changes another's keys; a score of other weights
-or rows taken for a finished one; a mixture of domains that looks at labels.
+Wrong variants that these tests refuse: a variation that changes the keys of another; a score of other weights or rows
+that counts as finished.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from reid.data.manifest import read_manifest
+from helpers.training_loops import score
 from reid.errors import ConfigError, DataError
-from reid.models.checkpoint import load_checkpoint
-from reid.records import Embeddings, Split
-from reid.retrieval.embed import embed
-from reid.training.score_tables import Score, entries, markdown, site_table, spread
-from reid.training.site_statistics import STATISTICS, meet
-from reid.training.sweep import Cost, SweepOutcome, _alone, _shown, page, run_sweep
-from reid.training.sweep_file import Sweep, load_sweep, slug
+from reid.training.sweep import Cost, SweepOutcome, _choose_directions, _held, page, run_sweep
+from reid.training.sweep_file import Sweep, load_sweep, make_slug
 
 ROOT = Path(__file__).parents[3]
 FILE = """
@@ -75,30 +68,30 @@ def changed(file: Path, old: str, new: str) -> Path:
 
 
 def test_a_variation_changes_its_own_keys_only(file: Path) -> None:
-    comparison = load_sweep(file)
-    plain, camera = comparison.variations
+    sweep = load_sweep(file)
+    plain, camera = sweep.variations
     assert (plain.experiment.norm.axis, camera.experiment.norm.axis) == ("batch", "camera")
     assert replace(camera, experiment=plain.experiment).experiment == plain.experiment
     assert camera.experiment.model_copy(update={"norm": plain.experiment.norm}) == plain.experiment
     assert (plain.statistics, camera.statistics) == (("kept", "measured"), ("measured", "mixture"))
-    assert [plain.of_seed(n).train.seed for n in range(comparison.seeds)] == [0, 1]
+    assert [plain.of_seed(n).train.seed for n in range(sweep.seeds)] == [0, 1]
     assert load_sweep(file, 5).seeds == 5
-    comparison.check()
+    sweep.check()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ('norm.axis = "camera"', 'norm.axi = "camera"', 'variation "Camera BN": unknown key "norm.axi"; did you mean'),
-        ('norm.axis = "camera"', 'norms.axis = "camera"', 'unknown key "norms"'),
-        ('"mixture"]', '"mixed"]', 'unknown statistics "mixed"; did you mean "mixture"'),
-        ('name = "Camera BN"', 'name = "bn"', r'two of \[\[variation\]\] would be called "bn"'),
-        ("seeds = 2", "seeds = 0", "two.toml: seeds: Input should be greater than or equal to 1"),
-        ("seeds = 2", "sedes = 2", "two.toml: sedes: Extra inputs"),
-        ("seeds = 2", "seeds 2", "cannot be read as TOML"),
+        ('norm.axis = "camera"', 'norm.axi = "camera"', '"Camera BN": .*"norm.axi"'),
+        ('norm.axis = "camera"', 'norms.axis = "camera"', '"norms"'),
+        ('"mixture"]', '"mixed"]', '"mixed".*"mixture"'),
+        ('name = "Camera BN"', 'name = "bn"', '"bn"'),
+        ("seeds = 2", "seeds = 0", "two.toml: seeds"),
+        ("seeds = 2", "sedes = 2", "two.toml: sedes"),
+        ("seeds = 2", "seeds 2", "two.toml: .*TOML"),
     ],
 )
-def test_what_a_file_should_not_say_is_one_line(file: Path, old: str, new: str, line: str) -> None:
+def test_a_wrong_file_is_an_error_of_one_line(file: Path, old: str, new: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line) as caught:
         load_sweep(changed(file, old, new))
     assert "\n" not in str(caught.value)
@@ -107,14 +100,14 @@ def test_what_a_file_should_not_say_is_one_line(file: Path, old: str, new: str, 
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ('"measured", "mixture"]', '"kept"]', "Camera BN.*at never seen training has left no statistics of b1"),
-        ('name = "BN"', 'name = "BN"\nstatistics = ["ensemble"]', '"BN".*this network has none'),
-        ('norm.axis = "camera"', 'norm.system = "wbn"', '"Camera BN".*leave "measured" out'),
-        ('norm.axis = "camera"', 'norm.axis = "camera"\nnorm.system = "transnorm"', "needs 2 domains, got 6"),
-        ('norm.axis = "camera"', 'norm.axis = "camera"\nnorm.system = "dwt+mec"', "name some in data.unlabelled"),
+        ('"measured", "mixture"]', '"kept"]', "Camera BN.*never seen.*b1"),
+        ('name = "BN"', 'name = "BN"\nstatistics = ["ensemble"]', '"BN".*"ensemble"'),
+        ('norm.axis = "camera"', 'norm.system = "wbn"', '"Camera BN".*"measured"'),
+        ('norm.axis = "camera"', 'norm.axis = "camera"\nnorm.system = "transnorm"', "2 domains, got 6"),
+        ('norm.axis = "camera"', 'norm.axis = "camera"\nnorm.system = "dwt+mec"', "data.unlabelled"),
     ],
 )
-def test_what_does_not_fit_is_told_before_the_first_training(file: Path, old: str, new: str, line: str) -> None:
+def test_what_does_not_fit_is_an_error_before_the_first_training(file: Path, old: str, new: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         load_sweep(changed(file, old, new)).check()
 
@@ -123,24 +116,24 @@ def test_a_domain_is_not_added_with_unlabelled_rows(file: Path) -> None:
     added = """
 [[variation]]
 name = "vehicles"
-apart = { base = "BN" }
+add_domain = { base = "BN" }
 data.categories = ["vehicle"]
 norm = { axis = "category", affine = "domain" }
 statistics = ["kept"]
 """
     path = changed(file, '[[variation]]\nname = "Camera BN"', f'{added}[[variation]]\nname = "Camera BN"')
-    assert load_sweep(path).variations[1].apart is not None
+    assert load_sweep(path).variations[1].addition is not None
     changed(
         file, 'data.categories = ["vehicle"]', 'data.categories = ["vehicle"]\ndata.unlabelled = ["b/manifest.csv"]'
     )
-    with pytest.raises(ConfigError, match=r'"vehicles": apart .* leave data\.unlabelled out'):
+    with pytest.raises(ConfigError, match=r'"vehicles": .*data\.unlabelled'):
         load_sweep(path)
 
 
 def test_missing_data_and_unknown_names_are_one_line(file: Path) -> None:
-    with pytest.raises(ConfigError, match='--only: unknown variation "camera"; did you mean "Camera BN"'):
+    with pytest.raises(ConfigError, match='"camera"'):
         load_sweep(file).only(["camera"])
-    with pytest.raises(ConfigError, match="no such comparison file"):
+    with pytest.raises(ConfigError, match=r"none\.toml"):
         load_sweep(file.with_name("none.toml"))
     with pytest.raises(DataError, match="street-c"):
         load_sweep(changed(file, "street-b", "street-c")).check()
@@ -148,14 +141,14 @@ def test_missing_data_and_unknown_names_are_one_line(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["adapt-site", "compare-norms", "multi-domain"])
 def test_the_committed_files_are_read(name: str) -> None:
-    comparison = load_sweep(ROOT / "scripts" / "experiments" / f"{name}.toml")
-    assert comparison.seeds == 3
-    assert all("street" in str(site.manifest) for site in comparison.sites)
+    sweep = load_sweep(ROOT / "scripts" / "experiments" / f"{name}.toml")
+    assert sweep.seeds == 3
+    assert all("street" in str(site.manifest) for site in sweep.sites)
 
 
 def test_the_committed_norms_are_those_of_the_family() -> None:
-    comparison = load_sweep(ROOT / "scripts" / "experiments" / "compare-norms.toml")
-    found = {v.name: v.experiment for v in comparison.variations}
+    sweep = load_sweep(ROOT / "scripts" / "experiments" / "compare-norms.toml")
+    found = {v.name: v.experiment for v in sweep.variations}
     assert len(found) == 13
     recipes = {e.model_copy(update={"norm": found["BN"].norm, "train": found["BN"].train}) for e in found.values()}
     assert len(recipes) == 1
@@ -165,47 +158,34 @@ def test_the_committed_norms_are_those_of_the_family() -> None:
     assert len({(e.norm, e.train) for e in found.values()}) == 13
 
 
-def score(row: str, seed: int, rank1: float, direction: str = "visible->visible", category: str = "person") -> Score:
-    return Score(row, "seen", category, direction, seed, rank1, rank1 / 2, 10, 20)
+@pytest.mark.parametrize("key", ["add_domain", "apart"])
+def test_a_sweep_file_may_use_the_old_key_of_an_added_domain(file: Path, key: str) -> None:
+    added = f"""
+[[variation]]
+name = "vehicles"
+{key} = {{ base = "BN", adapters = "series" }}
+data.categories = ["vehicle"]
+norm = {{ axis = "category", affine = "domain" }}
+statistics = ["kept"]
+"""
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text + added, encoding="utf-8")
+    vehicles = load_sweep(file).variations[-1]
+    assert vehicles.addition is not None
+    assert (vehicles.addition.base, vehicles.addition.adapters) == ("BN", "series")
+    other = {"apart": "add_domain", "add_domain": "apart"}[key]
+    file.write_text(text + added + f'{other} = {{ base = "BN" }}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="apart is the old name of add_domain"):
+        load_sweep(file)
 
 
-def test_spread_is_the_standard_deviation_of_a_sample() -> None:
-    values = [0.1, 0.2, 0.6]
-    expected = f"30.0 ± {100 * statistics.stdev(values):.1f}"
-    assert spread(values) == expected
-    assert f"30.0 ± {100 * statistics.pstdev(values):.1f}" != expected  # divided by n: another number
-    assert spread([0.5]) == "50.0"
-
-
-def test_tables_have_a_row_a_method_and_say_what_is_missing() -> None:
-    scores = [
-        score("BN", 0, 0.2),
-        score("DIAL", 0, 0.4),
-        score("BN", 1, 0.4),
-        score("BN", 0, 0.1, "all"),
-        score("BN", 1, 0.1, "all"),
-    ]
-    found = entries(scores)
-    assert [(e.row, e.direction, e.seeds) for e in found] == [
-        ("BN", "visible->visible", [0, 1]), ("DIAL", "visible->visible", [0]), ("BN", "all", [0, 1])
-    ]  # fmt: skip
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in site_table(found, "seen", 2).splitlines()]
-    assert lines[0] == ["seen", "visible->visible", "all"]
-    assert lines[2] == ["BN", "30.0 ± 14.1 / 15.0 ± 7.1", "10.0 ± 0.0 / 5.0 ± 0.0"]
-    assert lines[3] == ["DIAL (1 of 2 seeds)", "40.0 / 20.0", "-"]
-    two = site_table(entries([score("BN", 0, 0.2), score("BN", 0, 0.3, category="vehicle")]), "seen", 1)
-    assert "person visible->visible" in two
-    assert "vehicle visible->visible" in two
-    assert len({len(line) for line in markdown(["a", "b"], [["long text", 1]]).splitlines()}) == 1
-
-
-def test_a_page_shows_losses_failures_and_how_it_was_made(file: Path) -> None:
+def test_a_page_shows_costs_failures_and_its_provenance(file: Path) -> None:
     outcome = SweepOutcome(
         (score("BN", 0, 0.2),),
         (Cost("BN", 1234567, {"a": 0}, 2.0), Cost("D", 9, {"a": 1, "b": 2}, 3.0)),
         ("DIAL: diverged",),
     )
-    text = page(load_sweep(file), outcome, {"command": "`reid compare two.toml`"})
+    text = page(load_sweep(file), outcome, {"command": "`reid sweep two.toml`"})
     for part in (
         "# Two norms",
         "A test.",
@@ -219,46 +199,13 @@ def test_a_page_shows_losses_failures_and_how_it_was_made(file: Path) -> None:
     assert json.loads(json.dumps(outcome.to_json()))["results"][0]["rank1"] == [0.2]
 
 
-def embedded(checkpoint_file: Path, name: str, street: Path) -> Embeddings:
-    samples = [s for s in read_manifest(street / "street-a" / "manifest.csv") if s.split is Split.QUERY][:8]
-    return embed(STATISTICS[name](load_checkpoint(checkpoint_file), []), samples)
-
-
-def test_a_mixture_needs_no_labels_and_is_none_of_its_parts(camera_weights: Path, tiny_street: Path) -> None:
-    with torch.no_grad():
-        checkpoint = load_checkpoint(camera_weights)
-    found = {name: embedded(camera_weights, name, tiny_street) for name in ("kept", "mixture", "ensemble")}
-    for name in ("mixture", "ensemble"):
-        unlabelled = [replace(s, camera="") for s in found[name].samples]
-        again = embed(STATISTICS[name](checkpoint, []), unlabelled)
-        assert (again.vectors == found[name].vectors).all()  # looking at labels would fail: there are none
-        assert again.fingerprint == found[name].fingerprint != found["kept"].fingerprint
-    # untrained, all domains are equal, so they all say the same
-    assert abs(found["ensemble"].vectors - found["kept"].vectors).max() < 1e-5
-
-
-def test_measured_statistics_are_those_of_the_pool(
-    camera_weights: Path, plain_weights: Path, tiny_street: Path
-) -> None:
-    samples = read_manifest(tiny_street / "street-b" / "manifest.csv")
-    for weights, domain_fields in ((camera_weights, ("category", "camera")), (plain_weights, ("category",))):
-        checkpoint = load_checkpoint(weights)
-        pool = [s for s in samples if s.split is Split.TRAIN]
-        ready = STATISTICS["measured"](checkpoint, pool)
-        assert ready.domain_fields == domain_fields
-        assert ready.weights == checkpoint.weights
-        assert ready.fingerprint != checkpoint.fingerprint
-        asked = meet(checkpoint, STATISTICS["measured"], samples)
-        assert asked.fingerprint == ready.fingerprint  # the pool is split train, and nothing of the queries
-
-
-def test_a_comparison_continues_with_what_is_missing(file: Path, tmp_path: Path) -> None:
-    comparison, out = load_sweep(file, 1), tmp_path / "runs"
+def test_an_interrupted_sweep_continues_with_what_is_missing(file: Path, tmp_path: Path) -> None:
+    sweep, out = load_sweep(file, 1), tmp_path / "runs"
     lines: list[str] = []
-    first = run_sweep(comparison.only(["BN"]), out, say=lines.append)
+    first = run_sweep(sweep.only(["BN"]), out, say=lines.append)
     assert lines == ["BN, seed 0 (1 of 1)"]
     assert [score.row for score in first.scores] == ["BN, kept", "BN, kept", "BN, measured", "BN, measured"] * 2
-    whole = run_sweep(comparison, out)
+    whole = run_sweep(sweep, out)
     assert whole.scores[: len(first.scores)] == first.scores
     assert {score.row for score in whole.scores} == {
         "BN, kept",
@@ -277,49 +224,55 @@ def test_a_comparison_continues_with_what_is_missing(file: Path, tmp_path: Path)
     report["results"][0]["made"]["weights"] = "of another training"
     report["results"][0]["mAP"] = 2.0
     stale.write_text(json.dumps(report), encoding="utf-8")
-    assert run_sweep(comparison, out) == whole  # a score of other weights would be 2.0
+    assert run_sweep(sweep, out) == whole  # a score of other weights would be 2.0
     again = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert again == {gone, stale}
 
 
-def test_an_unlabelled_site_is_met_as_training_left_it(file: Path, tiny_street: Path, tmp_path: Path) -> None:
-    """Rows are named after statistics only where these are not the file's."""
+def test_a_network_keeps_its_statistics_at_the_unlabelled_site(file: Path, tiny_street: Path, tmp_path: Path) -> None:
+    """A row has the name of its statistics only if they are not those of the file."""
     changed(file, "seeds = 2", 'seeds = 1\nstatistics = ["kept"]')
     changed(file, 'name = "BN"', 'name = "BN"\nstatistics = ["kept", "measured"]')
     there = f'data.unlabelled = ["{tiny_street.as_posix()}/street-b/manifest.csv"]'
     changed(file, 'norm.axis = "camera"', f'norm.axis = "category"\nnorm.system = "dial"\n{there}')
-    comparison = load_sweep(changed(file, '["measured", "mixture"]', '["kept"]'))
-    comparison.check()
-    found = run_sweep(comparison, tmp_path / "runs")
+    sweep = load_sweep(changed(file, '["measured", "mixture"]', '["kept"]'))
+    sweep.check()
+    found = run_sweep(sweep, tmp_path / "runs")
     assert not found.missing
     assert {score.row for score in found.scores} == {"BN", "BN, measured", "Camera BN"}
     assert {score.site for score in found.scores if score.row == "Camera BN"} == {"seen", "never seen"}
 
 
-def test_a_run_that_fails_or_is_taken_is_told_and_the_others_go_on(file: Path, tmp_path: Path) -> None:
-    comparison: Sweep = load_sweep(
+def test_a_run_that_fails_or_is_busy_is_listed_and_the_others_go_on(file: Path, tmp_path: Path) -> None:
+    sweep: Sweep = load_sweep(
         changed(file, 'norm.axis = "camera"', 'norm.axis = "camera"\ntrain.learning_rate = 1e30'), 1
     )
     out = tmp_path / "runs"
-    found = run_sweep(comparison, out)
+    found = run_sweep(sweep, out)
     assert {score.row for score in found.scores} == {"BN, kept", "BN, measured"}
     assert len(found.missing) == 1
     assert found.missing[0].startswith("Camera BN, seed 0: the loss became")
-    with _alone(out / "bn-0"):
+    with _held(out / "bn-0"):
         lines: list[str] = []
-        busy = run_sweep(comparison.only(["BN"]), out, say=lines.append)
+        busy = run_sweep(sweep.only(["BN"]), out, say=lines.append)
     assert not busy.scores
-    assert [line for line in lines if line.startswith("BN")] == ["BN, seed 0 (1 of 1)"] * 2  # asked again at the end
+    assert [line for line in lines if line.startswith("BN")] == ["BN, seed 0 (1 of 1)"] * 2  # tried again at the end
     assert "another process" in busy.missing[0]
-    assert run_sweep(comparison.only(["BN"]), out).scores == found.scores
+    assert run_sweep(sweep.only(["BN"]), out).scores == found.scores
 
 
 def test_names_of_folders() -> None:
-    assert [slug(name) for name in ("BN", "IBN + ISW", "  a/b ")] == ["bn", "ibn-isw", "a-b"]
+    assert [make_slug(name) for name in ("BN", "IBN + ISW", "  a/b ")] == ["bn", "ibn-isw", "a-b"]
 
 
-def test_data_of_one_modality_stand_in_the_column_of_their_direction() -> None:
-    scores, both = [score("BN", 0, 0.2, "all"), score("BN", 0, 0.1, "infrared->visible")], ["visible->visible"]
-    assert [s.direction for s in _shown(scores, both, {"visible->visible"})] == ["visible->visible"]
-    assert [s.direction for s in _shown(scores, both, {"infrared->infrared"})] == ["all"]  # else it would be left out
-    assert [s.direction for s in _shown(scores, both, {"visible->visible", "infrared->infrared"})] == ["all"]
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"visible->visible"}, "visible->visible"),
+        ({"infrared->infrared"}, "all"),  # otherwise the tables would leave it out
+        ({"visible->visible", "infrared->infrared"}, "all"),
+    ],
+)
+def test_data_of_one_modality_have_the_column_of_their_direction(own: set[str], expected: str) -> None:
+    scores = [score("BN", 0, 0.2, "all"), score("BN", 0, 0.1, "infrared->visible")]
+    assert [s.direction for s in _choose_directions(scores, ["visible->visible"], own)] == [expected]

@@ -207,7 +207,7 @@ def test_only_a_complete_copy_has_the_published_counts(build: Callable[[Path], s
     data = open_data(build(tmp_path), tmp_path)
 
     def count_messages(samples: tuple[Sample, ...]) -> list[str]:
-        found = validate(replace(data, samples=samples), pictures=False)
+        found = validate(replace(data, samples=samples), images=False)
         return [finding.message for finding in found if "published" in finding.message]
 
     assert data.protocol is not None

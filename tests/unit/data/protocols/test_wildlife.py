@@ -99,7 +99,7 @@ def test_prepare_and_read(tmp_path: Path) -> None:
     time, unknown = open_data("wildlife", tmp_path / "out"), open_data("wildlife:split=open", tmp_path / "out")
     assert names(time.samples, Split.QUERY) == ["3", "5"]
     assert time.samples[0].path.resolve() == (tmp_path / "a/0.jpg").resolve()
-    reasons = [f.message for f in validate(unknown, pictures=False) if "no right answer" in f.message]
+    reasons = [f.message for f in validate(unknown, images=False) if "no right answer" in f.message]
     assert reasons == ["1 of 2 queries have no right answer: their identity is not in the gallery"]
 
 

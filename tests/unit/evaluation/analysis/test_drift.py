@@ -1,6 +1,6 @@
-"""Do new crops still fit: resampling against plain statistics, and drift that was made.
+"""Drift equals plain statistics of resampled crops, and changed crops raise an alarm.
 
-Wrong variants that are caught: distances other than those of ``Profiles.drift``; statistics of a subset that forget
+The tests refuse these wrong variants: distances other than those of ``Profiles.drift``; statistics of a subset without
 the variance between images; an effective size that ignores near-duplicates; an error of halves that is not halved;
 thresholds drawn crop by crop where crops come in groups.
 """
@@ -21,15 +21,15 @@ from torch import Tensor
 
 from reid.data.manifest import read_manifest
 from reid.errors import ConfigError, DataError
-from reid.evaluation.analysis.camera_watch import watch, watched
+from reid.evaluation.analysis.camera_watch import cameras_to_watch, watch
 from reid.evaluation.analysis.drift import (
-    distance,
     effective_size,
+    group_lookalikes,
     judge_drift,
-    lookalikes,
-    pooled,
-    resampled_drift,
-    split_half,
+    mean_distance,
+    pool_statistics,
+    resample_drift,
+    split_half_error,
 )
 from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint
@@ -61,7 +61,7 @@ def test_pooling_is_that_of_all_positions(n: int, seed: int) -> None:
     positions = torch.randn(n, 7, sum(WIDTHS), generator=generator) + 5
     weights = torch.randint(1, 3, (n,), generator=generator)
     images = images_of(positions.mean(1), positions.var(1, correction=0))
-    found = pooled(images, weights[None].float())
+    found = pool_statistics(images, weights[None].float())
     every = positions.repeat_interleave(weights, 0).flatten(0, 1)
     torch.testing.assert_close(found.mean[0], every.mean(0))
     torch.testing.assert_close(found.var[0], every.var(0, correction=0), rtol=1e-4, atol=1e-5)
@@ -72,26 +72,26 @@ def test_pooling_is_that_of_all_positions(n: int, seed: int) -> None:
 
 def test_distance_is_profiles_drift() -> None:
     def profiles(images: ImageStatistics) -> Profiles:
-        stats = pooled(images)
+        stats = pool_statistics(images)
         mean, var = (
             dict(zip(images.layers, torch.split(table, WIDTHS, 1), strict=True)) for table in (stats.mean, stats.var)
         )
         return Profiles(("c",), (len(images),), mean, var)
 
     new, old = drawn(20, 1), drawn(30, 2)
-    found = float(distance(pooled(new), pooled(old), WIDTHS)[0])
+    found = float(mean_distance(pool_statistics(new), pool_statistics(old), WIDTHS)[0])
     assert found == pytest.approx(profiles(new).drift(profiles(old))["c"], rel=1e-5)
-    assert found != pytest.approx(float(distance(pooled(old), pooled(new), WIDTHS)[0]), rel=1e-3)
+    assert found != pytest.approx(float(mean_distance(pool_statistics(old), pool_statistics(new), WIDTHS)[0]), rel=1e-3)
 
 
 def test_lookalikes_chain_and_identities() -> None:
     angles = torch.tensor([0.0, 0.4, 0.8, 3.0, 1.6])  # cos 0.4 = 0.92, cos 0.8 = 0.70
     tiny = torch.stack([angles.cos(), angles.sin()], 1)
     images = images_of(torch.zeros(5, 5), thumbnails=tiny)
-    groups = lookalikes(images)
+    groups = group_lookalikes(images)
     assert groups[0] == groups[1] == groups[2]
     assert len({groups[0], groups[3], groups[4]}) == 3
-    named = lookalikes(images, ["", "", "", "x", "x"])
+    named = group_lookalikes(images, ["", "", "", "x", "x"])
     assert named[3] == named[4] != named[0]
 
 
@@ -102,20 +102,20 @@ def test_effective_size_counts_copies_once(copies: int) -> None:
     found = effective_size(images, groups)
     assert found == pytest.approx(200, rel=0.1)
     if copies > 1:
-        assert effective_size(images, np.arange(len(images))) == len(images)  # told nothing of the copies
+        assert effective_size(images, np.arange(len(images))) == len(images)  # where the copies are unknown
 
 
 def test_split_half_is_the_error_of_the_whole() -> None:
     """Oracle: how far the statistics of fresh samples of this size lie from the truth (mean 0, variance 2)."""
-    halves = np.mean([split_half(drawn(200, seed), np.arange(200)) for seed in range(8)])
-    truth = replace(pooled(drawn(2)), mean=torch.zeros(1, 5), var=torch.full((1, 5), 2.0))
-    errors = np.mean([float(distance(pooled(drawn(200, seed)), truth, WIDTHS)[0]) for seed in range(40)])
+    halves = np.mean([split_half_error(drawn(200, seed), np.arange(200)) for seed in range(8)])
+    truth = replace(pool_statistics(drawn(2)), mean=torch.zeros(1, 5), var=torch.full((1, 5), 2.0))
+    errors = np.mean([float(mean_distance(pool_statistics(drawn(200, seed)), truth, WIDTHS)[0]) for seed in range(40)])
     assert halves == pytest.approx(errors, rel=0.2)
     assert 2 * halves != pytest.approx(errors, rel=0.4)
     copied = drawn(50, copies=4)
     groups = np.repeat(np.arange(50), 4)
-    assert split_half(copied, groups) > 1.5 * split_half(copied, np.arange(200))
-    assert np.isnan(split_half(copied, np.zeros(200, np.int64)))
+    assert split_half_error(copied, groups) > 1.5 * split_half_error(copied, np.arange(200))
+    assert np.isnan(split_half_error(copied, np.zeros(200, np.int64)))
 
 
 def alarms(whole: bool, shift: float, copies: int = 4, rate: float = 0.1) -> float:
@@ -132,12 +132,12 @@ def alarms(whole: bool, shift: float, copies: int = 4, rate: float = 0.1) -> flo
 def test_false_alarms_are_as_stated_and_real_ones_are_raised() -> None:
     assert alarms(whole=True, shift=0.0) <= 0.2  # 10 %, of 60
     assert alarms(whole=True, shift=1.5) >= 0.95
-    assert alarms(whole=False, shift=0.0) > 0.4  # drawn crop by crop: it cries wolf
+    assert alarms(whole=False, shift=0.0) > 0.4  # drawn crop by crop, it raises false alarms
 
 
 def test_threshold_and_p_value_agree() -> None:
     stored = drawn(60)
-    chance = resampled_drift(stored, np.arange(60), 20, draws=99, seed=3).sort(descending=True).values
+    chance = resample_drift(stored, np.arange(60), 20, draws=99, seed=3).sort(descending=True).values
     for new in (drawn(20, 5), drawn(20, 6), replace(drawn(20, 7), mean=drawn(20, 7).mean + 0.4)):
         found = judge_drift("c", new, stored, np.arange(60), false_alarms=0.05, draws=99, seed=3)
         assert found.threshold == pytest.approx(float(chance[4]))
@@ -145,9 +145,9 @@ def test_threshold_and_p_value_agree() -> None:
 
 
 def test_what_cannot_be_judged() -> None:
-    with pytest.raises(DataError, match="at least 8 new crops, got 5"):
+    with pytest.raises(DataError, match="8 new crops, got 5"):
         judge_drift("c", drawn(5), drawn(60), np.arange(60))
-    with pytest.raises(DataError, match="at least 16 reference crops"):
+    with pytest.raises(DataError, match="16 reference crops"):
         judge_drift("c", drawn(20), drawn(10), np.arange(10))
     with pytest.raises(DataError, match="in 1 groups"):
         judge_drift("c", drawn(20), drawn(40), np.zeros(40, np.int64))
@@ -157,7 +157,7 @@ def test_what_cannot_be_judged() -> None:
 
 def test_at_most_half_is_drawn() -> None:
     images = drawn(20)
-    same = [resampled_drift(images, np.arange(20), size, draws=9) for size in (10, 11, 500)]
+    same = [resample_drift(images, np.arange(20), size, draws=9) for size in (10, 11, 500)]
     assert torch.equal(same[0], same[1])
     assert torch.equal(same[0], same[2])
 
@@ -166,12 +166,12 @@ def of(samples: Sequence[Sample], camera: str) -> list[Sample]:
     return [sample for sample in samples if sample.camera == camera]
 
 
-# Real drift: the street's hours, and pictures that were changed.
+# Real drift: the street's hours, and changed images.
 
 
 @pytest.fixture(scope="module")
 def hours(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """Thirty-two people seen by two cameras of the street in daylight, at all their hours."""
+    """Thirty-two people in two cameras of the street in daylight, at all their hours."""
     from reid.data.street.generation import StreetPlan, generate
 
     plan = StreetPlan(identities=32, train_identities=0, vehicles=0, train_vehicles=0, crops=4, sites=("street-b",))
@@ -196,13 +196,13 @@ def changed(samples: Sequence[Sample], folder: Path, how: str) -> list[Sample]:
     folder.mkdir()
     found = []
     for number, sample in enumerate(samples):
-        picture = Image.open(sample.path).convert("RGB")
+        image = Image.open(sample.path).convert("RGB")
         if how == "dark":
-            picture = ImageEnhance.Brightness(picture).enhance(0.4)
+            image = ImageEnhance.Brightness(image).enhance(0.4)
         else:
-            picture = picture.filter(ImageFilter.GaussianBlur(picture.height / 16))
+            image = image.filter(ImageFilter.GaussianBlur(image.height / 16))
         path = folder / f"{number}.png"
-        picture.save(path)
+        image.save(path)
         found.append(replace(sample, path=path))
     return found
 
@@ -212,7 +212,7 @@ def test_new_people_are_no_drift_but_darkness_and_blur_are(
 ) -> None:
     stored, new = stored_and_new
     sets = {"same": new, **{how: changed(new, tmp_path / how, how) for how in ("dark", "blur")}}
-    found = {name: watch(small, watched(small, rows, stored))[0] for name, rows in sets.items()}
+    found = {name: watch(small, cameras_to_watch(small, rows, stored))[0] for name, rows in sets.items()}
     assert not found["same"].alarm, found
     for how in ("dark", "blur"):
         assert found[how].alarm, found
@@ -229,16 +229,16 @@ def test_the_evening_is_drift_for_a_camera_calibrated_in_the_morning(
     evening = [sample for sample in crops if times[sample.path] >= 17]
     checkpoint = load_checkpoint(weights)
     checkpoint = checkpoint.with_profiles(calibrate_checkpoint(checkpoint, morning))
-    (found,) = watch(checkpoint, watched(checkpoint, evening, morning))
+    (found,) = watch(checkpoint, cameras_to_watch(checkpoint, evening, morning))
     assert found.alarm, found
 
 
 def test_watching_needs_a_reference_and_statistics(small: Checkpoint, plain_weights: Path, hours: list[Sample]) -> None:
-    with pytest.raises(DataError, match="no reference crops of b2"):
-        watched(small, hours, of(hours, "b1"))
+    with pytest.raises(DataError, match="b2"):
+        cameras_to_watch(small, hours, of(hours, "b1"))
     with pytest.raises(ConfigError, match="--profiles"):
-        watched(load_checkpoint(plain_weights), hours, hours)
-    with pytest.raises(DataError, match=r"at least 8 new crops a camera, got fewer of b1 \(7\)"):
-        watched(small, of(hours, "b1")[:7], hours)
-    with pytest.raises(DataError, match=r"at least 16 reference crops a camera, got fewer of b1 \(15\)"):
-        watched(small, of(hours, "b1"), of(hours, "b1")[:15])
+        cameras_to_watch(load_checkpoint(plain_weights), hours, hours)
+    with pytest.raises(DataError, match=r"8 new crops.*b1 \(7\)"):
+        cameras_to_watch(small, of(hours, "b1")[:7], hours)
+    with pytest.raises(DataError, match=r"16 reference crops.*b1 \(15\)"):
+        cameras_to_watch(small, of(hours, "b1"), of(hours, "b1")[:15])

@@ -1,6 +1,6 @@
-"""Bootstrap intervals and paired comparisons against loops, enumeration and what theory says.
+"""Bootstrap intervals and paired comparisons equal loops, enumeration and theory.
 
-Wrong variants that the tests tell apart: queries drawn where identities should be, the mean of
+The tests refuse these wrong variants: queries drawn where identities should be, the mean of
 identity means in place of the mean over queries, a one-sided p-value, a p-value of unpaired runs.
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from reid.errors import DataError
-from reid.evaluation.analysis import intervals as intervals
+from reid.evaluation.analysis import intervals
 from reid.evaluation.analysis.intervals import bootstrap_mean, bootstrap_weights, metric_intervals, paired_difference
 from reid.evaluation.metrics import market_metrics
 
 
 def slow_means(values, identities, replicates, seed):
-    """Draw identities one by one and average what they bring."""
+    """Draw identities one by one, and average the values of their queries."""
     random = np.random.default_rng(seed)
     people = sorted(set(identities))
     means = []
@@ -85,7 +85,7 @@ def test_weights_count_what_is_drawn():
     assert weights.mean(axis=0) == pytest.approx(np.ones(7), abs=0.15)
 
 
-def test_queries_without_a_match_stay_out_unless_all_queries_count():
+def test_unmatched_queries_stay_out_unless_all_queries_count():
     random = np.random.default_rng(2)
     vectors = random.standard_normal((60, 8)).astype(np.float32)
     labels = {
@@ -133,7 +133,7 @@ def test_hits_and_misses_are_compared_by_whole_steps():
 
 
 def test_identities_are_exchanged_as_one():
-    """One person seen 30 times improves: that is one observation, not thirty."""
+    """One person with 30 queries improves: that is one observation, and not thirty."""
     first, second = np.zeros(36), np.zeros(36)
     second[:30] = 1
     identities = [0] * 30 + [1, 2, 3, 4, 5, 6]
@@ -168,13 +168,13 @@ def test_pairs_tell_more_than_two_separate_runs():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: paired_difference([0.1, 0.2], [0.1]), r"one value a query from both runs, got \(2,\) and \(1,\)"),
-        (lambda: paired_difference([0.1, np.nan], [0.1, 0.2]), "query 1 has a right answer in one run only"),
-        (lambda: bootstrap_mean([[0.1]]), r"\(Q,\), got shape \(1, 1\)"),
-        (lambda: bootstrap_mean([np.nan]), "none of the 1 queries has a value"),
-        (lambda: bootstrap_mean([0.5], level=1.0), "level between 0 and 1"),
-        (lambda: bootstrap_mean([0.5], replicates=0), "replicates >= 1"),
-        (lambda: bootstrap_mean([0.5], ["a", "b"]), r"identities: expected one label a row, \(1,\)"),
+        (lambda: paired_difference([0.1, 0.2], [0.1]), r"\(2,\) and \(1,\)"),
+        (lambda: paired_difference([0.1, np.nan], [0.1, 0.2]), "query 1"),
+        (lambda: bootstrap_mean([[0.1]]), r"\(1, 1\)"),
+        (lambda: bootstrap_mean([np.nan]), "1 queries"),
+        (lambda: bootstrap_mean([0.5], level=1.0), "level.*1.0"),
+        (lambda: bootstrap_mean([0.5], replicates=0), "replicates.* 0"),
+        (lambda: bootstrap_mean([0.5], ["a", "b"]), r"identities.*\(1,\)"),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message):

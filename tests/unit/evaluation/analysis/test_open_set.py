@@ -1,8 +1,8 @@
-"""Identification and verification rates against double loops, scikit-learn and what sampling shows.
+"""Identification and verification rates equal those of double loops, of scikit-learn and of sampling.
 
-Wrong variants that the oracles tell apart: a threshold that strangers' ties slip through, rows of the
-query's own camera counted as pairs, a right answer that ties with a wrong one counted, strangers
-taken for known queries, intervals over pairs or queries in place of identities.
+The oracles refuse these wrong variants: a threshold that lets ties of unmatched queries pass, rows of the query's own
+camera counted as pairs, a right answer that ties with a wrong one counted, unmatched queries taken for known ones,
+intervals over pairs or queries in place of identities.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from sklearn.metrics import roc_curve
 from reid.errors import DataError
 from reid.evaluation.analysis import open_set as openset
 from reid.evaluation.analysis.open_set import STEP, BestScores, best_scores, identification_rates, score_histograms
-from reid.evaluation.labels import MarketLabels
+from reid.evaluation.labels import Labels
 
 RATES = (0.0, 0.01, 0.1, 0.3, 0.5)
 
 
-def case(seed=0, queries=60, gallery=200, identities=25, strangers=8, dimension=16, noise=1.2):
+def case(seed=0, queries=60, gallery=200, identities=25, unmatched=8, dimension=16, noise=1.2):
     random = np.random.default_rng(seed)
     centres = random.standard_normal((identities, dimension))
     asked = random.integers(0, identities, queries)
-    shown = random.integers(strangers, identities, gallery)  # the first identities are not in the gallery
+    shown = random.integers(unmatched, identities, gallery)  # the first identities are not in the gallery
     vectors = centres[np.concatenate([asked, shown])]
     vectors = vectors + noise * random.standard_normal(vectors.shape)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    labels = MarketLabels(asked, shown, random.integers(0, 3, queries), random.integers(0, 3, gallery))
+    labels = Labels(asked, shown, random.integers(0, 3, queries), random.integers(0, 3, gallery))
     return vectors[:queries], vectors[queries:], labels
 
 
@@ -54,8 +54,8 @@ def test_every_rate_is_exact_at_its_threshold(seed):
     query, gallery, labels = case(seed)
     thresholds, true, false = score_histograms(query, gallery, labels).rates()
     pairs = valid_pairs(query, gallery, labels)
-    for place in [0, *np.searchsorted(thresholds, [-0.5, -0.1, 0.0, 0.3, 0.6, 0.9]).tolist(), len(thresholds) - 1]:
-        assert (true[place], false[place]) == pytest.approx(rates_at(pairs, thresholds[place]), abs=1e-12)
+    for index in [0, *np.searchsorted(thresholds, [-0.5, -0.1, 0.0, 0.3, 0.6, 0.9]).tolist(), len(thresholds) - 1]:
+        assert (true[index], false[index]) == pytest.approx(rates_at(pairs, thresholds[index]), abs=1e-12)
     assert (true[0], false[0], true[-1], false[-1]) == (1, 1, 0, 0)
 
 
@@ -97,7 +97,7 @@ def test_scores_on_a_threshold_and_beyond_one():
     """Inner products of exactly 1, 1/2, 0: "at least the threshold" counts a score that equals it."""
     query = np.float32([[1, 0, 0, 0]])
     gallery = np.float32([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5], [0, 1, 0, 0], [1.0005, 0, 0, 0]])
-    labels = MarketLabels(np.array([1]), np.array([1, 2, 2, 1]), np.array([0]), np.array([1, 1, 1, 1]))
+    labels = Labels(np.array([1]), np.array([1, 2, 2, 1]), np.array([0]), np.array([1, 1, 1, 1]))
     hist = score_histograms(query, gallery, labels)
     thresholds, true, false = hist.rates()
     half, one = np.searchsorted(thresholds, [0.5, 1.0])
@@ -112,7 +112,7 @@ def test_the_equal_error_rate():
     """Hand-worked: scores of the same 0.9, 0.8, 0.3, 0.7, of different ones 0.1, 0.2, 0.75, 0.4: one in four each."""
     scores = np.float32([0.9, 0.8, 0.3, 0.7, 0.1, 0.2, 0.75, 0.4])
     gallery = np.stack([scores, np.sqrt(1 - scores**2)], axis=1)
-    labels = MarketLabels(np.array([1]), np.array([1] * 4 + [2] * 4), np.array([0]), np.ones(8, int))
+    labels = Labels(np.array([1]), np.array([1] * 4 + [2] * 4), np.array([0]), np.ones(8, int))
     rate, threshold = score_histograms(np.float32([[1, 0]]), gallery, labels).equal_error()
     assert rate == pytest.approx(0.25)
     assert 0.4 < threshold < 0.7
@@ -133,11 +133,11 @@ def test_the_interval_is_that_of_drawing_identities():
     pairs = valid_pairs(query, gallery, labels)
     people = np.unique(labels.query_identities)
     owned = {person: [[], []] for person in people.tolist()}
-    for score, right, who in pairs:
-        owned[who][0 if right else 1].append(score)
+    for score, right, person in pairs:
+        owned[person][0 if right else 1].append(score)
 
     def rate(drawn):
-        same, different = (np.concatenate([owned[person][kind] for person in drawn]) for kind in (0, 1))
+        same, different = (np.concatenate([owned[person][side] for person in drawn]) for side in (0, 1))
         return np.mean(same > np.sort(different)[::-1][int(wished * len(different))])
 
     random = np.random.default_rng(1)
@@ -177,23 +177,23 @@ def slow_best(query, gallery, labels):
     right, wrong = [], []
     for q in range(len(query)):
         same = labels.query_identities[q] == labels.gallery_identities
-        seen = labels.query_cameras[q] == labels.gallery_cameras
-        right.append(max(scores[q][same & ~seen], default=-np.inf))
+        own_camera = labels.query_cameras[q] == labels.gallery_cameras
+        right.append(max(scores[q][same & ~own_camera], default=-np.inf))
         wrong.append(max(scores[q][~same], default=-np.inf))
     return np.array(right), np.array(wrong)
 
 
 def slow_identification(right, wrong, wished):
-    """Lowest threshold, of those just above some stranger's score, that lets at most the wished share alarm."""
-    strangers, known = wrong[right == -np.inf], right > -np.inf
+    """Find the lowest threshold, of those just above the score of an unmatched query, with the wished false alarms."""
+    unmatched, known = wrong[right == -np.inf], right > -np.inf
     allowed = [
         just_above
-        for just_above in np.nextafter(strangers, np.inf)
-        if np.mean(strangers >= just_above) <= wished
+        for just_above in np.nextafter(unmatched, np.inf)
+        if np.mean(unmatched >= just_above) <= wished
     ]  # fmt: skip
     threshold = min(allowed)
     hit = (right[known] > wrong[known]) & (right[known] >= threshold)
-    return hit.mean(), np.mean(strangers >= threshold), threshold
+    return hit.mean(), np.mean(unmatched >= threshold), threshold
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -207,13 +207,13 @@ def test_identification_equals_the_loop(seed):
         rate, alarms, threshold = slow_identification(best.right, best.wrong, result.wished)
         assert (result.rate.value, result.false_alarm_rate) == pytest.approx((rate, alarms))
         assert result.threshold == threshold
-        assert result.known + result.strangers == len(query)
+        assert result.known + result.unmatched == len(query)
         assert result.rate.low <= result.rate.value <= result.rate.high
-        assert result.strangers == np.count_nonzero(best.right == -np.inf) > 0
+        assert result.unmatched == np.count_nonzero(best.right == -np.inf) > 0
 
 
-def test_ties_of_strangers_and_with_wrong_answers():
-    """Ten strangers, four of them with one score: 20 % of alarms may not pass at that score."""
+def test_ties_of_unmatched_queries_and_with_wrong_answers():
+    """Of ten unmatched queries four have one score: at 20 % of false alarms, none of these four may pass."""
     wrong = np.array([0.9, 0.8, 0.8, 0.8, 0.8, 0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.6, 0.6])
     right = np.array([-np.inf] * 10 + [0.95, 0.85, 0.6])
     best = BestScores(right, wrong, np.arange(13))
@@ -230,13 +230,13 @@ def test_ties_of_strangers_and_with_wrong_answers():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda q, g, m: identification_rates(best_scores(q, g, m), [1.0]), "false-alarm rate of 0 or more and below"),
+        (lambda q, g, m: identification_rates(best_scores(q, g, m), [1.0]), "false-alarm rate.*1.0"),
         (lambda q, g, m: identification_rates(BestScores(np.ones(2), np.ones(2), np.arange(2)), [0.1]),
-         "0 of 2 queries are strangers"),
+         "0 of 2 queries"),
         (lambda q, g, m: score_histograms(q, g, m).threshold_for(-0.1), "false-match rate"),
-        (lambda q, g, m: score_histograms(q, g, m).coarse(7), "divides 66560, got 7"),
-        (lambda q, g, m: score_histograms(2 * q, g, m), "query_vectors: row 0 does not have unit length"),
-        (lambda q, g, m: score_histograms(q[:1], g[:1], MarketLabels(*np.zeros((4, 1), int))), "only one kind"),
+        (lambda q, g, m: score_histograms(q, g, m).coarse(7), "66560, got 7"),
+        (lambda q, g, m: score_histograms(2 * q, g, m), "query_vectors: row 0"),
+        (lambda q, g, m: score_histograms(q[:1], g[:1], Labels(*np.zeros((4, 1), int))), "only one of these"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(call, message):
@@ -245,7 +245,7 @@ def test_bad_input_is_one_clear_line(call, message):
 
 
 def test_operating_points_of_no_rate_say_so():
-    with pytest.raises(DataError, match="at least one false-match rate"):
+    with pytest.raises(DataError, match="false-match rate"):
         score_histograms(*case()).operating_points([])
 
 

@@ -1,7 +1,7 @@
-"""The picture of a curve says what the points say.
+"""The drawing of a curve shows the values of its points.
 
-Wrong variants that are caught: points with a prior drawn among those without; scores upside down; a level that is not
-the one before calibration; the two scores swapped.
+The check refuses these wrong variants: points with a prior drawn among those without; scores upside down; a level
+that is not the one before calibration; the two scores swapped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reid.evaluation.analysis.camera_curve import CurvePoint
-from reid.evaluation.reports.camera_curve_plot import MARK, curve_picture
+from reid.evaluation.reports.camera_curve_plot import MARK, curve_svg
 from reid.evaluation.reports.charts import COLOURS, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -29,7 +29,7 @@ POINTS = [
 
 def drawn(points: list[CurvePoint]) -> dict[tuple[int, str, bool], list[tuple[float, float]]]:
     """Corners of every line by panel, colour and whether it is dashed."""
-    root = ElementTree.fromstring(curve_picture(points))
+    root = ElementTree.fromstring(curve_svg(points))
     found = {}
     for panel, group in enumerate(root.findall(f"{SVG}g")):
         for line in group.findall(f"{SVG}polyline"):
@@ -61,10 +61,10 @@ def check(points: list[CurvePoint], expected: list[CurvePoint]) -> None:
             raise AssertionError(f"{value} is drawn at {y}")
 
 
-def test_the_picture_shows_the_points() -> None:
+def test_the_drawing_shows_the_points() -> None:
     check(POINTS, POINTS)
     check(POINTS[::-1], POINTS)  # in any order
-    text = curve_picture(POINTS)
+    text = curve_svg(POINTS)
     assert MARK in text
     words = [element.text for element in ElementTree.fromstring(text).iter(f"{SVG}text")]
     assert words.count("8") == 2  # crops in one panel, a prior in the other
@@ -80,11 +80,11 @@ def test_the_picture_shows_the_points() -> None:
         [replace(POINTS[0], mAP=0.5), *POINTS[1:]],
     ],
 )
-def test_wrong_pictures_are_told(wrong: list[CurvePoint]) -> None:
+def test_wrong_drawings_are_noticed(wrong: list[CurvePoint]) -> None:
     with pytest.raises(AssertionError):
         check(wrong, POINTS)
 
 
 def test_without_the_score_before() -> None:
     assert not any(dashed for _, _, dashed in drawn(POINTS[1:]))
-    assert "before" not in curve_picture(POINTS[1:])
+    assert "before" not in curve_svg(POINTS[1:])

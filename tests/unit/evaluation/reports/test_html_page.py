@@ -1,7 +1,7 @@
-"""The page: it holds what it should, nothing of the data becomes markup, and it asks nobody for anything.
+"""The HTML page shows all scores, escapes all data, and loads nothing from outside.
 
-Wrong variants that these checks catch: a name that is not escaped, an address outside the page, a chart
-upside down, a heat map with rows and columns exchanged.
+The checks refuse these wrong variants: a name that is not escaped, an address outside the page, a chart upside down, a
+heat map with rows and columns exchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 
 from reid.errors import DataError
 from reid.evaluation import Details, Reranking, details_of, evaluate, write_page
-from reid.evaluation.reports.charts import HEIGHT, Line, _ticks, cmc_chart, heat, histogram
+from reid.evaluation.reports.charts import HEIGHT, Curve, _ticks, cmc_chart, heat, histogram
 from reid.evaluation.reports.html_page import MARK, html_page
 from reid.records import Embeddings, Modality, Sample, Split
 
@@ -31,7 +31,7 @@ VOID = {"meta", "link", "img", "br"}
 
 
 class Elements(HTMLParser):
-    """Every element with its attributes; elements that are not closed in order are an AssertionError."""
+    """Lists every element with its attributes; an element that is not closed in order is an AssertionError."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,16 +56,16 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def details(tmp_path_factory) -> Details:
     """Six people in front of four cameras; all names, the protocol and a note are nasty."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
-    kinds = [Modality.VISIBLE, Modality.INFRARED]
+    modalities = [Modality.VISIBLE, Modality.INFRARED]
     samples, vectors = [], []
     for split, number in ((Split.QUERY, 40), (Split.GALLERY, 80)):
         for i in range(number):
             person, camera = int(random.integers(split is Split.GALLERY, 7)), int(random.integers(4))
             path = folder / f"{split}{i}.png"
             Image.new("RGB", (40, 80), (40 * camera, 30 * person, 90)).save(path)
-            samples.append(Sample(path, f"{person}{NASTY}", f"{camera}{NASTY}", kinds[camera % 2], NASTY, split))
+            samples.append(Sample(path, f"{person}{NASTY}", f"{camera}{NASTY}", modalities[camera % 2], NASTY, split))
             vectors.append(np.eye(7)[person] + 0.5 * random.standard_normal(7))
     rows = np.stack(vectors) / np.linalg.norm(vectors, axis=1, keepdims=True)
     embeddings = Embeddings(tuple(samples), rows.astype(np.float32), NASTY)
@@ -80,24 +80,24 @@ def text(details) -> str:
 
 
 def outside(text: str) -> list[str]:
-    """Everything in a page that a browser would ask somebody for, or run."""
-    asked = []
+    """List everything in a page that a browser would load or run."""
+    found = []
     for tag, attributes in Elements(text).found:
         if tag in ("script", "iframe", "object", "embed", "base", "form"):
-            asked.append(tag)
+            found.append(tag)
         for name, value in attributes.items():
             inside = (value or "").startswith(("data:", "#"))
             if name.startswith("on") or (name in ("src", "href", "srcset", "action", "data") and not inside):
-                asked.append(f"{name}={value}")
-    return asked + re.findall(r"url\(|@import|javascript:", text)
+                found.append(f"{name}={value}")
+    return found + re.findall(r"url\(|@import|javascript:", text)
 
 
-def test_nothing_outside_is_asked_for(text):
+def test_nothing_outside_is_loaded(text):
     assert outside(text) == []
     assert "default-src 'none'" in text
 
 
-def test_a_page_that_asks_or_runs_something_is_noticed(details, text, monkeypatch):
+def test_a_page_that_loads_or_runs_something_is_noticed(details, text, monkeypatch):
     assert outside(text.replace("<main>", '<main><img src="https://x.example/y.png">')) != []
     assert outside(text.replace("<main>", '<main onclick="x()">')) != []
     monkeypatch.setattr("reid.evaluation.reports.html_page.escape", str)
@@ -109,25 +109,25 @@ def test_everything_is_there(details, text):
     elements = Elements(text).found
     tags = [tag for tag, _ in elements]
     classes = [attributes.get("class") for _, attributes in elements]
-    parts = len(details.parts)
-    assert parts == 4
+    results = len(details.results)
+    assert results == 4
     assert tags.count("section") == 2
     assert classes.count("scores") == 2
-    assert classes.count("part") == parts
-    assert tags.count("svg") == 2 + parts  # a CMC of each report, a histogram of each part
-    assert classes.count("heat") == 2 * (1 + sum(part.cameras is not None for part in details.parts))
-    strips = [strip for part in details.parts for strip in (*part.best, *part.worst)]
-    assert classes.count("strip") == len(strips) == 4 * parts
-    assert tags.count("img") == sum(1 + len(strip.answers) for strip in strips)
+    assert classes.count("part") == results
+    assert tags.count("svg") == 2 + results  # a CMC of each report, a histogram of each result
+    assert classes.count("heat") == 2 * (1 + sum(one.cameras is not None for one in details.results))
+    examples = [example for one in details.results for example in (*one.best, *one.worst)]
+    assert classes.count("example") == len(examples) == 4 * results
+    assert tags.count("img") == sum(1 + len(example.answers) for example in examples)
     flat = " ".join(text.split())
-    for said in (
+    for words in (
         "protocol &lt;script",
         "not scored",
         "k-reciprocal, k1 5, k2 2, lambda 0.3",
         "version 0.",
         "Equal error",
     ):
-        assert said in flat
+        assert words in flat
     assert MARK in text[:2000]
 
 
@@ -135,17 +135,17 @@ def test_numbers_are_those_of_the_report(details, text):
     metrics, intervals = details.report.results[0].metrics, details.report.results[0].intervals()
     span = intervals["mAP"]
     assert f"{100 * metrics.mAP:.1f} <small>{100 * span.low:.1f}–{100 * span.high:.1f}</small>" in text
-    part = details.parts[0]
-    for point in part.verification.points:
+    first = details.results[0]
+    for point in first.verification.points:
         assert f"<td>{point.threshold:.4f}</td><td>{100 * point.true_match_rate.value:.1f} " in text
-    for one in part.identification:
+    for one in first.identification:
         assert f"<td>{one.threshold:.4f}</td><td>{100 * one.rate.value:.1f} " in text
-    assert f"Camera bias {part.bias.factor:.2f}" in text
+    assert f"Camera bias {first.bias.factor:.2f}" in text
 
 
 def test_a_heat_map_has_queries_in_its_rows(details, text):
     """Read back from the page, the first map by camera is the table; its transpose is not."""
-    table = details.parts[0].cameras
+    table = details.results[0].cameras
     body = re.findall(r'<table class="heat">.*?</table>', text)[2]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("<tbody>")[1].split("</tr>")[:-1]]
     shown = np.array([[np.nan if cell == "–" else float(cell) for cell in row] for row in rows])
@@ -162,16 +162,21 @@ def test_cameras_stand_in_the_order_of_their_numbers():
     assert re.findall(r'scope="col">(c\d+)<', page)[:3] == ["c1", "c2", "c10"]
 
 
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def svg_of(markup: str) -> ElementTree.Element:
+    return ElementTree.fromstring(re.search(r"<svg.*</svg>", markup)[0])
+
+
 def points(markup: str, shape: str) -> list[list[tuple[float, float]]]:
-    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", markup)[0])
-    return [
-        [tuple(map(float, pair.split(","))) for pair in element.get("points").split()] for element in svg.iter(shape)
-    ]
+    elements = svg_of(markup).iter(SVG + shape)
+    return [[tuple(map(float, pair.split(","))) for pair in element.get("points").split()] for element in elements]
 
 
 def test_a_cmc_rises_to_the_right():
     cmc = np.linspace(0.45, 1, 20)
-    chart = cmc_chart(NASTY, [Line(NASTY, cmc, "#123456"), Line("flat", np.full(20, 0.4), "#654321", dashed=True)])
+    chart = cmc_chart(NASTY, [Curve(NASTY, cmc, "#123456"), Curve("flat", np.full(20, 0.4), "#654321", dashed=True)])
     rising, flat = points(chart, "polyline")
     assert len(rising) == 20
     steps = np.diff(rising, axis=0)
@@ -182,9 +187,26 @@ def test_a_cmc_rises_to_the_right():
     assert "<script" not in chart
 
 
+def test_a_cmc_chart_needs_nothing_else():
+    """It is an SVG of its own that names every curve inside the drawing, in the colours of the page."""
+    long = [Curve(f"a rather long name of curve {i}", np.full(20, 0.5 + i / 20), dashed=i > 2) for i in range(5)]
+    chart = cmc_chart("all", long)
+    svg = svg_of(chart)
+    assert svg.tag == f"{SVG}svg"
+    assert outside(chart) == []
+    height = float(svg.get("viewBox").split()[3])
+    names = [text for text in svg.iter(f"{SVG}text") if (text.text or "").startswith("a rather")]
+    assert [text.text for text in names] == [curve.name for curve in long]
+    assert all(HEIGHT < float(text.get("y")) < height for text in names)
+    assert len({(text.get("x"), text.get("y")) for text in names}) == 5
+    lines = list(svg.iter(f"{SVG}polyline"))
+    assert len({line.get("stroke") for line in lines}) == 5
+    assert ["stroke-dasharray" in line.attrib for line in lines] == [False] * 3 + [True] * 2
+
+
 @pytest.mark.parametrize("values", [np.ones(1), np.zeros(3), np.full(50, 0.999)])
 def test_any_cmc_can_be_drawn(values):
-    (line,) = points(cmc_chart("t", [Line("n", values, "#000000")]), "polyline")
+    (line,) = points(cmc_chart("t", [Curve("n", values)]), "polyline")
     assert all(math.isfinite(x) and 0 <= y <= HEIGHT for x, y in line)
 
 
@@ -202,19 +224,19 @@ def test_a_histogram_has_the_areas_of_its_shares():
     assert "beyond" not in chart
 
 
-def names_of_marks(places):
-    """(left, right) of the name of each threshold, left to right, and where its line ends below."""
+def names_of_marks(values):
+    """Find the left and the right end of the name of each threshold, and where its line ends below."""
     edges, shares = np.linspace(0, 1, 11), np.full(10, 0.1)
     names = ["10 %", "1 %", "0.1 %", "0.01 %"]
-    chart = histogram("t", edges, [("same", shares)], list(zip(names, places, strict=True)))
-    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", chart)[0])
-    middles = {text.text: float(text.get("x")) for text in svg.iter("text") if text.text in names}
-    assert all(float(text.get("y")) < 14 for text in svg.iter("text") if text.text in names), "above the plot"
+    chart = histogram("t", edges, [("same", shares)], list(zip(names, values, strict=True)))
+    svg = svg_of(chart)
+    middles = {text.text: float(text.get("x")) for text in svg.iter(f"{SVG}text") if text.text in names}
+    assert all(float(text.get("y")) < 14 for text in svg.iter(f"{SVG}text") if text.text in names), "above the plot"
     ends = [(middles[name] - 2.8 * len(name), middles[name] + 2.8 * len(name)) for name in names]  # letters of 11 px
     return ends, [line[-1][0] for line in points(chart, "polyline")]
 
 
-def apart(ends):
+def are_separate(ends):
     ordered = sorted(ends)
     return all(left[1] < right[0] for left, right in pairwise(ordered))
 
@@ -223,16 +245,18 @@ def apart(ends):
 @example([0.5, 0.5, 0.5, 0.5])
 @example([0.0, 0.0, 0.001, 0.002])
 @example([1.0, 1.0, 1.0, 0.999])
-def test_names_of_thresholds_do_not_lie_over_each_other(places):
-    """However close they are; the lines stay at the thresholds, the names in their order and inside the picture."""
-    ends, lines = names_of_marks(places)
-    assert apart(ends)
+def test_names_of_thresholds_do_not_lie_over_each_other(values):
+    """However close they are, the lines stay at the thresholds, and the names in their order and inside the chart."""
+    ends, lines = names_of_marks(values)
+    assert are_separate(ends)
     assert min(left for left, _ in ends) >= 46
     assert max(right for _, right in ends) <= 460 - 12
-    assert lines == pytest.approx([46 + place * (460 - 46 - 12) for place in places], abs=0.06)
-    order = np.argsort(places, kind="stable")
+    assert lines == pytest.approx([46 + value * (460 - 46 - 12) for value in values], abs=0.06)
+    order = np.argsort(values, kind="stable")
     assert (np.diff(np.array(ends)[order, 0]) > 0).all()
-    assert not apart([(46 + 402 * place - 8, 46 + 402 * place + 8) for place in (0.5, 0.51)])  # names at their lines
+    assert not are_separate(
+        [(46 + 402 * value - 8, 46 + 402 * value + 8) for value in (0.5, 0.51)]
+    )  # names at their lines
 
 
 def test_names_of_thresholds_with_room_stand_above_their_lines():

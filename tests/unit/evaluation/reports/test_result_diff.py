@@ -1,4 +1,4 @@
-"""Two result files side by side: refused, with the reason, unless they measured the same thing."""
+"""Two result files are compared if they measured the same thing, and refused with the reason otherwise."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Q, G = Split.QUERY, Split.GALLERY
 QUERIES = [(name, "1", 0) for name in "abcdefgh"]
 
 
-def written(path: Path, right: int, scoring: Scoring | None = None, queries: list | None = None, **made) -> Path:
-    """Results of eight people; the first ``right`` have their row first (AP 1), the others last of two (AP 1/2)."""
+def written(path: Path, right: int, scoring: Scoring | None = None, queries: list | None = None, **provenance) -> Path:
+    """Write results of eight people; the first ``right`` have their row first (AP 1), the others second (AP 1/2)."""
     pairs = []
     for number, (name, camera, degrees) in enumerate(queries or QUERIES):
-        apart = 40 * number - 140
-        pairs += rows(Q, (name, camera, degrees + apart))
-        pairs += rows(G, (name, "2", apart + (2 if number < right else 8)), (name + "x", "2", apart + 5))
-    write_reports([evaluate(embeddings(pairs), protocol="p", scoring=scoring, provenance=made)], path)
+        offset = 40 * number - 140
+        pairs += rows(Q, (name, camera, degrees + offset))
+        pairs += rows(G, (name, "2", offset + (2 if number < right else 8)), (name + "x", "2", offset + 5))
+    write_reports([evaluate(embeddings(pairs), protocol="p", scoring=scoring, provenance=provenance)], path)
     return path
 
 
@@ -66,9 +66,9 @@ def test_a_tiny_p_value_is_not_written_as_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scoring", "reason"),
     [
-        (Scoring(Rule(precision="trapezoid")), r"the rule differs, market and market precision=trapezoid"),
-        (Scoring(Rule(ties="mean")), r"the rule differs"),
-        (Scoring(variant={"split": "2"}), r"the variant of the protocol differs, .*split"),
+        (Scoring(Rule(precision="trapezoid")), "market and market precision=trapezoid"),
+        (Scoring(Rule(ties="mean")), "market and market ties=mean"),
+        (Scoring(variant={"split": "2"}), "variant.*split"),
     ],
 )
 def test_what_was_measured_otherwise_is_refused(scoring: Scoring, reason: str, tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_what_was_measured_otherwise_is_refused(scoring: Scoring, reason: str, t
 def test_other_queries_are_refused(tmp_path: Path) -> None:
     first = written(tmp_path / "a.json", 2)
     fewer = written(tmp_path / "b.json", 2, queries=QUERIES[:5])
-    with pytest.raises(DataError, match="the number of queries differs, 8 and 5"):
+    with pytest.raises(DataError, match="8 and 5"):
         compare_files(first, fewer)
     others = written(tmp_path / "c.json", 2, queries=[*QUERIES[:7], ("z", "1", 0)])
-    with pytest.raises(DataError, match="they ask different queries of p"):
+    with pytest.raises(DataError, match="queries of p"):
         compare_files(first, others)
 
 
@@ -97,11 +97,11 @@ def test_other_weights_are_compared(tmp_path: Path) -> None:
 
 def test_files_that_are_no_results(tmp_path: Path) -> None:
     first = written(tmp_path / "a.json", 2)
-    with pytest.raises(DataError, match=r"b.json: cannot be read"):
+    with pytest.raises(DataError, match=r"b\.json: cannot be read"):
         compare_files(first, tmp_path / "b.json")
     for text in ("hello", "[]", '{"results": [{"protocol": "p"}]}', '{"results": 3}'):
         (tmp_path / "b.json").write_text(text)
-        with pytest.raises(DataError, match=r'b.json: not the results of "reid evaluate --json"'):
+        with pytest.raises(DataError, match=r"b\.json: not the results"):
             compare_files(first, tmp_path / "b.json")
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_result_is_one_line(harm: Callable[[dict[str, Any]], object], 
     content = json.loads(second.read_text())
     harm(content["results"][0])
     second.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"b\.json: not the results of"):
+    with pytest.raises(DataError, match=r"b\.json: not the results"):
         compare_files(first, second)
 
 

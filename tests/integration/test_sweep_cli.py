@@ -16,12 +16,12 @@ from reid.errors import ConfigError
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Given
 from reid.norm.specialised.adapters import LowRankAdapter, adapted_layers
-from reid.training.domain_training import Apart, train_apart, with_new_domain
-from reid.training.sweep import _network, run_sweep
+from reid.training.domain_training import DomainAddition, add_trainable_domain, train_added_domain
+from reid.training.sweep import _Run, _trained_network, run_sweep
 from reid.training.sweep_file import load_sweep
 
 FILE = """
-title = "Two kinds"
+title = "Two categories"
 seeds = 1
 statistics = ["kept"]
 
@@ -49,19 +49,19 @@ data.categories = ["person"]
 
 [[variation]]
 name = "norms"
-apart = {{base = "people"}}
+add_domain = {{base = "people"}}
 data.categories = ["vehicle"]
 norm = {{axis = "category", affine = "domain"}}
 
 [[variation]]
 name = "series"
-apart = {{base = "people", adapters = "series"}}
+add_domain = {{base = "people", adapters = "series"}}
 data.categories = ["vehicle"]
 norm = {{axis = "category", affine = "domain"}}
 
 [[variation]]
 name = "low rank"
-apart = {{base = "series", compress = true}}
+add_domain = {{base = "series", compress = true}}
 data.categories = ["vehicle"]
 norm = {{axis = "category", affine = "domain"}}
 train.learning_rate = 1e-5
@@ -69,12 +69,15 @@ train.learning_rate = 1e-5
 
 
 SIZE = (32, 16)
-SHOTS = {"person": 3, "vehicle": 70}  # CovNorm wants more places than the 512 channels of the last layer
+SHOTS = {"person": 3, "vehicle": 70}  # CovNorm needs more positions than the last layer has channels (512)
 
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two people and two vehicles, a coarse colour pattern each, in two visible cameras; others to test."""
+    """Make crops of two people and two vehicles in two visible cameras, and of others to test.
+
+    Each identity has a coarse colour pattern of its own.
+    """
     root, rng = tmp_path_factory.mktemp("two"), np.random.default_rng(0)
     (root / "street-a").mkdir()
     rows = ["path,identity,camera,modality,domain,split"]
@@ -101,7 +104,7 @@ def file(street: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs that the tests share, as interrupted and repeated commands would."""
+    """A folder of runs that the tests share, as interrupted and repeated commands do."""
     return tmp_path_factory.mktemp("runs")
 
 
@@ -115,7 +118,7 @@ def test_the_command_trains_scores_and_reports(
     page = report.read_text(encoding="utf-8")
     assert shown.out.strip() in page
     for part in (
-        "# Two kinds",
+        "# Two categories",
         "person visible->visible",
         "vehicle visible->visible",
         "- command: `reid",
@@ -131,13 +134,13 @@ def test_the_command_trains_scores_and_reports(
     found = json.loads(capsys.readouterr().out)
     scores = {(e["row"], e["domain"]): (e["rank1"], e["mAP"]) for e in found["results"]}
     assert set(scores) == {("people", "person"), ("series", "person"), ("series", "vehicle")}
-    assert scores["people", "person"] == scores["series", "person"]  # people stay as they were
+    assert scores["people", "person"] == scores["series", "person"]  # people keep their scores
     small, large = found["costs"]
     assert large["parameters"] == small["parameters"] + sum(large["of_domains"].values()) - own_norms(out)
 
 
 def own_norms(out: Path) -> int:
-    """Numbers that the plain network has in its norms, and that each domain has for itself afterwards."""
+    """Count the parameters in the norms of the plain network; each domain has as many of its own afterwards."""
     network = load_checkpoint(out / "people-0" / "weights.safetensors").network
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)]
     return sum(p.numel() for m in norms for p in m.parameters())
@@ -150,35 +153,38 @@ def main_ok(*arguments: object) -> None:
 
 
 @pytest.mark.parametrize("adapters", ["none", "series", "parallel"])
-def test_an_added_domain_leaves_the_others_bit_equal(file: Path, runs: Path, tmp_path: Path, adapters: str) -> None:
-    comparison, out = load_sweep(file), tmp_path
-    people = comparison.variations[0]
-    base = _network(people, 0, runs, False)
+def test_an_added_domain_leaves_the_others_equal_bit_for_bit(
+    file: Path, runs: Path, tmp_path: Path, adapters: str
+) -> None:
+    sweep, out = load_sweep(file), tmp_path
+    people = sweep.variations[0]
+    base = _trained_network(_Run(people, 0), runs, False)
     images = torch.randn(5, 3, 32, 16)
     before = base.embed(images)
 
-    how = Apart(base="people", adapters=adapters)
-    experiment = comparison.variations[1].of_seed(0)
-    new = train_apart(base, people.domains[0], how, experiment, out / "new", False)
+    addition = DomainAddition(base="people", adapters=adapters)
+    experiment = sweep.variations[1].of_seed(0)
+    new = train_added_domain(base, people.categories[0], addition, experiment, out / "new", False)
     assert new.domains == ("person", "vehicle")
     assert torch.equal(new.embed(images, 0), before)
     assert torch.equal(new.embed(images, torch.tensor([1, 0, 1, 0, 0]))[[1, 3, 4]], before[[1, 3, 4]])
-    start = with_new_domain(base.network, "person", "vehicle", adapters)
+    start = add_trainable_domain(base.network, "person", "vehicle", adapters)
     first = new.embed(images, 1)
-    assert not torch.equal(first, before)  # it was trained: the start is the base itself
+    assert not torch.equal(first, before)  # it was trained; at its start the domain computes what the base does
     with torch.inference_mode():
         torch.testing.assert_close(Given(start.eval())(images, 1), before)
 
-    again = train_apart(base, "person", how, experiment, out / "new", False)
+    again = train_added_domain(base, "person", addition, experiment, out / "new", False)
     assert again.fingerprint == new.fingerprint
     assert torch.equal(again.embed(images, 1), first)
-    with pytest.raises(ConfigError, match="holds a domain trained on another network"):
-        train_apart(base, "person", Apart(base="others", adapters=adapters), experiment, out / "new", False)
+    other = DomainAddition(base="others", adapters=adapters)
+    with pytest.raises(ConfigError, match="now others"):
+        train_added_domain(base, "person", other, experiment, out / "new", False)
 
 
-def test_training_what_is_shared_would_change_the_others(file: Path, runs: Path) -> None:
-    """The wrong variant: a network that goes on training on vehicles is another network for people."""
-    base = _network(load_sweep(file).variations[0], 0, runs, False)
+def test_training_what_is_shared_changes_the_other_domains(file: Path, runs: Path) -> None:
+    """A wrong variant: a network whose shared part trains on vehicles computes something else for people."""
+    base = _trained_network(_Run(load_sweep(file).variations[0], 0), runs, False)
     images, before = torch.randn(4, 3, 32, 16), base.embed(torch.ones(4, 3, 32, 16))
     base.network.train()
     base.network(images)  # one batch of others moves the shared statistics
@@ -186,33 +192,33 @@ def test_training_what_is_shared_would_change_the_others(file: Path, runs: Path)
     assert not torch.equal(base.embed(torch.ones(4, 3, 32, 16)), before)
 
 
-def test_compressed_adapters_are_trained_on_and_read_again(file: Path, runs: Path) -> None:
-    comparison = load_sweep(file).only(["low rank"])
-    first = run_sweep(comparison, runs)
+def test_compressed_adapters_train_further_and_are_read_again(file: Path, runs: Path) -> None:
+    sweep = load_sweep(file).only(["low rank"])
+    first = run_sweep(sweep, runs)
     assert not first.missing
     assert {score.row for score in first.scores} == {"low rank"}
     assert {score.category for score in first.scores} == {"person", "vehicle"}
     assert not first.missing
-    assert run_sweep(comparison, runs) == first
-    network = _network(comparison.variations[0], 0, runs, False).network
-    kinds = [
+    assert run_sweep(sweep, runs) == first
+    network = _trained_network(_Run(sweep.variations[0], 0), runs, False).network
+    low_rank = [
         [type(layer.adapter(row)) is LowRankAdapter for row in (0, 1)] for layer in adapted_layers(network).values()
     ]
-    assert kinds
-    assert all(kind == [False, True] for kind in kinds)
+    assert low_rank
+    assert all(pair == [False, True] for pair in low_rank)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ('base = "people", adapters', 'base = "peopel", adapters', 'unknown apart.base above it "peopel"'),
-        ('data.categories = ["person"]', "", "apart adds one domain"),
-        ('affine = "domain"', 'affine = "shared"', "apart needs norm.axis"),
-        ('adapters = "series"', 'adapters = "serial"', "variation.2.apart.adapters"),
+        ('base = "people", adapters', 'base = "peopel", adapters', '"peopel"'),
+        ('data.categories = ["person"]', "", "data.categories"),
+        ('affine = "domain"', 'affine = "shared"', "norm.affine"),
+        ('adapters = "series"', 'adapters = "serial"', "variation.2.add_domain.adapters"),
         ('data.categories = ["vehicle"]', 'data.categories = ["boat"]', "boat"),
     ],
 )
-def test_the_command_refuses_in_one_line(
+def test_the_command_refuses_a_wrong_file_in_one_line(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
 ) -> None:
     text = file.read_text(encoding="utf-8")
@@ -228,13 +234,13 @@ def test_the_command_refuses_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_of_other_keys_is_not_taken(file: Path, runs: Path) -> None:
-    comparison = load_sweep(file).only(["people"])
-    run_sweep(comparison, runs)
-    table = comparison.variations[0].experiment.model_dump(mode="json")
+def test_a_run_of_another_experiment_is_not_used(file: Path, runs: Path) -> None:
+    sweep = load_sweep(file).only(["people"])
+    run_sweep(sweep, runs)
+    table = sweep.variations[0].experiment.model_dump(mode="json")
     table["train"]["epochs"] = 2
-    assert parse_config(table, "test") != comparison.variations[0].experiment
+    assert parse_config(table, "test") != sweep.variations[0].experiment
     file.write_text(file.read_text(encoding="utf-8").replace("epochs = 1\n", "epochs = 2\n", 1), encoding="utf-8")
     found = run_sweep(load_sweep(file).only(["people"]), runs)
     assert not found.scores
-    assert "another experiment (train.epochs: 1, now 2)" in found.missing[0]
+    assert "train.epochs: 1, now 2" in found.missing[0]

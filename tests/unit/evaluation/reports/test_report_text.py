@@ -1,4 +1,4 @@
-"""Tables and JSON of a report."""
+"""The text table and the JSON of a report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_table(report):
     lines = report_table(report).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == [
-        "domain",
+        "category",
         "direction",
         "rank-1",
         "rank-5",
@@ -50,7 +50,7 @@ def test_table(report):
     stamps = [
         "protocol street, rule market, ties worst case",
         "fingerprint c0ffee",
-        "3 identities asked, 4 in the gallery; 1 queries without a match",
+        "3 query identities, 4 in the gallery; 1 queries without a right answer",
         "not scored: boat all: a long reason",
     ]
     for stamp in stamps:
@@ -62,7 +62,7 @@ def test_the_widest_line_fits(report):
     metrics = result.metrics
     object.__setattr__(metrics, "queries", 1_234_567)
     object.__setattr__(metrics, "gallery", 7_654_321)
-    wide = Report("street", "c0ffee", (Result("a long domain", result.direction, metrics, 3, 4, ()),))
+    wide = Report("street", "c0ffee", (Result("a long category", result.direction, metrics, 3, 4, ()),))
     line = report_table(wide).splitlines()[2]
     assert len(line) == 80
     assert line.split()[-2:] == ["1234567", "7654321"]
@@ -91,14 +91,14 @@ def test_written_json_reads_back(report, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
 
 
-def test_an_impossible_place_is_one_clear_line(report, tmp_path):
+def test_a_path_that_cannot_be_written_is_one_clear_line(report, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="the report cannot be written there"):
+    with pytest.raises(DataError, match=r"report\.json"):
         write_reports([report], tmp_path / "file" / "report.json")
 
 
 def test_the_stamp(report):
-    """Whoever reads the table or the JSON can tell what was computed, and how the vectors were made."""
+    """The table and the JSON state what was computed, and how the vectors came about."""
     stamped = replace(
         report,
         variant={"trial": "3"},
@@ -110,7 +110,7 @@ def test_the_stamp(report):
     for stamp in (
         "protocol street, trial 3, rule market",
         "fingerprint c0ffee; neck bnneck; flip no; version 9.9",
-        "1 queries without a match (counted as 0)",
+        "1 queries without a right answer (counted as 0)",
         "gallery: all gallery rows",
         "R-precision 50.0, MAP@R 50.0",
         "person: pairs of a query and a gallery row left out: none",
@@ -122,7 +122,7 @@ def test_the_stamp(report):
     assert (entry["reranking"], entry["trials"], entry["per_query"], entry["intervals"]) == (None, [], {}, {})
 
 
-def test_pairs_left_out_are_said_by_direction(report):
+def test_pairs_left_out_are_counted_by_direction(report):
     result = report.results[0]
     one = replace(report, results=(replace(result, left_out=1234),))
     assert f"{result.category}: pairs of a query and a gallery row left out: 1,234" in " ".join(
@@ -138,8 +138,8 @@ def test_pairs_left_out_are_said_by_direction(report):
 
 def test_trials_and_queries_are_listed(report):
     result = report.results[0]
-    asked = tuple(Sample(Path(f"/data/q/{name}.jpg"), name) for name in ("a", "b", "nobody"))
-    several = replace(report, results=(replace(result, trials=(result.metrics,) * 2, asked=asked),))
+    samples = tuple(Sample(Path(f"/data/q/{name}.jpg"), name) for name in ("a", "b", "nobody"))
+    several = replace(report, results=(replace(result, trials=(result.metrics,) * 2, query_samples=samples),))
     text = " ".join(report_table(several).split())
     assert "mean of 2 trials, rank-1 50.0 to 50.0, mAP 62.5 to 62.5" in text
     assert "±: half the width of the 95 % interval" in text

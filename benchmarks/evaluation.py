@@ -1,4 +1,4 @@
-"""What scoring costs: ours beside torchmetrics, pytorch-metric-learning, sorting and the matrix product alone.
+"""Measure what scoring costs: ours beside torchmetrics, pytorch-metric-learning, sorting and the plain matrix product.
 
     python benchmarks/evaluation.py [--threads 1] [--only WORK] [--large] [--json benchmarks/results/evaluation.json]
         [--torchreid torchreid-0.2.5]
@@ -90,9 +90,9 @@ def by_sorting(query: Vectors, gallery: Vectors, labels: dict[str, Vectors]) -> 
     order = np.argsort(-(query @ gallery.T), axis=1, kind="stable")
     values = []
     for row, identity in zip(order, labels["query_identities"], strict=True):
-        places = np.flatnonzero(labels["gallery_identities"][row] == identity) + 1
-        if len(places):
-            values.append(np.mean(np.arange(1, len(places) + 1) / places))
+        positions = np.flatnonzero(labels["gallery_identities"][row] == identity) + 1
+        if len(positions):
+            values.append(np.mean(np.arange(1, len(positions) + 1) / positions))
     return float(np.mean(values))
 
 

@@ -30,9 +30,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reid.data.frames import samples_from_frame as samples_from_frame
-    from reid.data.frames import samples_to_frame as samples_to_frame
     from reid.data.manifest import read_manifest as read_manifest
+    from reid.data.sample_tables import samples_from_frame as samples_from_frame
+    from reid.data.sample_tables import samples_to_frame as samples_to_frame
     from reid.evaluation.results import Report as Report
     from reid.evaluation.run import evaluate as evaluate
     from reid.models.calibration import calibrate_checkpoint
@@ -79,8 +79,8 @@ _DEFINED_IN = {
     "modality_batchnorm": "reid.norm.domain_policy",
     "read_manifest": "reid.data.manifest",
     "read_samples": "reid.pipeline",
-    "samples_from_frame": "reid.data.frames",
-    "samples_to_frame": "reid.data.frames",
+    "samples_from_frame": "reid.data.sample_tables",
+    "samples_to_frame": "reid.data.sample_tables",
 }
 
 

@@ -1,7 +1,7 @@
-"""An experiment: one small TOML file, checked once, frozen, and saved again with the run.
+"""Experiments: small TOML files that decide everything about a training except the data.
 
-Reads TOML plus ``key=value`` overrides into :class:`Experiment` and writes it back.  It knows
-what a value may be; it knows nothing of images, networks or training.
+A file and its ``key=value`` overrides become an :class:`Experiment`, which is checked once, is frozen, and is written
+as TOML into the folder of the run.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """What is trained on: the rows of split "train" of one or several manifests, and crops nobody has labelled."""
+    """The crops to train on: split train of one or several manifests, and crops without labels."""
 
     manifests: tuple[str, ...] = Field(min_length=1)  # paths, relative to the working directory
-    unlabelled: tuple[str, ...] = ()  # more manifests, of a site to adapt to: their identities are never looked at
-    categories: tuple[str, ...] = ()  # categories of samples to keep; () keeps all
-    size: tuple[Count, Count] = (128, 64)  # height, width of a crop in pixels
+    unlabelled: tuple[str, ...] = ()  # manifests of a site to adapt to; their identities are never read
+    categories: tuple[str, ...] = ()  # the categories to keep; () keeps all
+    size: tuple[Count, Count] = (128, 64)  # height and width in pixels that crops are resized to
 
 
 class Network(_Section):
-    """Names of the parts of the network; see ``reid.models``."""
+    """The parts of the network, by their names in ``reid.models``."""
 
     backbone: str = "osnet_x0_25"
     pooling: str = "average"
     neck: str = "bnneck"
-    weights: str = ""  # a file to start from, own or published; "" starts from random numbers
+    weights: str = ""  # a weights file to start from; "" starts from random numbers
 
 
 class Norm(_Section):
-    """Whose statistics normalize an image: the whole batch's, or its camera's, modality's, domain's."""
+    """The statistics that normalize an image: of the whole batch, or of its camera, modality or category."""
 
     axis: Literal["batch", "camera", "modality", "category"] = "batch"
-    system: str = "batch"  # a name of reid.norm.SYSTEMS: what the layers do; "dwt+mec" adds a loss on data.unlabelled
-    domain_fields: tuple[DomainField, ...] = ()  # fields that name a normalization domain; () chooses by kind and data
-    affine: Literal["shared", "domain"] = "shared"  # one scale and shift for all domains, or one each
+    system: str = "batch"  # a name of reid.norm.SYSTEMS; "dwt+mec" adds a loss on data.unlabelled
+    domain_fields: tuple[DomainField, ...] = ()  # fields that name a domain; () chooses them from axis and data
+    affine: Literal["shared", "domain"] = "shared"  # one scale and shift for all domains, or one for each
 
     @model_validator(mode="after")
     def _domain_fields_name_the_axis(self) -> Norm:
@@ -63,7 +63,7 @@ class Norm(_Section):
 
     @property
     def layers(self) -> str:
-        """What the layers do: ``system`` without the loss that may follow it."""
+        """The name of the normalization layers: ``system`` without the loss that may follow it."""
         return self.system.partition("+")[0]
 
     @property
@@ -73,32 +73,32 @@ class Norm(_Section):
 
 
 class Train(_Section):
-    """The recipe.  Learning rates are AdamW's; epochs may be fractions where they time a ramp."""
+    """The recipe of the training, with the optimizer AdamW.  Epochs of a ramp or of a start may be fractions."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     epochs: Count = 20
     identities_per_batch: Annotated[int, Field(ge=2)] = 16
     images_per_identity: Annotated[int, Field(ge=2)] = 6
-    visits: Count = 4  # times an epoch shows every identity, each time with new images
-    balance: Literal["modality", "camera"] = "modality"  # spread an identity's images over these first
+    visits: Count = 4  # how often an epoch shows each identity, each time with other images
+    balance: Literal["modality", "camera"] = "modality"  # what the images of an identity in a batch are spread over
     learning_rate: Positive = 2e-3  # the peak, after the warm-up
-    final_learning_rate: Fraction = 0.01  # what the cosine ends at, as a part of the peak
+    final_learning_rate: Fraction = 0.01  # where the cosine ends, as a fraction of the peak
     warmup_epochs: NonNegative = 2.0
-    weight_decay: NonNegative = 5e-4  # on the weights of convolutions and linear layers only
-    gradient_clip: NonNegative = 5.0  # largest L2 norm of the whole gradient; 0 does not clip
+    weight_decay: NonNegative = 5e-4  # of convolutions and linear layers only
+    gradient_clip: NonNegative = 5.0  # largest L2 norm of the gradient of all parameters; 0 does not clip
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     triplet_margin: Positive | Literal["soft"] = 0.3  # a distance, or "soft" for the soft-plus
     triplet_weight: NonNegative = 1.0
-    triplet_start: NonNegative = 4.0  # epochs of cross-entropy alone
-    triplet_ramp: NonNegative = 4.0  # epochs from weight 0 to triplet_weight
-    contrast_weight: NonNegative = 0.0  # of the supervised contrastive loss on the embeddings
-    positives: Literal["all", "cross_modality"] = "all"  # which images of an identity triplet and contrast pair
+    triplet_start: NonNegative = 4.0  # epochs with the cross-entropy only
+    triplet_ramp: NonNegative = 4.0  # epochs in which the weight rises from 0 to triplet_weight
+    contrast_weight: NonNegative = 0.0  # weight of the supervised contrastive loss on the embeddings
+    positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
     precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Count = 2  # of the processor; another number gives other last bits
+    threads: Count = 2  # of the processor; the last bits of the results depend on it
 
 
 class Augment(_Section):
-    """Fields of ``reid.data.transforms.TrainTransform``."""
+    """The random changes of training images, see ``reid.data.transforms.TrainTransform``."""
 
     flip: Fraction = 0.5
     pad: Annotated[int, Field(ge=0)] = 5
@@ -111,7 +111,7 @@ class Augment(_Section):
 
 
 class Experiment(_Section):
-    """Everything that decides the outcome of a training, apart from the data itself."""
+    """Everything that decides the outcome of a training, except the data itself."""
 
     data: Data
     network: Network = Network()
@@ -121,9 +121,18 @@ class Experiment(_Section):
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file; ``sets`` are overrides such as "train.epochs=3", later ones win.
+    """Read an experiment file.
 
-    An override's value is read as TOML (3, 0.5, true, ["a"]) and as plain text where it is none.
+    Args:
+        path: The TOML file.
+        sets: Overrides such as "train.epochs=3"; of two for the same key the last one counts.  The value is read as
+            TOML (3, 0.5, true, ["a"]), or as plain text where it is no TOML.
+
+    Returns:
+        The checked experiment.
+
+    Raises:
+        ConfigError: The file is missing or no TOML, or a key or a value is wrong.
     """
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -138,7 +147,22 @@ def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
 
 
 def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
-    """The experiment in a nested ``table``; ``where`` names its source in an error."""
+    """Check the nested table of an experiment.
+
+    Args:
+        table: The sections and their keys.
+        where: The source of the table, which begins every error message.
+
+    Returns:
+        The experiment; keys that are missing have their default values.
+
+    Raises:
+        ConfigError: A key or a value is wrong.
+
+    Example:
+        >>> parse_config({"data": {"manifests": ["crops/manifest.csv"]}}, "example").train.epochs
+        20
+    """
     table = current_experiment(table, where)
     known = leaf_names()
     for key in _dotted(table):
@@ -154,7 +178,7 @@ def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
 
 
 def leaf_names() -> tuple[str, ...]:
-    """Every key an experiment file may hold, dotted: "data.manifests", ..."""
+    """Return every key that an experiment may hold, such as "data.manifests"."""
     return tuple(
         f"{section}.{leaf}"
         for section, field in Experiment.model_fields.items()
@@ -163,7 +187,7 @@ def leaf_names() -> tuple[str, ...]:
 
 
 def to_toml(experiment: Experiment) -> str:
-    """The experiment as TOML text, every key present; reading it gives an equal experiment."""
+    """Return the experiment as TOML text with every key; reading the text gives an equal experiment."""
     lines: list[str] = []
     for section, leaves in experiment.model_dump(mode="json").items():
         lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in leaves.items()), ""]
@@ -171,7 +195,13 @@ def to_toml(experiment: Experiment) -> str:
 
 
 def differences(old: Experiment, new: Experiment) -> list[str]:
-    """One text for each key that differs, as "train.epochs: 20, now 30"."""
+    """Describe each key whose value differs.
+
+    Example:
+        >>> table = {"data": {"manifests": ["crops/manifest.csv"]}}
+        >>> differences(parse_config(table, "old"), parse_config({**table, "train": {"epochs": 30}}, "new"))
+        ['train.epochs: 20, now 30']
+    """
     before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
     return [
         f"{section}.{key}: {_toml_value(before[section][key])}, now {_toml_value(value)}"
@@ -188,7 +218,7 @@ def _section_class(annotation: object) -> type[BaseModel]:
 
 
 def _dotted(table: Mapping[str, Any]) -> Iterator[str]:
-    """Dotted names of all keys, two levels deep: a table inside a section counts as one key."""
+    """Yield the names of all keys, two levels deep: a table inside a section counts as one key."""
     for section, leaves in table.items():
         if section in Experiment.model_fields and isinstance(leaves, Mapping):
             yield from (f"{section}.{key}" for key in leaves)

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from reid.data.manifest import check_files
-from reid.data.protocols.data_sets import DataSet, read_data
 from reid.data.selection import evaluated_samples, gallery_samples
 from reid.errors import DataError, GalleryError, WeightsError
 from reid.files import prepare_output_folder
 from reid.records import Embeddings, Sample, Split, UnseenCameraPolicy, domain_of
 
 if TYPE_CHECKING:
+    from reid.data.protocols.data_sets import DataSet
     from reid.data.street.generation import StreetPlan
     from reid.evaluation import Details, Report, Reranking
     from reid.models.checkpoint import Checkpoint
@@ -103,6 +103,8 @@ def read_samples(*sources: str | Path, root: str | Path | None = None) -> tuple[
     Raises:
         DataError: A source is missing, unknown or wrong.
     """
+    from reid.data.protocols.data_sets import read_data
+
     folder = None if root is None else Path(root)
     return tuple(sample for source in sources for sample in read_data(str(source), folder))
 

@@ -31,7 +31,7 @@ _Name = TypeVar("_Name", bound=StrEnum)
 
 
 class Modality(StrEnum):
-    """The kind of light that a camera records."""
+    """The light that a camera records."""
 
     VISIBLE = "visible"
     INFRARED = "infrared"
@@ -68,7 +68,7 @@ class Sample:
         path: The image file.
         identity: Who or which object the crop shows; "" when unknown.
         camera: The camera that took the crop; "" when unknown.
-        modality: The kind of light that the camera sees.
+        modality: The light that the camera records: visible or infrared.
         category: What the crop shows: "person", "vehicle", "animal", ...
         split: What the sample is for.
         time: When the crop was taken; None when unknown.

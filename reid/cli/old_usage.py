@@ -43,11 +43,11 @@ def current_usage(words: Sequence[str]) -> tuple[list[str], list[str]]:
         return [DIFF[2], *rest], [f"reid {DIFF[0]} {DIFF[1]} is now reid {DIFF[2]}"]
     current, hints = list(words), []
     for old, new in OPTIONS.get(command, {}).items():
-        places = [place for place, word in enumerate(words) if word.partition("=")[0] == old]
-        if places and any(word.partition("=")[0] == new for word in words):
+        positions = [position for position, word in enumerate(words) if word.partition("=")[0] == old]
+        if positions and any(word.partition("=")[0] == new for word in words):
             raise ConfigError(f"{old} is the old name of {new}, which is given too; keep one")
-        for place in places:
-            current[place] = new + words[place].removeprefix(old)
-        if places:
+        for position in positions:
+            current[position] = new + words[position].removeprefix(old)
+        if positions:
             hints.append(f"reid {command} {old} is now reid {command} {new}")
     return current, hints

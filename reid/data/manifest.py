@@ -167,7 +167,8 @@ def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, 
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table = file.read()  # pyarrow.parquet.read_table would import pandas
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet table ({_first_line(error)})") from error
     table = table.rename_columns(list(current_fields(table.column_names)))

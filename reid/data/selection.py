@@ -6,12 +6,15 @@ Neighbouring crops of a track are nearly the same image.  Leaving most of them o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reid.data.protocols.data_sets import DataSet
 from reid.errors import DataError, unknown_name
 from reid.records import Sample, Split, domain_of
+
+if TYPE_CHECKING:
+    from reid.data.protocols.data_sets import DataSet
 
 
 def select_domains(samples: Sequence[Sample], domain_fields: Sequence[str], domains: Sequence[str]) -> list[Sample]:

@@ -22,8 +22,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from reid.errors import DataError, GalleryError, WeightsError
@@ -51,6 +49,9 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
     Raises:
         DataError: A path or a label is not valid Unicode.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     rows = [
         (str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value, s.time and s.time.isoformat())
         for s in samples
@@ -83,8 +84,11 @@ def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
         >>> decode_samples(encode_samples(samples), Path("table")) == samples
         True
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
         return tuple(
             Sample(

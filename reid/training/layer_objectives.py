@@ -38,7 +38,7 @@ class LayerObjective(ABC):
     """A loss on values of the layers of one network.
 
     Attributes:
-        applies: Whether the network has layers of the kind that the loss needs.
+        applies: Whether the network has the layers that the loss needs.
     """
 
     applies: bool

@@ -1,6 +1,6 @@
 """The loss functions of a training: on identities, on unlabelled images, and on maps of layers.
 
-They are functions of tensors. The table of :mod:`reid.training.objective` says which of them a training uses.
+They are functions of tensors. The table in :mod:`reid.training.objective` gives each of them a name and a weight.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def cluster_values(values: Tensor, clusters: int) -> Tensor:
 def _cluster_starts(levels: np.ndarray, counts: np.ndarray, clusters: int) -> np.ndarray:
     """Find where the best clusters begin: (clusters,) ascending from 0.
 
-    ``levels`` (M,) are different values in ascending order; each stands for as many values as ``counts`` says.
+    ``levels`` (M,) are different values in ascending order; ``counts`` (M,) is how often each one occurs.
     """
     if not len(levels):
         return np.zeros(1, np.int64)

@@ -1,13 +1,9 @@
-"""Whole trainings on tiny data: what they save, and that interruptions change no bit of it."""
+"""Whole trainings on tiny data: what they save, and that an interruption does not change a bit of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from reid.cli import main
 from reid.config import Experiment, load_config, parse_config
 from reid.data.loading import domain_indices, load_crops
 from reid.data.manifest import read_manifest
@@ -28,15 +23,13 @@ from reid.models.weights.tensor_tables import read_table
 from reid.norm import DomainBatchNorm, Given, system_of
 from reid.training.training_run import train
 
-ROOT = Path(__file__).parents[2]
 CAMERAS = (("a1", "visible"), ("a2", "visible"), ("a5", "infrared"))
 IDENTITIES = 4
-EPOCHS = 30  # of a run that is to be killed: enough that the signal arrives before it ends
 SIZE = (32, 16)
 
 
 class Interrupted(BaseException):
-    """Stands for whatever may stop a process."""
+    """Stands for anything that may stop a process."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,25 +42,28 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """People and vehicles: a coarse colour pattern each, seen by two visible and one infrared camera."""
+    """Make crops of people and vehicles in two visible cameras and an infrared one.
+
+    Each identity has a coarse colour pattern of its own.
+    """
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     rows = ["path,identity,camera,modality,domain,split"]
-    for domain in ("person", "vehicle"):
+    for category in ("person", "vehicle"):
         for identity in range(IDENTITIES):
             pattern = np.kron(rng.integers(0, 255, (4, 2, 3)), np.ones((8, 8, 1)))
             for camera, modality in CAMERAS:
                 for shot in range(3):
                     pixels = np.clip(pattern + rng.normal(0, 15, (*SIZE, 3)), 0, 255).astype(np.uint8)
                     pixels = pixels[:, :, :1].repeat(3, 2) if modality == "infrared" else pixels
-                    name = f"{domain}_{identity}_{camera}_{shot}.png"
+                    name = f"{category}_{identity}_{camera}_{shot}.png"
                     Image.fromarray(pixels).save(root / name)
-                    rows.append(f"{name},{identity},{camera},{modality},{domain},train")
+                    rows.append(f"{name},{identity},{camera},{modality},{category},train")
     path = root / "manifest.csv"
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return path
 
 
-def experiment(manifest: Path, kind: str = "camera", **recipe: Any) -> Experiment:
+def experiment(manifest: Path, axis: str = "camera", **recipe: Any) -> Experiment:
     settings = {
         "epochs": 3,
         "identities_per_batch": IDENTITIES,
@@ -80,7 +76,7 @@ def experiment(manifest: Path, kind: str = "camera", **recipe: Any) -> Experimen
     }
     table = {
         "data": {"manifests": [str(manifest)], "size": SIZE},
-        "norm": {"axis": kind},
+        "norm": {"axis": axis},
         "train": {**settings, **recipe},
     }
     return parse_config(table, "test")
@@ -100,12 +96,12 @@ def lines(out: Path) -> list[dict[str, float]]:
 
 
 def numbers(out: Path) -> list[dict[str, float]]:
-    """The metrics without what depends on the clock."""
+    """Return the metrics without the times."""
     return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines(out)]
 
 
 def content(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
-    """Metadata and the bytes of every tensor (safetensors writes its metadata in any order)."""
+    """Return the metadata and the bytes of every tensor; safetensors writes its metadata in any order."""
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key).numpy().tobytes() for key in file.keys()}  # noqa: SIM118
         return file.metadata(), tensors
@@ -125,7 +121,7 @@ def test_a_run_saves_weights_metrics_and_its_experiment(manifest: Path, finished
     assert saved.train == experiment(manifest).train
 
 
-def test_after_bfloat16_the_kernels_take_half_the_room_and_the_same_values(manifest: Path, tmp_path: Path) -> None:
+def test_after_bfloat16_kernels_are_saved_in_float16_without_a_change(manifest: Path, tmp_path: Path) -> None:
     path = train(experiment(manifest, epochs=1, precision="bfloat16"), tmp_path / "run")
     stored, _ = read_table(path)
     network = load_checkpoint(path).network.state_dict()
@@ -173,7 +169,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(
     assert content(tmp_path / "weights.safetensors") == content(finished / "weights.safetensors")
 
 
-def test_bfloat16_and_a_plain_network_resume_to_the_same_bits(manifest: Path, tmp_path: Path) -> None:
+def test_a_plain_network_in_bfloat16_resumes_to_the_same_bits(manifest: Path, tmp_path: Path) -> None:
     given = experiment(
         manifest, "batch", epochs=2, precision="bfloat16", positives="cross_modality", contrast_weight=1.0
     )
@@ -224,12 +220,12 @@ def test_other_systems_train_resume_and_load(
 @pytest.mark.parametrize(
     ("norm", "recipe", "line"),
     [
-        ({"system": "dail"}, {}, 'unknown norm system "dail"; did you mean "dial"'),
-        ({"system": "dial"}, {}, '"dial" needs at least 2 domains, got 0'),
-        ({"system": "wbn", "axis": "camera"}, {}, "guesses its domains"),
+        ({"system": "dail"}, {}, '"dail".*"dial"'),
+        ({"system": "dial"}, {}, '"dial".*2 domains, got 0'),
+        ({"system": "wbn", "axis": "camera"}, {}, '"wbn".*"batch"'),
     ],
 )
-def test_systems_that_do_not_fit_are_one_line(
+def test_systems_that_do_not_fit_are_refused(
     manifest: Path, tmp_path: Path, norm: dict[str, str], recipe: dict[str, float], line: str
 ) -> None:
     base = experiment(manifest, "batch", **recipe)
@@ -237,7 +233,7 @@ def test_systems_that_do_not_fit_are_one_line(
         train(base.model_copy(update={"norm": base.norm.model_copy(update=norm)}), tmp_path)
 
 
-def test_a_finished_run_is_left_alone(manifest: Path, finished: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(manifest: Path, finished: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
     epochs: list[Any] = []
     assert train(experiment(manifest), finished, on_epoch=epochs.append) == finished / "weights.safetensors"
@@ -246,7 +242,7 @@ def test_a_finished_run_is_left_alone(manifest: Path, finished: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
 
 
-def test_starting_over_gives_the_same_bits_and_another_seed_others(
+def test_a_run_that_starts_over_gives_the_same_bits_and_another_seed_others(
     manifest: Path, finished: Path, tmp_path: Path
 ) -> None:
     first = content(train(experiment(manifest, epochs=1), tmp_path))
@@ -265,10 +261,10 @@ def test_a_changed_experiment_or_changed_data_is_refused(manifest: Path, tmp_pat
     copy.write_text(rows, encoding="utf-8")
     with pytest.raises(Interrupted):
         train(experiment(copy), tmp_path, on_epoch=interrupt)
-    with pytest.raises(ConfigError, match=r"another experiment \(train\.epochs: 3, now 4\)"):
+    with pytest.raises(ConfigError, match=r"train\.epochs: 3, now 4"):
         train(experiment(copy, epochs=4), tmp_path)
     copy.write_text(rows.replace("person_0_a1_0.png,0,", "person_0_a1_0.png,1,"), encoding="utf-8")
-    with pytest.raises(DataError, match="training rows are not those this run began with"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path))):
         train(experiment(copy), tmp_path)
     assert len(lines(tmp_path)) == 1
 
@@ -281,90 +277,3 @@ def test_training_leaves_torch_as_it_was(manifest: Path, tmp_path: Path) -> None
     train(experiment(manifest, "modality", epochs=1), tmp_path)
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == 2
-
-
-@pytest.fixture(scope="module")
-def file(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("experiments") / "tiny.toml"
-    path.write_text(
-        f'[data]\nmanifests = ["{manifest.as_posix()}"]\nsize = [32, 16]\n[norm]\naxis = "camera"\n'
-        f"[train]\nepochs = {EPOCHS}\nidentities_per_batch = {IDENTITIES}\nvisits = 1\nthreads = 1\n",
-        encoding="utf-8",
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(load_config(file), tmp_path_factory.mktemp("whole"))
-
-
-def script(*arguments: object) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_process_continues_to_the_same_bits(
-    file: Path, whole: Path, tmp_path: Path, how: signal.Signals
-) -> None:
-    process = subprocess.Popen(
-        script(file, "--out", tmp_path),
-        stderr=subprocess.PIPE,
-        env=environment(),
-        text=True,
-        # a shell starts background jobs with interrupts ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (sets a signal, no more)
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
-    assert 1 <= len(lines(tmp_path)) < EPOCHS
-    assert not (tmp_path / "weights.safetensors").exists()
-    if how is signal.SIGINT:
-        assert process.returncode == 130
-        assert errors.splitlines()[-1].startswith("interrupted; the same command continues")
-        assert "Traceback" not in errors
-    assert content(train(load_config(file), tmp_path)) == content(whole)
-
-
-def test_the_script_trains_and_says_where(file: Path, tmp_path: Path) -> None:
-    command = script(file, "--set", "train.epochs=1", "--set", "network.pooling=gem")
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=True)
-    assert done.stdout.splitlines() == [str(Path("runs/tiny/weights.safetensors"))]
-    assert "training: 100%" in done.stderr
-    assert load_checkpoint(tmp_path / "runs/tiny/weights.safetensors").spec.pooling == "gem"
-
-
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        ("train.epoch=3", 'unknown key "train.epoch"; did you mean "train.epochs"?'),
-        ("network.backbone=osnet", 'unknown backbone "osnet"'),
-        ("data.manifests=['none.csv']", "none.csv"),
-        ("train.identities_per_batch=50", "lower identities_per_batch"),
-    ],
-)
-def test_the_command_refuses_in_one_line(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], item: str, expected: str
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["train", str(file), "--out", str(tmp_path / "run"), "--set", item])
-    output = capsys.readouterr()
-    assert caught.value.code == 1
-    assert output.out == ""
-    last = output.err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert expected in last
-
-
-def test_wrong_usage_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["train"])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: Missing argument 'experiment'; see reid train --help\n"

@@ -1,7 +1,8 @@
-"""Training for a site nobody has labelled, end to end: from two manifests to a score there.
+"""Training for an unlabelled site, end to end: from two manifests to a score there.
 
-Wrong variants caught: identities of the unlabelled site that change a bit of the weights; an unlabelled site whose test
-images are given the statistics of the labelled one; a resumed training that draws other unlabelled crops.
+Wrong variants that these tests refuse: identities of the unlabelled site that change a bit of the weights; test images
+of the unlabelled site that are normalized with the statistics of the labelled one; a resumed training that draws other
+unlabelled crops.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ IDENTITIES, SIZE = 4, (32, 16)
 
 
 class Interrupted(BaseException):
-    """Stands for whatever may stop a process."""
+    """Stands for anything that may stop a process."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +43,12 @@ def one_thread() -> Iterator[None]:
 
 
 def site(root: Path, cast: float, splits: tuple[str, ...]) -> Path:
-    """People in two cameras under light of a colour cast of the site; the three shots have these splits."""
+    """Make crops of people in two cameras with the colour cast of the site; the three shots have these splits."""
     root.mkdir()
     rng, rows = np.random.default_rng(int(100 * cast)), ["path,identity,camera,modality,domain,split"]
     for identity in range(IDENTITIES):
         pattern = np.kron(rng.integers(0, 255, (4, 2, 3)), np.ones((8, 8, 1))) * [1.0, cast, cast]
-        for camera in ("c1", "c2"):  # both sites call their cameras the same
+        for camera in ("c1", "c2"):  # both sites have the same camera names
             for shot, split in enumerate(splits):
                 pixels = np.clip(pattern + rng.normal(0, 10, (*SIZE, 3)), 0, 255).astype(np.uint8)
                 name = f"{identity}_{camera}_{shot}.png"
@@ -60,17 +61,17 @@ def site(root: Path, cast: float, splits: tuple[str, ...]) -> Path:
 
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A labelled one and another, which also has queries and a gallery."""
+    """The manifest of a labelled site, and that of another site, which also has queries and a gallery."""
     root = tmp_path_factory.mktemp("sites")
     return site(root / "a", 1.0, ("train",) * 3), site(root / "b", 0.4, ("train", "query", "gallery"))
 
 
-def experiment(sites: tuple[Path, Path], system: str, kind: str = "domain", **recipe: Any) -> Experiment:
+def experiment(sites: tuple[Path, Path], system: str, axis: str = "category", **recipe: Any) -> Experiment:
     settings = {"epochs": 2, "identities_per_batch": IDENTITIES, "visits": 1, "warmup_epochs": 0, "threads": 1}
     table = {
         "data": {"manifests": [str(sites[0])], "unlabelled": [str(sites[1])], "size": SIZE},
         "network": {"backbone": "resnet18_x0_25"},
-        "norm": {"axis": kind, "system": system},
+        "norm": {"axis": axis, "system": system},
         "train": {**settings, "images_per_identity": 6, **recipe},
     }
     return parse_config(table, "test")
@@ -82,21 +83,21 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("system", "kind", "names"),
+    ("system", "axis", "names"),
     [
         ("batch", "batch", ()),
         ("batch", "camera", ("c1", "c2", "source/c1", "source/c2")),
-        ("batch+entropy", "domain", ("person", "source/person")),
-        ("dial", "domain", ("person", "source/person")),
-        ("transnorm", "domain", ("person", "source/person")),
-        ("dwt+mec", "domain", ("person", "source/person")),
+        ("batch+entropy", "category", ("person", "source/person")),
+        ("dial", "category", ("person", "source/person")),
+        ("transnorm", "category", ("person", "source/person")),
+        ("dwt+mec", "category", ("person", "source/person")),
         ("wbn", "batch", ("latent-0", "latent-1", "latent-2")),
     ],
 )
 def test_a_training_resumes_to_the_same_bits_and_scores_at_the_unlabelled_site(
-    sites: tuple[Path, Path], tmp_path: Path, system: str, kind: str, names: tuple[str, ...]
+    sites: tuple[Path, Path], tmp_path: Path, system: str, axis: str, names: tuple[str, ...]
 ) -> None:
-    given = experiment(sites, system, kind)
+    given = experiment(sites, system, axis)
 
     def interrupt(_: Any) -> None:
         raise Interrupted
@@ -128,7 +129,7 @@ def test_no_bit_of_the_weights_depends_on_the_identities_of_the_unlabelled_site(
     assert content(known) == content(other)
 
 
-def test_the_unlabelled_site_is_met_with_statistics_of_its_own_crops(sites: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_unlabelled_site_has_the_statistics_of_its_own_crops(sites: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint = load_checkpoint(train(experiment(sites, "batch"), tmp_path))
     first, inputs = next(m for m in checkpoint.network.modules() if isinstance(m, DomainBatchNorm)), []
     first.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))

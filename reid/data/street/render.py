@@ -20,8 +20,8 @@ class Panel:
     """A flat field of another material on a figure: a window, a lamp, a stripe, a sign.
 
     Args:
-        face: The face that shows it: "side" (both), "front", "rear" or "top".  The axes of its plane are (y, z), (x,
-            z), (x, z) and (x, y).
+        face: The face that shows it: "side" (both), "front", "rear" or "top".  Its plane has the axes y and z, x and
+            z, x and z, or x and y.
         low: Lower end on the second axis, in metres.
         high: Upper end on the second axis.
         left: Left ends on the first axis, at ``low`` and at ``high``.

@@ -25,7 +25,7 @@ from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import Condition, Given, convert_norm, domain_batchnorm, given
 from reid.norm.added_domain import only_domain
 from reid.norm.specialised.adapters import (
-    KINDS,
+    PLACEMENTS,
     AdaptedConv2d,
     LowRankAdapter,
     adapted_layers,
@@ -34,7 +34,7 @@ from reid.norm.specialised.adapters import (
     add_adapters,
 )
 
-ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
+ALL_PLACEMENTS = pytest.mark.parametrize("kind", PLACEMENTS)
 MODES = pytest.mark.parametrize("training", [True, False])
 
 
@@ -56,7 +56,7 @@ def loop_oracle(layer: AdaptedConv2d, x: Tensor, indices: Tensor) -> Tensor:
             continue
         y = plain(mine)
         adapter = nn.Conv2d(layer.adapter(g).weight.shape[1], layer.out_channels, 1, bias=False)
-        if layer.kind == "series":
+        if layer.placement == "series":
             norm = nn.BatchNorm2d(layer.out_channels)
             norm.load_state_dict({key: getattr(layer.norm, key)[g] for key in norm.state_dict()})
             mine = norm.train(layer.training)(y)
@@ -91,7 +91,7 @@ def test_a_mixed_batch_is_the_loop_over_domains(path: Callable, training: bool, 
     stride, dilation, kind = (
         data.draw(st.integers(1, 3)),
         data.draw(st.integers(1, 2)),
-        data.draw(st.sampled_from(KINDS)),
+        data.draw(st.sampled_from(PLACEMENTS)),
     )
     layer = make_layer(kind, stride=stride, dilation=dilation, padding=dilation).train(training)
     x = torch.randn(len(indices), 4, height, width, generator=torch.Generator().manual_seed(len(indices)))
@@ -103,7 +103,7 @@ def test_a_mixed_batch_is_the_loop_over_domains(path: Callable, training: bool, 
 
 
 @PATHS
-@ALL_KINDS
+@ALL_PLACEMENTS
 def test_gradients_are_those_of_the_loop(path: Callable, kind: str) -> None:
     layer, indices = make_layer(kind, stride=2), torch.tensor([2, 0, 1, 2, 0])
     layer.eval()
@@ -123,7 +123,7 @@ def test_gradients_are_those_of_the_loop(path: Callable, kind: str) -> None:
 
 
 @PATHS
-@ALL_KINDS
+@ALL_PLACEMENTS
 def test_autocast_gives_half_precision_on_every_path(path: Callable, kind: str) -> None:
     layer, indices = make_layer(kind).eval(), torch.tensor([2, 0, 1, 2])
     x = torch.randn(4, 4, 6, 5)
@@ -171,7 +171,7 @@ def test_the_oracle_refuses_wrong_adapters(wrong: Callable, kind: str) -> None:
         torch.testing.assert_close(wrong(layer, x, indices), expected, rtol=1e-2, atol=1e-2)
 
 
-@ALL_KINDS
+@ALL_PLACEMENTS
 @MODES
 def test_until_trained_the_network_is_unchanged_bit_for_bit(kind: str, training: bool) -> None:
     torch.manual_seed(0)
@@ -186,7 +186,7 @@ def test_until_trained_the_network_is_unchanged_bit_for_bit(kind: str, training:
 
 
 @PATHS
-@ALL_KINDS
+@ALL_PLACEMENTS
 def test_other_domains_do_not_change_with_one(path: Callable, kind: str) -> None:
     """T4."""
     network = small_network(kind).eval()
@@ -200,7 +200,7 @@ def test_other_domains_do_not_change_with_one(path: Callable, kind: str) -> None
     assert not torch.allclose(before[indices == 1], after[indices == 1])
 
 
-@ALL_KINDS
+@ALL_PLACEMENTS
 def test_a_new_domain_leaves_the_others_bit_for_bit(kind: str) -> None:
     network = small_network(kind).eval()
     grown = add_adapter_domain(network, "animals")
@@ -294,7 +294,7 @@ def test_threads_with_different_domains_do_not_interfere() -> None:
             assert all(pool.map(serve, range(60)))
 
 
-@ALL_KINDS
+@ALL_PLACEMENTS
 def test_a_domain_for_each_image_compiles_to_one_graph(kind: str) -> None:
     network = Given(small_network(kind).eval())
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")

@@ -4,7 +4,7 @@
 * "series": y + A_d BN_d(y) with y = W * x (Rebuffi, Bilen, Vedaldi, NIPS 2017).
 
 Both were published together with norms for each domain, so the usual network is
-``add_adapters(convert_norm(network, domain_batchnorm(domains)), domains)``.  :mod:`reid.norm.added_domain` trains one
+``add_adapters(convert_norm(network, domain_batchnorm(names)), names)``.  :mod:`reid.norm.added_domain` trains one
 domain and leaves the others as they are; :mod:`reid.norm.specialised.covnorm` makes a trained adapter smaller.
 """
 
@@ -199,7 +199,7 @@ def add_adapters(network: nn.Module, domains: Sequence[str], placement: str = "s
         A copy of the network; call it as ``Given(copy)(images, domain)``.
 
     Raises:
-        ConfigError: If there is no such convolution, or a name or the placement cannot be used.
+        ConfigError: If there is no such convolution, or a domain or the placement cannot be used.
 
     Example:
         >>> from reid.norm import Given
@@ -281,12 +281,12 @@ def _can_have_adapter(layer: nn.Conv2d, placement: str) -> bool:
 
 def _in_form_of(adapter: Adapter, state: Mapping[str, Tensor]) -> Adapter:
     """The adapter, or an empty one of the form that ``state`` (keys of one adapter) has, where the sizes agree."""
-    form: type[Adapter] = LowRankAdapter if "mini" in state else FullAdapter
-    if not set(form.keys) <= set(state):
+    adapter_class: type[Adapter] = LowRankAdapter if "mini" in state else FullAdapter
+    if not set(adapter_class.keys) <= set(state):
         return adapter
-    first, last = state[form.keys[0]], state[form.keys[-1]]
+    first, last = state[adapter_class.keys[0]], state[adapter_class.keys[-1]]
     if (len(last), first.shape[1]) != adapter.affine()[0].shape:  # (O, I)
         return adapter  # it is of another network, and loading it raises an error
     like = next(adapter.parameters())
-    empty = (torch.empty_like(state[key], device=like.device, dtype=like.dtype) for key in form.keys)
-    return form(*empty).train(adapter.training)
+    empty = (torch.empty_like(state[key], device=like.device, dtype=like.dtype) for key in adapter_class.keys)
+    return adapter_class(*empty).train(adapter.training)

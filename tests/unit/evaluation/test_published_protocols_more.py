@@ -132,7 +132,9 @@ def test_sysu_mm01_as_agw_draws(tmp_path: Path) -> None:
     published_layouts.sysu_mm01(tmp_path)  # without the authors' permutations, which that code does not read
     report = scored("sysu_mm01:gallery=random,cmc=image", tmp_path, lambda sample: 90 * (sample.identity == "0010"))
     assert (only(report).mAP, only(report).gallery) == (1, 8)
-    assert_stamped(report, "ignore=location gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9")
+    assert_stamped(
+        report, "ignore=location gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9"
+    )
 
 
 def test_wildlife_by_time_and_open(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ LabelArray = npt.NDArray[Any]
 
 UNKNOWN_GALLERY_IDENTITY = -1
 UNKNOWN_QUERY_IDENTITY = -2  # differs from the gallery's: two unknown people are not known to be the same
-LOCATION_RULES = ("location", "place")  # the second is the name of version 0.1.0
 
 
 def check_labels(name: str, labels: npt.ArrayLike, count: int) -> LabelArray:
@@ -259,7 +258,7 @@ def market_labels(
     query_codes = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
     gallery_codes = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
     codes = (query_codes[0], gallery_codes[0], query_codes[1], gallery_codes[1])
-    return Labels(*codes, *(codes[2:] if ignore in LOCATION_RULES else (None, None)))
+    return Labels(*codes, *(codes[2:] if ignore == "location" else (None, None)))
 
 
 def _columns(pairs: Iterator[tuple[int, int]]) -> tuple[IntArray, IntArray]:

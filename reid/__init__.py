@@ -86,6 +86,8 @@ _DEFINED_IN = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and keep it."""
+    if name == "__all__":  # a list in this file would name everything a third time
+        return __dir__()
     if name not in _DEFINED_IN:
         raise AttributeError(f"module 'reid' has no attribute {name!r}; it offers {', '.join(_DEFINED_IN)}")
     module, _, attribute = _DEFINED_IN[name].partition(":")

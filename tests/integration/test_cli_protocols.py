@@ -175,7 +175,7 @@ def test_validate(reid, tiny_street: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "note: nothing wrong was found" in out
     shutil.copytree(tiny_street / "street-a", tmp_path / "broken")
-    min((tmp_path / "broken/images/gallery/person").glob("*.jpg")).write_bytes(b"not a picture")
+    min((tmp_path / "broken/images/gallery/person").glob("*.jpg")).write_bytes(b"not an image")
     code, out, err = reid("validate", "--data", tmp_path / "broken")
     assert code == 1
     assert "error: 1 images cannot be read" in out

@@ -74,9 +74,44 @@ def test_folders_are_made_and_only_the_owner_may_read(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "file").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_part_is_told_by_its_name(tmp_path: Path) -> None:
-    names = []
-    write_whole(tmp_path / "file", lambda part: names.append(part.name) or part.touch())
-    assert is_part(tmp_path / names[0])
+def test_a_part_is_known_by_its_name(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def write(part: Path) -> None:
+        part.touch()
+        names.extend([path.name for path in tmp_path.iterdir()])
+
+    write_whole(tmp_path / "file", write)
+    assert [is_part(tmp_path / name) for name in names] == [True]
+    assert is_part(tmp_path / ".scores.json.1f6d2c07.part"), "version 0.1.0 left such files"
     assert not is_part(tmp_path / "file")
     assert not is_part(tmp_path / "mine.part")
+
+
+def test_temporary_files_of_libraries_are_private_and_go_with_the_part(tmp_path: Path) -> None:
+    def write(part: Path) -> None:
+        (part.parent / ".tmpAbC123").write_text("a library wrote this")
+        assert part.parent.parent.stat().st_mode & 0o777 == 0o700
+        part.write_text("new")
+
+    write_whole(tmp_path / "file", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    killed = tmp_path / ".reid-partial" / "0123456789abcdef"
+    killed.mkdir(parents=True)
+    (killed / "vectors").write_text("half")
+    (tmp_path / ".reid-partial" / "notes").mkdir()  # not a name of this program
+    write_whole(tmp_path / "file", lambda part: part.write_text("new"))
+    assert [path.name for path in (tmp_path / ".reid-partial").iterdir()] == ["notes"]
+
+
+def test_a_writer_at_work_is_left_alone(tmp_path: Path) -> None:
+    def write(part: Path) -> None:
+        part.write_text("first")
+        write_whole(tmp_path / "other", lambda own: own.write_text("second"))
+        assert part.read_text() == "first"
+
+    write_whole(tmp_path / "file", write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]

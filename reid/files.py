@@ -42,6 +42,28 @@ def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
         sync(path.parent)
 
 
+def write_together(paths: Sequence[Path], write: Callable[[Path], object]) -> None:
+    """Write files of one folder that belong together, so that no new file ever stands beside an old one.
+
+    The first file is the one that the others belong to: an old one disappears before the others are replaced, and the
+    new one appears after them.
+
+    Args:
+        paths: The files; all in the same folder.
+        write: Writes files of these names into the folder that it gets.
+    """
+    parent = paths[0].parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with _writer_folder(parent) as own:
+        write(own)
+        for path in paths:
+            sync(own / path.name)
+        paths[0].unlink(missing_ok=True)
+        for path in reversed(paths):
+            (own / path.name).replace(path)
+        sync(parent)
+
+
 @contextmanager
 def _writer_folder(parent: Path) -> Iterator[Path]:
     """Make a private folder for what is being written, and remove it at the end of the ``with`` block.

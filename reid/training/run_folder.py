@@ -21,7 +21,7 @@ import torch
 
 from reid.config import Experiment, differences, load_config, to_toml
 from reid.errors import ConfigError, WeightsError
-from reid.files import locked, write_whole
+from reid.files import locked, remove_partial_files, write_whole
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
 
@@ -86,6 +86,7 @@ class RunFolder:
                 raise ConfigError(
                     f"{self.path}: another training is at work in it; wait for it, or choose another folder with --out"
                 ) from None
+            remove_partial_files(self.path)
             try:
                 yield
             finally:

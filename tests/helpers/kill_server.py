@@ -3,8 +3,8 @@
 It imports what the commands need once, so that a run takes a fraction of a second. Product code knows nothing of it:
 the functions of ``os`` and of the libraries that write files are replaced in the fork only.
 
-Each line of stdin asks for one run, ``{"arguments": [...], "folder": "...", "step": n or null}``; each line of stdout is
-the answer, ``{"code": n, "steps": [...], "err": "..."}``.
+Each line of stdin asks for one run, ``{"arguments": [...], "folder": "...", "step": n or null}``; each line of stdout
+is the answer, ``{"code": n, "steps": [...], "err": "..."}``.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def run_forked(arguments: list[str], folder: str, step: int | None) -> dict[str,
                 main(arguments)
             except SystemExit as end:
                 code = int(end.code or 0)
-            except Exception:
+            except Exception:  # noqa: BLE001 (a traceback is what the test looks for)
                 traceback.print_exc()
                 code = 70
             sys.stdout.flush()

@@ -34,7 +34,7 @@ from reid.retrieval.storage import QUERIES_FILE
 from reid.training.run_folder import RunFolder
 
 EVERY_STEP = bool(os.environ.get("REID_EVERY_STEP"))
-STEPS_IN_SUITE = 9  # of each command
+STEPS_IN_SUITE = 4  # of each command
 TESTS = Path(__file__).parents[1]
 USERS_FILES = ("notes.part", "data-export.csv")
 

@@ -119,11 +119,13 @@ class GalleryWriter:
             OSError: A file cannot be written.
         """
         generation = secrets.token_hex(8)
-        files = {suffix: self.header["files"][suffix] for suffix in keep} if self.header is not None else {}
+        files: dict[str, Any] = {}
         self._suffixes |= {*writers, *(self.header or {"files": ()})["files"]}
         written: list[Path] = []
         try:
             self.folder.chmod(0o700)
+            for suffix in keep:
+                files[suffix] = self._kept(suffix, self.folder / f"data-{generation}.{suffix}", written)
             for suffix, write in writers.items():
                 path = self.folder / f"data-{generation}.{suffix}"
                 written.append(path)
@@ -138,6 +140,16 @@ class GalleryWriter:
                     path.unlink(missing_ok=True)
             raise
         self.header = header
+
+    def _kept(self, suffix: str, path: Path, written: list[Path]) -> dict[str, Any]:
+        """Give an old data file a second name, without a copy; return its entry in the new header."""
+        entry: dict[str, Any] = dict((self.header or {})["files"][suffix])
+        try:
+            path.hardlink_to(self.folder / entry["name"])
+        except OSError:  # a file system without hard links: it keeps its name
+            return entry
+        written.append(path)
+        return {**entry, "name": path.name}
 
     def sweep(self) -> list[str]:
         """Remove the files that a gallery writes and that its header does not list.

@@ -400,7 +400,19 @@ def test_usage_errors_exit_with_2_and_one_line(reid) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "synth", "train", "calibrate", "embed", "index build", "index erase", "search", "evaluate", "validate"],
+    [
+        "",
+        "synth",
+        "train",
+        "calibrate",
+        "embed",
+        "index build",
+        "index erase",
+        "index restore",
+        "search",
+        "evaluate",
+        "validate",
+    ],
 )
 def test_every_command_explains_itself(reid, command: str) -> None:
     code, out, _ = reid(*command.split(), "--help")

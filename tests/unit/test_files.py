@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.files import Writer, is_part, write_whole
+from reid.files import Writer, is_part, write_together, write_whole
 
 
 def in_place(path: Path, write: Writer) -> None:
@@ -115,3 +115,32 @@ def test_a_writer_at_work_is_left_alone(tmp_path: Path) -> None:
 
     write_whole(tmp_path / "file", write)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+
+
+def test_files_that_belong_together_never_mix(tmp_path: Path) -> None:
+    paths = [tmp_path / "model", tmp_path / "card"]
+
+    def write(words: str) -> Callable[[Path], None]:
+        return lambda folder: [(folder / path.name).write_text(words) for path in paths] and None
+
+    write_together(paths, write("old"))
+    replaced: list[list[str]] = []
+
+    def watch(path: Path, target: Path) -> Path:
+        replaced.append(sorted(f"{one.name} {one.read_text()}" for one in paths if one.exists()))
+        path.rename(target)
+        return target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", watch)
+        write_together(paths, write("new"))
+    assert replaced == [["card old"], ["card new"]]
+    assert [path.read_text() for path in paths] == ["new", "new"]
+
+    def fail(folder: Path) -> None:
+        (folder / "model").write_text("newer")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_together(paths, fail)
+    assert [path.read_text() for path in paths] == ["new", "new"]

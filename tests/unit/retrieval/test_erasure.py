@@ -276,7 +276,20 @@ def test_an_erasure_does_not_write_the_network_anew(tmp_path: Path) -> None:
     erase_identity(tmp_path, "id4")
     assert before.stat().st_ino == inode
     with storage.open_gallery_folder(tmp_path) as (_, files):
-        assert files["network.safetensors"] == before
+        assert files["network.safetensors"].stat().st_ino == inode
+        assert files["network.safetensors"] != before, "each gallery has names of its own"
+
+
+def test_a_file_system_without_hard_links_keeps_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Gallery.build(rows()).save(tmp_path, {"network.safetensors": lambda path: path.write_bytes(b"weights")})
+
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    erase_identity(tmp_path, "id3")
+    with storage.open_gallery_folder(tmp_path) as (_, files):
+        assert files["network.safetensors"].read_bytes() == b"weights"
 
 
 def test_a_first_build_that_was_killed_leaves_a_folder_for_the_next(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ from reid.retrieval.storage import QUERIES_FILE
 from reid.training.run_folder import RunFolder
 
 EVERY_STEP = bool(os.environ.get("REID_EVERY_STEP"))
-STEPS_IN_SUITE = 4  # of each command
 TESTS = Path(__file__).parents[1]
 USERS_FILES = ("notes.part", "data-export.csv")
 
@@ -85,7 +84,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, plain_weights: Path) -> P
         '[data]\nmanifests = ["all.csv"]\nsize = [32, 16]\n[norm]\naxis = "camera"\n'
         "[train]\nepochs = 2\nidentities_per_batch = 3\nvisits = 1\nthreads = 1\n"
     )
-    write_video(folder / "walk.avi", TWO)
+    write_video(folder / "walk.avi", TWO, frames=24)
     shutil.copyfile(plain_weights, folder / "w.safetensors")
     for name in USERS_FILES:
         (folder / name).write_text("years of work")
@@ -152,13 +151,14 @@ class Case:
     state: State
     before: tuple[tuple[str, ...], ...] = ()
     prepare: Callable[[Path], object] = field(default=lambda folder: None)
+    steps: int = 3  # in the suite
 
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
 CASES = {
-    "first build": Case((*BUILD, "all.csv"), gallery_state),
-    "build again": Case((*BUILD, "some.csv"), gallery_state, ((*BUILD, "all.csv"),), add_queries),
-    "erase": Case(("index", "erase", "G", "anna"), gallery_state, ((*BUILD, "all.csv"),), add_queries),
+    "first build": Case((*BUILD, "all.csv"), gallery_state, steps=8),
+    "build again": Case((*BUILD, "some.csv"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=6),
+    "erase": Case(("index", "erase", "G", "anna"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=99),
     "embed": Case(
         ("embed", *WEIGHTS, "--data", "all.csv", "--out", "e.safetensors"),
         file_state(embeddings_state, "e.safetensors"),
@@ -169,7 +169,7 @@ CASES = {
     ),
     "train": Case(("train", "run.toml", "--out", "run"), run_state),
     "init": Case(
-        ("init", "crops", "--pattern", "{camera}/{identity}/*.png"),
+        ("init", "crops", "--pattern", "{camera}/{identity}/*.png", "--force"),
         file_state(lambda path: [s.identity for s in read_manifest(path)], "crops/manifest.csv"),
     ),
     "evaluate": Case(
@@ -196,11 +196,13 @@ def names(folder: Path) -> list[str]:
     )
 
 
-def chosen(steps: int) -> list[int]:
-    """All steps, or some that are spread evenly and hold the last ones, where files are replaced and removed."""
-    if EVERY_STEP or steps <= STEPS_IN_SUITE:
-        return list(range(steps))
-    return sorted({int(step) for step in np.linspace(0, steps - 1, STEPS_IN_SUITE)})
+def chosen(steps: list[str], count: int) -> list[int]:
+    """All steps, or about ``count`` of them: before and after the last file is replaced, and others spread evenly."""
+    if EVERY_STEP or len(steps) <= count:
+        return list(range(len(steps)))
+    last = max(number for number, step in enumerate(steps) if step == "replace")
+    spread = np.linspace(0, len(steps) - 1, max(count - 2, 1)).astype(int).tolist()
+    return sorted({last, last + 1, *spread})
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -216,7 +218,7 @@ def test_a_killed_command_leaves_old_or_new_files_and_the_next_run_cleans_up(
     assert full["code"] == 0, full["err"]
     old, new = case.state(start), case.state(whole)
     assert old != new or case.before
-    for step in chosen(len(full["steps"])):
+    for step in chosen(full["steps"], case.steps):
         what = f"killed at step {step}, {full['steps'][step]}"
         folder = Path(shutil.copytree(start, tmp_path / "killed"))
         killed = ask(list(case.arguments), folder, step)

@@ -7,6 +7,7 @@ code in a file is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -77,7 +78,12 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
         "system": system_of(network),
         "digest": digest(tensors),
     }
-    write_table(path, packed(tensors), {"format": FORMAT, "network": json.dumps(header), "extra": json.dumps(extra)})
+    texts = {"network": json.dumps(header), "extra": json.dumps(extra)}
+    write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
+
+
+def _checksum(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256((metadata["network"] + metadata["extra"]).encode()).hexdigest()
 
 
 def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str | None) -> CheckpointContents:
@@ -85,6 +91,8 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
     if metadata["format"] != FORMAT:
         raise WeightsError(f'{path}: expected weights ("{FORMAT}"), got a file of kind "{metadata["format"]}"')
     try:
+        if metadata.get("check") not in (None, _checksum(metadata)):  # version 0.1.0 wrote none
+            raise ValueError("it is not what was written")
         header: dict[str, Any] = json.loads(metadata["network"])
         extra: dict[str, str] = json.loads(metadata["extra"])
         spec = NetworkSpec(**header["spec"])

@@ -174,7 +174,7 @@ class SearchPage:
     def choose_pressed(self, event: gr.EventData) -> Query | str:
         """Return the query whose button was pressed; its key comes from the browser, so it is checked."""
         key = event._data.get("key") if isinstance(event._data, dict) else None
-        if not isinstance(key, int) or not 0 <= key < len(self._data.queries):
+        if not isinstance(key, int) or not 0 <= key < len(self._data.queries) or key in self._data.erased_queries:
             return "this query does not exist; choose one of the crops"
         return self._query(key)
 
@@ -267,11 +267,13 @@ class SearchPage:
         return replace(query, sample=sample, site=site)
 
     def _keys(self, site: str, category: str, camera: str) -> list[int]:
-        """Return the indices in ``ServedData.queries`` of the queries that fit the filters."""
+        """Return the indices in ``ServedData.queries`` of the queries that fit the filters and were not erased."""
+        erased = self._data.erased_queries
         return [
             key
             for key, (own_site, sample) in enumerate(self._data.queries)
             if own_site.name == site and sample.category == category and camera in (ANY, sample.camera)
+            if key not in erased
         ]
 
     def _picker_html(self, keys: Sequence[int], chosen: int | None = None) -> str:

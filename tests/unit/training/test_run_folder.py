@@ -84,3 +84,30 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         replace_file(path, fail)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_training_in_the_same_folder_is_refused_at_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "a")
+    with folder.held():
+        folder.save_state({"history": []})
+        with pytest.raises(ConfigError, match="another training") as caught, RunFolder(folder.path).held():
+            pass
+        assert "\n" not in str(caught.value)
+    with folder.held():
+        assert folder.load_state() == {"history": []}
+
+
+def test_a_training_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError), RunFolder(tmp_path / "runs" / "a").held():
+        raise WeightsError("no such file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_in_the_state_is_noticed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state({"weights": torch.arange(1000.0), "history": []})
+    content = bytearray(folder.state.read_bytes())
+    content[len(content) // 2] ^= 1
+    folder.state.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"state\.pt"):
+        folder.load_state()

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reid.errors import DataError
 
-# The formats that may be opened; Pillow knows many more, and opens some of them by starting another program. PostScript,
-# which starts Ghostscript, is one. JPEG includes MPO, the JPEG of many telephones.
+# The formats that may be opened. Pillow knows more and starts another program for some (Ghostscript, for PostScript).
+# JPEG includes MPO, the JPEG of many telephones.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 # What Pillow's decoders raise on damaged files, beside UnidentifiedImageError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)

@@ -16,7 +16,8 @@ import typer
 if TYPE_CHECKING:
     import gradio as gr
 
-    from reid.app.guard import Application, PageGuard
+    from reid.app.asgi import Application
+    from reid.app.guard import PageGuard
     from reid.app.served_data import ServedData
     from reid.app.uploads import UploadStore
 

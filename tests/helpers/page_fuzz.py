@@ -44,9 +44,9 @@ PATHS = (
     "/gradio_api/vibe-edit", "/gradio_api/stream/x", "/login", "/monitoring", "/docs", "/%2e%2e/etc/passwd", "//x/y",
 )  # fmt: skip
 HEADERS: tuple[dict[str, str], ...] = (
-    {}, {}, {}, {}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}, {"Range": "bytes=9-1"},
+    {}, {}, {}, {}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["},
     {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Host": "evil.example"},
-    {"Host": "localhost:99999"},
+    {"Host": "localhost:99999"}, {"Range": "bytes=9-1"},
     {"Host": "\xff"}, {"X-Forwarded-Host": "[evil"}, {"X-Forwarded-Proto": "\xff"},
     {"Cookie": "reid-visitor=" + "a" * 32}, {"Cookie": "reid-visitor=;;=\xff"}, {"Content-Type": "text/plain"},
     {"Content-Type": "multipart/form-data"}, {"Accept-Encoding": "br;q=x"}, {"X-Gradio-Server": "\xff"},

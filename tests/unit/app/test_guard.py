@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from helpers.threads import run_in_thread
 from reid.app import asgi, guard
 from reid.app.messages import MESSAGE_BYTES, Message
 from reid.app.refusals import Refused
@@ -100,9 +100,7 @@ class Page:
         named = {"host": HERE, "content-length": str(sum(map(len, parts)))} | (headers or {})
         pairs = [(name.encode(), value.encode("latin-1")) for name, value in named.items()]
         scope = {"type": kind, "path": path, "method": method, "headers": pairs, "query_string": query}
-        # In a thread of its own, because the browser of other tests keeps an event loop running in this one.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(lambda: asyncio.run(self.guard(scope, receive, send))).result()
+        run_in_thread(self.guard(scope, receive, send))
         if kind != "http":
             return sent[0].get("status", 0), b"", {}
         return sent[0]["status"], sent[1]["body"], dict(sent[0]["headers"])
@@ -239,8 +237,7 @@ def test_a_body_that_does_not_come_times_out(monkeypatch: pytest.MonkeyPatch) ->
 
     pairs = [(b"host", HERE.encode()), (b"content-length", b"9"), (b"content-type", b"application/json")]
     scope = {"type": "http", "path": JOIN, "method": "POST", "headers": pairs, "query_string": b""}
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(page.guard(scope, receive, send))).result()
+    run_in_thread(page.guard(scope, receive, send))
     assert sent[0]["status"] == 408
 
 

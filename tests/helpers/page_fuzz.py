@@ -156,8 +156,11 @@ def events_of(config: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"id": step["id"], "values": [values_of(i) for i in step["inputs"]]} for step in config["dependencies"]]
 
 
-def ask(port: int, case: Case, seconds: float = 30) -> tuple[int, bytes]:
-    """Send a request; return the status and the answer, (0, b"") when the connection ends without one."""
+def ask(port: int, case: Case, seconds: float = 30, whole_stream: bool = False) -> tuple[int, bytes]:
+    """Send a request; return the status and the answer, (0, b"") when the connection ends without one.
+
+    A stream of events is read only if ``whole_stream`` asks for it, because some never end.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.putrequest(case.method, case.path, skip_host="Host" in case.headers)
@@ -166,7 +169,7 @@ def ask(port: int, case: Case, seconds: float = 30) -> tuple[int, bytes]:
         connection.endheaders(case.body)
         answer = connection.getresponse()
         is_stream = "event-stream" in answer.headers.get("Content-Type", "")
-        return answer.status, b"" if is_stream else answer.read()
+        return answer.status, b"" if is_stream and not whole_stream else answer.read()
     except (OSError, http.client.HTTPException):
         return 0, b""
     finally:
@@ -207,7 +210,8 @@ def running_page(arguments: list[str], folder: Path) -> Iterator[tuple[subproces
             raise RuntimeError(f"the application did not start: {log.read_text()[-2000:]}")
         yield process, int(line.rsplit(":", 1)[1]), log
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
 
 
@@ -230,7 +234,7 @@ def fuzz(arguments: list[str], folder: Path, cases: int, seed: int = 0) -> Outco
         outcome.after = memory_of(process.pid)
         hidden = [path for path in (folder / "tmp").rglob("*") if path.is_file() and path.stat().st_size]
         outcome.left = [str(path) for path in hidden]
-        outcome.log = log.read_text()[started:]
+    outcome.log = log.read_text()[started:]
     outcome.left += [str(path) for path in (folder / "tmp").glob("reid-demo-*")]
     return outcome
 

@@ -194,8 +194,8 @@ class PageGuard:
         if not self._sessions.has_results(session, request.visitor):
             raise Refused(404)
         for _ in range(READER_SECONDS * 10):
-            with self._sessions.read_alone(session) as is_alone:
-                if is_alone:
+            with self._sessions.claim_results(session) as is_free:
+                if is_free:
                     await self._pass_on(request, query=f"session_hash={session}".encode())
                     return
             await asyncio.sleep(0.1)

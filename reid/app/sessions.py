@@ -97,7 +97,7 @@ class Sessions:
             session.last_used = self._clock()
 
     @contextmanager
-    def read_alone(self, name: str) -> Iterator[bool]:
+    def claim_results(self, name: str) -> Iterator[bool]:
         """Keep a session, and yield whether nobody else reads its results."""
         session = self._sessions[name]
         if session.has_reader:

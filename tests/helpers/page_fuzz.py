@@ -223,7 +223,7 @@ def fuzz(arguments: list[str], folder: Path, cases: int, seed: int = 0) -> Outco
         config = json.loads(ask(port, Case("GET", "/config", b"", {}))[1])
         secrets = (str(folder), str(ROOT), str(Path.home()) + "/", "site-packages")
         events = events_of(config)
-        for number in range(min(cases, 200)):  # a program takes memory for its first answers that it keeps
+        for number in range(min(cases, 100)):  # a program takes memory for its first answers that it keeps
             ask(port, draw_case(draw, events, number))
         outcome.before = memory_of(process.pid)
         for number in range(cases):
@@ -234,7 +234,7 @@ def fuzz(arguments: list[str], folder: Path, cases: int, seed: int = 0) -> Outco
         outcome.after = memory_of(process.pid)
         hidden = [path for path in (folder / "tmp").rglob("*") if path.is_file() and path.stat().st_size]
         outcome.left = [str(path) for path in hidden]
-    outcome.log = log.read_text()[started:]
+    outcome.log = log.read_bytes()[started:].decode()
     outcome.left += [str(path) for path in (folder / "tmp").glob("reid-demo-*")]
     return outcome
 

@@ -124,9 +124,9 @@ def test_what_nobody_reads_is_dropped_after_a_time() -> None:
 def test_results_have_one_reader() -> None:
     served = Served()
     served.enter("s")
-    with served.sessions.read_alone("s") as first, served.sessions.read_alone("s") as second:
+    with served.sessions.claim_results("s") as first, served.sessions.claim_results("s") as second:
         assert (first, second) == (True, False)
-    with served.sessions.read_alone("s") as again:
+    with served.sessions.claim_results("s") as again:
         assert again
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reid.errors import DataError
 
+# The formats that may be opened. Pillow knows more and starts another program for some (Ghostscript, for PostScript).
+# JPEG includes MPO, the JPEG of many telephones.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 # What Pillow's decoders raise on damaged files, beside UnidentifiedImageError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
@@ -21,7 +27,7 @@ def read_image(path: Path) -> Image.Image:
     from 0..65535 to 0..255.  Transparency is dropped.
 
     Args:
-        path: The file: JPEG, PNG, BMP, WebP, TIFF, or what else Pillow reads.
+        path: The file, in one of the formats of ``FORMATS``, whatever its name ends in.
 
     Returns:
         The decoded image in mode RGB.
@@ -29,10 +35,37 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: The file is missing, empty, damaged, incomplete, too large, or not an image.
     """
+
+    def open_file() -> BinaryIO:
+        return BytesIO() if path.stat().st_size == 0 else path.open("rb")  # a pipe has no size and is not opened
+
+    return _decode(open_file, path)
+
+
+def decode_image(content: bytes, name: Path) -> Image.Image:
+    """Decode the content of an image file, as :func:`read_image` does.
+
+    Args:
+        content: All bytes of the file.
+        name: What messages call the file.
+
+    Returns:
+        The decoded image in mode RGB.
+
+    Raises:
+        DataError: The content is empty, damaged, incomplete, too large, or not an image.
+    """
+    return _decode(lambda: BytesIO(content), name)
+
+
+def _decode(open_file: Callable[[], BinaryIO], path: Path) -> Image.Image:
+    # Pillow gets an open file, because given a path some of its decoders open or map the file again by themselves.
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the image is an empty file; copy or download it again")
-        with Image.open(path) as image:
+        with open_file() as file:
+            if not file.read(1):
+                raise DataError(f"{path}: the image is an empty file; copy or download it again")
+            file.seek(0)
+            image: Image.Image = Image.open(file, formats=FORMATS)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), path)
     except FileNotFoundError:
@@ -42,7 +75,7 @@ def read_image(path: Path) -> Image.Image:
     except PermissionError:
         raise DataError(f"{path}: no permission to read the image") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image in a known format (JPEG, PNG, BMP, WebP, ...)") from None
+        raise DataError(f"{path}: not an image in a known format (JPEG, PNG, BMP, WebP, TIFF, GIF)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: the image is far too large for a crop; cut out the person or vehicle") from error
     except _DAMAGED as error:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from reid.app import presentation as present
+from reid.app.pages.fields import accept_any_choice
 from reid.app.served_data import ServedData
 from reid.errors import ReidError
 from reid.evaluation import Report
@@ -37,9 +38,8 @@ class ScorePage:
             self.category = gr.Radio(
                 list(data.categories), value=category, label="Category", elem_id="scores-category", min_width=180
             )
-            self.direction = gr.Radio(
-                directions, value=direction, label="Direction", elem_id="scores-direction", scale=2, min_width=300
-            )
+            shown: dict[str, Any] = {"label": "Direction", "elem_id": "scores-direction", "scale": 2, "min_width": 300}
+            self.direction = accept_any_choice(gr.Radio(directions, value=direction, **shown))
         curves, table = self.show(site, category, direction)
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
@@ -53,6 +53,7 @@ class ScorePage:
         options: dict[str, Any] = {
             "api_visibility": "private",
             "show_progress": "minimal",
+            "preprocess": False,  # reid.app.messages has checked the values
             "concurrency_id": "scores",
             "concurrency_limit": 1,
         }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, DataError
 
 Writer = Callable[[Path], object]
 
@@ -77,6 +78,26 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_regular_file(path: Path, what: str) -> None:
+    """Refuse a pipe, a socket or a device before it is opened, because reading one may wait for ever.
+
+    A path that does not exist, a file and a folder are left to the caller.
+
+    Args:
+        path: The path.
+        what: What the file should be, for the message.
+
+    Raises:
+        DataError: It is something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path}: expected a {what}, got a pipe, socket or device; give the path of a file")
 
 
 def check_output_file(out: Path, mark: str, inputs: Sequence[str] | None = None) -> None:

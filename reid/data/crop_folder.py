@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from reid.data.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from reid.data.manifest import write_manifest
 from reid.data.protocols.data_sets import read_data
 from reid.errors import DataError, unknown_name
@@ -20,7 +21,6 @@ from reid.old_names import current_fields
 from reid.records import Modality, Sample, Split
 
 MANIFEST = "manifest.csv"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 FIELDS = ("camera", "identity", "time", "modality", "category", "split")
 LAYOUTS = ("*", "{identity}/*", "{camera}/{identity}/*")  # by the number of folders above an image
 

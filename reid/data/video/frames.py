@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reid.data.crop_folder import IMAGE_SUFFIXES
-from reid.data.images import read_image
+from reid.data.images import IMAGE_SUFFIXES, read_image
 from reid.errors import ConfigError, DataError
 
 Pixels = npt.NDArray[np.uint8]

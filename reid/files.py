@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,6 +14,8 @@ from tempfile import TemporaryFile
 from reid.errors import ConfigError, DataError
 
 Writer = Callable[[Path], object]
+FileKey = tuple[int, int] | tuple[str, str]
+"""Device and number of a file, or folder and name where there is no file."""
 
 
 def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
@@ -78,6 +80,42 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_keys(paths: Iterable[Path]) -> dict[Path, FileKey]:
+    """Tell files from names: paths of the same file have the same key.
+
+    Links, hard links, "..", and relative and absolute names are recognised.  A path without a file has a key as well,
+    by its name.
+
+    Args:
+        paths: The paths.
+
+    Returns:
+        The key of each path.
+
+    Example:
+        >>> one, other = file_keys([Path("a/b/../1.jpg"), Path("a/1.jpg")]).values()
+        >>> one == other
+        True
+    """
+    folders: dict[str, str] = {}
+    keys: dict[Path, FileKey] = {}
+    for path in paths:
+        if path in keys:
+            continue
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            status = None
+        if status is not None and status.st_ino:
+            keys[path] = (status.st_dev, status.st_ino)
+            continue
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        keys[path] = (folders[folder], name)
+    return keys
 
 
 def require_regular_file(path: Path, what: str) -> None:

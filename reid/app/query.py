@@ -15,7 +15,7 @@ from reid.app.served_data import ServedData, ServedGallery
 from reid.data.images import read_image
 from reid.errors import DataError
 from reid.evaluation.labels import market_labels
-from reid.evaluation.metrics import NoMatchError, market_metrics
+from reid.evaluation.metrics import NoMatchError, vector_metrics
 from reid.records import Embeddings, FloatArray, Modality, Sample
 from reid.retrieval.search import UPLOADED, Answer, embed_image, rows_that_may_answer
 
@@ -167,14 +167,7 @@ def _score_query(query: Sample, vector: FloatArray, allowed: Embeddings) -> tupl
     """Return the rank of the first right answer and the average precision of one query; ``vector`` is (1, D)."""
     labels = market_labels([query], allowed.samples)
     try:
-        metrics = market_metrics(
-            vector,
-            allowed.vectors,
-            query_identities=labels.query_identities,
-            gallery_identities=labels.gallery_identities,
-            query_cameras=labels.query_cameras,
-            gallery_cameras=labels.gallery_cameras,
-        )
+        metrics = vector_metrics(vector, allowed.vectors, labels)
     except NoMatchError:
         return None, None
     return int(metrics.first_match[0]), float(metrics.average_precision[0])

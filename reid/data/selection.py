@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reid.errors import DataError, unknown_name
+from reid.files import file_keys
 from reid.records import Sample, Split, domain_of
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def evaluated_samples(data: DataSet) -> list[Sample]:
     """
     samples = [sample for sample in data.samples if sample.split is not Split.TRAIN]
     if data.scoring.rule.ignore == "itself":
-        return list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
+        keys = file_keys(sample.path for sample in samples)
+        return list({keys[sample.path]: sample for sample in reversed(samples)}.values())[::-1]
     for split in (Split.QUERY, Split.GALLERY):
         if not any(sample.split is split for sample in samples):
             raise DataError(f'{data.name}: no row of split "{split}"; evaluation needs queries and a gallery')

@@ -72,13 +72,13 @@ def means_unknown(label: str) -> bool:
 
 
 def likeness_key(label: str) -> str:
-    """Make a key that is equal for labels that differ only in capitals, blanks, width and separators.
+    """Make a key that is equal for labels that differ only in capitals, blanks and the width of letters.
 
     Example:
-        >>> likeness_key("Cam 1") == likeness_key("cam_1")
+        >>> likeness_key("Cam 1") == likeness_key("cam1")
         True
     """
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", label).casefold()) or label
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", label).casefold())
 
 
 def defuse(cell: str) -> str:

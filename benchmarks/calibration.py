@@ -1,4 +1,4 @@
-"""What statistics of cameras from unlabelled crops bring, and how many crops they take: docs/results/calibration.md.
+"""Measure what camera statistics of unlabelled crops bring, and how many crops they need: docs/results/calibration.md.
 
     python benchmarks/calibration.py --street data/street --vehicles VEHICLES --weights FOLDER
 
@@ -6,8 +6,8 @@ VEHICLES is a manifest of two cameras with rows of split train, query and galler
 of torchreid; without the two only the street is measured, with the shipped weights.  Measured are: the
 network as it is, embeddings centered per camera, one set of statistics for the whole site (AdaBN, Li et al. 2016),
 statistics per camera from batches merged exactly or averaged, with and without the neck, drawn towards the network's
-own (Schneider et al. 2020), and from ever more crops, taken at random or as time brought them.  No label is used but
-to score.  Pictures are decoded once; what is written under benchmarks/results is all that the document says.
+own (Schneider et al. 2020), and from more and more crops, taken at random or in the order of time.  Labels are used for
+scoring only.  Images are decoded once; the document holds nothing beyond what is written under benchmarks/results.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Found = tuple[str, Score]  # part of the document, score
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One network at one place: ``pool`` has the unlabelled crops of every camera, in the order of time (or of the
+    """One network on one data set: ``pool`` has the unlabelled crops of every camera, in the order of time (or of the
     manifest), ``train`` those of them that are of split train; ``coarse`` halves the points of the curves."""
 
     site: str
@@ -292,7 +292,7 @@ def measure(trial: Trial, say: Callable[[str], object]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--street", type=Path, default=Path("data/street"))
-    parser.add_argument("--more", type=Path, default=Path("data/street-calibration"), help="made where it is missing")
+    parser.add_argument("--more", type=Path, default=Path("data/street-calibration"), help="drawn where it is missing")
     parser.add_argument("--vehicles", type=Path)
     parser.add_argument("--weights", type=Path, help="folder of .pth files")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/calibration.json"))

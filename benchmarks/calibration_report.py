@@ -32,11 +32,11 @@ PARTS = {
     "crops": (
         "How many crops",
         "Crops of each camera, merged exactly: on the street up to 1000, of 250 people who are not scored. In"
-        " order means the earliest first, four crops of each passing (vehicles: those of the manifest, by kind).",
+        " order means the earliest first, four crops of each track (vehicles: those of the manifest, by type).",
     ),
     "prior": (
         "A prior",
-        "With 16 random crops a camera: its statistics drawn towards the network's own as if N crops had shown those"
+        "With 16 random crops a camera: its statistics are drawn towards the network's own, as if N crops had those"
         " (Schneider et al. 2020). N = 0 is no prior.",
     ),
 }
@@ -48,11 +48,11 @@ NO_NECK, NECK = "per camera, all but the neck", "per camera, the neck alone"
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The document of the results of every network at every place."""
+    """Write the document of the results of every network for every data set."""
     found = {
-        part: [Entry(**entry) for result in results.values() for entry in result["scores"][part]] for part in PARTS
+        part: [stored_entry(entry) for result in results.values() for entry in result["scores"][part]] for part in PARTS
     }
-    made = {
+    provenance = {
         "command": f"`{COMMAND}`",
         "cost": f"{sum(result['seconds'] for result in results.values()) / 60:.0f} minutes of one core, shared",
         "fingerprints of the weights": ", ".join(dict.fromkeys(result["weights"] for result in results.values())),
@@ -60,8 +60,13 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     parts = ["# What calibration brings, and what it takes", ABOUT, "## In short", *reading(found)]
     for part, (title, about) in PARTS.items():
         parts += [f"## {title}", textwrap.fill(about, WIDTH), *tables(found[part])]
-    parts.append("\n".join(f"- {key}: {value}" for key, value in made.items()))
+    parts.append("\n".join(f"- {key}: {value}" for key, value in provenance.items()))
     return "\n\n".join(parts) + "\n"
+
+
+def stored_entry(entry: Mapping[str, Any]) -> Entry:
+    """Read one entry of the results; version 0.1.0 called the category "domain"."""
+    return Entry(**{"category" if key == "domain" else key: value for key, value in entry.items()})
 
 
 def tables(found: Sequence[Entry]) -> Iterator[str]:
@@ -75,8 +80,8 @@ def tables(found: Sequence[Entry]) -> Iterator[str]:
 
 
 def reading(found: Mapping[str, Sequence[Entry]]) -> Iterator[str]:
-    """What the tables say, gains and losses alike; mAP only, a place is a table and a direction."""
-    methods, crops, prior = (places(found[part]) for part in PARTS)
+    """Summarize the tables, gains and losses alike, by mAP; a case is a table and a direction."""
+    methods, crops, prior = (cases(found[part]) for part in PARTS)
     lines = [
         _against_plain(methods, EXACT, "Statistics per camera"),
         _against_plain(methods, SITE, "One set for the site"),
@@ -86,18 +91,18 @@ def reading(found: Mapping[str, Sequence[Entry]]) -> Iterator[str]:
     yield "\n".join(textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
     names = {EXACT: "per camera", SITE: "one set", CENTERED: "centering", NO_NECK: "all but the neck", NECK: "the neck"}
     rows = [
-        [place, f"{at[PLAIN]:.1f}", *(f"{at[row] - at[PLAIN]:+.1f}" if row in at else "-" for row in names)]
-        for place, at in methods.items()
+        [case, f"{at[PLAIN]:.1f}", *(f"{at[row] - at[PLAIN]:+.1f}" if row in at else "-" for row in names)]
+        for case, at in methods.items()
     ]
     yield "mAP of the network as it is, and what each method changes, in points:"
     yield markdown(["", PLAIN, *names.values()], rows)
 
 
-def places(found: Sequence[Entry]) -> dict[str, dict[str, float]]:
-    """mAP of every row in percent, by place."""
+def cases(found: Sequence[Entry]) -> dict[str, dict[str, float]]:
+    """Return the mAP of every row in percent, by case."""
     at: dict[str, dict[str, float]] = {}
     for entry in found:
-        site = re.sub(r" \(.*?\)", "", entry.site)  # without the network's kind, which the tables below say
+        site = re.sub(r" \(.*?\)", "", entry.site)  # without the network, which the tables below name
         at.setdefault(f"{site}, {entry.direction}", {})[entry.row] = 100 * statistics.mean(entry.mAP)
     return at
 
@@ -107,17 +112,17 @@ def _verdict(changes: Mapping[str, float]) -> str:
     better, worse = sum(c > 1 for c in changes.values()), sum(c < -1 for c in changes.values())
     least, most = min(changes, key=lambda p: changes[p]), max(changes, key=lambda p: changes[p])
     return (
-        f"better by more than a point in {better} of {len(changes)} places, worse in {worse}; from"
+        f"better by more than a point in {better} of {len(changes)} cases, worse in {worse}; from"
         f" {changes[least]:+.1f} ({least}) to {changes[most]:+.1f} ({most})"
     )
 
 
 def _against_plain(methods: Mapping[str, Mapping[str, float]], row: str, name: str) -> str:
-    return f"{name}, against none: {_verdict({place: at[row] - at[PLAIN] for place, at in methods.items()})}."
+    return f"{name}, against none: {_verdict({case: at[row] - at[PLAIN] for case, at in methods.items()})}."
 
 
 def _neck(methods: Mapping[str, Mapping[str, float]]) -> str:
-    changes = {place: at[EXACT] - at[NO_NECK] for place, at in methods.items() if NO_NECK in at}
+    changes = {case: at[EXACT] - at[NO_NECK] for case, at in methods.items() if NO_NECK in at}
     return f"Calibrating the neck too, against all but the neck: {_verdict(changes)}."
 
 
@@ -135,21 +140,21 @@ def _crops(crops: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """What few crops cost, from how many on there are enough, and what order costs."""
     drawn = {p: {int(r.split(",")[0]): v for r, v in at.items() if r.endswith("at random")} for p, at in crops.items()}
     least = min(min(counts) for counts in drawn.values())
-    changes = {place: drawn[place][least] - at["none"] for place, at in crops.items()}
+    changes = {case: drawn[case][least] - at["none"] for case, at in crops.items()}
     yield f"{least} random crops, against none: {_verdict(changes)}."
     enough: Counter[str] = Counter()
-    for place, at in crops.items():
+    for case, at in crops.items():
         (full,) = (value for row, value in at.items() if row.startswith("all"))
-        near = [n for n in drawn[place] if all(abs(full - v) <= 1 for m, v in drawn[place].items() if m >= n)]
-        enough[f"from {min(near)}" if near else f"beyond {max(drawn[place])}"] += 1
+        near = [n for n in drawn[case] if all(abs(full - v) <= 1 for m, v in drawn[case].items() if m >= n)]
+        enough[f"from {min(near)}" if near else f"beyond {max(drawn[case])}"] += 1
     counts = ", ".join(f"{word} in {number}" for word, number in enough.most_common())
-    yield f"mAP stays within a point of that of all crops {counts} of {len(crops)} places, at random."
+    yield f"mAP stays within a point of that of all crops {counts} of {len(crops)} cases, at random."
     for count in (32, 128):
-        changes = {place: at[f"{count}, in order"] - drawn[place][count] for place, at in crops.items()}
+        changes = {case: at[f"{count}, in order"] - drawn[case][count] for case, at in crops.items()}
         yield f"The first {count} crops, against {count} random ones: {_verdict(changes)}."
 
 
 def _prior(prior: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     for row, other in (("N = 8", "N = 0"), ("N = 8", "none"), ("N = 32", "none")):
-        changes = {place: at[row] - at[other] for place, at in prior.items()}
+        changes = {case: at[row] - at[other] for case, at in prior.items()}
         yield f"16 crops with {row}, against {other}: {_verdict(changes)}."

@@ -1,21 +1,21 @@
-"""What scoring costs: ours beside torchmetrics, pytorch-metric-learning, sorting and the matrix product alone.
+"""Measure what scoring costs beside torchmetrics, pytorch-metric-learning, sorting and the matrix product.
 
     python benchmarks/evaluation.py [--threads 1] [--only WORK] [--large] [--json benchmarks/results/evaluation.json]
         [--torchreid torchreid-0.2.5]
 
-Every comparison runs in one process, in turn, on the same vectors, and only counts if all agree on the
-result.  Times are processor seconds, which other work on the machine moves less than those of the clock;
-ratios are medians over rounds.  "memory" is how far the first run raised the resident memory (Linux).
+Every comparison runs in one process, in turn, on the same vectors, and counts only if all agree on the result.  Times
+are processor seconds, which depend less on other work on the machine than those of the clock; ratios are medians over
+rounds.  "memory" is how far the first run raised the resident memory (Linux).
 
-Queries and gallery have different cameras, since the libraries know no rule about cameras, and scores
-are positive, since torchmetrics takes scores of 0 or less for no answer.  "textbook sorting" and "textbook
-dense" (whole matrices and a loop over rows) are written down below; they stand in for FastReID and
-faiss_rerank, which are not on PyPI, and are not those.  open-metric-learning wants numpy < 2.
+Queries and gallery have different cameras, since the libraries have no rule about cameras.  Scores are positive, since
+torchmetrics takes scores of 0 or less for no answer.  "textbook sorting" and "textbook dense" (whole matrices and a
+loop over rows) are written down below; they stand in for FastReID and faiss_rerank, which are not on PyPI, and are not
+those.  open-metric-learning needs numpy < 2.
 
-torchreid from PyPI does not import, but its files of distances, ranking and re-ranking do: with --torchreid and
-the folder that `pip download torchreid==0.2.5 --no-deps --no-binary :all:` unpacks to, they are measured too.  Its
-ranking in Cython is not in that file; this is its ranking in Python, the slower one.
---large adds 10,000 x 1,000,000.  --small is a trial of the program, not a measurement.
+The package torchreid of PyPI cannot be imported, but its files of distances, ranking and re-ranking can.  With
+--torchreid and the folder that `pip download torchreid==0.2.5 --no-deps --no-binary :all:` unpacks to, they are
+measured too.  Its ranking in Cython is not in that file; this is its ranking in Python, the slower one.
+--large adds 10,000 x 1,000,000.  --small is a trial of the program and no measurement.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ SMALL = {
 }
 K1, K2, WEIGHT = 20, 6, 0.3
 TOLERANCE = 1e-4
-ODD = 1e-4  # part of re-ranked distances that may differ more: rounding decides which of two neighbours is nearer
+ODD = 1e-4  # share of re-ranked distances that may differ more, where rounding decides which neighbour is nearer
 PRODUCT = "matrix product alone"
 
 
 def people(queries: int, gallery: int, dimension: int, seed: int = 0) -> tuple[Vectors, Vectors, dict[str, Vectors]]:
-    """Unit vectors of noisy identities, about twenty gallery rows each, with positive scores; and their labels."""
+    """Make unit vectors of noisy identities with positive scores, about twenty gallery rows each, and their labels."""
     random = np.random.default_rng(seed)
     count = max(4, gallery // 20)
     centres = random.standard_normal((count, dimension), np.float32) + 2
@@ -86,13 +86,13 @@ def people(queries: int, gallery: int, dimension: int, seed: int = 0) -> tuple[V
 
 
 def by_sorting(query: Vectors, gallery: Vectors, labels: dict[str, Vectors]) -> float:
-    """Mean average precision as it is written in textbooks: sort every row of the whole matrix, walk along it."""
+    """Compute the mean average precision as textbooks do: sort every row of the whole matrix and go along it."""
     order = np.argsort(-(query @ gallery.T), axis=1, kind="stable")
     values = []
     for row, identity in zip(order, labels["query_identities"], strict=True):
-        places = np.flatnonzero(labels["gallery_identities"][row] == identity) + 1
-        if len(places):
-            values.append(np.mean(np.arange(1, len(places) + 1) / places))
+        ranks = np.flatnonzero(labels["gallery_identities"][row] == identity) + 1
+        if len(ranks):
+            values.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
     return float(np.mean(values))
 
 
@@ -111,7 +111,7 @@ def with_metric_learning(query: Vectors, gallery: Vectors, labels: dict[str, Vec
 
 
 def dense_k_reciprocal(query: Vectors, gallery: Vectors) -> Vectors:
-    """Distances (Q, G) by the formulas of Zhong et al. (CVPR 2017), with matrices of all pairs."""
+    """Compute distances (Q, G) by the formulas of Zhong et al. (CVPR 2017), with matrices of all pairs."""
     vectors = np.concatenate([query, gallery])
     distance = np.maximum(2 - 2 * vectors @ vectors.T, 0)
     distance /= distance.max(axis=1, keepdims=True)
@@ -175,7 +175,7 @@ class Torchreid:
 
 
 def _module(path: Path) -> ModuleType:
-    """The module of one file, without the package around it."""
+    """Load the module of one file without the package around it."""
     spec = importlib.util.spec_from_file_location(f"torchreid_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise SystemExit(f"{path}: not a Python file")
@@ -185,7 +185,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def work_of(name: str, size: Size, torchreid: Torchreid | None) -> Work:
-    """What is compared with what; "ours" is the first."""
+    """List what is compared, by name; "ours" is the first."""
     query, gallery, labels = people(*size)
 
     def ours() -> float:
@@ -208,9 +208,9 @@ def work_of(name: str, size: Size, torchreid: Torchreid | None) -> Work:
 
 
 def memory_of(way: Callable[[], object]) -> tuple[object, float | None]:
-    """The result of ``way`` and by how many MiB its peak stands above what was resident before; None if unknown."""
+    """Return the result of ``way``, and by how many MiB it raised the peak of resident memory; None if unknown."""
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the earlier peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the earlier peak
         before = _status("VmRSS")
         result = way()
         return result, (_status("VmHWM") - before) / 1024
@@ -224,7 +224,10 @@ def _status(key: str) -> int:
 
 
 def measure(name: str, size: Size, rounds: int, torchreid: Torchreid | None) -> dict[str, object]:
-    """Each way once for result, memory and, if ``rounds`` is 0, time; else ``rounds`` of each in turn for time."""
+    """Run each way once for its result and memory, and then ``rounds`` times in turn for its time.
+
+    With 0 rounds, the first run gives the time too.
+    """
     work = work_of(name, size, torchreid)
     seconds: dict[str, list[float]] = {way: [] for way in work}
     memory: dict[str, float | None] = {}
@@ -255,7 +258,7 @@ def measure(name: str, size: Size, rounds: int, torchreid: Torchreid | None) -> 
 
 
 def machine(threads: int) -> dict[str, object]:
-    """What the figures depend on, the load of other work included."""
+    """Describe what the figures depend on, including the load of other work."""
     kernels = sorted({f"{p['prefix']} {p.get('architecture', '')}".strip() for p in threadpool_info()})
     modules = (np, torch, torchmetrics, pytorch_metric_learning)
     return {
@@ -272,7 +275,7 @@ def machine(threads: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", action="append", choices=[*FULL, *LARGE], help="this work; repeatable")
+    parser.add_argument("--only", action="append", choices=[*FULL, *LARGE], help="only this work; repeatable")
     parser.add_argument("--large", action="store_true", help="10,000 x 1,000,000 too: minutes, and 4 GiB of memory")
     parser.add_argument("--small", action="store_true", help="a trial of the program; writes nothing unless told where")
     parser.add_argument("--torchreid", type=Path, help="folder of an unpacked torchreid, to measure it too")

@@ -1,10 +1,10 @@
-"""What normalization by camera or modality brings on the street: the results table of the README.
+"""What normalization by camera or modality brings on the street: the table of docs/results/index.md.
 
     python benchmarks/street.py runs --data data/street --json benchmarks/results/street.json
 
-Reads the runs of scripts/experiments/street-small-*.toml (runs/small-<kind>-<seed>, one for each seed) and
+Reads the runs of scripts/experiments/street-small-*.toml (runs/small-<norm>-<seed>, one for each seed) and
 prints mean and spread (standard deviation over seeds) of rank-1 and mAP, test people, on the site that was
-trained on and on one that was never seen.  No label of the second site is used: statistics are re-estimated
+trained on and on one that was never shown to it.  No label of the second site is used: statistics are re-estimated
 from the unlabelled crops of its train split, which shows other people than its test split.
 """
 
@@ -36,7 +36,7 @@ def of_wrong_cameras(checkpoint: Checkpoint, pool: Sequence[Sample]) -> Checkpoi
     cameras = sorted({(sample.modality, sample.camera) for sample in pool})
     wrong = {}
     for modality in Modality:
-        own = [camera for kind, camera in cameras if kind is modality]
+        own = [camera for light, camera in cameras if light is modality]
         wrong |= dict(zip(own, own[1:] + own[:1], strict=True))
     names = tuple("/".join([*name.split("/")[:-1], wrong.get(name.split("/")[-1], "")]) for name in known.domains)
     # Row i, measured on camera names[i], now answers to another camera; names that nobody asks for stay distinct.
@@ -58,15 +58,15 @@ def measure(runs: Path, data: Path, seeds: list[int]) -> list[Entry]:
     """One entry a row, site, direction: the scores of every seed, as fractions."""
     sites = {site: people(data / site / "manifest.csv") for site in SITES}
     scores = []
-    for row, (kind, policy) in ROWS.items():
+    for row, (norm, policy) in ROWS.items():
         for seed in seeds:
-            checkpoint = load_checkpoint(runs / f"small-{kind}-{seed}" / "weights.safetensors")
+            checkpoint = load_checkpoint(runs / f"small-{norm}-{seed}" / "weights.safetensors")
             for site, samples in sites.items():
                 report = evaluate_site(checkpoint, policy, samples)
                 for direction in DIRECTIONS:
                     m = report["person", direction].metrics
-                    place = (row, site, "person", direction, seed)
-                    scores.append(Score(*place, m.rank(1), m.mAP, m.queries, m.gallery))
+                    key = (row, site, "person", direction, seed)
+                    scores.append(Score(*key, m.rank(1), m.mAP, m.queries, m.gallery))
     return entries(scores)
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/walks.py [--json FILE] [--modules]
 
-Runs four walks on a few drawn crops with a tiny random network and counts for each the modules of ``reid`` whose
-functions are called, and how often a call goes from one module to another. Fewer of both are easier to follow. The
-numbers belong to the code, so they are the same on every machine. ``docs/decisions/0007-words-and-layout.md`` compares
-them with those of version 0.1.0.
+Runs five walks on a few drawn crops with a tiny random network. Counts for each walk the modules of ``reid`` whose
+functions are called, and the moves from one module to another: the different ones, and all with their repetitions.
+Fewer are easier to follow. The numbers belong to the code, so they are the same on every machine.
+``docs/decisions/0007-words-and-layout.md`` compares them with those of version 0.1.0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from reid.models.calibration import calibrate_checkpoint
 from reid.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import Given, camera_batchnorm, convert_norm
-from reid.records import Modality, Sample, Split
+from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval.embed import embed
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.search import search_image
@@ -43,10 +43,10 @@ HEIGHT, WIDTH = 64, 32
 
 @dataclass
 class Walk:
-    """What a walk passed: the modules in the order of their first call, and the calls into another module."""
+    """What a walk passed: the modules in the order of their first call, and every move from one to another."""
 
     modules: list[str] = field(default_factory=list)
-    moves: int = 0
+    moves: list[tuple[str, str]] = field(default_factory=list)
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def walking() -> Iterator[Walk]:
         if module not in walk.modules:
             walk.modules.append(module)
         if last and module != last:
-            walk.moves += 1
+            walk.moves.append((last, module))
         last = module
 
     sys.setprofile(on_event)
@@ -100,6 +100,11 @@ def images_to_report(checkpoint: Checkpoint, samples: list[Sample]) -> None:
     report_table(evaluate(embed(checkpoint, samples)))
 
 
+def embeddings_to_report(embeddings: Embeddings) -> None:
+    """Score embeddings and print the report: the part of the walk above that belongs to the evaluation."""
+    report_table(evaluate(embeddings))
+
+
 def camera_to_layer(checkpoint: Checkpoint, samples: list[Sample]) -> None:
     """From the camera of each sample to the statistics that a layer normalizes its crop with."""
     layer = convert_norm(torch.nn.Sequential(torch.nn.BatchNorm2d(3)), camera_batchnorm(checkpoint.domains)).eval()
@@ -125,9 +130,11 @@ def all_walks() -> dict[str, Walk]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         samples, checkpoint = draw_samples(Path(name)), tiny_checkpoint(Path(name))
-        gallery = Gallery.build(embed(checkpoint, samples))
+        embeddings = embed(checkpoint, samples)
+        gallery = Gallery.build(embeddings)
         steps: dict[str, Callable[[], None]] = {
             "images → report": lambda: images_to_report(checkpoint, samples),
+            "embeddings → report": lambda: embeddings_to_report(embeddings),
             "camera label → layer": lambda: camera_to_layer(checkpoint, samples),
             "query image → ranked answers": lambda: query_to_answers(checkpoint, samples, gallery),
             "unlabelled crops → profiles": lambda: crops_to_profiles(checkpoint, samples),
@@ -148,7 +155,8 @@ def main() -> None:
     arguments = parser.parse_args()
     walks = all_walks()
     for title, walk in walks.items():
-        print(f"{title}: {len(walk.modules)} modules, {walk.moves} moves")
+        moves = f"{len(set(walk.moves))} different moves, {len(walk.moves)} in all"
+        print(f"{title}: {len(walk.modules)} modules, {moves}")
         if arguments.modules:
             print("    " + ", ".join(walk.modules))
     if arguments.json is not None:

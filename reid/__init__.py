@@ -26,10 +26,14 @@ Example:
     'person'
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without the cost of importing typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from reid.data.manifest import read_manifest as read_manifest
     from reid.data.sample_tables import samples_from_frame as samples_from_frame
     from reid.data.sample_tables import samples_to_frame as samples_to_frame
@@ -86,6 +90,8 @@ _DEFINED_IN = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and keep it."""
+    if name == "__all__":  # a list in this file would name everything a third time
+        return __dir__()
     if name not in _DEFINED_IN:
         raise AttributeError(f"module 'reid' has no attribute {name!r}; it offers {', '.join(_DEFINED_IN)}")
     module, _, attribute = _DEFINED_IN[name].partition(":")

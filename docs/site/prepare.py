@@ -111,12 +111,13 @@ def api_page(title: str, packages: tuple[str, ...]) -> str:
 def front_door_table() -> str:
     """What ``import reid`` offers: one row a name, with a link to its full description."""
     lines = ["| name | what it is for |", "|---|---|"]
-    for name in sorted(getattr(reid, "__all__", ()), key=str.lower):
-        described = getattr(reid, name)
-        if not hasattr(described, "__qualname__"):  # a module or a plain value, such as the version
-            continue
-        sentence = (inspect.getdoc(described) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
-        lines.append(f"| [`{name}`][{described.__module__}.{described.__qualname__}] | {sentence} |")
+    for name in sorted((name for name in dir(reid) if not name.startswith("_")), key=str.lower):
+        value = getattr(reid, name)
+        if hasattr(value, "__qualname__"):
+            sentence = re.split(r"(?<=\.)\s", inspect.getdoc(value) or "")[0].replace("\n", " ").replace("|", "\\|")
+            lines.append(f"| [`{name}`][{value.__module__}.{value.__qualname__}] | {sentence} |")
+        else:  # a type of a few words, such as the policies for unseen cameras
+            lines.append(f"| `{name}` | One of {', '.join(f'`{word}`' for word in get_args(value))}. |")
     return "\n".join(lines) + "\n"
 
 

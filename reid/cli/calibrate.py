@@ -69,9 +69,9 @@ def calibrate(
         raise ConfigError(unknown_name("--sample-by", sample_by, ("track",)))
     source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
     check_output_file(out, "reid-profiles-", data)
+    check_weights(weights)
     rows = calibration_samples(samples_of(data, root), split)
     check_files(rows)
-    check_weights(weights)
     checkpoint = load_checkpoint(weights, backbone, size)
     from reid.models.calibration import calibrate_checkpoint
 

@@ -79,10 +79,10 @@ def report(
     source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
     curve = curve or plot is not None
     _check_outputs(plot, out, data)
+    check_weights(weights)
     samples = samples_of(data, root)
     pool, scored = calibration_samples(samples, split), [s for s in samples if s.split is not Split.TRAIN]
     check_files([*pool, *scored])
-    check_weights(weights)
     checkpoint = load_checkpoint(weights, backbone, size)
     from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
     from reid.evaluation.analysis.camera_report import camera_report, count_images
@@ -172,10 +172,10 @@ def watch(
 
     if not data:
         raise ConfigError("cameras watch: name the new crops with --data")
+    check_weights(weights, profiles or ())
     new = list({sample.path: sample for sample in samples_of(data, root)}.values())
     stored = calibration_samples(samples_of(reference, root), split)
     check_files([*new, *stored])
-    check_weights(weights, profiles or ())
     checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
     from reid.evaluation.analysis.camera_watch import cameras_to_watch
     from reid.evaluation.analysis.camera_watch import watch as judge

@@ -45,10 +45,10 @@ def embed(
 
     check_output_file(out, "reid-embeddings-", data)
     unseen_policy(unseen)
+    check_weights(weights, profiles or ())
     samples = samples_of(data, root)
     chosen = [sample for sample in samples if split in (None, sample.split)]
     check_files(chosen)
-    check_weights(weights, profiles or ())
     from reid.retrieval.embed import save_embeddings
 
     checkpoint = load_checkpoint(weights, backbone, size, profiles or (), flip)

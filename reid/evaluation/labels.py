@@ -26,7 +26,6 @@ LabelArray = npt.NDArray[Any]
 
 UNKNOWN_GALLERY_IDENTITY = -1
 UNKNOWN_QUERY_IDENTITY = -2  # differs from the gallery's: two unknown people are not known to be the same
-LOCATION_RULES = ("location", "place")  # the second is the name of version 0.1.0
 
 
 def check_labels(name: str, labels: npt.ArrayLike, count: int) -> LabelArray:
@@ -277,7 +276,7 @@ def market_labels(
 
     one = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
     other = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
-    located = (one[1], other[1]) if ignore in LOCATION_RULES else (None, None)
+    located = (one[1], other[1]) if ignore == "location" else (None, None)
     files = (one[2], other[2]) if np.isin(one[2], other[2]).any() else (None, None)
     return Labels(one[0], other[0], one[1], other[1], *located, *files)
 

@@ -70,11 +70,11 @@ class Profiles:
             return CovarianceStatistics(mean, self.cov[layer], mass)
         return Statistics(mean, self.var[layer], mass)
 
-    def select(self, names: Sequence[str]) -> Profiles:
+    def select(self, domains: Sequence[str]) -> Profiles:
         """Select some domains.
 
         Args:
-            names: Their names, in the order of the result.
+            domains: Their names, in the order of the result.
 
         Returns:
             Profiles of these domains.
@@ -82,13 +82,13 @@ class Profiles:
         Raises:
             DataError: If a name is unknown.
         """
-        for name in names:
+        for name in domains:
             if name not in self.domains:
                 raise DataError(f"profiles: {unknown_name('domain', name, self.domains)}")
-        rows = [self.domains.index(name) for name in names]
+        rows = [self.domains.index(name) for name in domains]
         mean, var, cov = ({k: t[rows] for k, t in table.items()} for table in (self.mean, self.var, self.cov))
         images = tuple(self.images[row] for row in rows)
-        return replace(self, domains=tuple(names), images=images, mean=mean, var=var, cov=cov)
+        return replace(self, domains=tuple(domains), images=images, mean=mean, var=var, cov=cov)
 
     def merge(self, other: Profiles) -> Profiles:
         """Merge the profiles of different images: a domain that is in both counts all its images.

@@ -30,13 +30,13 @@ def tensor_has_rows(name: str, tensor: object) -> bool:
     return isinstance(tensor, Tensor) and tensor.dim() == 2 and tensor.is_floating_point() and len(tensor) == len(NAMES)
 
 
-def small_network(kind: str = "series") -> nn.Module:
+def small_network(placement: str = "series") -> nn.Module:
     torch.manual_seed(0)
     plain = nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
-    return varied(add_adapters(convert_norm(plain, domain_batchnorm(NAMES)), NAMES, kind))
+    return varied(add_adapters(convert_norm(plain, domain_batchnorm(NAMES)), NAMES, placement))
 
 
 def small_plain() -> nn.Module:

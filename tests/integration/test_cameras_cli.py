@@ -1,4 +1,4 @@
-"""The commands about cameras, and the options of calibrate for one camera and for tracks, as a user meets them."""
+"""The commands about cameras, and the options of calibrate for one camera and for tracks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def common(manifest: Path, plain_weights: Path) -> tuple[object, ...]:
 
 
 def rows_of(manifest: Path, path: Path, keep: Callable[[dict[str, str]], bool]) -> Path:
-    """Some rows of a manifest, as another manifest."""
+    """Write some rows of a manifest as another manifest."""
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = [{**row, "path": str(manifest.parent / row["path"])} for row in csv.DictReader(file) if keep(row)]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -182,7 +182,7 @@ def test_a_rate_that_cannot_be_is_told_before_the_work(reid, tmp_path: Path, rat
     assert "--false-alarms" in err
 
 
-def test_the_least_rate_is_what_the_resamplings_can_tell() -> None:
+def test_the_least_rate_is_what_the_resamplings_can_estimate() -> None:
     assert pytest.approx(1 / (DRAWS + 1)) == LEAST_ALARMS
 
 
@@ -195,13 +195,13 @@ def test_the_least_rate_is_what_the_resamplings_can_tell() -> None:
         ("calibrate", "--out", "p", "--min-gap", "nan"),
     ],
 )
-def test_a_number_that_is_none_is_told_before_the_work(reid, command: tuple[str, ...]) -> None:
+def test_a_number_that_is_not_finite_is_an_error_before_the_work(reid, command: tuple[str, ...]) -> None:
     code, out, err = reid(*command, "--data", "nowhere.csv")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"Invalid value for '{command[-2]}'" in err
 
 
-def test_what_has_no_answer_is_one_line(reid, common: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_missing_input_is_one_line(reid, common: tuple[object, ...], tmp_path: Path) -> None:
     code, _, err = reid("cameras", "watch", "--reference", common[1], *common)
     assert code == 1
     assert err.splitlines()[-1].endswith('pass --profiles of "reid calibrate"')
@@ -226,12 +226,12 @@ def test_centering_a_file(reid, common: tuple[object, ...], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("policy", ["nearest", "mixture"])
 def test_unknown_cameras_by_policy(reid, manifest: Path, camera_weights: Path, tmp_path: Path, policy: str) -> None:
-    """A gallery of cameras that the weights do not know, asked by one: its network keeps the policy."""
+    """The network of a gallery of unknown cameras keeps the policy for a query from yet another camera."""
     common = ("--data", manifest, "--weights", camera_weights, "--unseen-camera", policy)
     code, _, err = reid("index", "build", *common, "--out", tmp_path / "gallery")
     assert code == 0, err
-    picture = next((manifest.parent / "images" / "query" / "person").glob("*_b2_*.jpg"))
-    ask = ("search", picture, "--camera", "never-seen", "--gallery", tmp_path / "gallery")
+    image = next((manifest.parent / "images" / "query" / "person").glob("*_b2_*.jpg"))
+    ask = ("search", image, "--camera", "never-seen", "--gallery", tmp_path / "gallery")
     code, out, err = reid(*ask)
     assert code == 0, err
     assert len(out.splitlines()) == 10

@@ -22,7 +22,7 @@ def results(path: Path) -> list[dict]:
     return json.loads(path.read_text())["results"]
 
 
-def test_sysu_mm01_has_ten_trials_and_says_so(reid, plain_weights: Path, tmp_path: Path) -> None:
+def test_sysu_mm01_has_ten_trials_and_states_it(reid, plain_weights: Path, tmp_path: Path) -> None:
     root = published_layouts.sysu_permutations(published_layouts.sysu_mm01(tmp_path / "sysu"))
     common = ("evaluate", "--root", root, "--weights", plain_weights, "--json")
     code, out, err = reid(*common, tmp_path / "official.json", "--data", "sysu_mm01")
@@ -175,10 +175,10 @@ def test_validate(reid, tiny_street: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "note: nothing wrong was found" in out
     shutil.copytree(tiny_street / "street-a", tmp_path / "broken")
-    min((tmp_path / "broken/images/gallery/person").glob("*.jpg")).write_bytes(b"not a picture")
+    min((tmp_path / "broken/images/gallery/person").glob("*.jpg")).write_bytes(b"not an image")
     code, out, err = reid("validate", "--data", tmp_path / "broken")
     assert code == 1
-    assert "error: 1 pictures cannot be read" in out
+    assert "error: 1 images cannot be read" in out
     assert "Traceback" not in err
     code, out, _ = reid("validate", "--data", tmp_path / "broken", "--quick", "--json")
     assert code == 0

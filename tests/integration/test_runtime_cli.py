@@ -1,7 +1,7 @@
-"""An ONNX file or an OpenVINO IR in the place of a weights file, from crops to scores, as a user meets it.
+"""An ONNX file or an OpenVINO model takes the place of a weights file, from crops to scores.
 
-Its scores are those of the same network in plain torch.  What another program runs cannot be calibrated: every
-command that would says so in one line and names what works instead.
+The scores are those of the same network in plain torch.  A network that another program runs cannot be calibrated:
+every command that would need this fails with one line, which names what works instead.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return Tiny().write(tmp_path / request.param)
 
 
-def in_torch(manifest: Path, network: Tiny) -> Embeddings:
-    """The rows of a manifest, each read, resized, turned to blue, green, red and embedded by itself."""
+def embedded_in_torch(manifest: Path, network: Tiny) -> Embeddings:
+    """Embed the rows of a manifest in torch, one by one, with channels in the order blue, green, red."""
     samples = [sample for sample in read_manifest(manifest) if sample.split is not Split.TRAIN]
     vectors = []
     for sample in samples:
@@ -51,14 +51,16 @@ def scores(report: Mapping[str, Any]) -> list[float]:
     return [result["mAP"] for result in report["results"]]
 
 
-def test_scores_are_those_of_the_network_in_torch(reid, model: Path, manifest: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_network_embedded_in_torch(reid, model: Path, manifest: Path, tmp_path: Path) -> None:
     code, text, err = reid("evaluate", "--data", manifest, "--weights", model, "--json", tmp_path / "scores.json")
     assert code == 0, err
     assert "runtime O" in text  # ONNX Runtime or OpenVINO
     assert "float32" in text
     found = scores(json.loads((tmp_path / "scores.json").read_text()))
     assert len(found) > 2
-    expected, other = (evaluate(in_torch(manifest, network), protocol="by hand") for network in (Tiny(), Tiny(1)))
+    expected, other = (
+        evaluate(embedded_in_torch(manifest, network), protocol="by hand") for network in (Tiny(), Tiny(1))
+    )
     np.testing.assert_allclose(found, scores(report_json(expected)), atol=1e-9)
     assert not np.allclose(found, scores(report_json(other)), atol=1e-3)
 
@@ -73,7 +75,7 @@ def test_a_gallery_holds_the_model_and_notices_another(reid, model: Path, manife
     model.with_suffix(".toml").write_text(INTEL.replace("BGR", "RGB"))
     code, _, err = reid(*asked, "--weights", model)
     assert code == 1
-    assert "their scores mean nothing" in err
+    assert "embedded by" in err
     for file in tmp_path.glob("model.*"):
         file.unlink()
     code, unnamed, err = reid(*asked)
@@ -90,30 +92,32 @@ def test_embeddings_can_be_centered(reid, model: Path, manifest: Path, tmp_path:
     assert load_embeddings(centered).fingerprint != load_embeddings(out).fingerprint
 
 
-def test_nothing_is_left_to_calibrate(reid, model: Path, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+def test_what_needs_statistics_is_refused(
+    reid, model: Path, manifest: Path, plain_weights: Path, tmp_path: Path
+) -> None:
     common, out = ("--data", manifest, "--weights", model), tmp_path / "cameras.safetensors"
     code, _, err = reid("calibrate", *common, "--out", out)
     assert code == 1
     assert not out.exists()
-    assert "no BatchNorm is left to calibrate" in err
-    assert 'then "reid cameras center"' in err.strip().splitlines()[-1]
+    assert "BatchNorm" in err
+    assert '"reid cameras center"' in err.strip().splitlines()[-1]
     code, _, err = reid("calibrate", "--data", manifest, "--weights", plain_weights, "--out", out)
     assert code == 0, err
     code, _, err = reid("evaluate", *common, "--profiles", out)
     assert code == 1
-    assert "no BatchNorm is left to calibrate" in err
+    assert "BatchNorm" in err
     code, _, err = reid("cameras", "report", *common, "--out", tmp_path / "recommended.safetensors")
     assert code == 1
     assert "no profiles" in err
     code, _, err = reid("cameras", "watch", *common, "--reference", manifest)
     assert code == 1
-    assert "has no statistics to drift from" in err
+    assert "statistics" in err
     code, text, err = reid("cameras", "report", *common, "--json")
     assert code == 0, err
     assert json.loads(text)["action"] == "center"
 
 
-def test_intels_models_are_listed_and_fetched_by_hand(reid, tmp_path: Path) -> None:
+def test_models_of_intel_are_listed_and_fetched_by_hand(reid, tmp_path: Path) -> None:
     name = "person-reidentification-retail-0288"
     code, text, _ = reid("weights", "list")
     assert code == 0
@@ -136,4 +140,4 @@ def test_a_model_of_a_known_name_needs_no_card(reid, manifest: Path, tmp_path: P
     path.with_suffix(".bin").rename(other.with_suffix(".bin"))
     code, _, err = reid(*command, other)
     assert code == 1
-    assert "nothing is guessed" in err
+    assert str(other) in err

@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty folder, has all it needs: tables of data sets, shipped weights, the command."""
+"""The wheel, installed into an empty folder, holds all it needs: protocols, shipped weights and the command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the installed wheel, and nothing else of the project."""
+    """Return the folder of the installed wheel, with nothing else of the project."""
     out, site = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", out, ROOT], check=True)
@@ -37,7 +37,7 @@ def test_only_reid_is_installed(installed: Path) -> None:
     assert folders == {"reid", "bin"}
 
 
-def test_tables_and_weights_are_inside(installed: Path) -> None:
+def test_protocols_and_weights_are_inside(installed: Path) -> None:
     script = (
         "import reid, pathlib\n"
         "from reid.data.protocols.data_sets import known_protocols, load_protocol\n"

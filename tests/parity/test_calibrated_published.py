@@ -1,7 +1,7 @@
-"""Published weights whose statistics are measured anew for each camera: the figures reached with other code.
+"""Published weights with statistics measured anew for each camera give the figures reached with other code.
 
 That code averaged the variances of batches, ours merges them exactly, so the figures may differ by a point.
-Over all 567 vehicles a query is 0.2 points.  Runs where the shared folder lies beside the checkout.
+Over all 567 vehicles a query is 0.2 points.  The tests run where the published weights lie beside the checkout.
 """
 
 from __future__ import annotations

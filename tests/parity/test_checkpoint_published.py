@@ -1,4 +1,4 @@
-"""Real files of published weights: every tensor is used, and a file of ours made of them is worth as much."""
+"""Every tensor of published weights is used, and a file of ours made from them gives the same network."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_every_tensor_but_the_classifiers_is_used(file: str, classes: int) -> No
     assert published.pop("classifier.weight").shape == (classes, 512)
     assert published.pop("classifier.bias").shape == (classes,)
     loaded = table_of(load_checkpoint(real(file), "osnet_x0_25").network)
-    places = {("neck." + k[3:] if k.startswith("fc.") else "backbone." + k): t for k, t in published.items()}
-    assert loaded.keys() == places.keys()
-    assert all(torch.equal(loaded[key], tensor) for key, tensor in places.items())
+    renamed = {("neck." + k[3:] if k.startswith("fc.") else "backbone." + k): t for k, t in published.items()}
+    assert loaded.keys() == renamed.keys()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in renamed.items())
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -1,4 +1,4 @@
-"""Counting metrics against slow, obvious ones: a double loop over the lists, and scikit-learn."""
+"""Metrics by counting equal slow, obvious ones: a double loop over the lists, and scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reid.evaluation import market_metrics
 
 
 def loop_metrics(scores, query_identities, gallery_identities, query_cameras, gallery_cameras, ranks=50):
-    """Textbook Market evaluation of ``scores`` (Q, G); wrong rows stand before right ones of equal score."""
+    """Evaluate ``scores`` (Q, G) as textbooks do; wrong rows stand before right ones of equal score."""
     precisions, penalties, firsts = [], [], []
     for q in range(len(scores)):
         listed = []
@@ -20,11 +20,11 @@ def loop_metrics(scores, query_identities, gallery_identities, query_cameras, ga
                 continue
             listed.append((-float(scores[q][g]), right))
         listed.sort()
-        places = [place for place, (_, right) in enumerate(listed, start=1) if right]
-        if places:
-            precisions.append(sum(i / place for i, place in enumerate(places, start=1)) / len(places))
-            penalties.append(len(places) / places[-1])
-            firsts.append(places[0])
+        right_ranks = [rank for rank, (_, right) in enumerate(listed, start=1) if right]
+        if right_ranks:
+            precisions.append(sum(i / rank for i, rank in enumerate(right_ranks, start=1)) / len(right_ranks))
+            penalties.append(len(right_ranks) / right_ranks[-1])
+            firsts.append(right_ranks[0])
     cmc = [sum(first <= k for first in firsts) / len(firsts) for k in range(1, ranks + 1)]
     return np.mean(precisions), np.mean(penalties), cmc, len(scores) - len(firsts)
 
@@ -62,7 +62,7 @@ def test_equals_the_double_loop(seed, queries, gallery, block, lattice):
 
 
 def test_the_lattice_really_ties_right_with_wrong():
-    """Otherwise the tie rule above would not be tested: the best case must differ from the worst."""
+    """The best case differs from the worst; otherwise the tie rule above would not be tested."""
     query_vectors, gallery_vectors, labels = random_case(0, 40, 300, 16, lattice=True)
     scores = query_vectors @ gallery_vectors.T
     right = labels["query_identities"][:, None] == labels["gallery_identities"]
@@ -88,7 +88,7 @@ def test_average_precision_equals_scikit_learn():
 
 
 def test_a_hand_worked_example():
-    """Gallery by score: wrong, right, left out, wrong, right, a distractor; so the right ones are 2nd and 4th."""
+    """The gallery by score is wrong, right, left out, wrong, right, a distractor; the right rows are 2nd and 4th."""
     angles = np.radians([1, 2, 3, 4, 5, 6])
     gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     metrics = market_metrics(

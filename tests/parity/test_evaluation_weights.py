@@ -1,6 +1,6 @@
 """Published weights on real vehicles give the figures measured with other code.
 
-Runs where the project's shared folder lies beside the checkout; says so where it does not.
+The tests run where the published weights lie beside the checkout, and are skipped with a reason elsewhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Metrics against scikit-learn, torchmetrics and pytorch-metric-learning: equal where conventions coincide.
+"""Metrics equal those of scikit-learn, torchmetrics and pytorch-metric-learning where the conventions coincide.
 
-Where they do not, the difference itself is asserted, so that a reader of two numbers knows what lies between.
+Where they differ, the difference itself is asserted, so that a reader of two numbers knows what lies between them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ QUERIES, GALLERY = 40, 250
 
 
 def case(seed=0, same_cameras=False, offset=0.0):
-    """Unit vectors with positive scores only (``offset`` 3) or of both signs; some queries without a match."""
+    """Make unit vectors with positive scores only (``offset`` 3) or of both signs; some queries are unmatched."""
     random = np.random.default_rng(seed)
     identities = [random.integers(0, 14, QUERIES), random.integers(0, 11, GALLERY)]
     centres = random.standard_normal((14, 24))
@@ -136,8 +136,10 @@ def test_pytorch_metric_learning_knows_no_cameras():
     query, gallery, labels = case(6, same_cameras=True)
     theirs = with_metric_learning(query, gallery, labels)
     assert abs(market_metrics(query, gallery, **labels).mAP - theirs["mean_average_precision"]) > 1e-3
-    apart = {**labels, "gallery_cameras": labels["gallery_cameras"] + 9}
-    assert market_metrics(query, gallery, **apart).mAP == pytest.approx(theirs["mean_average_precision"], abs=1e-6)
+    other_cameras = {**labels, "gallery_cameras": labels["gallery_cameras"] + 9}
+    assert market_metrics(query, gallery, **other_cameras).mAP == pytest.approx(
+        theirs["mean_average_precision"], abs=1e-6
+    )
 
 
 def test_a_collapsed_embedding_scores_in_pytorch_metric_learning_by_the_order_of_rows():

@@ -1,4 +1,4 @@
-"""Experiment files: what is read, what is refused in one line, and that nothing is lost when written."""
+"""Experiment files are read and written without loss, and refused in one line where they are wrong."""
 
 from __future__ import annotations
 
@@ -78,16 +78,17 @@ def test_overrides_are_typed_and_the_last_one_wins(tmp_path: Path) -> None:
 
 def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
     message = refusal(tmp_path, '[data]\nmanifests = ["m.csv"]\n[train]\nlearning_rat = 1\n')
-    assert 'unknown key "train.learning_rat"; did you mean "train.learning_rate"?' in message
+    assert '"train.learning_rat"' in message
+    assert 'did you mean "train.learning_rate"?' in message
     assert 'did you mean "train.epochs"?' in refusal(tmp_path, "[data]\n", "train.epoch=3")
-    assert 'unknown key "trian"' in refusal(tmp_path, "[trian]\nepochs = 3\n")
+    assert '"trian"' in refusal(tmp_path, "[trian]\nepochs = 3\n")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "data: Field required"),
-        ("[data]\n", "data.manifests: Field required"),
+        ("", "data: "),
+        ("[data]\n", "data.manifests: "),
         ("[data]\nmanifests = []\n", "data.manifests"),
         ('data = "m.csv"\n', "data: "),
         ('[data]\nmanifests = ["m"]\nsize = [0, 64]\n', "got 0"),
@@ -97,9 +98,12 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path) -> None:
         ('[data]\nmanifests = ["m"]\n[train]\ntriplet_margin = "hard"\n', "train.triplet_margin"),
         ('[data]\nmanifests = ["m"]\n[train]\nidentities_per_batch = 1\n', "train.identities_per_batch: "),
         ('[data]\nmanifests = ["m"]\n[norm]\naxis = "instance"\n', "'batch', 'camera', 'modality' or 'category'"),
-        ('[data]\nmanifests = ["m"]\n[norm]\naxis = "camera"\ndomain_fields = ["category"]\n', "must name the field"),
-        ('[data]\nmanifests = ["m"]\n[norm]\ndomain_fields = ["camera"]\n', "must name the field"),
-        ("[data\n", "cannot be read as TOML"),
+        (
+            '[data]\nmanifests = ["m"]\n[norm]\naxis = "camera"\ndomain_fields = ["category"]\n',
+            "domain_fields = ['category']",
+        ),
+        ('[data]\nmanifests = ["m"]\n[norm]\ndomain_fields = ["camera"]\n', "domain_fields = ['camera']"),
+        ("[data\n", "TOML"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
@@ -109,9 +113,9 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, expected: 
 
 
 def test_bad_overrides_and_a_missing_file_are_refused(tmp_path: Path) -> None:
-    assert "expected section.key=value" in refusal(tmp_path, "[data]\n", "train.epochs")
-    assert "must be a table" in refusal(tmp_path, 'train = 3\n[data]\nmanifests = ["m"]\n', "train.epochs=3")
-    with pytest.raises(ConfigError, match="no such experiment file"):
+    assert "--set train.epochs" in refusal(tmp_path, "[data]\n", "train.epochs")
+    assert "[train]" in refusal(tmp_path, 'train = 3\n[data]\nmanifests = ["m"]\n', "train.epochs=3")
+    with pytest.raises(ConfigError, match=r"none\.toml"):
         load_config(tmp_path / "none.toml")
 
 
@@ -128,7 +132,7 @@ def test_written_and_read_again_it_is_the_same(
         "data": {"manifests": manifests},
         "train": {"learning_rate": rate, "triplet_margin": margin, "seed": seed},
     }
-    experiment = parse_config(table, "drawn")
+    experiment = parse_config(table, "random")
     text = to_toml(experiment)
     assert parse_config(tomllib.loads(text), "copy") == experiment
     assert len([line for line in text.splitlines() if " = " in line]) >= len(leaf_names())

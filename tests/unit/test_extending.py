@@ -68,7 +68,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(checkout: Path) -> dict[str, list[str]]:
     """What pytest reports about every test file of the recipes and about the documentation, by file."""
     files = [name for blocks in recipes().values() for _, name, _ in blocks if name.startswith("tests/")]
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--show-capture=no", *files, *DOCUMENTED]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        "--show-capture=no",
+        "--continue-on-collection-errors",
+        *files,
+        *DOCUMENTED,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     found = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     lines = defaultdict(list)

@@ -46,7 +46,7 @@ def test_importing_reid_imports_nothing_heavy() -> None:
 
 def test_every_public_name_is_there_and_known_to_type_checkers() -> None:
     names = set(dir(reid))
-    assert names == names_for_type_checkers() | {"__version__"}
+    assert names == names_for_type_checkers() | {"__version__"} == set(reid.__all__)
     assert {
         "Checkpoint", "Embeddings", "Gallery", "Given", "Profiles", "Sample", "calibrate", "camera_batchnorm",
         "convert_norm", "domain_batchnorm", "embed", "evaluate", "load_checkpoint", "modality_batchnorm",

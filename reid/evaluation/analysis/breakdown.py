@@ -74,6 +74,14 @@ def pair_table(
 
     Raises:
         DataError: Vectors, labels or groups of other rows, or of a wrong type.
+
+    Example:
+        >>> labels = Labels(["anna"], ["anna", "ben"], ["door"], ["hall", "hall"])
+        >>> vectors = np.float32([[1, 0]]), np.float32([[1, 0], [0, 1]])
+        >>> groups = {"query_groups": ["day"], "gallery_groups": ["night", "night"]}
+        >>> table = pair_table(*vectors, labels, **groups)
+        >>> table.query_groups, table.gallery_groups, table.mAP.tolist()
+        (('day',), ('night',), [[1.0]])
     """
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
     sources = check_labels("query_groups", query_groups, len(queries))

@@ -219,6 +219,12 @@ def identification_rates(
 
     Raises:
         DataError: All queries have a right answer, or none has, or a rate is outside of its range.
+
+    Example:
+        >>> best = BestScores(np.array([0.9, -np.inf]), np.array([0.5, 0.6]), np.array(["anna", "ben"]))
+        >>> (found,) = identification_rates(best, [0.1])
+        >>> found.rate.value, found.known, found.unmatched
+        (1.0, 1, 1)
     """
     unmatched = best.right == -np.inf
     if unmatched.all() or not unmatched.any():
@@ -255,6 +261,12 @@ def score_histograms(
 
     Raises:
         DataError: A vector does not have unit length, or all valid pairs are of one identity, or all of two.
+
+    Example:
+        >>> labels = Labels(["anna"], ["anna", "ben"], ["door"], ["hall", "hall"])
+        >>> found = score_histograms(np.float32([[1, 0]]), np.float32([[1, 0], [0, 1]]), labels)
+        >>> 0 < found.threshold_for(0.001) < 1
+        True
     """
     queries, gallery = check_vectors(query_vectors, gallery_vectors)
     check_rows(labels, len(queries), len(gallery))

@@ -53,6 +53,13 @@ def validate(
 
     Returns:
         The findings, errors first.
+
+    Example:
+        >>> samples = (Sample(Path("1.jpg"), "anna", "door", split=Split.QUERY), Sample(Path("2.jpg"), "anna", "hall"))
+        >>> for finding in validate(DataSet("two", samples, Scoring()), images=False):
+        ...     print(finding)
+        error: 2 images are missing: 1.jpg, 2.jpg
+        note: 2 rows: 1 query, 1 gallery
     """
     findings = [
         *_counts(data),

@@ -24,7 +24,7 @@ from reid.norm.condition import Condition, current_condition
 from reid.norm.convert import add_domain, domain_index, domains_of, replace_modules
 from reid.norm.domain_rows import NamedRows
 
-KINDS = ("series", "parallel")
+PLACEMENTS = ("series", "parallel")
 
 
 class FullAdapter(nn.Module):
@@ -85,7 +85,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
     each adapter runs on its own images; otherwise each image is multiplied with its own matrix, in one pass.
     """
 
-    def __init__(self, plain: nn.Conv2d, domains: Sequence[str], kind: str) -> None:
+    def __init__(self, plain: nn.Conv2d, domains: Sequence[str], placement: str) -> None:
         """Take over the parameters (the same objects), device, dtype, training flag and hooks of ``plain``."""
         super().__init__(
             plain.in_channels,
@@ -100,10 +100,10 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = plain.weight, plain.bias
-        self.domains, self.kind = tuple(domains), kind
-        inputs = plain.out_channels if kind == "series" else plain.in_channels
+        self.domains, self.placement = tuple(domains), placement
+        inputs = plain.out_channels if placement == "series" else plain.in_channels
         self.adapters = nn.ModuleList(FullAdapter(self._zeros(inputs)) for _ in self.domains)
-        if kind == "series":
+        if placement == "series":
             norm = DomainBatchNorm(inputs, self.domains, affine="domain")
             self.norm = norm.to(plain.weight.device, plain.weight.dtype)
         self.train(plain.training)
@@ -112,12 +112,12 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
 
     def extra_repr(self) -> str:
         plain: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{plain}, {self.kind} adapters for {len(self.domains)} domains"
+        return f"{plain}, {self.placement} adapters for {len(self.domains)} domains"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, I, H, W) to (B, O, H', W')."""
         y = super().forward(x)
-        if self.kind == "series":
+        if self.placement == "series":
             return y + self._adapt(self.norm(y))
         rows, columns = self.stride
         return y + self._adapt(x[:, :, ::rows, ::columns])
@@ -183,7 +183,7 @@ class AdaptedConv2d(NamedRows, nn.Conv2d):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series") -> nn.Module:
+def add_adapters(network: nn.Module, domains: Sequence[str], placement: str = "series") -> nn.Module:
     """Add an adapter for every domain at each convolution that can have one.
 
     These are the ``nn.Conv2d`` (not subclasses) with a kernel larger than 1x1 that are not depthwise; for "parallel"
@@ -192,14 +192,14 @@ def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series")
 
     Args:
         network: The network; it does not change.
-        names: The names of the domains.  They must be those of the network's norms where these have any.
-        kind: "series" or "parallel".
+        domains: The names of the domains.  They must be those of the network's norms where these have any.
+        placement: "series" or "parallel".
 
     Returns:
         A copy of the network; call it as ``Given(copy)(images, domain)``.
 
     Raises:
-        ConfigError: If there is no such convolution, or a name or the kind cannot be used.
+        ConfigError: If there is no such convolution, or a domain or the placement cannot be used.
 
     Example:
         >>> from reid.norm import Given
@@ -209,24 +209,26 @@ def add_adapters(network: nn.Module, names: Sequence[str], kind: str = "series")
         >>> adapter_domains(network)
         ('person', 'vehicle')
     """
-    if kind not in KINDS:
-        raise ConfigError(unknown_name("kind of adapter", kind, KINDS))
-    if isinstance(names, str) or not names or len(set(names)) != len(names):
-        raise ConfigError(f"adapters: expected a list of distinct domain names, got {names!r}")
+    if placement not in PLACEMENTS:
+        raise ConfigError(unknown_name("placement of adapters", placement, PLACEMENTS))
+    if isinstance(domains, str) or not domains or len(set(domains)) != len(domains):
+        raise ConfigError(f"adapters: expected a list of distinct domain names, got {domains!r}")
     known = domains_of(network)
-    if known and known != tuple(names):
-        raise ConfigError(f"adapters: expected the domains of the network's norms, {list(known)}, got {list(names)}")
+    if known and known != tuple(domains):
+        raise ConfigError(f"adapters: expected the domains of the network's norms, {list(known)}, got {list(domains)}")
     found: list[AdaptedConv2d] = []
 
     def adapt(_: str, layer: nn.Module) -> nn.Module | None:
-        if type(layer) is not nn.Conv2d or not _can_have_adapter(layer, kind):
+        if type(layer) is not nn.Conv2d or not _can_have_adapter(layer, placement):
             return None
-        found.append(AdaptedConv2d(layer, names, kind))
+        found.append(AdaptedConv2d(layer, domains, placement))
         return found[-1]
 
     adapted = replace_modules(copy.deepcopy(network), adapt)
     if not found:
-        raise ConfigError(f"{type(network).__name__} has no full convolution larger than 1x1 to put {kind} adapters at")
+        raise ConfigError(
+            f"{type(network).__name__} has no full convolution larger than 1x1 to put {placement} adapters at"
+        )
     return adapted
 
 
@@ -266,10 +268,10 @@ def adapter_domains(network: nn.Module) -> tuple[str, ...]:
     return next(iter(layers.values())).domains if layers else domains_of(network)
 
 
-def _can_have_adapter(layer: nn.Conv2d, kind: str) -> bool:
+def _can_have_adapter(layer: nn.Conv2d, placement: str) -> bool:
     if max(layer.kernel_size) == 1 or (layer.groups > 1 and layer.groups == layer.in_channels):
         return False
-    if kind == "series":
+    if placement == "series":
         return True
     if isinstance(layer.padding, str):
         return layer.padding == "same"
@@ -279,12 +281,12 @@ def _can_have_adapter(layer: nn.Conv2d, kind: str) -> bool:
 
 def _in_form_of(adapter: Adapter, state: Mapping[str, Tensor]) -> Adapter:
     """The adapter, or an empty one of the form that ``state`` (keys of one adapter) has, where the sizes agree."""
-    kind: type[Adapter] = LowRankAdapter if "mini" in state else FullAdapter
-    if not set(kind.keys) <= set(state):
+    adapter_class: type[Adapter] = LowRankAdapter if "mini" in state else FullAdapter
+    if not set(adapter_class.keys) <= set(state):
         return adapter
-    first, last = state[kind.keys[0]], state[kind.keys[-1]]
+    first, last = state[adapter_class.keys[0]], state[adapter_class.keys[-1]]
     if (len(last), first.shape[1]) != adapter.affine()[0].shape:  # (O, I)
         return adapter  # it is of another network, and loading it raises an error
     like = next(adapter.parameters())
-    empty = (torch.empty_like(state[key], device=like.device, dtype=like.dtype) for key in kind.keys)
-    return kind(*empty).train(adapter.training)
+    empty = (torch.empty_like(state[key], device=like.device, dtype=like.dtype) for key in adapter_class.keys)
+    return adapter_class(*empty).train(adapter.training)

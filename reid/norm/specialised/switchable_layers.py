@@ -128,7 +128,7 @@ class SwitchableBatchNorm(DomainBatchNorm):
         for running, value in ((self.running_mean, mean), (self.running_var, var)):
             self._leading(running, row, len(value)).copy_(value)
 
-    def take_rows(self, names: Sequence[str], rows: Sequence[int | None]) -> DomainBatchNorm:  # noqa: ARG002
+    def take_rows(self, domains: Sequence[str], rows: Sequence[int | None]) -> DomainBatchNorm:  # noqa: ARG002
         """Raise ConfigError, because the other layers would keep their widths."""
         raise ConfigError("the domains of this network are its widths; use slim, calibrate_widths or extract_width")
 

@@ -84,12 +84,12 @@ def _add_oni(layer: nn.Module) -> None:
 PARAMETRIZATIONS: dict[str, Callable[[nn.Module], None]] = {"spectral": _add_spectral, "oni": _add_oni}
 
 
-def normalize_weights(network: nn.Module, kind: str) -> nn.Module:
+def normalize_weights(network: nn.Module, method: str) -> nn.Module:
     """Normalize the weights of all linear layers and convolutions at every use.
 
     Args:
         network: The network; it does not change.
-        kind: A name in ``PARAMETRIZATIONS``.  "spectral" divides by the largest singular value, which one power
+        method: A name in ``PARAMETRIZATIONS``.  "spectral" divides by the largest singular value, which one power
             iteration estimates in each forward pass of training and none in evaluation; "oni" is :class:`ONI`.
 
     Returns:
@@ -104,11 +104,11 @@ def normalize_weights(network: nn.Module, kind: str) -> nn.Module:
         >>> (layer.weight @ layer.weight.T).shape
         torch.Size([2, 2])
     """
-    if kind not in PARAMETRIZATIONS:
-        raise ConfigError(unknown_name("weight normalization", kind, PARAMETRIZATIONS))
+    if method not in PARAMETRIZATIONS:
+        raise ConfigError(unknown_name("weight normalization", method, PARAMETRIZATIONS))
     network = copy.deepcopy(network)
     for layer in [module for module in network.modules() if isinstance(module, WEIGHTED)]:
-        PARAMETRIZATIONS[kind](layer)
+        PARAMETRIZATIONS[method](layer)
     return network
 
 

@@ -95,7 +95,9 @@ def test_only_itself_is_left_out():
     ]
 
 
-@given(st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "place"]))
+@given(
+    st.lists(st.tuples(*[st.sampled_from("ab ")] * 2), min_size=1, max_size=6), st.sampled_from(["camera", "location"])
+)
 def test_pairs_left_out_are_counted(labels, ignore):
     """``count_left_out`` counts what the table shows, with unknown labels among them; ``relation`` asserts it."""
     rows = [sample(f"{i}", identity.strip(), camera.strip()) for i, (identity, camera) in enumerate(labels)]

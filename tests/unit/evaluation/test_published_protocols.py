@@ -5,7 +5,7 @@ the numbers derived in the test.  P is a right answer, x a wrong one, [ ] is lef
 image's angle.  SYSU-MM01 at one shot, LLCM in one direction and VeRi-776 are in ``test_trials`` and ``test_tracks``.
 
 The numbers refuse these wrong variants: junk that is read, distractors that are not, the query's own camera kept, an
-image that finds itself, the other folder or list, images of which none is drawn, training people asked.
+image that finds itself, the other folder or list, images of which none is drawn, training people as queries.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def test_cuhk03_new_protocol(tmp_path: Path) -> None:
     Labelled, other images: everybody is where the query is, so AP = 1.
     """
     where = {("0004", "c1"): 5, ("0004", "c2"): 20, ("0009", "c1"): 10, ("0009", "c2"): 60}
-    asked = {"0004": 0, "0009": 60}
+    at_query = {"0004": 0, "0009": 60}
 
     def degrees(sample: Sample) -> float:
         perfect = sample.split is Q or "labeled" in sample.path.parts
-        return asked[sample.identity] if perfect else where[sample.identity, sample.camera]
+        return at_query[sample.identity] if perfect else where[sample.identity, sample.camera]
 
     root = published_layouts.cuhk03_np(tmp_path)
     detected, labelled = (scored(f"cuhk03_np:boxes={boxes}", root, degrees) for boxes in ("detected", "labelled"))
@@ -109,9 +109,9 @@ def test_cuhk03_new_protocol(tmp_path: Path) -> None:
 def test_cuhk03_classic(tmp_path: Path) -> None:
     """Test set 3 holds person a (pair 3: two images of the first camera, one of the second) and b (pair 2, likewise).
 
-    First cameras: a at 0 and 0, b at 10 and 30; second cameras: a at 20, b at 45.  Every image asks all others, its
-    person's own camera is left out; over all images, and the chance that the right image is first if one image of
-    each person is drawn:
+    First cameras: a at 0 and 0, b at 10 and 30; second cameras: a at 20, b at 45.  Every image is a query for all
+    others, its person's own camera is left out; over all images, and the chance that the right image is first if one
+    image of each person is drawn:
     a0, twice: x10 P20 x30 x45: AP = 1/2; first unless b10 is drawn: 2/3.
     a20: x10 or x30 (10 away both) before P0 P0 (20 away), x45: AP = (1/3 + 2/4) / 2 = 5/12; first if b45: 1/3.
     b10: x0 x0 x20 P45: AP = 1/4; never first.
@@ -133,7 +133,7 @@ def test_cuhk03_classic(tmp_path: Path) -> None:
     first_paper = scored("cuhk03:split=3,repeats=100", tmp_path / "x", lambda sample: where[sample.path.stem])
     assert_stamped(first_paper, "rule market cmc=single-shot repeats=100,")
     images = scored("cuhk03:split=3,cmc=image", tmp_path / "x", lambda sample: where[sample.path.stem])
-    assert only(images).rank(1) == pytest.approx(1 / 6)  # b45 alone: another number, and stamped as such
+    assert only(images).rank(1) == pytest.approx(1 / 6)  # only b45: another number, and stamped as such
     assert_stamped(images, "rule market repeats=10,")
 
 
@@ -187,11 +187,11 @@ def test_occluded_reid(tmp_path: Path) -> None:
     200 at 46: P50 x40 P30 x20 x10 x90: AP = (1/1 + 2/3) / 2 = 5/6.
     """
     where = {"001_01": 10, "001_02": 40, "002_01": 20, "002_02": 90, "200_01": 30, "200_02": 50}
-    asked = {"001": 0, "002": 66, "200": 46}
+    at_query = {"001": 0, "002": 66, "200": 46}
     report = scored(
         "occluded_reid",
         published_layouts.occluded_reid(tmp_path),
-        lambda sample: asked[sample.identity] if sample.split is Q else where[sample.path.stem],
+        lambda sample: at_query[sample.identity] if sample.split is Q else where[sample.path.stem],
     )
     metrics = only(report)
     assert metrics.mAP == pytest.approx(float((Fraction(3, 4) + Fraction(9, 20) + Fraction(5, 6)) / 3))

@@ -59,10 +59,10 @@ def test_llcm_visible_asks(tmp_path: Path) -> None:
     Over images, the right one of 7 from camera 1 is third.
     """
     where = {("0003", "cam1-nir"): 0, ("0007", "cam1-nir"): 5, ("0003", "cam2-nir"): 20, ("0007", "cam2-nir"): 30}
-    asked = {"0003": 0, "0007": 12}
+    at_query = {"0003": 0, "0007": 12}
 
     def degrees(sample: Sample) -> float:
-        return asked[sample.identity] if sample.split is Q else where[sample.identity, sample.camera]
+        return at_query[sample.identity] if sample.split is Q else where[sample.identity, sample.camera]
 
     root = published_layouts.llcm(tmp_path)
     report = scored("llcm:direction=visible-to-infrared", root, degrees)
@@ -132,7 +132,9 @@ def test_sysu_mm01_as_agw_draws(tmp_path: Path) -> None:
     published_layouts.sysu_mm01(tmp_path)  # without the authors' permutations, which that code does not read
     report = scored("sysu_mm01:gallery=random,cmc=image", tmp_path, lambda sample: 90 * (sample.identity == "0010"))
     assert (only(report).mAP, only(report).gallery) == (1, 8)
-    assert_stamped(report, "ignore=place gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9")
+    assert_stamped(
+        report, "ignore=location gallery=random trials=10", "random, 1 per identity and camera, seeds 0 to 9"
+    )
 
 
 def test_wildlife_by_time_and_open(tmp_path: Path) -> None:
@@ -160,8 +162,8 @@ def test_wildlife_by_time_and_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cub200", "cars196", "sop"])
-def test_classes_ask_each_other(name: str, tmp_path: Path) -> None:
-    """Two test classes of two images: a at 0 and 4, b at 10 and 50; each asks the three others.
+def test_classes_are_queries_of_each_other(name: str, tmp_path: Path) -> None:
+    """Two test classes of two images: a at 0 and 4, b at 10 and 50; each is a query for the three others.
 
     a0: P4 x10 x50.  a4: P0 x10 x50.  b10: x4 x0 P50.  b50: P10 x4 x0.  So recall@1, R-precision and MAP@R (one right
     image each) are 3/4, recall@2 too, recall@3 is 1, mAP = (3 + 1/3) / 4.
@@ -181,7 +183,7 @@ def test_classes_ask_each_other(name: str, tmp_path: Path) -> None:
 
 
 def test_cub200_with_several_right_answers(tmp_path: Path) -> None:
-    """a at 0, 20 and 50, b at 10 and 60: R is 2 for a, 1 for b; R-precision, MAP@R and recall@1 fall apart.
+    """a at 0, 20 and 50, b at 10 and 60: R is 2 for a, 1 for b; R-precision, MAP@R and recall@1 differ.
 
     a0:  x10 P20 P50 x60: 1 of 2; (0 + 1/2) / 2 = 1/4; AP = (1/2 + 2/3) / 2 = 7/12.
     a20: x10 P0 P50 x60: 1 of 2; 1/4; 7/12.    a50: x60 P20 x10 P0: 1 of 2; 1/4; AP = (1/2 + 2/4) / 2 = 1/2.
@@ -237,11 +239,11 @@ def test_any_manifest(tmp_path: Path) -> None:
     assert_stamped(mixed, "protocol mixed, rule market modalities=mixed,")
     declared = scored(str(tmp_path / "protocol.toml"), tmp_path, own)
     assert declared.results[0].metrics.mAP == 1 / 2
-    assert_stamped(declared, "protocol mine, rule market ignore=place,")
+    assert_stamped(declared, "protocol mine, rule market ignore=location,")
 
 
 def test_leave_one_out(tmp_path: Path) -> None:
-    """One camera, whose own rows Market would leave out.  a at 0 and 15, b at 10 and 40; each asks the three others.
+    """One camera, whose own rows Market would leave out.  a at 0 and 15, b at 10 and 40; each is a query.
 
     a0: x10 P15 x40: AP = 1/2.  b10: x15 x0 P40: 1/3.  a15: x10 P0 x40: 1/2.  b40: x15 P10 x0: 1/2.
     """

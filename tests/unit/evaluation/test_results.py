@@ -69,6 +69,6 @@ def test_a_report_without_queries_has_an_empty_table() -> None:
 
 
 def test_reports_do_not_import_pandas() -> None:
-    """Importing pandas takes time, so the tables import it when they are asked for."""
+    """Importing pandas takes time, so only the methods that make tables import it."""
     code = "import sys, reid.evaluation.results; sys.exit('pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -39,4 +39,4 @@ def test_rows_that_only_begin_alike_are_not_copies():
     copies, originals = _identical_rows(vectors)
     assert (copies.tolist(), originals.tolist()) == ([2], [1])
     begin = [tuple(row[:FIRST_COMPONENTS]) for row in vectors]
-    assert begin.index(begin[1]) != originals[0]  # looking at the first components alone would name row 0
+    assert begin.index(begin[1]) != originals[0]  # comparing only the first components would name row 0

@@ -146,7 +146,7 @@ def test_a_restitution_that_confuses_identities_costs_more() -> None:
 
 
 def test_observed_values_are_in_the_order_of_the_batch() -> None:
-    """Without gates in between, the first layer sees every image as it would see the image in any other batch."""
+    """In evaluation mode an image has the same values in a batch of one, whose order cannot change."""
     network = embedder_of("gated", cameras=True).eval()
     images, domain = torch.randn(6, 3, 32, 16), torch.tensor([1, 0, 1, 1, 0, 0])
     objective = Objective(network, Train())

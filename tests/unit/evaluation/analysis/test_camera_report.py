@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +25,8 @@ from reid.evaluation.analysis.intervals import Interval
 from reid.models.calibration import (
     calibrate_checkpoint,
     can_be_calibrated,
-    of_domains,
-    one_of_each_track,
     own_profiles,
     replace_domains,
-    spaced,
 )
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.image_statistics import measure_images
@@ -94,39 +89,6 @@ def test_replacing_is_not_merging(plain: Checkpoint, street: list[Sample]) -> No
         assert all(torch.equal(one.mean[layer], other.mean[layer]) for layer in old.mean)
         assert all(torch.equal(one.var[layer], other.var[layer]) for layer in old.mean)
     assert old.merge(new).select(["b2"]).images == (len(of(street, "b2")) + 9,)
-
-
-def test_crops_apart(street: list[Sample]) -> None:
-    crops = of(street, "b1")
-    kept = spaced(crops, ("camera",), 60)
-    times = sorted(sample.time for sample in kept if sample.time)
-    assert 0 < len(kept) < len(crops)
-    assert all((b - a).total_seconds() >= 60 for a, b in pairwise(times))
-    assert spaced(kept, ("camera",), 60) == kept
-    assert len(spaced(street, ("camera",), 1e9)) == 6  # one a camera
-    with pytest.raises(DataError, match="no time"):
-        spaced([replace(crops[0], time=None)], ("camera",), 1)
-    with pytest.raises(DataError, match='"b1"'):
-        of_domains(street, ("camera",), ["b11"])
-
-
-def test_one_crop_of_each_track(street: list[Sample]) -> None:
-    """The middle one in time, whatever the order; catches the first of each, and tracks mixed between cameras."""
-    crops = [
-        replace(
-            sample, track=f"t{number // 3 % 4}", camera=("b1", "b2")[number // 12], time=datetime(2024, 5, 1, 9, number)
-        )
-        for number, sample in enumerate(street[:24])
-    ]
-    for order in (range(24), range(23, -1, -1), np.random.default_rng(0).permutation(24).tolist()):
-        rows = [crops[i] for i in order]
-        found = one_of_each_track(rows, ("camera",))
-        expected = [sample for sample in rows if sample.time and sample.time.minute % 3 == 1]
-        assert found == expected
-        assert len(found) == 8
-    assert one_of_each_track([replace(s, time=None) for s in crops], ("camera",))[0].path == crops[1].path
-    with pytest.raises(DataError, match=r"no track.*reid ingest"):
-        one_of_each_track([replace(crops[0], track="")], ("camera",))
 
 
 def test_a_report_without_labels_and_with(plain: Checkpoint, street: list[Sample]) -> None:

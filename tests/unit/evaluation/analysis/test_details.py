@@ -56,11 +56,11 @@ def one_image_for_all(monkeypatch, image_file):
     """Every path shows the same image; the tests count how often one is read."""
     read: list[Path] = []
 
-    def shown(path: Path) -> str:
+    def count_and_read(path: Path) -> str:
         read.append(path)
         return thumbnail(image_file)
 
-    monkeypatch.setattr("reid.evaluation.analysis.query_examples.thumbnail", shown)
+    monkeypatch.setattr("reid.evaluation.analysis.query_examples.thumbnail", count_and_read)
     return read
 
 

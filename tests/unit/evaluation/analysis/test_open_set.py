@@ -22,12 +22,12 @@ RATES = (0.0, 0.01, 0.1, 0.3, 0.5)
 def case(seed=0, queries=60, gallery=200, identities=25, unmatched=8, dimension=16, noise=1.2):
     random = np.random.default_rng(seed)
     centres = random.standard_normal((identities, dimension))
-    asked = random.integers(0, identities, queries)
-    shown = random.integers(unmatched, identities, gallery)  # the first identities are not in the gallery
-    vectors = centres[np.concatenate([asked, shown])]
+    queried = random.integers(0, identities, queries)
+    in_gallery = random.integers(unmatched, identities, gallery)  # the first identities are not in the gallery
+    vectors = centres[np.concatenate([queried, in_gallery])]
     vectors = vectors + noise * random.standard_normal(vectors.shape)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    labels = Labels(asked, shown, random.integers(0, 3, queries), random.integers(0, 3, gallery))
+    labels = Labels(queried, in_gallery, random.integers(0, 3, queries), random.integers(0, 3, gallery))
     return vectors[:queries], vectors[queries:], labels
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers import published_layouts
-from helpers.published_layouts import picture
+from helpers.published_layouts import write_image
 from reid.data.manifest import read_manifest, write_manifest
 from reid.data.protocols.data_sets import DataSet, Scoring, load_protocol, open_data
 from reid.data.protocols.protocol_table import Count, Rule
@@ -28,7 +28,7 @@ def sound(root: Path) -> list[Sample]:
     samples = []
     for number, (identity, camera, split) in enumerate(rows):
         path = root / f"{number}.png"
-        picture(path, colour=40 * number + 10)
+        write_image(path, colour=40 * number + 10)
         samples.append(Sample(path, identity, camera, split=split))
     return samples
 

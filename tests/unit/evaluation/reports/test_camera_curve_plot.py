@@ -46,12 +46,12 @@ def check(points: list[CurvePoint], expected: list[CurvePoint]) -> None:
         [p for p in expected if p.crops == 8],
     ]
     heights = []
-    for panel, shown in enumerate(panels):
+    for panel, points_of_panel in enumerate(panels):
         for name, colour in zip(("mAP", "rank1"), COLOURS, strict=False):
             corners = lines[panel, colour, False]
-            if len(corners) != len(shown):
-                raise AssertionError(f"expected {len(shown)} corners, got {len(corners)}")
-            heights += [(getattr(p, name), y) for p, (_, y) in zip(shown, corners, strict=True)]
+            if len(corners) != len(points_of_panel):
+                raise AssertionError(f"expected {len(points_of_panel)} corners, got {len(corners)}")
+            heights += [(getattr(p, name), y) for p, (_, y) in zip(points_of_panel, corners, strict=True)]
             if any(a[0] >= b[0] for a, b in pairwise(corners)) or corners[-1][0] > WIDTH:
                 raise AssertionError("not from left to right inside the panel")
             heights += [(getattr(expected[0], name), y) for _, y in lines[panel, colour, True]]

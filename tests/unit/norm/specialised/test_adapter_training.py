@@ -17,12 +17,12 @@ from reid.errors import ConfigError, WeightsError
 from reid.norm import Given, convert_norm, domain_batchnorm, extract
 from reid.norm.added_domain import domain_sizes, only_domain, with_domain
 from reid.norm.specialised.adapters import (
-    KINDS,
+    PLACEMENTS,
     adapted_layers,
     add_adapters,
 )
 
-ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
+ALL_PLACEMENTS = pytest.mark.parametrize("placement", PLACEMENTS)
 
 
 def trained_for(network: nn.Module, name: str) -> nn.Module:
@@ -36,9 +36,9 @@ def trained_for(network: nn.Module, name: str) -> nn.Module:
     return part
 
 
-@ALL_KINDS
-def test_training_one_domain_leaves_the_others_bit_for_bit(kind: str) -> None:
-    network = small_network(kind)
+@ALL_PLACEMENTS
+def test_training_one_domain_leaves_the_others_bit_for_bit(placement: str) -> None:
+    network = small_network(placement)
     part = trained_for(network, "vehicles")
     whole = with_domain(network, part).eval()
     network.eval()
@@ -109,9 +109,9 @@ def test_norms_that_share_statistics_are_refused_for_training_one_domain() -> No
         only_domain(add_adapters(resnet18(), NAMES, "parallel"), "people")
 
 
-@ALL_KINDS
-def test_one_domain_can_be_extracted(kind: str) -> None:
-    network = small_network(kind).eval()
+@ALL_PLACEMENTS
+def test_one_domain_can_be_extracted(placement: str) -> None:
+    network = small_network(placement).eval()
     single = extract(only_domain(network, "letters"), "letters")
     x = torch.randn(4, 3, 12, 8)
     torch.testing.assert_close(single(x), Given(network)(x, 2))

@@ -25,7 +25,7 @@ from reid.models.embedder import Embedder, NetworkSpec
 from reid.norm import Condition, Given, convert_norm, domain_batchnorm, given
 from reid.norm.added_domain import only_domain
 from reid.norm.specialised.adapters import (
-    KINDS,
+    PLACEMENTS,
     AdaptedConv2d,
     LowRankAdapter,
     adapted_layers,
@@ -34,13 +34,13 @@ from reid.norm.specialised.adapters import (
     add_adapters,
 )
 
-ALL_KINDS = pytest.mark.parametrize("kind", KINDS)
+ALL_PLACEMENTS = pytest.mark.parametrize("placement", PLACEMENTS)
 MODES = pytest.mark.parametrize("training", [True, False])
 
 
-def make_layer(kind: str, **options) -> AdaptedConv2d:
+def make_layer(placement: str, **options) -> AdaptedConv2d:
     torch.manual_seed(0)
-    return varied(AdaptedConv2d(nn.Conv2d(4, 6, 3, **{"padding": 1, **options}), NAMES, kind))
+    return varied(AdaptedConv2d(nn.Conv2d(4, 6, 3, **{"padding": 1, **options}), NAMES, placement))
 
 
 def loop_oracle(layer: AdaptedConv2d, x: Tensor, indices: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def loop_oracle(layer: AdaptedConv2d, x: Tensor, indices: Tensor) -> Tensor:
             continue
         y = plain(mine)
         adapter = nn.Conv2d(layer.adapter(g).weight.shape[1], layer.out_channels, 1, bias=False)
-        if layer.kind == "series":
+        if layer.placement == "series":
             norm = nn.BatchNorm2d(layer.out_channels)
             norm.load_state_dict({key: getattr(layer.norm, key)[g] for key in norm.state_dict()})
             mine = norm.train(layer.training)(y)
@@ -88,12 +88,12 @@ PATHS = pytest.mark.parametrize("path", [in_any_order, in_sorted_runs])
 def test_a_mixed_batch_is_the_loop_over_domains(path: Callable, training: bool, data) -> None:
     indices = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=6)))
     height, width = data.draw(st.integers(4, 9)), data.draw(st.integers(4, 9))
-    stride, dilation, kind = (
+    stride, dilation, placement = (
         data.draw(st.integers(1, 3)),
         data.draw(st.integers(1, 2)),
-        data.draw(st.sampled_from(KINDS)),
+        data.draw(st.sampled_from(PLACEMENTS)),
     )
-    layer = make_layer(kind, stride=stride, dilation=dilation, padding=dilation).train(training)
+    layer = make_layer(placement, stride=stride, dilation=dilation, padding=dilation).train(training)
     x = torch.randn(len(indices), 4, height, width, generator=torch.Generator().manual_seed(len(indices)))
     try:
         expected = loop_oracle(copy.deepcopy(layer), x, indices)
@@ -103,9 +103,9 @@ def test_a_mixed_batch_is_the_loop_over_domains(path: Callable, training: bool, 
 
 
 @PATHS
-@ALL_KINDS
-def test_gradients_are_those_of_the_loop(path: Callable, kind: str) -> None:
-    layer, indices = make_layer(kind, stride=2), torch.tensor([2, 0, 1, 2, 0])
+@ALL_PLACEMENTS
+def test_gradients_are_those_of_the_loop(path: Callable, placement: str) -> None:
+    layer, indices = make_layer(placement, stride=2), torch.tensor([2, 0, 1, 2, 0])
     layer.eval()
     x = torch.randn(5, 4, 6, 5, requires_grad=True)
     twin = x.detach().clone().requires_grad_(True)
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_the_loop(path: Callable, kind: str) -> None:
     (loop_oracle(layer, twin, indices) * direction).sum().backward()
     torch.testing.assert_close(x.grad, twin.grad, rtol=1e-4, atol=1e-5)
     for row, domain in enumerate(indices.unique().tolist()):
-        single = make_layer(kind, stride=2).eval()
+        single = make_layer(placement, stride=2).eval()
         mine = indices == domain
         (Given(single)(x.detach()[mine], row) * direction[mine]).sum().backward()
         got, expected = layer.adapter(row).weight.grad, single.adapter(row).weight.grad
@@ -123,9 +123,9 @@ def test_gradients_are_those_of_the_loop(path: Callable, kind: str) -> None:
 
 
 @PATHS
-@ALL_KINDS
-def test_autocast_gives_half_precision_on_every_path(path: Callable, kind: str) -> None:
-    layer, indices = make_layer(kind).eval(), torch.tensor([2, 0, 1, 2])
+@ALL_PLACEMENTS
+def test_autocast_gives_half_precision_on_every_path(path: Callable, placement: str) -> None:
+    layer, indices = make_layer(placement).eval(), torch.tensor([2, 0, 1, 2])
     x = torch.randn(4, 4, 6, 5)
     with torch.autocast("cpu", torch.bfloat16):
         y = path(layer, x, indices)
@@ -153,7 +153,7 @@ def one_position_off(layer: AdaptedConv2d, x: Tensor, indices: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind"),
+    ("wrong", "placement"),
     [
         (domain_of_the_first_image, "series"),
         (domain_of_the_first_image, "parallel"),
@@ -162,8 +162,8 @@ def one_position_off(layer: AdaptedConv2d, x: Tensor, indices: Tensor) -> Tensor
         (one_position_off, "parallel"),
     ],
 )
-def test_the_oracle_refuses_wrong_adapters(wrong: Callable, kind: str) -> None:
-    layer = make_layer(kind, stride=2).eval()
+def test_the_oracle_refuses_wrong_adapters(wrong: Callable, placement: str) -> None:
+    layer = make_layer(placement, stride=2).eval()
     x, indices = torch.randn(4, 4, 6, 6), torch.tensor([1, 0, 2, 1])
     expected = loop_oracle(layer, x, indices)
     torch.testing.assert_close(in_sorted_runs(layer, x, indices), expected, rtol=1e-4, atol=1e-4)
@@ -171,12 +171,12 @@ def test_the_oracle_refuses_wrong_adapters(wrong: Callable, kind: str) -> None:
         torch.testing.assert_close(wrong(layer, x, indices), expected, rtol=1e-2, atol=1e-2)
 
 
-@ALL_KINDS
+@ALL_PLACEMENTS
 @MODES
-def test_until_trained_the_network_is_unchanged_bit_for_bit(kind: str, training: bool) -> None:
+def test_until_trained_the_network_is_unchanged_bit_for_bit(placement: str, training: bool) -> None:
     torch.manual_seed(0)
     network = Embedder(NetworkSpec("resnet18", "gem", "bnneck")).train(training)
-    adapted = add_adapters(network, NAMES, kind)
+    adapted = add_adapters(network, NAMES, placement)
     assert len(adapted_layers(adapted)) == 17  # the stem and two in each of eight blocks; not the 1x1 shortcuts
     x = torch.randn(4, 3, 64, 32)
     expected = copy.deepcopy(network)(x)
@@ -186,10 +186,10 @@ def test_until_trained_the_network_is_unchanged_bit_for_bit(kind: str, training:
 
 
 @PATHS
-@ALL_KINDS
-def test_other_domains_do_not_change_with_one(path: Callable, kind: str) -> None:
+@ALL_PLACEMENTS
+def test_other_domains_do_not_change_with_one(path: Callable, placement: str) -> None:
     """T4."""
-    network = small_network(kind).eval()
+    network = small_network(placement).eval()
     x, indices = torch.randn(5, 3, 12, 8), torch.tensor([0, 2, 1, 0, 1])
     before = path(network, x, indices)
     with torch.no_grad():
@@ -200,9 +200,9 @@ def test_other_domains_do_not_change_with_one(path: Callable, kind: str) -> None
     assert not torch.allclose(before[indices == 1], after[indices == 1])
 
 
-@ALL_KINDS
-def test_a_new_domain_leaves_the_others_bit_for_bit(kind: str) -> None:
-    network = small_network(kind).eval()
+@ALL_PLACEMENTS
+def test_a_new_domain_leaves_the_others_bit_for_bit(placement: str) -> None:
+    network = small_network(placement).eval()
     grown = add_adapter_domain(network, "animals")
     twin = add_adapter_domain(network, "animals", like="vehicles")
     assert adapter_domains(grown) == (*NAMES, "animals")
@@ -294,9 +294,9 @@ def test_threads_with_different_domains_do_not_interfere() -> None:
             assert all(pool.map(serve, range(60)))
 
 
-@ALL_KINDS
-def test_a_domain_for_each_image_compiles_to_one_graph(kind: str) -> None:
-    network = Given(small_network(kind).eval())
+@ALL_PLACEMENTS
+def test_a_domain_for_each_image_compiles_to_one_graph(placement: str) -> None:
+    network = Given(small_network(placement).eval())
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     torch._dynamo.utils.counters.clear()
     x = torch.randn(4, 3, 12, 8)

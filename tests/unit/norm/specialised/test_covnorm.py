@@ -163,13 +163,13 @@ def test_directions_without_variance_stay_finite() -> None:
     assert compress(FullAdapter(matrix), stats_of(constant)).mini.shape == (2, 2)  # never fewer than two
 
 
-def trained_network(kind: str = "parallel") -> nn.Module:
+def trained_network(placement: str = "parallel") -> nn.Module:
     torch.manual_seed(0)
     plain = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
-    network = add_adapters(convert_norm(plain, domain_batchnorm(NAMES)), NAMES, kind)
+    network = add_adapters(convert_norm(plain, domain_batchnorm(NAMES)), NAMES, placement)
     with torch.no_grad():
         for layer in adapted_layers(network).values():
             for row in range(len(NAMES)):
@@ -180,9 +180,9 @@ def trained_network(kind: str = "parallel") -> nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("kind", ["series", "parallel"])
-def test_a_network_keeps_its_embeddings_and_its_other_domains(kind: str) -> None:
-    network = trained_network(kind)
+@pytest.mark.parametrize("placement", ["series", "parallel"])
+def test_a_network_keeps_its_embeddings_and_its_other_domains(placement: str) -> None:
+    network = trained_network(placement)
     batches = [torch.randn(8, 3, 12, 8) + 1 for _ in range(3)]
     before = copy.deepcopy(network.state_dict())
     full = compress_adapters(network, batches, "vehicles", variance=1.0)

@@ -187,11 +187,11 @@ def test_oni_is_put_on_every_weight_with_the_groups_of_its_convolution() -> None
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("kind", ["spectral", "oni"])
-def test_folding_gives_a_plain_network_of_the_same_outputs(kind: str) -> None:
+@pytest.mark.parametrize("method", ["spectral", "oni"])
+def test_folding_gives_a_plain_network_of_the_same_outputs(method: str) -> None:
     plain = small_network()
     before = {key: value.clone() for key, value in plain.state_dict().items()}
-    network = normalize_weights(plain, kind)
+    network = normalize_weights(plain, method)
     x = torch.randn(2, 3, 4, 4)
     network(x)
     folded = fold_weights(network)
@@ -228,9 +228,9 @@ def test_the_operator_norm_is_the_largest_singular_value_of_the_convolution(opti
 
 def test_a_filters_matrix_of_norm_one_does_not_bound_the_convolution_by_one() -> None:
     """The caveat of spectral norm and ONI: a 3x3 convolution can still stretch a map, at most 3 times."""
-    for kind in ("spectral", "oni"):
+    for method in ("spectral", "oni"):
         torch.manual_seed(0)
-        network = normalize_weights(nn.Conv2d(16, 16, 3, padding=1), kind)
+        network = normalize_weights(nn.Conv2d(16, 16, 3, padding=1), method)
         for _ in range(100):
             network(torch.zeros(1, 16, 3, 3))
         largest = float(singular_values(network.eval().weight)[0])

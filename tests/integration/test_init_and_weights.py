@@ -1,4 +1,4 @@
-"""The commands for others' data and weights, as a user meets them."""
+"""``reid init`` and ``reid weights``: a folder of crops and public weights become an evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reid.models.weights import public_weights as registry
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Every address leads to weights of an untrained OSNet."""
+    """Make every address lead to the weights of an untrained OSNet, and return their bytes."""
     buffer = io.BytesIO()
     torch.manual_seed(0)
     torch.save(build_backbone("osnet_x0_25").state_dict(), buffer)
@@ -61,11 +61,11 @@ def test_a_folder_and_a_fetched_network_make_an_evaluation(reid, site: bytes, tm
     assert code == 0, err
     (result,) = json.loads((tmp_path / "scores.json").read_text())["results"]
     assert (result["queries"], result["gallery"]) == (4, 4)
-    assert "4/4" in err  # each picture is a query and an answer, and run once
+    assert "4/4" in err  # each image is a query and in the gallery, and is embedded once
     assert "8/8" not in err
 
 
-def test_a_pattern_and_a_second_time(reid, tmp_path: Path) -> None:
+def test_a_pattern_and_an_existing_manifest(reid, tmp_path: Path) -> None:
     folder = crops(tmp_path / "crops")
     code, out, _ = reid("init", folder, "--pattern", "{camera}/*/{identity}.jpg", "--category", "vehicle")
     assert code == 0
@@ -97,14 +97,18 @@ def test_the_list_names_licence_and_training_data(reid) -> None:
         ("resnet50_imagenet", "the publisher's begins with 0676ba61: damaged or replaced"),
     ],
 )
-def test_what_cannot_be_had_is_told_in_one_line(reid, site: bytes, name: str, message: str, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_fetched_are_one_line(
+    reid, site: bytes, name: str, message: str, tmp_path: Path
+) -> None:
     code, out, err = reid("weights", "get", name, "--out", tmp_path / "weights")
     assert (code, out) == (1, "")
     assert message in err.splitlines()[-1]
     assert not list(tmp_path.rglob("*.pth*"))
 
 
-def test_offline_one_line_says_where_to_put_the_file(reid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_network_one_line_names_the_place_of_the_file(
+    reid, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def opener(*args: Any, **kwargs: Any) -> None:
         raise URLError("Name or service not known")
 

@@ -1,0 +1,114 @@
+"""``reid calibrate`` and ``--unseen-camera``: cameras that the weights do not know get statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reid.models.checkpoint import load_checkpoint
+from reid.norm import Profiles
+from reid.retrieval.embed import load_embeddings
+
+
+def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
+    common = ("--data", other_manifest, "--weights", camera_weights)
+    message = fails("evaluate", *common)
+    assert '"person/b1"' in message
+    assert "reid calibrate" in message
+    profiles = tmp_path / "profiles.safetensors"
+    code, out, _ = reid("calibrate", *common, "--out", profiles)
+    assert code == 0
+    assert "person/b1\t6 images" in out
+    assert reid("evaluate", *common, "--profiles", profiles, "--json", tmp_path / "by-file.json")[0] == 0
+    assert reid("evaluate", *common, "--unseen-camera", "calibrate", "--json", tmp_path / "at-once.json")[0] == 0
+    assert reid("evaluate", *common, "--unseen-camera", "prior", "--json", tmp_path / "prior.json")[0] == 0
+    by_file, at_once, prior = (
+        json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("by-file", "at-once", "prior")
+    )
+    assert [entry["made"].pop("unseen cameras") for entry in at_once] == ["calibrate"] * len(by_file)
+    assert by_file == at_once
+    assert by_file[0]["fingerprint"] != prior[0]["fingerprint"]
+    assert {entry["made"]["unseen cameras"] for entry in prior} == {"prior"}
+    code, out, _ = reid("index", "build", *common, "--profiles", profiles, "--out", tmp_path / "gallery")
+    assert code == 0
+    image = next((other_manifest.parent / "images" / "query" / "person").glob("*_b2_*.jpg"))
+    code, out, _ = reid("search", image, "--camera", "b2", "--gallery", tmp_path / "gallery")
+    assert code == 0
+    assert len(out.splitlines()) == 10
+    assert load_checkpoint(camera_weights).fingerprint in fails(
+        "search", image, "--camera", "a1", "--gallery", tmp_path / "gallery", "--weights", camera_weights
+    )
+    message = fails("search", image, "--camera", "mars", "--gallery", tmp_path / "gallery")
+    for word in ('"person/mars"', "known: person/a1", "reid calibrate", "--unseen-camera"):
+        assert word in message
+    assert "--camera" in fails("search", image, "--gallery", tmp_path / "gallery")
+
+
+def test_a_policy_that_would_change_nothing_is_refused(fails, manifest: Path, plain_weights: Path, tmp_path: Path):
+    common = ("--data", manifest, "--weights", plain_weights)
+    for policy in ("calibrate", "prior", "nearest", "mixture"):
+        message = fails("evaluate", *common, "--unseen-camera", policy)
+        assert f"--unseen-camera {policy}" in message
+        assert str(plain_weights) in message
+    assert str(plain_weights) in fails(
+        "embed", *common, "--unseen-camera", "prior", "--out", tmp_path / "e.safetensors"
+    )
+    nearest = ("--unseen-camera", "nearest", "--out", tmp_path / "gallery")
+    assert str(plain_weights) in fails("index", "build", *common, *nearest)
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_of_few_crops_are_shrunk_toward_the_network(
+    reid, fails, other_manifest: Path, plain_weights: Path, tmp_path: Path
+) -> None:
+    """A prior of as many images as were measured gives the mean of both; results name the prior."""
+    common = ("--data", other_manifest, "--weights", plain_weights)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("own", "shrunk")]
+    assert reid("calibrate", *common, "--only", "b1", "--out", paths[0])[0] == 0
+    images = Profiles.load(paths[0]).images[0]
+    prior = ("--prior", images, "--prior-from", "network")
+    assert reid("calibrate", *common, "--only", "b1", *prior, "--out", paths[1])[0] == 0
+    own, shrunk = map(Profiles.load, paths)
+    for name, module in load_checkpoint(plain_weights).network.named_modules():
+        if name in own.mean:
+            for found, before, table in (
+                (shrunk.mean, module.running_mean, own.mean), (shrunk.var, module.running_var, own.var)
+            ):  # fmt: skip
+                torch.testing.assert_close(found[name][0], (table[name][0] + before) / 2, rtol=1e-4, atol=1e-6)
+    assert shrunk.prior == f"{images} of the network"
+    assert "without --prior" in fails("calibrate", *common, *prior[2:], "--out", paths[0])
+    assert "known: cameras, network" in fails("calibrate", *common, *prior[:2], "--prior-from", "me", "--out", paths[0])
+    assert reid("calibrate", *common, *prior, "--out", paths[1])[0] == 0
+    assert reid("evaluate", *common, "--profiles", paths[1], "--json", tmp_path / "scores.json")[0] == 0
+    results = json.loads((tmp_path / "scores.json").read_text())["results"]
+    assert {entry["made"]["prior"] for entry in results} == {f"{images} of the network"}
+
+
+def test_statistics_of_few_crops_are_refused_or_shrunk_toward_their_modality(
+    reid, fails, other_manifest: Path, camera_weights: Path, tmp_path: Path
+) -> None:
+    common = ("calibrate", "--data", other_manifest, "--weights", camera_weights)
+    message = fails(*common, "--min-images", 7, "--out", tmp_path / "p")
+    assert "7" in message
+    assert "person/b1 (6)" in message
+    spreads = []
+    for prior in (0, 8, 1e9):
+        assert reid(*common, "--prior", prior, "--out", tmp_path / str(prior))[0] == 0
+        profiles = Profiles.load(tmp_path / str(prior))
+        layer = next(iter(profiles.mean))
+        spreads.append(float(profiles.mean[layer].std(0).mean()))
+    assert spreads[0] > spreads[1] > spreads[2]
+    assert spreads[2] < 1e-5  # a prior that outweighs all images leaves no differences between cameras
+
+
+def test_a_plain_network_can_be_calibrated(reid, other_manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    common = ("--data", other_manifest, "--weights", plain_weights)
+    assert reid("calibrate", *common, "--out", tmp_path / "p")[0] == 0
+    for name, extra in (("plain", ()), ("calibrated", ("--profiles", tmp_path / "p"))):
+        assert reid("embed", *common, *extra, "--split", "query", "--out", tmp_path / name)[0] == 0
+    plain, calibrated = (load_embeddings(tmp_path / name) for name in ("plain", "calibrated"))
+    assert plain.fingerprint != calibrated.fingerprint
+    assert not np.allclose(plain.vectors, calibrated.vectors, atol=1e-2)

@@ -34,6 +34,7 @@ VIDEO_NAME = "film"  # the key of the video's name in the settings file; a renam
 _DIFFERENCES = {  # descriptions of settings that differ, where an option and its values do not describe it
     "fingerprint": "of {name}, not of this video",
     "stamped": "with other times of frames (--source-fps)",
+    "pixel_aspect": "with pixels of another shape",
     "every": "to look at one frame of {old}, not of {new} (--every, --fps)",
 }
 

@@ -72,13 +72,14 @@ def means_unknown(label: str) -> bool:
 
 
 def likeness_key(label: str) -> str:
-    """Make a key that is equal for labels that differ only in capitals, blanks and the width of letters.
+    """Make a key that is equal for labels that differ only in capitals, blanks, the width of letters and leading zeros.
 
     Example:
-        >>> likeness_key("Cam 1") == likeness_key("cam1")
-        True
+        >>> likeness_key("Cam 1") == likeness_key("cam1"), likeness_key("0007") == likeness_key("7")
+        (True, True)
     """
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", label).casefold())
+    key = re.sub(r"\s+", "", unicodedata.normalize("NFKC", label).casefold())
+    return key.lstrip("0") or "0" if key.isdecimal() else key
 
 
 def defuse(cell: str) -> str:

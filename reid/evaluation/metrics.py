@@ -15,13 +15,7 @@ import numpy.typing as npt
 from reid.errors import DataError, unknown_name
 from reid.evaluation.labels import Labels, check_labels
 from reid.evaluation.ranks import TIES, BlockRanks, Float64Array, RightRanks, rank_right_rows
-from reid.evaluation.score_blocks import (
-    ScoreBlocks,
-    Vectors,
-    check_vectors,
-    inner_products_in_blocks,
-    vector_scores,
-)
+from reid.evaluation.score_blocks import ScoreBlocks, Vectors, check_vectors, inner_products_in_blocks, vector_scores
 from reid.records import IntArray
 
 MAX_RANK = 50

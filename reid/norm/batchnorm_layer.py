@@ -3,8 +3,7 @@
 :class:`DomainBatchNorm` keeps statistics for every domain, and an affine that all domains share or one for each.  It
 reads the domain of each image from the condition (:mod:`reid.norm.condition`).  There are three ways to compute it:
 
-* One domain for the batch: the fused kernel of torch with the statistics of that domain, bit for bit equal to
-  ``nn.BatchNorm2d``.
+* One domain for the batch: the fused kernel of torch on its statistics, bit for bit equal to ``nn.BatchNorm2d``.
 * Rows that ``Given`` has sorted by domain: the same kernel on each run of rows, so every row comes out bit for bit as
   from a batch of its own domain.
 * Rows in any order (on an accelerator, compiled, exported), weights, or a layer that is not a plain BatchNorm of its

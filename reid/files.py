@@ -7,16 +7,19 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from reid.errors import ConfigError
+from reid.errors import ConfigError, DataError
 
 Writer = Callable[[Path], object]
 PARTIAL_FOLDER = ".reid-partial"  # beside the files that are being written; it holds one folder for each writer
 _WRITER_FOLDER = re.compile("[0-9a-f]{16}")
+FileKey = tuple[int, int] | tuple[str, str]
+"""Device and number of a file, or folder and name where there is no file."""
 
 
 def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
@@ -168,6 +171,62 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_keys(paths: Iterable[Path]) -> dict[Path, FileKey]:
+    """Tell files from names: paths of the same file have the same key.
+
+    Links, hard links, "..", and relative and absolute names are recognised.  A path without a file has a key as well,
+    by its name.
+
+    Args:
+        paths: The paths.
+
+    Returns:
+        The key of each path.
+
+    Example:
+        >>> one, other = file_keys([Path("a/b/../1.jpg"), Path("a/1.jpg")]).values()
+        >>> one == other
+        True
+    """
+    folders: dict[str, str] = {}
+    keys: dict[Path, FileKey] = {}
+    for path in paths:
+        if path in keys:
+            continue
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            status = None
+        if status is not None and status.st_ino:
+            keys[path] = (status.st_dev, status.st_ino)
+            continue
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        keys[path] = (folders[folder], name)
+    return keys
+
+
+def require_regular_file(path: Path, what: str) -> None:
+    """Refuse a pipe, a socket or a device before it is opened, because reading one may wait for ever.
+
+    A path that does not exist, a file and a folder are left to the caller.
+
+    Args:
+        path: The path.
+        what: What the file should be, for the message.
+
+    Raises:
+        DataError: It is something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path}: expected a {what}, got a pipe, socket or device; give the path of a file")
 
 
 def check_output_file(out: Path, mark: str, inputs: Sequence[str] | None = None) -> None:

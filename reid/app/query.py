@@ -12,10 +12,10 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from reid.app.served_data import ServedData, ServedGallery
-from reid.data.images import FORMATS, decode_image
+from reid.data.images import IMAGE_FORMATS, decode_image
 from reid.errors import DataError
 from reid.evaluation.labels import market_labels
-from reid.evaluation.metrics import NoMatchError, market_metrics
+from reid.evaluation.metrics import NoMatchError, vector_metrics
 from reid.records import Embeddings, FloatArray, Modality, Sample
 from reid.retrieval.search import UPLOADED, Answer, embed_image, rows_that_may_answer
 
@@ -170,14 +170,7 @@ def _score_query(query: Sample, vector: FloatArray, allowed: Embeddings) -> tupl
     """Return the rank of the first right answer and the average precision of one query; ``vector`` is (1, D)."""
     labels = market_labels([query], allowed.samples)
     try:
-        metrics = market_metrics(
-            vector,
-            allowed.vectors,
-            query_identities=labels.query_identities,
-            gallery_identities=labels.gallery_identities,
-            query_cameras=labels.query_cameras,
-            gallery_cameras=labels.gallery_cameras,
-        )
+        metrics = vector_metrics(vector, allowed.vectors, labels)
     except NoMatchError:
         return None, None
     return int(metrics.first_match[0]), float(metrics.average_precision[0])
@@ -196,7 +189,7 @@ def read_upload(content: bytes) -> Image.Image:
         DataError: The file is no image, is damaged or is far too large. The message names no file of this machine.
     """
     try:
-        with Image.open(BytesIO(content), formats=FORMATS) as header:
+        with Image.open(BytesIO(content), formats=IMAGE_FORMATS) as header:
             width, height = header.size
             limit = MAX_PIXELS if header.mode in EIGHT_BIT_MODES else MAX_DEEP_PIXELS
     except UnidentifiedImageError:

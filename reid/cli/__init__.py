@@ -9,6 +9,7 @@ Each module holds the command that it is named after; the groups ``cameras``, ``
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated, Any, cast
@@ -76,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: The words after "reid"; None takes them from ``sys.argv``.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the encoding of the terminal lacks ends no command
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in words
     try:
         words, hints = current_usage([word for word in words if word != "--debug"])

@@ -60,6 +60,7 @@ def calibrate(
     ] = 0.0,
 ) -> None:
     """Measure the statistics of every camera from unlabelled crops, and write them as profiles."""
+    from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
     from reid.data.selection import calibration_samples, keep_min_gap, keep_one_of_each_track, select_domains
     from reid.files import check_output_file
@@ -76,7 +77,7 @@ def calibrate(
     from reid.models.calibration import calibrate_checkpoint
 
     fields = fields or checkpoint.domain_fields or ("camera",)
-    rows = select_domains(rows, fields, only) if only else rows
+    rows = select_domains(rows, fields, [clean_label(name) for name in only]) if only else rows
     rows = keep_one_of_each_track(rows, fields) if sample_by else rows
     rows = keep_min_gap(rows, fields, min_gap) if min_gap else rows
     with progress_bar("calibrating", len(rows)) as progress:

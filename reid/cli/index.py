@@ -66,9 +66,10 @@ def index_build(
             ' "reid index restore" lifts an erasure',
             err=True,
         )
-    identities = len({(sample.category, sample.identity) for sample in gallery.samples})
+    identities = len({(sample.category, sample.identity) for sample in gallery.samples if sample.identity})
+    shown = f"of {identities} identities" if identities else "of unknown identity"
     cameras = len({sample.camera for sample in gallery.samples})
-    typer.echo(f"{folder}\t{len(gallery)} images of {identities} identities in {cameras} cameras")
+    typer.echo(f"{folder}\t{len(gallery)} images {shown} in {cameras} cameras")
 
 
 @index.command("erase", epilog="Example: reid index erase galleries/crops anna")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from reid.data.folder_layouts import Layout
 
 commands = typer.Typer()
 
@@ -33,6 +38,18 @@ def init(
     if protocol:
         found = init_protocol(folder, protocol, overwrite=force)
     else:
-        found = init_manifest(folder, pattern, category=category, overwrite=force)
+        choose = _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+        found = init_manifest(folder, pattern, category=category, overwrite=force, choose=choose)
     for line in found.lines():
         typer.echo(line)
+
+
+def _ask(layouts: Sequence[Layout]) -> Layout:
+    """Ask in the terminal what the folders mean."""
+    typer.echo("It is not clear what the folders mean:")
+    for number, layout in enumerate(layouts, start=1):
+        typer.echo(f"  {number}  {layout.meaning}")
+    chosen = 0
+    while not 1 <= chosen <= len(layouts):
+        chosen = typer.prompt("Which is it", default=1, type=int)
+    return layouts[chosen - 1]

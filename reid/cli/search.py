@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from reid.cli.options import (
     check_cameras,
     unseen_policy,
 )
-from reid.errors import ConfigError
+from reid.errors import ConfigError, unknown_name
 from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def search(
 
     Without --weights, the network that the gallery was built with embeds the image.
     """
+    from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
     from reid.pipeline import DEFAULT_GALLERY, check_weights, gallery_checkpoint, load_checkpoint, unknown_domains
     from reid.retrieval.storage import check_gallery
 
     folder, own_network = gallery or DEFAULT_GALLERY, not (weights or profiles)
+    camera = clean_label(camera)
     query = Sample(image, "", camera, modality, category, Split.QUERY)
     policy = _checked_policy(unseen, flip, own_network)
     check_gallery(folder)
@@ -66,13 +69,15 @@ def search(
     from reid.retrieval.search import search_image
 
     opened = Gallery.open(folder)
+    if cross_camera:
+        _hint_nothing_excluded(camera, [sample.camera for sample in opened.samples], folder)
     checkpoint = (
         gallery_checkpoint(folder) if own_network else load_checkpoint(weights, backbone, size, profiles or (), flip)
     )
     check_cameras(checkpoint, unseen)
     checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
     if checkpoint.unknown_domain is None and unknown_domains(checkpoint, [query]):
-        raise ConfigError(_unknown_camera(folder, checkpoint, query))
+        raise ConfigError(_unknown_camera(folder, checkpoint, query, opened.samples))
     found = search_image(
         checkpoint,
         opened,
@@ -93,6 +98,18 @@ def search(
         typer.echo("{rank}\t{score:.4f}\t{identity}\t{camera}\t{modality}\t{path}".format(**row))
 
 
+def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:
+    """Say so where --cross-camera leaves out no answer, because the gallery has no crop of the query's camera."""
+    known = sorted({name for name in cameras if name})
+    if not camera:
+        why = "the query has no --camera"
+    elif camera not in known:
+        why = f"{folder} has no such camera: {unknown_name('camera', camera, known)}"
+    else:
+        return
+    typer.echo(f"hint: --cross-camera leaves nothing out, because {why}", err=True)
+
+
 def _checked_policy(unseen: str | None, flip: bool, own_network: bool) -> UnseenCameraPolicy:
     """Return the policy for unknown cameras, after refusing options that the gallery's own network does not take."""
     if flip and own_network:
@@ -106,9 +123,14 @@ def _checked_policy(unseen: str | None, flip: bool, own_network: bool) -> Unseen
     return policy
 
 
-def _unknown_camera(folder: Path, checkpoint: Checkpoint, query: Sample) -> str:
-    """Return why an image of a camera without statistics cannot be searched for, and what to do about it."""
-    fields, known = "/".join(checkpoint.domain_fields), ", ".join(checkpoint.domains)
+def _unknown_camera(folder: Path, checkpoint: Checkpoint, query: Sample, gallery: Sequence[Sample]) -> str:
+    """Return why an image of a camera without statistics cannot be searched for, and what to do about it.
+
+    The cameras of the gallery are offered.  Its network may know others, such as those that it was trained on.
+    """
+    shown = {domain_of(sample, checkpoint.domain_fields) for sample in gallery}
+    names = [domain for domain in checkpoint.domains if domain in shown] or checkpoint.domains
+    fields, known = "/".join(checkpoint.domain_fields), ", ".join(names)
     unknown = domain_of(query, checkpoint.domain_fields)
     if "camera" in checkpoint.domain_fields and not query.camera:
         return f"{folder}: its network has statistics for each {fields}; say which with --camera; known: {known}"

@@ -1,18 +1,23 @@
 """Turn a folder of crops into a manifest: labels are read from the paths of the images.
 
-Three layouts are known without help: ``camera/identity/*``, ``identity/*``, and images without labels.  A pattern
-describes any other layout.  Only names are read, no image is opened.
+Layouts such as ``camera/identity/*``, ``identity/*``, and images without labels are known without help.  A pattern
+describes any other layout.  Labels come from names only; a few images are opened to notice infrared cameras.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from reid.data.file_times import read_time
+from reid.data.folder_layouts import Choose, explain, find_layouts, list_files, means_nobody
+from reid.data.grey_images import grey_cameras
+from reid.data.images import IMAGE_SUFFIXES
+from reid.data.label_text import clean_label, means_unknown
 from reid.data.manifest import write_manifest
 from reid.data.protocols.data_sets import read_data
 from reid.errors import DataError, unknown_name
@@ -20,9 +25,8 @@ from reid.old_names import current_fields
 from reid.records import Modality, Sample, Split
 
 MANIFEST = "manifest.csv"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 FIELDS = ("camera", "identity", "time", "modality", "category", "split")
-LAYOUTS = ("*", "{identity}/*", "{camera}/{identity}/*")  # by the number of folders above an image
+SHOWN = 5  # names that a line lists
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,14 @@ class InitResult:
         samples: Its rows.
         pattern: The pattern or protocol by which the names were read.
         other_files: How many files below the folder are not images.
+        remarks: What was assumed, left out or noticed, one sentence each.
     """
 
     manifest: Path
     samples: tuple[Sample, ...]
     pattern: str
     other_files: int
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Describe the result for the user, one finding a line."""
@@ -54,11 +60,16 @@ class InitResult:
         ]
         if self.other_files:
             lines.append(f"left out: {self.other_files} files that are not images")
-        return lines + _limitations(images)
+        return [*lines, *self.remarks, *_limitations(images)]
 
 
 def init_manifest(
-    folder: Path, pattern: str | None = None, *, category: str = "person", overwrite: bool = False
+    folder: Path,
+    pattern: str | None = None,
+    *,
+    category: str = "person",
+    overwrite: bool = False,
+    choose: Choose | None = None,
 ) -> InitResult:
     """Write ``folder``/manifest.csv from the names of the images below a folder.
 
@@ -72,6 +83,7 @@ def init_manifest(
             goes beyond a "/".  None chooses one of the known layouts.
         category: What the crops show, where the pattern does not say it.
         overwrite: Replace an existing manifest.
+        choose: Chooses between layouts where it is not clear what the folders mean; None takes the most likely one.
 
     Returns:
         What was found.
@@ -83,17 +95,23 @@ def init_manifest(
     manifest = _new_manifest(folder / MANIFEST, overwrite)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with images of people or vehicles")
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    listing = list_files(folder)
+    files, remarks = listing.files, listing.remarks
+    images = [path for path in files if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise DataError(f"{folder}: no images in it; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    pattern = pattern or _find_layout(folder, images)
+    if pattern is None:
+        layouts = find_layouts(folder, images)
+        layout = choose(layouts) if choose and len(layouts) > 1 else layouts[0]
+        pattern = layout.pattern
+        remarks += explain(layouts, layout)
     samples = list(_read_samples(folder, images, pattern, category))
+    remarks += [*_nobody(folder, samples, pattern), *_endings(set(files) - set(images) - {manifest}), *_grey(samples)]
     if "{split}" not in pattern:
         samples += _choose_queries(samples)
     write_manifest(samples, manifest)
     other_files = len(files) - len(images) - (manifest in files)
-    return InitResult(manifest, tuple(samples), pattern, other_files)
+    return InitResult(manifest, tuple(samples), pattern, other_files, tuple(remarks))
 
 
 def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> InitResult:
@@ -148,24 +166,6 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _find_layout(folder: Path, images: Sequence[Path]) -> str:
-    """Choose the layout by the number of folders above the images, which must be the same for all."""
-    examples: dict[int, Path] = {}
-    for path in images:
-        examples.setdefault(len(path.relative_to(folder).parts) - 1, path)
-    if len(examples) == 1 and (depth := next(iter(examples))) < len(LAYOUTS):
-        return LAYOUTS[depth]
-    shown = ", ".join(path.relative_to(folder).as_posix() for _, path in sorted(examples.items()))
-    raise DataError(
-        f"{folder}: expected all images as camera/identity/*.jpg or identity/*.jpg, found {shown};"
-        ' give a pattern such as "{camera}/{identity}_{time}.jpg"'
-    )
-
-
 def _read_samples(folder: Path, images: Sequence[Path], pattern: str, category: str) -> Iterator[Sample]:
     expression = compile_pattern(pattern)
     names = [path.relative_to(folder).as_posix() for path in images]
@@ -184,10 +184,10 @@ def _read_samples(folder: Path, images: Sequence[Path], pattern: str, category: 
 def _read_sample(path: Path, fields: Mapping[str, str]) -> Sample:
     return Sample(
         path=path,
-        identity=fields.get("identity", ""),
-        camera=fields.get("camera", ""),
+        identity="" if means_nobody(identity := clean_label(fields.get("identity", ""))) else identity,
+        camera="" if means_unknown(camera := clean_label(fields.get("camera", ""))) else camera,
         modality=Modality(_known_name(path, "modality", fields.get("modality", Modality.VISIBLE), Modality)),
-        category=fields["category"],
+        category=clean_label(fields["category"]),
         split=Split(_known_name(path, "split", fields.get("split", Split.GALLERY), Split)),
         time=_parse_time(path, fields["time"]) if "time" in fields else None,
     )
@@ -200,10 +200,8 @@ def _known_name(path: Path, field: str, name: str, names: type[Modality] | type[
 
 
 def _parse_time(path: Path, text: str) -> datetime:
-    """Parse ISO 8601, or the fourteen digits from year to second with anything between them."""
-    digits = re.sub(r"\D", "", text)
     try:
-        return datetime.strptime(digits, "%Y%m%d%H%M%S") if len(digits) == 14 else datetime.fromisoformat(text)
+        return read_time(text)
     except ValueError:
         raise DataError(
             f'{path}: "{text}" is no time such as 2024-05-31T16:20:00 or 20240531-162000; if it is something'
@@ -223,6 +221,37 @@ def _choose_queries(samples: Sequence[Sample]) -> list[Sample]:
         has_answer = len(group) > 1 if set(firsts) == {""} else len(firsts) > 1
         queries += [replace(sample, split=Split.QUERY) for sample in reversed(firsts.values()) if has_answer]
     return queries
+
+
+def _nobody(folder: Path, samples: Sequence[Sample], pattern: str) -> list[str]:
+    """Say which images have a name for nobody or for an unknown camera in their path."""
+    expression = compile_pattern(pattern)
+    words: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        match = expression.fullmatch(sample.path.relative_to(folder).as_posix())
+        for name in ("identity", "camera"):
+            if match is not None and not getattr(sample, name) and (word := match.groupdict().get(name)):
+                words[name, word] += 1
+    return [
+        f'{count} images have the {name} "{word}", which was taken for unknown' for (name, word), count in words.items()
+    ]
+
+
+def _endings(others: Iterable[Path]) -> list[str]:
+    """Say how the files that are not images end."""
+    endings = Counter(path.suffix.lower() or "no ending" for path in others)
+    shown = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(SHOWN))
+    return [f"endings of the files that are left out: {shown}"] if endings else []
+
+
+def _grey(samples: Sequence[Sample]) -> list[str]:
+    """Say which cameras look like infrared cameras."""
+    cameras = [camera or "unknown" for camera in grey_cameras(samples)]
+    more = f" and {len(cameras) - SHOWN} more" if len(cameras) > SHOWN else ""
+    return [
+        f"grey images, as of an infrared camera: {', '.join(cameras[:SHOWN])}{more}; they are listed as visible, so"
+        " if the camera is infrared, write infrared in the column modality"
+    ] if cameras else []  # fmt: skip
 
 
 def _counts(names: Iterator[str]) -> str:

@@ -9,13 +9,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from reid.errors import DataError
+from reid.files import require_regular_file
 
-# The formats that may be opened. Pillow knows more and starts another program for some (Ghostscript, for PostScript).
-# JPEG includes MPO, the JPEG of many telephones.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+# The formats that may be opened. Pillow knows more, and some of them start other programs (PostScript).
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+# How to turn an image of each EXIF orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 # What Pillow's decoders raise on damaged files, beside UnidentifiedImageError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
@@ -23,11 +36,11 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 def read_image(path: Path) -> Image.Image:
     """Read an image file.
 
-    The image is turned as its EXIF orientation asks.  16-bit grey images, as thermal cameras deliver them, are scaled
-    from 0..65535 to 0..255.  Transparency is dropped.
+    The image is turned as its EXIF orientation asks; other metadata are not read, so damage there does not matter.
+    16-bit grey images, as thermal cameras deliver them, are scaled from 0..65535 to 0..255.  Transparency is dropped.
 
     Args:
-        path: The file, in one of the formats of ``FORMATS``, whatever its name ends in.
+        path: The file, in one of the formats of ``IMAGE_FORMATS``.
 
     Returns:
         The decoded image in mode RGB.
@@ -37,7 +50,8 @@ def read_image(path: Path) -> Image.Image:
     """
 
     def open_file() -> BinaryIO:
-        return BytesIO() if path.stat().st_size == 0 else path.open("rb")  # a pipe has no size and is not opened
+        require_regular_file(path, "image")
+        return path.open("rb")
 
     return _decode(open_file, path)
 
@@ -65,9 +79,11 @@ def _decode(open_file: Callable[[], BinaryIO], path: Path) -> Image.Image:
             if not file.read(1):
                 raise DataError(f"{path}: the image is an empty file; copy or download it again")
             file.seek(0)
-            image: Image.Image = Image.open(file, formats=FORMATS)
+            image: Image.Image = Image.open(file, formats=IMAGE_FORMATS)
+            white_is_zero = image.format == "TIFF" and _photometric(image) == _WHITE_IS_ZERO
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), path)
+            turn = _TURNS.get(_orientation(image))
+            return _to_rgb(image if turn is None else image.transpose(turn), path, white_is_zero)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
     except IsADirectoryError:
@@ -83,14 +99,28 @@ def _decode(open_file: Callable[[], BinaryIO], path: Path) -> Image.Image:
         raise DataError(f"{path}: the image is damaged or cut off ({reason}); copy or download it again") from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation, also where it is written as text; 1, which is upright, where there is none."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (*_DAMAGED, LookupError, TypeError, AttributeError, OverflowError):
+        return 1
+
+
+def _photometric(image: Image.Image) -> object:
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(ExifTags.Base.PhotometricInterpretation)
+
+
+def _to_rgb(image: Image.Image, path: Path, white_is_zero: bool = False) -> Image.Image:
     if image.mode == "RGB":
-        return image
+        return image.copy()
     if image.mode.startswith("I"):  # Pillow's own conversion of 16-bit grey clips at 255
         values = np.asarray(image, dtype=np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DataError(f"{path}: pixel values go beyond 16 bits; convert the image to 8 or 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        grey = ((values + 128) // 257).astype(np.uint8)
+        image = Image.fromarray(255 - grey if white_is_zero else grey)  # Pillow turns 8 bits itself
     elif image.mode == "F":
         raise DataError(f"{path}: floating-point pixels have no agreed range; convert the image to 8 or 16 bits")
     elif image.mode in ("P", "PA"):

@@ -6,29 +6,35 @@ Every data set enters the program as a manifest.  Paths in a manifest are relati
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 import os
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reid.data.label_text import CONTROL, NULL_WORDS, clean_label, defuse, means_unknown, restore
+from reid.data.manifest_columns import COLUMNS as COLUMNS
+from reid.data.manifest_columns import KNOWN_COLUMNS, OPTIONAL_COLUMNS, ManifestColumns, name_columns, shorten
 from reid.errors import DataError, unknown_name
-from reid.files import write_whole
-from reid.old_names import current_fields
+from reid.files import require_regular_file, write_whole
 from reid.records import Modality, Sample, Split
 
-COLUMNS = ("path", "identity", "camera", "modality", "category", "split")
-OPTIONAL_COLUMNS = ("time", "track")
-REQUIRED_COLUMNS = ("path", "identity", "split")
+LABELS = ("identity", "camera", "track")  # columns in which "unknown" and "-1" are words for nothing
 
 _T = TypeVar("_T")
-# Control characters, and the surrogates that stand for file names that are not Unicode.
-_UNWRITABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")
 _MODALITIES = {str(m): m for m in Modality}
 _SPLITS = {str(s): s for s in Split}
+
+
+@dataclass(frozen=True)
+class ManifestReading:
+    """The samples of a table, and what a user should know about how they were read, one sentence each."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_manifest(path: Path | str) -> tuple[Sample, ...]:
@@ -39,6 +45,9 @@ def read_manifest(path: Path | str) -> tuple[Sample, ...]:
     is "", the modality is visible, the category is person, the time is None and the track is "".  Other columns are
     not read.  An image may stand in several splits (query and gallery), but only once in each.
 
+    Capitals of the header do not matter, and known synonyms of the columns are read, such as "camid".  Labels are
+    brought into one form, see :mod:`reid.data.label_text`, and words such as "nan" or "None" count as empty cells.
+
     Args:
         path: The table, CSV or Parquet by its suffix.
 
@@ -48,43 +57,49 @@ def read_manifest(path: Path | str) -> tuple[Sample, ...]:
     Raises:
         DataError: The file is missing or no such table, or a row is wrong; the message names the line.
     """
+    return read_table(path).samples
+
+
+def read_table(path: Path | str) -> ManifestReading:
+    """Read a manifest as :func:`read_manifest` does, with notes on what its columns and words were taken for."""
     path = Path(path)
+    require_regular_file(path, "manifest")
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; expected a CSV or Parquet table with the columns {_list(COLUMNS)}")
     parquet = path.suffix.lower() == ".parquet"
-    header, rows = _parquet_rows(path) if parquet else _csv_rows(path)
-    return samples_of_rows(header, rows, path.parent, str(path))
+    columns, rows = _parquet_rows(path) if parquet else _csv_rows(path)
+    return samples_of_rows(columns, rows, path.parent, str(path))
 
 
 def samples_of_rows(
-    header: Sequence[str], rows: Iterable[tuple[str, Mapping[str, str]]], folder: Path, source: str
-) -> tuple[Sample, ...]:
+    columns: ManifestColumns, rows: Iterable[tuple[str, Mapping[str, str]]], folder: Path, source: str
+) -> ManifestReading:
     """Turn the rows of a table with the columns of a manifest into samples.
 
     Args:
-        header: The names of all columns.
-        rows: For each row, its place in the table, such as "line 2", and its cells by column.
+        columns: The columns of the table.
+        rows: For each row, its place in the table, such as "line 2", and its cells by the column of a manifest.
         folder: The folder that paths are relative to.
         source: The name of the table, which begins every error message.
 
     Returns:
-        The samples in the order of the rows.
+        The samples in the order of the rows, and notes.
 
     Raises:
-        DataError: A required column is missing, a cell is wrong, or there is no row.
+        DataError: A cell is wrong, or there is no row.
     """
-    _check_header(source, header)
+    reader = _RowReader(folder, source, columns.read_as.get("time", ""))
     samples: list[Sample] = []
     first_rows: dict[tuple[Path, Split], str] = {}
     for where, row in rows:
-        sample = _sample(row, folder, f"{source}, {where}")
+        sample = reader.read(row, where)
         first = first_rows.setdefault((sample.path, sample.split), where)
         if first != where:
             raise DataError(f"{source}, {where}: {row['path']} is already in split {sample.split} at {first}; keep one")
         samples.append(sample)
     if not samples:
         raise DataError(f"{source}: the manifest has no rows; expected one row a crop below the header")
-    return tuple(samples)
+    return ManifestReading(tuple(samples), (*columns.notes(), *reader.notes()))
 
 
 def write_manifest(samples: Sequence[Sample], path: Path) -> None:
@@ -125,7 +140,7 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+def _csv_rows(path: Path) -> tuple[ManifestColumns, Iterator[tuple[str, dict[str, str]]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # -sig: spreadsheets write a byte-order mark
     except UnicodeDecodeError as error:
@@ -134,10 +149,10 @@ def _csv_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     reader = csv.reader(_lines(text), skipinitialspace=True, strict=True)
     try:
-        header = list(current_fields(name.strip().lower() for name in next(reader, [])))
+        columns = name_columns(str(path), next(reader, []))
     except csv.Error as error:
         raise DataError(f"{path}, line 1: not a CSV header ({error})") from error
-    return header, _csv_body(path, header, reader)
+    return columns, _csv_body(path, columns.names, reader)
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -146,7 +161,7 @@ def _lines(text: str) -> Iterator[str]:
         yield line + "\n"
 
 
-def _csv_body(path: Path, header: list[str], reader: Any) -> Iterator[tuple[str, dict[str, str]]]:
+def _csv_body(path: Path, header: Sequence[str], reader: Any) -> Iterator[tuple[str, dict[str, str]]]:
     while True:
         where = f"line {reader.line_num + 1}"
         try:
@@ -158,27 +173,30 @@ def _csv_body(path: Path, header: list[str], reader: Any) -> Iterator[tuple[str,
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
-            raise DataError(f"{path}, {where}: expected {len(header)} cells ({_list(header)}), got {len(cells)}")
-        yield where, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+            raise DataError(f"{path}, {where}: expected {len(header)} cells ({shorten(header)}), got {len(cells)}")
+        yield (
+            where,
+            {name: restore(cell.strip()) for name, cell in zip(header, cells, strict=True) if name in KNOWN_COLUMNS},
+        )
 
 
-def _parquet_rows(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, str]]]]:
+def _parquet_rows(path: Path) -> tuple[ManifestColumns, Iterator[tuple[str, dict[str, str]]]]:
     import pyarrow  # imported here because it takes half a second, which CSV manifests do not need
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            table = file.read()  # pyarrow.parquet.read_table would import pandas
+            own = file.schema_arrow.names
+            columns = name_columns(str(path), own)
+            known = {name: own[position] for position, name in enumerate(columns.names) if name in KNOWN_COLUMNS}
+            table = file.read(list(known.values()))  # pyarrow.parquet.read_table would import pandas
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet table ({_first_line(error)})") from error
-    table = table.rename_columns(list(current_fields(table.column_names)))
-    known = [name for name in COLUMNS + OPTIONAL_COLUMNS if name in table.column_names]
-    _check_header(str(path), table.column_names)  # before selecting, which a repeated column would make ambiguous
     rows = (
-        (f"row {i}", {name: cell_text(value) for name, value in row.items()})
-        for i, row in enumerate(table.select(known).to_pylist(), start=1)
+        (f"row {i}", {name: cell_text(row[column]) for name, column in known.items()})
+        for i, row in enumerate(table.to_pylist(), start=1)
     )
-    return list(table.column_names), rows
+    return columns, rows
 
 
 def _first_line(error: Exception) -> str:
@@ -192,6 +210,8 @@ def cell_text(value: object) -> str:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape").strip()  # what is not UTF-8 is refused with other bad text
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, datetime):
@@ -199,56 +219,73 @@ def cell_text(value: object) -> str:
     return str(value).strip()
 
 
-def _check_header(source: str, header: Sequence[str]) -> None:
-    missing = [name for name in REQUIRED_COLUMNS if name not in header]
-    if missing:
-        raise DataError(
-            f"{source}: column {_list(missing)} is missing; found {_list(header) or 'nothing'};"
-            f" expected {_list(COLUMNS)}"
+class _RowReader:
+    """Makes samples of rows, and counts the words that it takes for empty cells."""
+
+    def __init__(self, folder: Path, source: str, time_column: str) -> None:
+        self._folder, self._source = folder, source
+        self._time_column = time_column  # under another name, it may hold something else, such as frame numbers
+        self._missing: Counter[tuple[str, str]] = Counter()
+        self._no_times = 0
+
+    def read(self, row: Mapping[str, str], where: str) -> Sample:
+        place = f"{self._source}, {where}"
+        if not row["path"]:
+            raise DataError(f"{place}: the path is empty; expected the file name of an image")
+        cells = {name: self._cell(name, cell) for name, cell in row.items()}
+        for name, cell in cells.items():
+            if CONTROL.search(cell):
+                raise DataError(f"{place}: {name} {cell!a} has control characters; remove them")
+        return Sample(
+            path=self._folder / row["path"],
+            identity=cells["identity"],
+            camera=cells.get("camera", ""),
+            modality=_choice(_MODALITIES, cells.get("modality", "") or "visible", "modality", place),
+            category=cells.get("category", "") or "person",
+            split=_choice(_SPLITS, cells["split"], "split", place),
+            time=self._time(cells.get("time", ""), place),
+            track=cells.get("track", ""),
         )
-    known = COLUMNS + OPTIONAL_COLUMNS
-    for name in header:
-        if header.count(name) > 1 and name in known:
-            raise DataError(f"{source}: column {name} stands twice in the header; keep one")
-        if name not in known:
-            absent = [column for column in known if column not in header]
-            near = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
-            if near:
-                raise DataError(f'{source}: unknown column "{name}"; did you mean "{near[0]}"?')
 
+    def notes(self) -> list[str]:
+        """Describe what was taken for an empty cell."""
+        words: dict[str, list[str]] = {}
+        for (name, word), count in sorted(self._missing.items()):
+            words.setdefault(name, []).append(f'{count:,} times "{word}"')
+        lines = [f"{name}: taken for unknown: {', '.join(found)}" for name, found in words.items()]
+        if self._no_times:
+            lines.append(
+                f'column "{self._time_column}": {self._no_times:,} cells are not ISO 8601 such as'
+                " 2024-05-31T16:20:00, so these times are unknown"
+            )
+        return lines
 
-def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:
-    if not row["path"]:
-        raise DataError(f"{where}: the path is empty; expected the file name of an image")
-    for name, cell in row.items():
-        if name in COLUMNS + OPTIONAL_COLUMNS and _UNWRITABLE.search(cell):
-            raise DataError(f"{where}: {name} {cell!r} has control characters; remove them")
-    return Sample(
-        path=folder / row["path"],
-        identity=row["identity"],
-        camera=row.get("camera", ""),
-        modality=_choice(_MODALITIES, row.get("modality", "") or "visible", "modality", where),
-        category=row.get("category", "") or "person",
-        split=_choice(_SPLITS, row["split"], "split", where),
-        time=_time(row.get("time", ""), where),
-        track=row.get("track", ""),
-    )
+    def _cell(self, name: str, cell: str) -> str:
+        if name == "path":
+            return cell
+        label = clean_label(cell)
+        if label and name != "split" and (label in NULL_WORDS or (name in LABELS and means_unknown(label))):
+            self._missing[name, label] += 1
+            return ""
+        return label
+
+    def _time(self, text: str, place: str) -> datetime | None:
+        if not text:
+            return None
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            if self._time_column:
+                self._no_times += 1
+                return None
+            raise DataError(f'{place}: time "{text}" is not ISO 8601 such as 2024-05-31T16:20:00') from None
 
 
 def _choice(known: Mapping[str, _T], name: str, column: str, where: str) -> _T:
     try:
-        return known[name]
+        return known[name.lower()]
     except KeyError:
         raise DataError(f"{where}: {unknown_name(column, name, known)}") from None
-
-
-def _time(text: str, where: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise DataError(f'{where}: time "{text}" is not ISO 8601 such as 2024-05-31T16:20:00') from None
 
 
 def _row(sample: Sample, folder: Path) -> dict[str, str]:
@@ -263,9 +300,13 @@ def _row(sample: Sample, folder: Path) -> dict[str, str]:
         "track": sample.track,
     }
     for name, cell in row.items():
-        if cell != cell.strip() or _UNWRITABLE.search(cell):
+        if CONTROL.search(cell) or cell != (cell.strip() if name == "path" else clean_label(cell)):
             raise DataError(
-                f"{sample.path}: {name} {cell!r} has outer blanks or characters that no table holds; rename it"
+                f"{sample.path}: {name} {cell!a} has outer blanks or characters that no table holds; rename it"
+            )
+        if (name in LABELS and means_unknown(cell)) or (name == "category" and cell in NULL_WORDS):
+            raise DataError(
+                f'{sample.path}: {name} "{cell}" is a word for an unknown {name}; rename it, or leave it empty'
             )
     return row
 
@@ -282,7 +323,12 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, s
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([row[name] for name in columns] for row in rows)
+        writer.writerows([_csv_cell(name, row[name]) for name in columns] for row in rows)
+
+
+def _csv_cell(name: str, cell: str) -> str:
+    """Write a cell so that no spreadsheet runs it; a path stays one that other programs can open."""
+    return f"./{cell}" if name == "path" and defuse(cell) != cell else defuse(cell)
 
 
 def _write_parquet(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reid.data.manifest import COLUMNS, OPTIONAL_COLUMNS, cell_text, samples_of_rows
-from reid.old_names import current_fields
+from reid.data.manifest import cell_text, samples_of_rows
+from reid.data.manifest_columns import KNOWN_COLUMNS, name_columns
 from reid.records import Sample, sample_columns
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def samples_from_frame(frame: pd.DataFrame, folder: Path | str = ".") -> tuple[S
         >>> samples_from_frame(frame, "crops")[0].path.as_posix()
         'crops/0001.jpg'
     """
-    header = list(current_fields(map(str, frame.columns)))
+    columns = name_columns("table", [str(name) for name in frame.columns])
     cells = frame.astype(object).where(frame.notna(), None)
-    used = [position for position, name in enumerate(header) if name in COLUMNS + OPTIONAL_COLUMNS]
+    used = [position for position, name in enumerate(columns.names) if name in KNOWN_COLUMNS]
     rows = (
-        (f"row {number}", {header[position]: cell_text(row[position]) for position in used})
+        (f"row {number}", {columns.names[position]: cell_text(row[position]) for position in used})
         for number, row in enumerate(cells.itertuples(index=False, name=None), start=1)
     )
-    return samples_of_rows(header, rows, Path(folder), "table")
+    return samples_of_rows(columns, rows, Path(folder), "table").samples

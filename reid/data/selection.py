@@ -6,12 +6,17 @@ Neighbouring crops of a track are nearly the same image.  Leaving most of them o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reid.errors import DataError, unknown_name
+from reid.files import file_keys
 from reid.records import Sample, Split, domain_of
+
+EPOCH = datetime(1970, 1, 1)
+EPOCH_UTC = EPOCH.replace(tzinfo=UTC)
 
 if TYPE_CHECKING:
     from reid.data.protocols.data_sets import DataSet
@@ -57,7 +62,7 @@ def keep_one_of_each_track(samples: Sequence[Sample], domain_fields: Sequence[st
         One sample for each track of each domain, in the order of ``samples``.
 
     Raises:
-        DataError: If a sample has no track.
+        DataError: If a sample has no track, or some times of a track have a zone and others have none.
 
     Example:
         >>> from pathlib import Path
@@ -74,9 +79,9 @@ def keep_one_of_each_track(samples: Sequence[Sample], domain_fields: Sequence[st
             )
         rows.setdefault((domain_of(sample, domain_fields), sample.track), []).append(row)
     kept = set()
-    for track in rows.values():
-        times = [time for row in track if (time := samples[row].time) is not None]
-        order = np.argsort([time.timestamp() for time in times], kind="stable") if len(times) == len(track) else None
+    for (domain, _), track in rows.items():
+        times = _seconds([samples[row] for row in track], domain)
+        order = np.argsort(times, kind="stable") if len(times) == len(track) else None
         middle = (len(track) - 1) // 2
         kept.add(track[middle if order is None else int(order[middle])])
     return [sample for row, sample in enumerate(samples) if row in kept]
@@ -96,7 +101,7 @@ def keep_min_gap(samples: Sequence[Sample], domain_fields: Sequence[str], second
         The samples that stay, in the order of ``samples``.
 
     Raises:
-        DataError: If a sample has no time.
+        DataError: If a sample has no time, or some times of a domain have a zone and others have none.
 
     Example:
         >>> from datetime import datetime
@@ -109,15 +114,31 @@ def keep_min_gap(samples: Sequence[Sample], domain_fields: Sequence[str], second
     for sample in samples:
         if sample.time is None:
             raise DataError(f"{sample.path}: no time, so how far apart crops are is unknown; fill the column time")
+    domains: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        domains.setdefault(domain_of(sample, domain_fields), []).append(row)
     kept: set[int] = set()
-    last: dict[str, float] = {}
-    times = [0.0 if sample.time is None else sample.time.timestamp() for sample in samples]
-    for row in np.argsort(times, kind="stable").tolist():
-        domain = domain_of(samples[row], domain_fields)
-        if times[row] - last.get(domain, -np.inf) >= seconds:
-            last[domain] = times[row]
-            kept.add(row)
+    for domain, rows in domains.items():
+        times = _seconds([samples[row] for row in rows], domain)
+        last = -np.inf
+        for position in np.argsort(times, kind="stable").tolist():
+            if times[position] - last >= seconds:
+                last = times[position]
+                kept.add(rows[position])
     return [sample for row, sample in enumerate(samples) if row in kept]
+
+
+def _seconds(samples: Sequence[Sample], domain: str) -> list[float]:
+    """Count seconds from a common moment; times without a zone never depend on the zone of this machine."""
+    known = [(sample, sample.time) for sample in samples if sample.time is not None]
+    naive = [sample for sample, time in known if time.tzinfo is None]
+    if naive and len(naive) < len(known):
+        zoned = next(sample for sample, time in known if time.tzinfo is not None)
+        raise DataError(
+            f'"{domain}": {zoned.path} has a time with a zone and {naive[0].path} one without; write all times of a'
+            " camera in the same way"
+        )
+    return [(time - (EPOCH if time.tzinfo is None else EPOCH_UTC)).total_seconds() for _, time in known]
 
 
 def evaluated_samples(data: DataSet) -> list[Sample]:
@@ -128,7 +149,8 @@ def evaluated_samples(data: DataSet) -> list[Sample]:
     """
     samples = [sample for sample in data.samples if sample.split is not Split.TRAIN]
     if data.scoring.rule.ignore == "itself":
-        return list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
+        keys = file_keys(sample.path for sample in samples)
+        return list({keys[sample.path]: sample for sample in reversed(samples)}.values())[::-1]
     for split in (Split.QUERY, Split.GALLERY):
         if not any(sample.split is split for sample in samples):
             raise DataError(f'{data.name}: no row of split "{split}"; evaluation needs queries and a gallery')

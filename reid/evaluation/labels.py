@@ -4,7 +4,7 @@ The Market-1501 rule (Zheng et al., "Scalable Person Re-identification: A Benchm
 shows the query's identity in the query's own camera is left out, as neither right nor wrong.  A row that shows the
 query's identity in any other camera is right.  Every other row is wrong.  Cameras that share a location count as one
 camera.  SYSU-MM01 leaves out every row of the query's location, whoever it shows; leave-one-out leaves out only the
-query itself.
+query itself.  A row that is the very file of the query is left out too, whatever its name and its camera.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reid.errors import DataError
+from reid.files import FileKey, file_keys
 from reid.records import Embeddings, IntArray, Sample
 
 BoolArray = npt.NDArray[np.bool_]
@@ -79,6 +79,9 @@ class Labels:
         query_locations: Locations of the queries, (Q,).  With locations, every gallery row of the query's location
             is left out, whoever it shows.  None: the identity decides.
         gallery_locations: Locations of the gallery rows, (G,); given exactly if ``query_locations`` is.
+        query_files: Numbers of the files of the queries, (Q,).  A row of the query's identity and file is left out.
+            None: no query shares a file with a row of another camera.
+        gallery_files: Numbers of the files of the gallery rows, (G,); given exactly if ``query_files`` is.
 
     Raises:
         DataError: The arrays differ in length or type, or are no labels.
@@ -96,13 +99,16 @@ class Labels:
     gallery_cameras: LabelArray
     query_locations: LabelArray | None = None
     gallery_locations: LabelArray | None = None
+    query_files: LabelArray | None = None
+    gallery_files: LabelArray | None = None
 
     def __post_init__(self) -> None:
-        if (self.query_locations is None) != (self.gallery_locations is None):
-            raise DataError("locations: expected query_locations and gallery_locations, got only one of them")
         counts = {"query": np.size(self.query_identities), "gallery": np.size(self.gallery_identities)}
-        for field in ("identities", "cameras", "locations"):
-            if field == "locations" and self.query_locations is None:
+        for field in ("identities", "cameras", "locations", "files"):
+            given = [getattr(self, f"{side}_{field}") is not None for side in counts]
+            if not all(given):
+                if any(given):
+                    raise DataError(f"{field}: expected query_{field} and gallery_{field}, got only one of them")
                 continue
             for side, count in counts.items():
                 checked = check_labels(f"{side}_{field}", getattr(self, f"{side}_{field}"), count)
@@ -128,14 +134,16 @@ class Labels:
             self.gallery_cameras[gallery],
             None if self.query_locations is None else self.query_locations[queries],
             None if self.gallery_locations is None else self.gallery_locations[gallery],
+            None if self.query_files is None else self.query_files[queries],
+            None if self.gallery_files is None else self.gallery_files[gallery],
         )
 
     def same_identity(self, start: int, stop: int) -> tuple[IntArray, IntArray, BoolArray]:
         """List the pairs of one identity for queries ``start`` to ``stop``, sorted by query.
 
         Returns:
-            Query minus ``start``, gallery row, and whether the pair is one of the same camera and therefore left
-            out, each (P,); int64, int64 and bool.
+            Query minus ``start``, gallery row, and whether the pair is one of the same camera or file and therefore
+            left out, each (P,); int64, int64 and bool.
         """
         order, first, last = self._gallery_ranges
         counts = last[start:stop] - first[start:stop]
@@ -143,7 +151,10 @@ class Labels:
         within = np.arange(len(offsets)) - np.repeat(np.cumsum(counts) - counts, counts)
         rows = order[np.repeat(first[start:stop], counts) + within]
         query_cameras, gallery_cameras = self.camera_codes
-        return offsets, rows, query_cameras[start + offsets] == gallery_cameras[rows]
+        left_out = query_cameras[start + offsets] == gallery_cameras[rows]
+        if self.query_files is not None and self.gallery_files is not None:
+            left_out |= self.query_files[start + offsets] == self.gallery_files[rows]
+        return offsets, rows, left_out
 
     def leave_out(self, scores: npt.NDArray[Any], start: int) -> tuple[IntArray, IntArray]:
         """Give the rows that are left out the score -inf, in place.
@@ -166,11 +177,16 @@ class Labels:
 
     def count_left_out(self) -> int:
         """Count the pairs of a query and a gallery row that are left out."""
-        if self.query_locations is not None and self.gallery_locations is not None:
-            return _count_equal_pairs(self.query_locations[:, None], self.gallery_locations[:, None])
         identities = _encode(self.query_identities, self.gallery_identities)
-        sides = zip(identities, self.camera_codes, strict=True)
-        return _count_equal_pairs(*(np.stack(columns, 1) for columns in sides))
+        if self.query_locations is not None and self.gallery_locations is not None:
+            left_out = [_encode(self.query_locations, self.gallery_locations)]
+        else:
+            left_out = [identities, self.camera_codes]
+        count = _count_equal_pairs(left_out)
+        if self.query_files is not None and self.gallery_files is not None:
+            same_file = [identities, _encode(self.query_files, self.gallery_files)]
+            count += _count_equal_pairs(same_file) - _count_equal_pairs([*same_file, *left_out])
+        return count
 
     @cached_property
     def gallery_by_identity(self) -> GalleryByIdentity:
@@ -209,8 +225,9 @@ def _encode(query: LabelArray, gallery: LabelArray) -> tuple[IntArray, IntArray]
     return codes[: len(query)], codes[len(query) :]
 
 
-def _count_equal_pairs(query: LabelArray, gallery: LabelArray) -> int:
-    """Count the pairs of equal rows of ``query`` (Q, n) and ``gallery`` (G, n)."""
+def _count_equal_pairs(columns: Sequence[tuple[IntArray, IntArray]]) -> int:
+    """Count the pairs of a query and a gallery row that are equal in every column, given as (Q,) and (G,) codes."""
+    query, gallery = (np.stack(side, 1) for side in zip(*columns, strict=True))
     _, codes = np.unique(np.concatenate([query, gallery]), axis=0, return_inverse=True)
     codes = codes.reshape(-1)
     many = int(codes.max()) + 1
@@ -228,7 +245,8 @@ def market_labels(
 
     An unknown identity equals no other: in the gallery it can only be wrong, and as a query it has no right answer.
     An unknown camera equals no other camera, so nothing is left out on its account except the very same image, which
-    gets a camera of its own wherever it stands.
+    gets a camera of its own wherever it stands.  Images are the same if their files are, under whatever names, see
+    :func:`reid.files.file_keys`.
 
     Args:
         queries: The samples of the queries.
@@ -245,31 +263,33 @@ def market_labels(
         >>> market_labels(anna[:1], anna).count_left_out()
         1
     """
-    identities = _Codes()
-    cameras = _Codes()
-    known_cameras = {sample.path: sample.camera for sample in (*queries, *gallery) if sample.camera}
+    identities, cameras, images = _Codes(), _Codes(), _Codes()
+    keys = file_keys(sample.path for sample in (*queries, *gallery))
+    known_cameras = {keys[sample.path]: sample.camera for sample in (*queries, *gallery) if sample.camera}
 
-    def codes_of(samples: Sequence[Sample], unknown: int) -> Iterator[tuple[int, int]]:
+    def codes_of(samples: Sequence[Sample], unknown: int) -> Iterator[tuple[int, int, int]]:
         for sample in samples:
-            camera = "" if ignore == "itself" else sample.camera or known_cameras.get(sample.path, "")
+            key = keys[sample.path]
+            camera = "" if ignore == "itself" else sample.camera or known_cameras.get(key, "")
             identity = identities[sample.identity] if sample.identity else unknown
-            yield identity, cameras[(locations or {}).get(camera, camera) if camera else sample.path]
+            yield identity, cameras[(locations or {}).get(camera, camera) if camera else key], images[key]
 
-    query_codes = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
-    gallery_codes = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
-    codes = (query_codes[0], gallery_codes[0], query_codes[1], gallery_codes[1])
-    return Labels(*codes, *(codes[2:] if ignore == "location" else (None, None)))
-
-
-def _columns(pairs: Iterator[tuple[int, int]]) -> tuple[IntArray, IntArray]:
-    table = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    one = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
+    other = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
+    located = (one[1], other[1]) if ignore == "location" else (None, None)
+    files = (one[2], other[2]) if np.isin(one[2], other[2]).any() else (None, None)
+    return Labels(one[0], other[0], one[1], other[1], *located, *files)
 
 
-class _Codes(dict[str | Path, int]):
-    """Numbers names in the order of their first use; a path and a string never share a number."""
+def _columns(rows: Iterator[tuple[int, int, int]]) -> tuple[IntArray, IntArray, IntArray]:
+    table = np.array(list(rows), dtype=np.int64).reshape(-1, 3)
+    return table[:, 0], table[:, 1], table[:, 2]
 
-    def __missing__(self, name: str | Path) -> int:
+
+class _Codes(dict[str | FileKey, int]):
+    """Numbers names in the order of their first use; a file and a string never share a number."""
+
+    def __missing__(self, name: str | FileKey) -> int:
         self[name] = len(self)
         return self[name]
 

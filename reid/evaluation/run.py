@@ -22,6 +22,7 @@ from reid.evaluation.metrics import MetricOptions, Metrics, NoMatchError, score_
 from reid.evaluation.ranks import single_shot_ranks
 from reid.evaluation.results import RULE, Report, Result, mean_of_galleries
 from reid.evaluation.score_blocks import Vectors, best_of_tracks, block_size, check_vectors, inner_products
+from reid.files import file_keys
 from reid.records import Embeddings, IntArray, Modality, Sample, Split
 from reid.retrieval.rerank import average_query_expansion, k_reciprocal
 
@@ -127,9 +128,10 @@ def _query_and_gallery_rows(samples: Sequence[Sample], leave_one_out: bool) -> t
     """Find the rows (N,) bool of queries and gallery; ``leave_one_out``: each image not for training is both."""
     if leave_one_out:
         images: dict[object, int] = {}
+        keys = file_keys(sample.path for sample in samples)
         for row, sample in enumerate(samples):
             if sample.split is not Split.TRAIN:
-                images.setdefault(sample.path, row)
+                images.setdefault(keys[sample.path], row)
         both = np.zeros(len(samples), np.bool_)
         both[list(images.values())] = True
         splits = {"gallery": both}

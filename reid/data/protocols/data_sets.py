@@ -13,14 +13,17 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from reid.data.manifest import read_manifest
+from reid.data.label_text import clean_text
+from reid.data.manifest import read_manifest, read_table
 from reid.data.protocols.division import divide
-from reid.data.protocols.protocol_table import FileGroup, Protocol, Rule, fill, parse_protocol
+from reid.data.protocols.protocol_table import FileGroup, Protocol, Rule, fill, parse_protocol, similar_name
 from reid.data.protocols.track_lists import with_tracks
 from reid.errors import DataError, unknown_name
+from reid.files import require_regular_file
 from reid.records import Sample, Split
 
 TABLE = "protocol.toml"
+MANIFEST = "manifest.csv"
 CARD = "card.md"
 
 
@@ -50,12 +53,14 @@ class DataSet:
         samples: All rows.
         scoring: How they are scored.
         protocol: The table; None for a manifest.
+        notes: What a user should know about how a manifest was read, one sentence each.
     """
 
     name: str
     samples: tuple[Sample, ...]
     scoring: Scoring
     protocol: Protocol | None = None
+    notes: tuple[str, ...] = ()
 
 
 def known_protocols() -> list[str]:
@@ -175,7 +180,8 @@ def open_data(spec: str, root: Path | None = None, rule: Mapping[str, str] | Non
     """
     path = Path(spec)
     if path.is_file() and path.name != TABLE:
-        return DataSet(path.resolve().parent.name, read_manifest(path), Scoring(Rule().changed(rule or {})))
+        return _open_manifest(path, path.resolve().parent.name, rule)
+    require_regular_file(path, "manifest")
     name, _, choices = spec.partition(":")
     if path.is_file():
         own = parse_protocol(path.read_text(encoding="utf-8"), str(path))
@@ -186,10 +192,22 @@ def open_data(spec: str, root: Path | None = None, rule: Mapping[str, str] | Non
             raise DataError(f"{protocol.title}: which folder is it in? pass its root; {protocol.obtain}")
         return _open(protocol, root, _choices(choices, spec), rule or {})
     if path.is_dir():
-        return DataSet(path.resolve().name, read_manifest(path / "manifest.csv"), Scoring(Rule().changed(rule or {})))
+        if not (path / MANIFEST).exists() and (similar := similar_name(path.resolve().name, known_protocols())):
+            raise DataError(
+                f"{path}: holds no {MANIFEST}; if it is {load_protocol(similar).title}, name it by --data {similar}"
+                f" --root {path}"
+            )
+        return _open_manifest(path / MANIFEST, path.resolve().name, rule)
     if _is_card_only(name):
         load_protocol(name)
-    raise DataError(f"{spec}: no such manifest, and {unknown_name('data set', name, known_protocols())}")
+    similar = similar_name(path.name, known_protocols())
+    hint = f"; for {load_protocol(similar).title} write --data {similar} and its folder as --root" if similar else ""
+    raise DataError(f"{spec}: no such manifest, and {unknown_name('data set', name, known_protocols())}{hint}")
+
+
+def _open_manifest(path: Path, name: str, rule: Mapping[str, str] | None) -> DataSet:
+    reading = read_table(path)
+    return DataSet(name, reading.samples, Scoring(Rule().changed(rule or {})), notes=reading.notes)
 
 
 def _open(protocol: Protocol, root: Path, chosen: Mapping[str, str], rule: Mapping[str, str]) -> DataSet:
@@ -272,8 +290,8 @@ def _part_samples(protocol: Protocol, part: FileGroup, root: Path, words: Mappin
         camera = fill(part.camera, {**words, **groups})
         yield Sample(
             path=folder / groups.get("path", text),
-            identity=fill(part.identity, {**words, **groups}),
-            camera=camera,
+            identity=clean_text(fill(part.identity, {**words, **groups})),
+            camera=clean_text(camera),
             modality=protocol.modality(camera),
             category=protocol.category,
             split=part.split,

@@ -16,11 +16,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from reid.data.label_text import CONTROL, clean_label
 from reid.data.loading import Progress
 from reid.data.video.detectors import Detector
 from reid.data.video.frames import Pixels, Video
@@ -78,8 +80,10 @@ class Settings:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _CAMERA.fullmatch(self.camera):
-            raise ConfigError(f"--camera {self.camera!r}: expected a name without slashes or blanks around it")
+        if not _CAMERA.fullmatch(self.camera) or CONTROL.search(self.camera) or clean_label(self.camera) != self.camera:
+            raise ConfigError(
+                f"--camera {self.camera!a}: expected a name without slashes, invisible characters or blanks around it"
+            )
         least = {"every": 1, "min_height": 1, "min_track": 1, "max_crops": 1, "margin": 0}
         for name, bound in least.items():
             if not bound <= getattr(self, name) < math.inf:
@@ -152,6 +156,8 @@ def ingest(
         VIDEO_NAME: video.path.name, "fingerprint": video.fingerprint, "rate": video.rate, "stamped": video.stamped,
         "detector": detector.name, **plain,
     }  # fmt: skip
+    if video.pixel_aspect != 1:
+        state["pixel_aspect"] = video.pixel_aspect
     with hold_folder(out, state):
         log = DetectionLog(out)
         try:
@@ -170,7 +176,7 @@ def ingest(
     frames = log.frames or 0
     return IngestResult(
         manifest, detector.name, frames, len(log.detections), len(selected), len({box.track for box in selected}),
-        added, _warnings(video, settings, frames),
+        added, _warnings(video, settings, frames, log.detections),
     )  # fmt: skip
 
 
@@ -275,9 +281,20 @@ def _nobody_found(video: Video, detector: Detector, settings: Settings, detectio
     )
 
 
-def _warnings(video: Video, settings: Settings, frames: int) -> tuple[str, ...]:
-    warnings = []
-    if frames < _COMPLETE * video.count:
+def _reaches_end(video: Video, detections: Sequence[FrameDetections]) -> bool:
+    """Say whether the last frame stands at the end of the announced time.
+
+    Where the rate varies, the announced number of frames is only an estimate from the time.
+    """
+    if not video.stamped or len(detections) < 2:
+        return False
+    longest = max(later.seconds - earlier.seconds for earlier, later in pairwise(detections))
+    return detections[-1].seconds + longest >= _COMPLETE * video.count / video.rate
+
+
+def _warnings(video: Video, settings: Settings, frames: int, detections: Sequence[FrameDetections]) -> tuple[str, ...]:
+    warnings = list(video.remarks)
+    if frames < _COMPLETE * video.count and not _reaches_end(video, detections):
         warnings.append(f"the file announces {video.count} frames, {frames} can be read: it is cut off or damaged")
     if video.rate / settings.every < _LOW_RATE:
         warnings.append(

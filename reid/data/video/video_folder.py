@@ -17,11 +17,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from reid.data.label_text import defuse
 from reid.data.manifest import COLUMNS, read_manifest
+from reid.data.manifest_columns import name_columns
 from reid.data.video.tracking import FrameDetections
 from reid.errors import ConfigError, DataError
 from reid.files import is_part, locked, remove_partial_files, write_whole
-from reid.old_names import current_fields
 
 SETTINGS = "ingest.json"
 DETECTIONS = "found.jsonl"
@@ -33,6 +34,7 @@ VIDEO_NAME = "film"  # the key of the video's name in the settings file; a renam
 _DIFFERENCES = {  # descriptions of settings that differ, where an option and its values do not describe it
     "fingerprint": "of {name}, not of this video",
     "stamped": "with other times of frames (--source-fps)",
+    "pixel_aspect": "with pixels of another shape",
     "every": "to look at one frame of {old}, not of {new} (--every, --fps)",
 }
 
@@ -207,7 +209,7 @@ def read_columns(path: Path) -> list[str]:
     read_manifest(path)  # so that errors in it are found before frames are searched
     with path.open(newline="", encoding="utf-8-sig") as file:
         names = next(csv.reader(file, skipinitialspace=True))
-    header = list(current_fields(name.strip().lower() for name in names))
+    header = list(name_columns(str(path), names).names)
     if sorted(header) != sorted(HEADER):
         raise ConfigError(
             f"--append-to {path}: columns {', '.join(header)}; expected those of an ingest: {', '.join(HEADER)}"
@@ -243,7 +245,8 @@ def add_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> int:
         writer = csv.DictWriter(stream, header, lineterminator="\n")
         if not text:
             writer.writeheader()
-        writer.writerows(new)
+        # A path begins with a dot or the number of a track, so only labels can look like a formula.
+        writer.writerows({name: defuse(cell) for name, cell in row.items()} for row in new)
         if new:
             write_private(path, (text + stream.getvalue()).encode("utf-8"))
         return len(new)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from reid.data.images import read_image
+from reid.data.label_text import likeness_key
 from reid.data.protocols.data_sets import DataSet, Scoring, count_differences
 from reid.data.protocols.gallery_draws import draw_galleries
 from reid.errors import DataError
+from reid.files import FileKey, file_keys
 from reid.records import Sample, Split
 
 EXAMPLES = 3  # named in a finding; the count says how many there are
@@ -61,6 +63,10 @@ def validate(
     """
     findings = [
         *_counts(data),
+        *(Finding("note", note) for note in data.notes),
+        *_labels(data.samples),
+        *_times(data.samples),
+        *_same_files(data.samples),
         *(_files(data.samples, workers, progress) if images else _missing(data.samples)),
         *_splits(data.samples),
         *_cameras(data.samples, data.scoring),
@@ -94,6 +100,53 @@ def _counts(data: DataSet) -> Iterator[Finding]:
         yield Finding("note", f"all counts are those published for {data.protocol.title}")
 
 
+def _labels(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Find labels that differ so little that they may mean the same."""
+    for field, plural in (("identity", "identities"), ("camera", "cameras")):
+        likes: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+        for sample in samples:
+            label = getattr(sample, field)
+            category = sample.category if field == "identity" else ""
+            likes[category, likeness_key(label)][label] = None
+        cases = (" = ".join(labels) for labels in likes.values() if len(labels) > 1)
+        yield from _finding(
+            "warning", f"{{n}} {plural} have several spellings, which count as different {plural}", cases
+        )
+
+
+def _times(samples: Sequence[Sample]) -> Iterator[Finding]:
+    zoned: dict[str, set[bool]] = defaultdict(set)
+    for sample in samples:
+        if sample.time is not None:
+            zoned[sample.camera].add(sample.time.tzinfo is not None)
+    mixed = (camera or "unknown" for camera, kinds in sorted(zoned.items()) if len(kinds) > 1)
+    yield from _finding("warning", "{n} cameras have times with and without a zone, which cannot be compared", mixed)
+
+
+def _same_files(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Find files that stand in several rows with contradicting labels, or under several names."""
+    keys = file_keys(sample.path for sample in samples)
+    rows: dict[FileKey, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        rows[keys[sample.path]].append(sample)
+    cases: dict[str, list[str]] = defaultdict(list)
+    for same in rows.values():
+        names = dict.fromkeys(str(sample.path) for sample in same)
+        for field in ("identity", "camera"):
+            labels = dict.fromkeys(label for sample in same if (label := getattr(sample, field)))
+            if len(labels) > 1:
+                cases[field].append(f"{next(iter(names))} ({', '.join(labels)})")
+        if len(names) > 1:
+            cases["name"].append(" = ".join(names))
+    yield from _finding("error", "{n} files stand under several identities", cases["identity"])
+    yield from _finding(
+        "warning",
+        "{n} files stand under several cameras; a query never counts its own file as an answer",
+        cases["camera"],
+    )
+    yield from _finding("warning", "{n} files have several names in the table", cases["name"])
+
+
 def _missing(samples: Sequence[Sample]) -> Iterator[Finding]:
     paths = dict.fromkeys(sample.path for sample in samples)
     yield from _finding("error", "{n} images are missing", (str(path) for path in paths if not path.is_file()))
@@ -101,7 +154,9 @@ def _missing(samples: Sequence[Sample]) -> Iterator[Finding]:
 
 def _files(samples: Sequence[Sample], workers: int, progress: Callable[[int], object] | None) -> Iterator[Finding]:
     yield from _missing(samples)
-    present = [path for path in dict.fromkeys(sample.path for sample in samples) if path.is_file()]
+    keys = file_keys(sample.path for sample in samples)
+    files = {keys[sample.path]: sample.path for sample in reversed(samples)}  # the first name of each file
+    present = [path for path in dict.fromkeys(list(files.values())[::-1]) if path.is_file()]
     broken: list[str] = []
     same: dict[str, list[Path]] = defaultdict(list)
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -186,15 +241,19 @@ def _unmatched_queries(samples: Sequence[Sample], scoring: Scoring) -> Iterator[
     tested = [sample for sample in samples if sample.split is not Split.TRAIN]
     queries = [sample for sample in tested if leave_one_out or sample.split is Split.QUERY]
     gallery = [sample for sample in tested if leave_one_out or sample.split is Split.GALLERY]
+    if not any(sample.identity for sample in samples):
+        yield Finding("note", "identities are unknown: search and calibration work, nothing can be scored")
+        return
     for split, rows in (("query", queries), ("gallery", gallery)):
         if not rows:
             yield Finding("error", f'no row of split "{split}": nothing can be evaluated')
     by_identity: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in gallery:
         by_identity[sample.category, sample.identity].append(sample)
+    keys = file_keys(sample.path for sample in tested)
     reasons: dict[str, list[str]] = defaultdict(list)
     for query in queries:
-        reason = _why_unmatched(query, by_identity.get((query.category, query.identity), []), scoring)
+        reason = _why_unmatched(query, by_identity.get((query.category, query.identity), []), scoring, keys)
         if reason:
             reasons[reason].append(str(query.path))
     if queries and sum(map(len, reasons.values())) == len(queries):
@@ -203,13 +262,13 @@ def _unmatched_queries(samples: Sequence[Sample], scoring: Scoring) -> Iterator[
         yield from _finding("warning", f"{{n}} of {len(queries):,} queries have no right answer: {reason}", paths)
 
 
-def _why_unmatched(query: Sample, same: Sequence[Sample], scoring: Scoring) -> str:
+def _why_unmatched(query: Sample, same: Sequence[Sample], scoring: Scoring, keys: Mapping[Path, FileKey]) -> str:
     """Say why none of ``same``, the gallery rows of the query's identity, is a right answer; "" if one is."""
     if not query.identity:
         return "their identity is empty"
     if not same:
         return "their identity is not in the gallery"
-    others = [sample for sample in same if sample.path != query.path]
+    others = [sample for sample in same if keys[sample.path] != keys[query.path]]
     if not others:
         return "the gallery has only the very same image of them"
     if scoring.rule.ignore == "itself" or not query.camera:

@@ -48,7 +48,9 @@ class ResultPair:
 
 
 def compare_files(first: Path, second: Path) -> list[ResultPair]:
-    """Pair the results of two files that ``reid evaluate --json`` wrote.
+    """Pair the results of two files that ``reid evaluate --json`` wrote, plain with plain and re-ranked with re-ranked.
+
+    Re-ranked results that only one of the files has are left out, see :func:`unpaired_rerankings`.
 
     Raises:
         DataError: A file cannot be read, or the files measured different things.
@@ -58,11 +60,14 @@ def compare_files(first: Path, second: Path) -> list[ResultPair]:
         names = [[entry[field] for entry in side.values()] for side in (before, after)]
         if not any(name in names[1] for name in names[0]):
             raise DataError(_refusal(first, second, (), SAME[field], names[0][0], names[1][0]))
-    if before.keys() != after.keys():
-        only = [" ".join(filter(None, key)) for key in before.keys() ^ after.keys()]
+    different = [key for key in before.keys() ^ after.keys() if not key[-1]]
+    if different or not before.keys() & after.keys():
+        only = [" ".join(filter(None, key)) for key in different or before.keys() ^ after.keys()]
         raise DataError(f"{first} and {second} cannot be compared: only one of them has {', '.join(sorted(only))}")
     pairs = []
     for key, entry in before.items():
+        if key not in after:
+            continue
         other = after[key]
         for field, name in SAME.items():
             if entry.get(field) != other.get(field):
@@ -71,6 +76,16 @@ def compare_files(first: Path, second: Path) -> list[ResultPair]:
             ResultPair(entry["domain"], entry["direction"], entry, other, _paired(entry, other, first, second))
         )
     return pairs
+
+
+def unpaired_rerankings(first: Path, second: Path) -> list[str]:
+    """Name the re-ranked results that only one of the files has, one sentence each."""
+    before, after = _results(first), _results(second)
+    return [
+        f"only {first if key in before else second} has {' '.join(filter(None, key[-3:]))}; it is not compared"
+        for key in [*before, *after]
+        if key[-1] and not (key in before and key in after)
+    ]
 
 
 def comparison_table(pairs: list[ResultPair]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid.data.images import FORMATS, decode_image, read_image
+from reid.data.images import IMAGE_FORMATS, decode_image, read_image
 from reid.errors import DataError
 
 
@@ -149,7 +149,7 @@ def test_postscript_starts_no_program(name: str, tmp_path: Path, monkeypatch: py
     with pytest.raises(DataError, match="format"):
         decode_image(POSTSCRIPT, Path(name))
     assert started == []
-    assert not {"EPS", "WMF", "FITS", "HDF5", "GRIB", "BUFR"} & set(FORMATS)
+    assert not {"EPS", "WMF", "FITS", "HDF5", "GRIB", "BUFR"} & set(IMAGE_FORMATS)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "mpo", "png", "bmp", "webp", "tif", "gif", "ppm"])

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reid.data.label_text import clean_label, means_unknown
 from reid.data.manifest import COLUMNS, check_files, read_manifest, write_manifest
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
 
 HEADER = ",".join(COLUMNS)
-# Printable text of any script with commas and quotes; outer blanks are not part of a label.
-LABELS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8) | st.sampled_from(
-    ["a,b", 'a"b', "a b", "0007"]
+# Printable text of any script with commas, quotes and signs of formulas; outer blanks are not part of a label.
+TEXT = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8) | st.sampled_from(
+    ["a,b", 'a"b', "a b", "0007", "=1+2", "'=x", "''-y", "+44 1", "-5", "@a", "-x/b"]
 )
-NAMES = LABELS.filter(lambda text: text not in ("", ".", "..") and "/" not in text)
+LABELS = TEXT.map(clean_label).filter(lambda text: not means_unknown(text))
+NAMES = TEXT.filter(lambda text: text not in ("", ".", "..") and "/" not in text)
 TIMES = st.none() | st.datetimes(timezones=st.sampled_from([None, datetime.UTC]))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time as time_module
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,3 +87,41 @@ def test_crops_of_a_camera_have_the_minimal_gap(rows: list[Sample]) -> None:
 def test_a_crop_without_a_time_is_refused(crops: list[Sample]) -> None:
     with pytest.raises(DataError, match=r"00\.jpg: no time"):
         keep_min_gap([replace(crops[0], time=None)], ("camera",), 1)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC"])
+def test_times_without_a_zone_do_not_depend_on_the_machine(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the night in which Berlin's clocks go forward, every minute counts as one minute."""
+    monkeypatch.setenv("TZ", zone)
+    time_module.tzset()
+    begin = datetime(2024, 3, 31, 1, 50)
+    crops = [
+        Sample(Path(f"{minute:02}.jpg"), camera="yard", track="t", time=begin + timedelta(minutes=minute))
+        for minute in range(90)
+    ]
+    try:
+        assert len(keep_min_gap(crops, ("camera",), 30)) == 90
+        assert len(keep_min_gap(crops, ("camera",), 600)) == 9
+        assert keep_one_of_each_track(crops, ("camera",))[0].path.name == "44.jpg"
+    finally:
+        monkeypatch.undo()
+        time_module.tzset()
+
+
+def test_times_of_different_zones_are_compared_as_moments(crops: list[Sample]) -> None:
+    moment = datetime(2024, 5, 1, 9, tzinfo=UTC)
+    later = (moment + timedelta(seconds=20)).astimezone(timezone(timedelta(hours=2)))
+    rows = [replace(crops[0], time=moment), replace(crops[1], time=later)]
+    assert len(keep_min_gap(rows, ("camera",), 30)) == 1
+    assert len(keep_min_gap(rows, ("camera",), 20)) == 2
+
+
+def test_times_with_and_without_a_zone_in_one_camera(crops: list[Sample]) -> None:
+    rows = [crops[0], replace(crops[1], time=START.replace(tzinfo=UTC))]
+    for select in (lambda: keep_min_gap(rows, ("camera",), 1), lambda: keep_one_of_each_track(rows, ("camera",))):
+        with pytest.raises(DataError) as caught:
+            select()
+        assert "b1" in str(caught.value)
+        assert "00.jpg" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert len(keep_min_gap([crops[0], replace(rows[1], camera="b2")], ("camera",), 1)) == 2

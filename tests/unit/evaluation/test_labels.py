@@ -116,3 +116,36 @@ def test_the_gallery_by_identity():
     assert by_identity.order.tolist() == [1, 0, 2]
     assert by_identity.starts.tolist() == [0, 1]
     assert by_identity.own.tolist() == [0, -1]
+
+
+def test_the_same_file_under_other_names_is_left_out(tmp_path, monkeypatch):
+    """Whatever the cameras are: the same picture answers nothing."""
+    (tmp_path / "a/deep").mkdir(parents=True)
+    file = tmp_path / "a/1.jpg"
+    file.write_bytes(b"1")
+    (tmp_path / "a/2.jpg").write_bytes(b"1")  # a copy is another file
+    (tmp_path / "link.jpg").symlink_to(file)
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "hard.jpg").hardlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    names = ["a/1.jpg", str(file), "a/deep/../1.jpg", "link.jpg", "linked/1.jpg", "hard.jpg"]
+    for camera in ("", "2"):
+        gallery = [
+            *(sample(name, "a", camera) for name in names),
+            sample("a/2.jpg", "a", "3"),
+            sample(file, "b", camera),
+        ]
+        for name in names:
+            expected = [["left out"] * len(names) + ["right", "wrong"]]
+            assert relation([sample(name, "a", "1" if camera else "")], gallery) == expected
+            if camera:
+                assert relation([sample(name, "a", "1")], gallery, ignore="location") == expected
+
+
+def test_files_that_do_not_exist_have_names(tmp_path):
+    queries = [sample(tmp_path / "x/../q.jpg", "a", "1"), sample(tmp_path / "r.jpg", "a", "1")]
+    gallery = [sample(tmp_path / "q.jpg", "a", "2"), sample(tmp_path / "x/q.jpg", "a", "2")]
+    assert relation(queries, gallery) == [["left out", "right"], ["right", "right"]]
+    labels = market_labels(queries, gallery)
+    assert labels.select(np.array([1]), slice(None)).count_left_out() == 0
+    assert labels.select(np.array([0]), slice(None)).count_left_out() == 1

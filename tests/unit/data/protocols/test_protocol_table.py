@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from helpers import published_layouts
-from reid.data.protocols.data_sets import load_protocol, protocol_samples
+from reid.data.protocols.data_sets import load_protocol, open_data, protocol_samples
 from reid.data.protocols.protocol_table import parse_protocol
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
@@ -79,3 +80,20 @@ def test_an_unknown_word_in_a_template(tmp_path: Path) -> None:
     protocol = parse_protocol(TABLE.replace('camera = ""', 'camera = "{came}"'), "here")
     with pytest.raises(DataError, match='"came"'):
         protocol_samples(protocol, tmp_path)
+
+
+def test_a_folder_that_is_called_like_a_published_data_set(tmp_path: Path) -> None:
+    """The message names the protocol, whether the folder is there or not."""
+    folder = tmp_path / "Market-1501-v15.09.15"
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            open_data(str(folder))
+        assert "--data market1501" in str(caught.value)
+        folder.mkdir(exist_ok=True)
+
+
+def test_a_pipe_as_a_manifest_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.csv")
+    with pytest.raises(DataError) as caught:
+        open_data(str(tmp_path / "m.csv"))
+    assert "pipe" in str(caught.value)

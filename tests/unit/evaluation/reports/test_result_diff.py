@@ -14,22 +14,30 @@ from helpers.angles import embeddings, rows
 from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
-from reid.evaluation import evaluate, write_reports
-from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table
+from reid.evaluation import Reranking, evaluate, write_reports
+from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table, unpaired_rerankings
 from reid.records import Split
 
 Q, G = Split.QUERY, Split.GALLERY
 QUERIES = [(name, "1", 0) for name in "abcdefgh"]
 
 
-def written(path: Path, right: int, scoring: Scoring | None = None, queries: list | None = None, **provenance) -> Path:
+def written(
+    path: Path,
+    right: int,
+    scoring: Scoring | None = None,
+    queries: list | None = None,
+    reranking: Reranking | None = None,
+    **provenance,
+) -> Path:
     """Write results of eight people; the first ``right`` have their row first (AP 1), the others second (AP 1/2)."""
     pairs = []
     for number, (name, camera, degrees) in enumerate(queries or QUERIES):
         offset = 40 * number - 140
         pairs += rows(Q, (name, camera, degrees + offset))
         pairs += rows(G, (name, "2", offset + (2 if number < right else 8)), (name + "x", "2", offset + 5))
-    write_reports([evaluate(embeddings(pairs), protocol="p", scoring=scoring, provenance=provenance)], path)
+    report = evaluate(embeddings(pairs), protocol="p", scoring=scoring, provenance=provenance, reranking=reranking)
+    write_reports([report], path)
     return path
 
 
@@ -142,3 +150,19 @@ def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
     second.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"b\.json: damaged"):
         compare_files(first, second)
+
+
+def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_path: Path) -> None:
+    plain = written(tmp_path / "a.json", 2)
+    both = written(tmp_path / "b.json", 6, reranking=Reranking(neighbours=1))
+    (pair,) = compare_files(plain, both)
+    assert (pair.before["reranking"], pair.after["reranking"]) == (None, None)
+    (line,) = unpaired_rerankings(plain, both)
+    assert str(both) in line
+    assert "expansion over 1" in line
+    again = written(tmp_path / "c.json", 3, reranking=Reranking(neighbours=1))
+    assert [bool(pair.before["reranking"]) for pair in compare_files(both, again)] == [False, True]
+    assert unpaired_rerankings(both, again) == []
+    other = written(tmp_path / "d.json", 3, reranking=Reranking(neighbours=2))
+    assert [pair.after["reranking"] for pair in compare_files(both, other)] == [None]
+    assert len(unpaired_rerankings(both, other)) == 2

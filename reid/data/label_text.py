@@ -1,0 +1,100 @@
+"""Bring the text of labels into one form as it enters the program, so that equal labels are equal text.
+
+Tables and folders come from spreadsheets, other systems and other languages: the same name may arrive in two Unicode
+forms, with invisible characters, as a number with a decimal point, or as a word that means "missing".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Words that programs write for a missing value, in the spellings that are no names ("Nan" and "Na" are).
+NULL_WORDS = frozenset((
+    "nan", "NaN", "NAN", "-nan", "-NaN", "NA", "na", "<NA>", "<na>", "N/A", "n/a", "n.a.", "N.A.", "#N/A", "#NA",
+    "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "#NULL!", "NaT", "nat", "none", "None", "NONE", "<none>",
+    "<None>", "null", "Null", "NULL", "<null>", "<NULL>", "(null)", "(NULL)", "nil", "-", "--", "---", "–", "—",
+))  # fmt: skip
+# Words that people write for an identity, a camera or a track that is not known, in any capitals.
+UNKNOWN_WORDS = frozenset((
+    "unknown", "unk", "unidentified", "unlabelled", "unlabeled", "undefined", "not available", "?", "??", "???", "-1",
+))  # fmt: skip
+# Control characters, line separators, and the surrogates that stand for bytes that are not Unicode.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_INVISIBLE = re.compile("[\u034f\u180b-\u180d\ufe00-\ufe0f]")  # marks without a form of their own
+_SPREADSHEET_TEXT = re.compile(r'="(.*)"', re.DOTALL)
+_WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0+")
+_FORMULA = re.compile(r"[=+\-@＝＋－＠]")  # what spreadsheets take for the beginning of a formula
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_DEFUSED = re.compile(r"'+[=+\-@＝＋－＠]")
+
+
+def clean_text(text: str) -> str:
+    """Remove invisible characters and outer blanks of any kind, and compose accents (Unicode NFC).
+
+    Example:
+        >>> clean_text("\\ufeff Zoe\\u0301\\u200e\\u00a0") == "Zo\\u00e9"
+        True
+    """
+    if text.isascii():
+        return text.strip()
+    visible = "".join(c for c in _INVISIBLE.sub("", text) if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFC", visible).strip()
+
+
+def clean_label(text: str) -> str:
+    """Bring a label into the form in which labels are compared.
+
+    Beside what :func:`clean_text` does, text that a spreadsheet protects is unwrapped, and a whole number with a
+    decimal point, as pandas writes a column with missing cells, loses the point.
+
+    Example:
+        >>> clean_label('="0001"'), clean_label("3.0"), clean_label("3.5")
+        ('0001', '3', '3.5')
+    """
+    text = clean_text(text)
+    if wrapped := _SPREADSHEET_TEXT.fullmatch(text):
+        text = clean_text(wrapped[1].replace('""', '"'))
+    if whole := _WHOLE_FLOAT.fullmatch(text):
+        text = whole[1]
+    return text
+
+
+def means_unknown(label: str) -> bool:
+    """Say whether an identity, a camera or a track is a word that means that it is not known.
+
+    Example:
+        >>> [label for label in ("anna", "Unknown", "NaN", "-1") if means_unknown(label)]
+        ['Unknown', 'NaN', '-1']
+    """
+    return label in NULL_WORDS or label.casefold() in UNKNOWN_WORDS
+
+
+def likeness_key(label: str) -> str:
+    """Make a key that is equal for labels that differ only in capitals, blanks, the width of letters and leading zeros.
+
+    Example:
+        >>> likeness_key("Cam 1") == likeness_key("cam1"), likeness_key("0007") == likeness_key("7")
+        (True, True)
+    """
+    key = re.sub(r"\s+", "", unicodedata.normalize("NFKC", label).casefold())
+    return key.lstrip("0") or "0" if key.isdecimal() else key
+
+
+def defuse(cell: str) -> str:
+    """Write a cell of a CSV so that no spreadsheet takes it for a formula; :func:`restore` reads it back.
+
+    Numbers stay as they are.
+
+    Example:
+        >>> defuse("=cmd|' /C calc'!A0"), restore(defuse("=cmd|' /C calc'!A0"))
+        ("'=cmd|' /C calc'!A0", "=cmd|' /C calc'!A0")
+    """
+    harmful = _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if harmful or _DEFUSED.match(cell) else cell
+
+
+def restore(cell: str) -> str:
+    """Remove the apostrophe that :func:`defuse` puts before a cell."""
+    return cell[1:] if _DEFUSED.match(cell) else cell

@@ -16,7 +16,6 @@ a small TOML file, ``model.toml`` beside ``model.onnx`` or ``model.xml``::
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from reid.data.transforms import INTERPOLATIONS, EvaluationTransform, Triple
 from reid.errors import ConfigError, WeightsError, unknown_name
+from reid.structured_text import read_toml
 
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # which of R, G, B each channel of the input is
 EXAMPLE = 'colours = "RGB", scale = 255, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]'
@@ -131,7 +131,7 @@ def read_card(model: Path) -> Card:
             f" {EXAMPLE}, one a line (docs/your-cameras.md explains them)"
         )
     try:
-        return _parse_card(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _parse_card(read_toml(path))
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
     except ValueError as error:  # not TOML, or not text

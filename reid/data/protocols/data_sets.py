@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reid.data.manifest import read_manifest
 from reid.data.protocols.division import divide
-from reid.data.protocols.protocol_table import FileGroup, Protocol, Rule, fill, parse_protocol
+from reid.data.protocols.protocol_table import FileGroup, Protocol, Rule, fill, parse_protocol, read_protocol
 from reid.data.protocols.track_lists import with_tracks
 from reid.errors import DataError, unknown_name
 from reid.records import Sample, Split
@@ -178,7 +178,7 @@ def open_data(spec: str, root: Path | None = None, rule: Mapping[str, str] | Non
         return DataSet(path.resolve().parent.name, read_manifest(path), Scoring(Rule().changed(rule or {})))
     name, _, choices = spec.partition(":")
     if path.is_file():
-        own = parse_protocol(path.read_text(encoding="utf-8"), str(path))
+        own = read_protocol(path)
         return _open(own, root or path.parent, {}, rule or {})
     if name in known_protocols() and (root is not None or not path.is_dir()):
         protocol = load_protocol(name)

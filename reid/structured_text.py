@@ -1,7 +1,7 @@
 """Read TOML and JSON that somebody else wrote, within bounds of size and depth.
 
-Python's readers call themselves for every nested value, and take quadratic time for a long dotted key. A small file could
-therefore end in a traceback or never.
+Python's readers call themselves for every nested value, and take quadratic time for a long dotted key. A small file
+could therefore end in a traceback, or keep the program busy for hours.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def read_card(model: Path) -> Card:
     Raises:
         WeightsError: If there is no card, or the card cannot be used.
     """
-    path = model.with_suffix(".toml")
+    path = beside(model, ".toml")
     if not path.is_file():
         if model.stem in KNOWN_MODELS:
             return KNOWN_MODELS[model.stem]
@@ -134,10 +134,27 @@ def read_card(model: Path) -> Card:
         return _parse_card(read_toml(path))
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
-    except ValueError as error:  # not TOML, or not text
+    except (OSError, ValueError) as error:  # not TOML, or not text
         raise WeightsError(
             f"{path}: this card of {model.name} is not TOML ({error}); a card has {EXAMPLE}, one a line"
         ) from error
+
+
+def beside(model: Path, suffix: str) -> Path:
+    """Find the file with another suffix beside a model, or beside the file that a link to the model leads to.
+
+    Args:
+        model: The file of the model.
+        suffix: The suffix in small letters; a file with capitals is found too.
+
+    Returns:
+        The path, which may not exist.
+    """
+    for name in (model, *([model.resolve()] if model.is_symlink() else [])):
+        for form in (suffix, suffix.upper()):
+            if name.with_suffix(form).is_file():
+                return name.with_suffix(form)
+    return model.with_suffix(suffix)
 
 
 def _parse_card(values: Mapping[str, Any]) -> Card:

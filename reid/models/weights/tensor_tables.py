@@ -6,7 +6,6 @@ A table is a dictionary from a key such as ``conv1.weight`` to a tensor.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +31,8 @@ def read_table(path: Path) -> tuple[Table, dict[str, str]]:
     """Read the tensors of a file without running any code in it.
 
     Args:
-        path: A safetensors file, or one that ``torch.save`` wrote (``.pth``, ``.pth.tar``, ``.pt``), of which only tensors
-            and plain values are accepted.
+        path: A safetensors file, or one that ``torch.save`` wrote (``.pth``, ``.pth.tar``, ``.pt``), of which only
+            tensors and plain values are accepted.
 
     Returns:
         The tensors, on the CPU, and the metadata of the file; {} for anything but safetensors.
@@ -50,7 +49,7 @@ def read_table(path: Path) -> tuple[Table, dict[str, str]]:
         ({'weight': tensor([1., 1.])}, {})
     """
     if not path.is_file():
-        link = f", a link to {os.readlink(path)}" if path.is_symlink() else ""
+        link = f", a link to {path.readlink()}" if path.is_symlink() else ""
         raise WeightsError(f"{path}{link}: no such weights file; nothing is downloaded, so give the path of one")
     if _is_safetensors(path):
         return _read_safetensors(path)

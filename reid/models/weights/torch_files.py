@@ -42,7 +42,7 @@ NOT_AN_ARCHIVE = (zipfile.BadZipFile, LookupError, OSError, RuntimeError, ValueE
 def _read_number(dtype: np.dtype[Any], data: bytes | str) -> object:
     """Make a number of numpy, such as the rank-1 score that training programs save beside the weights.
 
-    Python 2 wrote its bytes as text.  Other types than numbers are refused, because one of gigabytes would be allocated.
+    Python 2 wrote its bytes as text.  Other types are refused, because one of gigabytes would be allocated.
     """
     if dtype.kind not in "biuf" or not isinstance(data, bytes | str):
         raise ValueError(f"expected a number, got {dtype}")

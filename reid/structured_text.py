@@ -54,7 +54,8 @@ def parse_toml(text: str) -> dict[str, Any]:
         table = tomllib.loads(text)
     except RecursionError as error:
         raise ValueError(_too_deep()) from error
-    return _checked_depth(table)
+    _check_depth(table)
+    return table
 
 
 def read_json(path: Path) -> Any:
@@ -82,7 +83,8 @@ def parse_json(text: str) -> Any:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError(_too_deep()) from error
-    return _checked_depth(value)
+    _check_depth(value)
+    return value
 
 
 def shorten(value: object) -> str:
@@ -118,8 +120,8 @@ def _check_length(length: int, largest: int) -> None:
         raise ValueError(f"too large, expected at most {largest:,} bytes")
 
 
-def _checked_depth(value: Any) -> Any:
-    """Return ``value`` unless its tables and lists stand too deep in each other."""
+def _check_depth(value: Any) -> None:
+    """Raise a ValueError if the tables and lists stand too deep in each other."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -130,7 +132,7 @@ def _checked_depth(value: Any) -> Any:
             if isinstance(inner, dict | list)
         ]
         if not level:
-            return value
+            return
     raise ValueError(_too_deep())
 
 

@@ -89,7 +89,8 @@ def _unknown_domain_message(sample: Sample, domain_fields: Sequence[str], domain
         )
     return (
         f'{fields} "{name}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
-        f"or pass --unseen-camera prior, nearest or mixture where a command has it, or other --weights (first found at {sample.path})"
+        f"or pass --unseen-camera prior, nearest or mixture where a command has it, or other --weights"
+        f" (first found at {sample.path})"
     )
 
 

@@ -52,7 +52,8 @@ def without_wrappers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Ten
 
 def _split(key: str) -> tuple[list[str], str]:
     """The prefixes "model" and "backbone" at the beginning of a key, and the rest; other wrappers are left out."""
-    prefixes, rest = [], key
+    prefixes: list[str] = []
+    rest = key
     while True:
         first, dot, inner = rest.partition(".")
         if not dot or first not in (*WRAPPERS, MODEL, TRUNK):

@@ -12,25 +12,25 @@ from reid.structured_text import parse_json
 
 
 class ProfileHeader(BaseModel):
-    """What the header of a file of profiles tells, under the names of version 0.1.0.
+    """What the header of a file of profiles tells.
 
     Attributes:
-        names: The names of the domains.
+        domains: The names of the domains; in the file "names".
         images: How many images each domain was measured on.
         digest: The hash of the tensors.
         weights: The fingerprint of the weights that they belong to.
-        by: The fields of a sample that name its domain.
+        domain_fields: The fields of a sample that name its domain; in the file "by".
         date: When they were measured; older files do not have it.
         prior: What they were shrunk toward; older files do not have it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    names: list[str]
+    domains: list[str] = Field(alias="names")
     images: list[Annotated[int, Field(ge=0, le=2**53)]]
     digest: str
     weights: str
-    by: list[Literal["camera", "modality", "category", "domain"]]
+    domain_fields: list[Literal["camera", "modality", "category", "domain"]] = Field(alias="by")
     date: str = ""
     prior: str = ""
 
@@ -46,8 +46,8 @@ def parse_profile_header(text: str, tensors: Mapping[str, Tensor]) -> ProfileHea
         ValueError: If it is no JSON, or a value is missing, has another type or does not fit the tensors.
     """
     header = ProfileHeader.model_validate(parse_json(text))
-    count = len(header.names)
-    if len(set(header.names)) != count or len(header.images) != count:
+    count = len(header.domains)
+    if len(set(header.domains)) != count or len(header.images) != count:
         raise ValueError("expected distinct names and one number of images for each")
     for key, tensor in tensors.items():
         if tensor.ndim < 2 or len(tensor) != count or not tensor.is_floating_point():

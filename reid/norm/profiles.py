@@ -257,10 +257,10 @@ class Profiles:
         if tables["mean"].keys() != (tables["var"] | tables["cov"]).keys():
             raise WeightsError(DAMAGED.format(path=path, what="layers are"))
         return cls(
-            tuple(header.names),
+            tuple(header.domains),
             tuple(header.images),
             weights=header.weights,
-            domain_fields=current_fields(header.by),
+            domain_fields=current_fields(header.domain_fields),
             date=header.date,
             prior=header.prior,
             **tables,

@@ -162,7 +162,7 @@ def _make_checkpoint(network: nn.Module, base: Checkpoint, source: str) -> Check
 def _check_origin(folder: RunFolder, wanted: dict[str, object]) -> None:
     """Record what the run starts from; ConfigError if it began from something else."""
     path = folder.path / ORIGIN_FILE
-    if not path.exists():
+    if not path.exists() or not folder.has_results:
         replace_file(path, lambda part: part.write_text(json.dumps(wanted), encoding="utf-8"))
     try:
         began = dict(json.loads(path.read_text(encoding="utf-8")))

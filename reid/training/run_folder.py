@@ -98,12 +98,16 @@ class RunFolder:
     def open(self, experiment: Experiment) -> None:
         """Create the folder for an experiment, or check that it holds a run of this experiment.
 
+        A run of another experiment that has not finished an epoch, because it failed before, makes room.
+
         Raises:
             ConfigError: The folder holds a run of another experiment, or it cannot be made.
         """
         if self.experiment.exists():
             changed = differences(load_config(self.experiment), experiment)
-            if changed:
+            if changed and not self.has_results and self._wrote_experiment():
+                self._write_experiment(experiment)
+            elif changed:
                 more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
                 raise ConfigError(
                     f"{self.path} holds a run of another experiment ({changed[0]}{more});"
@@ -114,6 +118,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
+        self._write_experiment(experiment)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run has finished an epoch in this folder."""
+        return any(path.exists() for path in (self.state, self.metrics, self.weights))
+
+    def _wrote_experiment(self) -> bool:
+        """Whether the experiment is exactly as a run writes it, so that nobody's own file is replaced."""
+        return self.experiment.read_text(encoding="utf-8") == to_toml(load_config(self.experiment))
+
+    def _write_experiment(self, experiment: Experiment) -> None:
         replace_file(self.experiment, lambda path: path.write_text(to_toml(experiment), encoding="utf-8"))
 
     def check_weights(self) -> None:

@@ -94,15 +94,13 @@ def index_erase(
         raise DataError("erase: expected an identity; unlabelled crops belong to no identity")
     erased = erase_identity(folder, identity, category)
     remaining = [line for one in erased for line in one.remaining]
-    if not remaining and not any(one.rows != 0 for one in erased):
-        if not read_tombstones(folder).holds(identity, category):
-            where = "" if category is None else f" in category {category}"
-            raise DataError(f'{folder}: no row of identity "{identity}"{where}')
-        typer.echo(f"{folder}\tno row of {identity} is left, it was erased before")
-        return
+    if not remaining and not any(one.rows != 0 or one.finished for one in erased):
+        where = "" if category is None else f" in category {category}"
+        before = "; it was erased before" if read_tombstones(folder).holds(identity, category) else ""
+        raise DataError(f'{folder}: no row of identity "{identity}"{where}{before}')
     for one in erased:
         done = "removed, it was damaged" if one.rows is None else f"erased {one.rows} rows of {identity}"
-        typer.echo(f"{one.path}\t{done}")
+        typer.echo(f"{one.path}\t{'removed what an earlier erasure had left' if one.finished else done}")
     for line in remaining:
         typer.echo(
             f"warning: {line}; it still holds erased rows, which answer no search; mend that, then erase again",

@@ -36,12 +36,14 @@ class ErasedRows:
         rows: How many rows were removed; None where a damaged file was removed as a whole.
         remaining: One line for each file that still holds erased rows, because it could not be changed or removed.
         generation: The generation of the gallery after the erasure; None for a file.
+        finished: Whether there was no row left, but files of an earlier erasure, which are now removed.
     """
 
     path: Path
     rows: int | None
     remaining: tuple[str, ...] = ()
     generation: str | None = None
+    finished: bool = False
 
 
 def erase_identity(
@@ -122,7 +124,8 @@ def _erase_in_folder(folder: Path, identity: str, category: str | None, replaces
                 writer.commit(kept.writers(), {**facts, **kept.facts(header["fingerprint"])}, keep=others)
         removed, problems = erase_queries(folder, tombstones)
         problems += writer.sweep()
-    erased = [ErasedRows(folder, int(gone.sum()), tuple(problems), str((writer.header or {})["generation"]))]
+    generation, finished = str((writer.header or {})["generation"]), bool(writer.swept) and not gone.any()
+    erased = [ErasedRows(folder, int(gone.sum()), tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
 
 

@@ -97,6 +97,7 @@ class GalleryWriter:
     folder: Path
     header: dict[str, Any] | None
     tombstones: Tombstones
+    swept: int = 0  # how many files were removed
     _suffixes: set[str] = field(default_factory=lambda: set(_OWN_SUFFIXES))
 
     def checked_files(self) -> dict[str, Path]:
@@ -165,6 +166,7 @@ class GalleryWriter:
             if path.name not in used and _is_leftover(path, self._suffixes):
                 try:
                     path.unlink()
+                    self.swept += 1
                 except OSError as error:
                     remaining.append(f"{path}: cannot be removed ({error.strerror or error})")
         remaining += [f"{path}: cannot be removed" for path in remove_partial_files(self.folder)]

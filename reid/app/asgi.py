@@ -34,7 +34,7 @@ VISITOR_COOKIE = "reid-visitor"
 DRAIN_SECONDS = 2  # in which the rest of a refused body may arrive, so that its sender reads the answer
 
 
-class Body:
+class RequestBody:
     """Receives the body of a request, and knows whether all of it has arrived."""
 
     def __init__(self, receive: Receive):
@@ -59,7 +59,7 @@ class Body:
             pass
 
 
-class Answer:
+class ResponseSender:
     """Sends an answer with the headers of the policy, and knows whether it has begun."""
 
     def __init__(self, send: Send):

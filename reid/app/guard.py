@@ -16,11 +16,11 @@ from urllib.parse import parse_qs
 
 from reid.app.asgi import (
     VISITOR_COOKIE,
-    Answer,
     Application,
-    Body,
     Event,
     Receive,
+    RequestBody,
+    ResponseSender,
     Scope,
     Send,
     check_origin,
@@ -122,7 +122,7 @@ class PageGuard:
         if scope["type"] == "lifespan":
             await self._run(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, Body(receive), Answer(send))
+            await self._answer(scope, RequestBody(receive), ResponseSender(send))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -143,7 +143,7 @@ class PageGuard:
         finally:
             tidying.cancel()
 
-    async def _answer(self, scope: Scope, body: Body, answer: Answer) -> None:
+    async def _answer(self, scope: Scope, body: RequestBody, answer: ResponseSender) -> None:
         self._open += 1
         try:
             if self._open > OPEN_REQUESTS:
@@ -160,7 +160,7 @@ class PageGuard:
         finally:
             self._open -= 1
 
-    async def _refuse(self, status: int, scope: Scope, body: Body, answer: Answer) -> None:
+    async def _refuse(self, status: int, scope: Scope, body: RequestBody, answer: ResponseSender) -> None:
         self.refused[status] += 1
         if not answer.is_started:  # else the connection ends in the middle of the answer
             await body.drain(scope)

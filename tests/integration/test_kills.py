@@ -156,9 +156,9 @@ class Case:
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
 CASES = {
-    "first build": Case((*BUILD, "all.csv"), gallery_state, steps=8),
-    "build again": Case((*BUILD, "some.csv"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=6),
-    "erase": Case(("index", "erase", "G", "anna"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=99),
+    "first build": Case((*BUILD, "all.csv"), gallery_state, steps=6),
+    "build again": Case((*BUILD, "some.csv"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=5),
+    "erase": Case(("index", "erase", "G", "anna"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=12),
     "embed": Case(
         ("embed", *WEIGHTS, "--data", "all.csv", "--out", "e.safetensors"),
         file_state(embeddings_state, "e.safetensors"),

@@ -66,8 +66,9 @@ def index_build(
             ' "reid index restore" lifts an erasure',
             err=True,
         )
-    identities = len({(sample.category, sample.identity) for sample in gallery.samples if sample.identity})
-    shown = f"of {identities} identities" if identities else "of unknown identity"
+    identities = {(sample.category, sample.identity) for sample in gallery.samples}
+    labelled = any(name for _, name in identities)
+    shown = f"of {len(identities)} identities" if labelled else "of unknown identity"
     cameras = len({sample.camera for sample in gallery.samples})
     typer.echo(f"{folder}\t{len(gallery)} images {shown} in {cameras} cameras")
 

@@ -186,7 +186,10 @@ def _read_weights(name: str, path: Path) -> Mapping[str, Any]:
             f"{path}: no weights of torchvision's {name} there, and nothing is downloaded; put its published file"
             f" {_cached(name).name} there, or name it by --detector-weights"
         )
-    table = unpickle(path)
+    try:
+        table = unpickle(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; expected plain tensors as torchvision publishes them") from error
     if not isinstance(table, Mapping):
         raise WeightsError(f"{path}: expected a table of tensors, got {type(table).__name__}")
     return table

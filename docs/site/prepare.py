@@ -35,7 +35,17 @@ REFERENCE = {
     "training": ("Training: reid.training", ("reid.training",)),
     "program": (
         "Records, files and the program",
-        ("reid.records", "reid.errors", "reid.files", "reid.config", "reid.old_names", "reid.pipeline", "reid.app"),
+        (
+            "reid.records",
+            "reid.errors",
+            "reid.files",
+            "reid.structured_text",
+            "reid.torch_files",
+            "reid.config",
+            "reid.old_names",
+            "reid.pipeline",
+            "reid.app",
+        ),
     ),
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((\.\./[^)\s]+)\)")

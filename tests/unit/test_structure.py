@@ -18,6 +18,7 @@ ORDER = (
     "old_names",
     "files",
     "structured_text",
+    "torch_files",
     "config",
     "data",
     "norm",

@@ -6,7 +6,6 @@ Weights are read from files that exist; nothing is downloaded.
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from reid.data.video.frames import Pixels, load_cv2
 from reid.data.video.tracking import overlaps
 from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.records import FloatArray
+from reid.torch_files import unpickle
 
 # Networks of torchvision that find people, the most accurate first; "auto" takes the first whose weights exist.
 TORCHVISION = (
@@ -36,7 +36,6 @@ TORCHVISION = (
 _NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 _GROUP = 2  # a person is found where more windows than this agree
 _PERSON = 1  # in the labels of COCO as torchvision counts them
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
 
 
 class Detector(Protocol):
@@ -188,9 +187,9 @@ def _read_weights(name: str, path: Path) -> Mapping[str, Any]:
             f" {_cached(name).name} there, or name it by --detector-weights"
         )
     try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise WeightsError(f"{path}: damaged, or not plain tensors as torchvision publishes them") from error
+        table = unpickle(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; expected plain tensors as torchvision publishes them") from error
     if not isinstance(table, Mapping):
         raise WeightsError(f"{path}: expected a table of tensors, got {type(table).__name__}")
     return table

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from reid.errors import WeightsError
-from reid.models.weights.torch_files import unpickle
 from reid.models.weights.wrappers import without_wrappers
 from reid.structured_text import shorten
+from reid.torch_files import unpickle
 
 Table = dict[str, Tensor]
 

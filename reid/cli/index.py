@@ -67,7 +67,10 @@ def index_erase(
     folder: Annotated[Path, typer.Argument(help="Folder of the gallery.")],
     identity: Annotated[str, typer.Argument(help="Identity whose crops are removed.")],
 ) -> None:
-    """Remove every crop of an identity from a gallery: vectors and records."""
+    """Remove the vectors and records of every crop of an identity from a gallery.
+
+    The crops themselves, the manifest and other galleries stay as they are.
+    """
     from reid.retrieval.storage import check_gallery
 
     check_gallery(folder)

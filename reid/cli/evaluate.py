@@ -54,7 +54,7 @@ def evaluate(
     ] = None,
     rerank: Annotated[
         tuple[int, int, float] | None,
-        typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking with these values: 20 6 0.3."),
+        typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking, with values such as 20 6 0.3."),
     ] = None,
     expand_queries: Annotated[int, typer.Option(min=0, help="Also score query expansion by so many neighbours.")] = 0,
     memory: Annotated[int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory.")] = None,

@@ -193,7 +193,7 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], polic
     if shown != set(missing):
         raise DataError(
             f"cannot calibrate {', '.join(sorted(set(missing) - shown))}: no rows of split train show them;"
-            ' add unlabelled crops, or run "reid calibrate" on other images and pass --profiles'
+            ' add unlabelled crops, or run "reid calibrate" on crops of these cameras and pass --profiles'
         )
     check_files(pool)
     from reid.models.calibration import calibrate_checkpoint

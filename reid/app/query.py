@@ -1,4 +1,4 @@
-"""One query searched for in every gallery of the application: the answers, and how right they are."""
+"""Search for one query in every gallery of the application, and judge whether each answer is right."""
 
 from __future__ import annotations
 

@@ -59,7 +59,10 @@ def calibrate(
         ),
     ] = 0.0,
 ) -> None:
-    """Measure the statistics of every camera from unlabelled crops, and write them as profiles."""
+    """Measure the statistics of every camera from unlabelled crops, and write them as profiles.
+
+    Pass the file to other commands with --profiles.  The weights stay as they are.
+    """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
     from reid.data.selection import calibration_samples, keep_min_gap, keep_one_of_each_track, select_domains

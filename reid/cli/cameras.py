@@ -59,11 +59,17 @@ def report(
     prior: Prior = 0.0,
     prior_from: PriorSource = "cameras",
     curve: Annotated[
-        bool, typer.Option("--curve", help="Measure scores for several numbers of crops and priors too. Slow.")
+        bool,
+        typer.Option(
+            "--curve", help="Also measure scores for several numbers of crops and several priors. Slow; needs labels."
+        ),
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="SVG file to write as well: the curve as a chart.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Profiles file to write as well: statistics as the report recommends.")
+        Path | None,
+        typer.Option(
+            help="Profiles file to write as well. Cameras with the verdict leave keep the network's own statistics."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -156,14 +162,14 @@ def watch(
             min=LEAST_ALARMS,
             max=0.5,
             callback=finite,
-            help="Share of checks in which a camera that has not changed may raise an alarm.",
+            help="Share of checks in which a camera that has not changed may be reported as drifted.",
         ),
     ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether new crops still look like those a camera was calibrated on.
+    """Check whether new crops still look like those that a camera was calibrated on.
 
-    Night, dirt or a camera that was moved change them.  The exit code is 3 if a camera drifted.  The threshold comes
+    Night, dirt or moving the camera can change them.  The exit code is 3 if a camera drifted.  The threshold comes
     from the reference crops themselves, so it holds for new crops of the same hours and the same view.
     """
     from reid.data.manifest import check_files
@@ -208,7 +214,7 @@ def merge(
         ),
     ] = False,
 ) -> None:
-    """Combine profiles: cameras added later, more crops of a camera, or a camera calibrated again (--replace)."""
+    """Combine profiles files: of cameras that were added later, of more crops, or of a new calibration (--replace)."""
     from reid.pipeline import check_weights
 
     if len(files) < 2:
@@ -231,9 +237,9 @@ def merge(
 def center(
     embeddings: Annotated[Path, typer.Argument(help='Embeddings file of "reid embed".')],
     out: Annotated[Path, typer.Option(help="Embeddings file to write.")],
-    by: Annotated[str, typer.Option(help="Fields that name a camera together.")] = "camera",
+    by: Annotated[str, typer.Option(help='Fields that name a domain together, such as "category/camera".')] = "camera",
 ) -> None:
-    """Subtract each camera's mean from its embeddings, for networks without BatchNorm, which cannot be calibrated.
+    """Subtract from each embedding the mean of its camera, for networks without BatchNorm, which cannot be calibrated.
 
     The mean is taken over the crops of split train where the file has any, else over all crops.
     """

@@ -17,7 +17,7 @@ def diff(
     after: Annotated[Path, typer.Argument(metavar="B.json", help="Results of the same data and protocol.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
 ) -> None:
-    """Compare two written results, and print whether the difference is larger than chance.
+    """Compare two result files, and print whether the difference is larger than chance.
 
     Results of different data, protocols or rules are refused.
     """

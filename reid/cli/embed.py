@@ -38,7 +38,7 @@ def embed(
     flip: Flip = False,
     split: Annotated[Split | None, typer.Option(help="Embed this split only.")] = None,
 ) -> None:
-    """Turn images into vectors of unit length, and write them with their labels."""
+    """Compute the embedding of every image, a vector of unit length, and write all with their labels."""
     from reid.data.manifest import check_files
     from reid.files import check_output_file
     from reid.pipeline import check_weights, embed_samples, load_checkpoint

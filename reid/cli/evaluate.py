@@ -49,15 +49,15 @@ def evaluate(
         typer.Option(
             "--rule",
             metavar="KEY=VALUE",
-            help="Score otherwise than the protocol does, such as precision=trapezoid. Can be repeated.",
+            help="Change a setting of the protocol's rule, such as precision=trapezoid. Can be repeated.",
         ),
     ] = None,
     rerank: Annotated[
         tuple[int, int, float] | None,
-        typer.Option(metavar="K1 K2 LAMBDA", help="Score k-reciprocal re-ranking as well, such as 20 6 0.3."),
+        typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking, with values such as 20 6 0.3."),
     ] = None,
-    expand_queries: Annotated[int, typer.Option(min=0, help="Score query expansion by N neighbours as well.")] = 0,
-    memory: Annotated[int | None, typer.Option(min=1, help="Most MiB of scores to hold at a time.")] = None,
+    expand_queries: Annotated[int, typer.Option(min=0, help="Also score query expansion by so many neighbours.")] = 0,
+    memory: Annotated[int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
         Path | None,
@@ -70,14 +70,14 @@ def evaluate(
         ),
     ] = 3,
     details: Annotated[
-        bool, typer.Option("--details", help="Print thresholds, pairs of cameras and camera bias too.")
+        bool, typer.Option("--details", help="Also print thresholds, pairs of cameras and camera bias.")
     ] = False,
 ) -> None:
     """Score weights by a data set's protocol, or by the Market rule: mAP, mINP and CMC.
 
     Without --data, both sites of the synthetic street in data/street are scored; they are drawn if they are missing.
-    A data set that is divided several times is scored as papers do with trial=all or split=all after its name, and
-    --weights "runs/{trial}/weights.safetensors" then names the weights of each division.
+    Some data sets are divided several times.  With trial=all or split=all after the name, every division is scored, as
+    papers do; --weights "runs/{trial}/weights.safetensors" then names the weights of each division.
     """
     from reid.data.manifest import check_files
     from reid.data.selection import evaluated_samples

@@ -22,7 +22,10 @@ def export(
     size: Size = None,
     profiles: ProfileFiles = None,
     camera: Annotated[
-        str, typer.Option(help="Camera whose statistics the file gets. Needed where the weights know cameras.")
+        str,
+        typer.Option(
+            help="Camera whose statistics the file gets. Needed if the weights have statistics for each camera."
+        ),
     ] = "",
 ) -> None:
     """Write a network for ONNX Runtime or OpenVINO, with the statistics of one camera."""

@@ -26,32 +26,37 @@ def ingest(
     detector: Annotated[
         str,
         typer.Option(
-            help="hog, a detector of torchvision, or an .onnx file. auto takes torchvision's if its weights are in"
-            " the cache, else hog."
+            help="hog, the name of a torchvision detector, or an .onnx file. auto takes the most accurate torchvision"
+            " detector whose weights are in torch's cache, else hog."
         ),
     ] = "auto",
     detector_weights: Annotated[
-        Path | None, typer.Option(help="Weights of torchvision's detector. Default: those in torch's cache.")
+        Path | None, typer.Option(help="Weights of the torchvision detector. Default: those in torch's cache.")
     ] = None,
     every: Annotated[
         int | None, typer.Option(min=1, help="Search every EVERY-th frame for people. Default: every frame.")
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Search about so many frames for each second, instead of --every.")
+        float | None, typer.Option(help="Search about FPS frames of each second of the video. Replaces --every.")
     ] = None,
     source_fps: Annotated[
         float | None,
         typer.Option(help="Frames per second of a folder, or of a video whose header is wrong or has none."),
     ] = None,
-    start: Annotated[str | None, typer.Option(help="When the video begins, such as 2024-05-31T16:20:00.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Time at which the video begins, such as 2024-05-31T16:20:00. Default: 1970-01-01."),
+    ] = None,
     modality: Annotated[Modality, typer.Option(help="Light that the camera records.")] = Modality.VISIBLE,
     min_score: Annotated[
         float | None, typer.Option(help="Smallest score of a detection. Default: 0.5, for hog 0.6.")
     ] = None,
     min_height: Annotated[float, typer.Option(help="Smallest height of a person in pixels.")] = 64.0,
-    min_track: Annotated[int, typer.Option(help="Smallest number of frames that show a track.")] = 2,
+    min_track: Annotated[
+        int, typer.Option(help="Smallest number of frames of a track. Shorter tracks are dropped.")
+    ] = 2,
     max_crops_per_track: Annotated[
-        int, typer.Option(help="Most crops of a track. They are spread evenly over it.")
+        int, typer.Option(help="Largest number of crops of a track. They are spread evenly over it.")
     ] = 10,
     margin: Annotated[
         float, typer.Option(help="Margin to add on each side of a person, as a share of its width or height.")

@@ -21,7 +21,8 @@ def init(
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="How the paths are built: {camera} {identity} {time} {modality} {category} {split}; * is anything."
+            help="How paths are built from {camera} {identity} {time} {modality} {category} {split}. * stands for"
+            " anything."
         ),
     ] = None,
     category: Annotated[str, typer.Option(help="What the crops show: person, vehicle, ...")] = "person",
@@ -30,7 +31,11 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there already.")] = False,
 ) -> None:
-    """Write a manifest for a folder of crops or for a published data set, and print what was found."""
+    """Write a manifest for a folder of crops or for a published data set, and print what was found.
+
+    Without {split} in the pattern, every crop of a folder is in the gallery.  The first crop of each identity in each
+    camera is also a query, if another camera shows the identity.
+    """
     from reid.data.crop_folder import init_manifest, init_protocol
 
     if protocol and pattern:

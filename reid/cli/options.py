@@ -30,7 +30,8 @@ Root = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights file. Default: the shipped weights.")]
 Backbone = Annotated[
-    str | None, typer.Option(help="Network of weights that do not name it themselves, such as osnet_x0_25.")
+    str | None,
+    typer.Option(help="Network that the weights are for, such as osnet_x0_25. Needed where the file does not name it."),
 ]
 Size = Annotated[
     tuple[int, int] | None,
@@ -41,20 +42,23 @@ ProfileFiles = Annotated[
 ]
 Flip = Annotated[
     bool,
-    typer.Option("--flip", help="Embed the mirror image too and take the mean: twice as slow, slightly better."),
+    typer.Option(
+        "--flip", help="Average the embeddings of the image and of its mirror image. Twice as slow, slightly better."
+    ),
 ]
 Unseen = Annotated[
     str | None,
     typer.Option(
         "--unseen-camera",
-        help="What to do with a camera that the weights do not know: error (default), calibrate on the crops of split"
-        " train, prior, nearest or mixture.",
+        help="What to do with a camera that the weights do not know: error; calibrate: measure it on crops of split"
+        " train; prior: the mean of all known statistics; nearest: those most like the image's own; mixture: all,"
+        " weighted by similarity. Default: error.",
     ),
 ]
 DomainFields = Annotated[
     str,
     typer.Option(
-        "--by", help='Fields that name a camera together, such as "category/camera". Default: those of the weights.'
+        "--by", help='Fields that name a domain together, such as "category/camera". Default: those of the weights.'
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -34,13 +34,15 @@ commands = typer.Typer()
 def search(
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
     gallery: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/street.")] = None,
-    camera: Annotated[str, typer.Option(help="Camera that took the image.")] = "",
+    camera: Annotated[
+        str, typer.Option(help="Camera that took the image. Needed if the network has statistics for each camera.")
+    ] = "",
     modality: Annotated[Modality, typer.Option(help="Light that the camera records.")] = Modality.VISIBLE,
     category: Annotated[str, typer.Option(help="What the image shows: person, vehicle, ...")] = "person",
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Number of answers.")] = 10,
     cross_camera: Annotated[bool, typer.Option("--cross-camera", help="Leave out answers of the same camera.")] = False,
     answers: Annotated[
-        list[Modality] | None, typer.Option(help="Modality of the answers. Can be repeated. Default: any.")
+        list[Modality] | None, typer.Option(help="Show answers of this modality only. Can be repeated. Default: any.")
     ] = None,
     weights: Weights = None,
     backbone: Backbone = None,

@@ -12,7 +12,7 @@ commands = typer.Typer()
 
 @commands.command(epilog="Example: reid serve --port 7860")
 def serve(
-    port: Annotated[int, typer.Option(help="Port. 0 takes any free one.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port to serve on. 0 takes any free port.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to serve on. Default: this machine only.")] = "127.0.0.1",
     data: Annotated[
         Path | None,
@@ -24,10 +24,15 @@ def serve(
     galleries: Annotated[
         Path | None, typer.Option(help="Folder for the computed galleries. Default: galleries.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights to show. Default: the shipped weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights file of the network to show. Default: the shipped weights.")
+    ] = None,
     plain: Annotated[
         Path | None,
-        typer.Option(help="Weights with plain BN to compare with. Default: those that come with the program."),
+        typer.Option(
+            help="Weights file of a plain-BN network to compare with. Default: the two small networks that come with"
+            " the program, one with camera BN and one with plain BN."
+        ),
     ] = None,
     identities: Annotated[
         int | None, typer.Option(min=1, help="People for testing at each site of a street that is drawn.")

@@ -26,7 +26,11 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="TOML file such as scripts/experiments/compare-norms.toml.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs/<name of the file>.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trainings of each variation. Default: the number in the file.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of trainings of each variation, each with its own seed. Default: the number in the file.",
+        ),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Train this variation only. Can be repeated. Default: all.")

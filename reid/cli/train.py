@@ -15,7 +15,9 @@ commands = typer.Typer()
 
 @commands.command(epilog="Example: reid train scripts/experiments/street.toml --set train.epochs=3")
 def train(
-    experiment: Annotated[Path, typer.Argument(help="TOML file, see scripts/experiments/.")],
+    experiment: Annotated[
+        Path, typer.Argument(help="TOML file that describes the training, such as scripts/experiments/street.toml.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/<name of the file>.")] = None,
     sets: Annotated[
         list[str] | None,

@@ -16,7 +16,9 @@ commands = typer.Typer()
 def validate(
     data: Data = None,
     root: Root = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not open the images.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Check the manifest only, without opening the images.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check data before anything is computed, and print what is missing, damaged, doubtful or without a right answer.

@@ -1,4 +1,4 @@
-"""Evaluation: who counts (:mod:`.labels`), at which rank (:mod:`.ranks`), what it is worth (:mod:`.metrics`).
+"""Evaluation: right answers (:mod:`.labels`), their ranks (:mod:`.ranks`) and metrics (:mod:`.metrics`).
 
 :func:`evaluate` (:mod:`.run`) joins them; :mod:`.results` holds what it finds.  ``analysis`` explains scores, and
 ``reports`` writes them.

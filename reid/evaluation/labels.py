@@ -1,4 +1,4 @@
-"""Who counts: which gallery rows are right answers to a query, and which are left out.
+"""Labels of queries and gallery rows: which rows are right answers to a query, and which are left out.
 
 The Market-1501 rule (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015): a gallery row that
 shows the query's identity in the query's own camera is left out, as neither right nor wrong.  A row that shows the

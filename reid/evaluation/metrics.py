@@ -1,4 +1,4 @@
-"""What the ranks are worth: mAP, mINP, CMC, R-precision and MAP@R of queries against a gallery.
+"""The metrics of queries against a gallery: mAP, mINP, CMC, R-precision and MAP@R.
 
 Each block of queries costs one matrix product and, for every right row, one pass of comparisons.  No list of Q x G is
 ever sorted or kept.
@@ -37,7 +37,7 @@ class NoMatchError(DataError):
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """What a retrieval is worth; every value is a fraction in 0..1.
+    """The metrics of queries against a gallery; every value is a fraction in 0..1.
 
     Queries without a right answer in the gallery are counted but enter no mean, unless ``variants`` has "all_queries".
 

@@ -1,4 +1,4 @@
-"""At which rank: where the right rows of a query stand, by counting instead of sorting.
+"""The ranks of the right rows of each query, which are found by counting instead of sorting.
 
 The rank of the i-th best right row is i plus the number of wrong rows before it, so every right row costs one pass of
 comparisons.  The tie rule decides the order of rows with equal scores.

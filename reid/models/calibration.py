@@ -191,7 +191,10 @@ def _group_by_domain(
             raise DataError(f"{sample.path}: the camera is empty; calibration needs to know each crop's camera")
         groups[domain_of(sample, domain_fields)].append(sample)
     if not groups:
-        raise DataError("calibration: no images; expected unlabelled crops of each camera")
+        raise DataError(
+            "calibration: got no samples; expected unlabelled crops of each camera, such as those of"
+            " reid.data.selection.calibration_samples(samples)"
+        )
     return {name: [rows[i] for i in random.permutation(len(rows))] for name, rows in groups.items()}
 
 

@@ -1,4 +1,4 @@
-"""Normalization by camera, modality and category: the heart of the package.
+"""Normalization by camera, modality and category.
 
 ``convert_norm(network, camera_batchnorm(["door", "yard"]))`` makes a network with statistics for each camera,
 ``Given(network)(images, ["yard", "door"])`` runs it on a batch of mixed cameras, and ``calibrate`` measures the

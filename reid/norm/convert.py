@@ -99,7 +99,7 @@ def system_of(network: nn.Module) -> str:
 
 
 def mixes_domains(network: nn.Module) -> bool:
-    """Whether the result for a domain depends on the images of others (DIAL, TransNorm): then measure them together."""
+    """Whether the statistics of a domain depend on the images of others (DIAL, TransNorm); then measure all at once."""
     layers = [layer for layer in norm_layers(network).values() if isinstance(layer, DomainBatchNorm)]
     return any(layer.source.mixes_domains or layer.transfer is not None for layer in layers)
 

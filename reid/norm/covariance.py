@@ -26,7 +26,8 @@ class CovarianceStatistics:
         mean: (G, C).
         cov: (G, C / g, g, g), biased, over all positions of all images of the group.  Its diagonal is what
             :class:`~reid.norm.statistics.Statistics` calls ``var``.
-        mass: (G,), how many images the group holds, or the sum of their weights.  A group of mass 0 means nothing.
+        mass: (G,), how many images the group holds, or the sum of their weights.  The values of a group of mass 0 have
+            no meaning.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""What a converted network is to have: its domains, its system, and how a layer of it is made from a BatchNorm."""
+"""Policies: which domains and which system a converted network gets, and how to make its layers from BatchNorms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DomainPolicy:
     """A normalization for a network: which domains it has and what its layers do with them.
 
     Attributes:
-        axis: What the names are: "camera", "modality", "category", or another word for messages.
+        axis: What the domains stand for: "camera", "modality", "category", or another word, which messages use.
         domains: The names of the domains; without names there is one domain, as in plain BatchNorm.
         affine: "shared": one scale and shift for all domains (camera-based BN, modality BN), which keeps their
             embeddings comparable.  "domain": one for each (domain-specific BN, Chang et al. 2019).

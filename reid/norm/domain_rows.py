@@ -50,7 +50,7 @@ def fill_rows(table: Tensor, old: Tensor, rows: Sequence[int | None], default: T
 
 
 def copy_flags_and_hooks(new: nn.Module, old: nn.Module) -> None:
-    """Give ``new`` what is no state of ``old``: the training flag, frozen parameters and hooks."""
+    """Copy to ``new`` what the state of ``old`` does not hold: the training flag, frozen parameters and hooks."""
     new.train(old.training)
     for key, parameter in new.named_parameters(recurse=False):
         parameter.requires_grad_(getattr(old, key).requires_grad)

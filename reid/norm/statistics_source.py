@@ -1,4 +1,4 @@
-"""Which statistics normalize an image: the one place where training and evaluation differ.
+"""Sources: they choose the statistics that normalize an image.  Only here do training and evaluation differ.
 
 A source is given what a layer knows (:class:`LayerView`) and returns :class:`ChosenStatistics`: for each image one or
 several means and variances, and the weight of each in the output.  There are two kinds of mixture.  Statistics are
@@ -39,7 +39,7 @@ class LayerView:
     training: bool
 
     def batch_or_running(self) -> Statistics:
-        """Return the batch's statistics; a domain with a single value a channel has no variance: its running ones."""
+        """Return the batch's statistics, or the running ones of a domain with one value a channel (no variance)."""
         return self.batch.keep_where(self.batch.mass * self.positions > 1, self.running)
 
     def current(self) -> Statistics:

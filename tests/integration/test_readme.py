@@ -105,6 +105,25 @@ def test_ten_lines_of_python_build_and_score_a_gallery(
     assert {sample.camera for sample in gallery.samples} == {"door", "yard"}
 
 
+@pytest.mark.parametrize("page", [README, QUICK_START], ids=lambda page: page.stem)
+def test_the_steps_run_on_a_manifest_of_reid_init(page: Path, crops: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such a manifest has no rows of split train."""
+    with crops.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] != "train"]
+    for row in rows:
+        target = Path("folder") / row["camera"] / row["identity"] / row["path"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(crops.parent / row["path"], target)
+    shutil.rmtree("crops")
+    Path("folder").rename("crops")
+    run(["reid", "init", "crops"], capsys)
+    code = next(block for block in blocks(page, "python") if "import reid\n" in block)
+    exec(compile(code, page.name, "exec"), {"__name__": "readme"})  # noqa: S102 (our own page)
+    assert "person all mAP 0." in capsys.readouterr().out
+    shown = {" ".join(words[1:3]): run(words, capsys) for words in commands(page)}
+    assert "anna" in shown["search query.jpg"]
+
+
 def test_a_network_of_ones_own_takes_two_lines() -> None:
     (code,) = (block for block in blocks(README, "python") if "any_batchnorm_network" in block)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()

@@ -1,1 +1,1 @@
-"""What lies behind the scores: intervals, thresholds, pairs of cameras, drift, and advice on cameras."""
+"""Analysis of scores and cameras: intervals, thresholds, pairs of cameras, drift, and advice on cameras."""

@@ -1,4 +1,4 @@
-"""Where a score comes from: scores by pairs of cameras or modalities, and how much the camera itself attracts."""
+"""Scores by pairs of cameras or modalities, and how much a query's own camera attracts its nearest neighbours."""
 
 from __future__ import annotations
 

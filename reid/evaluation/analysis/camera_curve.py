@@ -1,7 +1,7 @@
 """Measure how many crops of a camera are enough, and what a prior is worth.
 
-Scores are measured after calibrating on more and more crops.
-This is slow, since every point calibrates and embeds anew.
+Scores are measured after calibrating on more and more crops.  This is slow, since every point calibrates and embeds
+anew.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def score_curve(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[CurvePoint]:
-    """Score after calibrating on more and more random crops without a prior; then on the fewest with each prior.
+    """Score a network after calibrating it on more and more random crops.
 
-    A smaller number of crops is always a part of a larger one.
+    At first no prior is used; then every prior is scored with the smallest number of crops.  A smaller number of crops
+    is always a part of a larger one.
 
     Args:
         checkpoint: The network.

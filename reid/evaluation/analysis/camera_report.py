@@ -3,8 +3,8 @@
 Without labels, the report measures how far a camera's statistics lie from those that the network uses now and from
 those of the other cameras, how certain they are, how many independent crops there were, and whether nearest neighbours
 become less often crops of the same camera.  With queries and a gallery it also measures mAP and rank-1 before and after
-on the same queries, and what each camera contributes.  Embeddings centred per camera are measured beside it, and in
-its place where a network has no BatchNorm.
+on the same queries, and what each camera contributes.  Centered embeddings are measured as well; where a network
+has no BatchNorm, they are measured instead.
 
 Unlabelled neighbours cannot distinguish a camera that attracts other identities from a camera that recorded one person
 twice.
@@ -185,7 +185,7 @@ class _Networks:
         return embed(checkpoint, samples, workers=self.workers, progress=self.progress)
 
     def embed_by_methods(self, samples: Sequence[Sample], means: Mapping[str, FloatArray]) -> dict[str, Embeddings]:
-        """Embed the samples by each method, the one to judge last; a camera without a mean is not centred."""
+        """Embed the samples by each method, the one to judge last; a camera without a mean is not centered."""
         before = self.embed(self.before, samples)
         found = {BEFORE: before, CENTERED: _center(before, means, self.domain_fields)}
         if self.after is not None:

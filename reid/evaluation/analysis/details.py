@@ -1,4 +1,4 @@
-"""What lies behind the scores of a report: thresholds, pairs of cameras, and the queries that went best and worst.
+"""The details of a report: thresholds, pairs of cameras, and the queries with the best and the worst answers.
 
 Everything that the HTML page and the details in text show is computed here, once.
 """
@@ -53,7 +53,7 @@ class Verification:
 
 @dataclass(frozen=True, eq=False)
 class ResultDetails:
-    """What lies behind one plain result; None or () where the data do not allow to compute it.
+    """The details of one plain result; None or () for what cannot be computed from the data.
 
     All ``gallery`` rows are used, also where the protocol draws some of them for each trial or ranks tracks.
     ``cameras`` has the scores by pairs of cameras.  ``unmatched`` counts the queries without a right answer.
@@ -72,7 +72,7 @@ class ResultDetails:
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """A report and what lies behind its plain results.
+    """A report and the details of its plain results.
 
     ``results`` is () where no details were asked for, and for a mean over reports.  ``modalities`` holds a table for
     each category with several modalities.
@@ -91,7 +91,7 @@ def details_of(
     query_examples: int = 0,
     memory: int | None = None,
 ) -> Details:
-    """Compute what lies behind a report.
+    """Compute the details of a report.
 
     Args:
         report: The report of :func:`reid.evaluation.evaluate`.

@@ -1,4 +1,4 @@
-"""How certain the statistics of a camera are, and when new crops no longer fit them, by resampling its own crops.
+"""Resample the crops of a camera to find how certain its statistics are, and whether new crops still fit them.
 
 Everything is computed from the moments of single images (:mod:`reid.models.image_statistics`).  Distances are those of
 :meth:`reid.norm.Profiles.drift`: in each layer the 2-Wasserstein distance over the deviation, averaged over the layers.

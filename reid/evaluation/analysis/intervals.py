@@ -1,7 +1,7 @@
 """How certain a score is, and whether one run is really better than another on the same queries.
 
 Queries of one identity are alike, so resampling single queries gives intervals that are too narrow where an identity
-has many queries.  With identities given, whole identities are drawn instead.  Everything is drawn from ``seed``.
+has many queries.  If identities are given, whole identities are drawn instead.  All random numbers come from ``seed``.
 """
 
 from __future__ import annotations

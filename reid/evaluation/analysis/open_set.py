@@ -1,4 +1,4 @@
-"""When to believe a match: rates and thresholds where a query may show somebody who is not in the gallery.
+"""Rates and thresholds for the open set, in which a query may show somebody who is not in the gallery.
 
 There are two questions.  Identification: how often is the best answer to a query right and above the threshold, and how
 often does an unmatched query get an answer at all?  Verification: over all pairs of a query and a valid gallery row,

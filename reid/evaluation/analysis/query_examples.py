@@ -1,4 +1,4 @@
-"""Queries and their first answers in images, for the queries that went best and worst."""
+"""Images of queries and of their first answers, for the queries with the best and the worst answers."""
 
 from __future__ import annotations
 

@@ -121,7 +121,9 @@ class SNR(nn.Module):
 
 
 def dual_causality_loss(maps: Restitution, identities: Tensor) -> Tensor:
-    """Compute SNR's loss: enhanced maps shall separate identities better than normalized ones, contaminated ones worse.
+    """Compute SNR's loss, which makes enhanced maps separate identities better than normalized maps do.
+
+    It also makes contaminated maps separate them worse.
 
     d(a, b) = 1/2 - cos(a, b) / 2 is the distance of maps averaged over positions; d+ and d- are those of enhanced and
     of contaminated maps.  The loss is the mean of softplus(d+ - d) + softplus(d - d-) over pairs of one identity, plus
@@ -152,7 +154,7 @@ def _cosine_distances(maps: Tensor) -> Tensor:
 
 
 class DomainNorm(nn.Module):
-    """DomainNorm (Zhang et al. 2020): instance norm, then the channels of each position to unit length, then affine.
+    """DomainNorm (Zhang et al. 2020): instance norm, then scaling each position to unit length, then an affine.
 
     The result does not depend on gain and offset of a channel of an image, nor on the contrast of a position; positions
     can be compared by cosine.  Training and evaluation compute the same.  ``weight`` and ``bias`` are (C,).

@@ -82,8 +82,8 @@ def index_erase(
     """Remove every crop of an identity from a gallery and from all that the program derived from the same data.
 
     These are the vectors and records of the gallery, the embeddings of queries in the same folder, and the
-    application's other galleries beside it. A salted hash of the name stays, so that the crops do not come back when the
-    gallery is built again. The image files and the manifest stay as they are.
+    application's other galleries beside it. A salted hash of the name stays, so that the crops do not come back when
+    the gallery is built again. The image files and the manifest stay as they are.
     """
     from reid.retrieval.storage import check_gallery
 

@@ -1,4 +1,4 @@
-"""Send requests that no page sends to the application: ``python tests/helpers/page_fuzz.py --cases 10000``.
+"""Send requests that no page sends to the application: ``PYTHONPATH=tests python -m helpers.page_fuzz --cases 10000``.
 
 The requests know the page's addresses and the form of its messages, and spoil one or more parts of them. They are drawn
 from a seed. The real application answers them in a process of its own, over loopback.
@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from helpers.tiny_page import make_tiny_page
 
 ROOT = Path(__file__).parents[2]
 JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
@@ -250,9 +252,6 @@ def cut_connections(port: int, number: int) -> None:
 
 def main() -> int:
     """Fuzz the application over a tiny street; exit 1 when a fault was found."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from helpers.tiny_page import make_tiny_page
-
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

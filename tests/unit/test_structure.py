@@ -86,7 +86,7 @@ def test_the_front_door_imports_the_package_for_type_checkers_only() -> None:
     path = PACKAGE / "__init__.py"
     blocks = [node for node in tree_of(path).body if not isinstance(node, ast.If)]
     imported = {module for block in blocks for module in imports(path, block)}
-    assert imported == {"importlib", "typing"}
+    assert imported == {"__future__", "importlib"}
 
 
 def test_every_layer_has_its_place_in_the_order() -> None:

@@ -91,17 +91,17 @@ def test_the_folders_of_killed_programs_are_removed_and_no_others(tmp_path: Path
 
 
 def test_a_start_removes_what_a_killed_program_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = server.os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
     monkeypatch.setattr(server.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(server.os, "environ", {})
     code = (
         "import os, signal\nfrom reid.app.server import private_folder\n"
         "with private_folder() as folder:\n (folder / 'crop.jpg').touch()\n os.kill(os.getpid(), signal.SIGKILL)"
     )
-    environment = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob("reid-demo-*")
     with server.private_folder() as folder:
-        assert list(tmp_path.iterdir()) == [folder]
+        assert list(tmp_path.glob("reid-demo-*")) == [folder]
         assert folder != left
 
 

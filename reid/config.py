@@ -88,7 +88,7 @@ class Train(_Section):
     images_per_identity: Annotated[int, Field(ge=2, le=MAX_BATCH // 2)] = 6
     visits: Count = 4  # how often an epoch shows each identity, each time with other images
     balance: Literal["modality", "camera"] = "modality"  # what the images of an identity in a batch are spread over
-    learning_rate: Annotated[float, Field(gt=0.0, le=100.0, allow_inf_nan=False)] = 2e-3  # the peak, after the warm-up
+    learning_rate: Annotated[float, Field(gt=0.0, le=1e30, allow_inf_nan=False)] = 2e-3  # the peak, after the warm-up
     final_learning_rate: Fraction = 0.01  # where the cosine ends, as a fraction of the peak
     warmup_epochs: NonNegative = 2.0
     weight_decay: NonNegative = 5e-4  # of convolutions and linear layers only

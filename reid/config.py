@@ -6,7 +6,6 @@ as TOML into the folder of the run.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from reid.errors import ConfigError, unknown_name
 from reid.old_names import KEYS, current_experiment
+from reid.structured_text import parse_toml, read_toml, shorten
+
+# Bounds far beyond every useful value.  A value beyond them would end in a crash, or after hours in numbers that are
+# not finite.
+MIN_SIDE, MAX_SIDE = 8, 2048  # pixels of a side of the images that a network is trained on
+MAX_BATCH = 2**14  # images
+MAX_THREADS = 256  # torch crashes where the system refuses to start so many
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 DomainField = Literal["category", "modality", "camera"]
 
 
@@ -33,7 +40,7 @@ class Data(_Section):
     manifests: tuple[str, ...] = Field(min_length=1)  # paths, relative to the working directory
     unlabelled: tuple[str, ...] = ()  # manifests of a site to adapt to; their identities are never read
     categories: tuple[str, ...] = ()  # the categories to keep; () keeps all
-    size: tuple[Count, Count] = (128, 64)  # height and width in pixels that crops are resized to
+    size: tuple[Side, Side] = (128, 64)  # height and width in pixels that crops are resized to
 
 
 class Network(_Section):
@@ -75,13 +82,13 @@ class Norm(_Section):
 class Train(_Section):
     """The recipe of the training, with the optimizer AdamW.  Epochs of a ramp or of a start may be fractions."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Count = 20
-    identities_per_batch: Annotated[int, Field(ge=2)] = 16
-    images_per_identity: Annotated[int, Field(ge=2)] = 6
+    identities_per_batch: Annotated[int, Field(ge=2, le=MAX_BATCH // 2)] = 16
+    images_per_identity: Annotated[int, Field(ge=2, le=MAX_BATCH // 2)] = 6
     visits: Count = 4  # how often an epoch shows each identity, each time with other images
     balance: Literal["modality", "camera"] = "modality"  # what the images of an identity in a batch are spread over
-    learning_rate: Positive = 2e-3  # the peak, after the warm-up
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0, allow_inf_nan=False)] = 2e-3  # the peak, after the warm-up
     final_learning_rate: Fraction = 0.01  # where the cosine ends, as a fraction of the peak
     warmup_epochs: NonNegative = 2.0
     weight_decay: NonNegative = 5e-4  # of convolutions and linear layers only
@@ -94,14 +101,24 @@ class Train(_Section):
     contrast_weight: NonNegative = 0.0  # weight of the supervised contrastive loss on the embeddings
     positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
     precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Count = 2  # of the processor; the last bits of the results depend on it
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 2  # the last bits of the results depend on it
+
+    @model_validator(mode="after")
+    def _batches_fit_into_memory(self) -> Train:
+        images = self.identities_per_batch * self.images_per_identity
+        if images > MAX_BATCH:
+            raise ValueError(
+                f"identities_per_batch = {self.identities_per_batch} and images_per_identity ="
+                f" {self.images_per_identity} make batches of {images} images, expected at most {MAX_BATCH}"
+            )
+        return self
 
 
 class Augment(_Section):
     """The random changes of training images, see ``reid.data.transforms.TrainTransform``."""
 
     flip: Fraction = 0.5
-    pad: Annotated[int, Field(ge=0)] = 5
+    pad: Annotated[int, Field(ge=0, le=MAX_SIDE)] = 5
     brightness: Fraction = 0.2
     contrast: Fraction = 0.15
     saturation: Fraction = 0.2
@@ -135,10 +152,10 @@ def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
         ConfigError: The file is missing or no TOML, or a key or a value is wrong.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = read_toml(Path(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such experiment file; see scripts/experiments/") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {_one_line(error)}") from error
     table = current_experiment(table, str(path))
     for item in sets:
@@ -173,7 +190,7 @@ def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:2]) or "experiment"
-        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        got = "" if first["type"] in ("missing", "value_error") else f", got {shorten(first['input'])}"
         raise ConfigError(f"{where}: {key}: {_one_line(first['msg'])}{got}") from error
 
 
@@ -234,13 +251,13 @@ def _override(table: dict[str, Any], item: str) -> None:
     if key not in leaf_names():
         raise ConfigError(f"--set {item}: {unknown_name('key', key, leaf_names())}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     section, leaf = key.split(".")
     leaves = table.setdefault(section, {})
     if not isinstance(leaves, dict):
-        raise ConfigError(f"[{section}] must be a table, got {leaves!r}")
+        raise ConfigError(f"[{section}] must be a table, got {shorten(leaves)}")
     leaves[leaf] = value
 
 

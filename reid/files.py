@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from reid.errors import ConfigError, DataError
 
 Writer = Callable[[Path], object]
+PARTIAL_FOLDER = ".reid-partial"  # beside the files that are being written; it holds one folder for each writer
+_WRITER_FOLDER = re.compile("[0-9a-f]{16}")
 FileKey = tuple[int, int] | tuple[str, str]
 """Device and number of a file, or folder and name where there is no file."""
 
@@ -30,25 +34,112 @@ def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
         private: Only the owner may read the file, because it shows people or is derived from images of them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with _writer_folder(path.parent) as own:
+        part = own / path.name
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
         write(part)
+        if private:
+            part.chmod(0o600)  # a library may have put a file of its own there
         sync(part)
         part.replace(path)
         sync(path.parent)
+
+
+def write_together(paths: Sequence[Path], write: Callable[[Path], object]) -> None:
+    """Write files of one folder that belong together, so that no new file ever stands beside an old one.
+
+    The first file is the one that the others belong to: an old one disappears before the others are replaced, and the
+    new one appears after them.
+
+    Args:
+        paths: The files; all in the same folder.
+        write: Writes files of these names into the folder that it gets.
+    """
+    parent = paths[0].parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with _writer_folder(parent) as own:
+        write(own)
+        for path in paths:
+            sync(own / path.name)
+        paths[0].unlink(missing_ok=True)
+        for path in reversed(paths):
+            (own / path.name).replace(path)
+        sync(parent)
+
+
+@contextmanager
+def _writer_folder(parent: Path) -> Iterator[Path]:
+    """Make a private folder for what is being written, and remove it at the end of the ``with`` block.
+
+    Libraries put temporary files of their own beside the file that they write, so these lie there as well.  The folder
+    is locked: the next writer removes folders without a lock, because those who made them were killed.
+    """
+    remove_partial_files(parent)
+    own, descriptor = _reserve_folder(parent / PARTIAL_FOLDER)
+    try:
+        yield own
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
+        os.close(descriptor)
+        with suppress(OSError):  # another program writes there
+            own.parent.rmdir()
+
+
+def _reserve_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder with a new name in ``parent`` and lock it; return it and the descriptor that holds the lock."""
+    attempts = 100  # another writer may remove the parent or the folder before it is locked
+    while True:
+        attempts -= 1
+        own = parent / secrets.token_hex(8)
+        try:
+            parent.mkdir(mode=0o700, exist_ok=True)
+            own.mkdir(mode=0o700)
+            descriptor = os.open(own, os.O_RDONLY)
+        except FileNotFoundError:
+            if attempts and parent.parent.is_dir():
+                continue
+            raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if own.is_dir() or not attempts:
+            return own, descriptor
+        os.close(descriptor)
+
+
+def remove_partial_files(parent: Path) -> list[Path]:
+    """Remove what killed programs left in a folder while they wrote, but nothing that is being written.
+
+    Args:
+        parent: The folder.
+
+    Returns:
+        What could not be removed.
+    """
+    folder, remaining = parent / PARTIAL_FOLDER, []
+    try:
+        entries = [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    for entry in filter(lambda entry: _WRITER_FOLDER.fullmatch(entry.name), entries):
+        try:
+            with locked(entry, wait=False):
+                shutil.rmtree(entry)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # it is being written, or just was
+        except OSError:
+            remaining.append(entry)
+    with suppress(OSError):
+        folder.rmdir()
+    return remaining
 
 
 def is_part(path: Path) -> bool:
-    """Return whether a file is what a program leaves behind that was killed while it wrote.
+    """Return whether a file or folder is what a program leaves behind that was killed while it wrote.
 
     Example:
-        >>> is_part(Path(".scores.json.1f6d2c07.part"))
-        True
+        >>> is_part(Path(".reid-partial")), is_part(Path(".scores.json.1f6d2c07.part"))  # the second: version 0.1.0
+        (True, True)
     """
-    return path.name.startswith(".") and path.name.endswith(".part")
+    return path.name == PARTIAL_FOLDER or (path.name.startswith(".") and path.name.endswith(".part"))
 
 
 @contextmanager

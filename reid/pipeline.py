@@ -310,22 +310,26 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
 
     Args:
         checkpoint: The network.
-        samples: The samples; those of other splits are left out.
+        samples: The samples; those of other splits, and of identities that were erased from the folder, are left out.
         out: The folder of the gallery.  An earlier gallery there is replaced.
 
     Returns:
         The gallery.
 
     Raises:
-        DataError: No sample is of split gallery.
+        DataError: No sample is of split gallery, or the identities of all of them were erased.
         GalleryError: The folder holds something else, or cannot be written.
     """
     rows = gallery_samples(samples)
     from reid.retrieval.gallery import Gallery
     from reid.retrieval.storage import check_gallery_folder
+    from reid.retrieval.tombstones import read_tombstones, without_erased
 
     check_gallery_folder(out)
-    gallery = Gallery.build(embed_samples(checkpoint, rows, "building the gallery"))
+    kept = without_erased(rows, [read_tombstones(out)])
+    if not kept:
+        raise DataError(f'{out}: the identities of all rows were erased; "reid index restore" lifts an erasure')
+    gallery = Gallery.build(embed_samples(checkpoint, kept, "building the gallery"))
     gallery.save(out, {NETWORK: checkpoint.save})
     return gallery
 

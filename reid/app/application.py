@@ -16,8 +16,10 @@ import typer
 if TYPE_CHECKING:
     import gradio as gr
 
+    from reid.app.asgi import Application
+    from reid.app.guard import PageGuard
     from reid.app.served_data import ServedData
-    from reid.app.server import Application
+    from reid.app.uploads import UploadStore
 
 STYLE = Path(__file__).parent / "pages" / "style.css"
 UPLOAD_LIMIT = "10mb"
@@ -25,14 +27,15 @@ OPEN_WARNING = (
     "warning: --host {host}: everyone who can reach this machine can see the images of people and search them;"
     " there is no password"
 )
-UPLOAD_LIFETIME = 3600  # seconds after which gradio removes what is left of an upload
+KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
-def build_page(data: ServedData) -> gr.Blocks:
+def build_page(data: ServedData, uploads: UploadStore) -> gr.Blocks:
     """Build the page with its three tabs.
 
     Args:
         data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+        uploads: Where the page finds what visitors upload.
 
     Returns:
         The page, not yet served.
@@ -44,24 +47,41 @@ def build_page(data: ServedData) -> gr.Blocks:
     from reid.app.pages.score_page import ScorePage
     from reid.app.pages.search_page import SearchPage
 
-    cache = (UPLOAD_LIFETIME, UPLOAD_LIFETIME)
     blocks: gr.Blocks
-    with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True, delete_cache=cache) as blocks:
+    with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(_heading(data), apply_default_css=False)
         with gr.Tab("Search", id="search"):
-            SearchPage(data)
+            SearchPage(data, uploads)
         with gr.Tab("Scores", id="scores"):
             ScorePage(data)
         with gr.Tab("Cameras", id="cameras"):
             build_camera_page(data)
     blocks.queue(max_size=32, default_concurrency_limit=2)
+    blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
     return blocks
 
 
-def web_application(blocks: gr.Blocks) -> Application:
-    """Turn the page into a web application that serves nothing but the page.
+def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
+    """Build the page as a web application behind its guard.
 
-    It has no API documentation and no history, and it accepts no file except uploads of at most ``UPLOAD_LIMIT``.
+    Args:
+        data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+        local: Whether it is served on a loopback address.
+    """
+    from reid.app.guard import PageGuard
+    from reid.app.messages import MessageRules
+    from reid.app.sessions import Sessions
+    from reid.app.uploads import UploadStore
+
+    uploads = UploadStore()
+    blocks = build_page(data, uploads)
+    return PageGuard(web_application(blocks), MessageRules(blocks), Sessions(blocks), uploads, local)
+
+
+def web_application(blocks: gr.Blocks) -> Application:
+    """Turn the page into a web application without API documentation, history and monitoring.
+
+    ``UPLOAD_LIMIT`` is for the browser, which then refuses a larger file before it sends it.
     """
     import gradio as gr
     from fastapi import FastAPI
@@ -182,12 +202,13 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:
-        with private_folder() as uploads, listen(options.host, options.port) as listener:
+        with private_folder(), listen(options.host, options.port) as listener:
             if not is_loopback(options.host):
                 typer.echo(OPEN_WARNING.format(host=options.host), err=True)
             folder, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
             data = prepare_data(folder, galleries, options.weights, options.plain, options.identities)
-            serve(web_application(build_page(data)), listener, uploads)
+            local = is_loopback(str(listener.getsockname()[0]))
+            serve(guarded_application(data, local), listener)
     except ReidError as error:
         typer.echo(f"error: {error}", err=True)
         return 1

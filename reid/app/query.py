@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from reid.app.served_data import ServedData, ServedGallery
-from reid.data.images import read_image
+from reid.data.images import IMAGE_FORMATS, decode_image
 from reid.errors import DataError
 from reid.evaluation.labels import market_labels
 from reid.evaluation.metrics import NoMatchError, vector_metrics
@@ -21,6 +21,8 @@ from reid.retrieval.search import UPLOADED, Answer, embed_image, rows_that_may_a
 
 NO_ROW_MAY_ANSWER = "no crop in the gallery fits these options; allow another camera, modality or site"
 MAX_PIXELS = 25_000_000  # a larger upload would only be shrunk to the size of a thumbnail
+MAX_DEEP_PIXELS = 5_000_000  # of a 16-bit image, which takes more memory for each pixel while it is decoded
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LONGEST_SIDE = 1024  # pixels of an upload, which stays in memory as long as the visitor stays
 
 
@@ -150,6 +152,7 @@ def judge_answers(query: Sample, answers: Sequence[Sample]) -> list[Verdict]:
         One verdict for each answer; ``Verdict.UNKNOWN`` where the identity of either sample is not known.
 
     Example:
+        >>> from pathlib import Path
         >>> query = Sample(Path("1.jpg"), "anna", "door")
         >>> answers = [Sample(Path("2.jpg"), "anna", "hall"), Sample(Path("3.jpg"), "anna", "door")]
         >>> [str(verdict) for verdict in judge_answers(query, answers)]
@@ -173,11 +176,11 @@ def _score_query(query: Sample, vector: FloatArray, allowed: Embeddings) -> tupl
     return int(metrics.first_match[0]), float(metrics.average_precision[0])
 
 
-def read_upload(path: Path) -> Image.Image:
+def read_upload(content: bytes) -> Image.Image:
     """Read an uploaded image, turned upright and not larger than needed.
 
     Args:
-        path: The uploaded file.
+        content: The content of the uploaded file.
 
     Returns:
         An RGB image; its longer side has at most ``LONGEST_SIDE`` pixels.
@@ -186,17 +189,18 @@ def read_upload(path: Path) -> Image.Image:
         DataError: The file is no image, is damaged or is far too large. The message names no file of this machine.
     """
     try:
-        with Image.open(path) as header:
+        with Image.open(BytesIO(content), formats=IMAGE_FORMATS) as header:
             width, height = header.size
+            limit = MAX_PIXELS if header.mode in EIGHT_BIT_MODES else MAX_DEEP_PIXELS
     except UnidentifiedImageError:
         raise DataError("this file is not an image in a known format; send a JPEG, PNG, BMP or WebP crop") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError("this image is damaged or far too large; send a crop of one person or vehicle") from error
-    if width * height > MAX_PIXELS:
+    if width * height > limit:
         raise DataError(f"this image has {width} x {height} pixels; send a crop of one person or vehicle")
     try:
-        image = read_image(path)
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        return image
+        image = decode_image(content, UPLOADED)
     except DataError as error:
-        raise DataError(str(error).removeprefix(f"{path}: ").replace(str(path), UPLOADED.name)) from error
+        raise DataError(str(error).removeprefix(f"{UPLOADED}: ")) from error
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return image

@@ -1,7 +1,8 @@
 """What the application shows: data sites, galleries and embeddings of their queries.
 
 Galleries are computed once and used again at the next start, as long as the weights and the data that they were
-computed from are the same.
+computed from are the same. Identities that were erased from one of them are left out of all of them; a running
+application notices an erasure before it answers.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import typer
 
 from reid.data.manifest import read_manifest
 from reid.data.street.generation import PLAN_FILE, StreetPlan
-from reid.errors import DataError, ReidError
+from reid.errors import DataError, GalleryError, ReidError
 from reid.evaluation import Report, evaluate
 from reid.models.checkpoint import Checkpoint
 from reid.old_names import current_experiment
@@ -34,11 +36,13 @@ from reid.pipeline import (
     with_unseen_cameras,
 )
 from reid.records import Embeddings, Sample, Split
-from reid.retrieval.embed import load_embeddings, save_embeddings
+from reid.retrieval.erasure import APPLICATION_GALLERIES
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.query_file import load_queries, save_queries
+from reid.retrieval.storage import stamp_of
+from reid.retrieval.tombstones import Tombstones, read_tombstones, without_erased
 
 MANIFEST = "manifest.csv"
-QUERIES_FILE = "queries.safetensors"  # in the folder of a gallery: the embeddings of the queries
 DATA_KEY = "data"  # key of a checkpoint's free text: the digest of the data that its gallery was built from
 CAMERA_BN, PLAIN_BN = "Camera BN", "Plain BN"
 
@@ -76,6 +80,8 @@ class ServedGallery:
         checkpoint: The network, with statistics for the cameras of every site.
         gallery: The gallery crops of every site.
         queries: The embeddings of the queries of every site.
+        folder: The folder of the gallery.
+        stamp: Of the folder, before it was read.
     """
 
     title: str
@@ -83,6 +89,22 @@ class ServedGallery:
     checkpoint: Checkpoint
     gallery: Gallery
     queries: Embeddings
+    folder: Path
+    stamp: tuple[object, ...]
+
+    def current(self) -> ServedGallery:
+        """Return this gallery as its folder holds it now, without what another program has erased from it.
+
+        Raises:
+            ReidError: The folder can no longer be read, or another network built its gallery again.
+        """
+        stamp = stamp_of(self.folder)
+        if stamp == self.stamp:
+            return self
+        gallery, queries = Gallery.open(self.folder), load_queries(self.folder)
+        if not gallery.fingerprint == queries.fingerprint == self.checkpoint.fingerprint:
+            raise GalleryError(f"{self.folder.name}: another program built this gallery again; start the page again")
+        return replace(self, gallery=gallery, queries=queries, stamp=stamp)
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -101,12 +123,48 @@ class ServedGallery:
         return evaluate(Embeddings(samples, vectors, self.checkpoint.fingerprint), protocol=site.name)
 
 
-@dataclass(frozen=True)
 class ServedData:
-    """What the pages show: sites, and a gallery of all sites for each network."""
+    """What the pages show: sites, and a gallery of all sites for each network.
 
-    sites: tuple[SiteData, ...]
-    galleries: tuple[ServedGallery, ...]
+    Args:
+        sites: The sites.
+        galleries: The galleries, as they were opened.
+    """
+
+    def __init__(self, sites: Sequence[SiteData], galleries: Sequence[ServedGallery]):
+        self.sites = tuple(sites)
+        self.version = 0  # grows when a gallery has changed on disk
+        self._galleries = tuple(galleries)
+        self._erased_queries: frozenset[int] | None = None
+        self._lock = Lock()
+
+    @property
+    def galleries(self) -> tuple[ServedGallery, ...]:
+        """The galleries as their folders hold them now; those that have changed are read again.
+
+        Raises:
+            ReidError: A gallery has changed and cannot be read, so nothing may be answered from what it was.
+        """
+        with self._lock:
+            current = tuple(served.current() for served in self._galleries)
+            if any(new is not old for new, old in zip(current, self._galleries, strict=True)):
+                self._galleries, self.version, self._erased_queries = current, self.version + 1, None
+            return current
+
+    @property
+    def erased_queries(self) -> frozenset[int]:
+        """The indices in ``queries`` of the crops whose identities were erased; no page shows them.
+
+        All are, where the galleries cannot be read.
+        """
+        try:
+            galleries = self.galleries
+        except ReidError:
+            return frozenset(range(len(self.queries)))
+        if self._erased_queries is None:
+            kept = {*without_erased([s for _, s in self.queries], [read_tombstones(one.folder) for one in galleries])}
+            self._erased_queries = frozenset(key for key, (_, s) in enumerate(self.queries) if s not in kept)
+        return self._erased_queries
 
     @cached_property
     def queries(self) -> tuple[tuple[SiteData, Sample], ...]:
@@ -147,16 +205,33 @@ def prepare_data(
     # Weights come first: without them there is no need to make a street.
     loaded = {title: load_checkpoint(path) for title, path in files.items()}
     manifests = find_or_make_manifests(data, identities)
-    sites = tuple(SiteData(path.parent.name, read_manifest(path)) for path in manifests)
+    tombstones = [read_tombstones(galleries / name) for name in APPLICATION_GALLERIES]
+    sites = _read_sites(manifests, tombstones, galleries)
     samples = tuple(sample for site in sites for sample in site.samples)
     if not any(sample.split is Split.QUERY for sample in samples):
         raise DataError(f'{data}: no row of split "query"; the application needs queries to search with')
     digest = _digest(manifests)
-    served = tuple(
+    served = [
         _open_or_build(title, checkpoint, samples, galleries / _folder_name(title), digest)
         for title, checkpoint in loaded.items()
-    )
+    ]
     return ServedData(sites, served)
+
+
+def _read_sites(manifests: Sequence[Path], tombstones: Sequence[Tombstones], galleries: Path) -> list[SiteData]:
+    """Read the manifests without erased identities, and say how many rows are left out."""
+    sites, left_out = [], 0
+    for path in manifests:
+        every_sample = read_manifest(path)
+        samples = without_erased(every_sample, tombstones)
+        left_out += len(every_sample) - len(samples)
+        sites.append(SiteData(path.parent.name, samples))
+    if left_out:
+        typer.echo(
+            f'{galleries}: left out {left_out} rows of erased identities; "reid index restore" lifts an erasure',
+            err=True,
+        )
+    return sites
 
 
 def _folder_name(title: str) -> str:
@@ -209,8 +284,8 @@ def _open_or_build(
     query_samples = [sample for sample in samples if sample.split is Split.QUERY]
     queries = embed_samples(checkpoint, query_samples, f"{title}: queries")
     gallery = build_gallery(checkpoint, samples, folder)
-    save_embeddings(queries, folder / QUERIES_FILE)
-    return ServedGallery(title, categories, checkpoint, gallery, queries)
+    queries = save_queries(folder, queries)
+    return ServedGallery(title, categories, checkpoint, gallery, queries, folder, stamp_of(folder))
 
 
 def _open_if_current(
@@ -223,8 +298,10 @@ def _open_if_current(
     if not folder.exists():
         return None
     try:
+        stamp = stamp_of(folder)
         checkpoint, gallery = gallery_checkpoint(folder), Gallery.open(folder)
-        queries = load_embeddings(folder / QUERIES_FILE)
+        queries = load_queries(folder)
+        lifted = read_tombstones(folder).lifted
     except ReidError as error:
         typer.echo(f"{folder}: building it again ({error})", err=True)
         return None
@@ -232,11 +309,13 @@ def _open_if_current(
         (checkpoint.weights, checkpoint.extra.get(DATA_KEY)) == (weights, digest)
         and checkpoint.fingerprint == gallery.fingerprint == queries.fingerprint
         and set(gallery.samples) | set(queries.samples) <= set(samples)
+        and not lifted
     )
     if not is_current:
-        typer.echo(f"{folder}: built from other weights or data; building it again", err=True)
+        reason = "an erasure was lifted" if lifted else "built from other weights or data"
+        typer.echo(f"{folder}: {reason}; building it again", err=True)
         return None
-    return ServedGallery(title, categories, checkpoint, gallery, queries)
+    return ServedGallery(title, categories, checkpoint, gallery, queries, folder, stamp)
 
 
 def _digest(manifests: Sequence[Path]) -> str:

@@ -1,53 +1,30 @@
-"""A web server that serves the page and nothing else.
+"""The web server of the application: where it listens, what it writes, and how it ends.
 
-Only the addresses on a short list, those that the page needs, are answered. Files have no address, and a request may
-name no file except one that was just uploaded. Every answer carries a policy that keeps the browser from sending
-requests to any other host.
+Which requests it answers is decided in :mod:`reid.app.guard`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import typer
 import uvicorn
 
+from reid.app.guard import PageGuard
 from reid.errors import ConfigError
+from reid.files import locked
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-# The addresses that gradio's page requests. These are left out on purpose: file=, proxy=, stream, info, API
-# documentation, monitoring.
-PAGE_ADDRESSES = re.compile(
-    r"/|/(assets|static|svelte)/.+|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?"
-    r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|upload|upload_progress|startup-events|theme\.css|cancel|reset)/?"
-)
-CONTENT_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:;"
-    " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = (
-    (b"content-security-policy", CONTENT_POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
-EVENT_ADDRESS = "/gradio_api/queue/join"  # the page sends here what a visitor pressed, chose or uploaded
-EVENT_BYTES = 2**20  # plenty, because the content of an upload is sent to another address
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+FOLDER_NAME = re.compile(r"reid-demo-[a-z0-9_]{8}")
+OWNER_FILE = ".reid-demo-owner"  # locked by the program that made the folder, as long as it runs
 
 
 def is_loopback(host: str) -> bool:
@@ -65,107 +42,50 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class PageGuard:
-    """An ASGI application in front of another that passes on what the page needs and answers 404 to the rest.
-
-    It adds the headers of the policy to every answer. On a loopback address the Host header must name a loopback
-    address too: otherwise a page of another host could reach this one under a name of its own (DNS rebinding).
-    Gradio opens any path or address that a message names as a file, so messages may only name files in ``uploads``.
-
-    Args:
-        application: The application behind the guard.
-        uploads: The folder in which gradio keeps uploads.
-        local: Whether the server listens on a loopback address.
-    """
-
-    def __init__(self, application: Application, uploads: Path, local: bool):
-        self._application = application
-        self._uploads = uploads.resolve()
-        self._local = local
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        allowed = PAGE_ADDRESSES.fullmatch(scope["path"]) and (not self._local or _names_loopback(scope))
-        if allowed and scope["path"].rstrip("/") == EVENT_ADDRESS:
-            body = await _read_body(receive)
-            allowed = body is not None and _names_only_files_in(self._uploads, body)
-            receive = _replay(body or b"", receive)
-        if not allowed:
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"not found\n"})
-            return
-
-        async def guarded(event: MutableMapping[str, Any]) -> None:
-            if event["type"] == "http.response.start":
-                event["headers"] = [*event.get("headers", ()), *HEADERS]
-            await send(event)
-
-        await self._application(scope, receive, guarded)
-
-
-def _names_loopback(scope: Scope) -> bool:
-    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-    return re.sub(r":\d+$", "", host) in LOOPBACK_NAMES
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    """Return the whole body of a request; None when it is too long or the sender is gone."""
-    body, more = bytearray(), True
-    while more:
-        event = await receive()
-        body += event.get("body", b"")
-        if event["type"] != "http.request" or len(body) > EVENT_BYTES:
-            return None
-        more = event.get("more_body", False)
-    return bytes(body)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a ``receive`` that first gives a body that was already read, then what comes next."""
-    events = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> MutableMapping[str, Any]:
-        return events.pop() if events else await receive()
-
-    return replay
-
-
-def _names_only_files_in(folder: Path, body: bytes) -> bool:
-    """Whether every file that a message (JSON) names is in ``folder``; a message that is not JSON names none."""
-    try:
-        found = [json.loads(body)]
-    except ValueError:
-        return True
-    while found:
-        value = found.pop()
-        if isinstance(value, dict):
-            path = value.get("path", str(folder))
-            if not isinstance(path, str) or not Path(path).resolve().is_relative_to(folder):
-                return False
-        if isinstance(value, dict | list):
-            found += value.values() if isinstance(value, dict) else value
-    return True
-
-
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a folder for uploads that only its owner may read, and remove it at the end of the ``with`` block.
+    """Make a folder for what gradio writes, and remove it at the end of the ``with`` block.
 
-    All settings of gradio in the environment are removed, so that none can open what is closed here.
+    Only its owner may read it. Folders of earlier programs that were killed are removed first. All settings of gradio
+    in the environment are removed, so that none can open what is closed here.
 
     Yields:
         The folder.
     """
+    remove_leftovers(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix="reid-demo-"))  # 0700
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     try:
-        yield folder
+        with locked(folder / OWNER_FILE):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove the private folders that killed programs of this user left behind.
+
+    A folder counts as left behind if it has the name of one, is private, and holds an owner file that nobody locks.
+
+    Args:
+        parent: The folder in which they are.
+    """
+    for folder in parent.glob("reid-demo-*"):
+        try:
+            if not _is_private_folder(folder) or not (folder / OWNER_FILE).is_file():
+                continue
+            with locked(folder / OWNER_FILE, wait=False):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its program still runs, or it is gone
+            continue
+
+
+def _is_private_folder(folder: Path) -> bool:
+    status = folder.lstat()
+    is_own = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700 and status.st_uid == os.getuid()
+    return is_own and FOLDER_NAME.fullmatch(folder.name) is not None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -206,17 +126,21 @@ class _Server(uvicorn.Server):
             typer.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-def serve(application: Application, listener: socket.socket, uploads: Path) -> None:
+def serve(guard: PageGuard, listener: socket.socket) -> None:
     """Serve until interrupted (SIGINT, SIGTERM); open requests get two seconds to end.
 
     Args:
-        application: The page as an ASGI application.
+        guard: The page behind its guard.
         listener: The socket of :func:`listen`, which is closed at the end.
-        uploads: The folder in which gradio keeps uploads.
     """
-    local = is_loopback(str(listener.getsockname()[0]))
     config = uvicorn.Config(
-        PageGuard(application, uploads, local), log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        guard,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=2,
     )
     try:
         _Server(config).run(sockets=[listener])
@@ -224,4 +148,5 @@ def serve(application: Application, listener: socket.socket, uploads: Path) -> N
         pass
     finally:
         listener.close()
-    typer.echo("stopped", err=True)
+    refused = ", ".join(f"{count} with {status}" for status, count in sorted(guard.refused.items()))
+    typer.echo(f"stopped; refused requests: {refused}" if refused else "stopped", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,7 @@ def search(
     check_cameras(checkpoint, unseen)
     checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
     if checkpoint.unknown_domain is None and unknown_domains(checkpoint, [query]):
-        raise ConfigError(_unknown_camera(folder, checkpoint, query, opened.samples))
+        raise ConfigError(_unknown_domain(folder, checkpoint, query, own_network, opened.samples))
     found = search_image(
         checkpoint,
         opened,
@@ -123,22 +124,47 @@ def _checked_policy(unseen: str | None, flip: bool, own_network: bool) -> Unseen
     return policy
 
 
-def _unknown_camera(folder: Path, checkpoint: Checkpoint, query: Sample, gallery: Sequence[Sample]) -> str:
-    """Return why an image of a camera without statistics cannot be searched for, and what to do about it.
+def _unknown_domain(
+    folder: Path, checkpoint: Checkpoint, query: Sample, own_network: bool, gallery: Sequence[Sample]
+) -> str:
+    """Return why an image without statistics cannot be searched for, and what to do about it.
 
-    The cameras of the gallery are offered.  Its network may know others, such as those that it was trained on.
+    The domains of the gallery are offered.  Its network may know others, such as those that it was trained on.
     """
     shown = {domain_of(sample, checkpoint.domain_fields) for sample in gallery}
-    names = [domain for domain in checkpoint.domains if domain in shown] or checkpoint.domains
-    fields, known = "/".join(checkpoint.domain_fields), ", ".join(names)
-    unknown = domain_of(query, checkpoint.domain_fields)
-    if "camera" in checkpoint.domain_fields and not query.camera:
-        return f"{folder}: its network has statistics for each {fields}; say which with --camera; known: {known}"
-    return (
-        f'{folder}: its network has no statistics for {fields} "{unknown}"; known: {known};'
-        ' run "reid calibrate" on its crops and "reid index build --profiles" again, or build with --unseen-camera'
-        " nearest or mixture"
+    domains = [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
+    fields, known = "/".join(checkpoint.domain_fields), ", ".join(domains)
+    where = f"{folder}: its network has" if own_network else f"{checkpoint.source}: these weights have"
+    cure = (
+        'run "reid calibrate" on its crops and "reid index build --profiles" again, or build the gallery with'
+        " --unseen-camera nearest or mixture, or with another network (--weights)"
+        if own_network
+        else "pass --unseen-camera nearest or mixture, profiles of it (--profiles), or other --weights; build the"
+        " gallery with the same"
     )
+    cameras = _known_cameras(checkpoint, query, domains) if not query.camera else []
+    if cameras:
+        return (
+            f"{where} statistics for each {fields}; name the camera of the image with --camera; known:"
+            f" {', '.join(cameras)}; for another camera, {cure}"
+        )
+    if query.camera or "camera" not in checkpoint.domain_fields:
+        return (
+            f'{where} no statistics for {fields} "{domain_of(query, checkpoint.domain_fields)}"; known: {known}; {cure}'
+        )
+    other = {name: getattr(query, name) for name in checkpoint.domain_fields if name != "camera"}
+    wanted = " and ".join(f'{name} "{value}"' for name, value in other.items())
+    return f"{where} no statistics for any camera of {wanted}; known: {known}; {cure}"
+
+
+def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]) -> list[str]:
+    """Return the cameras of ``domains`` that fit the category and modality of the query."""
+    if "camera" not in checkpoint.domain_fields:
+        return []
+    found = (dict(zip(checkpoint.domain_fields, name.split("/"), strict=False)) for name in domains)
+    cameras = [parts["camera"] for parts in found if len(parts) == len(checkpoint.domain_fields)]
+    with_camera = {camera: domain_of(replace(query, camera=camera), checkpoint.domain_fields) for camera in cameras}
+    return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
 def _row(rank: int, sample: Sample, score: float) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -45,12 +48,38 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         DataError: The file is missing, empty, damaged, incomplete, too large, or not an image.
     """
-    try:
+
+    def open_file() -> BinaryIO:
         require_regular_file(path, "image")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the image is an empty file; copy or download it again")
-        # Given a path, Pillow maps a TIFF that lies on its side into memory with rows of the wrong length.
-        with path.open("rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+        return path.open("rb")
+
+    return _decode(open_file, path)
+
+
+def decode_image(content: bytes, name: Path) -> Image.Image:
+    """Decode the content of an image file, as :func:`read_image` does.
+
+    Args:
+        content: All bytes of the file.
+        name: What messages call the file.
+
+    Returns:
+        The decoded image in mode RGB.
+
+    Raises:
+        DataError: The content is empty, damaged, incomplete, too large, or not an image.
+    """
+    return _decode(lambda: BytesIO(content), name)
+
+
+def _decode(open_file: Callable[[], BinaryIO], path: Path) -> Image.Image:
+    # Pillow gets an open file, because given a path some of its decoders open or map the file again by themselves.
+    try:
+        with open_file() as file:
+            if not file.read(1):
+                raise DataError(f"{path}: the image is an empty file; copy or download it again")
+            file.seek(0)
+            image: Image.Image = Image.open(file, formats=IMAGE_FORMATS)
             white_is_zero = image.format == "TIFF" and _photometric(image) == _WHITE_IS_ZERO
             image.load()
             turn = _TURNS.get(_orientation(image))
@@ -62,7 +91,7 @@ def read_image(path: Path) -> Image.Image:
     except PermissionError:
         raise DataError(f"{path}: no permission to read the image") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image in a known format (JPEG, PNG, BMP, WebP, ...)") from None
+        raise DataError(f"{path}: not an image in a known format (JPEG, PNG, BMP, WebP, TIFF, GIF)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: the image is far too large for a crop; cut out the person or vehicle") from error
     except _DAMAGED as error:

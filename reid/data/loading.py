@@ -83,10 +83,14 @@ def _unknown_domain_message(sample: Sample, domain_fields: Sequence[str], domain
         f", ... ({len(domains)} in all)" if len(domains) > _SHOWN_NAMES else ""
     )
     if "camera" in domain_fields and not sample.camera:
-        return f"{sample.path}: the camera is empty, but these weights normalize by {fields}; known: {known}"
+        return (
+            f"{sample.path}: the camera is empty, but these weights normalize by {fields}; known: {known};"
+            " fill in the camera, or pass --unseen-camera prior, nearest or mixture, or other --weights"
+        )
     return (
         f'{fields} "{name}" is unknown to these weights; known: {known}; run "reid calibrate ..." on its images, '
-        f"or pass --unseen-camera prior, nearest or mixture where a command has it (first found at {sample.path})"
+        f"or pass --unseen-camera prior, nearest or mixture where a command has it, or other --weights"
+        f" (first found at {sample.path})"
     )
 
 

@@ -7,11 +7,11 @@ code in a file is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,15 +19,17 @@ from torch import nn
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError
 from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.header import check_domain_count, check_network_size, parse_extra, parse_header
 from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
-from reid.models.runtime import RUNTIMES, RuntimeNetwork, read_files
+from reid.models.runtime import RUNTIMES, RuntimeNetwork, program_of, read_files
 from reid.models.weights.families import COLOURS, recognise
 from reid.models.weights.tensor_tables import Table, digest, load_strictly, packed, read_table, table_of, unpacked
 from reid.norm import DomainBatchNorm, DomainPolicy, convert_norm, domains_of, system_of
 from reid.norm.tensor_file import write_table
-from reid.old_names import current_fields, fields_in_files
+from reid.old_names import fields_in_files
 from reid.records import UnseenCameraPolicy
+from reid.structured_text import shorten
 
 FORMAT = "reid-weights-1"
 BUILT_IN = "built in"  # pooling and neck of a model that another program runs
@@ -54,7 +56,7 @@ def read_contents(path: Path, backbone: str | None, size: tuple[int, int] | None
         backbone: The name of the backbone, which published weights need.
         size: Height and width that a model of any size takes; only models that another program runs use it.
     """
-    if path.suffix.lower() in RUNTIMES:
+    if program_of(path) is not None:
         return _read_runtime_model(path, backbone, size)
     tensors, metadata = read_table(path)
     if metadata.get("format", "").startswith("reid-"):
@@ -77,7 +79,12 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
         "system": system_of(network),
         "digest": digest(tensors),
     }
-    write_table(path, packed(tensors), {"format": FORMAT, "network": json.dumps(header), "extra": json.dumps(extra)})
+    texts = {"network": json.dumps(header), "extra": json.dumps(extra)}
+    write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
+
+
+def _checksum(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256((metadata["network"] + metadata["extra"]).encode()).hexdigest()
 
 
 def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], backbone: str | None) -> CheckpointContents:
@@ -85,29 +92,33 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
     if metadata["format"] != FORMAT:
         raise WeightsError(f'{path}: expected weights ("{FORMAT}"), got a file of kind "{metadata["format"]}"')
     try:
-        header: dict[str, Any] = json.loads(metadata["network"])
-        extra: dict[str, str] = json.loads(metadata["extra"])
-        spec = NetworkSpec(**header["spec"])
-        transform = EvaluationTransform.from_dict(header["transform"])
-        domains, affine, expected = (header[key] for key in ("names", "affine", "digest"))
-        domain_fields = current_fields(header["by"])
-        system = header.get(
-            "system", "batch"
-        )  # the first files, from before there were other systems, have no such key
+        if metadata.get("check") not in (None, _checksum(metadata)):  # version 0.1.0 wrote none
+            raise ValueError("it is not what was written")
+        header = parse_header(metadata["network"])
+        extra = parse_extra(metadata["extra"])
         policy = UnseenCameraPolicy(extra.pop(UNSEEN_KEY, UnseenCameraPolicy.ERROR))
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise WeightsError(f"{path}: the header of this weights file is damaged ({error!r})") from error
+    except (KeyError, ValueError, ConfigError) as error:
+        raise WeightsError(f"{path}: the header of this weights file is damaged ({shorten(str(error))})") from error
+    spec, transform, domains, domain_fields = header.spec, header.transform, header.domains, header.domain_fields
     if backbone is not None and backbone != spec.backbone:
         raise WeightsError(f'{path}: these weights are of backbone "{spec.backbone}", not "{backbone}"')
     tensors = unpacked(tensors)
-    if digest(tensors) != expected:
+    if digest(tensors) != header.digest:
         raise WeightsError(f"{path}: damaged, its tensors are not those that were saved; copy the file again")
     is_runtime_model = spec.backbone in RUNTIMES.values()
-    network: nn.Module = RuntimeNetwork(spec.backbone, tensors, str(path)) if is_runtime_model else _build(spec)
-    if domains or system != "batch":
-        network = convert_norm(network, DomainPolicy("/".join(domain_fields), tuple(domains), affine, system))
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    try:
+        network: nn.Module = (
+            RuntimeNetwork(spec.backbone, tensors, str(path)) if is_runtime_model else _build(spec, numbers)
+        )
+        if domains or header.system != "batch":
+            check_domain_count(network, len(domains), numbers)
+            policy_of_norm = DomainPolicy("/".join(domain_fields), domains, header.affine, header.system)
+            network = convert_norm(network, policy_of_norm)
+    except ConfigError as error:
+        raise WeightsError(f"{path}: its header does not fit: {error}") from error
     load_strictly(network, tensors, f"{path} into {spec.backbone}")
-    return CheckpointContents(network, spec, transform, tuple(domain_fields), policy, extra)
+    return CheckpointContents(network, spec, transform, domain_fields, policy, extra)
 
 
 def _read_published_weights(path: Path, tensors: Table, backbone: str | None) -> CheckpointContents:
@@ -119,7 +130,7 @@ def _read_published_weights(path: Path, tensors: Table, backbone: str | None) ->
         )
     try:
         origin = recognise(tensors, backbone)
-        network = _build(origin.spec)
+        network = _build(origin.spec, sum(tensor.numel() for tensor in tensors.values()))
         ours, left_out = origin.tensors_for(network.backbone, tensors)
         transform = origin.transform_of(network.backbone, tensors)
     except WeightsError as error:
@@ -131,7 +142,7 @@ def _read_published_weights(path: Path, tensors: Table, backbone: str | None) ->
 
 def _read_runtime_model(path: Path, backbone: str | None, size: tuple[int, int] | None) -> CheckpointContents:
     """A model that another program runs; its pooling and neck are part of its graph."""
-    runtime = RUNTIMES[path.suffix.lower()]
+    runtime = program_of(path) or ""
     if backbone not in (None, runtime):
         raise WeightsError(f'{path}: the network is in this file, it is not one of "{backbone}"; leave --backbone out')
     files, card = read_files(path), read_card(path)
@@ -143,8 +154,12 @@ def _read_runtime_model(path: Path, backbone: str | None, size: tuple[int, int] 
     return CheckpointContents(network, NetworkSpec(runtime, BUILT_IN, BUILT_IN), transform)
 
 
-def _build(spec: NetworkSpec) -> Embedder:
-    """Build an embedder without moving the random stream, because its random weights are about to be replaced."""
+def _build(spec: NetworkSpec, numbers: int) -> Embedder:
+    """Build an embedder without moving the random stream, because its random weights are about to be replaced.
+
+    A network that needs far more than the ``numbers`` of its file is refused before it takes memory.
+    """
+    check_network_size(spec, numbers)
     with torch.random.fork_rng(devices=[]):
         return Embedder(spec)
 

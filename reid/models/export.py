@@ -7,7 +7,6 @@ that embeds images of several cameras, ``torch.onnx.export(Given(network), ...)`
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConfigError, WeightsError, unknown_name
+from reid.files import write_together
 from reid.models.checkpoint import Checkpoint
 from reid.models.runtime import RUNTIMES, import_package
 from reid.norm import Given, extract
@@ -35,7 +35,7 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
     Raises:
         ConfigError: If the camera is not known, the suffix is neither, a package is missing, or another program runs
             the network already.
-        WeightsError: If a file cannot be written; none is left behind then.
+        WeightsError: If a file cannot be written; older files stay then.
     """
     runtime = format_of(out)
     if checkpoint.runtime:
@@ -47,18 +47,19 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
     if checkpoint.transform.flip:
         exported = _WithMirrorImage(exported).eval()
     graph = _export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
-    files = [out, out.with_suffix(".toml"), *([out.with_suffix(".bin")] if runtime == "openvino" else [])]
-    try:
+    card = out.with_suffix(".toml")
+
+    def write(folder: Path) -> None:
         if runtime == "openvino":
             openvino = import_package("openvino", "openvino", str(out))
-            openvino.save_model(openvino.Core().read_model(graph, b""), out, compress_to_fp16=False)
+            openvino.save_model(openvino.Core().read_model(graph, b""), folder / out.name, compress_to_fp16=False)
         else:
-            out.write_bytes(graph)
-        out.with_suffix(".toml").write_text(_card_text(checkpoint), encoding="utf-8")
+            (folder / out.name).write_bytes(graph)
+        (folder / card.name).write_text(_card_text(checkpoint), encoding="utf-8")
+
+    try:
+        write_together([out, card, *([out.with_suffix(".bin")] if runtime == "openvino" else [])], write)
     except (OSError, RuntimeError) as error:  # OpenVINO raises a RuntimeError for a full disk
-        for file in files:
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[-1]
         raise WeightsError(f"{out}: cannot be written ({reason}); choose another place or free some space") from error
 

@@ -16,7 +16,6 @@ a small TOML file, ``model.toml`` beside ``model.onnx`` or ``model.xml``::
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from reid.data.transforms import INTERPOLATIONS, EvaluationTransform, Triple
 from reid.errors import ConfigError, WeightsError, unknown_name
+from reid.structured_text import read_toml
 
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # which of R, G, B each channel of the input is
 EXAMPLE = 'colours = "RGB", scale = 255, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]'
@@ -122,7 +122,7 @@ def read_card(model: Path) -> Card:
     Raises:
         WeightsError: If there is no card, or the card cannot be used.
     """
-    path = model.with_suffix(".toml")
+    path = beside(model, ".toml")
     if not path.is_file():
         if model.stem in KNOWN_MODELS:
             return KNOWN_MODELS[model.stem]
@@ -131,13 +131,30 @@ def read_card(model: Path) -> Card:
             f" {EXAMPLE}, one a line (docs/your-cameras.md explains them)"
         )
     try:
-        return _parse_card(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _parse_card(read_toml(path))
     except ConfigError as error:
         raise WeightsError(f"{path}: {error}") from error
-    except ValueError as error:  # not TOML, or not text
+    except (OSError, ValueError) as error:  # not TOML, or not text
         raise WeightsError(
             f"{path}: this card of {model.name} is not TOML ({error}); a card has {EXAMPLE}, one a line"
         ) from error
+
+
+def beside(model: Path, suffix: str) -> Path:
+    """Find the file with another suffix beside a model, or beside the file that a link to the model leads to.
+
+    Args:
+        model: The file of the model.
+        suffix: The suffix in small letters; a file with capitals is found too.
+
+    Returns:
+        The path, which may not exist.
+    """
+    for name in (model, *([model.resolve()] if model.is_symlink() else [])):
+        for form in (suffix, suffix.upper()):
+            if name.with_suffix(form).is_file():
+                return name.with_suffix(form)
+    return model.with_suffix(suffix)
 
 
 def _parse_card(values: Mapping[str, Any]) -> Card:

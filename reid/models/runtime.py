@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reid.errors import ConfigError, WeightsError
-from reid.models.model_card import Sides
+from reid.models.graph_operators import refuse_loops
+from reid.models.model_card import Sides, beside
 from reid.models.weights.tensor_tables import Table
 
+MAX_MODEL = 2**32  # bytes of a model's file, which is held in memory
 RUNTIMES = {
     ".onnx": "onnx",
     ".xml": "openvino",
@@ -83,6 +85,7 @@ class RuntimeNetwork(nn.Module):
         for key, value in tables.items():
             self.register_buffer(key, value)
         self.source = source
+        refuse_loops(program, tables["graph"].numpy().tobytes(), source)
         self._session = _OPENERS[program](*(tables[key].numpy().tobytes() for key in files), source=source)
         self.runtime = self._session.runtime
         self._batch_size, self.size, self._channels_last = self._check_ports()
@@ -140,6 +143,20 @@ class RuntimeNetwork(nn.Module):
         return shape[0], (shape[1], shape[2]) if channels_last else (shape[2], shape[3]), channels_last
 
 
+def program_of(path: Path) -> str | None:
+    """Return the program that runs a model, by the suffix of its file, or of the file that a link leads to.
+
+    Returns:
+        A value of :data:`RUNTIMES`; None for a file of tensors.
+
+    Example:
+        >>> program_of(Path("MODEL.ONNX"))
+        'onnx'
+    """
+    program = RUNTIMES.get(path.suffix.lower())
+    return program or (RUNTIMES.get(path.resolve().suffix.lower()) if path.is_symlink() else None)
+
+
 def read_files(path: Path) -> Table:
     """Read the bytes of a model's files as tensors.
 
@@ -153,8 +170,8 @@ def read_files(path: Path) -> Table:
         WeightsError: If a file is missing.
     """
     paths = {"graph": path}
-    if RUNTIMES[path.suffix.lower()] == "openvino":
-        paths["weights"] = path.with_suffix(".bin")
+    if program_of(path) == "openvino":
+        paths["weights"] = beside(path, ".bin")
     table = {}
     for name, file in paths.items():
         if not file.is_file():
@@ -162,6 +179,8 @@ def read_files(path: Path) -> Table:
                 f"{file}: no such file"
                 + (f"; an OpenVINO model is two files, put it beside {path}" if name == "weights" else "")
             )
+        if file.stat().st_size > MAX_MODEL:
+            raise WeightsError(f"{file}: too large, expected at most {MAX_MODEL:,} bytes")
         table[name] = torch.from_numpy(np.fromfile(file, np.uint8))
     return table
 

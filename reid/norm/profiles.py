@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reid.errors import DataError, WeightsError, unknown_name
 from reid.norm.covariance import CovarianceStatistics
+from reid.norm.profile_header import parse_profile_header
 from reid.norm.statistics import Statistics
 from reid.norm.tensor_file import write_table
 from reid.old_names import current_fields, fields_in_files
@@ -244,20 +245,25 @@ class Profiles:
         if metadata.get("check") not in (None, hashlib.sha256(text.encode()).hexdigest()):  # older files have none
             raise WeightsError(DAMAGED.format(path=path, what="header is"))
         try:
-            header = json.loads(text)
-            names, images, digest, weights = (header[key] for key in ("names", "images", "digest", "weights"))
-            domain_fields = current_fields(header["by"])
-        except (ValueError, LookupError, TypeError) as error:
+            header = parse_profile_header(text, tensors)
+        except ValueError as error:
             raise WeightsError(DAMAGED.format(path=path, what="header is")) from error
-        if digest != _digest(tensors):
+        if header.digest != _digest(tensors):
             raise WeightsError(DAMAGED.format(path=path, what="statistics are"))
         tables = {
             key: {k.removesuffix(f".{suffix}"): t for k, t in tensors.items() if k.endswith(f".{suffix}")}
             for key, suffix in _TABLES.items()
         }
-        date, prior = (header.get(key, "") for key in ("date", "prior"))  # older files do not have these
+        if tables["mean"].keys() != (tables["var"] | tables["cov"]).keys():
+            raise WeightsError(DAMAGED.format(path=path, what="layers are"))
         return cls(
-            tuple(names), tuple(images), weights=weights, domain_fields=domain_fields, date=date, prior=prior, **tables
+            tuple(header.domains),
+            tuple(header.images),
+            weights=header.weights,
+            domain_fields=current_fields(header.domain_fields),
+            date=header.date,
+            prior=header.prior,
+            **tables,
         )
 
     def _check_same_network(self, other: Profiles) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from reid.data.loading import Progress, load_batches
 from reid.errors import DataError
 from reid.models.checkpoint import Checkpoint
 from reid.records import Embeddings, FloatArray, Sample
-from reid.retrieval.storage import decode_samples, encode_samples, write_private
+from reid.retrieval.sample_table import decode_samples, encode_samples, first_line
+from reid.retrieval.storage import write_private
 
 FORMAT = "reid-embeddings-1"
 
@@ -73,7 +75,7 @@ def save_embeddings(embeddings: Embeddings, path: Path) -> None:
     """Write embeddings to one safetensors file that only its owner may read.
 
     The file holds the tensors ``vectors`` (N, D) float32 and ``samples``, the bytes of a Parquet table. Paths of
-    samples are written as they are.
+    samples are written as they are.  A checksum in the header covers all of it.
 
     Args:
         embeddings: The embeddings.
@@ -85,6 +87,7 @@ def save_embeddings(embeddings: Embeddings, path: Path) -> None:
     table = np.frombuffer(encode_samples(embeddings.samples), np.uint8)
     tensors: dict[str, npt.NDArray[Any]] = {"vectors": np.ascontiguousarray(embeddings.vectors), "samples": table}
     metadata = {"format": FORMAT, "fingerprint": embeddings.fingerprint}
+    metadata["check"] = _checksum(tensors, embeddings.fingerprint)
     try:
         write_private(path, lambda part: save_file(tensors, part, metadata))
     except OSError as error:
@@ -121,8 +124,20 @@ def load_embeddings(path: Path) -> Embeddings:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise DataError(f'{path}: expected embeddings ("{FORMAT}"), got "{metadata.get("format", "unknown")}"')
-            vectors, table = file.get_tensor("vectors"), file.get_tensor("samples")
+            tensors = {name: file.get_tensor(name) for name in ("vectors", "samples")}
             fingerprint = metadata["fingerprint"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise DataError(f"{path}: damaged or not an embeddings file ({error}); embed again") from error
-    return Embeddings(decode_samples(table.tobytes(), path), vectors, fingerprint)
+        if metadata.get("check") not in (None, _checksum(tensors, fingerprint)):  # version 0.1.0 wrote none
+            raise ValueError("its contents are not what was written")
+        samples = decode_samples(tensors["samples"].tobytes(), path)
+        return Embeddings(samples, tensors["vectors"], fingerprint)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{path}: damaged or not an embeddings file ({first_line(error)}); embed again") from error
+
+
+def _checksum(tensors: Mapping[str, npt.NDArray[Any]], fingerprint: str) -> str:
+    """Return SHA-256 in hex over the fingerprint and the shapes, types and bytes of the tensors."""
+    summary = hashlib.sha256(fingerprint.encode())
+    for name, tensor in sorted(tensors.items()):
+        summary.update(f"{name} {tensor.shape} {tensor.dtype}\n".encode())
+        summary.update(np.ascontiguousarray(tensor).data if tensor.size else b"")
+    return summary.hexdigest()

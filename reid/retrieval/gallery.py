@@ -3,43 +3,80 @@
 from __future__ import annotations
 
 import json
-import shutil
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from reid.errors import DataError, GalleryError
 from reid.files import Writer
 from reid.records import Embeddings, FloatArray, Ranking, Sample
 from reid.retrieval.exact import empty_ranking
 from reid.retrieval.faiss_index import FlatIndex
-from reid.retrieval.storage import (
-    decode_samples,
-    encode_samples,
-    first_line,
-    open_gallery_folder,
-    write_gallery_folder,
+from reid.retrieval.sample_table import decode_samples, encode_samples, first_line
+from reid.retrieval.storage import open_gallery_folder, stamp_of, write_gallery
+from reid.retrieval.tombstones import (
+    BoolArray,
+    Tombstones,
+    is_identity,
+    read_tombstones,
+    write_tombstones,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BoolArray = npt.NDArray[np.bool_]
-
-OWN_FILES = ("index", "samples")
-
 
 @dataclass(frozen=True)
-class _GalleryRows:
+class GalleryRows:
     """One state of a gallery. It is replaced as a whole, so that a running search never reads half an erasure."""
 
     samples: tuple[Sample, ...]
     index: FlatIndex
+
+    def select(self, mask: BoolArray) -> GalleryRows:
+        """Return the rows where ``mask`` (G,) is true."""
+        if mask.all():
+            return self
+        samples = tuple(self.samples[i] for i in np.flatnonzero(mask))
+        return GalleryRows(samples, FlatIndex.build(self.index.vectors[mask]))
+
+    def writers(self) -> dict[str, Writer]:
+        """Return the writers of the data files."""
+        table = encode_samples(self.samples)
+        return {"index": self.index.write, "samples": lambda path: path.write_bytes(table)}
+
+    def facts(self, fingerprint: str) -> dict[str, object]:
+        """Return what the header says about the rows."""
+        return {"fingerprint": fingerprint, "dimension": self.index.vectors.shape[1], "count": len(self.samples)}
+
+
+def read_rows(folder: Path, header: Mapping[str, Any], files: Mapping[str, Path]) -> GalleryRows:
+    """Read the rows of a gallery from files whose checksums are right.
+
+    Args:
+        folder: The folder, for the message of an error.
+        header: The header of the gallery.
+        files: The data files by their suffixes.
+
+    Raises:
+        GalleryError: The files are damaged, or do not fit the header.
+    """
+    try:
+        samples = decode_samples(files["samples"].read_bytes(), files["samples"])
+        index = FlatIndex.read(files["index"])
+        count, dimension, _ = header["count"], header["dimension"], header["fingerprint"]
+    except (KeyError, RuntimeError, DataError) as error:
+        raise GalleryError(f"{folder}: the gallery is damaged ({_describe(error)}); build it again") from error
+    if (*index.vectors.shape, len(samples)) != (count, dimension, count):
+        raise GalleryError(
+            f"{folder}: the gallery is damaged, its header says {count} x {dimension} vectors, there are"
+            f" {index.vectors.shape[0]} x {index.vectors.shape[1]} and {len(samples)} samples; build it again"
+        )
+    return GalleryRows(samples, index)
 
 
 class Gallery:
@@ -58,19 +95,13 @@ class Gallery:
         ['ben']
     """
 
-    def __init__(
-        self,
-        rows: _GalleryRows,
-        fingerprint: str,
-        folder: Path | None = None,
-        generation: str | None = None,
-        attached: Mapping[str, Path] | None = None,
-    ):
+    def __init__(self, rows: GalleryRows, fingerprint: str, folder: Path | None = None):
         self._rows = rows
-        self._attached = dict(attached or {})
         self._fingerprint = fingerprint
         self._folder = folder
-        self._generation = generation
+        self._generation: str | None = None  # of the files in the folder that hold these rows
+        self._stamp: tuple[object, ...] | None = None  # of the folder when its erased identities were last looked up
+        self._erased: tuple[GalleryRows, BoolArray] | None = None  # (G,) of rows that another program erased
 
     @classmethod
     def build(cls, embeddings: Embeddings) -> Gallery:
@@ -87,7 +118,7 @@ class Gallery:
         """
         if not len(embeddings):
             raise GalleryError("no embeddings to build a gallery from; embed at least one image")
-        return cls(_GalleryRows(embeddings.samples, FlatIndex.build(embeddings.vectors)), embeddings.fingerprint)
+        return cls(GalleryRows(embeddings.samples, FlatIndex.build(embeddings.vectors)), embeddings.fingerprint)
 
     @classmethod
     def open(cls, folder: Path | str) -> Gallery:
@@ -104,22 +135,15 @@ class Gallery:
         """
         folder = Path(folder)
         with open_gallery_folder(folder) as (header, files):
-            try:
-                samples = decode_samples(files["samples"].read_bytes(), files["samples"])
-                index = FlatIndex.read(files["index"])
-                count, dimension, fingerprint = header["count"], header["dimension"], header["fingerprint"]
-            except (KeyError, RuntimeError, DataError) as error:
-                raise GalleryError(f"{folder}: the gallery is damaged ({_describe(error)}); build it again") from error
-            attached = {suffix: path for suffix, path in files.items() if suffix not in OWN_FILES}
-        if (*index.vectors.shape, len(samples)) != (count, dimension, count):
-            raise GalleryError(
-                f"{folder}: the gallery is damaged, its header says {count} x {dimension} vectors, there are"
-                f" {index.vectors.shape[0]} x {index.vectors.shape[1]} and {len(samples)} samples; build it again"
-            )
-        return cls(_GalleryRows(samples, index), str(fingerprint), folder, header["generation"], attached)
+            rows, stamp, tombstones = read_rows(folder, header, files), stamp_of(folder), read_tombstones(folder)
+        gallery = cls(rows.select(~tombstones.hidden(rows.samples)), str(header["fingerprint"]), folder)
+        gallery._generation, gallery._stamp = header["generation"], stamp
+        return gallery
 
     def save(self, folder: Path | str, attach: Mapping[str, Writer] | None = None) -> None:
         """Write the gallery to a folder, as a whole or not at all.
+
+        Rows of identities that were erased from the folder are left out, of this object as well.
 
         Args:
             folder: The folder; it is made if it is missing, and a gallery in it is replaced.
@@ -129,19 +153,29 @@ class Gallery:
         Raises:
             GalleryError: The folder cannot be written to, or it holds files of something else.
         """
-        self._write(Path(folder), self._rows, replaces=None, attach=attach or {})
+        folder = Path(folder)
+        with write_gallery(folder) as writer:
+            rows = self._rows.select(~writer.tombstones.hidden(self._rows.samples))
+            writer.commit({**rows.writers(), **(attach or {})}, rows.facts(self._fingerprint))
+            if writer.tombstones.lifted:
+                write_tombstones(folder, replace(writer.tombstones, lifted=False))
+            writer.sweep()  # the next writer removes what remains
+            self._rows, self._folder, self._stamp = rows, folder, stamp_of(folder)
+            self._generation = str((writer.header or {})["generation"])
 
-    def erase(self, identity: str) -> int:
-        """Remove every row of one identity, in memory and on disk.
+    def erase(self, identity: str, category: str | None = None) -> int:
+        """Remove every row of one identity, in memory and in all that the program keeps of it on disk.
 
-        Where the gallery was opened from or saved to a folder, its files are written anew without these rows, and the
-        old files are deleted before this method returns.
+        Where the gallery was opened from or saved to a folder, :func:`reid.retrieval.erasure.erase_identity` removes
+        the identity from the files of this folder and from what the application derived from the same data. Names that
+        differ only in their Unicode form (NFC, NFD) are one identity.
 
         Args:
             identity: The identity; it must not be empty.
+            category: Erase it in this category only; None erases it in every category.
 
         Returns:
-            The number of removed rows.
+            The number of rows that were removed from this gallery.
 
         Raises:
             GalleryError: The identity is empty, the folder cannot be written to, or another program changed it.
@@ -155,20 +189,23 @@ class Gallery:
         """
         if not identity:
             raise GalleryError("erase: expected an identity, got an empty one; unlabelled rows belong to no identity")
+        if self._folder is not None:
+            from reid.retrieval.erasure import erase_identity
+
+            erased = erase_identity(self._folder, identity, category, replaces=self._generation)
+            self._generation, self._stamp = erased[0].generation, None
+            for line in (line for one in erased for line in one.remaining):
+                warnings.warn(f"{line}; it still holds erased rows", stacklevel=2)
         rows = self._rows
-        kept = np.array([sample.identity != identity for sample in rows.samples], dtype=np.bool_)
-        removed = int(np.count_nonzero(~kept))
-        if removed:
-            samples = tuple(rows.samples[i] for i in np.flatnonzero(kept))
-            remaining = _GalleryRows(samples, FlatIndex.build(rows.index.vectors[kept]))
-            if self._folder is not None:
-                attached = {suffix: partial(shutil.copyfile, path) for suffix, path in self._attached.items()}
-                self._write(self._folder, remaining, replaces=self._generation, attach=attached)
-            self._rows = remaining
-        return removed
+        gone = np.array([is_identity(sample, identity, category) for sample in rows.samples], dtype=np.bool_)
+        if gone.any():
+            self._rows = rows.select(~gone)
+        return int(np.count_nonzero(gone))
 
     def search(self, vectors: FloatArray, k: int, *, fingerprint: str, keep: BoolArray | None = None) -> Ranking:
         """Find the ``k`` nearest rows of each query.
+
+        Rows that another program has erased from the folder in the meantime do not answer.
 
         Args:
             vectors: (Q, D) float32 of unit length.
@@ -185,6 +222,9 @@ class Gallery:
         """
         rows = self._rows
         self._check(rows, vectors, k, fingerprint, keep)
+        erased = self._rows_erased_since(rows)
+        if erased.any():
+            keep = ~erased if keep is None else keep & ~erased
         allowed = None if keep is None or keep.all() else np.flatnonzero(keep)
         size = len(rows.samples) if allowed is None else len(allowed)
         ranking = empty_ranking(len(vectors), min(k, size))
@@ -239,7 +279,7 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._rows.samples)
 
-    def _check(self, rows: _GalleryRows, vectors: FloatArray, k: int, fingerprint: str, keep: BoolArray | None) -> None:
+    def _check(self, rows: GalleryRows, vectors: FloatArray, k: int, fingerprint: str, keep: BoolArray | None) -> None:
         if fingerprint != self._fingerprint:
             raise GalleryError(
                 f'the query was embedded by "{fingerprint}" and the gallery by "{self._fingerprint}"; their scores'
@@ -257,20 +297,15 @@ class Gallery:
         if keep is not None and (keep.shape != (len(rows.samples),) or keep.dtype != np.bool_):
             raise DataError(f"search: expected keep ({len(rows.samples)},) bool, got {keep.dtype} {keep.shape}")
 
-    def _write(self, folder: Path, rows: _GalleryRows, replaces: str | None, attach: Mapping[str, Writer]) -> None:
-        table = encode_samples(rows.samples)
-        header = write_gallery_folder(
-            folder,
-            {
-                "index": rows.index.write,
-                "samples": lambda path: path.write_bytes(table),
-                **attach,
-            },
-            {"fingerprint": self._fingerprint, "dimension": rows.index.vectors.shape[1], "count": len(rows.samples)},
-            replaces,
-        )
-        self._folder, self._generation = folder, str(header["generation"])
-        self._attached = {suffix: folder / header["files"][suffix]["name"] for suffix in attach}
+    def _rows_erased_since(self, rows: GalleryRows) -> BoolArray:
+        """Return (G,) bool: the rows in memory whose identities were erased from the folder after it was read."""
+        known = self._erased
+        stamp = None if self._folder is None else stamp_of(self._folder)
+        if known is None or known[0] is not rows or stamp != self._stamp:
+            tombstones = Tombstones() if self._folder is None else read_tombstones(self._folder)
+            known = rows, tombstones.hidden(rows.samples)
+            self._erased, self._stamp = known, stamp
+        return known[1]
 
 
 def _describe(error: Exception) -> str:

@@ -1,9 +1,13 @@
-"""Gallery folders and tables of samples on disk: private, and written as a whole or not at all.
+"""Gallery folders on disk: private, and written as a whole or not at all.
 
-A gallery folder holds ``header.json`` and the data files of one generation; the header lists their names and
-checksums. A new generation is written beside the old one. It takes effect when the header is replaced, which the file
+A gallery folder holds ``header.json`` and data files; the header lists their names and checksums, and has a checksum of
+its own. New data files are written beside the old ones. They take effect when the header is replaced, which the file
 system does at once or not at all, and then the old files are removed. A program that is stopped at any moment therefore
 leaves the old gallery or the new one.
+
+Readers remove nothing. Writers check the gallery first, and after they have written they remove the files that a
+gallery writes and that the header does not list: those of the old gallery, and those of programs that were killed.
+Files with other names are never touched.
 
 Embeddings of people are biometric data, so folders have the mode 0700 and files 0600.
 """
@@ -12,93 +16,41 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
-import json
+import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from safetensors import SafetensorError
 
-from reid.errors import DataError, GalleryError, WeightsError
-from reid.files import Writer, is_part, locked, sync, write_whole
-from reid.records import Modality, Sample, Split
+from reid.errors import GalleryError, WeightsError
+from reid.files import PARTIAL_FOLDER, Writer, locked, remove_partial_files, sync, write_whole
+from reid.retrieval.gallery_header import (
+    DATA_NAME,
+    FORMAT,
+    HEADER,
+    REBUILD,
+    VERSION,
+    encode_header,
+    header_bytes,
+    header_if_readable,
+    read_header,
+)
+from reid.retrieval.sample_table import first_line
+from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
 
-HEADER = "header.json"
-FORMAT = "reid-gallery"
-VERSION = 1
-DATA_FILE = "data-*"  # pattern of all data files, including those of unfinished generations
-REBUILD = 'build it again with "reid index build"'
+QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the application keeps in the gallery's folder
 
-_COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
-
-
-def encode_samples(samples: Sequence[Sample]) -> bytes:
-    """Write samples as a Parquet table.
-
-    Args:
-        samples: The samples; their paths are kept as they are.
-
-    Returns:
-        The bytes of the table, one row for each sample, in the same order.
-
-    Raises:
-        DataError: A path or a label is not valid Unicode.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [
-        (str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value, s.time and s.time.isoformat())
-        for s in samples
-    ]
-    columns: list[Sequence[str | None]] = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
-    try:
-        arrays = [pa.array(column, pa.string()) for column in columns]
-    except UnicodeEncodeError as error:
-        raise DataError(f"a path or label is not valid Unicode and cannot be saved: {error.object!r}") from error
-    stream = io.BytesIO()
-    pq.write_table(pa.table(dict(zip(_COLUMNS, arrays, strict=True))), stream)
-    return stream.getvalue()
-
-
-def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
-    """Read samples that :func:`encode_samples` wrote.
-
-    Args:
-        data: The bytes of the table.
-        source: The file they come from, for the message of an error.
-
-    Returns:
-        The samples.
-
-    Raises:
-        DataError: The bytes are damaged or something else.
-
-    Example:
-        >>> samples = (Sample(Path("1.jpg"), "anna", "door"),)
-        >>> decode_samples(encode_samples(samples), Path("table")) == samples
-        True
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas
-        columns = [table.column(name).to_pylist() for name in _COLUMNS]
-        return tuple(
-            Sample(
-                Path(path), identity, camera, Modality(modality), category, Split(split),
-                datetime.fromisoformat(time) if time else None,
-            )
-            for path, identity, camera, modality, category, split, time in zip(*columns, strict=True)
-        )  # fmt: skip
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{source}: the table of samples is damaged ({first_line(error)})") from error
+_OWN_SUFFIXES = frozenset({"index", "samples", "network.safetensors"})
+# What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
+_OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
+_SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")
+_OWN_MARK = b'"reid-'  # the format in the header of our safetensors files begins so
 
 
 def write_private(path: Path, write: Writer) -> None:
@@ -128,35 +80,112 @@ def check_gallery_folder(folder: Path) -> None:
     Raises:
         GalleryError: The folder cannot be written to, or it holds files of something else.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(folder):
-            _check_replaceable(folder, None)
-            TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise GalleryError(_unwritable(folder, error)) from error
+    with write_gallery(folder):
+        TemporaryFile(dir=folder).close()
 
 
-def _unwritable(folder: Path, error: OSError) -> str:
-    return (
-        f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another folder or free some space"
-    )
+@dataclass
+class GalleryWriter:
+    """The locked folder of a gallery that is written; :func:`write_gallery` makes one.
+
+    Args:
+        folder: The folder.
+        header: The header of the gallery that it holds; None where there is none that can be read.
+        tombstones: The erased identities of the folder.
+    """
+
+    folder: Path
+    header: dict[str, Any] | None
+    tombstones: Tombstones
+    swept: int = 0  # how many files were removed
+    _suffixes: set[str] = field(default_factory=lambda: set(_OWN_SUFFIXES))
+
+    def checked_files(self) -> dict[str, Path]:
+        """Check all data files of the gallery and return them by their suffixes.
+
+        Raises:
+            GalleryError: There is no gallery, or one of its files is damaged or missing.
+        """
+        return _checked_files(self.folder, read_header(self.folder))
+
+    def commit(self, writers: Mapping[str, Writer], facts: Mapping[str, Any], keep: Collection[str] = ()) -> None:
+        """Write data files and a header that lists them; the gallery stays as it was if that fails.
+
+        Args:
+            writers: The writer of each new data file, by the suffix of its name.
+            facts: Further entries of the header.
+            keep: The suffixes of old data files that the new header lists as well.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        generation = secrets.token_hex(8)
+        files: dict[str, Any] = {}
+        self._suffixes |= {*writers, *(self.header or {"files": ()})["files"]}
+        written: list[Path] = []
+        try:
+            self.folder.chmod(0o700)
+            for suffix in keep:
+                files[suffix] = self._kept(suffix, self.folder / f"data-{generation}.{suffix}", written)
+            for suffix, write in writers.items():
+                path = self.folder / f"data-{generation}.{suffix}"
+                written.append(path)
+                write_private(path, write)
+                files[suffix] = {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+            header = {"format": FORMAT, "version": VERSION, "generation": generation, **facts, "files": files}
+            text = encode_header(header)
+            write_private(self.folder / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
+        except BaseException:
+            if generation.encode() not in header_bytes(self.folder):  # else the new header already counts
+                for path in written:
+                    path.unlink(missing_ok=True)
+            raise
+        self.header = header
+
+    def _kept(self, suffix: str, path: Path, written: list[Path]) -> dict[str, Any]:
+        """Give an old data file a second name, without a copy; return its entry in the new header."""
+        entry: dict[str, Any] = dict((self.header or {})["files"][suffix])
+        try:
+            path.hardlink_to(self.folder / entry["name"])
+        except OSError:  # a file system without hard links: it keeps its name
+            return entry
+        written.append(path)
+        return {**entry, "name": path.name}
+
+    def sweep(self) -> list[str]:
+        """Remove the files that a gallery writes and that its header does not list.
+
+        Returns:
+            One line for each file that could not be removed.
+        """
+        if self.header is None:
+            return []
+        used = {entry["name"] for entry in self.header["files"].values()}
+        remaining = []
+        for path in sorted(self.folder.iterdir()):
+            if path.name not in used and _is_leftover(path, self._suffixes):
+                try:
+                    path.unlink()
+                    self.swept += 1
+                except OSError as error:
+                    remaining.append(f"{path}: cannot be removed ({error.strerror or error})")
+        remaining += [f"{path}: cannot be removed" for path in remove_partial_files(self.folder)]
+        with suppress(OSError):
+            sync(self.folder)
+        return remaining
 
 
-def write_gallery_folder(
-    folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any], replaces: str | None = None
-) -> dict[str, Any]:
-    """Write a new generation of a gallery and remove the old one.
+@contextmanager
+def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[GalleryWriter]:
+    """Lock the folder of a gallery for writing during the ``with`` block.
 
     Args:
         folder: The folder of the gallery; it is made if it is missing.
-        writers: The writer of each data file, by the suffix of its name.
-        facts: Further entries of the header.
-        replaces: The generation that the new one was derived from. If the folder holds another generation by now,
-            nothing is written, because that would undo a change by another program. None replaces any generation.
+        replaces: The generation that the new one is derived from. If the folder holds another one by now, nothing is
+            written, because that would undo a change by another program. None replaces any generation.
 
-    Returns:
-        The header of the new generation.
+    Yields:
+        The writer.
 
     Raises:
         GalleryError: The folder cannot be written to, holds files of something else or holds another generation.
@@ -164,33 +193,42 @@ def write_gallery_folder(
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(folder):
-            _check_replaceable(folder, replaces)
-            folder.chmod(0o700)
-            return _write_generation(folder, writers, facts)
+            if replaces is None:
+                _check_replaceable(folder)
+            header = header_if_readable(folder) if replaces is None else read_header(folder)
+            if replaces is not None and header is not None and header["generation"] != replaces:
+                raise GalleryError(f"{folder}: the gallery was changed by another program; open it again, then repeat")
+            yield GalleryWriter(folder, header, read_tombstones(folder))
     except OSError as error:
-        raise GalleryError(_unwritable(folder, error)) from error
+        raise GalleryError(
+            f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another folder or free some"
+            " space"
+        ) from error
 
 
-def _write_generation(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any]) -> dict[str, Any]:
-    generation = secrets.token_hex(8)
-    files = {}
-    try:
-        for suffix, write in writers.items():
-            path = folder / f"data-{generation}.{suffix}"
-            write_private(path, write)
-            files[suffix] = {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-        header = {"format": FORMAT, "version": VERSION, "generation": generation, **facts, "files": files}
-        text = json.dumps(header, indent=2) + "\n"
-        write_private(folder / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
-    finally:
-        with suppress(GalleryError):  # a damaged header is reported when it is read
-            _remove_unlisted_files(folder)
-    return header
+def write_gallery_folder(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a new gallery and remove the old one.
+
+    Args:
+        folder: The folder of the gallery; it is made if it is missing.
+        writers: The writer of each data file, by the suffix of its name.
+        facts: Further entries of the header.
+
+    Returns:
+        The header of the new gallery.
+
+    Raises:
+        GalleryError: The folder cannot be written to, or holds files of something else.
+    """
+    with write_gallery(folder) as writer:
+        writer.commit(writers, facts)
+        writer.sweep()  # the next writer removes what remains
+    return dict(writer.header or {})
 
 
 @contextmanager
 def open_gallery_folder(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
-    """Check the files of a gallery and keep them in place during the ``with`` block.
+    """Check the files of a gallery and keep them in place during the ``with`` block; nothing is changed or removed.
 
     Args:
         folder: The folder of the gallery.
@@ -205,10 +243,8 @@ def open_gallery_folder(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str
         raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
     try:
         with locked(folder, shared=True):
-            header = _read_header(folder)
-            with suppress(OSError):  # a gallery in a read-only folder can still be searched
-                _remove_unlisted_files(folder)
-            yield header, {suffix: _checked(folder, entry) for suffix, entry in header["files"].items()}
+            header = read_header(folder)
+            yield header, _checked_files(folder, header)
     except OSError as error:
         raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
 
@@ -223,35 +259,30 @@ def check_gallery(folder: Path) -> None:
         raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
     try:
         with locked(folder, shared=True):
-            _read_header(folder)
+            read_header(folder)
     except OSError as error:
         raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
 
 
-def _read_header(folder: Path) -> dict[str, Any]:
+def stamp_of(folder: Path) -> tuple[object, ...]:
+    """Return a value that changes when the gallery, its queries or its erased identities are written anew."""
+    return tuple(_stamp(folder / name) for name in (HEADER, TOMBSTONES_FILE, QUERIES_FILE))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        known = header["format"] == FORMAT
-        version = header["version"]
-        complete = isinstance(header["generation"], str) and all(
-            isinstance(entry["name"], str) and isinstance(entry["bytes"], int) and isinstance(entry["sha256"], str)
-            for entry in header["files"].values()
-        )
-    except FileNotFoundError:
-        raise GalleryError(
-            f"{folder}: not a gallery, or one that was not written to its end: there is no {HEADER}; {REBUILD}"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GalleryError(f"{folder}: {HEADER} is damaged ({first_line(error)}); {REBUILD}") from error
-    if not known or not complete:
-        raise GalleryError(f"{folder}: {HEADER} is not that of a gallery; {REBUILD}")
-    if version != VERSION:
-        raise GalleryError(f"{folder}: gallery version {version}, this program reads {VERSION}; {REBUILD}")
-    return dict(header)
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _checked_files(folder: Path, header: Mapping[str, Any]) -> dict[str, Path]:
+    return {suffix: _checked(folder, entry) for suffix, entry in header["files"].items()}
 
 
 def _checked(folder: Path, entry: Mapping[str, Any]) -> Path:
-    path = folder / Path(entry["name"]).name
+    path = folder / str(entry["name"])
     if not path.is_file():
         raise GalleryError(f"{folder}: the gallery is damaged, {path.name} is missing; {REBUILD}")
     size = path.stat().st_size
@@ -264,39 +295,32 @@ def _checked(folder: Path, entry: Mapping[str, Any]) -> Path:
     return path
 
 
-def _check_replaceable(folder: Path, replaces: str | None) -> None:
-    if not (folder / HEADER).exists():
-        foreign = [path.name for path in folder.iterdir() if not _is_data_file(path)]
-        if foreign:
-            raise GalleryError(f'{folder}: holds "{min(foreign)}" and is no gallery; choose an empty folder')
-    if replaces is not None and _read_header(folder)["generation"] != replaces:
-        raise GalleryError(f"{folder}: the gallery was changed by another program; open it again, then repeat")
+def _check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds no gallery but files of something else."""
+    if FORMAT.encode() in header_bytes(folder):
+        return
+    own = {HEADER, QUERIES_FILE, TOMBSTONES_FILE, PARTIAL_FOLDER}
+    if (folder / HEADER).exists() and DATA_NAME.search(header_bytes(folder).decode("latin-1")) is None:
+        own.remove(HEADER)
+    foreign = [path.name for path in folder.iterdir() if path.name not in own and not _is_leftover(path, _OWN_SUFFIXES)]
+    if foreign:
+        raise GalleryError(f'{folder}: holds "{min(foreign)}" and is no gallery; choose an empty folder')
 
 
-def _is_data_file(path: Path) -> bool:
-    return path.match(DATA_FILE) or is_part(path)
-
-
-def _remove_unlisted_files(folder: Path) -> None:
-    """Remove data files that the header does not list, because an erased identity must not survive in them.
-
-    The caller holds a lock, so nobody is writing such a file: the program that wrote it was stopped.
-    """
-    used: set[str] = set()
-    if (folder / HEADER).exists():
-        used = {entry["name"] for entry in _read_header(folder)["files"].values()}
-    unlisted = [path for path in folder.iterdir() if _is_data_file(path) and path.name not in used]
-    for path in unlisted:
-        path.unlink()
-    if unlisted:
-        sync(folder)
+def _is_leftover(path: Path, suffixes: Collection[str]) -> bool:
+    """Whether a path is a file that writing a gallery leaves behind when the program is killed."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return False
+    data = DATA_NAME.fullmatch(path.name)
+    if data is not None:
+        return data[1] in suffixes
+    if _SAFETENSORS_PART.fullmatch(path.name):
+        with path.open("rb") as stream:
+            start = stream.read(2**20)
+        return not start or _OWN_MARK in start
+    return _OLD_PART.fullmatch(path.name) is not None
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its type when the message is empty."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

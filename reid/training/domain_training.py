@@ -95,16 +95,18 @@ def train_added_domain(
         The whole network, with the domain.
 
     Raises:
-        ConfigError: The folder holds a run of another experiment, or one that started from another network.
+        ConfigError: The folder holds a run of another experiment, or one that started from another network, or another
+            training is at work in it.
     """
     rows = TrainingRows(training_samples(experiment), DOMAIN_FIELDS)
     (name,) = rows.domains
     folder = RunFolder(out)
-    folder.open(experiment)
-    _check_origin(folder, {"base": base.weights, **addition.model_dump()})
-    network = add_trainable_domain(base.network, known, name, addition.adapters)
-    if not folder.weights.exists():
-        _train_domain(network, name, addition, experiment, rows, folder, base, progress)
+    with folder.held():
+        folder.open(experiment)
+        _check_origin(folder, {"base": base.weights, **addition.model_dump()})
+        network = add_trainable_domain(base.network, known, name, addition.adapters)
+        if not folder.weights.exists():
+            _train_domain(network, name, addition, experiment, rows, folder, base, progress)
     part = only_domain(network, name)
     part.load_state_dict(read_table(folder.weights)[0])
     return _make_checkpoint(with_domain(network, part), base, str(folder.weights))
@@ -160,9 +162,12 @@ def _make_checkpoint(network: nn.Module, base: Checkpoint, source: str) -> Check
 def _check_origin(folder: RunFolder, wanted: dict[str, object]) -> None:
     """Record what the run starts from; ConfigError if it began from something else."""
     path = folder.path / ORIGIN_FILE
-    if not path.exists():
+    if not path.exists() or not folder.has_results:
         replace_file(path, lambda part: part.write_text(json.dumps(wanted), encoding="utf-8"))
-    began = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        began = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged; delete the folder to train again") from error
     if began != wanted:
         key = next(key for key in wanted if began.get(key) != wanted[key])
         raise ConfigError(

@@ -9,7 +9,10 @@ import errno
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,24 @@ import torch
 
 from reid.config import Experiment, differences, load_config, to_toml
 from reid.errors import ConfigError, WeightsError
-from reid.files import write_whole
+from reid.files import locked, remove_partial_files, write_whole
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
+
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -49,15 +67,47 @@ class RunFolder:
         """The trained network with the statistics of its domains; the file exists once the run is finished."""
         return self.path / "weights.safetensors"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Reserve the folder for one training while the ``with`` block runs; a new folder is made.
+
+        Raises:
+            ConfigError: Another training is at work in the folder, or it cannot be made.
+        """
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path, wait=False))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.path}: another training is at work in it; wait for it, or choose another folder with --out"
+                ) from None
+            remove_partial_files(self.path)
+            try:
+                yield
+            finally:
+                for folder in new:  # which this training made and did not use
+                    if any(folder.iterdir()):
+                        break
+                    folder.rmdir()
+
     def open(self, experiment: Experiment) -> None:
         """Create the folder for an experiment, or check that it holds a run of this experiment.
+
+        A run of another experiment that has not finished an epoch, because it failed before, makes room.
 
         Raises:
             ConfigError: The folder holds a run of another experiment, or it cannot be made.
         """
         if self.experiment.exists():
             changed = differences(load_config(self.experiment), experiment)
-            if changed:
+            if changed and not self.has_results and self._wrote_experiment():
+                self._write_experiment(experiment)
+            elif changed:
                 more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
                 raise ConfigError(
                     f"{self.path} holds a run of another experiment ({changed[0]}{more});"
@@ -68,6 +118,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot make the run folder: {error.strerror}") from error
+        self._write_experiment(experiment)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run has finished an epoch in this folder."""
+        return any(path.exists() for path in (self.state, self.metrics, self.weights))
+
+    def _wrote_experiment(self) -> bool:
+        """Whether the experiment is exactly as a run writes it, so that nobody's own file is replaced."""
+        return self.experiment.read_text(encoding="utf-8") == to_toml(load_config(self.experiment))
+
+    def _write_experiment(self, experiment: Experiment) -> None:
         replace_file(self.experiment, lambda path: path.write_text(to_toml(experiment), encoding="utf-8"))
 
     def check_weights(self) -> None:
@@ -103,8 +165,11 @@ class RunFolder:
         if not self.state.exists():
             return None
         try:
+            with zipfile.ZipFile(self.state) as archive:  # torch.load does not look at the checksums
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
             state: dict[str, Any] = torch.load(self.state, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except (*_DAMAGE, OSError) as error:
             raise WeightsError(
                 f"{self.state}: the checkpoint cannot be read ({type(error).__name__}); delete it to start over"
             ) from error

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from reid.config import Experiment
 from reid.errors import ReidError
 from reid.evaluation import write_reports
+from reid.evaluation.reports.report_json import read_results
 from reid.files import locked
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm.added_domain import domain_sizes
@@ -247,8 +248,8 @@ def _write_report(
 def _provenance_of(path: Path) -> object:
     """Read of what weights and rows a report is; None if there is no report that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["results"][0]["made"]
-    except (OSError, ValueError, KeyError, IndexError):
+        return read_results(path)[0]["made"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
 
 
@@ -256,7 +257,7 @@ def _read_scores(path: Path, row: str, site: EvaluationSite, seed: int) -> list[
     fields = ("direction", "rank1", "mAP", "queries", "gallery")
     return [
         Score(row=row, site=site.name, category=entry["domain"], seed=seed, **{key: entry[key] for key in fields})
-        for entry in json.loads(path.read_text(encoding="utf-8"))["results"]
+        for entry in read_results(path)
     ]
 
 

@@ -7,7 +7,6 @@ are scored (``[[evaluation]]``) and how many seeds each gets. This module reads 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import DomainPolicy
 from reid.old_names import current_experiment, current_variation
 from reid.records import Sample, Split, domain_of
+from reid.structured_text import read_toml
 from reid.training.domain_training import DomainAddition
 from reid.training.site_statistics import STATISTICS
 from reid.training.training_data import (
@@ -67,7 +67,7 @@ class _File(BaseModel):
 
     title: str
     about: str = ""
-    seeds: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1, le=1000)
     directions: tuple[str, ...] = ("visible->visible", "infrared->visible")
     statistics: tuple[str, ...] = Field(("kept", "measured"), min_length=1)
     experiment: dict[str, Any]
@@ -195,10 +195,10 @@ def make_slug(name: str) -> str:
 
 def _read_file(path: Path) -> _File:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such sweep file; see scripts/experiments/compare-norms.toml") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     entries = table.get("variation")
     if isinstance(entries, list):

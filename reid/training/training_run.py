@@ -65,21 +65,23 @@ def train(
         The file of the final weights.
 
     Raises:
-        ConfigError: The folder holds a run of another experiment, or the training diverged.
+        ConfigError: The folder holds a run of another experiment, another training is at work in it, or the training
+            diverged.
         DataError: The rows cannot be read, or are not those with which the run began.
         WeightsError: The initial weights or the checkpoint cannot be used.
     """
     folder = RunFolder(out)
-    if not resume:
-        folder.clear()
-    experiment, rows = read_training_rows(experiment)
-    start = load_initial_weights(experiment.network)
-    experiment = record_initial_weights(experiment, start)
-    folder.open(experiment)
-    if folder.weights.exists():
-        folder.check_weights()
-    else:
-        _train_network(experiment, rows, start, folder, progress, on_epoch)
+    with folder.held():
+        if not resume:
+            folder.clear()
+        experiment, rows = read_training_rows(experiment)
+        start = load_initial_weights(experiment.network)
+        experiment = record_initial_weights(experiment, start)
+        folder.open(experiment)
+        if folder.weights.exists():
+            folder.check_weights()
+        else:
+            _train_network(experiment, rows, start, folder, progress, on_epoch)
     return folder.weights
 
 

@@ -46,7 +46,7 @@ def test_the_page_sends_no_request(browser: Browser, written: Path) -> None:
     assert page.locator("table.heat td[style*=background]").count() > 0
     for index in range(parts.count()):
         expect(parts.nth(index).locator("svg[role=img]")).to_be_visible()
-        expect(parts.nth(index).locator(".strip .query img")).to_have_count(2)
+        expect(parts.nth(index).locator(".example .query img")).to_have_count(2)
     loaded = page.locator("img").evaluate_all("images => images.map(image => image.complete && image.naturalWidth)")
     assert loaded
     assert all(width > 0 for width in loaded)

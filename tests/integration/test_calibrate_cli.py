@@ -44,7 +44,19 @@ def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weig
     message = fails("search", image, "--camera", "mars", "--gallery", tmp_path / "gallery")
     for word in ('"person/mars"', "known: person/a1", "reid calibrate", "--unseen-camera"):
         assert word in message
-    assert "--camera" in fails("search", image, "--gallery", tmp_path / "gallery")
+    message = fails("search", image, "--gallery", tmp_path / "gallery")
+    assert "with --camera; known: " in message
+    assert "nearest or mixture" in message
+    for camera in ((), ("--camera", "b2")):  # no camera helps where the network does not know the category
+        message = fails("search", image, "--category", "boat", *camera, "--gallery", tmp_path / "gallery")
+        assert "with --camera" not in message
+        for word in ("boat", "--unseen-camera", "nearest or mixture", "--weights"):
+            assert word in message
+    message = fails(
+        "search", image, "--category", "boat", "--gallery", tmp_path / "gallery", "--weights", camera_weights
+    )
+    for word in ("boat", str(camera_weights), "pass --unseen-camera nearest or mixture"):
+        assert word in message
 
 
 def test_a_policy_that_would_change_nothing_is_refused(fails, manifest: Path, plain_weights: Path, tmp_path: Path):

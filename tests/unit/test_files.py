@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from reid.errors import ConfigError
-from reid.files import Writer, check_output_file, is_part, prepare_output_folder, write_whole
+from reid.files import (
+    Writer,
+    check_output_file,
+    is_part,
+    prepare_output_folder,
+    write_together,
+    write_whole,
+)
 
 
 def in_place(path: Path, write: Writer) -> None:
@@ -75,10 +82,16 @@ def test_folders_are_created_and_only_the_owner_can_read(tmp_path: Path) -> None
     assert (tmp_path / "a" / "b" / "file").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_temporary_file_is_recognised_by_its_name(tmp_path: Path) -> None:
-    names = []
-    write_whole(tmp_path / "file", lambda part: names.append(part.name) or part.touch())
-    assert is_part(tmp_path / names[0])
+def test_a_part_is_known_by_its_name(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def write(part: Path) -> None:
+        part.touch()
+        names.extend([path.name for path in tmp_path.iterdir()])
+
+    write_whole(tmp_path / "file", write)
+    assert [is_part(tmp_path / name) for name in names] == [True]
+    assert is_part(tmp_path / ".scores.json.1f6d2c07.part"), "version 0.1.0 left such files"
     assert not is_part(tmp_path / "file")
     assert not is_part(tmp_path / "mine.part")
 
@@ -102,3 +115,61 @@ def test_a_folder_that_cannot_be_written_names_the_output(tmp_path: Path) -> Non
         with pytest.raises(ConfigError) as caught:
             prepare_output_folder(tmp_path / "file" / "folder", out)
         assert str(out or tmp_path / "file" / "folder") in str(caught.value)
+
+
+def test_temporary_files_of_libraries_are_private_and_go_with_the_part(tmp_path: Path) -> None:
+    def write(part: Path) -> None:
+        (part.parent / ".tmpAbC123").write_text("a library wrote this")
+        assert part.parent.parent.stat().st_mode & 0o777 == 0o700
+        part.write_text("new")
+
+    write_whole(tmp_path / "file", write)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    killed = tmp_path / ".reid-partial" / "0123456789abcdef"
+    killed.mkdir(parents=True)
+    (killed / "vectors").write_text("half")
+    (tmp_path / ".reid-partial" / "notes").mkdir()  # not a name of this program
+    write_whole(tmp_path / "file", lambda part: part.write_text("new"))
+    assert [path.name for path in (tmp_path / ".reid-partial").iterdir()] == ["notes"]
+
+
+def test_a_writer_at_work_is_left_alone(tmp_path: Path) -> None:
+    def write(part: Path) -> None:
+        part.write_text("first")
+        write_whole(tmp_path / "other", lambda own: own.write_text("second"))
+        assert part.read_text() == "first"
+
+    write_whole(tmp_path / "file", write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+
+
+def test_files_that_belong_together_never_mix(tmp_path: Path) -> None:
+    paths = [tmp_path / "model", tmp_path / "card"]
+
+    def write(words: str) -> Callable[[Path], None]:
+        return lambda folder: [(folder / path.name).write_text(words) for path in paths] and None
+
+    write_together(paths, write("old"))
+    replaced: list[list[str]] = []
+
+    def watch(path: Path, target: Path) -> Path:
+        replaced.append(sorted(f"{one.name} {one.read_text()}" for one in paths if one.exists()))
+        path.rename(target)
+        return target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", watch)
+        write_together(paths, write("new"))
+    assert replaced == [["card old"], ["card new"]]
+    assert [path.read_text() for path in paths] == ["new", "new"]
+
+    def fail(folder: Path) -> None:
+        (folder / "model").write_text("newer")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_together(paths, fail)
+    assert [path.read_text() for path in paths] == ["new", "new"]

@@ -17,6 +17,7 @@ ORDER = (
     "records",
     "old_names",
     "files",
+    "structured_text",
     "config",
     "data",
     "norm",

@@ -5,14 +5,15 @@ The scores of a site are computed once, from the embeddings that are kept with t
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import gradio as gr
 
 from reid.app import presentation as present
+from reid.app.pages.fields import accept_any_choice
 from reid.app.served_data import ServedData
 from reid.errors import ReidError
+from reid.evaluation import Report
 
 SCORING = (
     "Scores are in percent and follow the Market-1501 rule: crops of the query's identity by the query's own camera are"
@@ -25,21 +26,20 @@ class ScorePage:
     """The components of the page and what they do; to be made inside a ``gr.Blocks``."""
 
     def __init__(self, data: ServedData):
-        sites = {site.name: site for site in data.sites}
-        self._reports = cache(
-            lambda site: [(served.title, served.score_site(sites[site])) for served in data.galleries]
-        )
+        self._data = data
+        self._reports: dict[str, tuple[int, list[tuple[str, Report]]]] = {}
         site, category = data.sites[0].name, data.categories[0]
         directions = self._directions(site, category)
         direction = next((name for _, name in directions), None)
         with gr.Row(elem_classes="reid-chosen"):
-            self.site = gr.Radio(list(sites), value=site, label="Site", elem_id="scores-site", min_width=200)
+            self.site = gr.Radio(
+                [one.name for one in data.sites], value=site, label="Site", elem_id="scores-site", min_width=200
+            )
             self.category = gr.Radio(
                 list(data.categories), value=category, label="Category", elem_id="scores-category", min_width=180
             )
-            self.direction = gr.Radio(
-                directions, value=direction, label="Direction", elem_id="scores-direction", scale=2, min_width=300
-            )
+            shown: dict[str, Any] = {"label": "Direction", "elem_id": "scores-direction", "scale": 2, "min_width": 300}
+            self.direction = accept_any_choice(gr.Radio(directions, value=direction, **shown))
         curves, table = self.show(site, category, direction)
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320):
@@ -53,6 +53,7 @@ class ScorePage:
         options: dict[str, Any] = {
             "api_visibility": "private",
             "show_progress": "minimal",
+            "preprocess": False,  # reid.app.messages has checked the values
             "concurrency_id": "scores",
             "concurrency_limit": 1,
         }
@@ -94,12 +95,23 @@ class ScorePage:
                 result.metrics.queries,
                 result.metrics.gallery,
             )
-            for title, report in self._reports(site)
+            for title, report in self._reports_of(site)
             for result in report.results
             if result.category == category
         ]
         order = list(dict.fromkeys(row.direction for row in rows))
         return sorted(rows, key=lambda row: order.index(row.direction))
+
+    def _reports_of(self, site: str) -> list[tuple[str, Report]]:
+        """Return the title and the scores of every network; they are computed anew after a gallery has changed."""
+        galleries = self._data.galleries
+        version, reports = self._reports.get(site, (-1, []))
+        if version != self._data.version:
+            version = self._data.version
+            found = next(one for one in self._data.sites if one.name == site)
+            reports = [(served.title, served.score_site(found)) for served in galleries]
+            self._reports[site] = version, reports
+        return reports
 
     def _directions(self, site: str, category: str) -> list[tuple[str, str]]:
         try:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from reid.app import presentation as present
 from reid.app.pages.crop_cards import crop_of, crop_of_query
+from reid.app.pages.fields import accept_any_choice, hold_upload_name
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query, read_upload
 from reid.app.served_data import ServedData
+from reid.app.uploads import UploadStore
 from reid.errors import ReidError
 from reid.records import Modality, Sample, Split
 from reid.retrieval.search import UPLOADED
@@ -24,10 +25,12 @@ from reid.retrieval.search import UPLOADED
 CROPS_SHOWN = 12  # to choose from at a time
 ANSWERS_SHOWN = 10  # until the visitor chooses another number
 FIRST_CROPS_SEED = 0  # the first crops to choose from are the same at every visit
+UPLOAD_HINT = "At most 10 MB. The file is never written to a disk and is deleted from memory once it is read."
 ANY = "all"
 BOTH = "both"
 OWN_SITE, ALL_SITES = "the query's site", "all sites"
-HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Values are not read by gradio: reid.app.messages has checked them, and gradio logs a traceback for each wrong one.
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 PRESS_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-key]');
@@ -42,8 +45,9 @@ element.addEventListener('click', (event) => {
 class SearchPage:
     """The components of the page and what they do; to be made inside a ``gr.Blocks``."""
 
-    def __init__(self, data: ServedData):
+    def __init__(self, data: ServedData, uploads: UploadStore):
         self._data = data
+        self._uploads = uploads
         keys = _draw(self._keys(data.sites[0].name, data.categories[0], ANY), FIRST_CROPS_SEED)
         queries = [self._query(key) for key in keys]
         first = next((query for query in queries if query.sample.modality is Modality.VISIBLE), queries[0])
@@ -66,8 +70,8 @@ class SearchPage:
         with gr.Row(elem_classes="reid-filters"):
             self.site = gr.Dropdown(sites, value=sites[0], label="Site", elem_id="site", **fixed)
             self.category = gr.Dropdown(categories, value=categories[0], label="Category", elem_id="category", **fixed)
-            self.camera = gr.Dropdown(
-                self._camera_choices(sites[0]), value=ANY, label="Camera", elem_id="camera", **fixed
+            self.camera = accept_any_choice(
+                gr.Dropdown(self._camera_choices(sites[0]), value=ANY, label="Camera", elem_id="camera", **fixed)
             )
         picker = self._picker_html(keys, chosen)
         self.picker = gr.HTML(picker, js_on_load=PRESS_SCRIPT, elem_id="picker", apply_default_css=False)
@@ -79,7 +83,7 @@ class SearchPage:
         cameras, categories = self._cameras(), list(self._data.categories)
         first = next(iter(cameras))
         modality = str(cameras[first][1].modality)
-        self.file = gr.File(label="A crop of one person or vehicle", height=132, elem_id="upload")
+        self.file = hold_upload_name(gr.File(label="A crop of one person or vehicle", height=132, elem_id="upload"))
         self.upload_camera = gr.Dropdown(
             list(cameras), value=first, label="Camera that took it", elem_id="upload-camera", filterable=False
         )
@@ -87,7 +91,7 @@ class SearchPage:
             [*map(str, Modality)], value=modality, label="Modality", elem_id="upload-modality"
         )
         self.upload_category = gr.Radio(categories, value=categories[0], label="Category", elem_id="upload-category")
-        gr.HTML(present.hint_html("At most 10 MB. The file is deleted as soon as it has been read."))
+        gr.HTML(present.hint_html(UPLOAD_HINT))
 
     def _build_answers(self, first: Query) -> None:
         card, answers = self.show_answers(first, True, BOTH, OWN_SITE, ANSWERS_SHOWN)
@@ -125,7 +129,7 @@ class SearchPage:
             "fn": self.show_answers,
             "inputs": [self.query, *options],
             "outputs": [self.card, self.answers],
-            "api_visibility": "private",
+            **HIDDEN,
             "show_progress": "minimal",
             "concurrency_id": "network",
             "concurrency_limit": 1,
@@ -143,7 +147,10 @@ class SearchPage:
     def _connect_upload(self) -> None:
         labels: list[Any] = [self.upload_camera, self.upload_category, self.upload_modality]
         changes, search = [component.change for component in labels], self._search_event()
-        self.file.upload(self.receive_upload, [self.file, *labels], [self.file, self.query], **HIDDEN).then(**search)
+        one_at_a_time = {"concurrency_id": "upload", "concurrency_limit": 1}  # decoding an image takes much memory
+        self.file.upload(
+            self.receive_upload, [self.file, *labels], [self.file, self.query], **HIDDEN, **one_at_a_time
+        ).then(**search)
         self.upload_camera.change(self._modality_of, self.upload_camera, self.upload_modality, **HIDDEN)
         gr.on(changes, self.relabel_upload, [self.query, *labels], self.query, **HIDDEN).then(**search)
 
@@ -174,17 +181,17 @@ class SearchPage:
     def choose_pressed(self, event: gr.EventData) -> Query | str:
         """Return the query whose button was pressed; its key comes from the browser, so it is checked."""
         key = event._data.get("key") if isinstance(event._data, dict) else None
-        if not isinstance(key, int) or not 0 <= key < len(self._data.queries):
+        if not isinstance(key, int) or not 0 <= key < len(self._data.queries) or key in self._data.erased_queries:
             return "this query does not exist; choose one of the crops"
         return self._query(key)
 
     def receive_upload(
-        self, file: str | None, camera_label: str, category: str, modality: str
+        self, upload: str | None, camera_label: str, category: str, modality: str
     ) -> tuple[None, Query | str]:
-        """Read an uploaded crop as the query, and delete its file.
+        """Read an uploaded crop as the query, and forget its file.
 
         Args:
-            file: The path of the upload; None when nothing arrived.
+            upload: The name of the upload; None when nothing arrived.
             camera_label: The camera that took it, as the list of cameras names it.
             category: What it shows.
             modality: Its modality.
@@ -192,16 +199,14 @@ class SearchPage:
         Returns:
             None, which empties the field for uploads, and the query, or one line that says what is wrong.
         """
-        if file is None:
+        content = None if upload is None else self._uploads.take(upload)
+        if content is None:
             return None, "no file arrived; choose one again"
-        path = Path(file)
         try:
-            upload = read_upload(path)
+            image = read_upload(content)
         except ReidError as error:
             return None, str(error)
-        finally:
-            path.unlink(missing_ok=True)
-        return None, self._label(Query(Sample(UPLOADED), "", upload), camera_label, category, modality)
+        return None, self._label(Query(Sample(UPLOADED), "", image), camera_label, category, modality)
 
     def relabel_upload(self, query: Query | str, camera_label: str, category: str, modality: str) -> Query | str:
         """Return an uploaded query with its labels as they are chosen now, and any other query as it is."""
@@ -267,11 +272,13 @@ class SearchPage:
         return replace(query, sample=sample, site=site)
 
     def _keys(self, site: str, category: str, camera: str) -> list[int]:
-        """Return the indices in ``ServedData.queries`` of the queries that fit the filters."""
+        """Return the indices in ``ServedData.queries`` of the queries that fit the filters and were not erased."""
+        erased = self._data.erased_queries
         return [
             key
             for key, (own_site, sample) in enumerate(self._data.queries)
             if own_site.name == site and sample.category == category and camera in (ANY, sample.camera)
+            if key not in erased
         ]
 
     def _picker_html(self, keys: Sequence[int], chosen: int | None = None) -> str:

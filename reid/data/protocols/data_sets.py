@@ -16,7 +16,15 @@ from pathlib import Path
 from reid.data.label_text import clean_text
 from reid.data.manifest import read_manifest, read_table
 from reid.data.protocols.division import divide
-from reid.data.protocols.protocol_table import FileGroup, Protocol, Rule, fill, parse_protocol, similar_name
+from reid.data.protocols.protocol_table import (
+    FileGroup,
+    Protocol,
+    Rule,
+    fill,
+    parse_protocol,
+    read_protocol,
+    similar_name,
+)
 from reid.data.protocols.track_lists import with_tracks
 from reid.errors import DataError, unknown_name
 from reid.files import require_regular_file
@@ -184,7 +192,7 @@ def open_data(spec: str, root: Path | None = None, rule: Mapping[str, str] | Non
     require_regular_file(path, "manifest")
     name, _, choices = spec.partition(":")
     if path.is_file():
-        own = parse_protocol(path.read_text(encoding="utf-8"), str(path))
+        own = read_protocol(path)
         return _open(own, root or path.parent, {}, rule or {})
     if name in known_protocols() and (root is not None or not path.is_dir()):
         protocol = load_protocol(name)

@@ -6,8 +6,8 @@ A table is the file ``datasets/<name>/protocol.toml``.  This module reads no oth
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from reid.errors import DataError, unknown_name
 from reid.old_names import PROTOCOL_KEYS, current_rule
 from reid.records import Modality, Split
+from reid.structured_text import parse_toml, read_toml
 
 
 def _compiles(pattern: str) -> str:
@@ -297,9 +298,26 @@ def parse_protocol(text: str, where: str) -> Protocol:
         DataError: The text is not TOML, or a key or value of the table is wrong.
     """
     try:
-        return Protocol(**{PROTOCOL_KEYS.get(key, key): value for key, value in tomllib.loads(text).items()})
-    except tomllib.TOMLDecodeError as error:
+        return _check_table(parse_toml(text), where)
+    except ValueError as error:
         raise DataError(f"{where}: not TOML ({error})") from error
+
+
+def read_protocol(path: Path) -> Protocol:
+    """Read the file of a protocol.
+
+    Raises:
+        DataError: The file cannot be read or is not TOML, or a key or value of the table is wrong.
+    """
+    try:
+        return _check_table(read_toml(path), str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not TOML ({error})") from error
+
+
+def _check_table(table: Mapping[str, Any], where: str) -> Protocol:
+    try:
+        return Protocol(**{PROTOCOL_KEYS.get(key, key): value for key, value in table.items()})
     except ValidationError as error:
         first: Any = error.errors()[0]
         key = ".".join(str(step) for step in first["loc"]) or "table"

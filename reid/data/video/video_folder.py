@@ -22,7 +22,7 @@ from reid.data.manifest import COLUMNS, read_manifest
 from reid.data.manifest_columns import name_columns
 from reid.data.video.tracking import FrameDetections
 from reid.errors import ConfigError, DataError
-from reid.files import is_part, locked, write_whole
+from reid.files import is_part, locked, remove_partial_files, write_whole
 
 SETTINGS = "ingest.json"
 DETECTIONS = "found.jsonl"
@@ -88,8 +88,10 @@ def option(name: str) -> str:
 def _remove_partial_files(folder: Path) -> None:
     """Remove what a killed run left; the lock waits for an ingest that may be writing the manifest of the folder."""
     with locked(folder / LOCK) if any(map(is_part, folder.iterdir())) else nullcontext():
+        remove_partial_files(folder)
         for part in filter(is_part, folder.iterdir()):
-            part.unlink()
+            if part.is_file():
+                part.unlink()
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:

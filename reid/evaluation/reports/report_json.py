@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -84,5 +85,30 @@ def _scores(metrics: Metrics) -> dict[str, float]:
 
 
 def write_reports(reports: Iterable[Report], path: Path) -> None:
-    """Write the JSON of all ``reports`` to ``path``: the whole file appears, or the old one stays."""
-    write_text(json.dumps(report_json(*reports), indent=2) + "\n", path, "report")
+    """Write the JSON of all ``reports``, with a checksum, to ``path``: the whole file appears, or the old one stays."""
+    table = report_json(*reports)
+    text = json.dumps({**table, "check": _checksum(json.dumps(table))}, indent=2) + "\n"
+    write_text(text, path, "report")
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Read the results that :func:`write_reports` wrote, or version 0.1.0, which wrote no checksum.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, was changed, or is something else.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        table = json.loads(text)
+        check = table.pop("check", None)
+        if check not in (None, _checksum(json.dumps(table))):
+            raise ValueError("the results are not what was written")
+        return list(table["results"])
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(repr(error)) from error
+
+
+def _checksum(text: str) -> str:
+    """Return SHA-256 in hex of JSON, whatever its layout and however it writes whole numbers."""
+    return hashlib.sha256(json.dumps(json.loads(text, parse_int=float), sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,6 @@ same queries, the difference gets an interval and a p-value from the pairs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
+from reid.evaluation.reports.report_json import read_results
 from reid.old_names import current_rule, current_rule_text
 
 # What must be equal for two scores to mean the same, and how an error names it.
@@ -128,7 +128,7 @@ def comparison_json(pairs: list[ResultPair]) -> dict[str, Any]:
 
 def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["results"]
+        entries = read_results(path)
         if not entries:
             raise ValueError("no results")
         return {
@@ -138,7 +138,9 @@ def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f'{path}: not the results of "reid evaluate --json" of this version') from error
+        raise DataError(
+            f'{path}: damaged or changed, or not the results of "reid evaluate --json" of this version'
+        ) from error
 
 
 def _checked(entry: dict[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,11 @@ def build_resnet(name: str, changes: Iterable[str] = ()) -> ResNet:
         >>> type(net.layer1[0].bn1).__name__, type(net.layer4[0].bn1).__name__
         ('InstanceBatchNorm', 'BatchNorm2d')
     """
+    changes = tuple(changes)
+    if len(set(changes)) != len(changes):
+        raise ConfigError(
+            f"{name}: expected each change once, got {len(changes)} of {len(set(changes))} different ones"
+        )
     net = RESNETS[name]()
     for module in net.get_submodule("layer4").modules():
         if isinstance(module, nn.Conv2d):

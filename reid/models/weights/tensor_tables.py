@@ -6,58 +6,33 @@ A table is a dictionary from a key such as ``conv1.weight`` to a tensor.
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-import struct
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from reid.errors import WeightsError
+from reid.models.weights.torch_files import unpickle
+from reid.models.weights.wrappers import without_wrappers
+from reid.structured_text import shorten
 
 Table = dict[str, Tensor]
 
 COUNTER = "num_batches_tracked"  # of BatchNorm; it has no influence on what a network computes
 NESTS = ("state_dict", "model", "model_state_dict")  # where training programs keep the table beside other values
-WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile add to the beginning of every key
 SHOWN = 8  # keys, or modules with many of them, that the line of an error names; its note lists all
-# What torch.load raised, besides UnpicklingError, for thousands of files with changed bytes.
-DAMAGE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-# Numbers of numpy, such as the rank-1 score that training programs save beside the weights.  They hold no code.
-# numpy 1 and numpy 2 have different names for the function that makes them.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMBERS: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
-]
 
 
 def read_table(path: Path) -> tuple[Table, dict[str, str]]:
     """Read the tensors of a file without running any code in it.
 
     Args:
-        path: A ``.safetensors`` file (``.part`` may follow), or one that ``torch.save`` wrote (``.pth``, ``.pth.tar``,
-            ``.pt``), of which only tensors and plain values are accepted.
+        path: A safetensors file, or one that ``torch.save`` wrote (``.pth``, ``.pth.tar``, ``.pt``), of which only
+            tensors and plain values are accepted.
 
     Returns:
         The tensors, on the CPU, and the metadata of the file; {} for anything but safetensors.
@@ -74,10 +49,11 @@ def read_table(path: Path) -> tuple[Table, dict[str, str]]:
         ({'weight': tensor([1., 1.])}, {})
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file; nothing is downloaded, so give the path of one")
-    if path.name.removesuffix(".part").endswith(".safetensors"):
+        link = f", a link to {path.readlink()}" if path.is_symlink() else ""
+        raise WeightsError(f"{path}{link}: no such weights file; nothing is downloaded, so give the path of one")
+    if _is_safetensors(path):
         return _read_safetensors(path)
-    return _table_in(_unpickle(path), path), {}
+    return _table_in(unpickle(path), path), {}
 
 
 def table_of(network: nn.Module) -> Table:
@@ -160,6 +136,18 @@ def _summarize(keys: list[str]) -> str:
     return f"{', '.join(keys[:SHOWN])}, ..."
 
 
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is named, or begins, like safetensors: eight bytes for the length of its header, then the header.
+
+    Links, and stores that name files after their content, do not keep the suffix.
+    """
+    if path.name.lower().removesuffix(".part").endswith(".safetensors"):
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+
+
 def _read_safetensors(path: Path) -> tuple[Table, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -168,45 +156,44 @@ def _read_safetensors(path: Path) -> tuple[Table, dict[str, str]]:
         raise WeightsError(f"{path}: cannot read this safetensors file, damaged or cut off ({error})") from error
 
 
-def _unpickle(path: Path) -> object:
-    """Read what ``torch.save`` wrote, if it holds tensors and plain values only."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.load warns about a damaged file; the error is enough
-            with torch.serialization.safe_globals(_NUMBERS):
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code is None:
-            raise WeightsError(_unreadable(path)) from error
-        raise WeightsError(
-            f"{path}: refused, because it holds more than tensors ({code[1]}) and loading it could run code;"
-            ' if you trust it, keep only its tensors: torch.save(checkpoint["state_dict"], ...)'
-        ) from error
-    except DAMAGE as error:
-        raise WeightsError(_unreadable(path)) from error
-
-
-def _unreadable(path: Path) -> str:
-    # The reason of torch.load is left out, because it advises loading files without its safeguard.
-    return f"{path}: cannot read this weights file: damaged, cut off, or not tensors written by torch.save"
-
-
 def _table_in(content: object, path: Path) -> Table:
     """The table of tensors in what a training program saved, without the prefixes of wrappers."""
-    for nest in NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            content = content[nest]
+    content = _innermost(content)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
-    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        shorten(key).strip("'")
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
     if others or not content:
         found = f"{len(others)} values that are no tensors: {_summarize(others)}" if others else "an empty one"
         raise WeightsError(f"{path}: expected a dictionary of tensors, got {found}")
-    return {_unwrapped(str(key)): value for key, value in content.items()}
+    unusual = [key for key, tensor in content.items() if not _is_plain(tensor)]
+    if unusual:
+        raise WeightsError(
+            f"{path}: expected tensors of plain numbers that are all in the file, got {len(unusual)} others:"
+            f" {_summarize(unusual)}; leave them out, or save them as dense tensors on the CPU"
+        )
+    return without_wrappers(content, path)
 
 
-def _unwrapped(key: str) -> str:
-    for prefix in WRAPPERS:
-        key = key.removeprefix(prefix)
-    return key
+def _innermost(content: object) -> object:
+    """The table inside the dictionaries around it, at most ten of them: one may hold itself."""
+    for _ in range(10):
+        inner = (
+            next((content[nest] for nest in NESTS if isinstance(content.get(nest), Mapping)), None)
+            if isinstance(content, Mapping)
+            else None
+        )
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense, real, in memory, and no larger than its memory."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_complex() or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -102,7 +102,7 @@ def test_an_upload_answers_like_its_file(data: ServedData) -> None:
         assert other.average_precision is None
 
 
-@pytest.mark.parametrize("fault", ["text", "empty", "cut off", "bomb", "many pixels"])
+@pytest.mark.parametrize("fault", ["text", "empty", "cut off", "bomb", "many pixels", "many deep pixels", "postscript"])
 def test_a_bad_upload_is_one_line_without_a_path(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "secret-name.png"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
@@ -115,10 +115,14 @@ def test_a_bad_upload_is_one_line_without_a_path(tmp_path: Path, fault: str) -> 
         path.write_bytes(path.read_bytes()[:2000])
     elif fault == "bomb":
         Image.new("1", (20_000, 20_000)).save(path)
+    elif fault == "many deep pixels":
+        Image.new("I;16", (3000, 2000)).save(path)
+    elif fault == "postscript":
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
     else:
         Image.new("1", (6000, 6000)).save(path)
     with pytest.raises(DataError) as caught:
-        read_upload(path)
+        read_upload(path.read_bytes())
     assert "\n" not in str(caught.value)
     assert "secret-name" not in str(caught.value)
     assert "image" in str(caught.value)
@@ -129,4 +133,4 @@ def test_a_good_upload_is_upright(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[274] = 6  # rotated by 90 degrees
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert read_upload(tmp_path / "a.jpg").size == (20, 40)
+    assert read_upload((tmp_path / "a.jpg").read_bytes()).size == (20, 40)

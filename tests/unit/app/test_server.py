@@ -1,120 +1,19 @@
-"""The server of the application: which requests it answers, where it listens and how it refuses."""
+"""The server of the application: where it listens, its private folder, and how it refuses."""
 
 from __future__ import annotations
 
-import asyncio
-import json
+import signal
 import socket
 import stat
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from reid.app import application, server
 from reid.errors import ConfigError
-
-UPLOADS = Path("/uploads")
-PAGE = ["/", "/config", "/theme.css", "/assets/index-a1.js", "/static/fonts/a.woff2", "/gradio_api/queue/join",
-        "/gradio_api/queue/data", "/gradio_api/upload", "/gradio_api/heartbeat/abc1"]  # fmt: skip
-CLOSED = ["/gradio_api/file=/etc/passwd", "/file=/etc/passwd", "/gradio_api/file/x", "/gradio_api/info", "/docs",
-          "/gradio_api/proxy=http://x/", "/monitoring", "/gradio_api/stream/a/b/c/playlist.m3u8", "/gradio_api",
-          "/config/x", "/x/assets/a", "//", "/gradio_api/queue/join/../../file=/etc/passwd",
-          "/gradio_api/call/answer", "/gradio_api/api/predict", "/gradio_api/component_server"]  # fmt: skip
-
-
-def request(
-    path: str, host: str = "127.0.0.1:7860", local: bool = True, kind: str = "http", parts: Sequence[bytes] = (b"",)
-) -> list[dict[str, Any]]:
-    """Return what the guard sends for a request, in front of an application that echoes what it receives."""
-    sent: list[dict[str, Any]] = []
-    waiting = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
-    waiting[-1]["more_body"] = False
-
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]})
-        event = await receive() if scope["type"] == "http" else {"body": b""}
-        await send({"type": "http.response.body", "body": b"yes" + event["body"]})
-
-    async def send(event: Any) -> None:
-        sent.append(event)
-
-    async def receive() -> Any:
-        return waiting.pop(0)
-
-    scope = {"type": kind, "path": path, "headers": [(b"host", host.encode())]}
-    guard = server.PageGuard(echo, UPLOADS, local)
-    # In a thread of its own, because the browser of other tests keeps an event loop running in this one.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(guard(scope, receive, send))).result()
-    return sent
-
-
-@pytest.mark.parametrize(
-    ("named", "status"),
-    [
-        ("/uploads/ab12/crop.jpg", 200),
-        ("/etc/passwd", 404),
-        ("/uploads/../etc/passwd", 404),
-        ("/uploads-of-others/crop.jpg", 404),
-        ("http://example.org/crop.jpg", 404),
-        ("crop.jpg", 404),
-        (7, 404),
-    ],
-)
-@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/queue/join/"])
-def test_a_message_may_only_name_uploads(named: object, status: int, path: str) -> None:
-    body = json.dumps({"data": [1, None, {"a": [{"path": named, "meta": {"_type": "gradio.FileData"}}]}]}).encode()
-    start, answer = request(path, parts=[body[:20], body[20:]])
-    assert start["status"] == status
-    assert answer["body"] == (b"yes" + body if status == 200 else b"not found\n")
-
-
-def test_a_message_without_files_passes_unchanged_and_a_long_one_is_refused() -> None:
-    join = "/gradio_api/queue/join"
-    assert request(join, parts=[b'{"data": [true, "both"]}'])[1]["body"] == b'yes{"data": [true, "both"]}'
-    assert request(join, parts=[b"no json"])[1]["body"] == b"yesno json"
-    assert request(join, parts=[b" " * 2**19] * 3)[0]["status"] == 404
-
-
-@pytest.mark.parametrize("path", PAGE)
-def test_the_page_is_served_with_its_policy(path: str) -> None:
-    start, body = request(path)
-    headers = dict(start["headers"])
-    assert (start["status"], body["body"], headers[b"x-own"]) == (200, b"yes", b"1")
-    policy = headers[b"content-security-policy"].decode()
-    assert "default-src 'self'" in policy
-    assert "http" not in policy
-    assert "*" not in policy
-
-
-@pytest.mark.parametrize("path", CLOSED)
-def test_other_addresses_are_not_found(path: str) -> None:
-    start, body = request(path)
-    assert start["status"] == 404
-    assert b"yes" not in body["body"]
-
-
-@pytest.mark.parametrize(
-    ("host", "local", "status"),
-    [
-        ("localhost:7860", True, 200),
-        ("[::1]:7860", True, 200),
-        ("127.0.0.1", True, 200),
-        ("evil.example:7860", True, 404),
-        ("127.0.0.1.evil.example", True, 404),
-        ("", True, 404),
-        ("evil.example:7860", False, 200),
-    ],
-)
-def test_on_loopback_the_host_must_be_a_loopback_name(host: str, local: bool, status: int) -> None:
-    assert request("/", host, local)[0]["status"] == status
-
-
-def test_the_start_of_the_application_passes() -> None:
-    assert request("", kind="lifespan")[0]["status"] == 200
+from reid.files import locked
 
 
 @pytest.mark.parametrize(
@@ -144,7 +43,7 @@ def test_an_address_of_another_machine_is_refused(host: str, port: int) -> None:
     assert f"{host}:{port}" in str(caught.value)
 
 
-def test_uploads_are_private_and_gradio_settings_of_the_environment_are_removed(
+def test_the_folder_is_private_and_gradio_settings_of_the_environment_are_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server.os, "environ", {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "True", "HOME": "/root"})
@@ -158,6 +57,52 @@ def test_uploads_are_private_and_gradio_settings_of_the_environment_are_removed(
             "GRADIO_ANALYTICS_ENABLED": "False",
         }
     assert not folder.exists()
+
+
+def leave_folder(parent: Path, name: str, mode: int = 0o700, owner: bool = True) -> Path:
+    """Make a folder as a killed program leaves it, or a similar one."""
+    folder = parent / name
+    folder.mkdir()
+    (folder / "crop.jpg").write_bytes(b"x")
+    if owner:
+        (folder / server.OWNER_FILE).touch()
+    folder.chmod(mode)
+    return folder
+
+
+def test_the_folders_of_killed_programs_are_removed_and_no_others(tmp_path: Path) -> None:
+    killed = leave_folder(tmp_path, "reid-demo-abcd_123")
+    kept = [
+        leave_folder(tmp_path, "reid-demo-mine"),
+        leave_folder(tmp_path, "reid-demo-abcd_1234"),
+        leave_folder(tmp_path, "reid-demo-abcdefgh", mode=0o755),
+        leave_folder(tmp_path, "reid-demo-noowner1", owner=False),
+        leave_folder(tmp_path, "other"),
+    ]
+    target = leave_folder(tmp_path, "target")
+    (tmp_path / "reid-demo-linked12").symlink_to(target)
+    (tmp_path / "reid-demo-file1234").write_text("mine")
+    running = leave_folder(tmp_path, "reid-demo-running1")
+    with locked(running / server.OWNER_FILE):
+        server.remove_leftovers(tmp_path)
+    assert not killed.exists()
+    assert all((folder / "crop.jpg").is_file() for folder in (*kept, target, running))
+    assert (tmp_path / "reid-demo-file1234").read_text() == "mine"
+
+
+def test_a_start_removes_what_a_killed_program_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(server.os, "environ", {})
+    code = (
+        "import os, signal\nfrom reid.app.server import private_folder\n"
+        "with private_folder() as folder:\n (folder / 'crop.jpg').touch()\n os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with server.private_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+        assert folder != left
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid.data.images import read_image
+from reid.data.images import IMAGE_FORMATS, decode_image, read_image
 from reid.errors import DataError
 
 
@@ -132,3 +132,37 @@ def test_an_image_with_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match="too large"):
         read_image(tmp_path / "a.png")
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.ps", "a.jpg", "a.png"])
+def test_postscript_starts_no_program(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow opens PostScript with Ghostscript; whatever the file is called, nothing is started."""
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.check_call", started.append)
+    monkeypatch.setattr("subprocess.Popen", started.append)
+    (tmp_path / name).write_bytes(POSTSCRIPT)
+    with pytest.raises(DataError, match="format"):
+        read_image(tmp_path / name)
+    with pytest.raises(DataError, match="format"):
+        decode_image(POSTSCRIPT, Path(name))
+    assert started == []
+    assert not {"EPS", "WMF", "FITS", "HDF5", "GRIB", "BUFR"} & set(IMAGE_FORMATS)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "mpo", "png", "bmp", "webp", "tif", "gif", "ppm"])
+def test_the_formats_of_cameras_are_read_whatever_the_name(ending: str, tmp_path: Path) -> None:
+    image = Image.fromarray(noise(12, 8))
+    image.save(tmp_path / f"a.{ending}", **({"save_all": True, "append_images": [image]} if ending == "mpo" else {}))
+    (tmp_path / f"a.{ending}").rename(tmp_path / "a.dat")
+    assert read_image(tmp_path / "a.dat").size == (8, 12)
+    assert decode_image((tmp_path / "a.dat").read_bytes(), Path("a")).mode == "RGB"
+
+
+@pytest.mark.parametrize("ending", ["ico", "tga", "pcx", "jp2", "pdf", "eps"])
+def test_other_formats_are_refused(ending: str, tmp_path: Path) -> None:
+    Image.fromarray(noise(16, 16)).save(tmp_path / f"a.{ending}")
+    with pytest.raises(DataError, match="format"):
+        read_image(tmp_path / f"a.{ending}")

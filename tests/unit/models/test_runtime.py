@@ -259,6 +259,64 @@ def test_a_missing_package_is_named_with_the_command(
     assert f'pip install "{package}"' in refusal(path)
 
 
+def with_node(path: Path, node: object) -> Path:
+    """Put another operator in front of an ONNX model's nodes."""
+    import onnx
+
+    model = onnx.load(path)
+    model.graph.node.insert(0, node)
+    onnx.save(model, path)
+    return path
+
+
+def endless(name: str) -> object:
+    """A Loop whose condition stays true, with the longest trip count."""
+    from onnx import TensorProto, helper
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still_on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("still_on", TensorProto.BOOL, [])],
+    )
+    loop = helper.make_node("Loop", ["", ""], [], body=body)
+    if name == "Loop":
+        return loop
+    inner = helper.make_graph([loop], "branch", [], [])
+    return helper.make_node("If", ["condition"], [], then_branch=inner, else_branch=inner)
+
+
+@pytest.mark.parametrize("name", ["Loop", "If"])
+def test_a_graph_that_may_never_end_is_refused_before_it_runs(tmp_path: Path, name: str) -> None:
+    assert "Loop" in refusal(with_node(Tiny().write(tmp_path / "model.onnx"), endless(name)))
+
+
+def test_a_loop_of_openvino_and_one_in_a_copy_are_refused(tmp_path: Path) -> None:
+    path = Tiny().write(tmp_path / "model.xml")
+    path.write_text(path.read_text(encoding="utf-8").replace('type="ReLU"', 'type="TensorIterator"'), encoding="utf-8")
+    assert "TensorIterator" in refusal(path)
+    graph = with_node(Tiny().write(tmp_path / "model.onnx"), endless("Loop")).read_bytes()
+    tables = {"graph": torch.frombuffer(bytearray(graph), dtype=torch.uint8), "channels": torch.tensor([0, 1, 2])}
+    with pytest.raises(WeightsError, match="Loop"):
+        RuntimeNetwork("onnx", tables, "network.safetensors")
+
+
+@BOTH
+def test_capitals_and_links_of_a_model_are_read(tmp_path: Path, name: str) -> None:
+    path = Tiny().write(tmp_path / name)
+    expected = load_checkpoint(path).fingerprint
+    for file in tmp_path.iterdir():
+        file.rename(tmp_path / file.name.upper())
+    upper = tmp_path / name.upper()
+    assert load_checkpoint(upper).fingerprint == expected
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "current").symlink_to(upper)
+    assert load_checkpoint(tmp_path / "links" / "current").fingerprint == expected
+
+
 def test_both_programs_agree(tmp_path: Path) -> None:
     checkpoints: list[Checkpoint] = [load_checkpoint(Tiny().write(tmp_path / f"model{s}")) for s in (".onnx", ".xml")]
     assert difference(*(checkpoint.embed(images()) for checkpoint in checkpoints)) < 1e-6

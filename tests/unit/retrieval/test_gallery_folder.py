@@ -153,7 +153,7 @@ def test_erasing_an_identity_removes_it_everywhere(saved):
             one.search(data.vectors, 60, fingerprint="f00d"), exact_search(data.vectors, remaining.vectors, 60)
         )
     assert vector not in contents(folder)
-    assert len(list(folder.iterdir())) == 3
+    assert sorted(path.suffix for path in folder.iterdir()) == [".index", ".json", ".json", ".samples"]
     assert gallery.erase("id3") == 0
 
 
@@ -177,16 +177,18 @@ def test_an_outdated_gallery_does_not_restore_an_erased_identity(saved):
     assert len(stale) == 70  # rows stay in memory as long as they stay on disk
 
 
-def test_opening_finishes_an_erasure_that_was_stopped_before_deleting(saved, monkeypatch):
+def test_the_next_writer_finishes_an_erasure_that_was_stopped_before_deleting(saved, monkeypatch):
     data, folder = saved
     vector = data.vectors[3].tobytes()
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_remove_unlisted_files", lambda folder: None)  # as if the program was killed here
+        patch.setattr(storage.GalleryWriter, "sweep", lambda writer: [])  # as if the program was killed here
         Gallery.open(folder).erase("id3")
     assert vector in contents(folder)
     assert "id3" not in {sample.identity for sample in Gallery.open(folder).samples}
+    assert vector in contents(folder), "readers remove nothing"
+    Gallery.open(folder).erase("id4")
     assert vector not in contents(folder)
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
 
 
 def test_an_erasure_that_fails_erases_nothing(saved, monkeypatch):

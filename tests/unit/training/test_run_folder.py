@@ -29,11 +29,37 @@ def test_the_resolved_experiment_is_saved_and_the_same_one_may_come_again(tmp_pa
 def test_another_experiment_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.open(ONE)
+    folder.save_metrics([{"epoch": 1, "loss": 0.5}])
     with pytest.raises(ConfigError, match=r"train\.seed: 0, now 9 and 1 more") as caught:
         folder.open(other())
     assert "--out" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert load_config(folder.experiment) == ONE
+
+
+def test_a_folder_without_a_finished_epoch_makes_room_for_another_experiment(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(ONE)
+    folder.open(other())
+    assert load_config(folder.experiment) == other()
+
+
+@pytest.mark.parametrize("name", ["state.pt", "metrics.jsonl", "weights.safetensors"])
+def test_a_folder_with_any_result_makes_no_room(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open(ONE)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"train\.seed"):
+        folder.open(other())
+
+
+def test_an_experiment_that_somebody_wrote_by_hand_is_never_replaced(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    text = '# my own\n[data]\nmanifests = ["m.csv"]\n'
+    folder.experiment.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"train\.seed"):
+        folder.open(other())
+    assert folder.experiment.read_text(encoding="utf-8") == text
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) -> None:
@@ -84,3 +110,30 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         replace_file(path, fail)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_training_in_the_same_folder_is_refused_at_once(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "a")
+    with folder.held():
+        folder.save_state({"history": []})
+        with pytest.raises(ConfigError, match="another training") as caught, RunFolder(folder.path).held():
+            pass
+        assert "\n" not in str(caught.value)
+    with folder.held():
+        assert folder.load_state() == {"history": []}
+
+
+def test_a_training_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError), RunFolder(tmp_path / "runs" / "a").held():
+        raise WeightsError("no such file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_in_the_state_is_noticed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state({"weights": torch.arange(1000.0), "history": []})
+    content = bytearray(folder.state.read_bytes())
+    content[len(content) // 2] ^= 1
+    folder.state.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"state\.pt"):
+        folder.load_state()

@@ -36,7 +36,7 @@ d.png,2,a1,visible,vehicle,query
 
 
 def experiment(path: Path, **sections: dict[str, object]) -> Experiment:
-    table = {**sections, "data": {"manifests": [str(path)], "size": [4, 2], **sections.get("data", {})}}
+    table = {**sections, "data": {"manifests": [str(path)], "size": [8, 8], **sections.get("data", {})}}
     return parse_config(table, "test")
 
 

@@ -109,7 +109,7 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
         compare_files(first, tmp_path / "b.json")
     for text in ("hello", "[]", '{"results": [{"protocol": "p"}]}', '{"results": 3}'):
         (tmp_path / "b.json").write_text(text)
-        with pytest.raises(DataError, match=r"b\.json: not the results"):
+        with pytest.raises(DataError, match=r"b\.json: .*not the results"):
             compare_files(first, tmp_path / "b.json")
 
 
@@ -126,18 +126,30 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
 def test_a_damaged_result_is_one_line(harm: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
     first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
     content = json.loads(second.read_text())
+    del content["check"]  # version 0.1.0 wrote none
     harm(content["results"][0])
     second.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"b\.json: not the results"):
+    with pytest.raises(DataError, match=r"b\.json: .*not the results"):
         compare_files(first, second)
 
 
 def test_results_older_than_a_setting_are_compared(tmp_path: Path) -> None:
     first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
     content = json.loads(first.read_text())
-    del content["results"][0]["settings"]["ranked"]
+    del content["check"], content["results"][0]["settings"]["ranked"]
     first.write_text(json.dumps(content))
     assert compare_files(first, second)
+
+
+def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 2)
+    content = json.loads(second.read_text())
+    second.write_text(json.dumps(content, sort_keys=True))
+    assert compare_files(first, second), "another layout is the same"
+    content["results"][0]["rank1"] = 0.123
+    second.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"b\.json: damaged"):
+        compare_files(first, second)
 
 
 def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_path: Path) -> None:

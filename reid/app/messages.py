@@ -1,0 +1,173 @@
+"""Which messages the page sends: every other message is refused before gradio reads it.
+
+A message names an event of the page and carries the values of the event's fields. The rules come from the page itself:
+each field accepts what a visitor can choose there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from reid.app.pages.fields import accepts_any_choice
+from reid.app.refusals import Refused
+
+MESSAGE_BYTES = 2**16
+TEXT_CHARACTERS = 200  # of a value, where the choices are not known beforehand
+SESSION = r"[A-Za-z0-9_-]{1,64}"
+
+_SESSION = re.compile(SESSION)
+Rule = Callable[[object], bool]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message that the page may send.
+
+    Args:
+        session: The name that the page gave to its session.
+        body: The message as JSON, without anything that gradio need not know.
+        uploads: The names of uploads in it.
+    """
+
+    session: str
+    body: bytes
+    uploads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Event:
+    rules: tuple[Rule, ...]
+    takes_key: bool  # whether the function reads which crop was pressed
+
+
+class MessageRules:
+    """What each event of a page accepts.
+
+    Args:
+        blocks: The page.
+    """
+
+    def __init__(self, blocks: gr.Blocks):
+        self._events = {
+            number: _Event(tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data))
+            for number, event in blocks.fns.items()
+        }
+        self._triggers = frozenset(blocks.blocks)
+
+    def read(self, body: bytes) -> Message:
+        """Read a message.
+
+        Args:
+            body: The body of the request.
+
+        Returns:
+            The message.
+
+        Raises:
+            Refused: The page does not send this message (400), or it names a file that is no upload (404).
+        """
+        message = _read_object(body)
+        event = self._events.get(message.get("fn_index")) if _is_integer(message.get("fn_index")) else None
+        session, trigger, values = message.get("session_hash"), message.get("trigger_id"), message.get("data")
+        if event is None or not isinstance(session, str) or not _SESSION.fullmatch(session):
+            raise Refused(400)
+        if not (trigger is None or (_is_integer(trigger) and trigger in self._triggers)):
+            raise Refused(400)
+        if not isinstance(values, list) or len(values) != len(event.rules):
+            raise Refused(400)
+        values, uploads = _name_uploads(values)
+        if not all(rule(value) for rule, value in zip(event.rules, values, strict=True)):
+            raise Refused(400)
+        pressed = _read_key(message.get("event_data")) if event.takes_key else None
+        cleaned = {
+            "data": values,
+            "event_data": pressed,
+            "fn_index": message["fn_index"],
+            "trigger_id": trigger,
+            "session_hash": session,
+        }
+        return Message(session, json.dumps(cleaned).encode(), uploads)
+
+
+def _refuse_constant(_name: str) -> None:
+    raise Refused(400)
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # an UnicodeDecodeError is a ValueError
+        raise Refused(400) from None
+    if not isinstance(message, dict):
+        raise Refused(400)
+    return message
+
+
+def _name_uploads(values: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
+    """Put the name of an upload in the place of its description, which gradio would open as a path."""
+    named, uploads = [], []
+    for value in values:
+        if isinstance(value, dict):
+            value = value.get("path")
+            if not isinstance(value, str):
+                raise Refused(404)
+            uploads.append(value)
+            value = _UploadName(value)
+        named.append(value)
+    return named, tuple(uploads)
+
+
+class _UploadName(str):
+    """The name of an upload; only a field for uploads accepts it."""
+
+    __slots__ = ()
+
+
+def _read_key(event_data: object) -> dict[str, int]:
+    key = event_data.get("key") if isinstance(event_data, dict) else None
+    if not isinstance(key, int) or isinstance(key, bool) or abs(key) > 2**31:
+        raise Refused(400)
+    return {"key": key}
+
+
+def _rule_of(field: Any) -> Rule:
+    """Return whether a field can have a value."""
+    if isinstance(field, gr.File):
+        return lambda value: value is None or isinstance(value, _UploadName)
+    if isinstance(field, gr.State):
+        return lambda value: value is None
+    if isinstance(field, gr.Checkbox):
+        return lambda value: isinstance(value, bool)
+    if accepts_any_choice(field):
+        return lambda value: value is None or _is_text(value)
+    if isinstance(field, gr.Radio | gr.Dropdown):
+        choices = frozenset(value for _, value in field.choices)
+        return lambda value: _is_text(value) and value in choices
+    if isinstance(field, gr.Slider):
+        return lambda value: _is_number(value) and field.minimum <= value <= field.maximum
+    return lambda value: value is None or isinstance(value, bool) or _is_number(value) or _is_text(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 and math.isfinite(value)
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a short text without control characters and without halves of a character (surrogates)."""
+    return (
+        isinstance(value, str)
+        and not isinstance(value, _UploadName)
+        and len(value) <= TEXT_CHARACTERS
+        and not any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in value)
+    )

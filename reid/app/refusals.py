@@ -1,0 +1,27 @@
+"""How the server refuses a request: a status and one line."""
+
+from __future__ import annotations
+
+REASONS = {
+    400: "the request is not one that this page sends",
+    403: "this page answers only requests of its own",
+    404: "not found",
+    405: "this address is not used in this way",
+    408: "the request took too long",
+    413: "the request is too large",
+    415: "the request has another content type than this page sends",
+    429: "too many requests at once; wait a moment",
+    500: "the request could not be answered",
+}
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error of the program
+    """A request is not answered.
+
+    Args:
+        status: The status of the answer, a key of ``REASONS``.
+    """
+
+    def __init__(self, status: int):
+        super().__init__(REASONS[status])
+        self.status = status

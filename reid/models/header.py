@@ -1,0 +1,172 @@
+"""The header of our weights files: its types and bounds, checked before anything is built from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from torch import nn
+
+from reid.data.transforms import EvaluationTransform
+from reid.errors import ConfigError
+from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.networks.backbones import TIMM_PREFIX
+from reid.old_names import current_fields
+from reid.structured_text import parse_json, shorten
+
+MAX_SIDE = 4096  # pixels; images are held in memory at this size
+SLACK = 8  # so many times the numbers of a file may be built at first; few networks build more than they keep
+
+Name = Annotated[str, StringConstraints(max_length=200)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Triple = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class _Spec(_Part):
+    model_config = ConfigDict(extra="forbid")
+
+    backbone: Name
+    pooling: Name = "average"
+    neck: Name = "bnneck"
+
+
+class _Transform(_Part):
+    model_config = ConfigDict(extra="forbid")
+
+    height: Side = 256
+    width: Side = 128
+    mean: Triple | None = None
+    std: Triple | None = None
+    interpolation: Name = "bilinear"
+    flip: bool = False
+
+
+class _Fields(_Part):
+    spec: _Spec
+    transform: _Transform
+    by: list[Literal["camera", "modality", "category", "domain"]]
+    names: list[str]
+    affine: Literal["shared", "domain"]
+    system: Name = "batch"  # the first files, from before there were other systems, have no such key
+    digest: Name
+
+
+_EXTRA: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a weights file tells about its network.
+
+    Args:
+        spec: The names of the parts of the network.
+        transform: Its image preparation.
+        domain_fields: The fields of a sample that name its domain.
+        domains: The names of its domains in the order of their indices.
+        affine: "shared" or "domain", see :class:`~reid.norm.DomainPolicy`.
+        system: The normalization system.
+        digest: The hash of the tensors.
+    """
+
+    spec: NetworkSpec
+    transform: EvaluationTransform
+    domain_fields: tuple[str, ...]
+    domains: tuple[str, ...]
+    affine: str
+    system: str
+    digest: str
+
+
+def parse_header(text: str) -> Header:
+    """Read the header of a weights file.
+
+    Args:
+        text: The JSON under the key "network" of the file's metadata.
+
+    Raises:
+        ConfigError: If it is no JSON, or a value is missing, has another type or is out of bounds; in one line.
+    """
+    fields = _validated(_Fields.model_validate, text)
+    transform = {key: value for key, value in fields.transform.model_dump().items() if value is not None}
+    return Header(
+        NetworkSpec(**fields.spec.model_dump()),
+        EvaluationTransform.from_dict(transform),
+        current_fields(fields.by),
+        tuple(fields.names),
+        fields.affine,
+        fields.system,
+        fields.digest,
+    )
+
+
+def parse_extra(text: str) -> dict[str, str]:
+    """Read the free text of a weights file.
+
+    Args:
+        text: The JSON under the key "extra" of the file's metadata.
+
+    Raises:
+        ConfigError: If it is no JSON, or no table of text.
+
+    Example:
+        >>> parse_extra('{"seed": "3"}')
+        {'seed': '3'}
+    """
+    return dict(_validated(_EXTRA.validate_python, text))
+
+
+def check_domain_count(network: nn.Module, domains: int, numbers: int) -> None:
+    """Refuse more domains than a file can hold statistics of, before any are made.
+
+    Args:
+        network: The network without domains.
+        domains: How many the header names.
+        numbers: How many numbers the tensors of the file have.
+
+    Raises:
+        ConfigError: If the statistics would need far more numbers.
+    """
+    channels = sum(
+        int(layer.num_features)
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.SyncBatchNorm)
+    )
+    if domains * channels > SLACK * numbers:
+        raise ConfigError(f"it names {domains} domains, and the file has too few numbers for their statistics")
+
+
+def check_network_size(spec: NetworkSpec, numbers: int) -> None:
+    """Refuse a network of timm with far more parameters than its file has numbers, before it takes memory.
+
+    Our own networks are bounded: the largest takes 200 MB.
+
+    Raises:
+        ConfigError: If the network would need far more numbers.
+    """
+    if not spec.backbone.startswith(TIMM_PREFIX):
+        return
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            needed = sum(parameter.numel() for parameter in Embedder(spec).parameters())
+    except (NotImplementedError, RuntimeError):  # some networks compute with their first values
+        return
+    if needed > SLACK * numbers:
+        raise ConfigError(f"{spec.backbone} has {needed:,} parameters, and the file only {numbers:,} numbers")
+
+
+def _validated(validate: Any, text: str) -> Any:
+    try:
+        return validate(parse_json(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:3]) or "header"
+        raise ConfigError(f"{key}: {first['msg']}, got {shorten(first['input'])}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,163 @@
+"""Tombstones: which identities were erased from a gallery, without their names.
+
+They keep erased rows from answering, and from coming back when the gallery is built again. A tombstone is a salted
+hash of an identity and its category. Whoever can read the file can find out whether a name that he knows already was
+erased, but the file lists no name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from reid.errors import GalleryError
+from reid.files import write_whole
+from reid.records import Sample
+
+TOMBSTONES_FILE = "erasures.json"  # in the folder of a gallery
+FORMAT = "reid-erasures-1"
+MAX_BYTES = 2**28  # more than a million tombstones
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def is_identity(sample: Sample, identity: str, category: str | None = None) -> bool:
+    """Return whether a sample shows an identity; names that differ only in their Unicode form (NFC, NFD) are one.
+
+    Args:
+        sample: The sample.
+        identity: The identity.
+        category: The category of the identity; None stands for every category.
+
+    Example:
+        >>> is_identity(Sample(Path("1.jpg"), "Zoe\\u0308"), "Zo\\u00eb")
+        True
+    """
+    return _nfc(sample.identity) == _nfc(identity) and (category is None or _nfc(sample.category) == _nfc(category))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+@dataclass(frozen=True)
+class Tombstones:
+    """The erased identities of one gallery folder.
+
+    Args:
+        salt: Random bytes that all hashes of this folder begin with.
+        erased: A pair of hashes for each erasure: of the identity, and of the identity with its category; the second
+            is "" where the identity was erased in every category.
+        lifted: Whether an erasure was lifted since the gallery was last built, so that rows may be missing from it.
+
+    Example:
+        >>> erased = Tombstones().with_identity("anna", "person")
+        >>> erased.hidden([Sample(Path("1.jpg"), "anna"), Sample(Path("2.jpg"), "ben")]).tolist()
+        [True, False]
+    """
+
+    salt: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    erased: frozenset[tuple[str, str]] = frozenset()
+    lifted: bool = False
+
+    def hidden(self, samples: Sequence[Sample]) -> BoolArray:
+        """Return (N,) bool: the samples whose identities were erased."""
+        if not self.erased:
+            return np.zeros(len(samples), np.bool_)
+        identities = {identity for identity, _ in self.erased}
+        pairs = {(sample.identity, sample.category) for sample in samples if sample.identity}
+        known = {name: self._hash(name) for name in {name for name, _ in pairs}}
+        gone = {
+            (name, category)
+            for name, category in pairs
+            if known[name] in identities
+            and not self.erased.isdisjoint({(known[name], ""), (known[name], self._hash(name, category))})
+        }
+        return np.array([(sample.identity, sample.category) in gone for sample in samples], np.bool_)
+
+    def holds(self, identity: str, category: str | None = None) -> bool:
+        """Return whether an identity was erased in a category; None asks for an erasure in every category."""
+        pairs = {self._pair(identity, None), self._pair(identity, category)}
+        return not self.erased.isdisjoint(pairs)
+
+    def with_identity(self, identity: str, category: str | None = None) -> Tombstones:
+        """Return these tombstones and one more, in one category or (None) in every category."""
+        return replace(self, erased=self.erased | {self._pair(identity, category)})
+
+    def without_identity(self, identity: str, category: str | None = None) -> Tombstones:
+        """Return these tombstones without those of an identity; None removes those of every category."""
+        name = self._hash(identity)
+        pair = self._pair(identity, category)
+        left = {one for one in self.erased if (one[0] != name if category is None else one != pair)}
+        return replace(self, erased=frozenset(left), lifted=self.lifted or len(left) < len(self.erased))
+
+    def _pair(self, identity: str, category: str | None) -> tuple[str, str]:
+        return self._hash(identity), "" if category is None else self._hash(identity, category)
+
+    def _hash(self, *words: str) -> str:
+        return hmac.new(self.salt, "\0".join(map(_nfc, words)).encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+
+
+def read_tombstones(folder: Path) -> Tombstones:
+    """Read the tombstones of a gallery folder; none where there is no file.
+
+    Raises:
+        GalleryError: The file is damaged. It is not taken for empty, because then erased rows would come back.
+    """
+    path = folder / TOMBSTONES_FILE
+    if not path.exists():
+        return Tombstones()
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise ValueError("it is no file of this program")
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if table["format"] != FORMAT or table.pop("check") != _checksum(table):
+            raise ValueError("its checksum differs")
+        pairs = frozenset((str(identity), str(category)) for identity, category in table["erased"])
+        return Tombstones(bytes.fromhex(table["salt"]), pairs, bool(table["lifted"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise GalleryError(
+            f"{path}: the list of erased identities is damaged ({type(error).__name__}); put a copy back, or delete it,"
+            " build the gallery again and erase again whom it named"
+        ) from error
+
+
+def write_tombstones(folder: Path, tombstones: Tombstones) -> None:
+    """Write the tombstones of a gallery folder; the caller holds its lock.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path = folder / TOMBSTONES_FILE
+    if not tombstones.erased and not tombstones.lifted:
+        path.unlink(missing_ok=True)
+        return
+    table = {
+        "format": FORMAT,
+        "salt": tombstones.salt.hex(),
+        "erased": sorted(tombstones.erased),
+        "lifted": tombstones.lifted,
+    }
+    text = json.dumps({**table, "check": _checksum(table)}, indent=2) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _checksum(table: object) -> str:
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def without_erased(samples: Sequence[Sample], tombstones: Iterable[Tombstones]) -> tuple[Sample, ...]:
+    """Return the samples that none of some tombstones hides, in their order."""
+    hidden = np.zeros(len(samples), np.bool_)
+    for one in tombstones:
+        hidden |= one.hidden(samples)
+    return tuple(sample for sample, gone in zip(samples, hidden.tolist(), strict=True) if not gone)

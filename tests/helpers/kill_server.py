@@ -1,0 +1,129 @@
+"""A program that runs commands of ``reid`` in forks of itself and kills them at one of their steps on the disk.
+
+It imports what the commands need once, so that a run takes a fraction of a second. Product code knows nothing of it:
+the functions of ``os`` and of the libraries that write files are replaced in the fork only.
+
+Each line of stdin asks for one run, ``{"arguments": [...], "folder": "...", "step": n or null}``; each line of stdout
+is the answer, ``{"code": n, "steps": [...], "err": "..."}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+KILLED = 137
+STEPS = ("replace", "fsync", "unlink", "rmdir", "mkdir")
+
+
+class Steps:
+    """Counts the steps of a command and kills it before one of them."""
+
+    def __init__(self, last: int | None, log: int):
+        self._last, self._log, self._count = last, log, 0
+
+    def take(self, name: str) -> bool:
+        """Count a step; true if the command is to be killed within it."""
+        os.write(self._log, (name + "\n").encode())
+        self._count += 1
+        return self._last is not None and self._count > self._last
+
+    def patch(self, owner: Any, name: str) -> None:
+        """Make a function a step: the program is killed before it runs."""
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def step(*arguments: Any, **options: Any) -> Any:
+            if self.take(name):
+                os._exit(KILLED)
+            return original(*arguments, **options)
+
+        setattr(owner, name, step)
+
+    def patch_writer(self, owner: Any, name: str, position: int) -> None:
+        """Make the writer of a library a step: the program is killed when half of the file is written."""
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def step(*arguments: Any, **options: Any) -> Any:
+            kill = self.take(name)
+            path = Path(arguments[position])
+            result = original(*arguments, **options)
+            if kill:
+                content = path.read_bytes()
+                path.write_bytes(content[: len(content) // 2])
+                if "serialize" in name:  # safetensors writes into a file of its own and renames it
+                    path.rename(path.with_name(".tmpAbC123"))
+                os._exit(KILLED)
+            return result
+
+        setattr(owner, name, step)
+
+
+def patch_all(steps: Steps) -> None:
+    """Replace what writes files."""
+    import faiss
+    import safetensors.numpy
+    import safetensors.torch
+
+    for name in STEPS:
+        steps.patch(os, name)
+    steps.patch_writer(safetensors.numpy, "serialize_file", 1)
+    steps.patch_writer(safetensors.torch, "serialize_file", 1)
+    steps.patch_writer(faiss, "write_index", 1)
+
+
+def run_forked(arguments: list[str], folder: str, step: int | None) -> dict[str, Any]:
+    """Run a command in a fork and return its exit code, its steps and what it wrote to stderr."""
+    from reid.cli import main
+
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if not child:
+            os.dup2(err.fileno(), 2)
+            os.dup2(err.fileno(), 1)
+            os.chdir(folder)
+            patch_all(Steps(step, log.fileno()))
+            code = 0
+            try:
+                main(arguments)
+            except SystemExit as end:
+                code = int(end.code or 0)
+            except Exception:  # noqa: BLE001 (a traceback is what the test looks for)
+                traceback.print_exc()
+                code = 70
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        log.seek(0)
+        err.seek(0)
+        return {"code": code, "steps": log.read().decode().split(), "err": err.read().decode(errors="replace")}
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    import faiss
+    import torch
+
+    import reid.app.served_data
+    import reid.evaluation
+    import reid.models.export
+    import reid.retrieval.erasure
+    import reid.training.training_run  # noqa: F401
+
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = run_forked(request["arguments"], request["folder"], request["step"])
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

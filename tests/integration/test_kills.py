@@ -1,0 +1,234 @@
+"""Every command that writes is killed at its steps on the disk: old or new files remain, and the next run cleans up.
+
+The steps are those of ``helpers.kill_server``: each change of a folder, each wait for the disk, and the writers of
+libraries when half of a file is written. The suite takes some steps of each command; ``REID_EVERY_STEP=1`` takes all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.kill_server import KILLED
+from helpers.walking_people import TWO, write_video
+from reid.data.manifest import read_manifest
+from reid.evaluation.reports.report_json import read_results
+from reid.models.checkpoint import load_checkpoint
+from reid.norm import Profiles
+from reid.retrieval.embed import load_embeddings
+from reid.retrieval.gallery import Gallery
+from reid.retrieval.query_file import load_queries, save_queries
+from reid.retrieval.storage import QUERIES_FILE
+from reid.training.run_folder import RunFolder
+
+EVERY_STEP = bool(os.environ.get("REID_EVERY_STEP"))
+TESTS = Path(__file__).parents[1]
+USERS_FILES = ("notes.part", "data-export.csv")
+
+Ask = Callable[[list[str], Path, int | None], dict[str, Any]]
+State = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Run a command in a fork, killed at a step or not at all."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, TESTS / "helpers" / "kill_server.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        stdin, stdout = server.stdin, server.stdout
+
+        def request(arguments: list[str], folder: Path, step: int | None) -> dict[str, Any]:
+            stdin.write(json.dumps({"arguments": arguments, "folder": str(folder), "step": step}) + "\n")
+            stdin.flush()
+            answer: dict[str, Any] = json.loads(stdout.readline())
+            return answer
+
+        yield request
+        stdin.close()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, plain_weights: Path) -> Path:
+    """A folder with crops of three people, two manifests, an experiment, a video and weights."""
+    folder, random = tmp_path_factory.mktemp("template"), np.random.default_rng(0)
+    rows = []
+    for identity in ("anna", "ben", "carl"):
+        for number, (camera, split) in enumerate((c, s) for c in "xy" for s in ("train", "query", "gallery")):
+            path = folder / "crops" / camera / identity / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
+            rows.append(f"{path.relative_to(folder)},{identity},{camera},{split}")
+    head = "path,identity,camera,split\n"
+    (folder / "all.csv").write_text(head + "\n".join(rows) + "\n")
+    (folder / "some.csv").write_text(head + "\n".join(row for row in rows if ",carl," not in row) + "\n")
+    (folder / "run.toml").write_text(
+        '[data]\nmanifests = ["all.csv"]\nsize = [32, 16]\n[norm]\naxis = "camera"\n'
+        "[train]\nepochs = 2\nidentities_per_batch = 3\nvisits = 1\nthreads = 1\n"
+    )
+    write_video(folder / "walk.avi", TWO, frames=24)
+    shutil.copyfile(plain_weights, folder / "w.safetensors")
+    for name in USERS_FILES:
+        (folder / name).write_text("years of work")
+    return folder
+
+
+WEIGHTS = ("--weights", "w.safetensors")
+
+
+def gallery_state(folder: Path) -> object:
+    """What a gallery and its queries answer; "none" where there is no gallery yet."""
+    if not (folder / "G" / "header.json").exists():
+        return "none"
+    gallery = Gallery.open(folder / "G")
+    queries = load_queries(folder / "G").samples if (folder / "G" / QUERIES_FILE).exists() else ()
+    return gallery.samples, gallery.embeddings.vectors.tobytes(), queries
+
+
+def file_state(read: Callable[[Path], object], name: str) -> State:
+    return lambda folder: read(folder / name) if (folder / name).exists() else "none"
+
+
+def embeddings_state(path: Path) -> object:
+    embeddings = load_embeddings(path)
+    return embeddings.samples, embeddings.vectors.tobytes()
+
+
+def report_state(folder: Path) -> object:
+    """The scores of the JSON; of the page, that it is whole."""
+    page = folder / "page.html"
+    assert not page.exists() or page.read_text().rstrip().endswith("</html>")
+    json_file = folder / "scores.json"
+    return [entry["mAP"] for entry in read_results(json_file)] if json_file.exists() else "none"
+
+
+def run_state(folder: Path) -> object:
+    """Whether there are weights; a checkpoint that exists can be read."""
+    run = RunFolder(folder / "run")
+    run.load_state()
+    return load_checkpoint(run.weights).fingerprint if run.weights.exists() else "none"
+
+
+def crops_state(folder: Path) -> object:
+    """The names in the manifest of an ingest; all its crops are whole."""
+    manifest = folder / "video" / "manifest.csv"
+    for path in (folder / "video").glob("*.jpg"):
+        Image.open(path).load()
+    return [sample.path.name for sample in read_manifest(manifest)] if manifest.exists() else "none"
+
+
+def add_queries(folder: Path) -> None:
+    """What the application keeps in the folder of a gallery."""
+    gallery = Gallery.open(folder / "G").embeddings
+    save_queries(folder / "G", gallery)
+    for name in USERS_FILES:
+        (folder / "G" / name).write_text("years of work")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, what runs before it, and how to read its result."""
+
+    arguments: tuple[str, ...]
+    state: State
+    before: tuple[tuple[str, ...], ...] = ()
+    prepare: Callable[[Path], object] = field(default=lambda folder: None)
+    steps: int = 3  # in the suite
+
+
+BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
+CASES = {
+    "first build": Case((*BUILD, "all.csv"), gallery_state, steps=6),
+    "build again": Case((*BUILD, "some.csv"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=5),
+    "erase": Case(("index", "erase", "G", "anna"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=12),
+    "embed": Case(
+        ("embed", *WEIGHTS, "--data", "all.csv", "--out", "e.safetensors"),
+        file_state(embeddings_state, "e.safetensors"),
+    ),
+    "calibrate": Case(
+        ("calibrate", *WEIGHTS, "--data", "all.csv", "--by", "camera", "--out", "p.safetensors"),
+        file_state(lambda path: Profiles.load(path).domains, "p.safetensors"),
+    ),
+    "train": Case(("train", "run.toml", "--out", "run"), run_state),
+    "init": Case(
+        ("init", "crops", "--pattern", "{camera}/{identity}/*.png", "--force"),
+        file_state(lambda path: [s.identity for s in read_manifest(path)], "crops/manifest.csv"),
+    ),
+    "evaluate": Case(
+        ("evaluate", *WEIGHTS, "--data", "all.csv", "--json", "scores.json", "--html", "page.html"), report_state
+    ),
+    "ingest": Case(
+        ("ingest", "walk.avi", "--camera", "x", "--out", "video", "--detector", "hog", "--every", "4"), crops_state
+    ),
+}
+if EVERY_STEP:  # tracing a network takes seconds each time
+    CASES["export"] = Case(
+        ("export", *WEIGHTS, "--out", "m.onnx"),
+        file_state(lambda path: load_checkpoint(path).fingerprint if path.exists() else "none", "m.onnx"),
+        (("export", *WEIGHTS, "--out", "m.onnx"),),
+    )
+
+
+def names(folder: Path) -> list[str]:
+    """All files and folders; the random part of the names of a gallery's files is left out."""
+    return sorted(
+        re.sub("data-[0-9a-f]{16}", "data-*", str(path.relative_to(folder)))
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    )
+
+
+def chosen(steps: list[str], count: int) -> list[int]:
+    """All steps, or about ``count`` of them: before and after the last file is replaced, and others spread evenly."""
+    if EVERY_STEP or len(steps) <= count:
+        return list(range(len(steps)))
+    last = max(number for number, step in enumerate(steps) if step == "replace")
+    spread = np.linspace(0, len(steps) - 1, max(count - 2, 1)).astype(int).tolist()
+    return sorted({last, last + 1, *spread})
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_killed_command_leaves_old_or_new_files_and_the_next_run_cleans_up(
+    case: Case, ask: Ask, template: Path, tmp_path: Path
+) -> None:
+    start = Path(shutil.copytree(template, tmp_path / "start"))
+    for arguments in case.before:
+        assert ask(list(arguments), start, None)["code"] == 0
+    case.prepare(start)
+    whole = Path(shutil.copytree(start, tmp_path / "whole"))
+    full = ask(list(case.arguments), whole, None)
+    assert full["code"] == 0, full["err"]
+    old, new = case.state(start), case.state(whole)
+    assert old != new or case.before
+    for step in chosen(full["steps"], case.steps):
+        what = f"killed at step {step}, {full['steps'][step]}"
+        folder = Path(shutil.copytree(start, tmp_path / "killed"))
+        killed = ask(list(case.arguments), folder, step)
+        assert killed["code"] == KILLED, (what, killed)
+        assert case.state(folder) in (old, new), what
+        again = ask(list(case.arguments), folder, None)
+        assert again["code"] == 0, (what, again["err"])
+        assert "Traceback" not in again["err"]
+        assert case.state(folder) == new, what
+        assert names(folder) == names(whole), what
+        for name in USERS_FILES:
+            assert (folder / name).read_text() == "years of work"
+        shutil.rmtree(folder)

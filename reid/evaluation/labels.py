@@ -259,6 +259,7 @@ def market_labels(
         Labels of int64 numbers.
 
     Example:
+        >>> from pathlib import Path
         >>> anna = [Sample(Path(name), "anna", camera) for name, camera in (("1.jpg", "door"), ("2.jpg", "hall"))]
         >>> market_labels(anna[:1], anna).count_left_out()
         1

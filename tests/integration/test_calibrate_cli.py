@@ -42,7 +42,7 @@ def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weig
         "search", image, "--camera", "a1", "--gallery", tmp_path / "gallery", "--weights", camera_weights
     )
     message = fails("search", image, "--camera", "mars", "--gallery", tmp_path / "gallery")
-    for word in ('"person/mars"', "known: person/a1", "reid calibrate", "--unseen-camera"):
+    for word in ('"person/mars"', "known: person/b1", "reid calibrate", "--unseen-camera"):
         assert word in message
     message = fails("search", image, "--gallery", tmp_path / "gallery")
     assert "with --camera; known: " in message

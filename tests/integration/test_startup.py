@@ -157,7 +157,7 @@ def test_wrong_input(crops: Path, words: tuple[str, ...], word: str) -> None:
 def test_a_missing_image_of_a_search(crops: Path) -> None:
     (crops / "gallery").mkdir()
     (crops / "gallery" / "header.json").write_text(
-        json.dumps({"format": "reid-gallery", "version": 1, "generation": "1", "files": {}}), encoding="utf-8"
+        json.dumps({"format": "reid-gallery", "version": 1, "generation": 16 * "0", "files": {}}), encoding="utf-8"
     )
     for words, word in ((("missing.jpg",), "missing.jpg"), (("query.jpg", "--weights", "none.pth"), "none.pth")):
         code, _, err, heavy = run(crops, "search", *words, "--gallery", "gallery")

@@ -35,6 +35,7 @@ from reid.cli import (
     validate,
     weights,
 )
+from reid.cli.collector import skip_last_collection
 from reid.cli.old_usage import current_usage
 from reid.errors import ReidError
 
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words after "reid"; None takes them from ``sys.argv``.
     """
+    skip_last_collection()
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding of the terminal lacks ends no command

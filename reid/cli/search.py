@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reid.cli.collector import collector_paused
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -68,8 +69,9 @@ def search(
     check_gallery(folder)
     check_files([query])
     check_weights(weights, profiles or ())
-    from reid.retrieval.gallery import Gallery
-    from reid.retrieval.search import search_image
+    with collector_paused():
+        from reid.retrieval.gallery import Gallery
+        from reid.retrieval.search import search_image
 
     opened = Gallery.open(folder)
     if cross_camera:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError
@@ -33,6 +35,8 @@ from reid.structured_text import shorten
 
 FORMAT = "reid-weights-1"
 BUILT_IN = "built in"  # pooling and neck of a model that another program runs
+# What fills a tensor with random numbers. Other initialisers of PyTorch call one of the last two.
+RANDOM_FILLS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_)
 UNSEEN_KEY = "unseen"  # key of the free text: the policy for unknown cameras
 
 
@@ -155,13 +159,27 @@ def _read_runtime_model(path: Path, backbone: str | None, size: tuple[int, int] 
 
 
 def _build(spec: NetworkSpec, numbers: int) -> Embedder:
-    """Build an embedder without moving the random stream, because its random weights are about to be replaced.
+    """Build an embedder with weights 0 and without moving the random stream: its weights are about to be replaced.
 
     A network that needs far more than the ``numbers`` of its file is refused before it takes memory.
     """
     check_network_size(spec, numbers)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _WithoutRandomWeights():
         return Embedder(spec)
+
+
+class _WithoutRandomWeights(TorchFunctionMode):
+    """Set weights to 0 where PyTorch would draw them at random, which takes longer than reading them from a file."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in RANDOM_FILLS:
+            return func(*args, **kwargs)
+        tensor: Tensor = args[0] if args else kwargs["tensor"]
+        with torch.no_grad():
+            return tensor.zero_()
 
 
 def _affine_of(network: nn.Module) -> str:

@@ -35,8 +35,8 @@ from reid.cli import (
     validate,
     weights,
 )
-from reid.cli.collector import skip_last_collection
 from reid.cli.old_usage import current_usage
+from reid.cli.start_up import skip_last_collection
 from reid.errors import ReidError
 
 app = typer.Typer(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reid.cli.collector import collector_paused
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -22,6 +21,7 @@ from reid.cli.options import (
     check_cameras,
     unseen_policy,
 )
+from reid.cli.start_up import collector_paused, wait_without_spinning
 from reid.errors import ConfigError, unknown_name
 from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 
@@ -69,6 +69,7 @@ def search(
     check_gallery(folder)
     check_files([query])
     check_weights(weights, profiles or ())
+    wait_without_spinning()
     with collector_paused():
         from reid.retrieval.gallery import Gallery
         from reid.retrieval.search import search_image

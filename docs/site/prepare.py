@@ -61,7 +61,7 @@ def prepare(folder: Path) -> None:
         text = redirected_links(page.read_text(encoding="utf-8"), page)
         (folder / page.relative_to(DOCS)).write_text(text, encoding="utf-8")
     fill(folder / "cli.md", "<!-- generated: commands -->", commands_text())
-    fill(folder / "reference" / "index.md", "<!-- generated: front door -->", front_door_table())
+    fill(folder / "reference" / "index.md", "<!-- generated: public names -->", public_names_table())
     for name, (title, packages) in REFERENCE.items():
         (folder / "reference" / f"{name}.md").write_text(api_page(title, packages), encoding="utf-8")
 
@@ -118,7 +118,7 @@ def api_page(title: str, packages: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def front_door_table() -> str:
+def public_names_table() -> str:
     """What ``import reid`` offers: one row a name, with a link to its full description."""
     lines = ["| name | what it is for |", "|---|---|"]
     for name in sorted((name for name in dir(reid) if not name.startswith("_")), key=str.lower):

@@ -1,34 +1,24 @@
 """Open data sets: a manifest, or a published data set by the table that describes it.
 
-This module finds the tables, reads the file names that they describe and compares the numbers of images with those that
-the authors published.  It opens no image and downloads nothing.
+This module finds the tables and understands the choices of the user.  It compares the numbers of images with those that
+the authors published.  :mod:`reid.data.protocols.protocol_files` reads the names of the files.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from reid.data.label_text import clean_text
-from reid.data.manifest import read_manifest, read_table
-from reid.data.protocols.division import divide
-from reid.data.protocols.protocol_table import (
-    FileGroup,
-    Protocol,
-    Rule,
-    fill,
-    parse_protocol,
-    read_protocol,
-    similar_name,
-)
-from reid.data.protocols.track_lists import with_tracks
+from reid.data.manifest import read_table
+from reid.data.protocols.protocol_files import read_files
+from reid.data.protocols.protocol_table import Protocol, Rule, fill, parse_protocol, read_protocol
 from reid.errors import DataError, unknown_name
 from reid.files import require_regular_file
-from reid.records import Sample, Split
+from reid.records import Sample
 
 TABLE = "protocol.toml"
 MANIFEST = "manifest.csv"
@@ -119,23 +109,7 @@ def protocol_samples(protocol: Protocol, root: Path, **variant: object) -> tuple
     Raises:
         DataError: A folder, list or file is missing, a file name does not match its pattern, or a choice is unknown.
     """
-    return _samples(protocol, root, protocol.choose(variant))
-
-
-def _samples(protocol: Protocol, root: Path, words: Mapping[str, str]) -> tuple[Sample, ...]:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected {protocol.title} there; {protocol.obtain}")
-    for name in protocol.folders:
-        if not (root / fill(name, words)).is_dir():
-            raise _not_found(protocol, f"the folder {fill(name, words)}", root)
-    if protocol.manifest:
-        path = root / fill(protocol.manifest, words)
-        if not path.is_file():
-            raise _not_found(protocol, path.relative_to(root), root)
-        return read_manifest(path)
-    samples = tuple(sample for part in protocol.parts for sample in _part_with_tracks(protocol, part, root, words))
-    _check_distinct(protocol, samples)
-    return divide(samples, protocol.division, root, words) if protocol.division else samples
+    return read_files(protocol, root, protocol.choose(variant))
 
 
 def count_differences(protocol: Protocol, samples: Sequence[Sample], **variant: object) -> list[str]:
@@ -230,7 +204,22 @@ def _open(protocol: Protocol, root: Path, chosen: Mapping[str, str], rule: Mappi
         protocol.locations,
         root / protocol.permutation if protocol.permutation else None,
     )
-    return DataSet(protocol.name, _samples(protocol, root, words), scoring, protocol)
+    return DataSet(protocol.name, read_files(protocol, root, words), scoring, protocol)
+
+
+def similar_name(name: str, protocols: Iterable[str]) -> str:
+    """Find the protocol whose name the name of a folder or an archive contains; "" where there is none.
+
+    Example:
+        >>> similar_name("Market-1501-v15.09.15", ["market1501", "regdb"])
+        'market1501'
+    """
+    words = re.sub(r"[^a-z0-9]+", "", name.lower())
+    for protocol in sorted(protocols, key=len, reverse=True):
+        plain = re.sub(r"[^a-z0-9]+", "", protocol)
+        if len(plain) > 3 and plain in words:
+            return protocol
+    return ""
 
 
 def all_choices(spec: str) -> list[str]:
@@ -265,94 +254,3 @@ def _choices(text: str, spec: str) -> dict[str, str]:
     if not all(key and equals and value for key, equals, value in pairs):
         raise DataError(f'{spec}: expected "name:key=value,key=value"')
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _not_found(protocol: Protocol, what: Path | str, root: Path) -> DataError:
-    return DataError(f"{protocol.title}: expected {what} in {root}, found none; {protocol.obtain}")
-
-
-def _part_with_tracks(protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]) -> list[Sample]:
-    samples = list(_part_samples(protocol, part, root, words))
-    if not (name := fill(part.tracks, words)):
-        return samples
-    return with_tracks(samples, _read(protocol, root / name, root), root / name)
-
-
-def _part_samples(protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]) -> Iterator[Sample]:
-    wanted = _listed_identities(protocol, part, root, words)
-    pattern = re.compile(part.pattern)
-    skip = {_plain(identity) for identity in part.skip}
-    found = False
-    for where, text, folder in _entries(protocol, part, root, words):
-        match = pattern.fullmatch(text)
-        if match is None:
-            raise DataError(
-                f"{where}: {text!r} is not named as {protocol.title} names its files, such as {part.example()};"
-                " mend the name, or move away what does not belong to the data set"
-            )
-        groups = match.groupdict()
-        identity = _plain(groups["identity"])
-        if identity in skip or (wanted is not None and identity not in wanted):
-            continue
-        found = True
-        camera = fill(part.camera, {**words, **groups})
-        yield Sample(
-            path=folder / groups.get("path", text),
-            identity=clean_text(fill(part.identity, {**words, **groups})),
-            camera=clean_text(camera),
-            modality=protocol.modality(camera),
-            category=protocol.category,
-            split=part.split,
-        )
-    if not found:
-        listed = f" of the identities in {', '.join(part.identity_files)}" if part.identity_files else ""
-        raise _not_found(protocol, f"{part.split} images {fill(part.glob or part.list, words)}{listed}", root)
-
-
-def _entries(
-    protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]
-) -> Iterator[tuple[str, str, Path]]:
-    """Yield for each file of a part where it is listed (for errors), the text for the pattern, and its folder."""
-    if part.glob:
-        for path in sorted(root.glob(fill(part.glob, words))):
-            yield str(root), path.relative_to(root).as_posix(), root
-        return
-    path, folder = root / fill(part.list, words), root / fill(part.folder, words)
-    if not folder.is_dir():
-        raise _not_found(protocol, f"the folder {folder.relative_to(root)}", root)
-    for number, line in enumerate(_read(protocol, path, root).splitlines(), start=1):
-        if number > part.header and line.strip():
-            yield f"{path}, line {number}", line.strip(), folder
-
-
-def _listed_identities(
-    protocol: Protocol, part: FileGroup, root: Path, words: Mapping[str, str]
-) -> frozenset[str] | None:
-    """Read the identities in the identity files of a part; None where it has no such files."""
-    if not part.identity_files:
-        return None
-    texts = [_read(protocol, root / fill(name, words), root) for name in part.identity_files]
-    identities = {_plain(word) for text in texts for word in re.split(r"[,\s]+", text) if word}
-    return frozenset(identities)
-
-
-def _read(protocol: Protocol, path: Path, root: Path) -> str:
-    if not path.is_file():
-        raise _not_found(protocol, path.relative_to(root), root)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({type(error).__name__})") from error
-
-
-def _plain(identity: str) -> str:
-    """Drop leading zeros of a number, because lists write 7 where folders are called 0007."""
-    return str(int(identity)) if re.fullmatch(r"-?\d+", identity) else identity
-
-
-def _check_distinct(protocol: Protocol, samples: Sequence[Sample]) -> None:
-    known: set[tuple[Path, Split]] = set()
-    for sample in samples:
-        if (sample.path, sample.split) in known:
-            raise DataError(f"{protocol.title}: {sample.path} is listed twice in split {sample.split}")
-        known.add((sample.path, sample.split))

@@ -6,7 +6,7 @@ A table is the file ``datasets/<name>/protocol.toml``.  This module reads no oth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -338,18 +338,3 @@ def fill(template: str, words: Mapping[str, str]) -> str:
         return template.format_map(words)
     except KeyError as error:
         raise DataError(f"template {template!r}: {unknown_name('word', str(error.args[0]), words)}") from None
-
-
-def similar_name(name: str, protocols: Iterable[str]) -> str:
-    """Find the protocol whose name the name of a folder or an archive contains; "" where there is none.
-
-    Example:
-        >>> similar_name("Market-1501-v15.09.15", ["market1501", "regdb"])
-        'market1501'
-    """
-    words = re.sub(r"[^a-z0-9]+", "", name.lower())
-    for protocol in sorted(protocols, key=len, reverse=True):
-        plain = re.sub(r"[^a-z0-9]+", "", protocol)
-        if len(plain) > 3 and plain in words:
-            return protocol
-    return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +84,7 @@ def search(
     checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
     if checkpoint.unknown_domain is None and unknown_domains(checkpoint, [query]):
         raise ConfigError(_unknown_domain(folder, checkpoint, query, own_network, opened.samples))
+    _check_category(category, {sample.category for sample in opened.samples}, folder)
     found = search_image(
         checkpoint,
         opened,
@@ -102,6 +103,14 @@ def search(
         return
     for row in rows:
         typer.echo("{rank}\t{score:.4f}\t{identity}\t{camera}\t{modality}\t{path}".format(**row))
+
+
+def _check_category(category: str, known: Collection[str], folder: Path) -> None:
+    """Refuse a category that no crop of a gallery shows; an empty gallery refuses nothing here."""
+    if known and category not in known:
+        raise ConfigError(
+            f"--category: {folder} has no such crops: {unknown_name('category', category, sorted(known))}"
+        )
 
 
 def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:

@@ -57,6 +57,7 @@ class InitResult:
             f"identities: {len(identities) or 'unknown'}",
             f"cameras: {_counts(s.camera for s in images) or 'unknown'}",
             f"queries: {queries}",
+            *_rows_of_categories(self.samples),
         ]
         if self.other_files:
             lines.append(f"left out: {self.other_files} files that are not images")
@@ -133,6 +134,15 @@ def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> In
     samples = read_data(protocol, folder)
     write_manifest(samples, manifest)
     return InitResult(manifest, samples, protocol, 0)
+
+
+def _rows_of_categories(samples: Iterable[Sample]) -> list[str]:
+    """Return for each category how many rows of each split the manifest has, one line each."""
+    rows = Counter((sample.category, sample.split) for sample in samples)
+    return [
+        f"rows of category {category}: " + ", ".join(f"{rows[category, split]} {split}" for split in Split)
+        for category in sorted({category for category, _ in rows})
+    ]
 
 
 def _new_manifest(manifest: Path, overwrite: bool) -> Path:

@@ -42,6 +42,10 @@ def test_an_unlabelled_gallery(reid, plain_weights: Path, tmp_path: Path) -> Non
     code, out, err = reid("search", image, "--gallery", folder, "--camera", "door", "--cross-camera", "--json")
     assert (code, [answer["camera"] for answer in json.loads(out)]) == (0, ["hall"])
     assert "hint" not in err
+    code, out, err = reid("search", image, "--gallery", folder, "--category", "persn")
+    assert (code, out) == (1, "")
+    assert "--category" in err
+    assert 'did you mean "person"' in err
 
 
 def test_a_terminal_that_lacks_a_letter(plain_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

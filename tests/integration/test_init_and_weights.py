@@ -46,7 +46,12 @@ def crops(folder: Path) -> Path:
 def test_a_folder_and_a_fetched_network_make_an_evaluation(reid, site: bytes, tmp_path: Path) -> None:
     code, out, err = reid("init", crops(tmp_path / "crops"))
     assert (code, err) == (0, "")
-    assert out.splitlines()[1:] == ["identities: 2", "cameras: north (2), south (2)", "queries: 4"]
+    assert out.splitlines()[1:] == [
+        "identities: 2",
+        "cameras: north (2), south (2)",
+        "queries: 4",
+        "rows of category person: 0 train, 4 query, 4 gallery",
+    ]
     assert len(read_manifest(tmp_path / "crops" / "manifest.csv")) == 8
 
     code, out, err = reid("weights", "get", "osnet_x0_25_msmt17", "--out", tmp_path / "weights")

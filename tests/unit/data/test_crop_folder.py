@@ -53,6 +53,7 @@ def test_camera_then_identity(tmp_path: Path) -> None:
         "identities: 2",
         "cameras: north (2), south (2)",
         "queries: 2",
+        "rows of category person: 0 train, 2 query, 4 gallery",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Person re-identification and multi-domain retrieval with camera-, modality- and domain-specific normalization.
+"""Person re-identification and multi-domain retrieval with camera-, modality- and category-specific normalization.
 
 This module offers the names that most programs need.  ``import reid`` itself loads nothing: each name is imported when
 it is first used, so that commands and programs that do not need PyTorch start at once.

@@ -40,7 +40,7 @@ from reid.cli.start_up import skip_last_collection
 from reid.errors import ReidError
 
 app = typer.Typer(
-    help="Person re-identification with camera-, modality- and domain-specific normalization.",
+    help="Person re-identification with camera-, modality- and category-specific normalization.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -57,7 +57,9 @@ def evaluate(
         typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking, with values such as 20 6 0.3."),
     ] = None,
     expand_queries: Annotated[int, typer.Option(min=0, help="Also score query expansion by so many neighbours.")] = 0,
-    memory: Annotated[int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory. Default: 64.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
         Path | None,

@@ -77,7 +77,9 @@ def index_build(
 def index_erase(
     folder: Annotated[Path, typer.Argument(help="Folder of the gallery.")],
     identity: Annotated[str, typer.Argument(help="Identity whose crops are removed.")],
-    category: Annotated[str | None, typer.Option(help="Only in this category: person, vehicle, ...")] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Erase the identity in this category only: person, vehicle, ... Default: in all.")
+    ] = None,
 ) -> None:
     """Remove every crop of an identity from a gallery and from all that the program derived from the same data.
 
@@ -115,7 +117,9 @@ def index_erase(
 def index_restore(
     folder: Annotated[Path, typer.Argument(help="Folder of the gallery.")],
     identity: Annotated[str, typer.Argument(help="Identity that was erased.")],
-    category: Annotated[str | None, typer.Option(help="Only in this category: person, vehicle, ...")] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Lift the erasure in this category only: person, vehicle, ... Default: in all.")
+    ] = None,
 ) -> None:
     """Lift an erasure: the crops of the identity come back when the gallery is built again."""
     if not folder.is_dir():

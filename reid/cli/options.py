@@ -50,9 +50,9 @@ Unseen = Annotated[
     str | None,
     typer.Option(
         "--unseen-camera",
-        help="What to do with a camera that the weights do not know: error; calibrate: measure it on crops of split"
-        " train; prior: the mean of all known statistics; nearest: those most like the image's own; mixture: all,"
-        " weighted by similarity. Default: error.",
+        help="What to do with images of a camera that the weights do not know. error refuses them. calibrate measures"
+        " the camera on crops of split train. prior takes the mean of all known statistics. nearest takes those most"
+        " like the image's own. mixture takes all of them, weighted by similarity. Default: error.",
     ),
 ]
 DomainFields = Annotated[

@@ -19,7 +19,7 @@ STATISTICS = ("running_mean", "running_var", "running_cov", "num_batches_tracked
 BATCHES = [(0, 1, 2, 2, 1, 0), (2, 0, 0, 0, 1, 0), (1, 1, 1, 1, 1, 1)]
 
 
-def labels(values: tuple[int, ...], system: str = "batch") -> Tensor:
+def domain_indices(values: tuple[int, ...], system: str = "batch") -> Tensor:
     return torch.tensor(values) % len(domains(system))
 
 

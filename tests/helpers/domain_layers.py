@@ -51,9 +51,9 @@ def normalized(x: Tensor, stats: Statistics, layer: DomainBatchNorm) -> Tensor:
     return (x - mean) / (var + layer.eps).sqrt() * weight + bias
 
 
-def running_statistics(layer: DomainBatchNorm, labels: Tensor) -> Statistics:
-    mean, var = (buffer.view(layer.domain_count, -1)[labels] for buffer in (layer.running_mean, layer.running_var))
-    return Statistics(mean, var, torch.ones(len(labels)))
+def running_statistics(layer: DomainBatchNorm, domain: Tensor) -> Statistics:
+    mean, var = (buffer.view(layer.domain_count, -1)[domain] for buffer in (layer.running_mean, layer.running_var))
+    return Statistics(mean, var, torch.ones(len(domain)))
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 2e-5) -> bool:

@@ -40,23 +40,23 @@ def plain_of(layer: DomainBatchNorm, domain: int, kind: type[nn.Module] = nn.Bat
     return plain.train(layer.training)
 
 
-def loop_oracle(layer: DomainBatchNorm, x: Tensor, labels: Tensor) -> tuple[Tensor, list[nn.Module]]:
+def loop_oracle(layer: DomainBatchNorm, x: Tensor, domain: Tensor) -> tuple[Tensor, list[nn.Module]]:
     """Select the images of each domain and give them to a BatchNorm of their own."""
     plains = [plain_of(layer, g) for g in range(len(layer.domains))]
     out = torch.empty_like(x)
     for g, plain in enumerate(plains):
-        if (labels == g).any():
-            out[labels == g] = plain(x[labels == g])
+        if (domain == g).any():
+            out[domain == g] = plain(x[domain == g])
     return out, plains
 
 
-def vectorised(layer: DomainBatchNorm, x: Tensor, labels: Tensor) -> Tensor:
-    with given(Condition(labels)):
+def vectorised(layer: DomainBatchNorm, x: Tensor, domain: Tensor) -> Tensor:
+    with given(Condition(domain)):
         return layer(x)
 
 
-def sorted_runs(layer: DomainBatchNorm, x: Tensor, labels: Tensor) -> Tensor:
-    return Given(layer)(x, labels)
+def sorted_runs(layer: DomainBatchNorm, x: Tensor, domain: Tensor) -> Tensor:
+    return Given(layer)(x, domain)
 
 
 PATHS = pytest.mark.parametrize("path", [vectorised, sorted_runs])
@@ -75,11 +75,11 @@ def check_a_mixed_batch(path, training: bool, affine: str | None, momentum: floa
         nn.init.zeros_(layer_for_loop.bias)
     else:
         layer_for_loop = copy.deepcopy(layer)
-    labels = torch.tensor([2, 0, 1, 2, 2, 0, 2])
-    x = (torch.randn(7, CHANNELS, 4, 3) * 3 + labels[:, None, None, None]).requires_grad_(True)
+    domain = torch.tensor([2, 0, 1, 2, 2, 0, 2])
+    x = (torch.randn(7, CHANNELS, 4, 3) * 3 + domain[:, None, None, None]).requires_grad_(True)
     twin = x.detach().clone().requires_grad_(True)
-    expected, plains = loop_oracle(layer_for_loop, twin, labels)
-    got = path(layer, x, labels)
+    expected, plains = loop_oracle(layer_for_loop, twin, domain)
+    got = path(layer, x, domain)
     torch.testing.assert_close(got, expected, rtol=2e-5, atol=1e-5)
     direction = torch.randn_like(got)
     (got * direction).sum().backward()

@@ -72,17 +72,17 @@ def affine(layer: DomainBatchNorm, y: Tensor, domain: int = 0) -> Tensor:
     return y * weight[:, None, None] + bias[:, None, None]
 
 
-def domain_rows(layer: DomainBatchNorm, x: Tensor, labels: list[int]) -> Rows:
+def domain_rows(layer: DomainBatchNorm, x: Tensor, domain: list[int]) -> Rows:
     """Return the statistics of each domain: the batch's in training, the running ones in evaluation."""
     if not layer.training:
         return list(zip(layer.running_mean, layer.running_var, strict=True))
-    return [of(x[[i for i, label in enumerate(labels) if label == g]]) for g in (0, 1)]
+    return [of(x[[i for i, label in enumerate(domain) if label == g]]) for g in (0, 1)]
 
 
-def ibn(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def ibn(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Normalize half of the channels by image, the others by domain."""
-    rows, half, out = domain_rows(layer, x, labels), CHANNELS // 2, []
-    for image, label in zip(x, labels, strict=True):
+    rows, half, out = domain_rows(layer, x, domain), CHANNELS // 2, []
+    for image, label in zip(x, domain, strict=True):
         own = of(image[None], int(wrong == "unbiased instance variance"))
         instance, batch = standard(image, *own, layer), standard(image, *rows[label], layer)
         if wrong == "halves swapped":
@@ -97,12 +97,12 @@ def ibn(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -
     return torch.stack(out)
 
 
-def blend(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def blend(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Compute BIN: rho BN + (1 - rho) IN, a mixture of outputs, then one affine."""
-    rows, out = domain_rows(layer, x, labels), []
+    rows, out = domain_rows(layer, x, domain), []
     rho = layer.source.gate.detach().clamp(0, 1)
     rho = {"gate turned round": 1 - rho, "gate of the first channel": rho[:1].expand(CHANNELS)}.get(wrong, rho)
-    for image, label in zip(x, labels, strict=True):
+    for image, label in zip(x, domain, strict=True):
         own = of(image[None])
         if wrong == "statistics mixed":
             mean, var = (rho * a + (1 - rho) * b for a, b in zip(rows[label], own, strict=True))
@@ -118,10 +118,10 @@ def blend(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "")
     return torch.stack(out)
 
 
-def dson(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def dson(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Compute DSON: mixed means and variances, with weights for each of them in every domain."""
-    rows, out = domain_rows(layer, x, labels), []
-    for image, label in zip(x, labels, strict=True):
+    rows, out = domain_rows(layer, x, domain), []
+    for image, label in zip(x, domain, strict=True):
         own, (mean, var) = of(image[None]), rows[label]
         w, v = torch.sigmoid(layer.source.logits.detach())[0 if wrong == "weights of the first domain" else label]
         w, v = {"weights turned round": (1 - w, 1 - v), "one weight for both": (w, w)}.get(wrong, (w, v))
@@ -135,22 +135,22 @@ def dson(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") 
     return torch.stack(out)
 
 
-def dial(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def dial(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Compute DIAL: cross-domain statistics with the variance around the mixed mean."""
-    alpha, rows, out = layer.source.alpha.detach().clamp(0.5, 1), domain_rows(layer, x, labels), []
+    alpha, rows, out = layer.source.alpha.detach().clamp(0.5, 1), domain_rows(layer, x, domain), []
     if wrong == "alpha turned round":
         alpha = 1 - alpha
     if not layer.training:  # running statistics were mixed when they were measured
         return torch.stack(
-            [affine(layer, standard(image, *rows[label], layer)) for image, label in zip(x, labels, strict=True)]
+            [affine(layer, standard(image, *rows[label], layer)) for image, label in zip(x, domain, strict=True)]
         )
-    for image, label in zip(x, labels, strict=True):
+    for image, label in zip(x, domain, strict=True):
         (mean, var), (other, other_var) = rows[label], rows[1 - label]
         mixed = alpha * mean + (1 - alpha) * other
         within = alpha * var + (1 - alpha) * other_var
         between = alpha * (mean - mixed).square() + (1 - alpha) * (other - mixed).square()
         if wrong == "by number of images":
-            share = labels.count(label) / len(labels)
+            share = domain.count(label) / len(domain)
             mixed, between = share * mean + (1 - share) * other, share * (1 - share) * (mean - other).square()
             within = share * var + (1 - share) * other_var
         if wrong == "variances mixed":
@@ -159,15 +159,15 @@ def dial(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") 
     return torch.stack(out)
 
 
-def transnorm(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def transnorm(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Compute TransNorm: BatchNorm by domain, times 1 + the transferability of the channel."""
-    rows, out = domain_rows(layer, x, labels), []
+    rows, out = domain_rows(layer, x, domain), []
     scaled = [mean if wrong == "raw means" else mean / (var + layer.eps).sqrt() for mean, var in rows]
     distance = (scaled[0] - scaled[1]).abs()
     near = distance if wrong == "far channels count more" else 1 / (1 + distance)
     factor = near / near.sum() * (1 if wrong == "sums to one" else CHANNELS)
     factor = factor if wrong == "without the one" else 1 + factor
-    for image, label in zip(x, labels, strict=True):
+    for image, label in zip(x, domain, strict=True):
         y = standard(image, *rows[0 if wrong == "the other domain's statistics" else label], layer)
         weight, bias = layer.weight[:, None, None], layer.bias[:, None, None]
         part = factor[:, None, None]
@@ -194,11 +194,11 @@ def latent(layer: DomainBatchNorm, x: Tensor, weights: Tensor, wrong: str = "") 
     return torch.stack(out)
 
 
-def gated(layer: DomainBatchNorm, x: Tensor, labels: list[int] | None, wrong: str = "") -> Tensor:
+def gated(layer: DomainBatchNorm, x: Tensor, domain: list[int] | None, wrong: str = "") -> Tensor:
     """Compute gated BN: outputs of all domains, affine included, mixed by the gate; by domain where it is given."""
-    if labels is not None:
-        rows = domain_rows(layer, x, labels)
-        return torch.stack([affine(layer, standard(i, *rows[g], layer), g) for i, g in zip(x, labels, strict=True)])
+    if domain is not None:
+        rows = domain_rows(layer, x, domain)
+        return torch.stack([affine(layer, standard(i, *rows[g], layer), g) for i, g in zip(x, domain, strict=True)])
     first, last, rows, out = layer.gate.layers[0], layer.gate.layers[2], domain_rows(layer, x, []), []
     logits = []
     for image in x:
@@ -217,11 +217,11 @@ def gated(layer: DomainBatchNorm, x: Tensor, labels: list[int] | None, wrong: st
     return torch.stack(out)
 
 
-def prior(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def prior(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Compute the prior of Schneider et al.: running statistics count as N images beside the n of the batch."""
     number, running, out = layer.source.images, list(zip(layer.running_mean, layer.running_var, strict=True)), []
-    for image, label in zip(x, labels, strict=True):
-        own = x if wrong == "all images of the batch" else x[[i for i, g in enumerate(labels) if g == label]]
+    for image, label in zip(x, domain, strict=True):
+        own = x if wrong == "all images of the batch" else x[[i for i, g in enumerate(domain) if g == label]]
         n = len(own) * (x[0, 0].numel() if wrong == "pixels counted" else 1)
         share = n / (n + number)
         share = 1 - share if wrong == "turned round" else share
@@ -235,15 +235,15 @@ def prior(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "")
     return torch.stack(out)
 
 
-def nado(layer: DomainBatchNorm, x: Tensor, labels: list[int], wrong: str = "") -> Tensor:
+def nado(layer: DomainBatchNorm, x: Tensor, domain: list[int], wrong: str = "") -> Tensor:
     """Compute prediction-time BatchNorm: in evaluation the statistics of each domain in the batch."""
-    rows = [of(x[[i for i, label in enumerate(labels) if label == g]], int(wrong == "unbiased")) for g in (0, 1)]
+    rows = [of(x[[i for i, label in enumerate(domain) if label == g]], int(wrong == "unbiased")) for g in (0, 1)]
     rows = [of(x)] * 2 if wrong == "domains mixed" else rows
     if wrong == "running statistics":
         rows = list(zip(layer.running_mean, layer.running_var, strict=True))
     if wrong == "by image":
         return torch.stack([affine(layer, standard(image, *of(image[None]), layer)) for image in x])
-    return torch.stack([affine(layer, standard(i, *rows[g], layer)) for i, g in zip(x, labels, strict=True)])
+    return torch.stack([affine(layer, standard(i, *rows[g], layer)) for i, g in zip(x, domain, strict=True)])
 
 
 def weights_of(count: int, seed: int = 2) -> Tensor:
@@ -264,10 +264,10 @@ class SystemCase:
     ) -> None:
         self.layer, self.oracle, self.wrong, self.asked, self.modes = layer, oracle, wrong, asked, modes
 
-    def found(self, x: Tensor, labels: list[int], training: bool) -> Tensor:
-        domain = {"labels": torch.tensor(labels), "weights": weights_of(len(x)), "nothing": None}[self.asked]
+    def found(self, x: Tensor, indices: list[int], training: bool) -> Tensor:
+        domain = {"labels": torch.tensor(indices), "weights": weights_of(len(x)), "nothing": None}[self.asked]
         return run(self.layer().train(training), x, domain)
 
-    def expected(self, x: Tensor, labels: list[int], training: bool, wrong: str = "") -> Tensor:
-        domain = {"labels": labels, "weights": weights_of(len(x)), "nothing": None}[self.asked]
+    def expected(self, x: Tensor, indices: list[int], training: bool, wrong: str = "") -> Tensor:
+        domain = {"labels": indices, "weights": weights_of(len(x)), "nothing": None}[self.asked]
         return self.oracle(self.layer().train(training), x, domain, wrong)

@@ -52,11 +52,11 @@ def slow_root(cov: Tensor, method: str) -> Tensor:
     return vectors @ torch.diag(values**-0.5) @ vectors.T
 
 
-def slow_whitening(x: Tensor, labels: list[int], method: str = "cholesky", eps: float = 1e-3) -> Tensor:
+def slow_whitening(x: Tensor, domain: list[int], method: str = "cholesky", eps: float = 1e-3) -> Tensor:
     """Whiten the images of each domain by themselves, block by block, with weight 1 and bias 0."""
     out = torch.empty_like(x)
-    for domain in set(labels):
-        rows = [i for i, label in enumerate(labels) if label == domain]
+    for index in set(domain):
+        rows = [i for i, label in enumerate(domain) if label == index]
         values = columns(x[rows])
         for start in range(0, C, SIZE):
             block = values[start : start + SIZE]

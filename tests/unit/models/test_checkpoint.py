@@ -208,3 +208,16 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     path = save_network(tmp_path, network)
     with pytest.raises(WeightsError, match=rf"^{path}: .*not finite"):
         load_checkpoint(path).embed(IMAGES)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18_x0_25", "osnet_x0_25", "mobilenetv2_x1_0"])
+def test_loading_gives_every_weight_and_draws_no_random_number(backbone: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = NetworkSpec(backbone, "gem", "fc")
+    network = randomize_norms(Embedder(spec)).eval()
+    save_checkpoint(tmp_path / "w.safetensors", network, spec, TRANSFORM, (), (), {})
+    before = torch.get_rng_state()
+    loaded = load_checkpoint(tmp_path / "w.safetensors").network
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert torch.equal(loaded(IMAGES), network(IMAGES))

@@ -63,10 +63,10 @@ def test_a_mixed_batch_is_the_loop_over_domains(path, training: bool, affine: st
 def test_rows_sorted_by_given_are_exact() -> None:
     """With ``Given`` a mixed batch equals the BatchNorm of each domain bit for bit."""
     layer = make_layer()
-    labels = torch.tensor([2, 0, 1, 2, 2, 0, 2])
+    domain = torch.tensor([2, 0, 1, 2, 2, 0, 2])
     x = torch.randn(7, CHANNELS, 4, 3)
-    expected, plains = loop_oracle(layer, x, labels)
-    assert torch.equal(sorted_runs(layer, x, labels), expected)
+    expected, plains = loop_oracle(layer, x, domain)
+    assert torch.equal(sorted_runs(layer, x, domain), expected)
     assert all(torch.equal(layer.running_var[g], plain.running_var) for g, plain in enumerate(plains))
 
 
@@ -76,12 +76,12 @@ def test_rows_sorted_by_given_are_exact() -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradient_the_runs_are_written_in_place_bit_for_bit(affine, memory, dtype, mode) -> None:
     """In evaluation no copy joins the runs; the input and the running statistics stay as they are."""
-    layer, labels = make_layer(affine=affine).eval(), torch.tensor([2, 0, 1, 2, 2, 0, 2])
+    layer, domain = make_layer(affine=affine).eval(), torch.tensor([2, 0, 1, 2, 2, 0, 2])
     x = torch.randn(7, CHANNELS, 4, 3).to(dtype).to(memory_format=memory)
     before, state = x.clone(), {key: value.clone() for key, value in layer.named_buffers()}
-    expected = loop_oracle(layer, x, labels)[0] if affine else sorted_runs(layer, x, labels)
+    expected = loop_oracle(layer, x, domain)[0] if affine else sorted_runs(layer, x, domain)
     with mode():
-        y = sorted_runs(layer, x, labels)
+        y = sorted_runs(layer, x, domain)
     assert y.is_contiguous(memory_format=memory)
     assert torch.equal(y, expected)
     assert torch.equal(x, before)
@@ -92,14 +92,14 @@ def test_without_gradient_the_runs_are_written_in_place_bit_for_bit(affine, memo
 def test_gradients_are_those_of_finite_differences(path) -> None:
     """Gradients are checked in float64 and in training, where the statistics depend on the batch."""
     layer = make_layer().double()
-    labels = torch.tensor([1, 0, 1, 0, 2])
+    domain = torch.tensor([1, 0, 1, 0, 2])
     x = torch.randn(5, CHANNELS, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         fresh = copy.deepcopy(layer)
         del fresh.weight, fresh.bias
         fresh.weight, fresh.bias = weight, bias
-        return path(fresh, x, labels)
+        return path(fresh, x, domain)
 
     inputs = (x, layer.weight.detach().requires_grad_(True), layer.bias.detach().requires_grad_(True))
     assert torch.autograd.gradcheck(run, inputs)
@@ -134,13 +134,13 @@ def test_a_single_image_of_one_domain_uses_running_statistics() -> None:
 @MODES
 def test_other_domains_do_not_change_a_domain(path, training: bool) -> None:
     """Other images of one domain leave the outputs of another domain bit-equal."""
-    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+    domain = torch.tensor([0, 1, 0, 1, 1, 0])
     x = torch.randn(6, CHANNELS, 3, 3)
-    other = torch.where((labels == 1)[:, None, None, None], x * 100 + 7, x)
-    first = path(make_layer().train(training), x, labels)
-    second = path(make_layer().train(training), other, labels)
-    assert torch.equal(first[labels == 0], second[labels == 0])
-    assert not torch.equal(first[labels == 1], second[labels == 1])
+    other = torch.where((domain == 1)[:, None, None, None], x * 100 + 7, x)
+    first = path(make_layer().train(training), x, domain)
+    second = path(make_layer().train(training), other, domain)
+    assert torch.equal(first[domain == 0], second[domain == 0])
+    assert not torch.equal(first[domain == 1], second[domain == 1])
 
 
 @PATHS
@@ -150,7 +150,7 @@ def test_other_domains_do_not_change_a_domain(path, training: bool) -> None:
 def test_order_of_rows_and_names_of_domains_do_not_matter(path, training: bool, data) -> None:
     """Permuting the batch permutes the output; renaming domains together with their rows changes nothing."""
     rows = data.draw(st.integers(1, 9))
-    labels = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows)))
+    domain = torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows)))
     shuffle = torch.tensor(data.draw(st.permutations(range(rows))))
     rename = torch.tensor(data.draw(st.permutations(range(3))))  # domain g becomes rename[g]
     generator = torch.Generator().manual_seed(rows)
@@ -158,11 +158,11 @@ def test_order_of_rows_and_names_of_domains_do_not_matter(path, training: bool, 
     layer = make_layer(affine="domain").train(training)
     renamed = DomainBatchNorm(CHANNELS, [NAMES[g] for g in torch.argsort(rename)], affine="domain").train(training)
     renamed.load_state_dict(layer.state_dict())
-    y = path(copy.deepcopy(layer), x, labels)
+    y = path(copy.deepcopy(layer), x, domain)
     torch.testing.assert_close(
-        path(copy.deepcopy(layer), x[shuffle], labels[shuffle]), y[shuffle], rtol=1e-4, atol=1e-5
+        path(copy.deepcopy(layer), x[shuffle], domain[shuffle]), y[shuffle], rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(path(renamed, x, rename[labels]), y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(path(renamed, x, rename[domain]), y, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -175,11 +175,11 @@ def test_order_of_rows_and_names_of_domains_do_not_matter(path, training: bool, 
 )
 def test_both_paths_agree(rows: int, height: int, width: int, seed: int, shift: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 3, (rows,), generator=generator)
+    domain = torch.randint(0, 3, (rows,), generator=generator)
     x = torch.randn(rows, CHANNELS, height, width, generator=generator) + shift
     one, other = make_layer(), make_layer()
     # A run of two near-equal values magnifies rounding by 1/sqrt(eps): compare with that in mind.
-    torch.testing.assert_close(vectorised(one, x, labels), sorted_runs(other, x, labels), rtol=1e-3, atol=2e-2)
+    torch.testing.assert_close(vectorised(one, x, domain), sorted_runs(other, x, domain), rtol=1e-3, atol=2e-2)
     torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-4, atol=1e-4)
 
 
@@ -188,11 +188,11 @@ def test_both_paths_agree(rows: int, height: int, width: int, seed: int, shift: 
 def test_half_precision_activations_keep_exact_statistics(path, dtype: torch.dtype) -> None:
     """The variance of values above 255 overflows float16: statistics are float32."""
     layer, reference = make_layer(), make_layer()
-    labels = torch.tensor([0, 1] * 4)
+    domain = torch.tensor([0, 1] * 4)
     x = (torch.randn(8, CHANNELS, 4, 4) * 300).to(dtype)
-    y = path(layer, x, labels)
+    y = path(layer, x, domain)
     assert y.dtype == dtype
-    path(reference, x.float(), labels)
+    path(reference, x.float(), domain)
     torch.testing.assert_close(layer.running_var, reference.running_var, rtol=1e-3, atol=0)
     assert torch.isfinite(y).all()
 
@@ -211,17 +211,17 @@ def test_a_domain_out_of_range_raises(domain: int | Tensor, wrong: int) -> None:
         Given(make_layer())(torch.randn(2, CHANNELS, 2, 2), domain)
 
 
-@pytest.mark.parametrize("labels", [torch.tensor([0.0, 1.0]), torch.tensor([0, 1, 2]), torch.tensor([[0], [1]])])
-def test_domains_of_another_shape_or_type_raise(labels: Tensor) -> None:
+@pytest.mark.parametrize("domain", [torch.tensor([0.0, 1.0]), torch.tensor([0, 1, 2]), torch.tensor([[0], [1]])])
+def test_domains_of_another_shape_or_type_raise(domain: Tensor) -> None:
     with pytest.raises(ConditionError, match=r"\(2,\)"):
-        Given(make_layer())(torch.randn(2, CHANNELS, 2, 2), labels)
+        Given(make_layer())(torch.randn(2, CHANNELS, 2, 2), domain)
 
 
 @MODES
 def test_an_empty_batch_stays_empty(training: bool) -> None:
     layer = make_layer().train(training)
-    labels = torch.zeros(0, dtype=torch.int64)
-    assert Given(layer)(torch.zeros(0, CHANNELS, 2, 2), labels).shape == (0, CHANNELS, 2, 2)
+    domain = torch.zeros(0, dtype=torch.int64)
+    assert Given(layer)(torch.zeros(0, CHANNELS, 2, 2), domain).shape == (0, CHANNELS, 2, 2)
     assert torch.isfinite(layer.running_var).all()
 
 

@@ -37,32 +37,32 @@ class Loop:
     def __init__(self, wrong: str) -> None:
         self.wrong = wrong
 
-    def __call__(self, layer: DomainBatchNorm, x: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, layer: DomainBatchNorm, x: Tensor, domain: Tensor) -> Tensor:
         if self.wrong == "the first row's label":
-            labels = labels[:1].expand_as(labels)
-        rows = [self._row(layer, x, labels, domain) for domain in range(len(layer.domains))]
-        self._update_absent(layer, labels)
-        scale, shift = (torch.stack(values)[labels][:, :, None, None] for values in zip(*rows, strict=True))
+            domain = domain[:1].expand_as(domain)
+        rows = [self._row(layer, x, domain, index) for index in range(len(layer.domains))]
+        self._update_absent(layer, domain)
+        scale, shift = (torch.stack(values)[domain][:, :, None, None] for values in zip(*rows, strict=True))
         return x * scale + shift
 
-    def _row(self, layer: DomainBatchNorm, x: Tensor, labels: Tensor, domain: int) -> tuple[Tensor, Tensor]:
-        own = x if self.wrong == "domains mixed" else x[labels == domain]
-        mean, var = layer.running_mean[domain].clone(), layer.running_var[domain].clone()
-        if layer.training and (labels == domain).any():
+    def _row(self, layer: DomainBatchNorm, x: Tensor, domain: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        own = x if self.wrong == "domains mixed" else x[domain == index]
+        mean, var = layer.running_mean[index].clone(), layer.running_var[index].clone()
+        if layer.training and (domain == index).any():
             mean = own.mean((0, 2, 3))
             if self.wrong == "the running mean subtracted":
-                mean = layer.running_mean[domain].clone()
+                mean = layer.running_mean[index].clone()
             axes, correction = (0, 2, 3), int(self.wrong == "unbiased variance normalizes")
             var = own.var(axes, correction=correction)
             if self.wrong == "variance between images lost":
                 var = own.var((2, 3), correction=0).mean(0)
-            self._update(layer, domain, own)
+            self._update(layer, index, own)
         if self.wrong == "statistics detached":
             mean, var = mean.detach(), var.detach()
-        affine = 0 if self.wrong == "affine of the first domain" else domain
+        affine = 0 if self.wrong == "affine of the first domain" else index
         weight, bias = (p[affine] if p.dim() == 2 else p for p in (layer.weight, layer.bias))
         if self.wrong == "affine of each domain":
-            weight = weight * (1 + 0.1 * domain)
+            weight = weight * (1 + 0.1 * index)
         eps = 1e-3 if self.wrong == "another eps" else layer.eps
         scale = weight / (var + eps).sqrt()
         return scale, bias - mean * scale
@@ -78,9 +78,9 @@ class Loop:
         layer.running_var[domain] += rate * (var - layer.running_var[domain])
 
     @torch.no_grad()
-    def _update_absent(self, layer: DomainBatchNorm, labels: Tensor) -> None:
+    def _update_absent(self, layer: DomainBatchNorm, domain: Tensor) -> None:
         if self.wrong == "absent domains touched" and layer.training:
-            absent = torch.bincount(labels, minlength=3) == 0
+            absent = torch.bincount(domain, minlength=3) == 0
             layer.running_mean[absent] *= 1 - layer.momentum
 
 
@@ -148,17 +148,17 @@ def test_running_statistics_have_their_closed_form(rate: float, count: int, mixe
     layer = make_layer(momentum=rate).double().train()
     before = copy.deepcopy(layer)
     batches = [torch.randn(6, CHANNELS, 3, 2, generator=generator).double() * 2 + k for k in range(count)]
-    labels = torch.tensor([0, 2, 0, 2, 0, 2]) if mixed else torch.zeros(6, dtype=torch.int64)
+    domain = torch.tensor([0, 2, 0, 2, 0, 2]) if mixed else torch.zeros(6, dtype=torch.int64)
     for x in batches:
-        (sorted_runs if mixed else vectorised)(layer, x, labels)
-    for domain in labels.unique().tolist():
+        (sorted_runs if mixed else vectorised)(layer, x, domain)
+    for index in domain.unique().tolist():
         for key, batch in (
             ("running_mean", lambda x: x.mean((0, 2, 3))),
             ("running_var", lambda x: x.var((0, 2, 3), correction=1)),
         ):
-            expected = (1 - rate) ** count * getattr(before, key)[domain]
+            expected = (1 - rate) ** count * getattr(before, key)[index]
             for k, x in enumerate(batches, 1):
-                expected = expected + rate * (1 - rate) ** (count - k) * batch(x[labels == domain])
-            torch.testing.assert_close(getattr(layer, key)[domain], expected)
+                expected = expected + rate * (1 - rate) ** (count - k) * batch(x[domain == index])
+            torch.testing.assert_close(getattr(layer, key)[index], expected)
     assert torch.equal(layer.running_mean[1], before.running_mean[1])
     assert torch.equal(layer.weight, before.weight)

@@ -27,14 +27,14 @@ NAMES = ("night", "noon")
 
 def images_and_labels(count: int = 24) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    labels = torch.arange(count) % 2
-    gain = torch.where(labels == 0, 0.3, 2.0)[:, None, None, None]
+    domain = torch.arange(count) % 2
+    gain = torch.where(domain == 0, 0.3, 2.0)[:, None, None, None]
     drift = torch.linspace(-3, 3, count)[:, None, None, None]
-    return torch.randn(count, 3, 32, 16, generator=generator) * gain + drift + labels[:, None, None, None], labels
+    return torch.randn(count, 3, 32, 16, generator=generator) * gain + drift + domain[:, None, None, None], domain
 
 
-def chunks(images: Tensor, labels: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(images.split(sizes), labels.split(sizes), strict=True))
+def chunks(images: Tensor, domain: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(sizes), domain.split(sizes), strict=True))
 
 
 def first_layer() -> nn.Module:
@@ -45,12 +45,12 @@ def first_layer() -> nn.Module:
 @hypothesis_given(data=st.data())
 def test_merging_any_chunks_is_one_pass(data) -> None:
     """The result is exact also when chunks drift, where averaging batch variances fails."""
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=6)))
     sizes = [b - a for a, b in zip([0, *cuts], [*cuts, 24], strict=True)]
-    whole = pool(*moments(images.double()), labels, 2)
+    whole = pool(*moments(images.double()), domain, 2)
     merged = Statistics(torch.zeros(2, 3).double(), torch.zeros(2, 3).double(), torch.zeros(2).double())
-    for part, part_labels in chunks(images.double(), labels, sizes):
+    for part, part_labels in chunks(images.double(), domain, sizes):
         merged = merged.merge(pool(*moments(part), part_labels, 2))
     torch.testing.assert_close(merged.mean, whole.mean)
     torch.testing.assert_close(merged.var, whole.var)
@@ -61,19 +61,19 @@ def test_merging_any_chunks_is_one_pass(data) -> None:
 
 
 def test_averaged_batch_variances_would_not_pass() -> None:
-    images, labels = images_and_labels()
-    whole = pool(*moments(images), labels, 2)
+    images, domain = images_and_labels()
+    whole = pool(*moments(images), domain, 2)
     averaged = torch.stack(
-        [pool(*moments(part), part_labels, 2).var for part, part_labels in chunks(images, labels, [8] * 3)]
+        [pool(*moments(part), part_labels, 2).var for part, part_labels in chunks(images, domain, [8] * 3)]
     )
     assert not torch.allclose(averaged.mean(0), whole.var, rtol=0.05)
 
 
 def test_the_first_layer_gets_the_moments_of_all_images() -> None:
-    images, labels = images_and_labels()
-    profiles = calibrate(first_layer(), chunks(images, labels, [5, 5, 14]), NAMES)
+    images, domain = images_and_labels()
+    profiles = calibrate(first_layer(), chunks(images, domain, [5, 5, 14]), NAMES)
     for row in range(2):
-        own = images[labels == row]
+        own = images[domain == row]
         torch.testing.assert_close(profiles.mean["0"][row], own.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(profiles.var["0"][row], own.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
     assert profiles.images == (12, 12)
@@ -81,11 +81,11 @@ def test_the_first_layer_gets_the_moments_of_all_images() -> None:
 
 def test_a_calibrated_network_normalizes_its_own_images() -> None:
     """With all images in one batch, the output of every norm has the mean ``bias`` and the deviation ``weight``."""
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     torch.manual_seed(0)
     network = resnet18(num_classes=7).eval()
     state = copy.deepcopy(network.state_dict())
-    calibrated = install(network, calibrate(network, [(images, labels)], NAMES))
+    calibrated = install(network, calibrate(network, [(images, domain)], NAMES))
     outputs: dict[str, Tensor] = {}
     for name in ("bn1", "layer2.0.bn2", "layer4.1.bn2"):
         calibrated.get_submodule(name).register_forward_hook(
@@ -93,7 +93,7 @@ def test_a_calibrated_network_normalizes_its_own_images() -> None:
         )
     with torch.inference_mode():
         for row in range(2):
-            Given(calibrated)(images[labels == row], row)
+            Given(calibrated)(images[domain == row], row)
             for name, y in outputs.items():
                 layer = calibrated.get_submodule(name)
                 alive = layer.running_var[row] > 1e-3
@@ -111,8 +111,8 @@ def test_gain_and_offset_of_a_camera_vanish() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.randn(32, 3, 8, 8)
     both = torch.cat([images, images * 2.5 - 4])
-    labels = torch.arange(2).repeat_interleave(32)
-    calibrated = Given(install(network.eval(), calibrate(network.eval(), [(both, labels)], NAMES)))
+    domain = torch.arange(2).repeat_interleave(32)
+    calibrated = Given(install(network.eval(), calibrate(network.eval(), [(both, domain)], NAMES)))
     with torch.inference_mode():
         straight, undone = calibrated(both[:32], 0), calibrated(both[32:], 1)
         torch.testing.assert_close(straight, undone, rtol=1e-3, atol=1e-3)
@@ -120,9 +120,9 @@ def test_gain_and_offset_of_a_camera_vanish() -> None:
 
 
 def test_profiles_are_saved_and_loaded(tmp_path) -> None:
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     network = resnet18(num_classes=4).eval()
-    profiles = calibrate(network, [(images, labels)], NAMES, weights="abc", domain_fields=("category", "camera"))
+    profiles = calibrate(network, [(images, domain)], NAMES, weights="abc", domain_fields=("category", "camera"))
     profiles.save(tmp_path / "deep" / "profiles.safetensors")
     loaded = Profiles.load(tmp_path / "deep" / "profiles.safetensors")
     assert (loaded.domains, loaded.images, loaded.weights, loaded.domain_fields) == (
@@ -133,13 +133,13 @@ def test_profiles_are_saved_and_loaded(tmp_path) -> None:
     )
     with torch.inference_mode():
         ours, theirs = Given(install(network, profiles)), Given(install(network, loaded))
-        assert torch.equal(ours(images, labels), theirs(images, labels))
+        assert torch.equal(ours(images, domain), theirs(images, domain))
 
 
 def test_install_replaces_and_adds_by_name() -> None:
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     network = convert_norm(resnet18(num_classes=4).eval(), camera_batchnorm(["noon", "dawn"]))
-    profiles = calibrate(network, [(images, labels)], NAMES)
+    profiles = calibrate(network, [(images, domain)], NAMES)
     calibrated = install(network, profiles)
     assert domains_of(calibrated) == ("noon", "dawn", "night")
     with torch.inference_mode():
@@ -150,12 +150,12 @@ def test_install_replaces_and_adds_by_name() -> None:
 
 
 def test_calibration_refuses_what_cannot_be_measured_or_read(tmp_path) -> None:
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     with pytest.raises(DataError, match=r"noon \(1\)"):
-        calibrate(first_layer(), [(images[:3], labels[:3])], NAMES)
+        calibrate(first_layer(), [(images[:3], domain[:3])], NAMES)
     with pytest.raises(DataError, match=r"night \(0\)"):
         calibrate(first_layer(), [], NAMES)
-    profiles = calibrate(first_layer(), [(images, labels)], NAMES)
+    profiles = calibrate(first_layer(), [(images, domain)], NAMES)
     with pytest.raises(WeightsError, match=r"1 norm layers.* 20"):
         install(resnet18(), profiles)
     with pytest.raises(WeightsError, match="4 channels, got 3"):
@@ -187,9 +187,9 @@ def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], w
     copied.train(wrong == "dropout active")
     for name in LAYERS:
         copied.get_submodule(name).train(wrong != "old statistics").momentum = 0.1 if wrong.startswith("the") else 0.0
-    for images, labels in batches:
+    for images, domain in batches:
         for row in (0, 1):
-            own, x = labels == row, images
+            own, x = domain == row, images
             x = images if wrong == "labels ignored" else images[own]
             for name, layer in copied.named_children():
                 if name in LAYERS:
@@ -215,8 +215,8 @@ def slow_calibration(network: nn.Module, batches: list[tuple[Tensor, Tensor]], w
 
 def check_calibration(calibration) -> None:
     """Check all layers on one batch and on drifting ones against plain torch; the network stays bit for bit."""
-    images, labels = images_and_labels()
-    for batches in ([(images, labels)], chunks(images, labels, [8, 10, 6])):
+    images, domain = images_and_labels()
+    for batches in ([(images, domain)], chunks(images, domain, [8, 10, 6])):
         network = small()
         before = copy.deepcopy(network.state_dict())
         profiles, expected = calibration(network, batches), slow_calibration(small(), batches)
@@ -247,13 +247,13 @@ def test_wrong_calibrations_are_refused(wrong: str) -> None:
 @hypothesis_given(data=st.data())
 def test_the_order_of_batches_and_of_images_does_not_matter(data) -> None:
     """All layers agree for batches in any order, the first layer for any order and any size of batches."""
-    images, labels = images_and_labels()
-    batches = chunks(images, labels, [8, 10, 6])
+    images, domain = images_and_labels()
+    batches = chunks(images, domain, [8, 10, 6])
     once = calibrate(small(), batches, NAMES)
     again = calibrate(small(), data.draw(st.permutations(batches)), NAMES)
     order = torch.tensor(data.draw(st.permutations(range(24))))
     size = data.draw(st.integers(1, 24))
-    shuffled = calibrate(small(), list(zip(images[order].split(size), labels[order].split(size), strict=True)), NAMES)
+    shuffled = calibrate(small(), list(zip(images[order].split(size), domain[order].split(size), strict=True)), NAMES)
     assert once.images == again.images == shuffled.images == (12, 12)
     for key in ("mean", "var"):
         for name, table in getattr(once, key).items():
@@ -264,7 +264,7 @@ def test_the_order_of_batches_and_of_images_does_not_matter(data) -> None:
 
 def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
     """One thread and two, and the same images twice, give the same; learned numbers stay bit for bit."""
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     network = small()
     before = copy.deepcopy(network.state_dict())
     threads = torch.get_num_threads()
@@ -272,11 +272,11 @@ def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(calibrate(network, [(images, labels)], NAMES))
+            found.append(calibrate(network, [(images, domain)], NAMES))
     finally:
         torch.set_num_threads(threads)
     calibrated = install(network, found[0])
-    found.append(calibrate(calibrated, [(images, labels)], NAMES))  # idempotent
+    found.append(calibrate(calibrated, [(images, domain)], NAMES))  # idempotent
     for other in found[1:]:
         for name in LAYERS:
             torch.testing.assert_close(other.mean[name], found[0].mean[name], rtol=1e-5, atol=1e-6)
@@ -288,12 +288,12 @@ def test_threads_and_repetition_do_not_matter_and_parameters_stay() -> None:
 
 def test_calibration_on_one_batch_computes_what_the_batch_does() -> None:
     """The oracle of AdaBN and of Benz et al.: evaluation is what the batch computes, and no image needs the others."""
-    images, labels = images_and_labels()
+    images, domain = images_and_labels()
     network = small()
-    calibrated = Given(install(network, calibrate(network, [(images, labels)], NAMES)))
+    calibrated = Given(install(network, calibrate(network, [(images, domain)], NAMES)))
     with torch.inference_mode():
         for row in (0, 1):
-            own = images[labels == row]
+            own = images[domain == row]
             together = copy.deepcopy(network)
             for name in LAYERS:
                 together.get_submodule(name).train()
@@ -309,11 +309,11 @@ def test_later_layers_converge_as_batches_grow() -> None:
     generator = torch.Generator().manual_seed(7)
     images = torch.randn(256, 3, 16, 8, generator=generator)
     images += torch.randn(256, 3, 1, 1, generator=generator)
-    labels = torch.zeros(256, dtype=torch.int64)
-    whole = calibrate(small(), [(images, labels)], ["a"])
+    domain = torch.zeros(256, dtype=torch.int64)
+    whole = calibrate(small(), [(images, domain)], ["a"])
     far = []
     for size in (4, 16, 64):
-        found = calibrate(small(), list(zip(images.split(size), labels.split(size), strict=True)), ["a"])
+        found = calibrate(small(), list(zip(images.split(size), domain.split(size), strict=True)), ["a"])
         difference = found.diff(whole)
         assert float(difference["1"]) < 1e-3
         far.append(float(difference["9"]))

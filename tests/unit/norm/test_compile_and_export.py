@@ -22,7 +22,7 @@ from helpers.ddp_worker import (
     images,
     small_network,
 )
-from helpers.deployment import BATCHES, close, gradients, labels, same_statistics
+from helpers.deployment import BATCHES, close, domain_indices, gradients, same_statistics
 from reid.norm import Given
 
 # torch.compile
@@ -52,7 +52,7 @@ def test_one_compiled_graph_for_all_batches_of_domains(system: str, training: bo
     eager, x = copy.deepcopy(network), images(6)
     run, counter = compiled(network)
     for values in BATCHES:
-        found, expected = run(x, labels(values, system)), Given(eager)(x, labels(values, system))
+        found, expected = run(x, domain_indices(values, system)), Given(eager)(x, domain_indices(values, system))
         close(found, expected, 1e-3)
         found.square().mean().backward()
         expected.square().mean().backward()
@@ -91,10 +91,10 @@ def test_a_network_compiles_in_a_thread_without_an_earlier_condition() -> None:
     network = small_network().eval()
     run, counter = compiled(network)
     with ThreadPoolExecutor(1) as thread:
-        found = [thread.submit(run, images(6), labels(values)).result() for values in BATCHES]
+        found = [thread.submit(run, images(6), domain_indices(values)).result() for values in BATCHES]
     assert counter.frame_count == 1
     for vectors, values in zip(found, BATCHES, strict=True):
-        close(vectors, Given(network)(images(6), labels(values)))
+        close(vectors, Given(network)(images(6), domain_indices(values)))
 
 
 def test_a_loop_over_the_labels_present_does_not_compile() -> None:
@@ -104,7 +104,7 @@ def test_a_loop_over_the_labels_present_does_not_compile() -> None:
         return torch.stack([x[domain == g].mean() for g in domain.unique().tolist()])
 
     with pytest.raises(RuntimeError, match="data-dependent"):
-        torch.compile(loop, fullgraph=True, backend="eager")(images(4), labels((2, 0, 1, 1)))
+        torch.compile(loop, fullgraph=True, backend="eager")(images(4), domain_indices((2, 0, 1, 1)))
 
 
 # torch.export and ONNX
@@ -128,11 +128,13 @@ def test_the_domain_is_an_input_of_the_exported_network(system: str, strict: boo
     """One program serves other domains and other sizes of the batch."""
     network, x = served(system), images(6)
     shapes = {"images": BATCH, "domain": BATCH}
-    program = torch.export.export(network, (x, labels(BATCHES[0])), dynamic_shapes=shapes, strict=strict).module()
+    program = torch.export.export(
+        network, (x, domain_indices(BATCHES[0])), dynamic_shapes=shapes, strict=strict
+    ).module()
     for rows, values in ((6, BATCHES[1]), (2, BATCHES[0]), (5, BATCHES[0])):
-        domain = labels(values)[:rows]
+        domain = domain_indices(values)[:rows]
         close(program(x[:rows], domain), network(x[:rows], domain))
-    assert not torch.allclose(program(x, labels(BATCHES[0])), program(x, labels(BATCHES[2])), atol=1e-2)
+    assert not torch.allclose(program(x, domain_indices(BATCHES[0])), program(x, domain_indices(BATCHES[2])), atol=1e-2)
 
 
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # the store, which is restored
@@ -169,10 +171,10 @@ def onnx_session(network: nn.Module, arguments: tuple[Tensor, ...], path: Path) 
 def test_the_domain_is_an_input_of_the_onnx_network(system: str, tmp_path: Path) -> None:
     """Onnxruntime agrees for other domains and sizes; whitening needs no operator that ONNX lacks."""
     network, x = served(system), images(6)
-    session, operators = onnx_session(network, (x, labels(BATCHES[0])), tmp_path / "network.onnx")
+    session, operators = onnx_session(network, (x, domain_indices(BATCHES[0])), tmp_path / "network.onnx")
     assert not any(word in name.lower() for name in operators for word in ("cholesky", "triangular", "inverse", "loop"))
     for rows, values in ((6, BATCHES[1]), (2, BATCHES[0]), (5, BATCHES[2])):
-        domain = labels(values)[:rows]
+        domain = domain_indices(values)[:rows]
         found = session.run(None, {"images": x[:rows].numpy(), "domain": domain.numpy()})[0]
         close(torch.from_numpy(found), network(x[:rows], domain).detach())
 

@@ -74,11 +74,11 @@ def test_threads_with_mixed_batches() -> None:
     """Every thread has another permutation of cameras."""
     given_network = Given(camera_network())
     images = torch.randn(4, 3, 32, 16)
-    labels = [torch.arange(4).roll(k) for k in range(4)]
+    domain = [torch.arange(4).roll(k) for k in range(4)]
 
     def serve(k: int) -> Tensor:
         with torch.inference_mode():
-            return torch.stack([given_network(images, labels[k]) for _ in range(10)])
+            return torch.stack([given_network(images, domain[k]) for _ in range(10)])
 
     serial = [serve(k)[0] for k in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -98,10 +98,10 @@ def test_rows_come_back_in_the_callers_order_whatever_the_network_returns() -> N
             out = self.inner(images)
             return {"out": out, "pair": (out * 2, images)}
 
-    images, labels = torch.randn(5, 3, 32, 16), torch.tensor([3, 0, 2, 0, 1])
+    images, domain = torch.randn(5, 3, 32, 16), torch.tensor([3, 0, 2, 0, 1])
     with torch.inference_mode():
-        got = Given(Several())(images, labels)
-        rows = torch.cat([Given(network)(image[None], int(label)) for image, label in zip(images, labels, strict=True)])
+        got = Given(Several())(images, domain)
+        rows = torch.cat([Given(network)(image[None], int(label)) for image, label in zip(images, domain, strict=True)])
     torch.testing.assert_close(got["out"], rows, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got["pair"][0], rows * 2, rtol=1e-4, atol=1e-5)
     assert torch.equal(got["pair"][1], images)
@@ -235,8 +235,8 @@ def test_domains_of_images_are_not_taken_for_those_of_their_parts() -> None:
     plain = Tokens().eval()
     network, images = convert_norm(plain, camera_batchnorm(CAMERAS)), torch.randn(3, 3, 4, 4)
     assert torch.equal(Given(network)(images, 2), plain(images))
-    labels = torch.tensor([0, 1, 0])
+    domain = torch.tensor([0, 1, 0])
     with pytest.raises(ConditionError, match="48 rows of 3 images"):
-        Given(network)(images, labels)
-    with pytest.raises(ConditionError, match="48 rows of 3 images"), given(Condition(labels)):
+        Given(network)(images, domain)
+    with pytest.raises(ConditionError, match="48 rows of 3 images"), given(Condition(domain)):
         network(images)

@@ -66,11 +66,11 @@ def test_a_converted_network_is_the_base_network(name: str, policy) -> None:
     base = warmed(name)
     before = copy.deepcopy(base.state_dict())
     converted = convert_norm(base, policy(CAMERAS))
-    images, labels = torch.randn(5, 3, 64, 32), torch.tensor([0, 2, 1, 1, 0])
+    images, domain = torch.randn(5, 3, 64, 32), torch.tensor([0, 2, 1, 1, 0])
     with torch.inference_mode():
-        for domain in range(3):
-            assert torch.equal(Given(converted)(images, domain), base(images))
-        torch.testing.assert_close(Given(converted)(images, labels), base(images), rtol=1e-4, atol=1e-5)
+        for index in range(3):
+            assert torch.equal(Given(converted)(images, index), base(images))
+        torch.testing.assert_close(Given(converted)(images, domain), base(images), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
     assert domains_of(converted) == CAMERAS
     assert domains_of(base) == ()

@@ -22,10 +22,10 @@ from reid.norm.statistics import Statistics, moments, pool
 
 def test_covariances_are_those_of_all_values_of_the_group() -> None:
     x = images(7, dtype=torch.float64)
-    labels = torch.tensor([2, 0, 2, 0, 0, 2, 2])
-    stats = covariances(x, labels, 3, SIZE)
+    domain = torch.tensor([2, 0, 2, 0, 0, 2, 2])
+    stats = covariances(x, domain, 3, SIZE)
     for group in (0, 2):
-        own = x[labels == group]
+        own = x[domain == group]
         dense = slow_cov(own)
         close(block_diagonal(stats.cov[group]), dense * block_diagonal(torch.ones(2, SIZE, SIZE)))
         close(stats.mean[group], columns(own).mean(1))
@@ -36,8 +36,8 @@ def test_covariances_are_those_of_all_values_of_the_group() -> None:
 
 
 def test_the_diagonal_is_what_batchnorm_pools() -> None:
-    x, labels = images(6, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 1])
-    diagonal, expected = covariances(x, labels, 2, 2).diagonal(), pool(*moments(x), labels, 2)
+    x, domain = images(6, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 1])
+    diagonal, expected = covariances(x, domain, 2, 2).diagonal(), pool(*moments(x), domain, 2)
     close(diagonal.mean, expected.mean)
     close(diagonal.var, expected.var)
     close(diagonal.mass, expected.mass)
@@ -45,15 +45,15 @@ def test_the_diagonal_is_what_batchnorm_pools() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    labels=st.lists(st.integers(0, 2), min_size=1, max_size=10),
+    domain=st.lists(st.integers(0, 2), min_size=1, max_size=10),
     cuts=st.lists(st.integers(0, 10), max_size=4),
     seed=st.integers(0, 99),
     flip=st.booleans(),
 )
-def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed: int, flip: bool) -> None:
-    x, group = images(len(labels), seed, torch.float64), torch.tensor(labels)
+def test_merging_any_chunks_is_one_pass(domain: list[int], cuts: list[int], seed: int, flip: bool) -> None:
+    x, group = images(len(domain), seed, torch.float64), torch.tensor(domain)
     whole = covariances(x, group, 3, SIZE)
-    edges = sorted({0, len(labels), *(cut for cut in cuts if cut < len(labels))})
+    edges = sorted({0, len(domain), *(cut for cut in cuts if cut < len(domain))})
     parts = [covariances(x[i:j], group[i:j], 3, SIZE) for i, j in pairwise(edges)]
     merged = CovarianceStatistics(
         torch.zeros(3, C).double(), torch.zeros(3, C // SIZE, SIZE, SIZE).double(), torch.zeros(3).double()
@@ -66,7 +66,7 @@ def test_merging_any_chunks_is_one_pass(labels: list[int], cuts: list[int], seed
     total = whole.merge_all()
     close(total.mean, together.mean)
     close(total.cov, together.cov)
-    assert total.mass.tolist() == [len(labels)]
+    assert total.mass.tolist() == [len(domain)]
 
 
 def test_averaging_batch_covariances_is_not_merging() -> None:
@@ -95,10 +95,10 @@ def test_weights_pool_every_image_into_several_groups() -> None:
 
 
 def test_gradient_of_the_moments() -> None:
-    x, labels = images(3, dtype=torch.float64).requires_grad_(), torch.tensor([0, 1, 0])
+    x, domain = images(3, dtype=torch.float64).requires_grad_(), torch.tensor([0, 1, 0])
 
     def of(x: Tensor) -> tuple[Tensor, Tensor]:
-        stats = covariances(x, labels, 2, SIZE)
+        stats = covariances(x, domain, 2, SIZE)
         return stats.mean, stats.cov.pow(2)
 
     assert torch.autograd.gradcheck(of, (x,))
@@ -115,13 +115,13 @@ def test_moments_of_half_precision_are_computed_in_float32() -> None:
 
 def test_statistics_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patched ``synchronized`` merges with the statistics of a second process."""
-    x, labels = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
+    x, domain = images(8, dtype=torch.float64), torch.tensor([0, 0, 0, 2, 2, 0, 2, 2])
     sent: list[Statistics] = []
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: sent.append(batch) or batch)
-    synchronized_covariances(covariances(x[5:], labels[5:], 3, SIZE))
+    synchronized_covariances(covariances(x[5:], domain[5:], 3, SIZE))
     monkeypatch.setattr(covariance_module, "synchronized", lambda batch: batch.merge(sent[0]))
-    found = synchronized_covariances(covariances(x[:5], labels[:5], 3, SIZE))
-    whole = covariances(x, labels, 3, SIZE)
+    found = synchronized_covariances(covariances(x[:5], domain[:5], 3, SIZE))
+    whole = covariances(x, domain, 3, SIZE)
     assert torch.equal(found.mass, whole.mass)
     for row in (0, 2):
         close(found.mean[row], whole.mean[row])

@@ -27,7 +27,16 @@ from helpers.ddp_worker import (
     images,
     small_network,
 )
-from helpers.deployment import BATCHES, DOMAINS, STATISTICS, close, gradients, labels, same_statistics, train_step
+from helpers.deployment import (
+    BATCHES,
+    DOMAINS,
+    STATISTICS,
+    close,
+    domain_indices,
+    gradients,
+    same_statistics,
+    train_step,
+)
 from reid.errors import ConditionError
 from reid.norm import Condition, DomainPolicy, Given, convert_norm, domains_of, given, recomputing
 from reid.norm import condition as condition_module
@@ -144,7 +153,7 @@ def test_channels_last_gives_the_same_and_stays_channels_last(system: str, train
     policy = DomainPolicy("camera", domains(system), system=system)
     layer = convert_norm(nn.Sequential(nn.BatchNorm2d(8)), policy).train(training)
     x = torch.randn(6, 8, 5, 4).to(memory_format=torch.channels_last)
-    for domain in (1, labels((0, 0, 1, 1, 1, 1)), labels(BATCHES[1], system)):
+    for domain in (1, domain_indices((0, 0, 1, 1, 1, 1)), domain_indices(BATCHES[1], system)):
         for run in (Given(copy.deepcopy(layer)), given_any(copy.deepcopy(layer))):
             y, expected = run(x, domain), run(x.contiguous(), domain)
             assert y.is_contiguous(memory_format=torch.channels_last)
@@ -161,7 +170,7 @@ def test_an_average_of_weights_keeps_every_domain(system: str) -> None:
     average = AveragedModel(Given(network), multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
     states = []
     for values in (EVERYWHERE, LACKING):
-        Given(network)(images(), labels(values))
+        Given(network)(images(), domain_indices(values))
         states.append({key: value.clone() for key, value in network.named_buffers()})
         average.update_parameters(Given(network))
     averaged: nn.Module = average.module.model
@@ -172,7 +181,7 @@ def test_an_average_of_weights_keeps_every_domain(system: str) -> None:
             close(value, 0.75 * states[0][key] + 0.25 * states[1][key], 1e-6)
     fresh = small_network(system, seed=5).eval()
     fresh.load_state_dict(averaged.state_dict())
-    close(Given(fresh)(images(), labels(LACKING)), average.eval()(images(), labels(LACKING)), 1e-6)
+    close(Given(fresh)(images(), domain_indices(LACKING)), average.eval()(images(), domain_indices(LACKING)), 1e-6)
 
 
 @pytest.mark.parametrize("system", ["batch", "dial", "gated", "wbn", "dwt"])
@@ -181,10 +190,10 @@ def test_a_deep_copy_is_equal_and_independent(system: str) -> None:
     twin = copy.deepcopy(network)
     assert domains_of(twin) == domains_of(network)
     before = {key: value.clone() for key, value in network.named_buffers()}
-    Given(twin)(images(), labels(EVERYWHERE))
+    Given(twin)(images(), domain_indices(EVERYWHERE))
     assert all(torch.equal(value, before[key]) for key, value in network.named_buffers())
     assert any(not torch.equal(value, before[key]) for key, value in twin.named_buffers())
-    Given(network)(images(), labels(EVERYWHERE))
+    Given(network)(images(), domain_indices(EVERYWHERE))
     same_statistics(twin, network, 0)
     close(Given(twin.eval())(images(), 2), Given(network.eval())(images(), 2), 0)
 

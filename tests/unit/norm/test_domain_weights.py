@@ -29,21 +29,21 @@ from reid.norm.statistics_source import Instance
 @pytest.mark.parametrize("training", [False, True])
 @settings(max_examples=20, deadline=None)
 @hypothesis_given(
-    labels=st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    domain=st.lists(st.integers(0, 2), min_size=1, max_size=9),
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     affine=st.sampled_from(["shared", "domain"]),
 )
 def test_one_hot_weights_are_indices_for_all_sizes(
-    training: bool, labels: list[int], size: tuple[int, int], affine: str
+    training: bool, domain: list[int], size: tuple[int, int], affine: str
 ) -> None:
     """Outputs and running statistics are equal, also for absent domains and single values."""
-    torch.manual_seed(len(labels))
+    torch.manual_seed(len(domain))
     hard = DomainBatchNorm(CHANNELS, ("a", "b", "c"), affine=affine).double().train(training)
     with torch.no_grad():
         for value in (hard.running_mean, hard.weight, hard.bias):
             value.normal_()
-    soft, x = copy.deepcopy(hard), torch.randn(len(labels), CHANNELS, *size, dtype=torch.float64) * 2 + 1
-    rows = torch.tensor(labels)
+    soft, x = copy.deepcopy(hard), torch.randn(len(domain), CHANNELS, *size, dtype=torch.float64) * 2 + 1
+    rows = torch.tensor(domain)
     y = run(soft, x, functional.one_hot(rows, 3).double())
     assert close(run(hard, x, rows), y, 1e-9)
     for key, value in hard.named_buffers():

@@ -39,20 +39,20 @@ from reid.norm.domain_whitening import DomainWhitening
 
 @METHODS
 @settings(max_examples=15, deadline=None)
-@hypothesis_given(labels=st.lists(st.integers(0, 2), min_size=1, max_size=8), seed=st.integers(0, 99))
-def test_training_is_the_loop_over_domains(method: str, labels: list[int], seed: int) -> None:
-    x, layer = images(len(labels), seed, torch.float64), make_layer(method=method)
+@hypothesis_given(domain=st.lists(st.integers(0, 2), min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_training_is_the_loop_over_domains(method: str, domain: list[int], seed: int) -> None:
+    x, layer = images(len(domain), seed, torch.float64), make_layer(method=method)
     before = copy.deepcopy(layer)
-    y = Given(layer)(x, torch.tensor(labels))
-    expected = slow_whitening(x, labels, method) * layer.weight[:, None, None] + layer.bias[:, None, None]
+    y = Given(layer)(x, torch.tensor(domain))
+    expected = slow_whitening(x, domain, method) * layer.weight[:, None, None] + layer.bias[:, None, None]
     close(y, expected, 1e-7)
     for row, (mean, cov) in enumerate(zip(layer.running.mean, layer.running.cov, strict=True)):
         old = before.running[row : row + 1]
-        if row not in labels:
+        if row not in domain:
             assert torch.equal(mean, old.mean[0])
             assert torch.equal(cov, old.cov[0])
             continue
-        own = x[torch.tensor(labels) == row]
+        own = x[torch.tensor(domain) == row]
         dense = torch.stack([slow_cov(own)[i : i + SIZE, i : i + SIZE] for i in range(0, C, SIZE)])
         close(mean, 0.9 * old.mean[0] + 0.1 * columns(own).mean(1))
         close(cov, 0.9 * old.cov[0] + 0.1 * dense)  # biased, and not shrunk
@@ -60,13 +60,13 @@ def test_training_is_the_loop_over_domains(method: str, labels: list[int], seed:
 
 
 def test_the_oracle_fails_on_wrong_layers() -> None:
-    x, labels = images(6, dtype=torch.float64), [0, 1, 2, 1, 0, 2]
-    expected = slow_whitening(x, labels)
+    x, domain = images(6, dtype=torch.float64), [0, 1, 2, 1, 0, 2]
+    expected = slow_whitening(x, domain)
     wrong = {
-        "the domain of the first row": slow_whitening(x, [labels[0]] * 6),
-        "zca": slow_whitening(x, labels, "zca"),
-        "no shrinkage": slow_whitening(x, labels, eps=0.0),
-        "BatchNorm": torch.cat([slow_whitening(x[:, [c] * C], labels)[:, :1] for c in range(C)], 1),
+        "the domain of the first row": slow_whitening(x, [domain[0]] * 6),
+        "zca": slow_whitening(x, domain, "zca"),
+        "no shrinkage": slow_whitening(x, domain, eps=0.0),
+        "BatchNorm": torch.cat([slow_whitening(x[:, [c] * C], domain)[:, :1] for c in range(C)], 1),
     }
     for name, y in wrong.items():
         assert (y - expected).abs().max() > 1e-4, name
@@ -79,9 +79,9 @@ def check_running(running: Tensor, x: Tensor) -> None:
 
 
 def test_the_oracle_fails_on_wrong_statistics() -> None:
-    x, labels = images(6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
-    own, layer = x[labels == 0], make_layer(momentum=1.0)
-    Given(layer)(x, labels)
+    x, domain = images(6, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    own, layer = x[domain == 0], make_layer(momentum=1.0)
+    Given(layer)(x, domain)
     right = layer.running.cov[0]
     check_running(right, own)
     values = columns(own).shape[1]
@@ -101,30 +101,30 @@ def test_the_oracle_fails_on_wrong_statistics() -> None:
 
 
 def test_blocks_of_one_channel_are_batchnorm() -> None:
-    x, labels, eps = images(8), torch.tensor([0, 1, 1, 0, 1, 1, 0, 0]), 1e-3
-    y = Given(DomainWhitening(C, NAMES[:2], block_size=1, eps=eps))(x, labels)
-    plain = Given(DomainBatchNorm(C, NAMES[:2], eps=eps / (1 - eps)))(x, labels)
+    x, domain, eps = images(8), torch.tensor([0, 1, 1, 0, 1, 1, 0, 0]), 1e-3
+    y = Given(DomainWhitening(C, NAMES[:2], block_size=1, eps=eps))(x, domain)
+    plain = Given(DomainBatchNorm(C, NAMES[:2], eps=eps / (1 - eps)))(x, domain)
     close(y, plain / (1 - eps) ** 0.5, 1e-4)  # 1 / sqrt((1 - eps) var + eps)
 
 
 @METHODS
 def test_all_paths_agree_in_evaluation(method: str) -> None:
     x, layer = images(6, dtype=torch.float64), make_layer(method=method).eval()
-    labels = torch.tensor([2, 0, 1, 1, 0, 2])
-    mixed, soft = Given(layer)(x, labels), Given(layer)(x, torch.eye(3).double()[labels])
+    domain = torch.tensor([2, 0, 1, 1, 0, 2])
+    mixed, soft = Given(layer)(x, domain), Given(layer)(x, torch.eye(3).double()[domain])
     close(soft, mixed)
-    for row, domain in enumerate(labels.tolist()):
-        single = Given(layer)(x[row : row + 1], domain)
+    for row, index in enumerate(domain.tolist()):
+        single = Given(layer)(x[row : row + 1], index)
         close(single[0], mixed[row])
         running = layer.running
         w = block_diagonal(
-            torch.stack([slow_root(0.999 * s + 0.001 * torch.eye(SIZE), method) for s in running.cov[domain]])
+            torch.stack([slow_root(0.999 * s + 0.001 * torch.eye(SIZE), method) for s in running.cov[index]])
         )
-        white = torch.einsum("cd,dhw->chw", w, x[row] - running.mean[domain][:, None, None])
+        white = torch.einsum("cd,dhw->chw", w, x[row] - running.mean[index][:, None, None])
         close(mixed[row], white * layer.weight[:, None, None] + layer.bias[:, None, None])
-        extracted = layer.extracted(domain)
+        extracted = layer.extracted(index)
         assert isinstance(extracted, nn.Conv2d)
-        assert torch.equal(extracted(x), Given(layer)(x, domain))
+        assert torch.equal(extracted(x), Given(layer)(x, index))
 
 
 def test_soft_weights_mix_outputs() -> None:
@@ -135,22 +135,22 @@ def test_soft_weights_mix_outputs() -> None:
 
 
 def test_gradients_are_those_of_the_oracle_and_domains_are_independent() -> None:
-    x, labels = images(6, dtype=torch.float64), [0, 1, 1, 0, 1, 0]
+    x, domain = images(6, dtype=torch.float64), [0, 1, 1, 0, 1, 0]
     slope = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     layer, fast, slow = make_layer(), x.clone().requires_grad_(), x.clone().requires_grad_()
-    (Given(layer)(fast, torch.tensor(labels)) * slope).sum().backward()
-    (slow_whitening(slow, labels) * layer.weight.detach()[:, None, None] * slope).sum().backward()
+    (Given(layer)(fast, torch.tensor(domain)) * slope).sum().backward()
+    (slow_whitening(slow, domain) * layer.weight.detach()[:, None, None] * slope).sum().backward()
     close(fast.grad, slow.grad, 1e-7)
     other = x.clone()
     other[[1, 2, 4]] *= 7
-    outputs = [Given(make_layer())(images_, torch.tensor(labels)) for images_ in (x, other)]
+    outputs = [Given(make_layer())(images_, torch.tensor(domain)) for images_ in (x, other)]
     assert torch.equal(*(y[[0, 3, 5]] for y in outputs))
 
 
 def test_evaluation_after_one_batch_of_momentum_one_is_training() -> None:
-    x, labels, layer = images(dtype=torch.float64), torch.tensor([0, 1, 2] * 3), make_layer(momentum=1.0)
-    y = Given(layer)(x, labels)
-    close(Given(layer.eval())(x, labels), y)
+    x, domain, layer = images(dtype=torch.float64), torch.tensor([0, 1, 2] * 3), make_layer(momentum=1.0)
+    y = Given(layer)(x, domain)
+    close(Given(layer.eval())(x, domain), y)
 
 
 def test_momentum_none_averages_batches() -> None:
@@ -164,11 +164,11 @@ def test_momentum_none_averages_batches() -> None:
 
 def test_a_domain_with_too_few_values_is_whitened_by_its_running_statistics() -> None:
     layer = make_layer(plain=nn.BatchNorm1d)
-    vectors, labels = images(SIZE + 4, dtype=torch.float64)[:, :, 0, 0], torch.tensor([0] * (SIZE + 1) + [1] * SIZE)
+    vectors, domain = images(SIZE + 4, dtype=torch.float64)[:, :, 0, 0], torch.tensor([0] * (SIZE + 1) + [1] * SIZE)
     before, evaluated = copy.deepcopy(layer), copy.deepcopy(layer).eval()
-    y = Given(layer)(vectors, labels)
-    close(y[SIZE + 1 :], Given(evaluated)(vectors, labels)[SIZE + 1 :])
-    assert (y[: SIZE + 1] - Given(evaluated)(vectors, labels)[: SIZE + 1]).abs().max() > 0.1
+    y = Given(layer)(vectors, domain)
+    close(y[SIZE + 1 :], Given(evaluated)(vectors, domain)[SIZE + 1 :])
+    assert (y[: SIZE + 1] - Given(evaluated)(vectors, domain)[: SIZE + 1]).abs().max() > 0.1
     assert torch.equal(layer.running.cov[1], before.running.cov[1])
     assert layer.num_batches_tracked.tolist() == [1, 0, 0]
     linear = layer.eval().extracted(1)
@@ -225,15 +225,15 @@ def test_a_layer_used_in_inference_mode_can_be_trained() -> None:
 
 
 def test_half_precision_computes_in_float32() -> None:
-    x, labels = images(8), torch.tensor([0, 1] * 4)
+    x, domain = images(8), torch.tensor([0, 1] * 4)
     layer = DomainWhitening(C, NAMES[:2], block_size=SIZE)
-    expected = Given(copy.deepcopy(layer))(x.bfloat16().float(), labels)
+    expected = Given(copy.deepcopy(layer))(x.bfloat16().float(), domain)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = Given(layer)(x.bfloat16(), labels)
+        y = Given(layer)(x.bfloat16(), domain)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, expected.bfloat16())
     x.requires_grad_()
-    Given(layer)(x.bfloat16(), labels).float().sum().backward()
+    Given(layer)(x.bfloat16(), domain).float().sum().backward()
     assert x.grad is not None
 
 

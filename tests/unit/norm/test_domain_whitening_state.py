@@ -133,7 +133,7 @@ def test_one_compiled_graph_for_all_domains(training: bool) -> None:
     x, layer = images(4), make_layer().float().train(training)
     plain = copy.deepcopy(layer)
     compiled = torch.compile(Given(layer), fullgraph=True, backend=(counter := CompileCounter()))
-    for labels in (torch.tensor([0, 2, 1, 1]), torch.tensor([2, 2, 2, 0])):
-        close(compiled(x, labels), Given(plain)(x, labels), 1e-5)
+    for domain in (torch.tensor([0, 2, 1, 1]), torch.tensor([2, 2, 2, 0])):
+        close(compiled(x, domain), Given(plain)(x, domain), 1e-5)
     assert counter.frame_count == 1
     assert torch.equal(layer.running_cov, plain.running_cov)

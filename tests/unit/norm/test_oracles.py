@@ -134,15 +134,15 @@ def compare(found: Tensor, expected: Tensor) -> None:
 
 @settings(max_examples=15, deadline=None)
 @hypothesis_given(
-    labels=st.lists(st.integers(0, 1), min_size=2, max_size=8).filter(lambda found: len(set(found)) == 2),
+    domain=st.lists(st.integers(0, 1), min_size=2, max_size=8).filter(lambda found: len(set(found)) == 2),
     size=st.tuples(st.integers(1, 4), st.integers(2, 4)),
     seed=st.integers(0, 999),
     name=st.sampled_from(sorted(SYSTEMS)),
 )
-def test_a_system_is_its_oracle(labels: list[int], size: tuple[int, int], seed: int, name: str) -> None:
-    x = images(len(labels), seed, size)
+def test_a_system_is_its_oracle(domain: list[int], size: tuple[int, int], seed: int, name: str) -> None:
+    x = images(len(domain), seed, size)
     for training in SYSTEMS[name].modes:
-        compare(SYSTEMS[name].found(x, labels, training), SYSTEMS[name].expected(x, labels, training))
+        compare(SYSTEMS[name].found(x, domain, training), SYSTEMS[name].expected(x, domain, training))
 
 
 @pytest.mark.parametrize(("name", "training", "wrong"), WRONG)

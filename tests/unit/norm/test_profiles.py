@@ -32,22 +32,22 @@ def crops(count: int, seed: int, gain: float = 1.0) -> Tensor:
     return torch.randn(count, 3, 8, 6, generator=torch.Generator().manual_seed(seed)) * gain + gain
 
 
-def measure(images: Tensor, labels: Tensor, names: tuple[str, ...] = NAMES) -> Profiles:
-    return calibrate(network(), [(images, labels)], names)
+def measure(images: Tensor, domain: Tensor, names: tuple[str, ...] = NAMES) -> Profiles:
+    return calibrate(network(), [(images, domain)], names)
 
 
 def three() -> tuple[Tensor, Tensor, Profiles]:
     images = torch.cat([crops(12, 1), crops(8, 2, 2.0), crops(3, 3, 0.5)])
-    labels = torch.tensor([0] * 12 + [1] * 8 + [2] * 3)
-    return images, labels, measure(images, labels)
+    domain = torch.tensor([0] * 12 + [1] * 8 + [2] * 3)
+    return images, domain, measure(images, domain)
 
 
 def test_first_layer_profiles_of_two_halves_merge_into_those_of_the_whole() -> None:
-    images, labels, whole = three()
+    images, domain, whole = three()
     half = torch.arange(len(images)) % 2 == 0
     names = ("a1", "a2")  # the third has too few images to be halved
-    chosen = labels < 2
-    parts = [measure(images[chosen & side], labels[chosen & side], names) for side in (half, ~half)]
+    chosen = domain < 2
+    parts = [measure(images[chosen & side], domain[chosen & side], names) for side in (half, ~half)]
     merged = parts[0].merge(parts[1])
     assert merged.images == (12, 8)
     assert torch.allclose(merged.mean["1"], whole.mean["1"][:2], atol=1e-5)
@@ -137,8 +137,8 @@ def test_shrinking_toward_the_network_is_the_published_line(tmp_path: Path) -> N
 
 def test_covariances_are_shrunk_like_variances() -> None:
     whitened = convert_norm(network(), DomainPolicy("camera", NAMES, system="dwt"))
-    images, labels, _ = three()
-    own = calibrate(whitened, [(images, labels)], NAMES)
+    images, domain, _ = three()
+    own = calibrate(whitened, [(images, domain)], NAMES)
     source = replace(own, cov={k: 2 * c for k, c in own.cov.items()}, mean={k: m + 1 for k, m in own.mean.items()})
     drawn = own.towards(source, 8.0)
     for row, images_seen in enumerate((12, 8, 3)):
@@ -150,9 +150,9 @@ def test_covariances_are_shrunk_like_variances() -> None:
 
 
 def test_a_single_image_after_shrinking_has_a_variance() -> None:
-    images, labels, _ = three()
+    images, domain, _ = three()
     images = torch.cat([images[:12], torch.ones_like(images[:1])])  # a white wall
-    few = calibrate(network(), [(images, labels[:13])], NAMES[:2], minimum=1)
+    few = calibrate(network(), [(images, domain[:13])], NAMES[:2], minimum=1)
     assert few.images == (12, 1)
     assert float(few.var["1"][1].max()) < 1e-6
     assert float(few.shrunk(8.0).var["1"][1].min()) > 0.01
@@ -160,8 +160,8 @@ def test_a_single_image_after_shrinking_has_a_variance() -> None:
 
 def test_whitening_layers_keep_their_covariances(tmp_path: Path) -> None:
     whitened = convert_norm(network(), DomainPolicy("camera", NAMES, system="dwt"))
-    images, labels, _ = three()
-    profiles = calibrate(whitened, [(images, labels)], NAMES)
+    images, domain, _ = three()
+    profiles = calibrate(whitened, [(images, domain)], NAMES)
     assert set(profiles.cov) == {"1"}
     assert set(profiles.mean) == {"1", "4"}
     profiles.save(tmp_path / "p.safetensors")
@@ -260,10 +260,10 @@ def check_shrinking(shrink) -> None:
 
     23 images are 12 + 8 + 3, so 6 of them weigh 6/23 an image.
     """
-    images, labels, whole = three()
+    images, domain, whole = three()
     maps, found = first_layer_inputs(images), shrink(whole)
     for row in range(3):
-        weights = (labels == row).float() + 6 / 23
+        weights = (domain == row).float() + 6 / 23
         share = (weights / weights.sum())[:, None, None, None] / (maps.shape[2] * maps.shape[3])
         mean = (share * maps).sum((0, 2, 3))
         var = (share * (maps - mean[:, None, None]).square()).sum((0, 2, 3))

@@ -64,25 +64,25 @@ def test_pooling_by_weights_and_by_labels_is_direct(seed: int, count: int, group
         mean, var = direct(x, weights[:, g])
         assert torch.allclose(soft.mean[g], mean)
         assert torch.allclose(soft.var[g], var)
-    labels = torch.randint(groups, (count,), generator=generator)
-    hard = pool(*moments(x), labels, groups)
-    one_hot = pool_by_weights(*moments(x), torch.nn.functional.one_hot(labels, groups).double())
+    domain = torch.randint(groups, (count,), generator=generator)
+    hard = pool(*moments(x), domain, groups)
+    one_hot = pool_by_weights(*moments(x), torch.nn.functional.one_hot(domain, groups).double())
     assert torch.allclose(hard.mean, one_hot.mean)
     assert torch.allclose(hard.var, one_hot.var)
-    assert hard.mass.tolist() == torch.bincount(labels, minlength=groups).tolist()
+    assert hard.mass.tolist() == torch.bincount(domain, minlength=groups).tolist()
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), counts=st.lists(st.integers(1, 5), min_size=2, max_size=4))
 def test_mixing_groups_is_mixing_their_images(seed: int, counts: list[int]) -> None:
     x = maps(sum(counts), seed)
-    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    stats = pool(*moments(x), labels, len(counts))
+    domain = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    stats = pool(*moments(x), domain, len(counts))
     weights = torch.rand(2, len(counts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.01
     weights = weights / weights.sum(1, keepdim=True)
     mixed = stats.mix(weights)
     for k in range(2):
-        mean, var = direct(x, weights[k][labels] / torch.tensor(counts, dtype=torch.float64)[labels])
+        mean, var = direct(x, weights[k][domain] / torch.tensor(counts, dtype=torch.float64)[domain])
         assert torch.allclose(mixed.mean[k], mean)
         assert torch.allclose(mixed.var[k], var)
     everything = direct(x, torch.ones(len(x), dtype=torch.float64))
@@ -148,26 +148,26 @@ def test_a_group_of_one_image_has_the_moments_of_the_image(seed: int, count: int
 
 def check_pooling(pooling) -> None:
     """Compare three groups of two, three and one image with all their values."""
-    x, labels = maps(6, 3), torch.tensor([0, 1, 1, 0, 2, 1])
-    found = pooling(*moments(x), labels, 3)
+    x, domain = maps(6, 3), torch.tensor([0, 1, 1, 0, 2, 1])
+    found = pooling(*moments(x), domain, 3)
     for group in range(3):
-        mean, var = direct(x[labels == group], torch.ones(int((labels == group).sum()), dtype=torch.float64))
+        mean, var = direct(x[domain == group], torch.ones(int((domain == group).sum()), dtype=torch.float64))
         torch.testing.assert_close(found.mean[group], mean)
         torch.testing.assert_close(found.var[group], var)
     assert found.mass.tolist() == [2, 3, 1]
 
 
-def wrong_pooling(mean: Tensor, var: Tensor, labels: Tensor, groups: int, wrong: str) -> Statistics:
-    labels = labels[:1].expand_as(labels) if wrong == "the first label" else labels
-    right = pool(mean, var, labels, groups)
+def wrong_pooling(mean: Tensor, var: Tensor, domain: Tensor, groups: int, wrong: str) -> Statistics:
+    domain = domain[:1].expand_as(domain) if wrong == "the first label" else domain
+    right = pool(mean, var, domain, groups)
     counts = right.mass[:, None]
     if wrong == "between lost":
-        return Statistics(right.mean, torch.stack([var[labels == g].mean(0) for g in range(groups)]), right.mass)
+        return Statistics(right.mean, torch.stack([var[domain == g].mean(0) for g in range(groups)]), right.mass)
     if wrong == "unbiased":
         return Statistics(right.mean, right.var * counts * 12 / (counts * 12 - 1), right.mass)
     if wrong == "from the common mean":
-        far = torch.stack([(mean[labels == g] - mean.mean(0)).square().mean(0) for g in range(groups)])
-        within = torch.stack([var[labels == g].mean(0) for g in range(groups)])
+        far = torch.stack([(mean[domain == g] - mean.mean(0)).square().mean(0) for g in range(groups)])
+        within = torch.stack([var[domain == g].mean(0) for g in range(groups)])
         return Statistics(right.mean, within + far, right.mass)
     return right
 
@@ -176,7 +176,7 @@ def wrong_pooling(mean: Tensor, var: Tensor, labels: Tensor, groups: int, wrong:
 def test_wrong_pooling_is_refused(wrong: str) -> None:
     check_pooling(pool)
     with pytest.raises(AssertionError):
-        check_pooling(lambda mean, var, labels, groups: wrong_pooling(mean, var, labels, groups, wrong))
+        check_pooling(lambda mean, var, domain, groups: wrong_pooling(mean, var, domain, groups, wrong))
 
 
 def check_merging(merge, offset: float = 0.0) -> None:

@@ -73,13 +73,13 @@ def test_a_prior_goes_from_the_batch_to_the_kept_statistics() -> None:
 
 @settings(max_examples=25, deadline=None)
 @hypothesis_given(
-    labels=st.lists(st.integers(0, 1), min_size=2, max_size=9),
+    domain=st.lists(st.integers(0, 1), min_size=2, max_size=9),
     numbers=st.lists(st.floats(0, 1e6), min_size=2, max_size=5, unique=True),
     seed=st.integers(0, 99),
 )
-def test_a_prior_has_its_closed_form_and_is_monotone(labels: list[int], numbers: list[float], seed: int) -> None:
+def test_a_prior_has_its_closed_form_and_is_monotone(domain: list[int], numbers: list[float], seed: int) -> None:
     """The formula holds for any N and any number of images; a larger N is nearer to the running statistics."""
-    x, rows = images(len(labels), seed), torch.tensor(labels)
+    x, rows = images(len(domain), seed), torch.tensor(domain)
     old, batch = running_statistics(make_layer(), rows), pool(*moments(x), rows, 2)
     near = []
     for number in sorted(numbers):
@@ -120,23 +120,23 @@ def test_alignment_takes_the_variance_around_the_mixed_mean() -> None:
 
 @settings(max_examples=25, deadline=None)
 @hypothesis_given(
-    labels=st.lists(st.integers(0, 1), min_size=2, max_size=9).filter(lambda found: len(set(found)) == 2),
+    domain=st.lists(st.integers(0, 1), min_size=2, max_size=9).filter(lambda found: len(set(found)) == 2),
     alpha=st.floats(0.5, 1.0),
     shift=st.floats(-5, 5),
 )
-def test_aligned_batches_have_weighted_moments_zero_and_one(labels: list[int], alpha: float, shift: float) -> None:
+def test_aligned_batches_have_weighted_moments_zero_and_one(domain: list[int], alpha: float, shift: float) -> None:
     """An image of the domain counts alpha / n, one of the other (1 - alpha) / m; for each domain by its own
     normalization, whatever the numbers.  Mixed variances would give a second moment above 1."""
-    rows = torch.tensor(labels)
-    x = images(len(labels)).double() + shift * rows[:, None, None, None]
+    rows = torch.tensor(domain)
+    x = images(len(domain)).double() + shift * rows[:, None, None, None]
     layer = DomainBatchNorm(CHANNELS, ("a", "b"), affine=None, eps=0.0).double().train()
     layer.source = Align(alpha).double()
     combined = layer.source.combine_domains(pool(*moments(x), rows, 2))
     run(layer, x, rows)
-    for domain in (0, 1):
-        own = rows == domain
+    for index in (0, 1):
+        own = rows == index
         parts = torch.where(own, alpha / own.sum(), (1 - alpha) / (~own).sum()).double()
-        z = (x - combined.mean[domain][:, None, None]) / combined.var[domain].sqrt()[:, None, None]
+        z = (x - combined.mean[index][:, None, None]) / combined.var[index].sqrt()[:, None, None]
         assert close(torch.einsum("i,icp->c", parts, z.flatten(2)) / 20, torch.zeros(CHANNELS).double(), 1e-6)
         second = torch.einsum("i,icp->c", parts, z.flatten(2).square()) / 20
         assert close(second, torch.ones(CHANNELS).double(), 1e-6)

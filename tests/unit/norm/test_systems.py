@@ -51,18 +51,18 @@ def names_for(system: str) -> tuple[str, ...]:
 def test_every_system_trains_saves_and_loads(system: str) -> None:
     policy = DomainPolicy("test", names_for(system), system=system)
     x = torch.randn(8, 3, 32, 16, generator=torch.Generator().manual_seed(4))
-    labels = torch.arange(8) % 2 if SYSTEMS[system].min_domains and not SYSTEMS[system].latent else None
+    domain = torch.arange(8) % 2 if SYSTEMS[system].min_domains and not SYSTEMS[system].latent else None
     converted = convert_norm(network(), policy).train()
-    Given(converted)(x, labels).square().sum().backward()
+    Given(converted)(x, domain).square().sum().backward()
     missing = [name for name, p in converted.named_parameters() if p.grad is None and "gate" not in name]
     assert not missing
     converted.eval()
     again = convert_norm(network(), policy).eval()
     again.load_state_dict(converted.state_dict())
-    assert torch.equal(Given(again)(x, labels), Given(converted)(x, labels))
+    assert torch.equal(Given(again)(x, domain), Given(converted)(x, domain))
     assert system_of(converted) == system
     assert domains_of(converted) == names_for(system)
-    assert Given(converted)(x[:1], None if labels is None else labels[:1]).isfinite().all()
+    assert Given(converted)(x[:1], None if domain is None else domain[:1]).isfinite().all()
 
 
 @pytest.mark.parametrize("system", ["dson", "dial", "transnorm", "gated", "dwt"])
@@ -117,11 +117,11 @@ def test_calibrating_aligned_domains_keeps_them_aligned() -> None:
     for layer in norm_layers(net).values():
         layer.source.alpha.data.fill_(0.5)
     x = torch.randn(32, 3, 32, 16, generator=torch.Generator().manual_seed(5))
-    labels = torch.arange(32) % 2
-    x[labels == 1] += 2.0
+    domain = torch.arange(32) % 2
+    x[domain == 1] += 2.0
     assert mixes_domains(net)
     assert not mixes_domains(converted("dson"))
-    calibrated = install(net.eval(), calibrate(net, [(x, labels)], ("a", "b")))
+    calibrated = install(net.eval(), calibrate(net, [(x, domain)], ("a", "b")))
     for layer in norm_layers(calibrated).values():
         assert close(layer.running_mean[0], layer.running_mean[1])
         assert close(layer.running_var[0], layer.running_var[1])
@@ -162,8 +162,8 @@ def test_training_flags_and_dtype_carry_over(system: str) -> None:
     assert not any(part.training for part in net.modules())
     assert all(p.dtype == torch.float64 for p in net.parameters())
     x = torch.randn(4, 3, 32, 16, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 1, 0]) if SYSTEMS[system].min_domains and not SYSTEMS[system].latent else None
-    assert Given(net)(x, labels).dtype == torch.float64
+    domain = torch.tensor([0, 1, 1, 0]) if SYSTEMS[system].min_domains and not SYSTEMS[system].latent else None
+    assert Given(net)(x, domain).dtype == torch.float64
 
 
 def test_one_domain_of_transnorm_without_affine_keeps_its_factors() -> None:

@@ -130,10 +130,10 @@ def test_a_source_can_be_put_in_for_evaluation() -> None:
         assert torch.equal(Given(net)(images, 0), before)  # the network given is as it was
 
 
-def one_by_one(net: nn.Module, images: Tensor, labels: list[int], policy: str) -> Tensor:
+def one_by_one(net: nn.Module, images: Tensor, domain: list[int], policy: str) -> Tensor:
     """Run every image by itself: nearest by the smallest distance, mixture weighed by inverse distances."""
     found = []
-    for image, label in zip(images.split(1), labels, strict=True):
+    for image, label in zip(images.split(1), domain, strict=True):
         if label >= 0:
             found.append(Given(net)(image, label))
             continue
@@ -154,19 +154,19 @@ def spread_crops() -> Tensor:
 
 
 @pytest.mark.parametrize("policy", ["nearest", "mixture"])
-@pytest.mark.parametrize("labels", [[0, UNKNOWN_DOMAIN, 2, UNKNOWN_DOMAIN, 1], [UNKNOWN_DOMAIN] * 5, [2, 1, 0, 1, 2]])
-def test_images_of_unknown_domains_are_answered_one_by_one(policy: str, labels: list[int]) -> None:
+@pytest.mark.parametrize("domain", [[0, UNKNOWN_DOMAIN, 2, UNKNOWN_DOMAIN, 1], [UNKNOWN_DOMAIN] * 5, [2, 1, 0, 1, 2]])
+def test_images_of_unknown_domains_are_answered_one_by_one(policy: str, domain: list[int]) -> None:
     """This catches rows that come back in another order, unknown domains taken for the last one (index -1 of a
     list), a policy applied to images of known domains, one nearest domain for the whole batch."""
     net, images = network(), spread_crops()
     with torch.no_grad():
-        expected = one_by_one(net, images, labels, policy)
-        torch.testing.assert_close(answer(net, images, torch.tensor(labels), policy), expected, rtol=1e-4, atol=1e-5)
-        if UNKNOWN_DOMAIN in labels:
-            last = one_by_one(net, images, [len(NAMES) - 1 if label < 0 else label for label in labels], policy)
+        expected = one_by_one(net, images, domain, policy)
+        torch.testing.assert_close(answer(net, images, torch.tensor(domain), policy), expected, rtol=1e-4, atol=1e-5)
+        if UNKNOWN_DOMAIN in domain:
+            last = one_by_one(net, images, [len(NAMES) - 1 if label < 0 else label for label in domain], policy)
             assert not torch.allclose(last, expected, atol=1e-3)
         everyone = one_by_one(net, images, [UNKNOWN_DOMAIN] * 5, policy)
-        assert torch.allclose(everyone, expected, atol=1e-4) == (labels == [UNKNOWN_DOMAIN] * 5)
+        assert torch.allclose(everyone, expected, atol=1e-4) == (domain == [UNKNOWN_DOMAIN] * 5)
         domains = domain_distances(net, images).argmin(1)
         assert len(domains.unique()) > 1  # else one domain for the whole batch would do
         with pytest.raises(ConfigError, match='"guess"'):

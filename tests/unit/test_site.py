@@ -113,10 +113,10 @@ def test_every_module_has_a_place_in_the_reference() -> None:
     assert missing <= {"reid"}
 
 
-def test_every_name_of_the_front_door_stands_in_the_reference() -> None:
+def test_every_public_name_stands_in_the_reference() -> None:
     prepare = script("prepare")
     described = prepare.documented_modules()
-    page = prepare.front_door_table()
+    page = prepare.public_names_table()
     names = [name for name in dir(reid) if not name.startswith("_")]
     assert len(names) > 10
     for name in names:

@@ -82,7 +82,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert LEVEL[other] <= LEVEL[own], f"{path.name} ({own}) imports {module}"
 
 
-def test_the_front_door_imports_the_package_for_type_checkers_only() -> None:
+def test_import_reid_imports_the_package_for_type_checkers_only() -> None:
     path = PACKAGE / "__init__.py"
     blocks = [node for node in tree_of(path).body if not isinstance(node, ast.If)]
     imported = {module for block in blocks for module in imports(path, block)}

@@ -23,6 +23,7 @@ from reid.data.manifest_columns import name_columns
 from reid.data.video.tracking import FrameDetections
 from reid.errors import ConfigError, DataError
 from reid.files import is_part, locked, remove_partial_files, write_whole
+from reid.structured_text import parse_json, read_json
 
 SETTINGS = "ingest.json"
 DETECTIONS = "found.jsonl"
@@ -102,7 +103,7 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             raise ConfigError(f'{folder}: holds "{min(others)}" and is no ingest; choose an empty folder as --out')
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         known = before.pop("format") == FORMAT
     except (ValueError, KeyError, TypeError, AttributeError):
         known = False
@@ -158,7 +159,7 @@ class DetectionLog:
         length = 0
         for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
             try:
-                row = json.loads(line)
+                row = parse_json(line.decode("utf-8"))
                 if not line.endswith(b"\n"):
                     break
                 if "frames" in row:

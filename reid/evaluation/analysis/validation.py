@@ -21,6 +21,7 @@ from reid.data.protocols.gallery_draws import draw_galleries
 from reid.errors import DataError
 from reid.files import FileKey, file_keys
 from reid.records import Sample, Split
+from reid.structured_text import one_line
 
 EXAMPLES = 3  # named in a finding; the count says how many there are
 
@@ -37,7 +38,7 @@ class Finding:
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) > 0 else ""
         named = f": {', '.join(self.examples)}{more}" if self.examples else ""
-        return f"{self.severity}: {self.message}{named}"
+        return one_line(f"{self.severity}: {self.message}{named}")
 
 
 def validate(

@@ -183,7 +183,7 @@ class DetectionLog:
         self.detections.append(FrameDetections(found.frame, found.seconds, rounded))
 
     def finish(self, frames: int, retiming: Retiming) -> None:
-        """Record that the whole video has been searched and has ``frames`` frames, and what was mended in their times."""
+        """Record that all ``frames`` frames of the video have been searched, and what was mended in their times."""
         mended = {"retimed": retiming.frames, "restarts": retiming.restarts} if retiming.frames else {}
         self._write({"frames": frames, **mended})
         self.retiming = retiming

@@ -10,12 +10,14 @@ import json
 import re
 import reprlib
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 MAX_TOML = 2**20  # bytes; the largest file of this project has 5 kB
 MAX_JSON = 2**28  # bytes; results with a row for each query are long
 MAX_DEPTH = 32  # tables or lists inside each other, and names in a dotted key
+MAX_WORD, MAX_LINE = 500, 5000  # characters in a message
 
 _NAME = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 _LONG_KEY = re.compile(rf"(?<![\w.]){_NAME}(?:[ \t]*\.[ \t]*{_NAME}){{{MAX_DEPTH}}}")
@@ -68,10 +70,14 @@ def read_json(path: Path) -> Any:
     return parse_json(_read_text(path, MAX_JSON))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, refuse: Callable[[str], Any] | None = None) -> Any:
     """Parse JSON.
 
-    Raises:
+    Args:
+        text: The JSON.
+        refuse: Called with "NaN", "Infinity" or "-Infinity", which are no JSON but which Python reads.
+
+        Raises:
         ValueError: If the text is no JSON, or is too large or too deep; the message has one line.
 
     Example:
@@ -80,11 +86,30 @@ def parse_json(text: str) -> Any:
     """
     _check_length(len(text), MAX_JSON)
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError(_too_deep()) from error
     _check_depth(value)
     return value
+
+
+def one_line(text: str) -> str:
+    """Put a message into one line that a person can read, whatever names of a user stand in it.
+
+    A word of more than 500 characters keeps its beginning and its end, and so does a line of more than 5,000.
+
+    Example:
+        >>> one_line("no such\\n file")
+        'no such file'
+        >>> len(one_line("x" * 50_000)) < 500
+        True
+    """
+    line = " ".join(_cut(word, MAX_WORD) for word in text.split())
+    return _cut(line, MAX_LINE)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
 
 
 def shorten(value: object) -> str:

@@ -41,6 +41,7 @@ REFERENCE = {
             "reid.files",
             "reid.structured_text",
             "reid.torch_files",
+            "reid.onnx_sessions",
             "reid.config",
             "reid.old_names",
             "reid.pipeline",

@@ -17,6 +17,7 @@ import gradio as gr
 
 from reid.app.pages.fields import accepts_any_choice
 from reid.app.refusals import Refused
+from reid.structured_text import parse_json
 
 MESSAGE_BYTES = 2**16
 TEXT_CHARACTERS = 200  # of a value, where the choices are not known beforehand
@@ -102,8 +103,8 @@ def _refuse_constant(_name: str) -> None:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):  # an UnicodeDecodeError is a ValueError
+        message = parse_json(body.decode("utf-8"), _refuse_constant)
+    except ValueError:  # an UnicodeDecodeError is a ValueError
         raise Refused(400) from None
     if not isinstance(message, dict):
         raise Refused(400)

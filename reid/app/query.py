@@ -163,6 +163,8 @@ def judge_answers(query: Sample, answers: Sequence[Sample]) -> list[Verdict]:
     verdicts = [Verdict.WRONG if query.identity and answer.identity else Verdict.UNKNOWN for answer in answers]
     for row, is_left_out in zip(rows.tolist(), left_out.tolist(), strict=True):
         verdicts[row] = Verdict.SAME_CAMERA if is_left_out else Verdict.RIGHT
+    for row in labels.same_files_of(0, 1)[:, 1].tolist():
+        verdicts[row] = Verdict.SAME_CAMERA  # the query itself, whatever its label says
     return verdicts
 
 

@@ -8,7 +8,6 @@ application notices an erasure before it answers.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ import typer
 
 from reid.data.manifest import read_manifest
 from reid.data.street.generation import PLAN_FILE, StreetPlan
-from reid.errors import DataError, GalleryError, ReidError
+from reid.errors import DataError, GalleryError, ReidError, WeightsError
 from reid.evaluation import Report, evaluate
 from reid.models.checkpoint import Checkpoint
 from reid.old_names import current_experiment
@@ -41,6 +40,7 @@ from reid.retrieval.gallery import Gallery
 from reid.retrieval.query_file import load_queries, save_queries
 from reid.retrieval.storage import stamp_of
 from reid.retrieval.tombstones import Tombstones, read_tombstones, without_erased
+from reid.structured_text import parse_toml
 
 MANIFEST = "manifest.csv"
 DATA_KEY = "data"  # key of a checkpoint's free text: the digest of the data that its gallery was built from
@@ -246,8 +246,12 @@ def _trained_categories(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tu
     """Read the categories from the experiment of the weights; without an experiment, take those of ``samples``."""
     text = checkpoint.extra.get("experiment")
     # Only this key is read: an experiment of an earlier version may hold keys that are unknown today.
-    trained = current_experiment(tomllib.loads(text), "weights").get("data", {}).get("categories", []) if text else []
-    return tuple(trained) or tuple(dict.fromkeys(sample.category for sample in samples))
+    try:
+        data = current_experiment(parse_toml(text), "weights").get("data", {}) if text else {}
+        trained = tuple(map(str, data.get("categories", ())))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{checkpoint.source}: the experiment in the header is damaged ({error})") from error
+    return trained or tuple(dict.fromkeys(sample.category for sample in samples))
 
 
 def find_or_make_manifests(data: Path, identities: int | None = None) -> list[Path]:

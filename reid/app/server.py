@@ -19,6 +19,7 @@ from pathlib import Path
 import typer
 import uvicorn
 
+from reid.app.connections import HEADER_BYTES, KEEP_ALIVE_SECONDS, BoundedConnection
 from reid.app.guard import PageGuard
 from reid.errors import ConfigError
 from reid.files import locked
@@ -140,6 +141,9 @@ def serve(guard: PageGuard, listener: socket.socket) -> None:
         proxy_headers=False,
         server_header=False,
         ws="none",
+        http=BoundedConnection,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
     )
     try:

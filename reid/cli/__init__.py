@@ -38,6 +38,7 @@ from reid.cli import (
 from reid.cli.old_usage import current_usage
 from reid.cli.start_up import skip_last_collection
 from reid.errors import ReidError
+from reid.structured_text import one_line
 
 app = typer.Typer(
     help="Person re-identification with camera-, modality- and category-specific normalization.",
@@ -113,4 +114,4 @@ def _usage_message(error: Any) -> str:
 def _show_error(message: str) -> None:
     """Write one line to stderr, if there is a message."""
     if message:
-        typer.echo(f"error: {' '.join(message.split())}", err=True)
+        typer.echo(f"error: {one_line(message)}", err=True)

@@ -124,9 +124,11 @@ def index_restore(
     """Lift an erasure: the crops of the identity come back when the gallery is built again."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
+    from reid.files import remove_partial_files
     from reid.retrieval.erasure import lift_erasure
     from reid.retrieval.tombstones import read_tombstones
 
+    remove_partial_files(folder)  # of a restoring that was killed
     lifted = lift_erasure(folder, identity, category)
     if not lifted:
         hint = "; it was erased in every category: leave --category out"

@@ -88,8 +88,11 @@ def ingest(
         margin=margin,
     )
     try:
-        for line in run(opened, finder, out, settings, bar=progress_bar, append_to=append_to).lines():
+        result = run(opened, finder, out, settings, bar=progress_bar, append_to=append_to)
+        for line in result.lines():
             typer.echo(line)
+        for doubt in result.doubts:
+            typer.echo(f"warning: {doubt}", err=True)
     except KeyboardInterrupt:
         typer.echo(f"interrupted; the same command continues {out}", err=True)
         raise typer.Exit(130) from None

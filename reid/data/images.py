@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from reid.errors import DataError
 from reid.files import require_regular_file
@@ -29,6 +29,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
+# Pillow's table of the kinds of TIFF lacks 16-bit grey with white as zero in big-endian order: byte order, photometric
+# interpretation, sample format, fill order, bits, further samples -> mode and order of the bytes.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", _WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 # What Pillow's decoders raise on damaged files, beside UnidentifiedImageError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 

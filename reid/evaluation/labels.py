@@ -4,7 +4,8 @@ The Market-1501 rule (Zheng et al., "Scalable Person Re-identification: A Benchm
 shows the query's identity in the query's own camera is left out, as neither right nor wrong.  A row that shows the
 query's identity in any other camera is right.  Every other row is wrong.  Cameras that share a location count as one
 camera.  SYSU-MM01 leaves out every row of the query's location, whoever it shows; leave-one-out leaves out only the
-query itself.  A row that is the very file of the query is left out too, whatever its name and its camera.
+query itself.  A row that is the very file of the query is left out too, whatever its name, camera and identity: it is
+the query itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from reid.errors import DataError
 from reid.files import FileKey, file_keys
-from reid.records import Embeddings, IntArray, Sample
+from reid.records import IntArray, Sample
 
 BoolArray = npt.NDArray[np.bool_]
 LabelArray = npt.NDArray[Any]
@@ -79,9 +80,8 @@ class Labels:
         query_locations: Locations of the queries, (Q,).  With locations, every gallery row of the query's location
             is left out, whoever it shows.  None: the identity decides.
         gallery_locations: Locations of the gallery rows, (G,); given exactly if ``query_locations`` is.
-        query_files: Numbers of the files of the queries, (Q,).  A row of the query's identity and file is left out.
-            None: no query shares a file with a row of another camera.
-        gallery_files: Numbers of the files of the gallery rows, (G,); given exactly if ``query_files`` is.
+        same_files: Pairs (P, 2) int64 of a query and a gallery row that show the same file, without repetition, in
+            ascending order.  They are left out, whoever they show.  None: no row is the file of a query.
 
     Raises:
         DataError: The arrays differ in length or type, or are no labels.
@@ -99,12 +99,11 @@ class Labels:
     gallery_cameras: LabelArray
     query_locations: LabelArray | None = None
     gallery_locations: LabelArray | None = None
-    query_files: LabelArray | None = None
-    gallery_files: LabelArray | None = None
+    same_files: IntArray | None = None
 
     def __post_init__(self) -> None:
         counts = {"query": np.size(self.query_identities), "gallery": np.size(self.gallery_identities)}
-        for field in ("identities", "cameras", "locations", "files"):
+        for field in ("identities", "cameras", "locations"):
             given = [getattr(self, f"{side}_{field}") is not None for side in counts]
             if not all(given):
                 if any(given):
@@ -134,9 +133,29 @@ class Labels:
             self.gallery_cameras[gallery],
             None if self.query_locations is None else self.query_locations[queries],
             None if self.gallery_locations is None else self.gallery_locations[gallery],
-            None if self.query_files is None else self.query_files[queries],
-            None if self.gallery_files is None else self.gallery_files[gallery],
+            self._select_same_files(queries, gallery),
         )
+
+    def _select_same_files(
+        self, queries: IntArray | BoolArray | slice, gallery: IntArray | BoolArray | slice
+    ) -> IntArray | None:
+        if self.same_files is None:
+            return None
+        pairs = self.same_files
+        for column, (count, chosen) in enumerate(((self.queries, queries), (self.gallery, gallery))):
+            positions = np.full(count, -1, np.int64)
+            rows = np.arange(count)[chosen]
+            positions[rows] = np.arange(len(rows))
+            pairs = pairs[positions[pairs[:, column]] >= 0]
+            pairs = np.where(np.arange(2) == column, positions[pairs[:, [column]]], pairs)
+        return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))] if len(pairs) else None
+
+    def same_files_of(self, start: int, stop: int) -> IntArray:
+        """List the pairs of one file for queries ``start`` to ``stop``, (P, 2): query minus start, and gallery row."""
+        if self.same_files is None:
+            return np.empty((0, 2), np.int64)
+        first, last = np.searchsorted(self.same_files[:, 0], (start, stop))
+        return self.same_files[first:last] - (start, 0)
 
     def same_identity(self, start: int, stop: int) -> tuple[IntArray, IntArray, BoolArray]:
         """List the pairs of one identity for queries ``start`` to ``stop``, sorted by query.
@@ -152,8 +171,9 @@ class Labels:
         rows = order[np.repeat(first[start:stop], counts) + within]
         query_cameras, gallery_cameras = self.camera_codes
         left_out = query_cameras[start + offsets] == gallery_cameras[rows]
-        if self.query_files is not None and self.gallery_files is not None:
-            left_out |= self.query_files[start + offsets] == self.gallery_files[rows]
+        if self.same_files is not None:
+            pairs = self.same_files_of(start, stop)
+            left_out |= np.isin(offsets * self.gallery + rows, pairs[:, 0] * self.gallery + pairs[:, 1])
         return offsets, rows, left_out
 
     def leave_out(self, scores: npt.NDArray[Any], start: int) -> tuple[IntArray, IntArray]:
@@ -169,6 +189,7 @@ class Labels:
         """
         offsets, rows, left_out = self.same_identity(start, start + len(scores))
         scores[offsets[left_out], rows[left_out]] = -np.inf
+        scores[tuple(self.same_files_of(start, start + len(scores)).T)] = -np.inf
         if self.query_locations is not None and self.gallery_locations is not None:
             locations = self.query_locations[start : start + len(scores)]
             for location in np.unique(locations):
@@ -182,11 +203,9 @@ class Labels:
             left_out = [_encode(self.query_locations, self.gallery_locations)]
         else:
             left_out = [identities, self.camera_codes]
-        count = _count_equal_pairs(left_out)
-        if self.query_files is not None and self.gallery_files is not None:
-            same_file = [identities, _encode(self.query_files, self.gallery_files)]
-            count += _count_equal_pairs(same_file) - _count_equal_pairs([*same_file, *left_out])
-        return count
+        query, row = self.same_files_of(0, self.queries).T
+        counted = np.logical_and.reduce([of_query[query] == of_row[row] for of_query, of_row in left_out])
+        return _count_equal_pairs(left_out) + int(np.count_nonzero(~counted))
 
     @cached_property
     def gallery_by_identity(self) -> GalleryByIdentity:
@@ -240,6 +259,7 @@ def market_labels(
     *,
     ignore: str = "camera",
     locations: Mapping[str, str] | None = None,
+    images: Sequence[Sequence[Sample]] | None = None,
 ) -> Labels:
     """Make the labels of samples, where an empty field means unknown.
 
@@ -254,6 +274,7 @@ def market_labels(
         ignore: Which rows the rule leaves out: "camera", "location" or "itself", as in
             :class:`reid.data.protocols.protocol_table.Rule`.
         locations: Maps a camera to the camera that it shares a location with.
+        images: The samples of all images of each gallery row, where rows are tracks; None: each row is one image.
 
     Returns:
         Labels of int64 numbers.
@@ -264,27 +285,40 @@ def market_labels(
         >>> market_labels(anna[:1], anna).count_left_out()
         1
     """
-    identities, cameras, images = _Codes(), _Codes(), _Codes()
-    keys = file_keys(sample.path for sample in (*queries, *gallery))
+    identities, cameras = _Codes(), _Codes()
+    of_rows = [(sample,) for sample in gallery] if images is None else images
+    keys = file_keys(sample.path for samples in (queries, *of_rows) for sample in samples)
     known_cameras = {keys[sample.path]: sample.camera for sample in (*queries, *gallery) if sample.camera}
 
-    def codes_of(samples: Sequence[Sample], unknown: int) -> Iterator[tuple[int, int, int]]:
+    def codes_of(samples: Sequence[Sample], unknown: int) -> Iterator[tuple[int, int]]:
         for sample in samples:
             key = keys[sample.path]
             camera = "" if ignore == "itself" else sample.camera or known_cameras.get(key, "")
             identity = identities[sample.identity] if sample.identity else unknown
-            yield identity, cameras[(locations or {}).get(camera, camera) if camera else key], images[key]
+            yield identity, cameras[(locations or {}).get(camera, camera) if camera else key]
 
     one = _columns(codes_of(queries, UNKNOWN_QUERY_IDENTITY))
     other = _columns(codes_of(gallery, UNKNOWN_GALLERY_IDENTITY))
-    located = (one[1], other[1]) if ignore == "location" else (None, None)
-    files = (one[2], other[2]) if np.isin(one[2], other[2]).any() else (None, None)
-    return Labels(one[0], other[0], one[1], other[1], *located, *files)
+    files = [[keys[sample.path] for sample in samples] for samples in of_rows]
+    same = _same_files([keys[sample.path] for sample in queries], files)
+    locations_of = (one[1], other[1]) if ignore == "location" else (None, None)
+    return Labels(one[0], other[0], one[1], other[1], locations_of[0], locations_of[1], same)
 
 
-def _columns(rows: Iterator[tuple[int, int, int]]) -> tuple[IntArray, IntArray, IntArray]:
-    table = np.array(list(rows), dtype=np.int64).reshape(-1, 3)
-    return table[:, 0], table[:, 1], table[:, 2]
+def _columns(rows: Iterator[tuple[int, int]]) -> tuple[IntArray, IntArray]:
+    table = np.array(list(rows), dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _same_files(queries: Sequence[FileKey], gallery: Sequence[Sequence[FileKey]]) -> IntArray | None:
+    """Find the pairs (P, 2) of a query and a gallery row with a file in common; None if there is none."""
+    wanted = set(queries)
+    rows_of: dict[FileKey, list[int]] = {}
+    for row, keys in enumerate(gallery):
+        for key in wanted.intersection(keys):
+            rows_of.setdefault(key, []).append(row)
+    pairs = [(query, row) for query, key in enumerate(queries) for row in rows_of.get(key, ())]
+    return np.array(pairs, np.int64) if pairs else None
 
 
 class _Codes(dict[str | FileKey, int]):
@@ -293,31 +327,3 @@ class _Codes(dict[str | FileKey, int]):
     def __missing__(self, name: str | FileKey) -> int:
         self[name] = len(self)
         return self[name]
-
-
-def sort_by_track(gallery: Embeddings) -> tuple[Embeddings, IntArray]:
-    """Put the gallery rows of each track together, for a ranking of tracks instead of images.
-
-    A track is what one camera recorded of one passer-by (Liu et al., "PROVID: Progressive and Multimodal Vehicle
-    Reidentification for Large-Scale Urban Surveillance", IEEE Transactions on Multimedia 2018).  Rows with the same
-    track name that differ in identity or camera are different tracks.
-
-    Returns:
-        The sorted gallery, and the position at which each of the T tracks starts, (T,) int64.
-
-    Raises:
-        DataError: A row has no track or no camera.  Without a camera it is not known which tracks the query's own
-            camera recorded.
-    """
-    for field in ("track", "camera"):
-        unknown = [sample.path for sample in gallery.samples if not getattr(sample, field)]
-        if unknown:
-            raise DataError(
-                f"rule: ranked=track needs the {field} of every gallery row; {len(unknown)} of {len(gallery)} have"
-                f" none, such as {unknown[0]}; fill in the column {field}, or rank images"
-            )
-    names = [(sample.track, sample.identity, sample.camera) for sample in gallery.samples]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    tracks = np.array([numbers[name] for name in names], np.int64)
-    order = np.argsort(tracks, kind="stable").astype(np.int64)
-    return gallery.select(order), np.searchsorted(tracks[order], np.arange(len(numbers))).astype(np.int64)

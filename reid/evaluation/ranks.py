@@ -7,7 +7,7 @@ comparisons.  The tie rule decides the order of rows with equal scores.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -261,8 +261,8 @@ def single_shot_ranks(
     """Rank the right image where the gallery holds only one image of each identity.
 
     The image of each identity is drawn anew for every query and repeat, from the rows that are not left out (Li et
-    al., "DeepReID", CVPR 2014).  Equal scores count as worse.  Locations are not used: only rows of the query's own
-    camera that show its identity are left out.
+    al., "DeepReID", CVPR 2014).  Equal scores count as worse.  An identity all of whose rows are left out is not in the
+    gallery of the query.
 
     Args:
         query_vectors: Vectors (Q, D) of unit length.
@@ -274,7 +274,6 @@ def single_shot_ranks(
     Returns:
         Ranks (repeats, Q), int64; 0 without a right image.
     """
-    labels = replace(labels, query_locations=None, gallery_locations=None)
     scores, size = vector_scores(query_vectors, gallery_vectors, labels, block=block_size(labels.gallery, 8))
     by_identity = labels.gallery_by_identity
     sizes = np.diff(by_identity.starts, append=len(by_identity.order))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.gallery_draws import draw_galleries
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
-from reid.evaluation.labels import BoolArray, Labels, market_labels, sort_by_track
+from reid.evaluation.labels import BoolArray, Labels, market_labels
 from reid.evaluation.metrics import MetricOptions, Metrics, NoMatchError, score_metrics, vector_metrics
 from reid.evaluation.ranks import single_shot_ranks
 from reid.evaluation.results import RULE, Report, Result, mean_of_galleries
 from reid.evaluation.score_blocks import Vectors, best_of_tracks, block_size, check_vectors, inner_products
+from reid.evaluation.tracks import sort_by_track
 from reid.files import file_keys
 from reid.records import Embeddings, IntArray, Modality, Sample, Split
 from reid.retrieval.rerank import average_query_expansion, k_reciprocal
@@ -236,8 +237,11 @@ def score_trial(
     starts = None
     if rule.ranked == "track":
         gallery, starts = sort_by_track(gallery)
-    answers = gallery.samples if starts is None else tuple(gallery.samples[row] for row in starts)
-    labels = market_labels(queries.samples, answers, ignore=rule.ignore, locations=locations)
+    answers, images = gallery.samples, None
+    if starts is not None:
+        images = [answers[start:stop] for start, stop in pairwise([*starts.tolist(), len(answers)])]
+        answers = tuple(track[0] for track in images)
+    labels = market_labels(queries.samples, answers, ignore=rule.ignore, locations=locations, images=images)
     options = _options_of(rule)
     if reranking is not None:
         return _score_reranked(queries.vectors, gallery.vectors, starts, labels, options, reranking, memory), labels

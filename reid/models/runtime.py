@@ -7,6 +7,7 @@ processor has it.  How images are prepared for such a model stands in its card (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +24,7 @@ from reid.errors import ConfigError, WeightsError
 from reid.models.graph_operators import refuse_loops
 from reid.models.model_card import Sides, beside
 from reid.models.weights.tensor_tables import Table
+from reid.onnx_sessions import MAX_MEMORY, MAX_SECONDS, MAX_SIDE, open_session, run_session
 
 MAX_MODEL = 2**32  # bytes of a model's file, which is held in memory
 RUNTIMES = {
@@ -140,6 +142,10 @@ class RuntimeNetwork(nn.Module):
         if shape[0] not in (None, 1):
             raise WeightsError(f"{self.source}: takes {shape[0]} images at a time; export it for 1 or for any number")
         channels_last = shape[1] != 3
+        if any(side is not None and not 0 < side <= MAX_SIDE for side in (shape[1:3] if channels_last else shape[2:])):
+            raise WeightsError(
+                f"{self.source}: takes images of {_shape_text(shape)}, expected sides of 1 to {MAX_SIDE}"
+            )
         return shape[0], (shape[1], shape[2]) if channels_last else (shape[2], shape[3]), channels_last
 
 
@@ -205,14 +211,11 @@ def import_package(name: str, extra: str, source: str) -> Any:
 
 
 def _open_onnx(graph: bytes, *, source: str) -> Session:
-    runtime = import_package("onnxruntime", "onnx", source)
+    version = import_package("onnxruntime", "onnx", source).__version__
     state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     errors = tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # silent, because every error arrives as an exception too
     try:
-        session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = open_session(graph, ["CPUExecutionProvider"], torch.get_num_threads())
     except errors as error:
         raise WeightsError(
             f"{source}: ONNX Runtime cannot read it, damaged or not whole in this one file ({_last_line(error)})"
@@ -220,10 +223,9 @@ def _open_onnx(graph: bytes, *, source: str) -> Session:
     ports = [[_onnx_port(port) for port in side] for side in (session.get_inputs(), session.get_outputs())]
 
     def run(images: Array) -> Array:
-        vectors: Array = session.run(None, {session.get_inputs()[0].name: images})[0]
-        return vectors
+        return run_session(session, None, {session.get_inputs()[0].name: images})[0]
 
-    return Session(ports[0], ports[1], run, f"ONNX Runtime {runtime.__version__} float32", errors)
+    return Session(ports[0], ports[1], run, f"ONNX Runtime {version} float32", (*errors, TimeoutError))
 
 
 def _onnx_port(port: Any) -> Port:
@@ -237,7 +239,9 @@ def _open_openvino(graph: bytes, weights: bytes, *, source: str) -> Session:
     core = runtime.Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
-        compiled = core.compile_model(core.read_model(graph, weights), "CPU", settings)
+        model = core.read_model(graph, weights)
+        _check_sizes(model, source)
+        compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise WeightsError(
             f"{source}: OpenVINO cannot read it, damaged or with the .bin of another model ({_last_line(error)})"
@@ -246,12 +250,30 @@ def _open_openvino(graph: bytes, weights: bytes, *, source: str) -> Session:
 
     def run(images: Array) -> Array:
         request = compiled.create_infer_request()  # a new one for each call, because threads may call at the same time
-        vectors: Array = np.array(request.infer([images])[compiled.output(0)])
+        request.start_async([images])
+        if not request.wait_for(int(1000 * MAX_SECONDS)):
+            request.cancel()
+            raise TimeoutError(f"stopped, because it did not end within {MAX_SECONDS:g} seconds")
+        vectors: Array = np.array(request.get_output_tensor(0).data)
         return vectors
 
     precision = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # may differ from the setting
     version = str(runtime.__version__).partition("-")[0]
-    return Session(ports[0], ports[1], run, f"OpenVINO {version} {precision}", (RuntimeError,))
+    return Session(ports[0], ports[1], run, f"OpenVINO {version} {precision}", (RuntimeError, TimeoutError))
+
+
+def _check_sizes(model: Any, source: str) -> None:
+    """Refuse a model that states a tensor of absurd size, before OpenVINO makes room for it."""
+    for operator in model.get_ops():
+        for output in operator.outputs():
+            shape = output.get_partial_shape()
+            sizes = [] if shape.rank.is_dynamic else [1 if size.is_dynamic else size.get_length() for size in shape]
+            needed = math.prod(sizes) * output.get_element_type().size
+            if needed > MAX_MEMORY:
+                raise WeightsError(
+                    f"{source}: refused, because its graph asks for a tensor of {needed:,} bytes, expected at most"
+                    f" {MAX_MEMORY:,}"
+                )
 
 
 def _openvino_port(port: Any) -> Port:

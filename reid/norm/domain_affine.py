@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reid.errors import ConditionError
 from reid.norm.assignment import Assignment
 from reid.norm.statistics import Statistics
 from reid.norm.statistics_source import ChosenStatistics
@@ -31,11 +32,21 @@ def scale_and_shift(
 
     Returns:
         Scale and shift, (R, C) each, where R is B or 1.
+
+    Raises:
+        ConditionError: If images belong to domains by weights, each domain has its own affine, and other statistics than
+            those of the domains are mixed in, as those of the image in IBN: which affine these get is not defined.
     """
     sharp = torch.rsqrt(chosen.var + eps)
     gamma, beta = (
         value if value is None or value.dim() == 1 else assignment.look_up(value).to(sharp.dtype) for value in affine
     )
+    given = [value.shape[1] for value in (gamma, beta) if value is not None and value.dim() == 3]
+    if any(count not in (1, sharp.shape[1]) for count in given):
+        raise ConditionError(
+            'domain: got weights (B, G); a layer that mixes in statistics of the image and has affine="domain" needs'
+            ' one domain for each image; give int64 (B,), or convert the network with affine="shared"'
+        )
     scale = sharp if gamma is None else sharp * gamma
     shift = -chosen.mean * scale if beta is None else beta - chosen.mean * scale
     scale, shift = (chosen.weight * scale).sum(1), (chosen.weight * shift).sum(1)

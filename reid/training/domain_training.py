@@ -28,6 +28,7 @@ from reid.norm.added_domain import only_domain, with_domain
 from reid.norm.specialised.adapters import adapted_layers, adapter_domains, add_adapter_domain, add_adapters
 from reid.norm.specialised.covnorm import compress_adapters
 from reid.norm.tensor_file import write_table
+from reid.structured_text import read_json
 from reid.training.initial_weights import make_transform
 from reid.training.loop import Learner, TrainingLoop, make_optimizer
 from reid.training.run_folder import RunFolder, replace_file
@@ -165,7 +166,7 @@ def _check_origin(folder: RunFolder, wanted: dict[str, object]) -> None:
     if not path.exists() or not folder.has_results:
         replace_file(path, lambda part: part.write_text(json.dumps(wanted), encoding="utf-8"))
     try:
-        began = dict(json.loads(path.read_text(encoding="utf-8")))
+        began = dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path}: damaged; delete the folder to train again") from error
     if began != wanted:

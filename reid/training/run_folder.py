@@ -24,6 +24,7 @@ from reid.errors import ConfigError, WeightsError
 from reid.files import locked, remove_partial_files, write_whole
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
+from reid.structured_text import parse_json, shorten
 
 _DAMAGE = (
     RuntimeError,
@@ -179,6 +180,36 @@ class RunFolder:
         """Write the metrics of all epochs so far, so that the file never disagrees with the checkpoint."""
         text = "".join(json.dumps(line) + "\n" for line in history)
         replace_file(self.metrics, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Read the metrics of a finished run, and compare them with those that its checkpoint keeps.
+
+        The checkpoint has a checksum, so a damaged or changed number is noticed where there is a checkpoint.  Missing
+        metrics are written again from the checkpoint.
+
+        Raises:
+            WeightsError: The metrics or the checkpoint are damaged.
+        """
+        state = self.load_state()
+        kept = None if state is None else list(state["history"])
+        if kept is not None and not self.metrics.exists():
+            self.save_metrics(kept)
+        try:
+            text = self.metrics.read_bytes().decode("utf-8")
+            found = [_numbers(parse_json(line)) for line in text.splitlines()]
+            if kept is not None and found != [_numbers(line) for line in kept]:
+                raise ValueError("not what the training wrote")
+        except (OSError, ValueError) as error:
+            way = "; delete it, and the same command writes it again" if kept is not None else ""
+            raise WeightsError(f"{self.metrics}: damaged or changed ({error}){way}") from error
+        return found
+
+
+def _numbers(line: object) -> dict[str, float]:
+    """Check that a line of the metrics gives numbers by name; ValueError otherwise."""
+    if not isinstance(line, dict) or any(type(value) not in (int, float) for value in line.values()):
+        raise ValueError(f"expected numbers by name, got {shorten(line)}")
+    return line
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -6,7 +6,6 @@ with what is missing, and two processes on one folder share the work.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -273,8 +272,7 @@ def _choose_directions(scores: Sequence[Score], directions: Sequence[str], own: 
 
 
 def _cost(name: str, checkpoint: Checkpoint, folder: RunFolder) -> Cost:
-    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-    minutes = sum(json.loads(line)["seconds"] for line in lines) / 60
+    minutes = sum(line.get("seconds", 0.0) for line in folder.read_metrics()) / 60
     parameters = sum(parameter.numel() for parameter in checkpoint.network.parameters())
     own = {domain: size.parameters for domain, size in domain_sizes(checkpoint.network).items()}
     return Cost(name, parameters, own, minutes)

@@ -80,6 +80,7 @@ def train(
         folder.open(experiment)
         if folder.weights.exists():
             folder.check_weights()
+            folder.read_metrics()
         else:
             _train_network(experiment, rows, start, folder, progress, on_epoch)
     return folder.weights

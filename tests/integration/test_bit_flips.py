@@ -77,7 +77,7 @@ def results_answer(folder: Path) -> object:
 def state_answer(folder: Path) -> object:
     state = RunFolder(folder).load_state()
     assert state is not None
-    return state["weights"].numpy().tobytes(), state["history"]
+    return state["weights"].numpy().tobytes(), state["history"], RunFolder(folder).read_metrics()
 
 
 def write_gallery(folder: Path) -> None:
@@ -107,7 +107,9 @@ def write_results(folder: Path) -> None:
 
 
 def write_state(folder: Path) -> None:
-    RunFolder(folder).save_state({"weights": torch.arange(50.0), "history": [{"epoch": 1.0, "loss": 0.5}]})
+    history = [{"epoch": 1.0, "loss": 0.5}, {"epoch": 2.0, "loss": 0.25}]
+    RunFolder(folder).save_state({"weights": torch.arange(50.0), "history": history})
+    RunFolder(folder).save_metrics(history)
 
 
 CASES: dict[str, tuple[Callable[[Path], None], Answer]] = {

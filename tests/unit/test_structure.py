@@ -19,6 +19,7 @@ ORDER = (
     "files",
     "structured_text",
     "torch_files",
+    "onnx_sessions",
     "config",
     "data",
     "norm",

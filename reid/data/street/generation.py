@@ -26,6 +26,7 @@ from reid.data.street.street_cameras import SITES, Camera
 from reid.data.street.vehicles import draw_vehicle, render_vehicle_crop
 from reid.errors import DataError, unknown_name
 from reid.records import Split
+from reid.structured_text import read_json
 
 VERSION = 1  # of the drawing; a folder never mixes images of several versions
 PLAN_FILE = "street.json"
@@ -179,7 +180,7 @@ def _claim_folder(out: Path, plan: StreetPlan) -> bool:
 
 def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -193,7 +194,8 @@ def _contains(plan: StreetPlan, found: dict[str, Any]) -> bool:
     numbers = ("identities", "train_identities", "vehicles", "train_vehicles")
     return (
         all(found.get(key) == wanted[key] for key in ("version", "seed", "crops"))
-        and set(found.get("sites", ())) <= set(wanted["sites"])
+        and isinstance(found.get("sites"), list)
+        and all(site in wanted["sites"] for site in found["sites"])
         and all(isinstance(found.get(key), int) and found[key] <= wanted[key] for key in numbers)
     )
 

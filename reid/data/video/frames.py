@@ -28,6 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _HASHED_BYTES = 2**20  # at the start and at the end of a video; they distinguish it from others
 _WIDEST = 8.0  # times that a pixel may be wider than high; some files state more by mistake
+_SAME_TIME = 0.0005  # seconds
 _FASTEST = 1000.0  # frames a second; some files state more by mistake
 
 
@@ -38,6 +39,19 @@ class Frame:
     number: int
     seconds: float
     pixels: Pixels
+
+
+@dataclass
+class Retiming:
+    """What the last reading of a video had to mend in the times of its frames.
+
+    Args:
+        frames: How many frames have another time than the file states, or none there.
+        restarts: How many times the stamps began again, as where videos were joined.
+    """
+
+    frames: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Video(ABC):
         stamped: The times of frames come from the file; otherwise they follow from the number and the rate.
         pixel_aspect: How many times wider than high a stored pixel is; frames are stretched to square pixels.
         remarks: What a user should know about the video, one sentence each.
+        retiming: Is filled while the frames are read.
     """
 
     path: Path
@@ -62,6 +77,7 @@ class Video(ABC):
     stamped: bool
     pixel_aspect: float = field(default=1.0, kw_only=True)
     remarks: tuple[str, ...] = field(default=(), kw_only=True)
+    retiming: Retiming = field(default_factory=Retiming, kw_only=True, compare=False)
 
     @abstractmethod
     def frames(self, wanted: Callable[[int], bool]) -> Iterator[Frame]:
@@ -169,7 +185,7 @@ class _VideoFile(Video):
         cv2 = load_cv2()
         capture = _capture(cv2, self.path)
         try:
-            clock = _Clock(self.rate)
+            clock = _Clock(self.rate, self.retiming)
             number = 0
             while capture.grab():
                 seconds = clock.read(capture.get(cv2.CAP_PROP_POS_MSEC)) if self.stamped else number / self.rate
@@ -187,7 +203,9 @@ class _VideoFile(Video):
 class _Clock:
     """Turns time stamps into rising times; where videos were joined, the stamps begin again."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, retiming: Retiming) -> None:
+        self._retiming = retiming
+        retiming.frames = retiming.restarts = 0
         self._frame = 1 / rate
         self._offset = 0.0
         self._last = -self._frame
@@ -196,10 +214,12 @@ class _Clock:
         """Return the seconds of the next frame; a frame without a stamp follows the last one."""
         seconds = milliseconds / 1000 + self._offset if milliseconds > 0 else self._last + self._frame
         if seconds < self._last - self._frame:
+            self._retiming.restarts += 1
             self._offset += self._last + self._frame - seconds
             seconds = self._last + self._frame
         elif seconds <= self._last:
             seconds = self._last + 0.001
+        self._retiming.frames += abs(seconds - milliseconds / 1000) > _SAME_TIME
         self._last = seconds
         return seconds
 

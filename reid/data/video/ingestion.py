@@ -25,7 +25,7 @@ from PIL import Image
 from reid.data.label_text import CONTROL, clean_label
 from reid.data.loading import Progress
 from reid.data.video.detectors import Detector
-from reid.data.video.frames import Pixels, Video
+from reid.data.video.frames import Pixels, Retiming, Video
 from reid.data.video.tracking import WEAK, FrameDetections, TrackedBox, select_boxes, track
 from reid.data.video.video_folder import (
     MANIFEST,
@@ -105,6 +105,7 @@ class IngestResult:
         tracks: Number of tracks that the crops belong to.
         added: Number of rows that are new in the manifest.
         warnings: What a user should know before using the crops, one sentence each.
+        doubts: What is wrong with the times of the video and was mended, one sentence each.
     """
 
     manifest: Path
@@ -115,6 +116,7 @@ class IngestResult:
     tracks: int
     added: int
     warnings: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Describe the result for the user, one finding a line."""
@@ -123,6 +125,7 @@ class IngestResult:
         return [
             f"{self.manifest}: {self.crops} crops of {self.tracks} tracks{before}",
             f"searched {self.searched} of {self.frames} frames with {self.detector}",
+            *self.doubts,
             *self.warnings,
         ]
 
@@ -176,7 +179,7 @@ def ingest(
     frames = log.frames or 0
     return IngestResult(
         manifest, detector.name, frames, len(log.detections), len(selected), len({box.track for box in selected}),
-        added, _warnings(video, settings, frames, log.detections),
+        added, _warnings(video, settings, frames, log.detections), _doubts(log.retiming, frames),
     )  # fmt: skip
 
 
@@ -208,7 +211,7 @@ def _detect(video: Video, detector: Detector, settings: Settings, log: Detection
             boxes = detector(frame.pixels)
             log.add(FrameDetections(frame.number, frame.seconds, boxes[boxes[:, 4] >= WEAK * settings.min_score]))
             progress(1)
-    log.finish(last + 1)
+    log.finish(last + 1, video.retiming)
 
 
 def _write_crops(video: Video, out: Path, selected: Sequence[TrackedBox], margin: float, bar: Bar) -> None:
@@ -290,6 +293,20 @@ def _reaches_end(video: Video, detections: Sequence[FrameDetections]) -> bool:
         return False
     longest = max(later.seconds - earlier.seconds for earlier, later in pairwise(detections))
     return detections[-1].seconds + longest >= _COMPLETE * video.count / video.rate
+
+
+def _doubts(retiming: Retiming, frames: int) -> tuple[str, ...]:
+    if not retiming.frames:
+        return ()
+    joined = (
+        f"begin again, as in joined videos (joins: {retiming.restarts})"
+        if retiming.restarts
+        else "are missing or equal"
+    )
+    return (
+        f"the time stamps of the video {joined}: the times of {retiming.frames} of {frames} frames were changed so that"
+        " they rise; check them before using time",
+    )
 
 
 def _warnings(video: Video, settings: Settings, frames: int, detections: Sequence[FrameDetections]) -> tuple[str, ...]:

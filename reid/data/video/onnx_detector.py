@@ -19,6 +19,7 @@ from reid.data.video.boxes import tidy
 from reid.data.video.detectors import file_digest
 from reid.data.video.frames import Pixels
 from reid.errors import ConfigError, WeightsError
+from reid.onnx_sessions import MAX_SIDE, open_session, run_session
 from reid.records import FloatArray
 
 Array = npt.NDArray[Any]
@@ -86,7 +87,7 @@ class OnnxDetector:
         given = np.ascontiguousarray(scaled.transpose(self._axes[-3:]), dtype=self._type)
         given = given[None] if len(self._axes) == 4 else given
         try:
-            answers = self._session.run(self._outputs, {self._input: given})
+            answers = run_session(self._session, self._outputs, {self._input: given})
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise WeightsError(
                 f"{self._path}: the network cannot be run on {given.shape} ({_one_line(error)})"
@@ -208,15 +209,13 @@ def _session(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; expected a detector in ONNX format")
     try:
-        import onnxruntime
+        from onnxruntime import get_available_providers
     except ImportError:
         raise ConfigError('this needs ONNX Runtime, which is not installed: pip install ".[video]"') from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
-    known = onnxruntime.get_available_providers()
+    known = get_available_providers()
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in known]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return open_session(str(path), providers)
     except Exception as error:  # ONNX Runtime's errors share no other base
         raise WeightsError(f"{path}: not a network that ONNX Runtime can load ({_one_line(error)})") from error
 
@@ -238,6 +237,8 @@ def _input_of(session: Any, path: Path) -> tuple[str, Any, Sequence[int], Shape 
             axes, sides = (2, 0, 1), shape[1:]
         if not (isinstance(batch, int) and batch > 1) and 3 in (shape[0], shape[2]):
             fixed = None if None in sides else (int(sides[0] or 0), int(sides[1] or 0))
+            if any(side > MAX_SIDE for side in fixed or ()):
+                raise WeightsError(f"{path}: takes images {tensor.shape}, expected sides of at most {MAX_SIDE} pixels")
             return tensor.name, _TYPES[tensor.type], ((0, *axes) if batched else axes), fixed
     raise WeightsError(f"{path}: inputs {found}; expected one image (1, 3, H, W) or (1, H, W, 3), batch 1")
 

@@ -20,9 +20,11 @@ import numpy as np
 from reid.data.label_text import defuse
 from reid.data.manifest import COLUMNS, read_manifest
 from reid.data.manifest_columns import name_columns
+from reid.data.video.frames import Retiming
 from reid.data.video.tracking import FrameDetections
 from reid.errors import ConfigError, DataError
 from reid.files import is_part, locked, remove_partial_files, write_whole
+from reid.structured_text import parse_json, read_json
 
 SETTINGS = "ingest.json"
 DETECTIONS = "found.jsonl"
@@ -102,7 +104,7 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             raise ConfigError(f'{folder}: holds "{min(others)}" and is no ingest; choose an empty folder as --out')
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         known = before.pop("format") == FORMAT
     except (ValueError, KeyError, TypeError, AttributeError):
         known = False
@@ -137,7 +139,7 @@ class DetectionLog:
     """The boxes of each frame, one line a frame; a last line tells how many frames the video has.
 
     ``detections`` holds the frames that the log has, and ``frames`` the number of frames, or None until all of them
-    have been searched.
+    have been searched.  ``retiming`` tells then which times were mended.
 
     Args:
         folder: The folder of the ingest; an existing log is read and continued.
@@ -147,6 +149,7 @@ class DetectionLog:
         self.path = folder / DETECTIONS
         self.detections: list[FrameDetections] = []
         self.frames: int | None = None
+        self.retiming = Retiming()
         length = self._read()
         descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
         self._file: IO[bytes] = os.fdopen(descriptor, "r+b", buffering=0)
@@ -158,11 +161,12 @@ class DetectionLog:
         length = 0
         for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else ():
             try:
-                row = json.loads(line)
+                row = parse_json(line.decode("utf-8"))
                 if not line.endswith(b"\n"):
                     break
                 if "frames" in row:
                     self.frames = int(row["frames"])
+                    self.retiming = Retiming(int(row.get("retimed", 0)), int(row.get("restarts", 0)))
                 else:
                     boxes = np.array(row["boxes"], np.float32).reshape(-1, 5)
                     self.detections.append(FrameDetections(int(row["frame"]), float(row["seconds"]), boxes))
@@ -178,9 +182,11 @@ class DetectionLog:
         rounded = np.array(boxes, np.float32).reshape(-1, 5)
         self.detections.append(FrameDetections(found.frame, found.seconds, rounded))
 
-    def finish(self, frames: int) -> None:
-        """Record that the whole video has been searched and has ``frames`` frames."""
-        self._write({"frames": frames})
+    def finish(self, frames: int, retiming: Retiming) -> None:
+        """Record that all ``frames`` frames of the video have been searched, and what was mended in their times."""
+        mended = {"retimed": retiming.frames, "restarts": retiming.restarts} if retiming.frames else {}
+        self._write({"frames": frames, **mended})
+        self.retiming = retiming
         os.fsync(self._file.fileno())
         self.frames = frames
 

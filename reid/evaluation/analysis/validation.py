@@ -21,6 +21,7 @@ from reid.data.protocols.gallery_draws import draw_galleries
 from reid.errors import DataError
 from reid.files import FileKey, file_keys
 from reid.records import Sample, Split
+from reid.structured_text import one_line
 
 EXAMPLES = 3  # named in a finding; the count says how many there are
 
@@ -37,7 +38,7 @@ class Finding:
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) > 0 else ""
         named = f": {', '.join(self.examples)}{more}" if self.examples else ""
-        return f"{self.severity}: {self.message}{named}"
+        return one_line(f"{self.severity}: {self.message}{named}")
 
 
 def validate(
@@ -136,9 +137,16 @@ def _same_files(samples: Sequence[Sample]) -> Iterator[Finding]:
             labels = dict.fromkeys(label for sample in same if (label := getattr(sample, field)))
             if len(labels) > 1:
                 cases[field].append(f"{next(iter(names))} ({', '.join(labels)})")
+        if len({bool(sample.identity) for sample in same}) > 1:
+            cases["nobody"].append(str(same[0].path))
         if len(names) > 1:
             cases["name"].append(" = ".join(names))
     yield from _finding("error", "{n} files stand under several identities", cases["identity"])
+    yield from _finding(
+        "warning",
+        "{n} files stand with and without an identity; a query never counts its own file as an answer",
+        cases["nobody"],
+    )
     yield from _finding(
         "warning",
         "{n} files stand under several cameras; a query never counts its own file as an answer",

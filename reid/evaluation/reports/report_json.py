@@ -14,6 +14,7 @@ import numpy as np
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.reports.text_file import write_text
 from reid.evaluation.results import Report, Result
+from reid.structured_text import read_json
 
 
 def report_json(*reports: Report) -> dict[str, Any]:
@@ -98,14 +99,13 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         OSError: The file cannot be read.
         ValueError: It is damaged, was changed, or is something else.
     """
-    text = path.read_text(encoding="utf-8")
+    table = read_json(path)
     try:
-        table = json.loads(text)
         check = table.pop("check", None)
         if check not in (None, _checksum(json.dumps(table))):
             raise ValueError("the results are not what was written")
         return list(table["results"])
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(repr(error)) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -110,3 +111,29 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_image(tmp_path / "a.jpg")
     assert "pipe" in str(caught.value)
+
+
+def grey_tiff(values: np.ndarray, order: str, white: int, compressed: bool) -> bytes:
+    """Write 16-bit grey (H, W) as TIFF, field by field; ``order`` is "<" or ">", ``white`` is 0 where white is zero."""
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if compressed else pixels
+    start = 8 + len(pixels) + len(pixels) % 2
+    height, width = values.shape
+    shorts = {256: width, 257: height, 258: 16, 259: 8 if compressed else 1, 262: white, 277: 1, 278: height}
+    fields = {tag: struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
+    longs = {273: 8, 279: len(pixels)}
+    fields |= {tag: struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in longs.items()}
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, start)
+    directory = struct.pack(order + "H", len(fields)) + b"".join(fields[tag] for tag in sorted(fields)) + bytes(4)
+    return head + pixels + bytes(len(pixels) % 2) + directory
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("white", [0, 1])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_16_bit_grey_in_both_byte_orders(order: str, white: int, compressed: bool, tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 7 * 5).round().astype(np.uint16).reshape(7, 5)
+    (tmp_path / "grey.tif").write_bytes(grey_tiff(values, order, white, compressed))
+    found = np.asarray(read_image(tmp_path / "grey.tif"))[:, :, 1]
+    bright = (values.astype(int) + 128) // 257
+    np.testing.assert_array_equal(found, bright if white else 255 - bright)

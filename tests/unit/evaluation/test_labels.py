@@ -24,6 +24,8 @@ def relation(queries, gallery, **how):
         offsets, rows, left_out = labels.same_identity(start, start + 1)
         assert set(offsets.tolist()) <= {0}
         table[start, rows] = np.where(left_out, "left out", "right")
+    for query, row in labels.same_files_of(0, len(queries)):
+        table[query, row] = "left out"
     if labels.query_locations is not None:
         table[labels.query_locations[:, None] == labels.gallery_locations] = "left out"
     assert labels.count_left_out() == np.count_nonzero(table == "left out")
@@ -136,10 +138,35 @@ def test_the_same_file_under_other_names_is_left_out(tmp_path, monkeypatch):
             sample(file, "b", camera),
         ]
         for name in names:
-            expected = [["left out"] * len(names) + ["right", "wrong"]]
+            expected = [["left out"] * len(names) + ["right", "left out"]]
             assert relation([sample(name, "a", "1" if camera else "")], gallery) == expected
             if camera:
                 assert relation([sample(name, "a", "1")], gallery, ignore="location") == expected
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("123"), st.sampled_from("ab "), st.sampled_from("xy ")), min_size=1, max_size=6),
+    st.integers(0, 6), st.sampled_from(["camera", "location", "itself"]),
+)  # fmt: skip
+def test_the_same_file_is_the_query_itself_whoever_it_is_said_to_show(rows, split, ignore):
+    """Against a loop over pairs; the wrong variant counts the same file of another or no identity as a wrong answer."""
+    samples = [sample(name, identity.strip(), camera.strip()) for name, identity, camera in rows]
+    queries, gallery = samples[:split] or samples, samples[split:] or samples
+    found = relation(queries, gallery, ignore=ignore)
+    for query, relations in zip(queries, found, strict=True):
+        for row, what in zip(gallery, relations, strict=True):
+            if row.path == query.path:
+                assert what == "left out"
+    labels = market_labels(queries, gallery, ignore=ignore)
+    some = labels.select(np.arange(len(queries))[::-1], np.arange(len(gallery)) % 2 == 0)
+    pairs = {
+        (len(queries) - 1 - q, g // 2) for q, query in enumerate(queries) for g, row in enumerate(gallery)
+        if g % 2 == 0 and query.path == row.path
+    }  # fmt: skip
+    assert set(map(tuple, some.same_files_of(0, len(queries)).tolist())) == pairs
+    for start in range(len(queries)):
+        part = some.same_files_of(start, start + 1)
+        assert {(start + q, g) for q, g in part.tolist()} == {pair for pair in pairs if pair[0] == start}
 
 
 def test_files_that_do_not_exist_have_names(tmp_path):

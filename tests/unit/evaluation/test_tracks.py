@@ -180,3 +180,22 @@ def test_rows_without_track_or_camera_are_an_error() -> None:
     blind = [(replace(sample, track="t", camera=""), degrees) for sample, degrees in pairs]
     with pytest.raises(DataError, match=r"camera.*2 of 2"):
         evaluate(embeddings(blind), scoring=BY_TRACK)
+
+
+def test_a_track_that_holds_the_query_is_the_query_itself() -> None:
+    """The query's file is the second image of track t, under another camera and name; u is the right answer.
+
+    The wrong variant compares only the first image of a track: t would answer first.
+    """
+
+    def image(name: str, identity: str, camera: str, track: str, split: Split = G) -> Sample:
+        return Sample(Path(name), identity, camera, split=split, track=track)
+
+    gallery = (
+        image("1.jpg", "a", "2", "t"), image("2.jpg", "a", "2", "t"), image("3.jpg", "b", "2", "w"),
+        image("4.jpg", "a", "3", "u"),
+    )  # fmt: skip
+    query = Embeddings((image("sub/../2.jpg", "a", "1", "", Q),), at([0]), "f")
+    metrics, labels = score_trial(query, Embeddings(gallery, at([40, 0, 10, 20]), "f"), Rule(ranked="track"))
+    assert labels.count_left_out() == 1
+    assert (metrics.rank(1), metrics.mAP) == (0, 0.5)

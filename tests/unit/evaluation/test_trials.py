@@ -169,6 +169,38 @@ def test_single_shot_agrees_with_a_loop_over_draws() -> None:
         assert fast[i] == pytest.approx(np.mean(ranks), abs=0.1)
 
 
+def test_single_shot_leaves_out_locations() -> None:
+    """a asks at location 1, where b's only image and one of c's are: b is not in its gallery, and c's far image is.
+
+    The wrong variant, which looks at cameras only, finds b and both images of c before a.
+    """
+    query = embeddings(rows(Q, ("a", "1", 0)))
+    gallery = embeddings(rows(G, ("b", "1", 1), ("c", "1", 2), ("c", "2", 50), ("a", "2", 20), ("a", "1", 0)))
+    metrics, labels = score_trial(query, gallery, Rule(cmc="single-shot", ignore="location", repeats=200))
+    assert metrics.rank(1) == 1
+    assert set(single_shot_ranks(query.vectors, gallery.vectors, labels, 50).reshape(-1).tolist()) == {1}
+    assert score_trial(query, gallery, Rule(cmc="single-shot", repeats=200))[0].rank(1) == 0
+
+
+def test_single_shot_with_locations_agrees_with_a_loop_over_draws() -> None:
+    random = np.random.default_rng(4)
+    samples = [Sample(Path(f"{i}.jpg"), "abcd"[i % 4], "123"[i // 8], split=G) for i in range(24)]
+    vectors = random.standard_normal((24, 5)).astype(np.float32)
+    labels = market_labels(samples, samples, ignore="location")
+    fast = single_shot_ranks(vectors, vectors, labels, 3000).mean(axis=0)
+    for i in range(0, 24, 7):
+        ranks = []
+        for _ in range(3000):
+            best = {}
+            for name in "abcd":
+                others = [
+                    j for j in range(24) if samples[j].camera != samples[i].camera and samples[j].identity == name
+                ]
+                best[name] = vectors[i] @ vectors[random.choice(others)]
+            ranks.append(sorted(best, key=best.get, reverse=True).index(samples[i].identity) + 1)
+        assert fast[i] == pytest.approx(np.mean(ranks), abs=0.1)
+
+
 def test_single_shot_of_unmatched_queries() -> None:
     query = embeddings(rows(Q, ("a", "1", 0), ("z", "1", 0), ("b", "1", 3)))
     gallery = embeddings(rows(G, ("a", "2", 1), ("b", "1", 2), ("c", "2", 9)))

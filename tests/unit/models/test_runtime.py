@@ -321,3 +321,20 @@ def test_both_programs_agree(tmp_path: Path) -> None:
     checkpoints: list[Checkpoint] = [load_checkpoint(Tiny().write(tmp_path / f"model{s}")) for s in (".onnx", ".xml")]
     assert difference(*(checkpoint.embed(images()) for checkpoint in checkpoints)) < 1e-6
     assert checkpoints[0].fingerprint != checkpoints[1].fingerprint
+
+
+def test_openvino_makes_no_room_for_a_tensor_of_absurd_size(tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13
+
+    given = opset13.parameter([1, 3, 64, 32], np.float32, name="images")
+    huge = opset13.broadcast(opset13.constant(np.float32(1)), opset13.constant(np.array([2**20, 2**20], np.int64)))
+    means = opset13.reduce_mean(given, opset13.constant(np.array([2, 3])), keep_dims=False)
+    total = opset13.reduce_sum(huge, opset13.constant(np.array([0, 1])), keep_dims=False)
+    model = openvino.Model([opset13.add(means, total)], [given], "bomb")
+    openvino.save_model(model, tmp_path / "bomb.xml", compress_to_fp16=False)
+    Tiny().write(tmp_path / "tiny.xml")
+    (tmp_path / "bomb.toml").write_bytes((tmp_path / "tiny.toml").read_bytes())
+    with pytest.raises(WeightsError, match="bytes") as caught:
+        load_checkpoint(tmp_path / "bomb.xml")
+    assert "\n" not in str(caught.value)

@@ -17,9 +17,7 @@ from torch.nn import functional
 
 from helpers.domain_layers import CHANNELS, LABELS, close, images, make_layer, normalized, run
 from reid.errors import ConditionError
-from reid.norm import (
-    DomainBatchNorm,
-)
+from reid.norm import DomainBatchNorm, DomainPolicy, Given, convert_norm
 from reid.norm.statistics import Statistics
 from reid.norm.statistics_source import Instance
 
@@ -127,3 +125,16 @@ def test_a_latent_domain_without_images_stays_finite() -> None:
 def test_weights_of_another_number_of_domains_are_refused() -> None:
     with pytest.raises(ConditionError, match=r"\(B, 2\).*\(7, 3\)"):
         run(make_layer(2), images(), torch.ones(7, 3) / 3)
+
+
+@pytest.mark.parametrize("system", ["ibn", "isw", "bin"])
+def test_weights_are_refused_where_no_affine_is_defined_for_what_is_mixed_in(system: str) -> None:
+    """Statistics of the image itself belong to no domain; with one domain for each image they take its affine."""
+    x, weights = torch.rand(2, 3, 32, 16), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    own = Given(convert_norm(copy.deepcopy(net), DomainPolicy("camera", ("a", "b"), "domain", system))).eval()
+    shared = Given(convert_norm(copy.deepcopy(net), DomainPolicy("camera", ("a", "b"), "shared", system))).eval()
+    assert shared(x, weights).isfinite().all()
+    assert own(x, torch.tensor([0, 1])).isfinite().all()
+    with pytest.raises(ConditionError, match="shared"):
+        own(x, weights)

@@ -90,6 +90,27 @@ def test_state_and_metrics_are_read_as_they_were_saved(tmp_path: Path) -> None:
     assert [json.loads(line)["loss"] for line in lines] == [0.5, 0.25]
 
 
+def test_metrics_that_are_not_those_of_the_checkpoint_are_damaged(tmp_path: Path) -> None:
+    folder, history = RunFolder(tmp_path), [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
+    folder.save_metrics(history)
+    assert folder.read_metrics() == history, "of a run that keeps no checkpoint"
+    folder.save_state({"history": history})
+    assert folder.read_metrics() == history
+    whole = folder.metrics.read_bytes()
+    for changed in (whole.replace(b"0.25", b"0.35"), whole[:-20], whole.replace(b'"loss"', b'"lost"'), b"\xff"):
+        folder.metrics.write_bytes(changed)
+        with pytest.raises(WeightsError, match=r"metrics\.jsonl"):
+            folder.read_metrics()
+    folder.metrics.unlink()
+    assert folder.read_metrics() == history
+    assert folder.metrics.read_bytes() == whole
+    folder.state.unlink()
+    for damaged in ("[1]\n", '{"loss": "a"}\n', "[" * 5000 + "\n", '{"loss": 0.5'):
+        folder.metrics.write_text(damaged)
+        with pytest.raises(WeightsError, match=r"metrics\.jsonl"):
+            folder.read_metrics()
+
+
 def test_a_damaged_checkpoint_is_an_error_with_its_path(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.save_state({"weights": torch.zeros(1000)})

@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers.walking_people import RATE, SIZE, TWO, draw_frame, write_video
 from reid.data.video import frames as module
-from reid.data.video.frames import load_cv2, open_video
+from reid.data.video.frames import Retiming, load_cv2, open_video
 from reid.data.video.ingestion import Settings, _warnings
 from reid.data.video.tracking import FrameDetections
 
@@ -59,6 +59,21 @@ def test_stamps_that_begin_again_go_on(video: Path, monkeypatch: pytest.MonkeyPa
     """Three videos of four frames, one after the other; the second begins at 0, the third later."""
     state(monkeypatch, stamps=[0, 100, 200, 300, 0, 100, 200, 300, 50, 150, 250, 350])
     assert times(video) == pytest.approx([number / 10 for number in range(12)])
+
+
+def test_what_was_mended_is_counted(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_video(video)
+    for _ in range(2):  # each reading counts anew
+        list(opened.frames(lambda _number: False))
+        assert opened.retiming == Retiming()
+    state(monkeypatch, stamps=[0, 100, 200, 300, 0, 100, 200, 300, 50, 150, 250, 350] * 2)
+    opened = open_video(video)
+    list(opened.frames(lambda _number: False))
+    assert opened.retiming == Retiming(frames=8, restarts=2)
+    state(monkeypatch, stamps=[0, 100, 100, 200, 300, 0, 500, 600, 700, 800, 900, 1000])
+    opened = open_video(video)
+    list(opened.frames(lambda _number: False))
+    assert opened.retiming == Retiming(frames=2, restarts=0)
 
 
 def test_equal_stamps_rise(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

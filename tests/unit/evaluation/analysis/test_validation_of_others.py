@@ -41,6 +41,15 @@ def test_columns_and_words_are_named(tmp_path: Path) -> None:
     assert lines[-1] == "note: nothing wrong was found"
 
 
+def test_a_file_with_and_without_an_identity_is_named(tmp_path: Path) -> None:
+    one, two = images(tmp_path, "1.png", "2.png")
+    found = of_samples([Sample(one, "a", "1", split=Q), Sample(one, "", "2"), Sample(two, "a", "2")])
+    (warning,) = [
+        finding for finding in found if finding.severity == "warning" and "without an identity" in finding.message
+    ]
+    assert warning.examples == (str(one),)
+
+
 def test_labels_that_look_alike(tmp_path: Path) -> None:
     one, two, three = images(tmp_path, "1.png", "2.png", "3.png")
     found = of_samples([Sample(one, "anna", "c1", split=Q), Sample(two, "Anna", "C1"), Sample(three, "anna", "c 1")])

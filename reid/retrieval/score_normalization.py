@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from reid.errors import DataError, unknown_name
 from reid.records import Embeddings, FloatArray, IntArray
-from reid.retrieval.cohorts import COHORT_LIMIT, CohortRows, CohortStatistics, measure_cohorts
+from reid.retrieval.cohort_rows import COHORT_LIMIT, CohortRows
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
 
 NONE = "none"
 SMALLEST_DEVIATION = 1e-3  # of similarities; less is rounding, and crops that all look the same
@@ -214,7 +215,7 @@ def normalize_among(
         >>> vectors = np.eye(64, dtype=np.float32)
         >>> scores = normalize_among(vectors, ["door", "hall"] * 32)
         >>> scores(0, 2).shape, scores.stamp
-        ((2, 64), 'csls per camera pair, k 10')
+        ((2, 64), 'csls per camera pair, k 5')
     """
     rows = CohortRows.of_cameras(cameras, vectors)
     return normalize_scores(rows, rows, method, k=k, limit=limit)

@@ -6,9 +6,10 @@ how many smaller keys there are.  So it is the same for a gallery that grew and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -52,16 +53,19 @@ class CohortRows:
             )
 
     @classmethod
-    def of_samples(cls, samples: Sequence[Sample], vectors: FloatArray) -> CohortRows:
+    def of_samples(
+        cls, samples: Sequence[Sample], vectors: FloatArray, files: Mapping[Path, object] | None = None
+    ) -> CohortRows:
         """Return the rows of samples; neither the order nor the other rows change the keys.
 
         Args:
             samples: The samples (N,).
             vectors: Their vectors (N, D) float32 of unit length.
+            files: What is equal for paths of one file, as :func:`reid.files.file_keys` returns it; None: the path.
         """
         cameras = np.array([f"{sample.category}/{sample.camera}" for sample in samples], dtype=np.str_)
         keys = [_hash("/".join(sample.path.parts[-PATH_PARTS:])) for sample in samples]
-        images = [_hash(str(sample.path)) for sample in samples]
+        images = [_hash(str(sample.path if files is None else files[sample.path])) for sample in samples]
         return cls(vectors, cameras, np.array(keys, np.uint64), np.array(images, np.uint64))
 
     @classmethod
@@ -75,6 +79,13 @@ class CohortRows:
         names = np.array([f"/{camera}" for camera in np.asarray(cameras).tolist()], dtype=np.str_)
         numbers = np.arange(len(names), dtype=np.uint64)
         return cls(vectors, names, np.array([_hash(str(i)) for i in numbers], np.uint64), numbers)
+
+    @classmethod
+    def joined(cls, *parts: CohortRows) -> CohortRows:
+        """Return the rows of all parts, one part after the other."""
+        fields = ("vectors", "cameras", "keys", "images")
+        vectors, cameras, keys, images = (np.concatenate([getattr(part, name) for part in parts]) for name in fields)
+        return cls(vectors, cameras, keys, images)
 
     def select(self, rows: IntArray | BoolArray) -> CohortRows:
         """Return some of the rows, by position or by a mask."""

@@ -49,12 +49,7 @@ def add_rows(
         >>> grown.counts.tolist(), bool(np.allclose(grown.mean, measure_cohorts(rows, rows, "csls").mean))
         ([3, 3], True)
     """
-    after = CohortRows(
-        np.concatenate([rows.vectors, added.vectors]),
-        np.concatenate([rows.cameras, added.cameras]),
-        np.concatenate([rows.keys, added.keys]),
-        np.concatenate([rows.images, added.images]),
-    )
+    after = CohortRows.joined(rows, added)
     origin = np.concatenate([np.arange(len(rows.vectors)), np.full(len(added.vectors), -1)])
     return _update(statistics, rows, after, origin, limit)
 

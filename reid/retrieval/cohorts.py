@@ -106,6 +106,13 @@ class CohortStatistics:
         """Return the statistics of some of the vectors; the cohort stays as it is."""
         return replace(self, mean=self.mean[rows], deviation=self.deviation[rows], lowest=self.lowest[rows])
 
+    @classmethod
+    def joined(cls, *parts: CohortStatistics) -> CohortStatistics:
+        """Return the statistics of all parts, one after the other; all are for the same cohort."""
+        fields = ("mean", "deviation", "lowest")
+        mean, deviation, lowest = (np.concatenate([getattr(part, name) for part in parts]) for name in fields)
+        return replace(parts[0], mean=mean, deviation=deviation, lowest=lowest)
+
     def columns(self, cameras: Sequence[str] | LabelArray, fewest: int = FEWEST) -> IntArray:
         """Find the column that holds for each of some cameras.
 

@@ -63,7 +63,7 @@ class CohortRows:
             vectors: Their vectors (N, D) float32 of unit length.
             files: What is equal for paths of one file, as :func:`reid.files.file_keys` returns it; None: the path.
         """
-        cameras = np.array([f"{sample.category}/{sample.camera}" for sample in samples], dtype=np.str_)
+        cameras = np.array([cohort_camera(sample) for sample in samples], dtype=np.str_)
         keys = [_hash("/".join(sample.path.parts[-PATH_PARTS:])) for sample in samples]
         images = [_hash(str(sample.path if files is None else files[sample.path])) for sample in samples]
         return cls(vectors, cameras, np.array(keys, np.uint64), np.array(images, np.uint64))
@@ -94,6 +94,16 @@ class CohortRows:
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+
+
+def cohort_camera(sample: Sample) -> str:
+    """Return the name of the camera of a sample, with the category of what it shows.
+
+    Example:
+        >>> cohort_camera(Sample(Path("1.jpg"), camera="door"))
+        'person/door'
+    """
+    return f"{sample.category}/{sample.camera}"
 
 
 def pool_of(camera: str) -> str:

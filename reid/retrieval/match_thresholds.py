@@ -33,6 +33,7 @@ LEVELS = np.linspace(0.5, 0.9, 21)  # quantiles of the bulk that the line goes t
 SMALLEST_SPREAD = 1e-6
 SAME_RATE = 1e-4  # false-match rate at and below which two crops count as the same
 OTHER_RATE = 1e-2  # false-match rate above which they count as different
+NOBODY_RATE = 0.5  # false-alarm rate of the best answer above which nobody in the gallery is the query
 VERSION = 1
 
 Table = npt.NDArray[np.float64]
@@ -63,6 +64,20 @@ def verdict_of(rate: float, same: float = SAME_RATE, other: float = OTHER_RATE) 
     return MatchVerdict.UNDECIDED if rate <= other else MatchVerdict.OTHER
 
 
+def false_alarm_rate(rate: float, rows: int) -> float:
+    """Return how often a search for somebody who is not in the gallery gets so good an answer.
+
+    Args:
+        rate: The false-match rate of the answer.
+        rows: How many rows may answer, counted as independent.
+
+    Example:
+        >>> round(false_alarm_rate(1e-3, 500), 2)
+        0.39
+    """
+    return -math.expm1(rows * math.log1p(-min(rate, 1 - 1e-12)))
+
+
 @dataclass(frozen=True, eq=False)
 class MatchThresholds:
     """How the normalized scores of different people are distributed, for every pair of cameras.
@@ -86,6 +101,18 @@ class MatchThresholds:
     cameras: tuple[str, ...]
     centre: Table
     spread: Table
+
+    @classmethod
+    def merged(cls, tables: Sequence[MatchThresholds]) -> MatchThresholds:
+        """Join tables of the same gallery that hold for queries of different cameras."""
+        centre, spread = (np.stack([getattr(table, name) for table in tables]) for name in ("centre", "spread"))
+        held = np.isnan(centre).argmin(axis=0)[None]
+        return cls(
+            tables[0].method,
+            tables[0].cameras,
+            np.take_along_axis(centre, held, axis=0)[0],
+            np.take_along_axis(spread, held, axis=0)[0],
+        )
 
     def thresholds(self, false_match_rate: float) -> Table:
         """Return the lowest score (C, C) whose false-match rate is at most the wished one, above 0 and below 1.

@@ -9,7 +9,7 @@ inner products searches; :func:`rescore` normalizes the candidates that an index
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,7 @@ from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of
 from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
 from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
 
@@ -61,6 +62,7 @@ class NormalizedGallery:
 
     rows: CohortRows
     statistics: CohortStatistics
+    _fitted: dict[str, MatchThresholds] = field(default_factory=dict, repr=False)
 
     @classmethod
     def measure(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
@@ -83,6 +85,14 @@ class NormalizedGallery:
         return usable_terms(
             np.ascontiguousarray(self.statistics.mean.T), np.ascontiguousarray(self.statistics.deviation.T)
         )
+
+    def thresholds(self, query_cameras: Sequence[str]) -> MatchThresholds:
+        """Fit the false-match rates of queries of some cameras; once for each camera."""
+        missing = [name for name in dict.fromkeys(query_cameras) if name not in self._fitted]
+        for name in missing:
+            self._fitted[name] = fit_thresholds(self.rows, self.statistics, [name])
+        tables = [self._fitted[name] for name in dict.fromkeys(query_cameras)]
+        return MatchThresholds.merged(tables)
 
     def can_rank(self, queries: CohortRows, keep: BoolArray | None = None) -> bool:
         """Return whether the gallery has enough crops to normalize the scores of these queries and rows."""

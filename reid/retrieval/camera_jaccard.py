@@ -68,30 +68,42 @@ def camera_jaccard(
         >>> [round(float(value), 1) for value in found.toarray()[0]]
         [1.0, 0.8, 0.2, 1.0, 0.2, 0.0]
     """
+    check_cameras(cameras)
+    check_lengths(k1, k2)
+    near = own_and_other_neighbours(similarity, cameras, max(k1[0] + 1, k2[0]), max(k1[1] + 1, k2[1]))
+    return jaccard_of_lists(near, k1, k2)
+
+
+def jaccard_of_lists(near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int, int]) -> scipy.sparse.csr_matrix:
+    """Compute what :func:`camera_jaccard` does from lists that exist already; what exceeds k1 + 1 and k2 is not used.
+
+    Args:
+        near: The lists of N crops.
+        k1: As for :func:`camera_jaccard`.
+        k2: As for :func:`camera_jaccard`.
+
+    Returns:
+        (N, N) float32 in 0..1.
+    """
     import scipy.sparse
 
-    features = camera_features(similarity, cameras, k1=k1, k2=k2)
-    count = len(cameras)
+    features = camera_features(near, k1, k2)
+    count = len(near.own)
     columns = transpose_from(features, 0)
     size = max(1, CELLS_AT_ONCE // count)
     parts, lengths = [], [np.zeros(1, np.int64)]
     for start in range(0, count, size):
-        near = jaccard_of_sums(sum_of_minima(features, columns, start, min(start + size, count), count))
-        row, column = np.nonzero(near)
-        parts.append((near[row, column], column))
-        lengths.append(np.count_nonzero(near, axis=1))
+        similar = jaccard_of_sums(sum_of_minima(features, columns, start, min(start + size, count), count))
+        row, column = np.nonzero(similar)
+        parts.append((similar[row, column], column))
+        lengths.append(np.count_nonzero(similar, axis=1))
     values, indices = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return scipy.sparse.csr_matrix((values, indices, np.cumsum(np.concatenate(lengths))), shape=(count, count))
 
 
-def camera_features(
-    similarity: Similarity, cameras: IntArray, *, k1: tuple[int, int] = K1, k2: tuple[int, int] = K2
-) -> SparseRows:
+def camera_features(near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int, int]) -> SparseRows:
     """Compute the averaged weights of each crop over its neighbours, which sum to 1; see :func:`camera_jaccard`."""
-    check_cameras(cameras)
-    _check_lengths("k1", k1, (1, 1))
-    _check_lengths("k2", k2, (1, 0))
-    near = own_and_other_neighbours(similarity, cameras, max(k1[0] + 1, k2[0]), max(k1[1] + 1, k2[1]))
+    check_lengths(k1, k2)
     return _average(_weights_of_neighbours(near, k1), near, k2)
 
 
@@ -102,12 +114,14 @@ def jaccard_of_sums(sums: FloatArray) -> FloatArray:
     return sums
 
 
-def _check_lengths(name: str, lengths: Sequence[int], least: tuple[int, int]) -> None:
-    if len(lengths) != 2 or any(length < low for length, low in zip(lengths, least, strict=True)):
-        raise DataError(
-            f"camera-aware Jaccard similarity: expected {name} as two numbers of at least {least[0]} and {least[1]},"
-            f" for the own and for the other cameras, got {lengths}"
-        )
+def check_lengths(k1: Sequence[int], k2: Sequence[int]) -> None:
+    """Raise DataError unless ``k1`` and ``k2`` are pairs of lengths as :func:`camera_jaccard` takes them."""
+    for name, lengths, least in (("k1", k1, (1, 1)), ("k2", k2, (1, 0))):
+        if len(lengths) != 2 or any(length < low for length, low in zip(lengths, least, strict=True)):
+            raise DataError(
+                f"camera-aware Jaccard similarity: expected {name} as two numbers of at least {least[0]} and"
+                f" {least[1]}, for the own and for the other cameras, got {tuple(lengths)}"
+            )
 
 
 def _weights_of_neighbours(near: CameraNeighbours, k1: tuple[int, int]) -> scipy.sparse.csr_matrix:

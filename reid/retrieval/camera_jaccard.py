@@ -93,7 +93,7 @@ def jaccard_of_lists(near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int,
     size = max(1, CELLS_AT_ONCE // count)
     parts, lengths = [], [np.zeros(1, np.int64)]
     for start in range(0, count, size):
-        similar = jaccard_of_sums(sum_of_minima(features, columns, start, min(start + size, count), count))
+        similar = jaccard_of_sums(sum_of_minima(features, columns, np.arange(start, min(start + size, count)), count))
         row, column = np.nonzero(similar)
         parts.append((similar[row, column], column))
         lengths.append(np.count_nonzero(similar, axis=1))

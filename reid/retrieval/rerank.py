@@ -66,7 +66,7 @@ class Reranked:
         return f"k-reciprocal, k1 {self.k1}, k2 {self.k2}, lambda {self.weight:g}"
 
     def __call__(self, start: int, stop: int) -> FloatArray:
-        near = sum_of_minima(self.query_features, self.gallery_columns, start, stop, len(self.gallery))
+        near = sum_of_minima(self.query_features, self.gallery_columns, np.arange(start, stop), len(self.gallery))
         near /= 2 - near  # rows sum to 1, so sum max = 2 - sum min
         near -= 1  # minus the Jaccard distance
         near *= np.float32(1 - self.weight)
@@ -78,21 +78,20 @@ class Reranked:
         return near
 
 
-def sum_of_minima(features: SparseRows, columns: SparseRows, start: int, stop: int, width: int) -> FloatArray:
-    """Compare rows ``start`` to ``stop`` of one sparse matrix with all rows of another one.
+def sum_of_minima(features: SparseRows, columns: SparseRows, rows: IntArray, width: int) -> FloatArray:
+    """Compare some rows of one sparse matrix with all rows of another one.
 
     Args:
-        features: The first matrix; it has at least ``stop`` rows.
+        features: The first matrix.
         columns: The transpose of the second matrix: its row c lists the rows that have an entry in column c.
-        start: The first row to compare.
-        stop: The row after the last one.
+        rows: (B,) int64, the rows of the first matrix.
         width: The number of rows of the second matrix.
 
     Returns:
-        (stop - start, width) float32: the sum over all columns of the smaller of the two values.
+        (B, width) float32: the sum over all columns of the smaller of the two values.
     """
-    sums = np.zeros((stop - start) * width, np.float32)
-    row, where = features.entries(np.arange(start, stop))
+    sums = np.zeros(len(rows) * width, np.float32)
+    row, where = features.entries(rows)
     listed, values = features.columns[where], features.values[where]
     load = np.cumsum(np.diff(columns.bounds)[listed])
     cuts = np.searchsorted(load, np.arange(PAIRS_AT_ONCE, load[-1], PAIRS_AT_ONCE))
@@ -101,7 +100,7 @@ def sum_of_minima(features: SparseRows, columns: SparseRows, start: int, stop: i
         smaller = np.minimum(values[block][which], columns.values[entry])
         cells = row[block][which] * width + columns.columns[entry]
         np.add.at(sums, cells, smaller)
-    return sums.reshape(stop - start, width)
+    return sums.reshape(len(rows), width)
 
 
 def k_reciprocal(

@@ -16,7 +16,7 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.camera_expansion import expand_by_camera
 from reid.retrieval.camera_jaccard import camera_features, jaccard_of_sums
 from reid.retrieval.camera_neighbours import CameraNeighbours
-from reid.retrieval.cohorts import CohortRows
+from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.identity_size import FEWEST_CROPS, IdentitySize, estimate_identity_size, lists_for_estimate
 from reid.retrieval.mutual_metric import Declined
 from reid.retrieval.rerank import SparseRows, sum_of_minima

@@ -131,6 +131,17 @@ class CameraLists:
     near: CameraNeighbours
     size: IdentitySize
 
+    def of_vectors(self, queries: CohortRows, gallery: CohortRows) -> CameraLists:
+        """Find the lists of the same crops with other vectors, such as expanded ones; the size stays."""
+        return _lists_of(join_crops(queries, gallery), self.size)
+
+
+def _lists_of(crops: JoinedCrops, size: IdentitySize | None = None) -> CameraLists:
+    """Find the lists, and estimate the size unless it is given."""
+    normalized = normalize_scores(crops.rows, crops.rows, METHOD)
+    near = lists_for_estimate(normalized, crops.cameras)
+    return CameraLists(crops, normalized, near, size or estimate_identity_size(near, crops.cameras))
+
 
 def find_camera_lists(queries: CohortRows, gallery: CohortRows) -> CameraLists | Declined:
     """Find the neighbours of all crops, and decline where an identity has too few crops in a camera.
@@ -149,15 +160,14 @@ def find_camera_lists(queries: CohortRows, gallery: CohortRows) -> CameraLists |
             f"not used, because {count} crops are too few to tell how many an identity has in a camera; it needs"
             f" {FEWEST_CROPS}"
         )
-    normalized = normalize_scores(crops.rows, crops.rows, METHOD)
-    near = lists_for_estimate(normalized, crops.cameras)
-    size = estimate_identity_size(near, crops.cameras)
+    lists = _lists_of(crops)
+    size = lists.size
     if size.crops < FEWEST_PER_CAMERA:
         return Declined(
             f"not used, because an identity has about {size.crops} crop in a camera, by {size.groups} groups of similar"
             f" crops among {count}; it needs {FEWEST_PER_CAMERA}"
         )
-    return CameraLists(crops, normalized, near, size)
+    return lists
 
 
 def rerank_by_camera(lists: CameraLists) -> CameraReranked:
@@ -192,7 +202,7 @@ def rerank_by_camera(lists: CameraLists) -> CameraReranked:
     return CameraReranked(lists.crops, lists.normalized, features, transpose, lists.size)
 
 
-def expand_crops(lists: CameraLists) -> tuple[FloatArray, FloatArray, str]:
+def expand_crops(lists: CameraLists) -> tuple[tuple[FloatArray, FloatArray], str]:
     """Replace queries and gallery rows by means of themselves and their nearest crops in each camera.
 
     Args:
@@ -207,4 +217,4 @@ def expand_crops(lists: CameraLists) -> tuple[FloatArray, FloatArray, str]:
     crops = lists.crops
     vectors = expand_by_camera(crops.rows.vectors, lists.normalized, crops.cameras, own=own, others=others)
     stamp = f"camera-balanced expansion by {METHOD}, {own} of the own and {others} of each other camera"
-    return vectors[crops.queries], vectors[crops.gallery], stamp
+    return (vectors[crops.queries], vectors[crops.gallery]), stamp

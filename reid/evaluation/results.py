@@ -126,8 +126,8 @@ class Report:
 
         Returns:
             Columns category, direction, score_norm, reranking, rank1, rank5, rank10, mAP, mINP, r_precision, map_at_r
-            (fractions in 0..1), queries, unmatched_queries, gallery, query_identities, gallery_identities, pairs_left_out,
-            protocol and fingerprint.
+            (fractions in 0..1), queries, unmatched_queries, gallery, query_identities, gallery_identities,
+            pairs_left_out, protocol and fingerprint.
 
         Example:
             >>> Report("market", "f00d", ()).to_frame().empty

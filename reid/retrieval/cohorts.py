@@ -32,18 +32,18 @@ from reid.retrieval.cohort_rows import (
 FEWEST = 32  # crops of a camera; the statistics of fewer say more about these few crops than about the camera
 ROWS_AT_ONCE = 256
 MARGIN = np.float32(1e-5)  # above the rounding error of a float32 inner product of unit vectors
-CSLS_NEIGHBOURS = 5
+FEWEST_OF_CSLS, MOST_OF_CSLS, CROPS_OF_ONE = 3, 10, 24  # one neighbour for each 24 crops of a camera
 COHORT_SHARE, FEWEST_NEIGHBOURS, MOST_NEIGHBOURS, STEP_OF_NEIGHBOURS = 6, 64, 256, 32  # of the s-norm
 
 
 def csls_neighbours(crops: int) -> int:
-    """Return how many neighbours CSLS averages in a camera of so many crops: 5, or all where there are fewer.
+    """Return how many neighbours CSLS averages in a camera of so many crops: a 24th of them, at least 3, at most 10.
 
     Example:
-        >>> csls_neighbours(500), csls_neighbours(4)
-        (5, 4)
+        >>> [csls_neighbours(crops) for crops in (1, 30, 120, 360)]
+        [1, 3, 5, 10]
     """
-    return min(CSLS_NEIGHBOURS, crops)
+    return min(max(crops // CROPS_OF_ONE, FEWEST_OF_CSLS), MOST_OF_CSLS, crops)
 
 
 def snorm_neighbours(crops: int) -> int:

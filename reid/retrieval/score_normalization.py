@@ -249,7 +249,7 @@ def normalize_among(
         >>> vectors = np.eye(64, dtype=np.float32)
         >>> scores = normalize_among(vectors, ["door", "hall"] * 32)
         >>> scores(0, 2).shape, scores.stamp
-        ((2, 64), 'csls per camera pair, k 5')
+        ((2, 64), 'csls per camera pair, k 3')
     """
     rows = CohortRows.of_cameras(cameras, vectors)
     return normalize_scores(rows, rows, method, k=k, limit=limit)

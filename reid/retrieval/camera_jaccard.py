@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 K1, K2 = (8, 8), (4, 4)  # for about eight crops of an identity in each camera
-CELLS_AT_ONCE = 2**22  # of the dense block in which rows are compared
+CELLS_AT_ONCE = 2**20  # of the dense block in which rows are compared
 
 
 def camera_jaccard(
@@ -74,13 +74,16 @@ def camera_jaccard(
     return jaccard_of_lists(near, k1, k2)
 
 
-def jaccard_of_lists(near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int, int]) -> scipy.sparse.csr_matrix:
+def jaccard_of_lists(
+    near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int, int], least: float = 0.0
+) -> scipy.sparse.csr_matrix:
     """Compute what :func:`camera_jaccard` does from lists that exist already; what exceeds k1 + 1 and k2 is not used.
 
     Args:
         near: The lists of N crops.
         k1: As for :func:`camera_jaccard`.
         k2: As for :func:`camera_jaccard`.
+        least: Similarities below it are left out.
 
     Returns:
         (N, N) float32 in 0..1.
@@ -91,14 +94,17 @@ def jaccard_of_lists(near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int,
     count = len(near.own)
     columns = transpose_from(features, 0)
     size = max(1, CELLS_AT_ONCE // count)
-    parts, lengths = [], [np.zeros(1, np.int64)]
+    least_sum = max(2 * least / (1 + least), float(np.finfo(np.float32).tiny))
+    parts = []
     for start in range(0, count, size):
-        similar = jaccard_of_sums(sum_of_minima(features, columns, np.arange(start, min(start + size, count)), count))
-        row, column = np.nonzero(similar)
-        parts.append((similar[row, column], column))
-        lengths.append(np.count_nonzero(similar, axis=1))
-    values, indices = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
-    return scipy.sparse.csr_matrix((values, indices, np.cumsum(np.concatenate(lengths))), shape=(count, count))
+        rows = np.arange(start, min(start + size, count))
+        sums = sum_of_minima(features, columns, rows, count).reshape(-1)
+        cells = np.flatnonzero(sums >= least_sum)
+        row, column = np.divmod(cells, count)
+        parts.append((jaccard_of_sums(sums[cells]), column, np.bincount(row, minlength=len(rows))))
+    values, indices, lengths = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return scipy.sparse.csr_matrix((values, indices, bounds), shape=(count, count))
 
 
 def camera_features(near: CameraNeighbours, k1: tuple[int, int], k2: tuple[int, int]) -> SparseRows:

@@ -15,7 +15,7 @@ from reid.errors import DataError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.neighbours import lower_bound, pairs_above
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 16 * 2**20  # of a block of similarities; normalizing it takes several times as much for a moment
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512  # rows
 NOBODY = -1  # fills the lists of crops that have fewer neighbours
 

@@ -91,22 +91,22 @@ def estimate_identity_size(near: CameraNeighbours, cameras: IntArray) -> Identit
         >>> size.crops, size.others, size.groups
         (3, 3, 30)
     """
-    size, mean = _measure_groups(jaccard_of_lists(near, *FIRST_LISTS), cameras)
+    size, mean = _measure_groups(jaccard_of_lists(near, *FIRST_LISTS, SAME), cameras)
     if mean < SEVERAL or len(cameras) < FEWEST_CROPS:
         return IdentitySize(1, size.others, size.groups, size.grouped)
     crops = 2
     for least, lists in LONGER_LISTS.items():
         if crops >= least:
-            size, _ = _measure_groups(jaccard_of_lists(near, *lists), cameras)
+            size, _ = _measure_groups(jaccard_of_lists(near, *lists, SAME), cameras)
             crops = size.crops
     return size
 
 
-def _measure_groups(jaccard: scipy.sparse.csr_matrix, cameras: IntArray) -> tuple[IdentitySize, float]:
-    """Group crops that are connected by similarities of at least ``SAME``; return sizes, and the mean in a camera."""
+def _measure_groups(similar: scipy.sparse.csr_matrix, cameras: IntArray) -> tuple[IdentitySize, float]:
+    """Group crops that are connected by entries of ``similar``; return sizes, and the mean number in a camera."""
     from scipy.sparse.csgraph import connected_components
 
-    _, group = connected_components(jaccard >= SAME, directed=False)
+    _, group = connected_components(similar, directed=False)
     sizes = np.bincount(group)
     inside = sizes[group] > 1
     if not inside.any():

@@ -121,6 +121,15 @@ def test_blocks_and_a_constant_change_nothing(monkeypatch):
     np.testing.assert_array_equal(camera_jaccard(blocks(scores), cameras).toarray(), whole)
 
 
+def test_entries_below_the_least_are_left_out():
+    vectors, cameras = crops(8)
+    near = own_and_other_neighbours(cosine_blocks(vectors), cameras, 9, 9)
+    whole = module.jaccard_of_lists(near, (8, 8), (4, 4)).toarray()
+    found = module.jaccard_of_lists(near, (8, 8), (4, 4), 0.6).toarray()
+    assert 0 < np.count_nonzero(found) < np.count_nonzero(whole)
+    np.testing.assert_array_equal(found, np.where(whole >= np.float32(0.6), whole, 0))
+
+
 def test_similarities_are_symmetric_with_one_on_the_diagonal():
     vectors, cameras = crops(4)
     found = camera_jaccard(cosine_blocks(vectors), cameras)

@@ -58,7 +58,7 @@ def test_groups_are_connected_crops_and_singles_are_none():
     vectors, cameras = crops(2, 2, identities=30)
     _, near = estimate(vectors, cameras)
     jaccard = jaccard_of_lists(near, *FIRST_LISTS)
-    size, mean = _measure_groups(jaccard, cameras)
+    size, mean = _measure_groups(jaccard_of_lists(near, *FIRST_LISTS, SAME), cameras)
     close = jaccard.toarray() >= SAME
     groups, seen = [], set()
     for start in range(len(cameras)):

@@ -24,6 +24,7 @@ from reid.cli.options import (
     rule_settings,
     unseen_policy,
 )
+from reid.cli.rerank_options import ExpandQueries, Rerank, RerankingCommand, reranking_of
 from reid.errors import ConfigError
 from reid.records import UnseenCameraPolicy
 
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid evaluate --data crops/manifest.csv --json scores.json")
+@commands.command(
+    cls=RerankingCommand,
+    epilog="Example: reid evaluate --data crops/manifest.csv --score-norm csls --rerank camera --json scores.json",
+)
 def evaluate(
     data: Data = None,
     root: Root = None,
@@ -54,14 +58,11 @@ def evaluate(
             help="Change a setting of the protocol's rule, such as precision=trapezoid. Can be repeated.",
         ),
     ] = None,
-    rerank: Annotated[
-        tuple[int, int, float] | None,
-        typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking, with values such as 20 6 0.3."),
-    ] = None,
-    expand_queries: Annotated[int, typer.Option(min=0, help="Also score query expansion by so many neighbours.")] = 0,
     memory: Annotated[
         int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory. Default: 64.")
     ] = None,
+    rerank: Rerank = None,
+    expand_queries: ExpandQueries = "0",
     score_norm: ScoreNorm = ScoreNormName.NONE,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
@@ -86,11 +87,12 @@ def evaluate(
     """
     from reid.data.manifest import check_files
     from reid.data.selection import evaluated_samples
-    from reid.evaluation import Reranking, report_table, write_page, write_reports
+    from reid.evaluation import report_table, write_page, write_reports
     from reid.evaluation.reports.detail_text import details_table
     from reid.pipeline import evaluate_data
 
     _check_outputs(json_file, html_file, data)
+    reranking = reranking_of(rerank, expand_queries)
     settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
     load = _loader(backbone, size, profiles, flip)
@@ -103,7 +105,6 @@ def evaluate(
     def checkpoint_for(data_set: DataSet) -> Checkpoint:
         return for_cameras_of(data_set.samples, load(_filled(weights, data_set)), unseen, default)
 
-    reranking = Reranking(rerank, expand_queries) if rerank or expand_queries else None
     shown = query_examples if html_file is not None else 0 if details else None
     scored = []
     for spec, choices in data_sets.items():

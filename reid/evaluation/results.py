@@ -69,6 +69,12 @@ class Result:
         norm = "" if self.score_norm == NONE else self.score_norm
         return " ".join(filter(None, [norm, "re-ranked" if self.reranking else ""]))
 
+    @property
+    def reranking_method(self) -> str:
+        """The re-ranking without its parameters, which may follow from the data."""
+        steps = self.reranking.partition(" | ")[0].split("; ")
+        return "; ".join(step.partition(",")[0] for step in steps)
+
     def intervals(self) -> dict[str, Interval]:
         """Compute bootstrap intervals of mAP, mINP and rank-1 over the identities of the queries.
 
@@ -200,33 +206,41 @@ def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report
         variant: The variant of the protocol to state in the mean.
 
     Returns:
-        A report whose scores are the means of the splits; queries and counts add up.
+        A report whose scores are the means of the splits; queries and counts add up. A re-ranking that some splits
+        declined has no mean, and a note says so.
 
     Raises:
         DataError: The reports do not have the same results.
     """
     first = reports[0]
-    keys = [
-        [(result.category, result.direction, result.score_norm, result.reranking) for result in report.results]
-        for report in reports
-    ]
-    if any(other != keys[0] for other in keys):
+    tables = [{_key(result): result for result in report.results} for report in reports]
+    shared = [key for key in tables[0] if all(key in table for table in tables)]
+    partial = [key for key in dict.fromkeys(key for table in tables for key in table) if key not in set(shared)]
+    if not all(key[-1] for key in partial):
         raise DataError(f"{first.protocol}: the splits do not have the same results; their mean means nothing")
-    results = [
-        replace(
-            column[0],
-            metrics=mean_of_splits([result.metrics for result in column]),
-            unmatched=tuple(sample for result in column for sample in result.unmatched),
-            trials=tuple(result.metrics for result in column),
-            left_out=sum(result.left_out for result in column),
-            query_samples=tuple(sample for result in column for sample in result.query_samples),
-        )
-        for column in zip(*(report.results for report in reports), strict=True)
-    ]
+    results = [_mean_result([table[key] for table in tables]) for key in shared]
     fingerprints = dict.fromkeys(report.fingerprint for report in reports)
     notes = tuple(note for report in reports for note in report.notes)
+    notes += tuple(f"{key[0]} {key[1]}: {key[-1]} has no mean, because some splits declined it" for key in partial)
     joined = ", ".join(fingerprints)
     return replace(first, fingerprint=joined, results=tuple(results), notes=notes, variant=dict(variant))
+
+
+def _key(result: Result) -> tuple[str, str, str, str]:
+    return result.category, result.direction, result.score_norm, result.reranking_method
+
+
+def _mean_result(results: Sequence[Result]) -> Result:
+    """Average one result over the splits."""
+    return replace(
+        results[0],
+        metrics=mean_of_splits([result.metrics for result in results]),
+        unmatched=tuple(sample for result in results for sample in result.unmatched),
+        trials=tuple(result.metrics for result in results),
+        left_out=sum(result.left_out for result in results),
+        query_samples=tuple(sample for result in results for sample in result.query_samples),
+        reranking=" | ".join(dict.fromkeys(result.reranking for result in results)),
+    )
 
 
 def mean_of_galleries(trials: Sequence[Metrics]) -> Metrics:

@@ -16,12 +16,14 @@ import numpy as np
 from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.gallery_draws import draw_galleries
 from reid.errors import DataError
+from reid.evaluation.camera_scores import TooFewCropsError, camera_scores
 from reid.evaluation.labels import BoolArray
 from reid.evaluation.metrics import NoMatchError
 from reid.evaluation.results import RULE, Report, Result, mean_of_galleries
 from reid.evaluation.trial_scores import Reranking, score_trial
 from reid.files import file_keys
 from reid.records import Embeddings, IntArray, Modality, Sample, Split
+from reid.retrieval.camera_rerank import METHOD
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
 from reid.retrieval.score_normalization import NONE, NormalizedScores, check_score_norm
@@ -82,11 +84,10 @@ def evaluate(
             notes.append(f"{rows.category}: {np.count_nonzero(rows.queries)} queries, no gallery row of this category")
             continue
         try:
-            results += [
-                _score_direction(embeddings, rows, how, change, cohorts if norm != NONE else None, memory)
-                for change, norm in product([None, reranking] if reranking else [None], norms)
-            ]
-        except NoMatchError as error:
+            for change, norm in _changes(reranking, norms):
+                used = cohorts if norm != NONE else None
+                results.append(_score_direction(embeddings, rows, how, change, used, memory))
+        except (NoMatchError, TooFewCropsError) as error:
             notes.append(f"{rows.category} {rows.direction}: {error}")
     if not results:
         raise DataError(f"nothing could be scored: {'; '.join(notes)}")
@@ -101,6 +102,14 @@ def evaluate(
         how.rule.model_dump(),
         dict(provenance or {}),
     )
+
+
+def _changes(reranking: Reranking | None, norms: Sequence[str]) -> list[tuple[Reranking | None, str]]:
+    """List the re-ranking and the score normalization of each result; steps by camera have one of their own."""
+    changes: list[tuple[Reranking | None, str]] = [(None, norm) for norm in norms]
+    if reranking is None:
+        return changes
+    return [*changes, *((reranking, norm) for norm in (norms[:1] if reranking.uses_cameras else norms))]
 
 
 def _query_and_gallery_rows(samples: Sequence[Sample], leave_one_out: bool) -> tuple[BoolArray, BoolArray]:
@@ -168,13 +177,19 @@ def _score_direction(
     queries = embeddings.select(rows.queries)
     gallery_rows = np.flatnonzero(rows.gallery).tolist()
     drawn = draw_galleries(embeddings.samples, gallery_rows, how.rule, how.permutation)
-    trials, left_out, identities, stamps = [], 0, set(), dict[str, None]()
+    trials, left_out, identities, norm = [], 0, set(), NONE if cohorts is None else cohorts.statistics.method
+    norm_stamps, rerank_stamps = dict[str, None](), dict[str, None]()
     for chosen in drawn.trials:
         answers = np.array(chosen, dtype=np.int64)
         gallery = embeddings.select(answers)
         normalized = None if cohorts is None else cohorts.scores(np.flatnonzero(rows.queries), answers)
-        metrics, labels = score_trial(queries, gallery, how.rule, how.locations, reranking, memory, normalized)
-        stamps |= {normalized.stamp: None} if normalized else {}
+        by_camera = None
+        if reranking is not None and reranking.uses_cameras:
+            by_camera, norm = camera_scores(queries, gallery, reranking), METHOD
+        scores = by_camera.scores if by_camera else None
+        metrics, labels = score_trial(queries, gallery, how.rule, how.locations, reranking, memory, normalized, scores)
+        norm_stamps |= {normalized.stamp: None} if normalized else {by_camera.norm_stamp: None} if by_camera else {}
+        rerank_stamps |= {by_camera.stamp if by_camera else reranking.stamp if reranking else "": None}
         trials.append(metrics)
         left_out += labels.count_left_out()
         identities |= _identities(gallery)
@@ -190,9 +205,9 @@ def _score_direction(
         drawn.source if how.rule.ranked == "image" else f"{drawn.source}, as tracks: each as near as its nearest image",
         left_out,
         queries.samples,
-        reranking.stamp if reranking else "",
-        NONE if cohorts is None else cohorts.statistics.method,
-        " | ".join(stamps),
+        " | ".join(rerank_stamps),
+        norm,
+        " | ".join(norm_stamps),
     )
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from reid.data.protocols.protocol_table import Rule
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
 from reid.evaluation.labels import Labels, market_labels
 from reid.evaluation.metrics import MetricOptions, Metrics, score_metrics
 from reid.evaluation.ranks import drawn_ranks
@@ -37,6 +37,12 @@ class Reranking:
     Args:
         k_reciprocal: k1, k2 and lambda of k-reciprocal re-ranking (Zhong et al. 2017); None for none.
         neighbours: How many neighbours expand each query (average query expansion); 0 for none.
+        by_camera: Whether to rank by camera-aware Jaccard similarity, with lists that fit the data, see
+            :mod:`reid.retrieval.camera_rerank`.
+        expand_by_camera: Whether to expand queries and gallery by the nearest crops of every camera.
+
+    Raises:
+        ConfigError: Steps by camera are mixed with others that they replace.
 
     Example:
         >>> Reranking((20, 6, 0.3)).stamp
@@ -45,11 +51,30 @@ class Reranking:
 
     k_reciprocal: tuple[int, int, float] | None = None
     neighbours: int = 0
+    by_camera: bool = False
+    expand_by_camera: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.k_reciprocal and self.by_camera) or (self.neighbours and self.uses_cameras):
+            raise ConfigError(
+                "re-ranking: expected either steps by camera or k-reciprocal re-ranking and expansion by so many"
+                " neighbours, got both; with steps by camera, expand queries by camera too"
+            )
+
+    @property
+    def uses_cameras(self) -> bool:
+        """Whether neighbours are chosen for each camera; such results use CSLS scores."""
+        return self.by_camera or self.expand_by_camera
 
     @property
     def stamp(self) -> str:
-        """The words that must stand beside every number computed with it."""
+        """The words that must stand beside every number computed with it.
+
+        Steps by camera are named without the lengths of their lists, which follow from the data.
+        """
         words = [f"average query expansion over {self.neighbours}"] if self.neighbours else []
+        words += ["camera-balanced expansion"] if self.expand_by_camera else []
+        words += ["camera-aware Jaccard"] if self.by_camera else []
         if self.k_reciprocal:
             words.append("k-reciprocal, k1 {}, k2 {}, lambda {:g}".format(*self.k_reciprocal))
         return "; ".join(words)
@@ -63,6 +88,7 @@ def score_trial(
     reranking: Reranking | None = None,
     memory: int | None = None,
     normalized: NormalizedScores | None = None,
+    computed: ScoreBlocks | None = None,
 ) -> tuple[Metrics, Labels]:
     """Score queries against one gallery under a rule.
 
@@ -74,6 +100,7 @@ def score_trial(
         reranking: How to order the answers again; None for not at all.
         memory: Bytes of scores to hold at a time.
         normalized: The normalized scores of these queries and gallery rows; None takes inner products.
+        computed: The scores that ``reranking`` has led to already; None computes them.
 
     Returns:
         The metrics, and the labels by which answers counted as right.
@@ -88,7 +115,9 @@ def score_trial(
         answers = [track[0] for track in images]
     labels = market_labels(queries.samples, answers, ignore=rule.ignore, locations=locations, images=images)
     options = _options_of(rule)
-    scores, size = _ranked_scores(queries.vectors, gallery.vectors, reranking, normalized, memory)
+    scores, size = computed, block_size(len(gallery), memory=memory)
+    if scores is None:
+        scores, size = _ranked_scores(queries.vectors, gallery.vectors, reranking, normalized, memory)
     if starts is not None:
         scores = best_of_tracks(_in_order(scores, order), starts)
     metrics = score_metrics(scores, labels, options, block=size)
@@ -105,7 +134,7 @@ def _check_rule(rule: Rule, reranking: Reranking | None) -> None:
             f"rule: ranked=track puts tracks in place of images; cmc={rule.cmc}, ignore={rule.ignore} needs images,"
             " so choose other settings or ranked=image"
         )
-    if reranking is not None and needs_images:
+    if reranking is not None and needs_images and not (reranking.uses_cameras and rule.cmc != "single-shot"):
         raise DataError("re-ranking uses the whole gallery and needs queries outside of it; not for this protocol")
 
 

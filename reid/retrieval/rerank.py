@@ -71,7 +71,7 @@ class Reranked:
         return f"k-reciprocal, k1 {self.k1}, k2 {self.k2}, lambda {self.weight:g}"
 
     def __call__(self, start: int, stop: int) -> FloatArray:
-        near = self._sum_of_minima(start, stop)
+        near = sum_of_minima(self.query_features, self.gallery_columns, np.arange(start, stop), self.rows)
         near /= 2 - near  # rows sum to 1, so sum max = 2 - sum min
         near -= 1  # minus the Jaccard distance
         near *= np.float32(1 - self.weight)
@@ -80,19 +80,30 @@ class Reranked:
         near += plain
         return near
 
-    def _sum_of_minima(self, start: int, stop: int) -> FloatArray:
-        """Return (B, G): the sum over all columns of the smaller of the query's and the gallery row's value."""
-        sums = np.zeros((stop - start) * self.rows, np.float32)
-        query, where = self.query_features.entries(np.arange(start, stop))
-        columns, values = self.query_features.columns[where], self.query_features.values[where]
-        load = np.cumsum(np.diff(self.gallery_columns.bounds)[columns])
-        cuts = np.searchsorted(load, np.arange(PAIRS_AT_ONCE, load[-1], PAIRS_AT_ONCE))
-        for block in np.split(np.arange(len(columns)), cuts):
-            which, entry = self.gallery_columns.entries(columns[block])
-            smaller = np.minimum(values[block][which], self.gallery_columns.values[entry])
-            cells = query[block][which] * self.rows + self.gallery_columns.columns[entry]
-            np.add.at(sums, cells, smaller)
-        return sums.reshape(stop - start, self.rows)
+
+def sum_of_minima(features: SparseRows, columns: SparseRows, rows: IntArray, width: int) -> FloatArray:
+    """Compare some rows of one sparse matrix with all rows of another one.
+
+    Args:
+        features: The first matrix.
+        columns: The transpose of the second matrix: its row c lists the rows that have an entry in column c.
+        rows: (B,) int64, the rows of the first matrix.
+        width: The number of rows of the second matrix.
+
+    Returns:
+        (B, width) float32: the sum over all columns of the smaller of the two values.
+    """
+    sums = np.zeros(len(rows) * width, np.float32)
+    row, where = features.entries(rows)
+    listed, values = features.columns[where], features.values[where]
+    load = np.cumsum(np.diff(columns.bounds)[listed])
+    cuts = np.searchsorted(load, np.arange(PAIRS_AT_ONCE, load[-1], PAIRS_AT_ONCE))
+    for block in np.split(np.arange(len(listed)), cuts):
+        which, entry = columns.entries(listed[block])
+        smaller = np.minimum(values[block][which], columns.values[entry])
+        cells = row[block][which] * width + columns.columns[entry]
+        np.add.at(sums, cells, smaller)
+    return sums.reshape(len(rows), width)
 
 
 def k_reciprocal(
@@ -186,7 +197,7 @@ def rerank_neighbours(
         len(near) - queries,
         farthest[:queries],
         features,
-        _transpose_gallery(features, queries),
+        transpose_from(features, queries),
         k1,
         k2,
         weight,
@@ -210,7 +221,7 @@ def _encode_rows(distances: Distances, near: IntArray, given: FloatArray, farthe
         value = np.exp(-distance / farthest[row])
         total = np.bincount(row - rows[0], value, len(rows))
         parts.append((row, column, value / total[row - rows[0]]))
-    return _to_sparse(parts, len(near))
+    return to_sparse(parts, len(near))
 
 
 def _is_mutual(near: IntArray) -> npt.NDArray[np.bool_]:
@@ -253,18 +264,19 @@ def _average_neighbours(features: SparseRows, near: IntArray) -> SparseRows:
         value = np.bincount(inverse.reshape(-1), features.values[where]) / near.shape[1]
         row, column = np.divmod(unique, count)
         parts.append((rows[0] + row, column, value))
-    return _to_sparse(parts, count)
+    return to_sparse(parts, count)
 
 
-def _to_sparse(parts: list[tuple[IntArray, IntArray, npt.NDArray[np.float64]]], rows: int) -> SparseRows:
+def to_sparse(parts: list[tuple[IntArray, IntArray, npt.NDArray[np.float64]]], rows: int) -> SparseRows:
+    """Join parts of entries (row, column, value), which are sorted by row, to a matrix with so many rows."""
     row, column, value = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return SparseRows(np.searchsorted(row, np.arange(rows + 1)), column, value.astype(np.float32))
 
 
-def _transpose_gallery(features: SparseRows, queries: int) -> SparseRows:
-    """Transpose the gallery rows: row c of the result lists the gallery rows that have an entry in column c."""
+def transpose_from(features: SparseRows, first: int) -> SparseRows:
+    """Transpose the rows of a square matrix from ``first`` on: row c lists those that have an entry in column c."""
     rows = len(features.bounds) - 1
-    gallery, where = features.entries(np.arange(queries, rows))
+    gallery, where = features.entries(np.arange(first, rows))
     order = where[np.argsort(features.columns[where], kind="stable")]
     bounds = np.searchsorted(features.columns[order], np.arange(rows + 1))
     return SparseRows(bounds, gallery[order - where[0]], features.values[order])

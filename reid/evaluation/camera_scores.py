@@ -1,0 +1,73 @@
+"""Scores of one trial that are re-ranked or expanded with neighbours of each camera (``--rerank camera``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from reid.errors import DataError
+from reid.evaluation.score_blocks import ScoreBlocks
+from reid.evaluation.trial_scores import Reranking
+from reid.files import file_keys
+from reid.records import Embeddings
+from reid.retrieval.camera_rerank import METHOD, CameraReranked, expand_crops, find_camera_lists, rerank_by_camera
+from reid.retrieval.cohort_rows import CohortRows
+from reid.retrieval.mutual_metric import Declined
+from reid.retrieval.rerank import Reranked
+from reid.retrieval.rerank_normalized import k_reciprocal_normalized
+from reid.retrieval.score_normalization import NormalizedScores, normalize_scores
+
+
+class TooFewCropsError(DataError):
+    """An identity has too few crops in a camera for a ranking by neighbours; the message is one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class CameraScores:
+    """Scores in blocks of queries, and the stamps that must stand beside every number computed with them.
+
+    Args:
+        scores: The scores of the queries with the gallery rows.
+        stamp: The steps and their parameters.
+        norm_stamp: How the scores that choose neighbours are normalized.
+    """
+
+    scores: ScoreBlocks
+    stamp: str
+    norm_stamp: str
+
+
+def camera_scores(queries: Embeddings, gallery: Embeddings, reranking: Reranking) -> CameraScores:
+    """Compute the scores that rank gallery rows with neighbours of each camera.
+
+    Args:
+        queries: The queries.
+        gallery: The gallery of this trial; a crop may be a query as well.
+        reranking: What is done, at least one of its steps by camera.
+
+    Returns:
+        The scores and their stamps.
+
+    Raises:
+        TooFewCropsError: Neighbours would be other identities.
+    """
+    keys = file_keys(sample.path for side in (queries, gallery) for sample in side.samples)
+    sides = [CohortRows.of_samples(side.samples, side.vectors, keys) for side in (queries, gallery)]
+    lists = find_camera_lists(sides[0], sides[1])
+    if isinstance(lists, Declined):
+        raise TooFewCropsError(f"{reranking.stamp}: {lists.reason}")
+    stamps = []
+    if reranking.expand_by_camera:
+        vectors, stamp = expand_crops(lists)
+        sides = [replace(side, vectors=rows) for side, rows in zip(sides, vectors, strict=True)]
+        stamps.append(stamp)
+    scores: CameraReranked | NormalizedScores | Reranked
+    if reranking.by_camera:
+        scores = rerank_by_camera(lists.of_vectors(sides[0], sides[1]) if reranking.expand_by_camera else lists)
+        stamps.append(scores.stamp)
+    else:
+        scores = normalize_scores(sides[0], sides[1], METHOD, cohort=CohortRows.joined(*sides))
+        if reranking.k_reciprocal:
+            k1, k2, weight = reranking.k_reciprocal
+            scores = k_reciprocal_normalized(scores, k1=k1, k2=k2, weight=weight)
+            stamps.append(scores.stamp)
+    return CameraScores(scores, "; ".join(stamps), lists.normalized.stamp)

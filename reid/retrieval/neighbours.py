@@ -67,7 +67,7 @@ def nearest_rows(queries: FloatArray, vectors: FloatArray, k: int) -> Neighbours
         part = queries[start : start + size]
         scores = np.matmul(part, vectors.T, out=buffer[: len(part)])  # (B, N)
         least[start : start + size] = scores.min(axis=1)
-        query, row, score = _pairs_above(scores, _lower_bound(scores, k)[:, None] - margin)
+        query, row, score = pairs_above(scores, lower_bound(scores, k)[:, None] - margin)
         lists.append(_keep_nearest((start + query, row, score), queries, vectors, k))
     return _neighbours(lists, least, k)
 
@@ -106,14 +106,14 @@ def nearest_among(vectors: FloatArray, k: int) -> Neighbours:
         np.minimum(least[start:], scores.min(axis=0), out=least[start:])
         np.minimum(least[start:stop], scores.min(axis=1), out=least[start:stop])
         np.fill_diagonal(scores, np.inf)
-        bound = np.maximum(best[start:stop].min(axis=1), _lower_bound(scores, k))
-        query, row, score = _pairs_above(scores, bound[:, None] - margin)
+        bound = np.maximum(best[start:stop].min(axis=1), lower_bound(scores, k))
+        query, row, score = pairs_above(scores, bound[:, None] - margin)
         lists.append((start + query, start + row, score))
         _update_best(best, start + query, score)
         later = scores[:, stop - start :]
         if start == 0 and stop < count and stop >= k:  # later rows have no scores yet, so take all of them
             best[stop:] = np.partition(np.ascontiguousarray(later.T), -k, axis=1)[:, -k:]
-        row, query, score = _pairs_above(later, best[stop:].min(axis=1) - margin)
+        row, query, score = pairs_above(later, best[stop:].min(axis=1) - margin)
         lists.append((stop + query, start + row, score))
         if start or stop < k:
             _update_best(best, stop + query, score)
@@ -146,7 +146,7 @@ def _check(queries: FloatArray, vectors: FloatArray, k: int) -> None:
             raise DataError(f"neighbours: expected {name} as float32 rows of unit length, got {rows.dtype}")
 
 
-def _pairs_above(scores: FloatArray, bounds: FloatArray) -> Pairs:
+def pairs_above(scores: FloatArray, bounds: FloatArray) -> Pairs:
     """Return the pairs of ``scores`` (B, N) that are not below ``bounds``, which is broadcast."""
     query, row = np.divmod(np.flatnonzero(scores >= bounds), max(1, scores.shape[1]))
     return query, row, scores[query, row]
@@ -199,7 +199,7 @@ def _neighbours(lists: list[Pairs], least: FloatArray, k: int) -> Neighbours:
     return Neighbours(rows.reshape(-1, k), scores.reshape(-1, k), least)
 
 
-def _lower_bound(scores: FloatArray, k: int) -> FloatArray:
+def lower_bound(scores: FloatArray, k: int) -> FloatArray:
     """Return (B,) a close lower bound of the k-th largest of ``scores`` (B, N), in one pass; -inf where N < k.
 
     Each row is cut into parts. The k-th largest of their maxima is a lower bound, because k parts reach it.

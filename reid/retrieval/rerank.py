@@ -66,7 +66,7 @@ class Reranked:
         return f"k-reciprocal, k1 {self.k1}, k2 {self.k2}, lambda {self.weight:g}"
 
     def __call__(self, start: int, stop: int) -> FloatArray:
-        near = self._sum_of_minima(start, stop)
+        near = sum_of_minima(self.query_features, self.gallery_columns, start, stop, len(self.gallery))
         near /= 2 - near  # rows sum to 1, so sum max = 2 - sum min
         near -= 1  # minus the Jaccard distance
         near *= np.float32(1 - self.weight)
@@ -77,19 +77,31 @@ class Reranked:
         near += plain
         return near
 
-    def _sum_of_minima(self, start: int, stop: int) -> FloatArray:
-        """Return (B, G): the sum over all columns of the smaller of the query's and the gallery row's value."""
-        sums = np.zeros((stop - start) * len(self.gallery), np.float32)
-        query, where = self.query_features.entries(np.arange(start, stop))
-        columns, values = self.query_features.columns[where], self.query_features.values[where]
-        load = np.cumsum(np.diff(self.gallery_columns.bounds)[columns])
-        cuts = np.searchsorted(load, np.arange(PAIRS_AT_ONCE, load[-1], PAIRS_AT_ONCE))
-        for block in np.split(np.arange(len(columns)), cuts):
-            which, entry = self.gallery_columns.entries(columns[block])
-            smaller = np.minimum(values[block][which], self.gallery_columns.values[entry])
-            cells = query[block][which] * len(self.gallery) + self.gallery_columns.columns[entry]
-            np.add.at(sums, cells, smaller)
-        return sums.reshape(stop - start, len(self.gallery))
+
+def sum_of_minima(features: SparseRows, columns: SparseRows, start: int, stop: int, width: int) -> FloatArray:
+    """Compare rows ``start`` to ``stop`` of one sparse matrix with all rows of another one.
+
+    Args:
+        features: The first matrix; it has at least ``stop`` rows.
+        columns: The transpose of the second matrix: its row c lists the rows that have an entry in column c.
+        start: The first row to compare.
+        stop: The row after the last one.
+        width: The number of rows of the second matrix.
+
+    Returns:
+        (stop - start, width) float32: the sum over all columns of the smaller of the two values.
+    """
+    sums = np.zeros((stop - start) * width, np.float32)
+    row, where = features.entries(np.arange(start, stop))
+    listed, values = features.columns[where], features.values[where]
+    load = np.cumsum(np.diff(columns.bounds)[listed])
+    cuts = np.searchsorted(load, np.arange(PAIRS_AT_ONCE, load[-1], PAIRS_AT_ONCE))
+    for block in np.split(np.arange(len(listed)), cuts):
+        which, entry = columns.entries(listed[block])
+        smaller = np.minimum(values[block][which], columns.values[entry])
+        cells = row[block][which] * width + columns.columns[entry]
+        np.add.at(sums, cells, smaller)
+    return sums.reshape(stop - start, width)
 
 
 def k_reciprocal(
@@ -139,7 +151,7 @@ def k_reciprocal(
         gallery_vectors,
         farthest[:queries],
         features,
-        _transpose_gallery(features, queries),
+        transpose_from(features, queries),
         k1,
         k2,
         weight,
@@ -163,7 +175,7 @@ def _encode_rows(vectors: FloatArray, near: IntArray, scores: FloatArray, farthe
         value = np.exp(-np.maximum(2 - 2 * score, 0) / farthest[row])
         total = np.bincount(row - rows[0], value, len(rows))
         parts.append((row, column, value / total[row - rows[0]]))
-    return _to_sparse(parts, len(near))
+    return to_sparse(parts, len(near))
 
 
 def _is_mutual(near: IntArray) -> npt.NDArray[np.bool_]:
@@ -206,18 +218,19 @@ def _average_neighbours(features: SparseRows, near: IntArray) -> SparseRows:
         value = np.bincount(inverse.reshape(-1), features.values[where]) / near.shape[1]
         row, column = np.divmod(unique, count)
         parts.append((rows[0] + row, column, value))
-    return _to_sparse(parts, count)
+    return to_sparse(parts, count)
 
 
-def _to_sparse(parts: list[tuple[IntArray, IntArray, npt.NDArray[np.float64]]], rows: int) -> SparseRows:
+def to_sparse(parts: list[tuple[IntArray, IntArray, npt.NDArray[np.float64]]], rows: int) -> SparseRows:
+    """Join parts of entries (row, column, value), which are sorted by row, to a matrix with so many rows."""
     row, column, value = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return SparseRows(np.searchsorted(row, np.arange(rows + 1)), column, value.astype(np.float32))
 
 
-def _transpose_gallery(features: SparseRows, queries: int) -> SparseRows:
-    """Transpose the gallery rows: row c of the result lists the gallery rows that have an entry in column c."""
+def transpose_from(features: SparseRows, first: int) -> SparseRows:
+    """Transpose the rows of a square matrix from ``first`` on: row c lists those that have an entry in column c."""
     rows = len(features.bounds) - 1
-    gallery, where = features.entries(np.arange(queries, rows))
+    gallery, where = features.entries(np.arange(first, rows))
     order = where[np.argsort(features.columns[where], kind="stable")]
     bounds = np.searchsorted(features.columns[order], np.arange(rows + 1))
     return SparseRows(bounds, gallery[order - where[0]], features.values[order])

@@ -7,16 +7,24 @@ itself, because scores across light or across categories say little.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reid.adaptation.contrast import Assignments, unit_means
 from reid.adaptation.site_crops import SiteCrops
 from reid.adaptation.stop_rule import ClusterFigures, figures_of
 from reid.records import FloatArray, IntArray
+from reid.retrieval.camera_jaccard import camera_jaccard
+from reid.retrieval.score_normalization import normalize_among
 
-NOT_CLUSTERED = -1
+if TYPE_CHECKING:
+    import scipy.sparse
+
+
+SMALLEST_K, LARGEST_K = 4, 8  # neighbours in a camera; few where people have few or unequal numbers of crops
+ROUNDS = 5  # of estimating how many crops a person has in a camera
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,16 @@ class ClusterSettings:
     radius: float = 0.5
     fewest: int = 4
 
+    @classmethod
+    def for_crops(cls, crops: float) -> ClusterSettings:
+        """Return the settings for so many crops of a person in each camera, between 4 and 8 of them.
 
-FIRST = ClusterSettings((4, 4), (2, 2))
-FEWEST_CLUSTERED = 1  # a group without any cluster keeps the first settings
+        Example:
+            >>> ClusterSettings.for_crops(6.4).k1, ClusterSettings.for_crops(1).k2
+            ((6, 6), (2, 2))
+        """
+        k = min(max(round(crops), SMALLEST_K), LARGEST_K)
+        return cls((k, k), (k // 2, k // 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +60,22 @@ class Clustering:
     """The clusters of all groups.
 
     Attributes:
-        assigned: The cluster of each crop, and which clusters may be compared.
+        vectors: (N, D) float32, the embeddings that were clustered, centered per camera.
+        labels: (N,) int64, the cluster of each crop, -1 for none; a cluster holds crops of one group.
         figures: The figures of each group, in the order of the groups.
+        settings: How each group was clustered.
     """
 
-    assigned: Assignments
+    vectors: FloatArray
+    labels: IntArray
     figures: tuple[ClusterFigures, ...]
+    settings: tuple[ClusterSettings, ...]
+
+    @property
+    def quality(self) -> float:
+        """The mean quality of the groups, weighted by their crops, 0..1."""
+        crops = [figures.crops for figures in self.figures]
+        return float(np.average([figures.quality for figures in self.figures], weights=crops))
 
 
 def centered_by_camera(vectors: FloatArray, cameras: IntArray) -> FloatArray:
@@ -88,7 +113,62 @@ def cluster_group(vectors: FloatArray, cameras: IntArray, settings: ClusterSetti
     """
     from sklearn.cluster import DBSCAN
 
-    similarity = camera_jaccard(csls_blocks(vectors, cameras), cameras, k1=settings.k1, k2=settings.k2)
+    similarity = camera_jaccard(normalize_among(vectors, cameras), cameras, k1=settings.k1, k2=settings.k2)
     distance = _near_pairs(similarity, settings.radius)
     found = DBSCAN(eps=settings.radius, min_samples=settings.fewest, metric="precomputed").fit(distance)
     return found.labels_.astype(np.int64)
+
+
+def fitting_clusters(vectors: FloatArray, cameras: IntArray) -> tuple[IntArray, ClusterSettings]:
+    """Cluster the crops of a group with the settings that fit the number of crops that a person has in a camera.
+
+    The first clustering assumes few crops.  Its clusters tell how many a person has, as the median, and the next one
+    assumes so many, until the number stays.  Where the numbers are unequal the median stays small, and small settings
+    merge fewer people.
+
+    Args:
+        vectors: (M, D) float32, unit rows, centered per camera.
+        cameras: (M,) int64, the camera of each crop.
+
+    Returns:
+        (M,) int64, the cluster of each crop, -1 for none; and the settings.
+    """
+    settings = ClusterSettings.for_crops(SMALLEST_K)
+    labels = cluster_group(vectors, cameras, settings)
+    for _ in range(ROUNDS):
+        better = ClusterSettings.for_crops(figures_of(labels, cameras, "").crops_a_camera)
+        if better.k1 <= settings.k1:
+            break
+        settings, labels = better, cluster_group(vectors, cameras, better)
+    return labels, settings
+
+
+def cluster_site(vectors: FloatArray, crops: SiteCrops, groups: Sequence[int]) -> Clustering:
+    """Cluster the crops of some groups, each by itself.
+
+    Args:
+        vectors: (N, D) float32, the embeddings of all crops.
+        crops: The crops.
+        groups: The groups to cluster; crops of others are in no cluster.
+    """
+    centered = centered_by_camera(vectors, crops.cameras)
+    labels = np.full(len(crops), -1, np.int64)
+    figures, settings, count = [], [], 0
+    for group in groups:
+        rows = np.flatnonzero(crops.groups == group)
+        found, used = fitting_clusters(centered[rows], crops.cameras[rows])
+        figures.append(figures_of(found, crops.cameras[rows], crops.group_names[group]))
+        settings.append(used)
+        labels[rows] = np.where(found >= 0, found + count, -1)
+        count += int(found.max(initial=-1)) + 1
+    return Clustering(centered, labels, tuple(figures), tuple(settings))
+
+
+def _near_pairs(similarity: scipy.sparse.csr_matrix, radius: float) -> scipy.sparse.csr_matrix:
+    """Return the distances of all pairs that are within the radius; DBSCAN takes a missing pair as farther."""
+    import scipy.sparse
+
+    near = similarity.tocoo()
+    kept = near.data >= np.float32(1 - radius)
+    distance = 1 - near.data[kept].astype(np.float64)
+    return scipy.sparse.csr_matrix((distance, (near.row[kept], near.col[kept])), shape=near.shape)

@@ -64,9 +64,6 @@ class Assignments:
         return allowed
 
 
-
-
-
 def unit_means(vectors: FloatArray, numbers: IntArray, count: int) -> FloatArray:
     """Compute the mean of the rows of each number, scaled to unit length.
 
@@ -182,9 +179,7 @@ def crops_a_camera(cameras: int) -> int:
     return max(1, CROPS_A_STEP // (CLUSTERS_A_STEP * max(cameras, 1)))
 
 
-def draw_step(
-    assigned: Assignments, cameras: IntArray, domain: IntArray, random: np.random.Generator
-) -> IntArray:
+def draw_step(assigned: Assignments, cameras: IntArray, domain: IntArray, random: np.random.Generator) -> IntArray:
     """Draw the crops of one step: of every group 16 clusters, and some crops of each in each camera.
 
     Args:

@@ -45,17 +45,18 @@ class SiteNetwork:
     Args:
         checkpoint: The network; it stays as it is.
         crops: The crops of the site.
-        own_affine: Whether each domain gets a scale and shift of its own.
+        sites: (G,) int64, the site of each domain; the domains of a site get a scale and shift of their own.  None
+            leaves the scales and shifts as they are.
     """
 
-    def __init__(self, checkpoint: Checkpoint, crops: SiteCrops, *, own_affine: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, crops: SiteCrops, *, sites: Tensor | None = None) -> None:
         self.transform, self.crops = checkpoint.transform, crops
-        self._fields = crops.domain_fields
+        self._fields, self._sites = crops.domain_fields, sites
         self._has_statistics = can_be_calibrated(checkpoint)
         self.network: nn.Module = copy.deepcopy(checkpoint.network)
         self.profiles: Profiles | None = None
         if self._has_statistics:
-            self.network = _with_domains_of(checkpoint, crops.domains or (SINGLE_DOMAIN,), own_affine)
+            self.network = _with_domains_of(checkpoint, crops.domains or (SINGLE_DOMAIN,), sites is not None)
 
     @property
     def has_statistics(self) -> bool:
@@ -130,6 +131,15 @@ class SiteNetwork:
         vectors_in_order = np.empty_like(embedded)
         vectors_in_order[order] = embedded
         return vectors_in_order
+
+    def tie_affine(self) -> None:
+        """Give the domains of a site one gradient, so that a scale and shift of their own stays one for the site."""
+        for layer in norm_layers(self.network).values() if self._sites is not None else ():
+            for parameter in (layer.weight, layer.bias):
+                if parameter is not None and parameter.grad is not None and parameter.dim() == 2:
+                    for site in self._sites.unique():
+                        rows = self._sites == site
+                        parameter.grad[rows] = parameter.grad[rows].sum(0)
 
     def to_checkpoint(self, checkpoint: Checkpoint, extra: Mapping[str, str]) -> Checkpoint:
         """Make a checkpoint of the network as it is now.

@@ -86,8 +86,8 @@ def figures_of(labels: IntArray, cameras: IntArray, group: str) -> ClusterFigure
     )
 
 
-def refusal(figures: ClusterFigures, cameras: int) -> str:
-    """Say why a group cannot be adapted to by clusters; "" where it can.
+def impossibility(figures: ClusterFigures, cameras: int) -> str:
+    """Say why training on the clusters of a group is impossible, before it begins; "" where it can be tried.
 
     Args:
         figures: What its clusters look like.
@@ -97,11 +97,22 @@ def refusal(figures: ClusterFigures, cameras: int) -> str:
         return f"{figures.crops} crops are too few, expected at least {FEWEST_CROPS}"
     if cameras == 1:
         return "all crops are of one camera, so no cluster shows what a camera changes"
-    if figures.clusters < FEWEST_CLUSTERS or figures.clustered < LEAST_CLUSTERED:
-        return (
-            f"{figures.clusters} clusters hold {figures.clustered:.0%} of the crops, expected at least"
-            f" {FEWEST_CLUSTERS} and {LEAST_CLUSTERED:.0%}"
-        )
+    if figures.clusters < FEWEST_CLUSTERS:
+        return f"the crops form {figures.clusters} clusters, expected at least {FEWEST_CLUSTERS}"
+    return ""
+
+
+def refusal(figures: ClusterFigures, cameras: int) -> str:
+    """Say why a group cannot be adapted to, from its clusters after the first epoch of training; "" where it can.
+
+    Args:
+        figures: What its clusters look like.
+        cameras: How many cameras the group has; 0 where none is known.
+    """
+    if impossible := impossibility(figures, cameras):
+        return impossible
+    if figures.clustered < LEAST_CLUSTERED:
+        return f"{figures.clustered:.0%} of the crops are in clusters, expected at least {LEAST_CLUSTERED:.0%}"
     if cameras and figures.spanning < LEAST_SPANNING:
         return (
             f"{figures.spanning:.0%} of the clusters hold crops of two cameras, expected at least"

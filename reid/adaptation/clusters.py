@@ -17,6 +17,7 @@ from reid.adaptation.site_crops import SiteCrops
 from reid.adaptation.stop_rule import ClusterFigures, figures_of
 from reid.records import FloatArray, IntArray
 from reid.retrieval.camera_jaccard import camera_jaccard
+from reid.retrieval.camera_neighbours import own_and_other_neighbours
 from reid.retrieval.score_normalization import normalize_among
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def cluster_group(vectors: FloatArray, cameras: IntArray, settings: ClusterSetti
     similarity = camera_jaccard(normalize_among(vectors, cameras), cameras, k1=settings.k1, k2=settings.k2)
     distance = _near_pairs(similarity, settings.radius)
     found = DBSCAN(eps=settings.radius, min_samples=settings.fewest, metric="precomputed").fit(distance)
-    return found.labels_.astype(np.int64)
+    labels: IntArray = found.labels_.astype(np.int64)
+    return labels
 
 
 def fitting_clusters(vectors: FloatArray, cameras: IntArray) -> tuple[IntArray, ClusterSettings]:
@@ -143,6 +145,22 @@ def fitting_clusters(vectors: FloatArray, cameras: IntArray) -> tuple[IntArray, 
     return labels, settings
 
 
+def share_of_repeats(vectors: FloatArray, cameras: IntArray) -> float:
+    """Return the share of the crops whose most similar crop, by normalized score, is of the own camera.
+
+    Args:
+        vectors: (M, D) float32, unit rows, centered per camera.
+        cameras: (M,) int64, the camera of each crop.
+
+    Returns:
+        0..1; 1 where there is one camera.
+    """
+    near = own_and_other_neighbours(normalize_among(vectors, cameras), cameras, 2, 1)
+    if not near.other_scores.shape[1] or near.own_scores.shape[1] < 2:
+        return float(not near.other_scores.shape[1])
+    return float((near.own_scores[:, 1] > near.other_scores[:, 0]).mean())
+
+
 def cluster_site(vectors: FloatArray, crops: SiteCrops, groups: Sequence[int]) -> Clustering:
     """Cluster the crops of some groups, each by itself.
 
@@ -157,7 +175,8 @@ def cluster_site(vectors: FloatArray, crops: SiteCrops, groups: Sequence[int]) -
     for group in groups:
         rows = np.flatnonzero(crops.groups == group)
         found, used = fitting_clusters(centered[rows], crops.cameras[rows])
-        figures.append(figures_of(found, crops.cameras[rows], crops.group_names[group]))
+        repeated = share_of_repeats(centered[rows], crops.cameras[rows])
+        figures.append(figures_of(found, crops.cameras[rows], crops.group_names[group], repeated))
         settings.append(used)
         labels[rows] = np.where(found >= 0, found + count, -1)
         count += int(found.max(initial=-1)) + 1

@@ -82,7 +82,8 @@ def unit_means(vectors: FloatArray, numbers: IntArray, count: int) -> FloatArray
     sums = np.zeros((count, vectors.shape[1]), np.float64)
     used = numbers >= 0
     np.add.at(sums, numbers[used], vectors[used])
-    return (sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
+    means: FloatArray = (sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
+    return means
 
 
 class Memory:

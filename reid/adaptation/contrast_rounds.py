@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,7 +166,7 @@ class ContrastRounds:
             self.clustering = cluster_site(vectors, self.crops, state.groups)
             if self._drop_groups(state, self.clustering):
                 continue
-            assigned = self._assign(self.clustering)
+            assigned = self._assign(self.clustering, state.groups)
             self._judge(state, self.clustering, assigned, watch)
             if not state.is_finished:
                 state.loss = self._train(state.epoch, vectors, assigned, watch)
@@ -204,19 +204,24 @@ class ContrastRounds:
             state.is_finished = True
         return True
 
-    def _assign(self, found: Clustering) -> Assignments:
+    def _assign(self, found: Clustering, clustered: Sequence[int]) -> Assignments:
         """Join the clusters of the site with the identities of a labelled one, and across light where it is safe."""
-        count = int(found.labels.max(initial=-1)) + 1
-        labels = np.where(self.identities >= 0, self.identities + count, found.labels)
-        _, labels[labels >= 0] = np.unique(labels[labels >= 0], return_inverse=True)
-        groups = np.zeros(int(labels.max(initial=-1)) + 1, np.int64)
+        labels, known = found.labels.copy(), self.identities >= 0
+        count = int(labels.max(initial=-1)) + 1
+        pairs = np.stack([self.identities, self.crops.groups], 1)[known]
+        distinct, numbers = np.unique(pairs, axis=0, return_inverse=True)
+        labels[known] = numbers.reshape(-1) + count
+        groups = np.zeros(count + len(distinct), np.int64)
         groups[labels[labels >= 0]] = self.crops.groups[labels >= 0]
-        pairs = pairs_across_light(self.crops.group_names)
-        return Assignments(labels, groups, join_groups(found.vectors, labels, groups, pairs, self.seed))
+        unlabelled = [pair for pair in pairs_across_light(self.crops.group_names) if set(pair) <= set(clustered)]
+        persons = join_groups(found.vectors, labels, groups, unlabelled, self.seed)
+        persons[count:] = len(groups) + distinct[:, 0]
+        return Assignments(labels, groups, persons)
 
     def _judge(self, state: RoundsState, found: Clustering, assigned: Assignments, watch: Watch) -> None:
         """Note the figures of an epoch, keep its network if it is the best so far, and decide whether to go on."""
-        bridges = len(assigned) - len(np.unique(assigned.persons))
+        count = int(found.labels.max(initial=-1)) + 1
+        bridges = count - len(np.unique(assigned.persons[:count]))
         figures = EpochFigures(state.epoch, found.figures, found.quality, bridges, state.loss)
         best = BestEpoch([earlier.quality for earlier in state.history])
         if best.keeps(figures.quality):

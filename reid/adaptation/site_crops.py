@@ -62,14 +62,17 @@ def without_identities(samples: Sequence[Sample]) -> tuple[Sample, ...]:
         >>> without_identities([Sample("1.jpg", identity="anna", camera="door")])[0].identity
         ''
     """
-    return tuple(replace_identity(sample, "") for sample in samples)
+    return tuple(_with(sample, identity="") for sample in samples)
 
 
-def replace_identity(sample: Sample, identity: str) -> Sample:
-    """Return a copy of a sample with another identity."""
-    return Sample(
-        sample.path, identity, sample.camera, sample.modality, sample.category, sample.split, sample.time, sample.track
-    )
+def with_camera(sample: Sample, camera: str) -> Sample:
+    """Return a copy of a sample with another name of its camera."""
+    return _with(sample, camera=camera)
+
+
+def _with(sample: Sample, **changes: str) -> Sample:
+    names = ("path", "identity", "camera", "modality", "category", "split", "time", "track")
+    return Sample(**{**{name: getattr(sample, name) for name in names}, **changes})
 
 
 def choose_domain_fields(samples: Sequence[Sample]) -> tuple[str, ...]:

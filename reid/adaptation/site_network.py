@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from reid.adaptation.site_crops import SiteCrops
 from reid.data.loading import Progress
-from reid.data.transforms import EvaluationTransform
 from reid.errors import WeightsError
 from reid.models.calibration import can_be_calibrated
 from reid.models.checkpoint import Checkpoint
@@ -134,11 +133,13 @@ class SiteNetwork:
 
     def tie_affine(self) -> None:
         """Give the domains of a site one gradient, so that a scale and shift of their own stays one for the site."""
-        for layer in norm_layers(self.network).values() if self._sites is not None else ():
-            for parameter in (layer.weight, layer.bias):
-                if parameter is not None and parameter.grad is not None and parameter.dim() == 2:
-                    for site in self._sites.unique():
-                        rows = self._sites == site
+        if self._sites is None:
+            return
+        rows_of_sites = [torch.nonzero(self._sites == site).flatten() for site in torch.unique(self._sites)]
+        for layer in norm_layers(self.network).values():
+            for parameter in layer.parameters(recurse=False):
+                if parameter.grad is not None and parameter.dim() == 2:
+                    for rows in rows_of_sites:
                         parameter.grad[rows] = parameter.grad[rows].sum(0)
 
     def to_checkpoint(self, checkpoint: Checkpoint, extra: Mapping[str, str]) -> Checkpoint:

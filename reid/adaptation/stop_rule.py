@@ -16,8 +16,10 @@ from reid.records import IntArray
 FEWEST_CROPS = 32  # of a group; fewer do not show what belongs together
 FEWEST_CLUSTERS = 4  # of a group; with fewer, a contrast between clusters says little
 LEAST_CLUSTERED = 0.4  # share of the crops
+LEAST_CLUSTERED_AT_FIRST = 0.2  # share of the crops before any training; less cannot show the way
 LEAST_SPANNING = 0.5  # share of the clusters that hold crops of two cameras
 LEAST_CROPS_A_CAMERA = 2  # of a person in one camera, as the median
+LEAST_REPEATED = 0.5  # share of the crops whose most similar crop is of the own camera
 TOLERANCE = 0.03  # an epoch whose quality is so much below the best is not kept
 PATIENCE = 2  # epochs in a row that may be below the best
 
@@ -34,6 +36,8 @@ class ClusterFigures:
         spanning: Share of the clusters that hold crops of at least two cameras, 0..1.
         coverage: The mean share of the group's cameras that a cluster holds, 0..1.
         crops_a_camera: The median number of crops of a cluster in a camera that it holds.
+        repeated: Share of the crops whose most similar crop, by normalized score, is of the own camera, 0..1; it is
+            small where each camera shows a person once.
     """
 
     group: str
@@ -43,6 +47,7 @@ class ClusterFigures:
     spanning: float
     coverage: float
     crops_a_camera: float
+    repeated: float = 1.0
 
     @property
     def quality(self) -> float:
@@ -54,13 +59,14 @@ class ClusterFigures:
         return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-def figures_of(labels: IntArray, cameras: IntArray, group: str) -> ClusterFigures:
+def figures_of(labels: IntArray, cameras: IntArray, group: str, repeated: float = 1.0) -> ClusterFigures:
     """Describe the clusters of the crops of a group.
 
     Args:
         labels: (M,) int64, the cluster of each crop of the group, -1 for none; any other numbers.
         cameras: (M,) int64, the camera of each crop.
         group: The name of the group.
+        repeated: Share of the crops whose most similar crop is of the own camera.
 
     Returns:
         The figures; all 0 where there is no cluster.
@@ -72,7 +78,7 @@ def figures_of(labels: IntArray, cameras: IntArray, group: str) -> ClusterFigure
     """
     used = labels >= 0
     if not used.any():
-        return ClusterFigures(group, len(labels), 0, 0.0, 0.0, 0.0, 0.0)
+        return ClusterFigures(group, len(labels), 0, 0.0, 0.0, 0.0, 0.0, repeated)
     pairs, sizes = np.unique(np.stack([labels[used], cameras[used]], 1), axis=0, return_counts=True)
     _, held = np.unique(pairs[:, 0], return_counts=True)  # cameras of each cluster
     return ClusterFigures(
@@ -83,6 +89,7 @@ def figures_of(labels: IntArray, cameras: IntArray, group: str) -> ClusterFigure
         float((held > 1).mean()),
         float((held / len(np.unique(cameras))).mean()),
         float(np.median(sizes)),
+        repeated,
     )
 
 
@@ -97,6 +104,14 @@ def impossibility(figures: ClusterFigures, cameras: int) -> str:
         return f"{figures.crops} crops are too few, expected at least {FEWEST_CROPS}"
     if cameras == 1:
         return "all crops are of one camera, so no cluster shows what a camera changes"
+    if cameras and figures.repeated < LEAST_REPEATED and figures.clustered < LEAST_CLUSTERED:
+        return (
+            f"{figures.repeated:.0%} of the crops are most similar to one of their own camera and"
+            f" {figures.clustered:.0%} are in clusters: each camera seems to show a person once, so density shows"
+            " nothing"
+        )
+    if figures.clustered < LEAST_CLUSTERED_AT_FIRST:
+        return f"{figures.clustered:.0%} of the crops are in clusters, expected at least {LEAST_CLUSTERED_AT_FIRST:.0%}"
     if figures.clusters < FEWEST_CLUSTERS:
         return f"the crops form {figures.clusters} clusters, expected at least {FEWEST_CLUSTERS}"
     return ""

@@ -26,6 +26,7 @@ ORDER = (
     "retrieval",
     "evaluation",
     "training",
+    "adaptation",
     "pipeline",
     "app",
     "cli",

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 
 from reid.adaptation.adaptation_state import load_state, run_key, save_state
+from reid.adaptation.agreement import share_in_site
 from reid.adaptation.contrast_rounds import EPOCHS, STEPS, ContrastRounds, EpochFigures, Watch
+from reid.adaptation.entropy import fit_entropy
+from reid.adaptation.matching import fit_statistics
 from reid.adaptation.site_crops import SiteCrops, choose_domain_fields, joined, read_site, with_camera
 from reid.adaptation.site_network import SiteNetwork
 from reid.data.loading import Progress
@@ -134,9 +137,9 @@ def adapt(
 
     Example:
         >>> import reid
-        >>> reid.adapt(reid.load_checkpoint(), [], "clusters")
-        Traceback (most recent call last):
-        reid.errors.ConfigError: unknown method "clusters"; did you mean "cluster"? known: cluster, statistics
+        >>> checkpoint = reid.load_checkpoint()  # the shipped weights
+        >>> samples = reid.read_samples("crops/manifest.csv")  # doctest: +SKIP
+        >>> reid.adapt(checkpoint, samples, epochs=4).checkpoint.save(Path("site.safetensors"))  # doctest: +SKIP
     """
     options = Options(epochs, STEPS, seed, labelled, workers, state, on_start, progress, on_epoch)
     if method not in METHODS:
@@ -218,6 +221,53 @@ def adapt_by_clusters(checkpoint: Checkpoint, samples: Sequence[Sample], options
     )
 
 
+def adapt_by_entropy(checkpoint: Checkpoint, samples: Sequence[Sample], options: Options) -> Adaptation:
+    """Fit scales and shifts to the neighbours of each crop (:mod:`reid.adaptation.entropy`)."""
+
+    def fit(network: SiteNetwork) -> tuple[str, ...]:
+        resets = fit_entropy(network, options.epochs, options.seed, options.progress)
+        return (f"the fit returned to its start {resets} times",) if resets else ()
+
+    return _adapt_if_neighbours_agree(checkpoint, samples, options, "entropy", fit)
+
+
+def adapt_by_matching(checkpoint: Checkpoint, samples: Sequence[Sample], options: Options) -> Adaptation:
+    """Fit the first layers to the stored statistics of the last norms (:mod:`reid.adaptation.matching`)."""
+
+    def fit(network: SiteNetwork) -> tuple[str, ...]:
+        fit_statistics(network, options.epochs, options.seed, options.progress)
+        return ()
+
+    return _adapt_if_neighbours_agree(checkpoint, samples, options, "matching", fit)
+
+
+def _adapt_if_neighbours_agree(
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    options: Options,
+    method: str,
+    fit: Callable[[SiteNetwork], tuple[str, ...]],
+) -> Adaptation:
+    """Fit a copy of the network, and keep it if more crops are mutual neighbours across cameras than before.
+
+    With one camera, or without cameras, there is nothing to compare, and the fitted network is kept.
+    """
+    crops = read_site(samples, checkpoint.transform, site_fields(checkpoint, samples), workers=options.workers)
+    calibrated, fitted = SiteNetwork(checkpoint, crops), SiteNetwork(checkpoint, crops)
+    if not calibrated.has_statistics:
+        raise ConfigError(f"{method}: {checkpoint.spec.backbone} has no BatchNorm; use cluster")
+    if options.on_start is not None:
+        options.on_start(len(crops) * (4 + 5 * options.epochs))
+    calibrated.measure(options.seed, options.progress)
+    notes = fit(fitted)
+    before, after = (share_in_site(network.embed(options.progress), crops) for network in (calibrated, fitted))
+    if after < before:
+        reason = f"crops of two cameras that are mutual neighbours fell from {before:.1%} to {after:.1%}"
+        return Adaptation(calibrated.to_checkpoint(checkpoint, {}), method, crops, notes=(*notes, reason))
+    notes = (*notes, f"crops of two cameras that are mutual neighbours: {before:.1%}, then {after:.1%}")
+    return Adaptation(fitted.to_checkpoint(checkpoint, {}), method, crops, options.epochs, notes=notes)
+
+
 def _with_labelled(
     checkpoint: Checkpoint, crops: SiteCrops, options: Options
 ) -> tuple[SiteCrops, IntArray, torch.Tensor]:
@@ -265,4 +315,6 @@ def _with_recipe(found: Adaptation, checkpoint: Checkpoint, options: Options) ->
 METHODS: Mapping[str, Callable[[Checkpoint, Sequence[Sample], Options], Adaptation]] = {
     "cluster": adapt_by_clusters,
     "statistics": adapt_by_statistics,
+    "entropy": adapt_by_entropy,
+    "matching": adapt_by_matching,
 }

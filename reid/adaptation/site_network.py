@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -62,8 +62,13 @@ class SiteNetwork:
         """Whether the network has BatchNorm, and so statistics of each domain."""
         return self._has_statistics
 
-    def measure(self, seed: int = 0, progress: Progress | None = None) -> None:
+    def measure(self, seed: int = 0, progress: Progress | None = None, keep: Sequence[str] = ()) -> None:
         """Measure the statistics of every domain on all crops, with the weights of now, and use them from now on.
+
+        Args:
+            seed: Decides the order of the crops.
+            progress: Is called with the number of images of each batch.
+            keep: The names of norm layers that keep the statistics that they have.
 
         Raises:
             DataError: A domain has a single crop.
@@ -76,7 +81,7 @@ class SiteNetwork:
         self.profiles = calibrate(self.network, batches, domains, domain_fields=self._fields or ("camera",))
         for name, layer in norm_layers(self.network).items():
             statistics = self.profiles.statistics(name)
-            for row in range(len(domains)):
+            for row in range(len(domains)) if name not in keep else ():
                 layer.set_statistics(row, statistics, row)
 
     def _measuring_batches(

@@ -21,7 +21,7 @@ from reid.data.loading import Progress
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.models.checkpoint import Checkpoint
 from reid.models.runtime import UNCALIBRATED
-from reid.records import IntArray, Sample, domain_of
+from reid.records import FloatArray, IntArray, Sample, domain_of
 
 RECIPE = "adaptation"  # key of the free text of a checkpoint: how it was adapted, as JSON
 FEWEST_OF_DOMAIN = 2  # crops; one image has no variance to measure
@@ -180,6 +180,21 @@ def site_fields(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[str,
             " fill in the cameras, or start from weights without cameras"
         )
     return fields
+
+
+def embed_site(checkpoint: Checkpoint, crops: SiteCrops, *, calibrated: bool = False) -> FloatArray:
+    """Embed the crops of a site, (N, D) float32.
+
+    Args:
+        checkpoint: The network.
+        crops: The crops.
+        calibrated: Whether to measure the statistics of the site's cameras before; otherwise those of the checkpoint
+            are used.
+    """
+    network = SiteNetwork(checkpoint, crops)
+    if calibrated:
+        network.measure()
+    return network.embed()
 
 
 def adapt_by_statistics(checkpoint: Checkpoint, samples: Sequence[Sample], options: Options) -> Adaptation:

@@ -64,8 +64,8 @@ def adapt(
 
     if method not in METHODS:
         raise ConfigError(unknown_name("--method", method, METHODS))
-    if report is not None and report.resolve() == out.resolve():
-        raise ConfigError("--report and --out name the same file")
+    if report is not None:
+        check_report_file(report, out, data)
     check_output_file(out, "reid-weights-", [*(data or ()), *([str(weights)] if weights else [])])
     check_weights(weights)
     rows = calibration_samples(samples_of(data, root), split)
@@ -89,10 +89,23 @@ def adapt(
     except OSError as error:
         raise ConfigError(stopped(out, error)) from error
     path.unlink(missing_ok=True)
+    if report is not None:
+        from reid.adaptation.adaptation_report import write_report
+
+        write_report(report, found, checkpoint, rows)
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
         typer.echo(f"{out}\t{found.checkpoint.fingerprint}\t{found.verdict}")
+
+
+def check_report_file(report: Path, out: Path, data: list[str] | None) -> None:
+    """Refuse to write the page over something else."""
+    from reid.files import check_output_file
+
+    if report.resolve() == out.resolve():
+        raise ConfigError("--report and --out name the same file; give the page another name")
+    check_output_file(report, 'content="reid adapt"', data)
 
 
 def read_labelled(labelled: list[str] | None) -> list[Sample]:

@@ -49,8 +49,10 @@ def html_page(details: Sequence[Details]) -> str:
         f'<section class="report" id="report-{i}"><h2>{escape(title)}</h2>{_report(one)}</section>'
         for i, (title, one) in enumerate(zip(titles, details, strict=True))
     )
+    return (
         f"{page_head('Re-identification report')}<header><h1>Re-identification report</h1>{contents}</header>\n"
         f"<main>{sections}</main></body></html>\n"
+    )
 
 
 def write_page(details: Sequence[Details], path: Path) -> None:

@@ -34,6 +34,7 @@ TYPE_CHECKING = False  # typing.TYPE_CHECKING, without the cost of importing typ
 if TYPE_CHECKING:
     from typing import Any
 
+    from reid.adaptation.site_adaptation import adapt as adapt
     from reid.data.manifest import read_manifest as read_manifest
     from reid.data.sample_tables import samples_from_frame as samples_from_frame
     from reid.data.sample_tables import samples_to_frame as samples_to_frame
@@ -73,6 +74,7 @@ _DEFINED_IN = {
     "Sample": "reid.records",
     "Split": "reid.records",
     "UnseenCameraPolicy": "reid.records",
+    "adapt": "reid.adaptation.site_adaptation",
     "calibrate": "reid.models.calibration:calibrate_checkpoint",
     "camera_batchnorm": "reid.norm.domain_policy",
     "convert_norm": "reid.norm.convert",

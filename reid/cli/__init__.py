@@ -18,6 +18,7 @@ import typer
 
 from reid import __version__
 from reid.cli import (
+    adapt,
     calibrate,
     cameras,
     diff,
@@ -48,7 +49,7 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, sweep, calibrate, cameras, embed, index, search, evaluate, diff, serve,
+    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, embed, index, search, evaluate, diff, serve,
     weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)

@@ -101,6 +101,20 @@ class Checkpoint:
         changed = self._with_changes(network=install(self.network, profiles), domain_fields=profiles.domain_fields)
         return replace(changed, extra={**self.extra, PRIOR: profiles.prior}) if profiles.prior else changed
 
+    def with_network(self, network: nn.Module, domain_fields: Sequence[str], extra: Mapping[str, str]) -> Checkpoint:
+        """Replace the network by one with other weights, such as the result of an adaptation.
+
+        Args:
+            network: A network of the same spec, plain or converted.
+            domain_fields: The fields of a sample that name its domains; () for a plain network.
+            extra: Free text to keep beside the weights, in place of the present one.
+
+        Returns:
+            A checkpoint with a fingerprint of its own; profiles of the old weights do not fit it.
+        """
+        contents = replace(self._contents(), network=network, domain_fields=tuple(domain_fields), extra=extra)
+        return replace(_assemble(contents, self.source), extra=extra)
+
     def with_domains(self, domains: Sequence[str]) -> Checkpoint:
         """Add domains that nobody has measured; each gets the mixture of all known statistics.
 

@@ -27,6 +27,7 @@ ORDER = (
     "retrieval",
     "evaluation",
     "training",
+    "adaptation",
     "pipeline",
     "app",
     "cli",

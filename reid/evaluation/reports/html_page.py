@@ -28,12 +28,16 @@ SPAN = 0.2  # least range of values that the colours of a heat map span, so that
 NOTHING = "–"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (Path(__file__).parent / "html_page.css").read_text(encoding="utf-8")
-_HEAD = (
-    f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{MARK}\n'
-    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
-    f"<title>Re-identification report</title>\n<style>\n{_STYLE}</style></head>\n<body>\n"
-)
+
+
+def page_head(title: str, mark: str = MARK) -> str:
+    """Write the beginning of a page, up to the opening tag of its body; ``mark`` is what the page is recognized by."""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{mark}\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{_STYLE}</style></head>\n<body>\n"
+    )
 
 
 def html_page(details: Sequence[Details]) -> str:
@@ -46,7 +50,8 @@ def html_page(details: Sequence[Details]) -> str:
         for i, (title, one) in enumerate(zip(titles, details, strict=True))
     )
     return (
-        f"{_HEAD}<header><h1>Re-identification report</h1>{contents}</header>\n<main>{sections}</main></body></html>\n"
+        f"{page_head('Re-identification report')}<header><h1>Re-identification report</h1>{contents}</header>\n"
+        f"<main>{sections}</main></body></html>\n"
     )
 
 
@@ -92,7 +97,7 @@ def _score_table(results: Iterable[Result]) -> str:
         ]
         rows.append(([result.category, name], cells))
     heads = ["category", "query → gallery", "rank-1", "rank-5", "rank-10", "mAP", "mINP", "queries", "gallery"]
-    return _table("Scores in percent; small: 95 % interval over identities", heads, rows, css_class="scores")
+    return table("Scores in percent; small: 95 % interval over identities", heads, rows, css_class="scores")
 
 
 def _cmc_figure(category: str, results: Sequence[Result]) -> str:
@@ -146,8 +151,8 @@ def _threshold_table(found: Verification | None) -> str:
     ]
     rate, threshold = found.equal_error
     title = "Thresholds: a score of at least this counts as the same identity; small: 95 % interval over identities"
-    table = _table(title, ["wished false-match rate", "threshold", "true-match rate"], rows)
-    return f"{table if rows else ''}<p>Equal error rate {100 * rate:.1f} % at threshold {threshold:.4f}.</p>"
+    thresholds = table(title, ["wished false-match rate", "threshold", "true-match rate"], rows)
+    return f"{thresholds if rows else ''}<p>Equal error rate {100 * rate:.1f} % at threshold {threshold:.4f}.</p>"
 
 
 def _identification_table(details: ResultDetails) -> str:
@@ -163,7 +168,7 @@ def _identification_table(details: ResultDetails) -> str:
     ]
     one = details.identification[0]
     title = f"Open-set identification: {one.known:,} queries with a right answer, {one.unmatched:,} unmatched"
-    return _table(title, ["wished false-alarm rate", "reached", "threshold", "identified at rank 1"], rows)
+    return table(title, ["wished false-alarm rate", "reached", "threshold", "identified at rank 1"], rows)
 
 
 def _heat_maps(title: str, table: PairTable) -> str:
@@ -216,7 +221,7 @@ def _bias_table(bias: CameraBias) -> str:
         " has the query's camera"
     )
     heads = ["camera", "queries", "observed", "by chance"]
-    return f'<div class="block">{_table(title, heads, rows)}</div>'
+    return f'<div class="block">{table(title, heads, rows)}</div>'
 
 
 def _examples(title: str, examples: Sequence[QueryExample]) -> str:
@@ -258,7 +263,7 @@ def _percent(value: float, interval: Interval | None = None) -> str:
     return f"{100 * value:.1f}{around}"
 
 
-def _table(
+def table(
     title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[str]]], *, css_class: str = ""
 ) -> str:
     """Write a table of ``rows`` (names, cells): names are escaped, cells are markup."""

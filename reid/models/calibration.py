@@ -183,7 +183,7 @@ def _check_calibration(checkpoint: Checkpoint, domain_fields: tuple[str, ...]) -
     if not can_be_calibrated(checkpoint):
         raise ConfigError(
             f"{checkpoint.source}: {checkpoint.spec.backbone} has no BatchNorm, so it keeps no statistics to calibrate;"
-            ' center its embeddings per camera instead: "reid embed", then "reid cameras center"'
+            ' center its embeddings per camera instead: "reid calibrate --normalize centering"'
         )
 
 

@@ -130,6 +130,12 @@ class Profiles:
             choice=other.choice or self.choice,
         )
 
+    def levels_text(self) -> str:
+        """Say what the domains are normalized by: one level where all are alike, else the level of each."""
+        if len(set(self.levels)) == 1:
+            return self.levels[0]
+        return ", ".join(f"{name}: {level}" for name, level in zip(self.domains, self.levels, strict=False))
+
     def levels_of(self, other: Profiles, domains: Sequence[str]) -> tuple[str, ...]:
         """Return the levels of some domains that these or the other profiles have; those of the other go first."""
         if not (self.levels and other.levels):

@@ -1,0 +1,232 @@
+"""Score normalization per pair of cameras: CSLS and the adaptive symmetric s-norm.
+
+Two crops of different people by the same camera are often more similar than two crops of one person by two cameras, and
+the crops of some cameras are similar to everything.  Both methods compare a score with the scores that the query and
+the gallery row have with the crops of the other's camera anyway (:mod:`reid.retrieval.cohorts`), so that scores of all
+pairs of cameras can be ranked together and compared with one threshold.  No labels are used.
+
+With s the inner product, and for a vector x and a camera c the mean m(x, c) and the deviation d(x, c) of the k largest
+inner products of x with the cohort of c:
+
+- ``csls``: 2 s - m(q, camera of g) - m(g, camera of q), after Conneau et al., "Word translation without parallel
+  data", ICLR 2018, here for each pair of cameras;
+- ``snorm``: the mean of (s - m(q, camera of g)) / d(q, camera of g) and (s - m(g, camera of q)) / d(g, camera of q), as
+  in speaker verification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reid.errors import DataError, unknown_name
+from reid.records import Embeddings, FloatArray, IntArray
+from reid.retrieval.cohorts import COHORT_LIMIT, CohortRows, CohortStatistics, measure_cohorts
+
+NONE = "none"
+SMALLEST_DEVIATION = 1e-3  # of similarities; less is rounding, and crops that all look the same
+
+
+@dataclass(frozen=True, eq=False)
+class SideTerms:
+    """The statistics of one side of a block of pairs: means and deviations (A, B) float32, looked up by camera."""
+
+    mean: FloatArray
+    deviation: FloatArray
+
+
+def _csls(scores: FloatArray, query: SideTerms, gallery: SideTerms) -> FloatArray:
+    scores *= 2
+    scores -= query.mean
+    scores -= gallery.mean
+    return scores
+
+
+def _snorm(scores: FloatArray, query: SideTerms, gallery: SideTerms) -> FloatArray:
+    normalized: FloatArray = (scores - query.mean) / query.deviation
+    scores -= gallery.mean
+    scores /= gallery.deviation
+    normalized += scores
+    normalized *= np.float32(0.5)
+    return normalized
+
+
+METHODS: dict[str, Callable[[FloatArray, SideTerms, SideTerms], FloatArray]] = {"csls": _csls, "snorm": _snorm}
+SCORE_NORMS = (NONE, *METHODS)
+
+
+def check_score_norm(name: str) -> str:
+    """Return the name of a score normalization, "none" among them; DataError lists the known ones."""
+    if name not in SCORE_NORMS:
+        raise DataError(unknown_name("score normalization", name, SCORE_NORMS))
+    return name
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedScores:
+    """Normalized scores of Q queries against G gallery rows, computed a block of queries at a time.
+
+    A call with (start, stop) returns the scores (stop - start, G) float32 of these queries; a larger score means more
+    similar.  :func:`reid.evaluation.score_metrics` takes such an object.  Use :func:`normalize_scores`,
+    :func:`normalize_among` or :func:`normalize_embeddings` to get one.
+
+    Args:
+        queries: (Q, D) float32 of unit length.
+        gallery: (G, D) float32 of unit length.
+        method: A key of ``METHODS``.
+        query_statistics: The statistics (Q, C) of the queries.
+        gallery_statistics: The statistics (G, C) of the gallery rows, for the same cameras.
+        query_columns: (Q,) int64, the column of each query's own camera; -1 where nothing holds for it.
+        gallery_columns: (G,) int64, the column of each gallery row's own camera; -1 where nothing holds for it.
+    """
+
+    queries: FloatArray
+    gallery: FloatArray
+    method: str
+    query_statistics: CohortStatistics
+    gallery_statistics: CohortStatistics
+    query_columns: IntArray
+    gallery_columns: IntArray
+
+    def __call__(self, start: int, stop: int) -> FloatArray:
+        return self.normalize(self.queries[start:stop] @ self.gallery.T, np.arange(start, stop))
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether scores are normalized; without enough crops for a cohort, they stay as they are."""
+        return bool((self.query_columns >= 0).all() and (self.gallery_columns >= 0).all())
+
+    @property
+    def stamp(self) -> str:
+        """The method and its parameters, to be reported with every number computed from these scores."""
+        if not self.is_applied:
+            return "too few crops for a cohort: scores as they are"
+        used = np.unique(np.concatenate([self.query_columns, self.gallery_columns]))
+        low, high = self.gallery_statistics.k[used].min(), self.gallery_statistics.k[used].max()
+        names = [self.gallery_statistics.cameras[column] for column in used.tolist()]
+        pooled = sorted(name for name in names if name.endswith("/"))
+        fallback = "; all cameras together for unknown and small ones" if pooled else ""
+        return f"{self.method} per camera pair, k {low if low == high else f'{low} to {high}'}{fallback}"
+
+    def normalize(self, scores: FloatArray, queries: IntArray, rows: IntArray | None = None) -> FloatArray:
+        """Normalize plain scores of some queries with some gallery rows.
+
+        Args:
+            scores: (B, R) float32, inner products; the array is overwritten.
+            queries: (B,) int64, the queries.
+            rows: (R,) int64, the gallery rows; None means all.
+
+        Returns:
+            (B, R) float32; the plain scores where there is no cohort to compare with.
+        """
+        if not self.is_applied:
+            return scores
+        columns = self.gallery_columns if rows is None else self.gallery_columns[rows]
+        own = self.query_columns[queries]
+        query = _looked_up(self.query_statistics.select(queries), columns)
+        gallery = self.gallery_statistics if rows is None else self.gallery_statistics.select(rows)
+        other = _looked_up(gallery, own)
+        return METHODS[self.method](scores, query, SideTerms(other.mean.T, other.deviation.T))
+
+
+def _looked_up(statistics: CohortStatistics, columns: IntArray) -> SideTerms:
+    """Return the statistics (N, M) of N vectors toward the cameras of M columns; without any, they change nothing."""
+    mean = np.nan_to_num(np.take(statistics.mean, columns, axis=1))
+    deviation = np.nan_to_num(np.take(statistics.deviation, columns, axis=1), nan=1.0)
+    return SideTerms(mean, np.maximum(deviation, np.float32(SMALLEST_DEVIATION)))
+
+
+def normalize_scores(
+    queries: CohortRows,
+    gallery: CohortRows,
+    method: str = "csls",
+    *,
+    k: int | None = None,
+    limit: int = COHORT_LIMIT,
+    statistics: CohortStatistics | None = None,
+    cohort: CohortRows | None = None,
+) -> NormalizedScores:
+    """Normalize the scores of queries with gallery rows per pair of cameras.
+
+    Args:
+        queries: The queries.
+        gallery: The gallery rows.
+        method: "csls" or "snorm".
+        k: How many of the nearest crops of a camera count; by default the method and the camera decide.
+        limit: The most crops of a camera that a vector is compared with.
+        statistics: The statistics of the gallery rows, where they have been measured before.
+        cohort: The rows that the cohorts are chosen from; by default the gallery.
+
+    Returns:
+        The normalized scores.
+
+    Raises:
+        DataError: The method is unknown, ``k`` is below 1, or the vectors have different lengths.
+
+    Example:
+        >>> vectors = np.float32([[1, 0], [0.8, 0.6], [0.6, 0.8]])
+        >>> gallery = CohortRows.of_cameras(["hall"] * 3, vectors)
+        >>> normalize_scores(CohortRows.of_cameras(["door"], vectors[:1]), gallery).is_applied
+        False
+    """
+    if method not in METHODS:
+        raise DataError(unknown_name("score normalization", method, METHODS))
+    if k is not None and k < 1:
+        raise DataError(f"score normalization: expected k of at least 1, got {k}")
+    source = gallery if cohort is None else cohort
+    of_gallery = statistics or measure_cohorts(gallery, source, method, k=k, limit=limit)
+    of_queries = of_gallery if queries is gallery else measure_cohorts(queries, source, method, k=k, limit=limit)
+    return NormalizedScores(
+        queries.vectors,
+        gallery.vectors,
+        method,
+        of_queries,
+        of_gallery,
+        of_gallery.columns(queries.cameras),
+        of_gallery.columns(gallery.cameras),
+    )
+
+
+def normalize_among(
+    vectors: FloatArray,
+    cameras: Sequence[str] | npt.NDArray[np.generic],
+    method: str = "csls",
+    *,
+    k: int | None = None,
+    limit: int = COHORT_LIMIT,
+) -> NormalizedScores:
+    """Normalize the scores of all rows with each other; a row never stands in its own cohort.
+
+    Args:
+        vectors: (N, D) float32 of unit length.
+        cameras: (N,) names or numbers of cameras; "" is an unknown camera.
+        method: "csls" or "snorm".
+        k: How many of the nearest crops of a camera count; by default the method and the camera decide.
+        limit: The most crops of a camera that a vector is compared with.
+
+    Returns:
+        The normalized scores (N, N), which are symmetric.
+
+    Example:
+        >>> vectors = np.eye(64, dtype=np.float32)
+        >>> scores = normalize_among(vectors, ["door", "hall"] * 32)
+        >>> scores(0, 2).shape, scores.stamp
+        ((2, 64), 'csls per camera pair, k 10')
+    """
+    rows = CohortRows.of_cameras(cameras, vectors)
+    return normalize_scores(rows, rows, method, k=k, limit=limit)
+
+
+def normalize_embeddings(
+    queries: Embeddings, gallery: Embeddings, method: str = "csls", *, k: int | None = None
+) -> NormalizedScores:
+    """Normalize the scores of embedded queries with an embedded gallery; the samples name cameras and categories."""
+    return normalize_scores(
+        CohortRows.of_samples(queries.samples, queries.vectors),
+        CohortRows.of_samples(gallery.samples, gallery.vectors),
+        method,
+        k=k,
+    )

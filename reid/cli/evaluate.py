@@ -11,6 +11,7 @@ from reid.cli.options import (
     Backbone,
     Data,
     Flip,
+    Normalize,
     ProfileFiles,
     Root,
     Size,
@@ -19,6 +20,8 @@ from reid.cli.options import (
     check_cameras,
     data_specs,
     for_cameras_of,
+    normalization_request,
+    normalized_for,
     rule_settings,
     unseen_policy,
 )
@@ -42,6 +45,7 @@ def evaluate(
     backbone: Backbone = None,
     size: Size = None,
     profiles: ProfileFiles = None,
+    normalize: Normalize = None,
     unseen: Unseen = None,
     flip: Flip = False,
     rules: Annotated[
@@ -88,15 +92,19 @@ def evaluate(
     _check_outputs(json_file, html_file, data)
     settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
+    normalization_request(normalize, profiles)
     load = _loader(backbone, size, profiles, flip)
     if data is None and "{" not in str(weights):
-        check_cameras(load(str(weights or "")), unseen)  # before the street is drawn, which takes minutes
+        check_cameras(
+            load(str(weights or "")), None if normalize else unseen
+        )  # before the street is drawn, which takes minutes
     data_sets = {spec: _open_all(spec, root, settings) for spec in data_specs(data)}
     for data_set in (one for choices in data_sets.values() for one in choices):
         check_files(evaluated_samples(data_set))
 
     def checkpoint_for(data_set: DataSet) -> Checkpoint:
-        return for_cameras_of(data_set.samples, load(_filled(weights, data_set)), unseen, default)
+        checkpoint = normalized_for(data_set.samples, load(_filled(weights, data_set)), normalize, profiles)
+        return for_cameras_of(data_set.samples, checkpoint, unseen, default)
 
     reranking = Reranking(rerank, expand_queries) if rerank or expand_queries else None
     shown = query_examples if html_file is not None else 0 if details else None

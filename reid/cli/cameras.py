@@ -96,9 +96,9 @@ def report(
 
     fields = fields or checkpoint.domain_fields or ("camera",)
     has_statistics = can_be_calibrated(checkpoint)
-    if not has_statistics and (out is not None or curve):
+    if not has_statistics and curve:
         raise ConfigError(
-            f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out, --curve and --plot out"
+            f"{checkpoint.source}: a network without BatchNorm has no curve; leave --curve and --plot out"
         )
     with progress_bar("measuring cameras", count_images(pool, scored, fields, has_statistics)) as progress:
         found = camera_report(
@@ -118,7 +118,7 @@ def report(
             points = score_curve(checkpoint, pool, scored, domain_fields=fields, workers=workers(), progress=progress)
     if plot is not None:
         _write_plot(plot, points)
-    if out is not None and found.profiles is not None:
+    if out is not None:
         found.profiles.save(out)
     if as_json:
         typer.echo(json.dumps({**found.to_json(), "curve": [asdict(point) for point in points]}, indent=2))

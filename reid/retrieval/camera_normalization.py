@@ -24,6 +24,7 @@ from reid.retrieval.centering import camera_means
 from reid.retrieval.embed import embed
 from reid.retrieval.normalization_choice import (
     AS_IT_IS,
+    STATISTICS,
     CameraLevels,
     CandidateVectors,
     LevelsChoice,
@@ -144,8 +145,7 @@ def normalize_cameras(
     found = [CameraChoice(name, counts[name], str(levels[name])) for name in crops]
     report = NormalizationReport(tuple(found), choice.candidates, choice.share, choice.reason, score_norm, score_reason)
     summary = report.summary() if request.is_auto else ""
-    texts = tuple(str(level) for level in levels.values())
-    return replace(profiles, levels=texts, score_norm=score_norm, choice=summary), report
+    return replace(profiles, score_norm=score_norm, choice=summary), report
 
 
 def count_images(samples: Sequence[Sample], request: NormalizationRequest, has_statistics: bool) -> int:
@@ -158,7 +158,7 @@ def count_images(samples: Sequence[Sample], request: NormalizationRequest, has_s
 
 
 def group_crops(samples: Sequence[Sample], domain_fields: Sequence[str], minimum: int) -> dict[str, list[Sample]]:
-    """Group crops by camera, sorted by name, each in the order of time and name.
+    """Group crops by camera, sorted by name.
 
     Raises:
         DataError: There are no crops, a crop has no camera, or a camera has fewer crops than ``minimum``.
@@ -173,11 +173,12 @@ def group_crops(samples: Sequence[Sample], domain_fields: Sequence[str], minimum
     few = [f"{name} ({len(rows)})" for name, rows in sorted(found.items()) if len(rows) < minimum]
     if few:
         raise DataError(f"calibration: expected at least {minimum} images of each camera, too few of: {', '.join(few)}")
+    return dict(sorted(found.items()))
 
-    def order(sample: Sample) -> tuple[float, str]:
-        return (sample.time.timestamp() if sample.time is not None else 0.0, str(sample.path))
 
-    return {name: sorted(rows, key=order) for name, rows in sorted(found.items())}
+def _in_order(crops: Sequence[Sample]) -> list[Sample]:
+    """Sort crops by time and name, so that those of one object stand together."""
+    return sorted(crops, key=lambda s: (s.time.timestamp() if s.time is not None else 0.0, str(s.path)))
 
 
 def _choose(measurement: CameraMeasurement, crops: Crops) -> LevelsChoice:
@@ -189,7 +190,7 @@ def _choose(measurement: CameraMeasurement, crops: Crops) -> LevelsChoice:
         reason = f"two cameras with {FEWEST} crops or more are needed to compare levels, got {counts}"
         return LevelsChoice({}, (), float("nan"), f"the network stays as it is: {reason}")
     compared = sorted({name for pair in pairs for name in pair})
-    candidates = _candidates(measurement, {name: enough[name] for name in compared})
+    candidates = _candidates(measurement, {name: _in_order(enough[name]) for name in compared})
     return choose_levels(candidates, pairs)
 
 
@@ -264,33 +265,54 @@ def _centered_by_halves(vectors: FloatArray, compared: _ComparedCrops) -> FloatA
     return found
 
 
-def _measure(measurement: CameraMeasurement, crops: Crops, levels: Mapping[str, CameraLevels]) -> Profiles:
-    """Measure the chosen levels on all crops."""
-    checkpoint, fields, names = measurement.checkpoint, measurement.domain_fields, list(crops)
-    counts = tuple(len(rows) for rows in crops.values())
-    profiles = Profiles(
-        tuple(names),
-        counts,
+def empty_profiles(checkpoint: Checkpoint, domain_fields: Sequence[str], counts: Mapping[str, int]) -> Profiles:
+    """Return profiles that leave the network as it is; ``counts`` are the crops of each camera by name."""
+    return Profiles(
+        tuple(counts),
+        tuple(counts.values()),
         {},
         {},
         weights=checkpoint.weights,
-        domain_fields=fields,
+        domain_fields=tuple(domain_fields),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        levels=(str(AS_IT_IS),) * len(counts),
     )
+
+
+def with_centers(profiles: Profiles, means: Mapping[str, FloatArray]) -> Profiles:
+    """Add the centers (D,) of some cameras by name to profiles; the embeddings of the others stay as they are."""
+    if not means:
+        return profiles
+    zero = np.zeros_like(next(iter(means.values())))
+    centers = torch.from_numpy(np.stack([means.get(name, zero) for name in profiles.domains]))
+    levels = tuple(
+        str(CameraLevels(STATISTICS in level, name in means))
+        for name, level in zip(profiles.domains, profiles.levels, strict=True)
+    )
+    return replace(profiles, centers=centers, levels=levels)
+
+
+def _measure(measurement: CameraMeasurement, crops: Crops, levels: Mapping[str, CameraLevels]) -> Profiles:
+    """Measure the chosen levels on all crops."""
+    checkpoint, fields = measurement.checkpoint, measurement.domain_fields
+    profiles = empty_profiles(checkpoint, fields, {name: len(rows) for name, rows in crops.items()})
+    names, described = list(profiles.domains), profiles
     calibrated = {name: rows for name, rows in crops.items() if levels[name].statistics}
     if calibrated:
         measured = measurement.statistics(calibrated)
         others = [name for name in names if name not in calibrated]
-        if others:
-            measured = replace_domains(own_profiles(checkpoint, others, fields), measured).select(names)
-        profiles = replace(measured, images=counts)
+        profiles = replace_domains(own_profiles(checkpoint, others, fields), measured) if others else measured
     elif checkpoint.domain_fields and checkpoint.has_statistics:
-        profiles = replace(own_profiles(checkpoint, names, fields), images=counts, date=profiles.date)
+        profiles = own_profiles(checkpoint, names, fields)
+    profiles = replace(
+        profiles.select(names),
+        images=described.images,
+        date=described.date,
+        levels=tuple(str(CameraLevels(levels[name].statistics)) for name in names),
+    )
     centered = [name for name in names if levels[name].centering]
     if not centered:
         return profiles
     samples = [sample for name in centered for sample in crops[name]]
     vectors = measurement.vectors(samples, profiles)
-    means = camera_means(Embeddings(tuple(samples), vectors, "centers"), fields)
-    zero = np.zeros(vectors.shape[1], np.float32)
-    return replace(profiles, centers=torch.from_numpy(np.stack([means.get(name, zero) for name in names])))
+    return with_centers(profiles, camera_means(Embeddings(tuple(samples), vectors, "centers"), fields))

@@ -14,6 +14,7 @@ from reid.cli.options import (
     Normalize,
     ProfileFiles,
     Root,
+    ScoreNorm,
     Size,
     Unseen,
     Weights,
@@ -61,6 +62,7 @@ def evaluate(
         typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking, with values such as 20 6 0.3."),
     ] = None,
     expand_queries: Annotated[int, typer.Option(min=0, help="Also score query expansion by so many neighbours.")] = 0,
+    score_norm: ScoreNorm = None,
     memory: Annotated[int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
@@ -95,9 +97,8 @@ def evaluate(
     normalization_request(normalize, profiles)
     load = _loader(backbone, size, profiles, flip)
     if data is None and "{" not in str(weights):
-        check_cameras(
-            load(str(weights or "")), None if normalize else unseen
-        )  # before the street is drawn, which takes minutes
+        # before the street is drawn, which takes minutes
+        check_cameras(load(str(weights or "")), None if normalize else unseen)
     data_sets = {spec: _open_all(spec, root, settings) for spec in data_specs(data)}
     for data_set in (one for choices in data_sets.values() for one in choices):
         check_files(evaluated_samples(data_set))
@@ -110,7 +111,9 @@ def evaluate(
     shown = query_examples if html_file is not None else 0 if details else None
     scored = []
     for spec, choices in data_sets.items():
-        for one in evaluate_data(choices, checkpoint_for, reranking, memory and memory * 2**20, shown):
+        for one in evaluate_data(
+            choices, checkpoint_for, reranking, memory and memory * 2**20, shown, str(score_norm or "")
+        ):
             scored.append(one)
             typer.echo(f"{spec}\n{report_table(one.report)}{details_table(one) if details else ''}")
     if json_file is not None:

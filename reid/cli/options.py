@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -60,6 +61,24 @@ DomainFields = Annotated[
     str,
     typer.Option(
         "--by", help='Fields that name a domain together, such as "category/camera". Default: those of the weights.'
+    ),
+]
+
+
+class ScoreNormName(StrEnum):
+    """The score normalizations of :mod:`reid.retrieval.score_normalization`."""
+
+    NONE = "none"
+    CSLS = "csls"
+    SNORM = "snorm"
+
+
+ScoreNorm = Annotated[
+    ScoreNormName | None,
+    typer.Option(
+        "--score-norm",
+        help="Also score with scores that are normalized per pair of cameras, without labels: csls, or the adaptive"
+        " symmetric s-norm. Default: what the profiles recommend, else none.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

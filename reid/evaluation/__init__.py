@@ -27,7 +27,8 @@ from reid.evaluation.reports.html_page import write_page
 from reid.evaluation.reports.report_json import report_json, write_reports
 from reid.evaluation.reports.report_text import report_table
 from reid.evaluation.results import Report, Result, mean_report
-from reid.evaluation.run import Reranking, evaluate
+from reid.evaluation.run import evaluate
+from reid.evaluation.trial_scores import Reranking
 
 __all__ = [
     "BestScores",

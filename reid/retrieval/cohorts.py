@@ -13,150 +13,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
-from reid.errors import DataError
-from reid.records import FloatArray, IntArray, Sample
+from reid.errors import DataError, unknown_name
+from reid.records import FloatArray, IntArray
+from reid.retrieval.cohort_rows import (
+    COHORT_LIMIT,
+    BoolArray,
+    CohortRows,
+    HashArray,
+    LabelArray,
+    cohort_of,
+    pool_of,
+)
 
-HashArray = npt.NDArray[np.uint64]
-LabelArray = npt.NDArray[np.str_]
-BoolArray = npt.NDArray[np.bool_]
-
-COHORT_LIMIT = 2048  # crops of a camera, the most that measuring compares a vector with
 FEWEST = 32  # crops of a camera; the statistics of fewer say more about these few crops than about the camera
 ROWS_AT_ONCE = 256
 MARGIN = np.float32(1e-5)  # above the rounding error of a float32 inner product of unit vectors
-PATH_PARTS = 2  # the folder and the name of a file tell crops apart and are the same on every machine
-
-
-@dataclass(frozen=True, eq=False)
-class CohortRows:
-    """Vectors with what decides about their cohort.
-
-    Args:
-        vectors: (N, D) float32 of unit length.
-        cameras: (N,) strings, "<category>/<camera>"; "<category>/" where the camera is unknown.
-        keys: (N,) uint64; of a large camera, the rows with the smallest keys are its cohort.
-        images: (N,) uint64; rows of equal numbers show the same image and are not compared.
-
-    Raises:
-        DataError: The lengths differ.
-    """
-
-    vectors: FloatArray
-    cameras: LabelArray
-    keys: HashArray
-    images: HashArray
-
-    def __post_init__(self) -> None:
-        lengths = {len(self.vectors), len(self.cameras), len(self.keys), len(self.images)}
-        if self.vectors.ndim != 2 or len(lengths) != 1:
-            raise DataError(
-                f"cohort: expected vectors (N, D) and a camera, a key and an image for each, got"
-                f" {self.vectors.shape}, {len(self.cameras)}, {len(self.keys)} and {len(self.images)}"
-            )
-
-    @classmethod
-    def of_samples(cls, samples: Sequence[Sample], vectors: FloatArray) -> CohortRows:
-        """Return the rows of samples; neither the order nor the other rows change the keys.
-
-        Args:
-            samples: The samples (N,).
-            vectors: Their vectors (N, D) float32 of unit length.
-        """
-        cameras = np.array([f"{sample.category}/{sample.camera}" for sample in samples], dtype=np.str_)
-        keys = [_hash("/".join(sample.path.parts[-PATH_PARTS:])) for sample in samples]
-        images = [_hash(str(sample.path)) for sample in samples]
-        return cls(vectors, cameras, np.array(keys, np.uint64), np.array(images, np.uint64))
-
-    @classmethod
-    def of_cameras(cls, cameras: Sequence[str] | npt.NDArray[np.generic], vectors: FloatArray) -> CohortRows:
-        """Return the rows of vectors of one category, each of another image; "" is an unknown camera.
-
-        Example:
-            >>> CohortRows.of_cameras(["door", ""], np.eye(2, dtype=np.float32)).cameras.tolist()
-            ['/door', '/']
-        """
-        names = np.array([f"/{camera}" for camera in np.asarray(cameras).tolist()], dtype=np.str_)
-        numbers = np.arange(len(names), dtype=np.uint64)
-        return cls(vectors, names, np.array([_hash(str(i)) for i in numbers], np.uint64), numbers)
-
-    def select(self, rows: IntArray | BoolArray) -> CohortRows:
-        """Return some of the rows, by position or by a mask."""
-        return CohortRows(self.vectors[rows], self.cameras[rows], self.keys[rows], self.images[rows])
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
-
-
-def pool_of(camera: str) -> str:
-    """Return the name of all cameras of the category of a camera.
-
-    Example:
-        >>> pool_of("person/door")
-        'person/'
-    """
-    return camera.split("/", 1)[0] + "/"
-
-
-CSLS_NEIGHBOURS = 10
-COHORT_SHARE, FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 6, 64, 256  # of the s-norm
+FEWEST_OF_CSLS, MOST_OF_CSLS, CROPS_OF_ONE = 3, 10, 24  # one neighbour for each 24 crops of a camera
+COHORT_SHARE, FEWEST_NEIGHBOURS, MOST_NEIGHBOURS, STEP_OF_NEIGHBOURS = 6, 64, 256, 32  # of the s-norm
 
 
 def csls_neighbours(crops: int) -> int:
-    """Return how many neighbours CSLS averages in a camera of so many crops: 10, or all others where there are fewer.
+    """Return how many neighbours CSLS averages in a camera of so many crops: a 24th of them, at least 3, at most 10.
 
     Example:
-        >>> csls_neighbours(500), csls_neighbours(6)
-        (10, 5)
+        >>> [csls_neighbours(crops) for crops in (1, 30, 120, 360)]
+        [1, 3, 5, 10]
     """
-    return max(1, min(CSLS_NEIGHBOURS, crops - 1))
+    return min(max(crops // CROPS_OF_ONE, FEWEST_OF_CSLS), MOST_OF_CSLS, crops)
 
 
 def snorm_neighbours(crops: int) -> int:
     """Return the size of the adaptive cohort of the s-norm: a sixth of the crops, at least 64 and at most 256.
 
+    It grows in steps of 32, so that a few more crops rarely change it.
+
     Example:
         >>> snorm_neighbours(592), snorm_neighbours(40)
-        (98, 39)
+        (96, 40)
     """
-    wished = min(max(crops // COHORT_SHARE, FEWEST_NEIGHBOURS), MOST_NEIGHBOURS)
-    return max(1, min(wished, crops - 1))
+    share = crops // COHORT_SHARE // STEP_OF_NEIGHBOURS * STEP_OF_NEIGHBOURS
+    wished = min(max(share, FEWEST_NEIGHBOURS), MOST_NEIGHBOURS)
+    return min(wished, crops)
 
 
 NEIGHBOURS: dict[str, Callable[[int], int]] = {"csls": csls_neighbours, "snorm": snorm_neighbours}
 """How many of the nearest crops of a camera count, by the method and the number of crops of the camera."""
-
-
-def cohort_of(rows: CohortRows, limit: int = COHORT_LIMIT) -> dict[str, IntArray]:
-    """Choose the cohort of every camera: all its rows, or those with the smallest keys where it has more than a limit.
-
-    Args:
-        rows: The rows of a gallery.
-        limit: The most crops of a camera; rows whose keys are equal to the last one are taken as well.
-
-    Returns:
-        For each camera and each pool its positions (M,) int64, ascending.  A pool joins the cohorts of its cameras.
-    """
-    cohort: dict[str, IntArray] = {}
-    order = np.argsort(rows.cameras, kind="stable")
-    names, starts = np.unique(rows.cameras[order], return_index=True)
-    pools: dict[str, list[IntArray]] = {}
-    for name, members in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
-        if len(members) > limit:
-            bound = np.partition(rows.keys[members], limit - 1)[limit - 1]
-            members = members[rows.keys[members] <= bound]
-        chosen = np.sort(members).astype(np.int64)
-        pools.setdefault(pool_of(name), []).append(chosen)
-        if name != pool_of(name):
-            cohort[name] = chosen
-    for pool, parts in pools.items():
-        cohort[pool] = np.sort(np.concatenate(parts))
-    return dict(sorted(cohort.items()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +69,11 @@ class CohortStatistics:
     """How similar N vectors are to their nearest crops of each of C cameras.
 
     ``mean`` and ``deviation`` (N, C) float32 are those of the ``k`` largest similarities to the cohort of a camera,
-    ``lowest`` (N, C) is the smallest of them.  They are NaN where a vector has no other crop to be compared with, and
-    for cameras of another category.
+    ``lowest`` (N, C) is the smallest of them, -inf where fewer than ``k`` crops show another image.  Mean and deviation
+    are NaN where a vector has no other crop to be compared with, and for cameras of another category.
 
     Args:
+        method: What the statistics are for, a key of ``NEIGHBOURS``.
         cameras: The C names, "<category>/<camera>", and "<category>/" for the pool of all cameras of a category.
         mean: (N, C) float32.
         deviation: (N, C) float32.
@@ -180,11 +86,12 @@ class CohortStatistics:
         >>> rows = CohortRows.of_cameras(["door", "hall", "hall"], vectors)
         >>> statistics = measure_cohorts(rows, rows, "csls")
         >>> statistics.cameras, statistics.k.tolist()
-        (('/', '/door', '/hall'), [2, 1, 1])
+        (('/', '/door', '/hall'), [3, 1, 2])
         >>> round(float(statistics.mean[0, 2]), 4)
-        0.6
+        0.3
     """
 
+    method: str
     cameras: tuple[str, ...]
     mean: FloatArray
     deviation: FloatArray
@@ -198,6 +105,13 @@ class CohortStatistics:
     def select(self, rows: IntArray | BoolArray) -> CohortStatistics:
         """Return the statistics of some of the vectors; the cohort stays as it is."""
         return replace(self, mean=self.mean[rows], deviation=self.deviation[rows], lowest=self.lowest[rows])
+
+    @classmethod
+    def joined(cls, *parts: CohortStatistics) -> CohortStatistics:
+        """Return the statistics of all parts, one after the other; all are for the same cohort."""
+        fields = ("mean", "deviation", "lowest")
+        mean, deviation, lowest = (np.concatenate([getattr(part, name) for part in parts]) for name in fields)
+        return replace(parts[0], mean=mean, deviation=deviation, lowest=lowest)
 
     def columns(self, cameras: Sequence[str] | LabelArray, fewest: int = FEWEST) -> IntArray:
         """Find the column that holds for each of some cameras.
@@ -216,6 +130,7 @@ class CohortStatistics:
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as arrays, for a file."""
         return {
+            "method": np.array(self.method),
             "cameras": np.array(self.cameras, dtype=np.str_),
             "mean": self.mean,
             "deviation": self.deviation,
@@ -235,12 +150,15 @@ class CohortStatistics:
             tables = [np.asarray(arrays[name], np.float32) for name in ("mean", "deviation", "lowest")]
             counts, k = (np.asarray(arrays[name], np.int64) for name in ("counts", "k"))
             cameras = tuple(str(name) for name in arrays["cameras"].tolist())
+            method = str(arrays["method"])
         except KeyError as error:
             raise DataError(f"cohort statistics: expected an array {error}; measure them again") from None
         shape = (len(tables[0]), len(cameras))
+        if method not in NEIGHBOURS:
+            raise DataError(unknown_name("score normalization", method, NEIGHBOURS))
         if any(table.shape != shape for table in tables) or any(part.shape != shape[1:] for part in (counts, k)):
             raise DataError(f"cohort statistics: the arrays do not fit {len(cameras)} cameras; measure them again")
-        return cls(cameras, tables[0], tables[1], tables[2], counts, k)
+        return cls(method, cameras, tables[0], tables[1], tables[2], counts, k)
 
 
 def _pool_column(camera: str, column: Mapping[str, int], usable: set[str]) -> int:
@@ -266,22 +184,38 @@ def measure_cohorts(
     Raises:
         DataError: The vectors have different lengths.
     """
+    if method not in NEIGHBOURS:
+        raise DataError(unknown_name("score normalization", method, NEIGHBOURS))
     if rows.vectors.shape[1] != gallery.vectors.shape[1]:
         raise DataError(f"cohort: vectors of length {rows.vectors.shape[1]} and {gallery.vectors.shape[1]} differ")
     cohort = cohort_of(gallery, limit)
-    cameras, counts, ks = _sizes(cohort, method, k)
+    cameras, counts, ks = cohort_sizes(cohort, method, k)
     tables = [np.full((len(rows.vectors), len(cameras)), np.nan, np.float32) for _ in range(3)]
-    statistics = CohortStatistics(cameras, tables[0], tables[1], tables[2], counts, ks)
-    for pool in (name for name in cameras if name == pool_of(name)):
-        own = np.flatnonzero(np.char.startswith(rows.cameras, pool))
-        _measure_category(statistics, rows, own, gallery, cohort, pool)
+    statistics = CohortStatistics(method, cameras, tables[0], tables[1], tables[2], counts, ks)
+    measure_rows(statistics, rows, np.arange(len(rows.vectors)), gallery, cohort)
     return statistics
 
 
-def _sizes(cohort: Mapping[str, IntArray], method: str, k: int | None) -> tuple[tuple[str, ...], IntArray, IntArray]:
+def cohort_sizes(
+    cohort: Mapping[str, IntArray], method: str, k: int | None = None
+) -> tuple[tuple[str, ...], IntArray, IntArray]:
+    """Return the names of the cameras, the sizes of their cohorts, and how many crops count, of a cohort."""
     cameras, counts = tuple(cohort), np.array([len(members) for members in cohort.values()], np.int64)
-    wished = [max(1, min(k, count - 1)) if k else NEIGHBOURS[method](count) for count in counts.tolist()]
+    wished = [min(k, count) if k else NEIGHBOURS[method](count) for count in counts.tolist()]
     return cameras, counts, np.array(wished, np.int64)
+
+
+def measure_rows(
+    statistics: CohortStatistics,
+    rows: CohortRows,
+    chosen: IntArray,
+    gallery: CohortRows,
+    cohort: Mapping[str, IntArray],
+) -> None:
+    """Measure the rows ``chosen`` (M,) and write them into ``statistics``, whose cameras are those of the cohort."""
+    for pool in (name for name in statistics.cameras if name == pool_of(name)):
+        own = chosen[np.char.startswith(rows.cameras[chosen], pool)]
+        _measure_category(statistics, rows, own, gallery, cohort, pool)
 
 
 def _measure_category(
@@ -305,9 +239,9 @@ def _measure_category(
             nearest = _nearest(vectors, images, gallery, members, max(k, pooled))
             found.append(nearest)
             if k:
-                _fill(statistics, block, column[name], nearest[:, :k])
+                _fill(statistics, block, column[name], nearest[:, :k], k)
         together = -np.sort(-np.concatenate(found, axis=1), axis=1)
-        _fill(statistics, block, column[pool], together[:, :pooled])
+        _fill(statistics, block, column[pool], together[:, :pooled], pooled)
 
 
 def _parts_of(pool: str, cohort: Mapping[str, IntArray]) -> list[tuple[str, IntArray]]:
@@ -328,7 +262,7 @@ def _nearest(vectors: FloatArray, images: HashArray, gallery: CohortRows, member
     return descending
 
 
-def _fill(statistics: CohortStatistics, rows: IntArray, column: int, nearest: FloatArray) -> None:
+def _fill(statistics: CohortStatistics, rows: IntArray, column: int, nearest: FloatArray, k: int) -> None:
     """Write mean, deviation and smallest of ``nearest`` (B, K), of which -inf counts for nothing."""
     valid = nearest > -np.inf
     counted = valid.sum(axis=1)
@@ -338,4 +272,4 @@ def _fill(statistics: CohortStatistics, rows: IntArray, column: int, nearest: Fl
         square = np.where(valid, (scores - mean[:, None]) ** 2, 0).sum(axis=1) / counted
     statistics.mean[rows, column] = mean
     statistics.deviation[rows, column] = np.sqrt(square)
-    statistics.lowest[rows, column] = np.where(counted > 0, np.where(valid, nearest, np.inf).min(axis=1), np.nan)
+    statistics.lowest[rows, column] = nearest[:, -1] if nearest.shape[1] == k else -np.inf

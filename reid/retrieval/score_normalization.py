@@ -18,13 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from reid.errors import DataError, unknown_name
 from reid.records import Embeddings, FloatArray, IntArray
-from reid.retrieval.cohorts import COHORT_LIMIT, CohortRows, CohortStatistics, measure_cohorts
+from reid.retrieval.cohort_rows import COHORT_LIMIT, CohortRows
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
 
 NONE = "none"
 SMALLEST_DEVIATION = 1e-3  # of similarities; less is rounding, and crops that all look the same
@@ -74,27 +76,39 @@ class NormalizedScores:
     :func:`normalize_among` or :func:`normalize_embeddings` to get one.
 
     Args:
-        queries: (Q, D) float32 of unit length.
-        gallery: (G, D) float32 of unit length.
-        method: A key of ``METHODS``.
+        queries: The Q queries.
+        gallery: The G gallery rows.
+        cohort: The rows that the cohorts of the cameras are chosen from.
         query_statistics: The statistics (Q, C) of the queries.
         gallery_statistics: The statistics (G, C) of the gallery rows, for the same cameras.
-        query_columns: (Q,) int64, the column of each query's own camera; -1 where nothing holds for it.
-        gallery_columns: (G,) int64, the column of each gallery row's own camera; -1 where nothing holds for it.
     """
 
-    queries: FloatArray
-    gallery: FloatArray
-    method: str
+    queries: CohortRows
+    gallery: CohortRows
+    cohort: CohortRows
     query_statistics: CohortStatistics
     gallery_statistics: CohortStatistics
-    query_columns: IntArray
-    gallery_columns: IntArray
 
     def __call__(self, start: int, stop: int) -> FloatArray:
-        return self.normalize(self.queries[start:stop] @ self.gallery.T, np.arange(start, stop))
+        products = self.queries.vectors[start:stop] @ self.gallery.vectors.T
+        return self.normalize(products, np.arange(start, stop))
 
     @property
+    def method(self) -> str:
+        """The method, a key of ``METHODS``."""
+        return self.gallery_statistics.method
+
+    @cached_property
+    def query_columns(self) -> IntArray:
+        """The column (Q,) int64 of the statistics that holds for each query's camera; -1 where none does."""
+        return self.gallery_statistics.columns(self.queries.cameras)
+
+    @cached_property
+    def gallery_columns(self) -> IntArray:
+        """The column (G,) int64 of the statistics that holds for each row's camera; -1 where none does."""
+        return self.gallery_statistics.columns(self.gallery.cameras)
+
+    @cached_property
     def is_applied(self) -> bool:
         """Whether scores are normalized; without enough crops for a cohort, they stay as they are."""
         return bool((self.query_columns >= 0).all() and (self.gallery_columns >= 0).all())
@@ -106,8 +120,7 @@ class NormalizedScores:
             return "too few crops for a cohort: scores as they are"
         used = np.unique(np.concatenate([self.query_columns, self.gallery_columns]))
         low, high = self.gallery_statistics.k[used].min(), self.gallery_statistics.k[used].max()
-        names = [self.gallery_statistics.cameras[column] for column in used.tolist()]
-        pooled = sorted(name for name in names if name.endswith("/"))
+        pooled = any(self.gallery_statistics.cameras[column].endswith("/") for column in used.tolist())
         fallback = "; all cameras together for unknown and small ones" if pooled else ""
         return f"{self.method} per camera pair, k {low if low == high else f'{low} to {high}'}{fallback}"
 
@@ -125,18 +138,48 @@ class NormalizedScores:
         if not self.is_applied:
             return scores
         columns = self.gallery_columns if rows is None else self.gallery_columns[rows]
-        own = self.query_columns[queries]
         query = _looked_up(self.query_statistics.select(queries), columns)
         gallery = self.gallery_statistics if rows is None else self.gallery_statistics.select(rows)
-        other = _looked_up(gallery, own)
+        other = _looked_up(gallery, self.query_columns[queries])
         return METHODS[self.method](scores, query, SideTerms(other.mean.T, other.deviation.T))
+
+    def normalize_pairs(self, query: IntArray, row: IntArray) -> FloatArray:
+        """Compute the normalized scores (E,) float32 of pairs of queries and gallery rows, both (E,) int64."""
+        scores: FloatArray = np.einsum("nd,nd->n", self.queries.vectors[query], self.gallery.vectors[row])
+        if not self.is_applied:
+            return scores
+        sides = (
+            _looked_up_pairs(self.query_statistics, query, self.gallery_columns[row]),
+            _looked_up_pairs(self.gallery_statistics, row, self.query_columns[query]),
+        )
+        return METHODS[self.method](scores, *sides)
+
+    def joined(self) -> NormalizedScores:
+        """Return the scores of queries and gallery rows, one after the other, with each other."""
+        rows = CohortRows.joined(self.queries, self.gallery)
+        statistics = CohortStatistics.joined(self.query_statistics, self.gallery_statistics)
+        return NormalizedScores(rows, rows, self.cohort, statistics, statistics)
+
+    def with_queries(self, vectors: FloatArray) -> NormalizedScores:
+        """Return the scores of the same queries with other vectors (Q, D), such as expanded ones."""
+        queries = CohortRows(vectors, self.queries.cameras, self.queries.keys, self.queries.images)
+        statistics = measure_cohorts(queries, self.cohort, self.method)
+        return NormalizedScores(queries, self.gallery, self.cohort, statistics, self.gallery_statistics)
 
 
 def _looked_up(statistics: CohortStatistics, columns: IntArray) -> SideTerms:
     """Return the statistics (N, M) of N vectors toward the cameras of M columns; without any, they change nothing."""
-    mean = np.nan_to_num(np.take(statistics.mean, columns, axis=1))
-    deviation = np.nan_to_num(np.take(statistics.deviation, columns, axis=1), nan=1.0)
-    return SideTerms(mean, np.maximum(deviation, np.float32(SMALLEST_DEVIATION)))
+    return _usable(np.take(statistics.mean, columns, axis=1), np.take(statistics.deviation, columns, axis=1))
+
+
+def _looked_up_pairs(statistics: CohortStatistics, rows: IntArray, columns: IntArray) -> SideTerms:
+    """Return the statistics (E,) of a vector toward the camera of a column, for E pairs."""
+    return _usable(statistics.mean[rows, columns], statistics.deviation[rows, columns])
+
+
+def _usable(mean: FloatArray, deviation: FloatArray) -> SideTerms:
+    deviation = np.maximum(np.nan_to_num(deviation, nan=1.0), np.float32(SMALLEST_DEVIATION))
+    return SideTerms(np.nan_to_num(mean), deviation)
 
 
 def normalize_scores(
@@ -179,15 +222,7 @@ def normalize_scores(
     source = gallery if cohort is None else cohort
     of_gallery = statistics or measure_cohorts(gallery, source, method, k=k, limit=limit)
     of_queries = of_gallery if queries is gallery else measure_cohorts(queries, source, method, k=k, limit=limit)
-    return NormalizedScores(
-        queries.vectors,
-        gallery.vectors,
-        method,
-        of_queries,
-        of_gallery,
-        of_gallery.columns(queries.cameras),
-        of_gallery.columns(gallery.cameras),
-    )
+    return NormalizedScores(queries, gallery, source, of_queries, of_gallery)
 
 
 def normalize_among(
@@ -214,7 +249,7 @@ def normalize_among(
         >>> vectors = np.eye(64, dtype=np.float32)
         >>> scores = normalize_among(vectors, ["door", "hall"] * 32)
         >>> scores(0, 2).shape, scores.stamp
-        ((2, 64), 'csls per camera pair, k 10')
+        ((2, 64), 'csls per camera pair, k 3')
     """
     rows = CohortRows.of_cameras(cameras, vectors)
     return normalize_scores(rows, rows, method, k=k, limit=limit)
@@ -224,9 +259,5 @@ def normalize_embeddings(
     queries: Embeddings, gallery: Embeddings, method: str = "csls", *, k: int | None = None
 ) -> NormalizedScores:
     """Normalize the scores of embedded queries with an embedded gallery; the samples name cameras and categories."""
-    return normalize_scores(
-        CohortRows.of_samples(queries.samples, queries.vectors),
-        CohortRows.of_samples(gallery.samples, gallery.vectors),
-        method,
-        k=k,
-    )
+    first, second = (CohortRows.of_samples(side.samples, side.vectors) for side in (queries, gallery))
+    return normalize_scores(first, second, method, k=k)

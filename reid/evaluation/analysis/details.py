@@ -108,7 +108,7 @@ def details_of(
     found: list[ResultDetails] = []
     by_modality: dict[str, list[tuple[str, PairTable]]] = {}
     for result in report.results:
-        if result.reranking:
+        if not result.is_plain:
             continue
         queries, gallery = _rows_of(embeddings, result, how.rule.ignore == "itself")
         labels = market_labels(queries.samples, gallery.samples, ignore=how.rule.ignore, locations=how.locations)

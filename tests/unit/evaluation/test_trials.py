@@ -23,7 +23,7 @@ from reid.evaluation import Reranking, evaluate
 from reid.evaluation.labels import market_labels
 from reid.evaluation.ranks import single_shot_ranks
 from reid.evaluation.results import mean_of_galleries, mean_report
-from reid.evaluation.run import score_trial
+from reid.evaluation.trial_scores import score_trial
 from reid.records import Embeddings, Modality, Sample, Split
 
 Q, G = Split.QUERY, Split.GALLERY

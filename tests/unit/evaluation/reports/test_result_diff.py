@@ -156,7 +156,7 @@ def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_pa
     plain = written(tmp_path / "a.json", 2)
     both = written(tmp_path / "b.json", 6, reranking=Reranking(neighbours=1))
     (pair,) = compare_files(plain, both)
-    assert (pair.before["reranking"], pair.after["reranking"]) == (None, None)
+    assert (pair.before["reranking"], pair.after["reranking"]) == ("", "")
     (line,) = unpaired_rerankings(plain, both)
     assert str(both) in line
     assert "expansion over 1" in line
@@ -164,5 +164,5 @@ def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_pa
     assert [bool(pair.before["reranking"]) for pair in compare_files(both, again)] == [False, True]
     assert unpaired_rerankings(both, again) == []
     other = written(tmp_path / "d.json", 3, reranking=Reranking(neighbours=2))
-    assert [pair.after["reranking"] for pair in compare_files(both, other)] == [None]
+    assert [pair.after["reranking"] for pair in compare_files(both, other)] == [""]
     assert len(unpaired_rerankings(both, other)) == 2

@@ -185,6 +185,9 @@ def normalized_for(
     request = normalization_request(normalize, profiles)
     if request is None:
         return checkpoint
+    if request.is_auto and not any(sample.camera for sample in samples):
+        typer.echo("no crop names its camera: the network stays as it is", err=True)
+        return checkpoint
     from reid.data.manifest import check_files
     from reid.data.selection import calibration_samples
     from reid.models.calibration import can_be_calibrated

@@ -20,6 +20,7 @@ from reid.data.manifest import check_files
 from reid.data.selection import evaluated_samples, gallery_samples
 from reid.errors import DataError, GalleryError, WeightsError
 from reid.files import prepare_output_folder
+from reid.models.provenance import UNSEEN_CAMERA_KEY, provenance_of
 from reid.records import Embeddings, Sample, Split, UnseenCameraPolicy, domain_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ DEFAULT_DATA = Path("data/street")
 DEFAULT_GALLERY = Path("galleries/street")
 WEIGHTS_FILE = "street.safetensors"
 NETWORK = "network.safetensors"  # suffix of the file of a gallery that holds the network that embedded its crops
-UNSEEN_CAMERA_KEY = "unseen cameras"  # key of the policy in a checkpoint's free text and in the JSON of results
 
 
 def shipped_weights() -> Path:
@@ -236,7 +236,7 @@ def evaluate_data(
     reranking: Reranking | None = None,
     memory: int | None = None,
     query_examples: int | None = None,
-    score_norm: str = "none",
+    score_norm: str = "",
 ) -> Iterator[Details]:
     """Evaluate one data set, or all choices of one, such as the ten trials of "regdb:trial=all".
 
@@ -246,7 +246,8 @@ def evaluate_data(
         reranking: A second result for each one, with re-ranking.
         memory: The most bytes of scores held at a time; None means 64 MiB.
         query_examples: How many of the best and of the worst queries to show; None computes scores only.
-        score_norm: Adds results with scores that are normalized by "csls" or "snorm".
+        score_norm: Adds results with scores that are normalized by "csls" or "snorm"; "" does what the profiles of the
+            network recommend, if anything.
 
     Yields:
         The report of each choice, then the means over choices that papers report.  A mean has scores only.
@@ -274,30 +275,12 @@ def _evaluate_one(
 
     embeddings, scoring = embed_samples(checkpoint, evaluated_samples(data)), data.scoring
     report = evaluate(
-        embeddings, protocol=data.name, scoring=scoring, provenance=_provenance(checkpoint),
-        reranking=reranking, score_norm=score_norm, memory=memory,
+        embeddings, protocol=data.name, scoring=scoring, provenance=provenance_of(checkpoint),
+        reranking=reranking, score_norm=score_norm or checkpoint.score_norm or "none", memory=memory,
     )  # fmt: skip
     if query_examples is None:
         return Details(report)
     return details_of(report, embeddings, scoring, query_examples=query_examples, memory=memory)
-
-
-def _provenance(checkpoint: Checkpoint) -> dict[str, object]:
-    """Return how embeddings come about, as far as the names of the files do not tell it."""
-    from reid.models.checkpoint import PRIOR
-
-    provenance: dict[str, object] = {"neck": checkpoint.spec.neck, "flip": checkpoint.transform.flip}
-    if checkpoint.runtime:
-        provenance["runtime"] = checkpoint.runtime
-    if PRIOR in checkpoint.extra:
-        provenance[PRIOR] = checkpoint.extra[PRIOR]
-    policies = [
-        checkpoint.extra.get(UNSEEN_CAMERA_KEY, ""),
-        "" if checkpoint.unknown_domain is None else checkpoint.unseen_camera_policy,
-    ]
-    if any(policies):
-        provenance[UNSEEN_CAMERA_KEY] = " and ".join(filter(None, policies))
-    return provenance
 
 
 def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) -> Gallery:

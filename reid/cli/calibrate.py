@@ -11,12 +11,14 @@ from reid.cli.options import (
     Backbone,
     Data,
     DomainFields,
+    Normalize,
     Prior,
     PriorSource,
     Root,
     Size,
     Weights,
     finite,
+    normalization_request,
     parse_domain_fields,
     prior_source,
     samples_of,
@@ -36,6 +38,7 @@ def calibrate(
     backbone: Backbone = None,
     size: Size = None,
     by: DomainFields = "",
+    normalize: Normalize = None,
     split: Annotated[
         Split | None, typer.Option(help="Split to measure. Default: train if it has crops, else all crops.")
     ] = None,
@@ -59,9 +62,11 @@ def calibrate(
         ),
     ] = 0.0,
 ) -> None:
-    """Measure the statistics of every camera from unlabelled crops, and write them as profiles.
+    """Measure from unlabelled crops how every camera is normalized, and write it as profiles.
 
-    Pass the file to other commands with --profiles.  The weights stay as they are.
+    Without --normalize these are the statistics of each camera, or its center where the network has no BatchNorm.
+    With --normalize auto the levels are tried on the crops, and those that help are written.  Pass the file to other
+    commands with --profiles.  The weights stay as they are.
     """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
@@ -72,21 +77,27 @@ def calibrate(
     if sample_by not in ("", "track"):
         raise ConfigError(unknown_name("--sample-by", sample_by, ("track",)))
     source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
+    asked = normalization_request(normalize, None)
     check_output_file(out, "reid-profiles-", data)
     check_weights(weights)
     rows = calibration_samples(samples_of(data, root), split)
     check_files(rows)
     checkpoint = load_checkpoint(weights, backbone, size)
-    from reid.models.calibration import calibrate_checkpoint
+    from reid.models.calibration import can_be_calibrated
+    from reid.retrieval.camera_normalization import count_images, normalize_cameras
+    from reid.retrieval.normalization_choice import parse_normalization
 
+    has_statistics = can_be_calibrated(checkpoint)
+    request = asked or parse_normalization("statistics" if has_statistics else "centering")
     fields = fields or checkpoint.domain_fields or ("camera",)
     rows = select_domains(rows, fields, [clean_label(name) for name in only]) if only else rows
     rows = keep_one_of_each_track(rows, fields) if sample_by else rows
     rows = keep_min_gap(rows, fields, min_gap) if min_gap else rows
-    with progress_bar("calibrating", len(rows)) as progress:
-        profiles = calibrate_checkpoint(
+    with progress_bar("calibrating", count_images(rows, request, has_statistics)) as progress:
+        profiles, report = normalize_cameras(
             checkpoint,
             rows,
+            request,
             domain_fields=fields,
             minimum=min_images,
             prior=prior,
@@ -95,5 +106,5 @@ def calibrate(
             progress=progress,
         )
     profiles.save(out)
-    for name, images in zip(profiles.domains, profiles.images, strict=True):
-        typer.echo(f"{name}\t{images} images")
+    for line in report.lines() if asked else report.camera_lines():
+        typer.echo(line)

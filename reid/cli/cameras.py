@@ -16,6 +16,7 @@ from reid.cli.options import (
     Backbone,
     Data,
     DomainFields,
+    Normalize,
     Prior,
     PriorSource,
     ProfileFiles,
@@ -23,6 +24,7 @@ from reid.cli.options import (
     Size,
     Weights,
     finite,
+    normalization_request,
     parse_domain_fields,
     prior_source,
     samples_of,
@@ -53,6 +55,7 @@ def report(
     backbone: Backbone = None,
     size: Size = None,
     by: DomainFields = "",
+    normalize: Normalize = None,
     split: Annotated[
         Split | None, typer.Option(help="Split to measure. Default: train if it has crops, else all crops.")
     ] = None,
@@ -68,23 +71,26 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Profiles file to write as well. Cameras with the verdict leave keep the network's own statistics."
+            help="Profiles file to write as well: those that --normalize asks for. Without it, cameras with the verdict"
+            " leave keep the network's own statistics."
         ),
     ] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Page to write as well.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recommend for every camera whether to calibrate it, to leave it, or to collect more crops, and give the reason.
 
     Unlabelled crops are enough.  Where the data have queries and a gallery, the scores before and after calibration
-    are compared too.
+    are compared too.  With --normalize auto, the report also says which levels are chosen from the unlabelled crops,
+    why, and what the alternatives promised.
     """
     from reid.data.manifest import check_files
     from reid.data.selection import calibration_samples
     from reid.pipeline import check_weights, load_checkpoint, progress_bar, workers
 
     source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
-    curve = curve or plot is not None
-    _check_outputs(plot, out, data)
+    curve, request = curve or plot is not None, normalization_request(normalize, None)
+    _check_outputs(plot, out, html_file, data)
     check_weights(weights)
     samples = samples_of(data, root)
     pool, scored = calibration_samples(samples, split), [s for s in samples if s.split is not Split.TRAIN]
@@ -92,13 +98,17 @@ def report(
     checkpoint = load_checkpoint(weights, backbone, size)
     from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
     from reid.evaluation.analysis.camera_report import camera_report, count_images
+    from reid.evaluation.reports.camera_report_page import write_camera_page
     from reid.models.calibration import can_be_calibrated
+    from reid.retrieval.camera_normalization import count_images as images_to_normalize
+    from reid.retrieval.camera_normalization import normalize_cameras
+    from reid.retrieval.centering import FEWEST
 
     fields = fields or checkpoint.domain_fields or ("camera",)
     has_statistics = can_be_calibrated(checkpoint)
-    if not has_statistics and (out is not None or curve):
+    if not has_statistics and curve:
         raise ConfigError(
-            f"{checkpoint.source}: a network without BatchNorm has no profiles; leave --out, --curve and --plot out"
+            f"{checkpoint.source}: a network without BatchNorm has no curve; leave --curve and --plot out"
         )
     with progress_bar("measuring cameras", count_images(pool, scored, fields, has_statistics)) as progress:
         found = camera_report(
@@ -111,6 +121,20 @@ def report(
             workers=workers(),
             progress=progress,
         )
+    profiles, chosen = found.profiles, None
+    if request is not None:
+        with progress_bar("normalizing cameras", images_to_normalize(pool, request, has_statistics)) as progress:
+            profiles, chosen = normalize_cameras(
+                checkpoint,
+                pool,
+                request,
+                domain_fields=fields,
+                minimum=1 if request.is_auto else FEWEST,
+                prior=prior,
+                prior_from=source,
+                workers=workers(),
+                progress=progress,
+            )
     points: list[CurvePoint] = []
     if curve:
         most = max(Counter(domain_of(sample, fields) for sample in pool).values())
@@ -118,19 +142,27 @@ def report(
             points = score_curve(checkpoint, pool, scored, domain_fields=fields, workers=workers(), progress=progress)
     if plot is not None:
         _write_plot(plot, points)
-    if out is not None and found.profiles is not None:
-        found.profiles.save(out)
+    if out is not None:
+        profiles.save(out)
+    if html_file is not None:
+        write_camera_page(found, chosen, html_file)
     if as_json:
-        typer.echo(json.dumps({**found.to_json(), "curve": [asdict(point) for point in points]}, indent=2))
+        normalization = {} if chosen is None else {"normalization": chosen.to_json()}
+        curve_points = [asdict(point) for point in points]
+        typer.echo(json.dumps({**found.to_json(), **normalization, "curve": curve_points}, indent=2))
     else:
-        typer.echo("\n".join(_lines(found, points)))
+        typer.echo("\n".join([*_lines(found, points), *(chosen.lines() if chosen is not None else [])]))
 
 
-def _check_outputs(plot: Path | None, out: Path | None, data: list[str] | None) -> None:
+def _check_outputs(plot: Path | None, out: Path | None, html_file: Path | None, data: list[str] | None) -> None:
     if plot is not None and plot.suffix.lower() != ".svg":
         raise ConfigError(f"--plot {plot}: expected a name that ends in .svg")
     if out is not None:
         check_output_file(out, "reid-profiles-", data)
+    if html_file is not None:
+        from reid.evaluation.reports.camera_report_page import MARK as PAGE_MARK
+
+        check_output_file(html_file, PAGE_MARK, data)
     if plot is not None:
         from reid.evaluation.reports.camera_curve_plot import MARK
 

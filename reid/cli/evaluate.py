@@ -11,16 +11,18 @@ from reid.cli.options import (
     Backbone,
     Data,
     Flip,
+    Normalize,
     ProfileFiles,
     Root,
     ScoreNorm,
-    ScoreNormName,
     Size,
     Unseen,
     Weights,
     check_cameras,
     data_specs,
     for_cameras_of,
+    normalization_request,
+    normalized_for,
     rule_settings,
     unseen_policy,
 )
@@ -48,6 +50,7 @@ def evaluate(
     backbone: Backbone = None,
     size: Size = None,
     profiles: ProfileFiles = None,
+    normalize: Normalize = None,
     unseen: Unseen = None,
     flip: Flip = False,
     rules: Annotated[
@@ -63,7 +66,7 @@ def evaluate(
     ] = None,
     rerank: Rerank = None,
     expand_queries: ExpandQueries = "0",
-    score_norm: ScoreNorm = ScoreNormName.NONE,
+    score_norm: ScoreNorm = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
         Path | None,
@@ -95,20 +98,25 @@ def evaluate(
     reranking = reranking_of(rerank, expand_queries)
     settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
+    normalization_request(normalize, profiles)
     load = _loader(backbone, size, profiles, flip)
     if data is None and "{" not in str(weights):
-        check_cameras(load(str(weights or "")), unseen)  # before the street is drawn, which takes minutes
+        # before the street is drawn, which takes minutes
+        check_cameras(load(str(weights or "")), None if normalize else unseen)
     data_sets = {spec: _open_all(spec, root, settings) for spec in data_specs(data)}
     for data_set in (one for choices in data_sets.values() for one in choices):
         check_files(evaluated_samples(data_set))
 
     def checkpoint_for(data_set: DataSet) -> Checkpoint:
-        return for_cameras_of(data_set.samples, load(_filled(weights, data_set)), unseen, default)
+        checkpoint = normalized_for(data_set.samples, load(_filled(weights, data_set)), normalize, profiles)
+        return for_cameras_of(data_set.samples, checkpoint, unseen, default)
 
     shown = query_examples if html_file is not None else 0 if details else None
     scored = []
     for spec, choices in data_sets.items():
-        for one in evaluate_data(choices, checkpoint_for, reranking, memory and memory * 2**20, shown, str(score_norm)):
+        for one in evaluate_data(
+            choices, checkpoint_for, reranking, memory and memory * 2**20, shown, str(score_norm or "")
+        ):
             scored.append(one)
             typer.echo(f"{spec}\n{report_table(one.report)}{details_table(one) if details else ''}")
     if json_file is not None:

@@ -11,12 +11,15 @@ from reid.cli.options import (
     Backbone,
     Data,
     Flip,
+    Normalize,
     ProfileFiles,
     Root,
     Size,
     Unseen,
     Weights,
     for_cameras_of,
+    normalization_request,
+    normalized_for,
     samples_of,
     unseen_policy,
 )
@@ -37,6 +40,7 @@ def index_build(
     backbone: Backbone = None,
     size: Size = None,
     profiles: ProfileFiles = None,
+    normalize: Normalize = None,
     unseen: Unseen = None,
     flip: Flip = False,
 ) -> None:
@@ -52,12 +56,14 @@ def index_build(
 
     default = UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
+    normalization_request(normalize, profiles)
     check_weights(weights, profiles or ())
     samples = samples_of(data, root)
     rows, folder = gallery_samples(samples), out or DEFAULT_GALLERY
     check_files(rows)
     read_tombstones(folder)  # a damaged list is an error before the work begins
     checkpoint = load_checkpoint(weights, backbone, size, profiles or (), flip)
+    checkpoint = normalized_for(samples, checkpoint, normalize, profiles)
     checkpoint = for_cameras_of(samples, checkpoint, unseen, default)
     gallery = build_gallery(checkpoint, samples, folder)
     if len(gallery) < len(rows):

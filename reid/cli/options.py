@@ -16,6 +16,7 @@ from reid.records import PriorFrom, Sample, UnseenCameraPolicy
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
+    from reid.retrieval.normalization_choice import NormalizationRequest
 
 FIELDS = ("camera", "modality", "category")  # fields of a sample that can name its normalization domain
 
@@ -73,14 +74,24 @@ class ScoreNormName(StrEnum):
 
 
 ScoreNorm = Annotated[
-    ScoreNormName,
+    ScoreNormName | None,
     typer.Option(
         "--score-norm",
         help="Also score with scores that are normalized per pair of cameras, without labels: csls, or the adaptive"
-        " symmetric s-norm.",
+        " symmetric s-norm. Default: what the profiles recommend, else none.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEVELS",
+        help="How each camera is normalized: auto tries the levels on unlabelled crops and chooses; none; or levels"
+        " joined by +, such as statistics+centering+csls.",
+    ),
+]
 
 
 def finite(value: float | None) -> float | None:
@@ -169,6 +180,46 @@ def for_cameras_of(
 
     check_cameras(checkpoint, unseen)
     return with_unseen_cameras(checkpoint, samples, unseen_policy(unseen, default))
+
+
+def normalized_for(
+    samples: Sequence[Sample], checkpoint: Checkpoint, normalize: str | None, profiles: Sequence[Path] | None
+) -> Checkpoint:
+    """Normalize the cameras of some samples as ``--normalize`` asks, measured on their crops of split train or on all.
+
+    What was chosen is said on stderr.
+    """
+    request = normalization_request(normalize, profiles)
+    if request is None:
+        return checkpoint
+    if request.is_auto and not any(sample.camera for sample in samples):
+        typer.echo("no crop names its camera: the network stays as it is", err=True)
+        return checkpoint
+    from reid.data.manifest import check_files
+    from reid.data.selection import calibration_samples
+    from reid.models.calibration import can_be_calibrated
+    from reid.pipeline import progress_bar, workers
+    from reid.retrieval.camera_normalization import count_images, normalize_cameras
+
+    crops = calibration_samples(samples)
+    check_files(crops)
+    total = count_images(crops, request, can_be_calibrated(checkpoint))
+    with progress_bar("normalizing cameras", total) as progress:
+        found, report = normalize_cameras(checkpoint, crops, request, workers=workers(), progress=progress)
+    for line in report.lines():
+        typer.echo(line, err=True)
+    return checkpoint.with_profiles(found)
+
+
+def normalization_request(normalize: str | None, profiles: Sequence[Path] | None) -> NormalizationRequest | None:
+    """Read the value of ``--normalize``; None where it is not given.  Profiles say the same, so both are refused."""
+    from reid.retrieval.normalization_choice import parse_normalization
+
+    if normalize is None:
+        return None
+    if profiles:
+        raise ConfigError("--normalize and --profiles: both say how cameras are normalized; leave one out")
+    return parse_normalization(normalize)
 
 
 def check_cameras(checkpoint: Checkpoint, unseen: str | None) -> None:

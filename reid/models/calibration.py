@@ -22,6 +22,7 @@ from reid.norm import Profiles, calibrate, camera_batchnorm, convert_norm, domai
 from reid.norm.convert import PLAIN_NORMS, NormLayer, norm_layers, take_rows
 from reid.norm.domain_policy import FUSED_NORMS
 from reid.norm.domain_whitening import DomainWhitening
+from reid.norm.profile_centers import replace_centers
 from reid.records import PriorFrom, Sample, domain_of
 
 BATCH_SIZE = 128
@@ -148,21 +149,26 @@ def replace_domains(old: Profiles, new: Profiles) -> Profiles:
     Raises:
         WeightsError: If the two were measured with different weights, or their domains are named by different fields.
     """
-    old.merge(new)  # raises where the two do not belong together
+    old.check_same_network(new)
     kept = old.select([name for name in old.domains if name not in new.domains])
 
     def append(rows: Mapping[str, Tensor], new_rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {layer: torch.cat([values, new_rows[layer]]) for layer, values in rows.items()}
 
+    domains = kept.domains + new.domains
     return replace(
         kept,
-        domains=kept.domains + new.domains,
+        domains=domains,
         images=kept.images + new.images,
         mean=append(kept.mean, new.mean),
         var=append(kept.var, new.var),
         cov=append(kept.cov, new.cov),
         date=max(old.date, new.date),
         prior=old.priors(new),
+        centers=replace_centers(old, new),
+        levels=old.levels_of(new, domains),
+        score_norm=new.score_norm or old.score_norm,
+        choice=new.choice or old.choice,
     )
 
 
@@ -177,7 +183,7 @@ def _check_calibration(checkpoint: Checkpoint, domain_fields: tuple[str, ...]) -
     if not can_be_calibrated(checkpoint):
         raise ConfigError(
             f"{checkpoint.source}: {checkpoint.spec.backbone} has no BatchNorm, so it keeps no statistics to calibrate;"
-            ' center its embeddings per camera instead: "reid embed", then "reid cameras center"'
+            ' center its embeddings per camera instead: "reid calibrate --normalize centering"'
         )
 
 

@@ -6,10 +6,8 @@ A checkpoint keeps the weights, the image preparation, the normalization domains
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.data.transforms import EvaluationTransform
-from reid.errors import ConfigError, WeightsError, unknown_name
-from reid.models.checkpoint_files import UNSEEN_KEY, CheckpointContents, read_contents, write_contents
+from reid.errors import ConditionError, ConfigError, WeightsError, unknown_name
+from reid.models.checkpoint_files import CheckpointContents, fingerprint_of, read_contents, write_contents
 from reid.models.embedder import NetworkSpec
+from reid.models.embedding_centers import EmbeddingCenters
 from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
-from reid.models.weights.tensor_tables import digest, table_of
 from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
 from reid.norm.unseen_domains import UNKNOWN_DOMAIN, UNSEEN_DOMAIN_ANSWERS, answer
-from reid.old_names import fields_in_files
 from reid.records import UnseenCameraPolicy
 
 MIN_SIDE, MAX_SIDE = 32, 2048  # pixels of a side that a user may ask images to be resized to
-FINGERPRINT_LENGTH = 16  # hex digits
+SCORE_NORM = "score norm"  # key of the free text: the normalization of scores that profiles recommend
+LEVELS = "camera levels"  # key of the free text: what each camera is normalized by
 PRIOR = "prior"  # key of the free text: the prior that profiles were shrunk toward
 BASE = "base"  # key of the free text: fingerprint of the weights before any profiles were installed
 
@@ -50,6 +48,7 @@ class Checkpoint:
         weights: The fingerprint before any profiles were installed.
         extra: Free text that is kept beside the weights.
         unseen_camera_policy: What the network does with images of a camera, or other domain, that it does not know.
+        centers: What is subtracted from the embeddings of each of ``domains``; None where nothing is.
     """
 
     network: nn.Module
@@ -62,6 +61,17 @@ class Checkpoint:
     weights: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     unseen_camera_policy: UnseenCameraPolicy = UnseenCameraPolicy.ERROR
+    centers: EmbeddingCenters | None = None
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the network keeps statistics of each domain; centers alone are none."""
+        return bool(domains_of(self.network))
+
+    @property
+    def score_norm(self) -> str:
+        """The normalization of scores that the profiles recommend: "csls", "snorm", "none", or "" for no advice."""
+        return self.extra.get(SCORE_NORM, "")
 
     @property
     def runtime(self) -> str:
@@ -74,20 +84,32 @@ class Checkpoint:
         return None if self.unseen_camera_policy == UnseenCameraPolicy.ERROR else UNKNOWN_DOMAIN
 
     def with_profiles(self, profiles: Profiles) -> Checkpoint:
-        """Install the statistics of some domains, in place of or beside those that the network has.
+        """Install the statistics and the centers of some domains, in place of or beside those that the network has.
 
         Args:
-            profiles: Statistics that were measured with these weights.
+            profiles: Statistics and centers that were measured with these weights.
 
         Returns:
             A checkpoint of the same weights with another fingerprint; this one does not change.
 
         Raises:
-            WeightsError: If the profiles were measured with other weights, name their domains by other fields, or
-                another program runs the network.
+            WeightsError: If the profiles were measured with other weights, name their domains by other fields, or have
+                statistics of BatchNorm for a network without BatchNorm.
         """
-        if self.runtime:
-            raise WeightsError(f"{self.source}: has no use for profiles, {UNCALIBRATED}")
+        self._check_profiles(profiles)
+        changes: dict[str, Any] = {}
+        if profiles.mean:
+            changes |= {"network": install(self.network, profiles), "domain_fields": profiles.domain_fields}
+        if profiles.centers is not None:
+            newer = EmbeddingCenters(profiles.domain_fields, profiles.domains, profiles.centers)
+            changes["centers"] = newer if self.centers is None else self.centers.updated(newer)
+        words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
+        extra = {**self.extra, **{key: text for key, text in words.items() if text}}
+        return replace(self._with_changes(**changes), extra=extra)
+
+    def _check_profiles(self, profiles: Profiles) -> None:
+        if self.runtime and profiles.mean:
+            raise WeightsError(f"{self.source}: these profiles hold statistics of BatchNorm, and {UNCALIBRATED}")
         if self.domain_fields and profiles.domain_fields != self.domain_fields:
             raise WeightsError(
                 f"{self.source}: its domains are named by {'/'.join(self.domain_fields)}, those of the profiles by"
@@ -98,8 +120,10 @@ class Checkpoint:
                 f"{self.source}: these are weights {self.weights}, the profiles were measured on"
                 f" {profiles.weights}; calibrate again with these weights, or give the --size they were measured at"
             )
-        changed = self._with_changes(network=install(self.network, profiles), domain_fields=profiles.domain_fields)
-        return replace(changed, extra={**self.extra, PRIOR: profiles.prior}) if profiles.prior else changed
+        if profiles.centers is not None and self.has_statistics and not self.domain_fields:
+            raise WeightsError(
+                f"{self.source}: its domains are not those of cameras, so it has no use for centers of cameras"
+            )
 
     def with_network(self, network: nn.Module, domain_fields: Sequence[str], extra: Mapping[str, str]) -> Checkpoint:
         """Replace the network by one with other weights, such as the result of an adaptation.
@@ -125,9 +149,10 @@ class Checkpoint:
             A checkpoint of the same weights that knows these domains too.
         """
         network = self.network
-        for name in domains:
+        for name in domains if self.has_statistics else ():
             network = add_domain(network, name)
-        return self._with_changes(network=network)
+        centers = None if self.centers is None else self.centers.spread([*self.domains, *domains])
+        return self._with_changes(network=network, centers=centers)
 
     def with_unseen_camera_policy(self, policy: str) -> Checkpoint:
         """Choose what the network does with images of unknown cameras.
@@ -152,7 +177,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write everything that :func:`load_checkpoint` needs to return a checkpoint with the same fingerprint."""
-        _write(path, replace(self._contents(), extra={**self.extra, BASE: self.weights}), self.domains)
+        _write(path, replace(self._contents(), extra={**self.extra, BASE: self.weights}), domains_of(self.network))
 
     def embed(self, images: Tensor, domain: Tensor | int | None = None) -> Tensor:
         """Compute the embeddings of prepared images.
@@ -176,6 +201,8 @@ class Checkpoint:
             embeddings = self._run(images, domain)
             if self.transform.flip:
                 embeddings = functional.normalize(embeddings + self._run(images.flip(-1), domain), dim=1)
+            if self.centers is not None:
+                embeddings = self._center(embeddings, domain)
         if not embeddings.isfinite().all():
             raise WeightsError(
                 f"{self.source}: gives numbers that are not finite; its training diverged, or its statistics are of"
@@ -183,7 +210,16 @@ class Checkpoint:
             )
         return embeddings
 
+    def _center(self, embeddings: Tensor, domain: Tensor | int | None) -> Tensor:
+        if self.centers is None or domain is None:
+            raise ConditionError(f"{self.source}: its embeddings are centered, so it needs the camera of each image")
+        if self.unknown_domain is None and bool((torch.as_tensor(domain) < 0).any()):
+            raise ConditionError(f"{self.source}: has no center of an unknown camera; known: {', '.join(self.domains)}")
+        return self.centers.subtract(embeddings, domain)
+
     def _run(self, images: Tensor, domain: Tensor | int | None) -> Tensor:
+        if not self.has_statistics:
+            domain = None
         if domain is not None and self.unknown_domain is not None:
             return answer(self.network, images, domain, self.unseen_camera_policy)
         outputs: Tensor = Given(self.network)(images, domain)
@@ -195,8 +231,9 @@ class Checkpoint:
         return replace(changed, weights=self.weights, extra=self.extra)
 
     def _contents(self) -> CheckpointContents:
+        fields = self.domain_fields if self.has_statistics else ()
         return CheckpointContents(
-            self.network, self.spec, self.transform, self.domain_fields, self.unseen_camera_policy, self.extra
+            self.network, self.spec, self.transform, fields, self.unseen_camera_policy, self.extra, self.centers
         )
 
 
@@ -277,35 +314,26 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
 
 def _assemble(contents: CheckpointContents, source: str) -> Checkpoint:
     """A checkpoint with its fingerprint and without free text."""
-    fingerprint = _fingerprint_of(contents)
+    centers = contents.centers
+    fields, domains = contents.domain_fields, domains_of(contents.network)
+    if centers is not None and domains:
+        centers = centers.only_of(domains)
+    elif centers is not None:
+        fields, domains = centers.domain_fields, centers.domains
+    contents = replace(contents, centers=centers)
+    fingerprint = fingerprint_of(contents)
     return Checkpoint(
         contents.network.eval(),
         contents.spec,
         contents.transform,
-        contents.domain_fields,
-        domains_of(contents.network),
+        fields,
+        domains,
         fingerprint,
         source,
         weights=fingerprint,
         unseen_camera_policy=contents.unseen_camera_policy,
+        centers=centers,
     )
-
-
-def _fingerprint_of(contents: CheckpointContents) -> str:
-    parts = [
-        asdict(contents.spec),
-        contents.transform.to_dict(),
-        fields_in_files(contents.domain_fields),
-        list(domains_of(contents.network)),
-        digest(table_of(contents.network)),
-    ]
-    # what most networks do not have is left out, so that older fingerprints stay valid
-    if system_of(contents.network) != "batch":
-        parts.append(system_of(contents.network))
-    if contents.unseen_camera_policy != UnseenCameraPolicy.ERROR:
-        parts.append({UNSEEN_KEY: contents.unseen_camera_policy})
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def _write(path: Path, contents: CheckpointContents, domains: Sequence[str]) -> None:

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.models.header import check_domain_count, check_network_size, parse_extra, parse_header
+from reid.models.embedding_centers import EmbeddingCenters
+from reid.models.header import DomainNames, check_domain_count, check_network_size, parse_extra, parse_header
 from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
 from reid.models.runtime import RUNTIMES, RuntimeNetwork, program_of, read_files
@@ -37,6 +38,8 @@ FORMAT = "reid-weights-1"
 BUILT_IN = "built in"  # pooling and neck of a model that another program runs
 # What fills a tensor with random numbers. Other initialisers of PyTorch call one of the last two.
 RANDOM_FILLS = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, Tensor.uniform_, Tensor.normal_)
+CENTERS = "embedding.centers"  # name of the tensor of centers, beside those of the network
+FINGERPRINT_LENGTH = 16  # hex digits
 UNSEEN_KEY = "unseen"  # key of the free text: the policy for unknown cameras
 
 
@@ -50,6 +53,7 @@ class CheckpointContents:
     domain_fields: tuple[str, ...] = ()
     unseen_camera_policy: UnseenCameraPolicy = UnseenCameraPolicy.ERROR
     extra: Mapping[str, str] = field(default_factory=dict)
+    centers: EmbeddingCenters | None = None
 
 
 def read_contents(path: Path, backbone: str | None, size: tuple[int, int] | None) -> CheckpointContents:
@@ -73,7 +77,9 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
     network, extra = contents.network, dict(contents.extra)
     if contents.unseen_camera_policy != UnseenCameraPolicy.ERROR:
         extra[UNSEEN_KEY] = contents.unseen_camera_policy
-    tensors = table_of(network)
+    tensors, centers = table_of(network), contents.centers
+    if centers is not None:
+        tensors[CENTERS] = centers.vectors.contiguous()
     header = {
         "spec": asdict(contents.spec),
         "transform": contents.transform.to_dict(),
@@ -83,8 +89,30 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
         "system": system_of(network),
         "digest": digest(tensors),
     }
+    if centers is not None:
+        header["centering"] = {"by": fields_in_files(centers.domain_fields), "names": list(centers.domains)}
     texts = {"network": json.dumps(header), "extra": json.dumps(extra)}
     write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
+
+
+def fingerprint_of(contents: CheckpointContents) -> str:
+    """Return a hash that changes with anything that changes embeddings."""
+    parts = [
+        asdict(contents.spec),
+        contents.transform.to_dict(),
+        fields_in_files(contents.domain_fields),
+        list(domains_of(contents.network)),
+        digest(table_of(contents.network)),
+    ]
+    # what most networks do not have is left out, so that older fingerprints stay valid
+    if system_of(contents.network) != "batch":
+        parts.append(system_of(contents.network))
+    if contents.unseen_camera_policy != UnseenCameraPolicy.ERROR:
+        parts.append({UNSEEN_KEY: contents.unseen_camera_policy})
+    if contents.centers is not None:
+        parts.append(contents.centers.fingerprint_part())
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def _checksum(metadata: Mapping[str, str]) -> str:
@@ -109,6 +137,7 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
     tensors = unpacked(tensors)
     if digest(tensors) != header.digest:
         raise WeightsError(f"{path}: damaged, its tensors are not those that were saved; copy the file again")
+    centers = _take_centers(path, header.centering, tensors)
     is_runtime_model = spec.backbone in RUNTIMES.values()
     numbers = sum(tensor.numel() for tensor in tensors.values())
     try:
@@ -122,7 +151,20 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
     except ConfigError as error:
         raise WeightsError(f"{path}: its header does not fit: {error}") from error
     load_strictly(network, tensors, f"{path} into {spec.backbone}")
-    return CheckpointContents(network, spec, transform, domain_fields, policy, extra)
+    return CheckpointContents(network, spec, transform, domain_fields, policy, extra, centers)
+
+
+def _take_centers(path: Path, named: DomainNames | None, tensors: Table) -> EmbeddingCenters | None:
+    """Take the centers out of the tensors of a file; None where the header names none."""
+    if named is None:
+        return None
+    vectors = tensors.pop(CENTERS, torch.zeros(0))
+    if vectors.ndim != 2 or len(vectors) != len(named.domains) or not vectors.is_floating_point():
+        raise WeightsError(
+            f"{path}: the header of this weights file is damaged (centers of {len(named.domains)} domains, got"
+            f" {tuple(vectors.shape)})"
+        )
+    return EmbeddingCenters(named.domain_fields, named.domains, vectors)
 
 
 def _read_published_weights(path: Path, tensors: Table, backbone: str | None) -> CheckpointContents:

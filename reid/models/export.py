@@ -46,6 +46,8 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
     exported: nn.Module = Given(network).eval()
     if checkpoint.transform.flip:
         exported = _WithMirrorImage(exported).eval()
+    if checkpoint.centers is not None:
+        exported = _Centered(exported, checkpoint.centers.vectors[checkpoint.domains.index(camera)]).eval()
     graph = _export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
     card = out.with_suffix(".toml")
 
@@ -92,6 +94,19 @@ class _WithMirrorImage(nn.Module):
         return functional.normalize(self.network(images) + self.network(images.flip(-1)), dim=1)
 
 
+class _Centered(nn.Module):
+    """The vectors minus the center (D,) of the camera, scaled to unit length: centering inside the file."""
+
+    def __init__(self, network: nn.Module, center: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("center", center)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> unit vectors (B, D)."""
+        return functional.normalize(self.network(images) - self.get_buffer("center"), dim=1)
+
+
 def _extract_camera(checkpoint: Checkpoint, camera: str) -> nn.Module:
     """The network with the statistics of one camera, and plain norms."""
     if checkpoint.domains:
@@ -100,7 +115,7 @@ def _extract_camera(checkpoint: Checkpoint, camera: str) -> nn.Module:
             raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
         if camera not in checkpoint.domains:
             raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.domains)}")
-        return extract(checkpoint.network, camera)
+        return extract(checkpoint.network, camera) if checkpoint.has_statistics else checkpoint.network
     if camera:
         raise ConfigError(f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles')
     return checkpoint.network

@@ -48,6 +48,13 @@ class _Transform(_Part):
     flip: bool = False
 
 
+class _Centering(_Part):
+    model_config = ConfigDict(extra="forbid")
+
+    by: list[Literal["camera", "modality", "category", "domain"]] = Field(min_length=1)
+    names: list[str] = Field(min_length=1)
+
+
 class _Fields(_Part):
     spec: _Spec
     transform: _Transform
@@ -56,9 +63,18 @@ class _Fields(_Part):
     affine: Literal["shared", "domain"]
     system: Name = "batch"  # the first files, from before there were other systems, have no such key
     digest: Name
+    centering: _Centering | None = None  # only where embeddings are centered
 
 
 _EXTRA: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
+
+
+@dataclass(frozen=True)
+class DomainNames:
+    """The names of domains, and the fields of a sample that name them."""
+
+    domain_fields: tuple[str, ...]
+    domains: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class Header:
         affine: "shared" or "domain", see :class:`~reid.norm.DomainPolicy`.
         system: The normalization system.
         digest: The hash of the tensors.
+        centering: The domains whose embeddings are centered; None where none are.
     """
 
     spec: NetworkSpec
@@ -82,6 +99,7 @@ class Header:
     affine: str
     system: str
     digest: str
+    centering: DomainNames | None = None
 
 
 def parse_header(text: str) -> Header:
@@ -94,6 +112,9 @@ def parse_header(text: str) -> Header:
         ConfigError: If it is no JSON, or a value is missing, has another type or is out of bounds; in one line.
     """
     fields = _validated(_Fields.model_validate, text)
+    centering = fields.centering
+    if centering is not None and len(set(centering.names)) != len(centering.names):
+        raise ConfigError(f"centering: expected distinct names, got {shorten(centering.names)}")
     transform = {key: value for key, value in fields.transform.model_dump().items() if value is not None}
     return Header(
         NetworkSpec(**fields.spec.model_dump()),
@@ -103,6 +124,7 @@ def parse_header(text: str) -> Header:
         fields.affine,
         fields.system,
         fields.digest,
+        None if centering is None else DomainNames(current_fields(centering.by), tuple(centering.names)),
     )
 
 

@@ -71,7 +71,7 @@ def measure_images(
         ConditionError: If it does not know the domain.
         DataError: If the samples are of several domains.
     """
-    if not checkpoint.domain_fields:
+    if not checkpoint.domain_fields or not checkpoint.has_statistics:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera; pass --profiles")
     rows = set(domain_indices(samples, checkpoint.domain_fields, checkpoint.domains).tolist())
     if len(rows) != 1:

@@ -33,7 +33,7 @@ RUNTIMES = {
 }  # suffix of a model's file -> the program, which stands for its backbone
 UNCALIBRATED = (
     "no BatchNorm is left to calibrate in a model that is run by another program; center its embeddings per"
-    ' camera instead: "reid embed", then "reid cameras center"'
+    ' camera instead: "reid calibrate --normalize centering"'
 )
 
 Array = npt.NDArray[Any]

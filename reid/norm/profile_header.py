@@ -22,6 +22,9 @@ class ProfileHeader(BaseModel):
         domain_fields: The fields of a sample that name its domain; in the file "by".
         date: When they were measured; older files do not have it.
         prior: What they were shrunk toward; older files do not have it.
+        levels: What each domain is normalized by; [] where nobody recorded it.
+        score_norm: The normalization of scores to use by default; "" leaves it open.
+        choice: How the levels were chosen.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -33,6 +36,9 @@ class ProfileHeader(BaseModel):
     domain_fields: list[Literal["camera", "modality", "category", "domain"]] = Field(alias="by")
     date: str = ""
     prior: str = ""
+    levels: list[str] = Field(default_factory=list)
+    score_norm: Literal["", "none", "csls", "snorm"] = ""
+    choice: str = ""
 
 
 def parse_profile_header(text: str, tensors: Mapping[str, Tensor]) -> ProfileHeader:
@@ -47,7 +53,7 @@ def parse_profile_header(text: str, tensors: Mapping[str, Tensor]) -> ProfileHea
     """
     header = ProfileHeader.model_validate(parse_json(text))
     count = len(header.domains)
-    if len(set(header.domains)) != count or len(header.images) != count:
+    if len(set(header.domains)) != count or len(header.images) != count or len(header.levels) not in (0, count):
         raise ValueError("expected distinct names and one number of images for each")
     for key, tensor in tensors.items():
         if tensor.ndim < 2 or len(tensor) != count or not tensor.is_floating_point():

@@ -5,33 +5,29 @@ Profiles belong to the weights that they were measured on.  :mod:`reid.norm.cali
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reid.errors import DataError, WeightsError, unknown_name
 from reid.norm.covariance import CovarianceStatistics
-from reid.norm.profile_header import parse_profile_header
+from reid.norm.profile_centers import merge_centers
+from reid.norm.profile_file import read_profiles, write_profiles
 from reid.norm.statistics import Statistics
-from reid.norm.tensor_file import write_table
-from reid.old_names import current_fields, fields_in_files
 
-FORMAT = "reid-profiles-1"
 MIXED = "profiles: one has covariances where the other has none; they are of two networks"
-DAMAGED = "{path}: damaged, its {what} not what was saved; calibrate again"
 Tables = Mapping[str, Tensor]
-_TABLES = {"mean": "running_mean", "var": "running_var", "cov": "running_cov"}
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """The statistics of G named domains in every norm layer of one network.
+    """How the images of G named domains are normalized in one network: statistics, centers and scores.
+
+    The statistics are those of every norm layer.  They are empty where the network has no BatchNorm, or keeps its own
+    statistics for all domains.
 
     Attributes:
         domains: The names of the domains.
@@ -43,6 +39,11 @@ class Profiles:
         cov: (G, C / g, g, g) for each layer that whitens.
         date: When they were measured (ISO 8601, UTC).
         prior: What they were shrunk toward and how far, such as "16 of the network"; "" when they were not.
+        centers: (G, D), what is subtracted from the embeddings of each domain; a row of zeros subtracts nothing.  None
+            where no domain is centered.
+        levels: What each domain is normalized by, such as "statistics+centering"; () where nobody recorded it.
+        score_norm: The normalization of scores to use by default: "csls", "snorm" or "none"; "" leaves it open.
+        choice: In one line, how the levels were chosen; "" where they were given.
 
     Example:
         >>> old = Profiles(("door",), (3,), {"bn": torch.tensor([[0.0]])}, {"bn": torch.tensor([[1.0]])})
@@ -62,6 +63,10 @@ class Profiles:
     cov: Tables = field(default_factory=dict)
     date: str = ""
     prior: str = ""
+    centers: Tensor | None = None
+    levels: tuple[str, ...] = ()
+    score_norm: str = ""
+    choice: str = ""
 
     def statistics(self, layer: str) -> Statistics | CovarianceStatistics:
         """Return what was measured in a layer; the mass of a domain is its number of images."""
@@ -89,7 +94,11 @@ class Profiles:
         rows = [self.domains.index(name) for name in domains]
         mean, var, cov = ({k: t[rows] for k, t in table.items()} for table in (self.mean, self.var, self.cov))
         images = tuple(self.images[row] for row in rows)
-        return replace(self, domains=tuple(domains), images=images, mean=mean, var=var, cov=cov)
+        centers = None if self.centers is None else self.centers[rows]
+        levels = tuple(self.levels[row] for row in rows) if self.levels else ()
+        return replace(
+            self, domains=tuple(domains), images=images, mean=mean, var=var, cov=cov, centers=centers, levels=levels
+        )
 
     def merge(self, other: Profiles) -> Profiles:
         """Merge the profiles of different images: a domain that is in both counts all its images.
@@ -101,19 +110,39 @@ class Profiles:
             Profiles of the domains of both, exactly as if all images had been measured together.
 
         Raises:
-            WeightsError: If the profiles are of different weights, layers or fields.
+            WeightsError: If the profiles are of different weights, layers or fields, or both have the statistics and
+                the center of the same domain, because the center changes with the statistics.
         """
-        self._check_same_network(other)
+        self.check_same_network(other)
         names = self.domains + tuple(name for name in other.domains if name not in self.domains)
         together = {
             layer: merge_statistics(self._spread(layer, names), other._spread(layer, names)) for layer in self.mean
         }
         counts = [dict(zip(p.domains, p.images, strict=True)) for p in (self, other)]
         images = tuple(sum(count.get(name, 0) for count in counts) for name in names)
+        merged = replace(_with_statistics(self, together), domains=names, images=images, prior=self.priors(other))
         return replace(
-            _with_statistics(self, together), domains=names, images=images, date=max(self.date, other.date),
-            prior=self.priors(other),
-        )  # fmt: skip
+            merged,
+            date=max(self.date, other.date),
+            centers=merge_centers(self, other),
+            levels=self.levels_of(other, names),
+            score_norm=other.score_norm or self.score_norm,
+            choice=other.choice or self.choice,
+        )
+
+    def levels_text(self) -> str:
+        """Say what the domains are normalized by: one level where all are alike, else the level of each."""
+        if len(set(self.levels)) == 1:
+            return self.levels[0]
+        return ", ".join(f"{name}: {level}" for name, level in zip(self.domains, self.levels, strict=False))
+
+    def levels_of(self, other: Profiles, domains: Sequence[str]) -> tuple[str, ...]:
+        """Return the levels of some domains that these or the other profiles have; those of the other go first."""
+        if not (self.levels and other.levels):
+            return ()
+        known = {**dict(zip(self.domains, self.levels, strict=True)),
+                 **dict(zip(other.domains, other.levels, strict=True))}  # fmt: skip
+        return tuple(known[name] for name in domains)
 
     def priors(self, other: Profiles) -> str:
         """Say what the profiles of both were shrunk toward, in one text."""
@@ -135,7 +164,7 @@ class Profiles:
             DataError: If no domain is in both.
             WeightsError: If the profiles are of different weights, layers or fields.
         """
-        self._check_same_network(other)
+        self.check_same_network(other)
         common = tuple(name for name in self.domains if name in other.domains)
         if not common:
             raise DataError(
@@ -179,7 +208,7 @@ class Profiles:
         groups = sorted({(parents or {}).get(name, "") for name in self.domains})
         member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.domains])
         shrunk = {layer: _shrink(self.statistics(layer), member, len(groups), prior) for layer in self.mean}
-        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the cameras")
+        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the cameras", centers=None)
 
     def towards(self, source: Profiles, prior: float) -> Profiles:
         """Shrink the statistics of each domain toward those of ``source``, which the network has without them.
@@ -198,13 +227,13 @@ class Profiles:
         Raises:
             WeightsError: If the profiles are of different weights, layers or fields.
         """
-        self._check_same_network(source)
+        self.check_same_network(source)
         if not prior:
             return self
         old = source.select(self.domains)
         share = torch.tensor([[images / (images + prior)] for images in self.images])
         shrunk = {layer: _interpolate(old.statistics(layer), self.statistics(layer), share) for layer in self.mean}
-        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the network")
+        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the network", centers=None)
 
     def save(self, path: Path) -> None:
         """Write the profiles to a safetensors file, completely or not at all.
@@ -212,17 +241,7 @@ class Profiles:
         Raises:
             WeightsError: If the file cannot be written.
         """
-        tensors = {
-            f"{layer}.{suffix}": tensor.contiguous()
-            for key, suffix in _TABLES.items()
-            for layer, tensor in getattr(self, key).items()
-        }
-        header = {key: getattr(self, key) for key in ("images", "weights", "date", "prior")}
-        header |= {"names": self.domains, "by": fields_in_files(self.domain_fields)}
-        header["digest"] = _digest(tensors)
-        text = json.dumps(header)
-        check = hashlib.sha256(text.encode()).hexdigest()
-        write_table(path, tensors, {"format": FORMAT, "profiles": text, "check": check})
+        write_profiles(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Profiles:
@@ -231,42 +250,10 @@ class Profiles:
         Raises:
             WeightsError: If the file cannot be read, is another file, or is damaged.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(
-                f'{path}: cannot read camera profiles ({error}); make them with "reid calibrate"'
-            ) from error
-        if metadata.get("format") != FORMAT:
-            raise WeightsError(f'{path}: expected camera profiles written by "reid calibrate", got another file')
-        text = metadata.get("profiles", "")
-        if metadata.get("check") not in (None, hashlib.sha256(text.encode()).hexdigest()):  # older files have none
-            raise WeightsError(DAMAGED.format(path=path, what="header is"))
-        try:
-            header = parse_profile_header(text, tensors)
-        except ValueError as error:
-            raise WeightsError(DAMAGED.format(path=path, what="header is")) from error
-        if header.digest != _digest(tensors):
-            raise WeightsError(DAMAGED.format(path=path, what="statistics are"))
-        tables = {
-            key: {k.removesuffix(f".{suffix}"): t for k, t in tensors.items() if k.endswith(f".{suffix}")}
-            for key, suffix in _TABLES.items()
-        }
-        if tables["mean"].keys() != (tables["var"] | tables["cov"]).keys():
-            raise WeightsError(DAMAGED.format(path=path, what="layers are"))
-        return cls(
-            tuple(header.domains),
-            tuple(header.images),
-            weights=header.weights,
-            domain_fields=current_fields(header.domain_fields),
-            date=header.date,
-            prior=header.prior,
-            **tables,
-        )
+        return cls(**read_profiles(path))
 
-    def _check_same_network(self, other: Profiles) -> None:
+    def check_same_network(self, other: Profiles) -> None:
+        """Raise WeightsError unless the other profiles are of the same weights, layers and fields."""
         if (self.weights, self.domain_fields, set(self.mean)) != (other.weights, other.domain_fields, set(other.mean)):
             raise WeightsError(
                 f"profiles of weights {self.weights or '?'} by {'/'.join(self.domain_fields)} and of"
@@ -329,11 +316,3 @@ def _shrink(
     own = (mass / (mass + prior).clamp_min(1e-12))[:, None]
     mixed = statistics.mix(own * torch.eye(len(mass), dtype=mass.dtype) + (1 - own) * (one_hot @ groups))
     return replace(mixed, mass=mass)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Compute SHA-256 in hex over names and values, in the order of the names."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
-    return found.hexdigest()

@@ -19,6 +19,7 @@ from helpers.tiny_models import INTEL, Tiny
 from reid.data.images import read_image
 from reid.data.manifest import read_manifest
 from reid.evaluation import evaluate, report_json
+from reid.norm import Profiles
 from reid.records import Embeddings, Split
 from reid.retrieval.embed import load_embeddings
 
@@ -96,25 +97,58 @@ def test_what_needs_statistics_is_refused(
     reid, model: Path, manifest: Path, plain_weights: Path, tmp_path: Path
 ) -> None:
     common, out = ("--data", manifest, "--weights", model), tmp_path / "cameras.safetensors"
-    code, _, err = reid("calibrate", *common, "--out", out)
+    code, _, err = reid("calibrate", *common, "--normalize", "statistics", "--out", out)
     assert code == 1
     assert not out.exists()
     assert "BatchNorm" in err
-    assert '"reid cameras center"' in err.strip().splitlines()[-1]
+    assert '"reid calibrate --normalize centering"' in err.strip().splitlines()[-1]
     code, _, err = reid("calibrate", "--data", manifest, "--weights", plain_weights, "--out", out)
     assert code == 0, err
     code, _, err = reid("evaluate", *common, "--profiles", out)
     assert code == 1
     assert "BatchNorm" in err
-    code, _, err = reid("cameras", "report", *common, "--out", tmp_path / "recommended.safetensors")
-    assert code == 1
-    assert "no profiles" in err
     code, _, err = reid("cameras", "watch", *common, "--reference", manifest)
     assert code == 1
     assert "statistics" in err
-    code, text, err = reid("cameras", "report", *common, "--json")
+    code, text, err = reid("cameras", "report", *common, "--out", tmp_path / "recommended.safetensors", "--json")
     assert code == 0, err
     assert json.loads(text)["action"] == "center"
+    recommended = Profiles.load(tmp_path / "recommended.safetensors")
+    centered = [camera["camera"] for camera in json.loads(text)["cameras"] if camera["verdict"] == "center"]
+    assert recommended.levels == tuple("centering" if name in centered else "none" for name in recommended.domains)
+
+
+def test_profiles_center_the_embeddings_in_every_command(
+    reid, fails, model: Path, manifest: Path, tmp_path: Path
+) -> None:
+    """The oracle is "reid cameras center" on embeddings of the model as it is."""
+    common, profiles = ("--data", manifest, "--weights", model), tmp_path / "cameras.safetensors"
+    plain, by_hand, by_profiles = (tmp_path / f"{name}.safetensors" for name in ("plain", "by-hand", "by-profiles"))
+    code, text, err = reid("calibrate", *common, "--out", profiles)
+    assert code == 0, err
+    assert "centering" in text
+    assert reid("embed", *common, "--out", plain)[0] == 0
+    assert reid("cameras", "center", plain, "--out", by_hand)[0] == 0
+    assert reid("embed", *common, "--profiles", profiles, "--out", by_profiles)[0] == 0
+    one, other, before = (load_embeddings(path) for path in (by_hand, by_profiles, plain))
+    np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-5)
+    assert not np.allclose(other.vectors, before.vectors, atol=1e-2)
+    assert other.fingerprint != before.fingerprint
+    code, text, err = reid("evaluate", *common, "--profiles", profiles, "--json", tmp_path / "centered.json")
+    assert code == 0, err
+    results = json.loads((tmp_path / "centered.json").read_text())["results"]
+    assert {entry["made"]["centering"] for entry in results} == {"per camera"}
+    assert {entry["fingerprint"] for entry in results} == {other.fingerprint}
+    code, _, err = reid("index", "build", *common, "--profiles", profiles, "--out", tmp_path / "gallery")
+    assert code == 0, err
+    query = next(sample for sample in read_manifest(manifest) if sample.split is Split.QUERY)
+    asked = ("search", query.path, "--gallery", tmp_path / "gallery", "--k", 3)
+    code, text, err = reid(*asked, "--camera", query.camera)
+    assert code == 0, err
+    assert len(text.splitlines()) == 3
+    assert "--camera" in fails(*asked)
+    assert "embedded by" in fails(*asked, "--camera", query.camera, "--weights", model)
+    assert reid(*asked, "--camera", query.camera, "--weights", model, "--profiles", profiles)[1] == text
 
 
 def test_models_of_intel_are_listed_and_fetched_by_hand(reid, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from reid.models.image_statistics import measure_images
 from reid.norm import Profiles
 from reid.norm.statistics import Statistics
 from reid.records import Embeddings, FloatArray, IntArray, PriorFrom, Sample, Split, domain_of
+from reid.retrieval.camera_normalization import empty_profiles, with_centers
 from reid.retrieval.centering import FEWEST, camera_means, centered
 from reid.retrieval.embed import embed
 
@@ -60,14 +61,14 @@ class CameraReport:
             method.
         scores: Scores before and after; empty where no query has a right answer.
         profiles: Measured statistics for the cameras to calibrate, and for the others those that the network uses
-            now; None without BatchNorm.
+            now; without BatchNorm the centers of the cameras to center.
     """
 
     action: str
     cameras: tuple[CameraFinding, ...]
     bias: Mapping[str, float]
     scores: tuple[MethodScores, ...]
-    profiles: Profiles | None
+    profiles: Profiles
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON; scores are fractions in 0..1."""
@@ -140,7 +141,13 @@ def camera_report(
         findings = add_gains(findings, methods[BEFORE], list(methods.values())[-1], cameras)
     action, total = CENTER if own is None else CALIBRATE, change_of_all_queries(scores)
     findings = [with_verdict(finding, action, total) for finding in findings]
-    return CameraReport(action, tuple(findings), bias, tuple(scores), _recommended_profiles(findings, own, measured))
+    chosen = [finding.camera for finding in findings if finding.verdict == action]
+    if own is not None and measured is not None:
+        profiles = replace_domains(own, measured.select(chosen)) if chosen else own
+    else:
+        empty = empty_profiles(checkpoint, fields, {name: len(rows) for name, rows in crops.items()})
+        profiles = with_centers(empty, {name: observed.means[name] for name in chosen})
+    return CameraReport(action, tuple(findings), bias, tuple(scores), profiles)
 
 
 def count_images(
@@ -280,13 +287,3 @@ def _gaps(name: str, measured: Profiles) -> dict[str, float]:
         )
         found[layer] = float(layer_distances(ours, theirs.merge_all(), [ours.mean.shape[1]])[0, 0])
     return found
-
-
-def _recommended_profiles(
-    findings: Sequence[CameraFinding], own: Profiles | None, measured: Profiles | None
-) -> Profiles | None:
-    """Take measured statistics for the cameras to calibrate, and what the network uses now for the others."""
-    if own is None or measured is None:
-        return None
-    chosen = [finding.camera for finding in findings if finding.verdict == CALIBRATE]
-    return replace_domains(own, measured.select(chosen)) if chosen else own

@@ -57,7 +57,7 @@ def cameras_to_watch(
         raise ConfigError(f"{checkpoint.source}: has no statistics to drift from; {UNCALIBRATED}")
     if not can_be_calibrated(checkpoint):
         raise ConfigError(f"{checkpoint.source}: has no BatchNorm, so no statistics that a camera could drift from")
-    if not checkpoint.domain_fields:
+    if not checkpoint.domain_fields or not checkpoint.has_statistics:
         raise ConfigError(f"{checkpoint.source}: these weights have no statistics per camera to drift from;"
                           ' pass --profiles of "reid calibrate"')  # fmt: skip
     random = np.random.default_rng(seed)

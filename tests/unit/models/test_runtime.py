@@ -149,14 +149,15 @@ def crops(tmp_path: Path) -> list[Sample]:
 @BOTH
 def test_there_is_nothing_to_calibrate_and_the_error_names_the_remedy(tmp_path: Path, name: str) -> None:
     checkpoint = load_checkpoint(Tiny().write(tmp_path / name))
-    profiles = Profiles(("c0",), (2,), {}, {}, weights=checkpoint.weights)
+    tables = {"bn": torch.zeros(1, 2)}, {"bn": torch.ones(1, 2)}
+    profiles = Profiles(("c0",), (2,), *tables, weights=checkpoint.weights)
     assert not can_be_calibrated(checkpoint)
     refused: list[Callable[[], object]] = [
         lambda: calibrate_checkpoint(checkpoint, crops(tmp_path)),
         lambda: checkpoint.with_profiles(profiles),
     ]
     for attempt in refused:
-        with pytest.raises(ReidError, match="reid cameras center") as caught:
+        with pytest.raises(ReidError, match="reid calibrate --normalize centering") as caught:
             attempt()
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="BatchNorm"):

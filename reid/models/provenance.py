@@ -1,0 +1,31 @@
+"""How embeddings come about, as a report states it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reid.models.checkpoint import Checkpoint
+
+UNSEEN_CAMERA_KEY = "unseen cameras"  # key of the policy in a checkpoint's free text and in the JSON of results
+CENTERING_KEY = "centering"
+
+
+def provenance_of(checkpoint: Checkpoint) -> dict[str, object]:
+    """Return how a network's embeddings come about, as far as the names of the files do not tell it."""
+    from reid.models.checkpoint import PRIOR  # needs PyTorch, which commands import late
+
+    provenance: dict[str, object] = {"neck": checkpoint.spec.neck, "flip": checkpoint.transform.flip}
+    if checkpoint.runtime:
+        provenance["runtime"] = checkpoint.runtime
+    if checkpoint.centers is not None:
+        provenance[CENTERING_KEY] = f"per {'/'.join(checkpoint.domain_fields)}"
+    if PRIOR in checkpoint.extra:
+        provenance[PRIOR] = checkpoint.extra[PRIOR]
+    policies = [
+        checkpoint.extra.get(UNSEEN_CAMERA_KEY, ""),
+        "" if checkpoint.unknown_domain is None else checkpoint.unseen_camera_policy,
+    ]
+    if any(policies):
+        provenance[UNSEEN_CAMERA_KEY] = " and ".join(filter(None, policies))
+    return provenance

@@ -135,17 +135,17 @@ class MatchThresholds:
         Returns:
             A rate in 0..1; NaN where the cameras are of different categories, or had too few crops.
         """
-        pair = self._position(query_camera), self._position(gallery_camera)
+        pair = self._position(query_camera, self.centre), self._position(gallery_camera, self.centre.T)
         if -1 in pair:
             return math.nan
         return 0.5 * math.erfc((score - self.centre[pair]) / self.spread[pair] / math.sqrt(2))
 
-    def _position(self, camera: str) -> int:
-        """Return where a camera stands; that of its pool where it is unknown or was too small."""
+    def _position(self, camera: str, table: Table) -> int:
+        """Return the row of a camera in a table (C, C); that of its pool where it is unknown or was too small."""
         for name in (camera, pool_of(camera)):
             if name in self.cameras:
                 position = self.cameras.index(name)
-                if not np.isnan(self.centre[position]).all():
+                if not np.isnan(table[position]).all():
                     return position
         return -1
 

@@ -69,22 +69,41 @@ def test_a_rate_and_its_threshold_agree_and_unknown_cameras_take_the_pool():
         assert both.false_match_rate(0.0, camera, "/c1") == table.false_match_rate(0.0, camera, "/c1")
 
 
-def test_labels_of_the_rows_change_nothing_and_neither_does_their_order():
+def test_with_labels_the_rates_are_those_that_are_counted():
+    rows, who = site(4)
+    statistics = measure_cohorts(rows, rows, "csls")
+    identities = [f"p{person}" for person in who]
+    table = fit_thresholds(rows, statistics, identities=identities)
+    assert table.source == "labels"
+    scores = normalize_scores(rows, rows, "csls", statistics=statistics)(0, len(who))
+    for rate in (0.1, 0.01, 1e-3):
+        thresholds = table.thresholds(rate)
+        for first in (1, 3):
+            mask = np.ix_(rows.cameras == statistics.cameras[first], rows.cameras == statistics.cameras[2])
+            wrong = scores[mask][who[rows.cameras == statistics.cameras[first]][:, None]
+                                 != who[rows.cameras == statistics.cameras[2]][None]]  # fmt: skip
+            reached = float((wrong >= thresholds[first, 2]).mean())
+            assert rate - 1.5 / len(wrong) - 1e-4 <= reached <= rate + 1e-4
+    unknown = fit_thresholds(rows, statistics, identities=[""] * len(who))
+    assert np.isnan(unknown.scores).all()
+    assert np.isnan(unknown.false_match_rate(0.0, "/c0", "/c1"))
+
+
+def test_the_order_of_rows_changes_nothing():
     rows, _ = site(2)
     order = np.random.default_rng(0).permutation(len(rows.vectors))
     moved = rows.select(order)
     tables = [fit_thresholds(some, measure_cohorts(some, some, "csls")) for some in (rows, moved)]
-    np.testing.assert_allclose(tables[0].centre, tables[1].centre, atol=1e-5)
-    np.testing.assert_allclose(tables[0].spread, tables[1].spread, atol=1e-5)
+    np.testing.assert_allclose(tables[0].scores, tables[1].scores, atol=1e-5)
 
 
 def test_json_and_back():
     rows, _ = site(3)
     table = fit_thresholds(rows, measure_cohorts(rows, rows, "csls"), ["/c1"])
     again = MatchThresholds.from_json(table.to_json())
-    assert (again.method, again.cameras) == (table.method, table.cameras)
-    np.testing.assert_array_equal(again.centre, table.centre)
-    np.testing.assert_array_equal(again.spread, table.spread)
+    assert (again.method, again.cameras, again.source) == (table.method, table.cameras, "scores")
+    np.testing.assert_array_equal(again.scores, table.scores)
+    np.testing.assert_array_equal(again.rates, table.rates)
     for text in ("{", "[]", '{"version": 1}', replace(table, method="cosine").to_json()):
         with pytest.raises(DataError):
             MatchThresholds.from_json(text)

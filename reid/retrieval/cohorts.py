@@ -27,6 +27,7 @@ from reid.retrieval.cohort_rows import (
     HashArray,
     LabelArray,
     cohort_of,
+    inner_products,
     pool_of,
 )
 
@@ -213,6 +214,17 @@ def measure_rows(statistics: CohortStatistics, rows: CohortRows, chosen: IntArra
         _measure_category(statistics, rows, own, pool, parts)
 
 
+def measure_camera(
+    statistics: CohortStatistics, rows: CohortRows, chosen: IntArray, cohort: Cohort, camera: str
+) -> None:
+    """Measure the rows ``chosen`` (M,) toward one camera, which is not a pool, and write them into ``statistics``."""
+    column = statistics.cameras.index(camera)
+    part, k = dict(cohort.parts[pool_of(camera)])[camera], int(statistics.k[column])
+    for start in range(0, len(chosen), ROWS_AT_ONCE):
+        block = chosen[start : start + ROWS_AT_ONCE]
+        _fill(statistics, block, column, _nearest(rows.vectors[block], rows.images[block], part, k), k)
+
+
 def _measure_category(
     statistics: CohortStatistics,
     rows: CohortRows,
@@ -239,9 +251,10 @@ def _measure_category(
 
 def _nearest(vectors: FloatArray, images: HashArray, part: CohortRows, k: int) -> FloatArray:
     """Return the k largest similarities (B, K) to ``part``, descending; -inf where the image is the same."""
-    scores = vectors @ part.vectors.T
-    if np.isin(images, part.images).any():
-        scores[images[:, None] == part.images[None, :]] = -np.inf
+    scores = inner_products(vectors, part.vectors)
+    same = images[:, None] == part.images[None, :]
+    if same.any():
+        scores[same] = -np.inf
     if k < scores.shape[1]:
         scores = np.partition(scores, -k, axis=1)[:, -k:]
     descending: FloatArray = -np.sort(-scores, axis=1)

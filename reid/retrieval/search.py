@@ -217,6 +217,7 @@ def _judged(
     for position, (row, score) in enumerate(found.ranking.answers(0)):
         sample = gallery.samples[row]
         rate = thresholds.false_match_rate(score, own, cohort_camera(sample))
-        match = Match(verdict_of(rate, same_rate), rate, false_alarm_rate(rate, rows))
+        known = not np.isnan(rate)
+        match = Match(verdict_of(rate, same_rate), rate, false_alarm_rate(rate, rows)) if known else None
         answers.append(Answer(row, sample, float(found.similarities[0, position]), score, match))
     return answers

@@ -24,6 +24,7 @@ from reid.retrieval.score_normalization import NormalizedScores, normalize_score
 
 METHOD = "csls"
 FEWEST_PER_CAMERA = 2  # crops of an identity; with one, its neighbours are other identities
+SMALLEST_SHARE = 0.4  # of crops in groups; where fewer are, the groups are chance
 MOST_EXPANDED = 5  # crops of a camera that a vector is averaged with
 SCORE_RANGE = 4.0  # CSLS scores are within -4..4
 
@@ -144,7 +145,10 @@ def _lists_of(crops: JoinedCrops, size: IdentitySize | None = None) -> CameraLis
 
 
 def find_camera_lists(queries: CohortRows, gallery: CohortRows) -> CameraLists | Declined:
-    """Find the neighbours of all crops, and decline where an identity has too few crops in a camera.
+    """Find the neighbours of all crops, and decline where they are other identities.
+
+    That is so where an identity has one crop in a camera, where few crops are similar to others, and where similar
+    crops are of one camera only.
 
     Args:
         queries: The queries.
@@ -155,19 +159,33 @@ def find_camera_lists(queries: CohortRows, gallery: CohortRows) -> CameraLists |
     """
     crops = join_crops(queries, gallery)
     count = len(crops.rows.vectors)
+    if len(np.unique(crops.rows.cameras)) < 2:
+        return Declined("not used, because all crops are of one camera, or of unknown ones; it needs two cameras")
     if count < FEWEST_CROPS:
         return Declined(
             f"not used, because {count} crops are too few to tell how many an identity has in a camera; it needs"
             f" {FEWEST_CROPS}"
         )
     lists = _lists_of(crops)
-    size = lists.size
+    against = _reason_against(lists.size, count)
+    return Declined(f"not used, because {against}") if against else lists
+
+
+def _reason_against(size: IdentitySize, count: int) -> str:
+    """Say why the neighbours of ``count`` crops are other identities; "" where they are not."""
     if size.crops < FEWEST_PER_CAMERA:
-        return Declined(
-            f"not used, because an identity has about {size.crops} crop in a camera, by {size.groups} groups of similar"
-            f" crops among {count}; it needs {FEWEST_PER_CAMERA}"
+        return (
+            f"an identity has about {size.crops} crop in a camera, by {size.groups} groups of similar crops among"
+            f" {count}; it needs {FEWEST_PER_CAMERA}"
         )
-    return lists
+    if size.grouped < SMALLEST_SHARE:
+        return (
+            f"only {size.grouped:.0%} of {count} crops are similar enough to others to belong to a group; it needs"
+            f" {SMALLEST_SHARE:.0%}"
+        )
+    if size.others < 1:
+        return f"most of the {size.groups} groups of similar crops are of one camera; it needs groups of several"
+    return ""
 
 
 def rerank_by_camera(lists: CameraLists) -> CameraReranked:

@@ -89,11 +89,11 @@ def _update(
     updated = replace(moved, counts=counts)
     for table in (updated.mean, updated.deviation, updated.lowest):
         table[~known] = np.nan
-    gone, come = _changes(cohort_of(before, limit), cohort, origin)
+    gone, come = _changes(cohort_of(before, limit).members, cohort.members, origin)
     again = ~known
     for changed, source in ((gone, before), (come, after)):
         again |= known & _are_affected(moved, after, changed, source)
-    measure_rows(updated, after, np.flatnonzero(again), after, cohort)
+    measure_rows(updated, after, np.flatnonzero(again), cohort)
     return updated
 
 

@@ -1,9 +1,10 @@
-"""Camera-aware re-ranking and expansion of queries and gallery, with lists that fit the data.
+"""Camera-aware re-ranking, expansion and metric of queries and gallery, with lists that fit the data.
 
-Both work on all crops of the queries and of the gallery together, each image once, and choose neighbours by CSLS scores
+All work on all crops of the queries and of the gallery together, each image once, and choose neighbours by CSLS scores
 of each pair of cameras (:mod:`reid.retrieval.score_normalization`). How many crops an identity has in a camera is
 estimated without labels (:mod:`reid.retrieval.identity_size`); the lengths of all lists follow from it. Where an
-identity has about one crop in a camera, neighbours are other identities, so both decline and say so.
+identity has about one crop in a camera, neighbours are other identities, so re-ranking and expansion decline and say
+so; the metric needs one crop in each of two cameras.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from reid.retrieval.camera_jaccard import camera_features, jaccard_of_sums
 from reid.retrieval.camera_neighbours import CameraNeighbours
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.identity_size import FEWEST_CROPS, IdentitySize, estimate_identity_size, lists_for_estimate
-from reid.retrieval.mutual_metric import Declined
+from reid.retrieval.mutual_metric import Declined, MutualMetric, mutual_neighbour_metric
 from reid.retrieval.rerank import SparseRows, sum_of_minima
 from reid.retrieval.score_normalization import NormalizedScores, normalize_scores
 
 METHOD = "csls"
 FEWEST_PER_CAMERA = 2  # crops of an identity; with one, its neighbours are other identities
 SMALLEST_SHARE = 0.4  # of crops in groups; where fewer are, the groups are chance
+METRIC_NEIGHBOURS = {False: 1, True: 3}  # by whether an identity surely has several crops in a camera
 MOST_EXPANDED = 5  # crops of a camera that a vector is averaged with
 SCORE_RANGE = 4.0  # CSLS scores are within -4..4
 
@@ -236,3 +238,18 @@ def expand_crops(lists: CameraLists) -> tuple[tuple[FloatArray, FloatArray], str
     vectors = expand_by_camera(crops.rows.vectors, lists.normalized, crops.cameras, own=own, others=others)
     stamp = f"camera-balanced expansion by {METHOD}, {own} of the own and {others} of each other camera"
     return (vectors[crops.queries], vectors[crops.gallery]), stamp
+
+
+def learn_metric(queries: CohortRows, gallery: CohortRows) -> MutualMetric | Declined:
+    """Learn a metric from the crops of queries and gallery that are mutual neighbours of two cameras.
+
+    Args:
+        queries: The queries.
+        gallery: The gallery rows.
+
+    Returns:
+        The metric, or why it is not used; see :func:`~reid.retrieval.mutual_metric.mutual_neighbour_metric`.
+    """
+    lists = _lists_of(join_crops(queries, gallery))
+    k = METRIC_NEIGHBOURS[not _reason_against(lists.size, len(lists.near.own))]
+    return mutual_neighbour_metric(lists.crops.rows.vectors, lists.normalized, lists.crops.cameras, k=k)

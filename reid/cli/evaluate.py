@@ -26,7 +26,7 @@ from reid.cli.options import (
     rule_settings,
     unseen_policy,
 )
-from reid.cli.rerank_options import ExpandQueries, Rerank, RerankingCommand, reranking_of
+from reid.cli.rerank_options import ExpandQueries, LearnMetric, Rerank, RerankingCommand, reranking_of
 from reid.errors import ConfigError
 from reid.records import UnseenCameraPolicy
 
@@ -66,6 +66,7 @@ def evaluate(
     ] = None,
     rerank: Rerank = None,
     expand_queries: ExpandQueries = "0",
+    learn_metric: LearnMetric = False,
     score_norm: ScoreNorm = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
@@ -95,7 +96,7 @@ def evaluate(
     from reid.pipeline import evaluate_data
 
     _check_outputs(json_file, html_file, data)
-    reranking = reranking_of(rerank, expand_queries)
+    reranking = reranking_of(rerank, expand_queries, learn_metric)
     settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
     normalization_request(normalize, profiles)

@@ -47,6 +47,8 @@ class Reranking:
         by_camera: Whether to rank by camera-aware Jaccard similarity, with lists that fit the data, see
             :mod:`reid.retrieval.camera_rerank`.
         expand_by_camera: Whether to expand queries and gallery by the nearest crops of every camera.
+        learn_metric: Whether to learn a metric from mutual neighbours of two cameras before all other steps, see
+            :mod:`reid.retrieval.mutual_metric`.
 
     Raises:
         ConfigError: Steps by camera are mixed with others that they replace.
@@ -60,6 +62,7 @@ class Reranking:
     neighbours: int = 0
     by_camera: bool = False
     expand_by_camera: bool = False
+    learn_metric: bool = False
 
     def __post_init__(self) -> None:
         if (self.k_reciprocal and self.by_camera) or (self.neighbours and self.uses_cameras):
@@ -71,7 +74,7 @@ class Reranking:
     @property
     def uses_cameras(self) -> bool:
         """Whether neighbours are chosen for each camera; such results use CSLS scores."""
-        return self.by_camera or self.expand_by_camera
+        return self.by_camera or self.expand_by_camera or self.learn_metric
 
     @property
     def stamp(self) -> str:
@@ -80,6 +83,7 @@ class Reranking:
         Steps by camera are named without the lengths of their lists, which follow from the data.
         """
         words = [f"average query expansion over {self.neighbours}"] if self.neighbours else []
+        words += ["mutual-neighbour metric"] if self.learn_metric else []
         words += ["camera-balanced expansion"] if self.expand_by_camera else []
         words += ["camera-aware Jaccard"] if self.by_camera else []
         if self.k_reciprocal:

@@ -76,10 +76,12 @@ def test_normalized_and_plain_results_come_first_and_steps_by_camera_once():
         (Reranking(expand_by_camera=True), ["camera-balanced expansion by csls"]),
         (Reranking(by_camera=True, expand_by_camera=True),
          ["camera-balanced expansion by csls", "camera-aware Jaccard on csls"]),
+        (Reranking(learn_metric=True), ["mutual-neighbour metric"]),
+        (Reranking(by_camera=True, learn_metric=True), ["mutual-neighbour metric", "camera-aware Jaccard on csls"]),
         (Reranking((6, 2, 0.3), expand_by_camera=True), ["camera-balanced expansion by csls", "k-reciprocal"]),
     ],
 )  # fmt: skip
-def test_expansion_by_camera_goes_with_every_re_ranking(reranking, steps):
+def test_steps_by_camera_go_together(reranking, steps):
     plain, changed = evaluate(people(3), reranking=reranking).results
     assert changed.reranking_method == "; ".join(steps)
     assert changed.metrics.mAP > plain.metrics.mAP
@@ -91,6 +93,27 @@ def test_too_few_crops_leave_the_plain_result_and_a_note():
     assert result.reranking == ""
     (note,) = report.notes
     assert note.startswith("person all: camera-aware Jaccard: not used, because 40 crops")
+
+
+def test_the_metric_helps_identities_with_one_crop_in_a_camera():
+    """Its single condition is enough pairs of two cameras."""
+    embeddings = people(9, each=1, identities=120, noise=0.5)
+    moved = tuple(
+        replace(sample, split=Split.QUERY if sample.camera == "c0" else Split.GALLERY) for sample in embeddings.samples
+    )
+    shifted = embeddings.vectors.copy()
+    shifted[:, :4] += np.random.default_rng(0).standard_normal((240, 4)) * 0.3
+    shifted /= np.linalg.norm(shifted, axis=1, keepdims=True)
+    embeddings = Embeddings(moved, shifted.astype(np.float32), "f00d")
+    _, normalized, changed = evaluate(embeddings, reranking=Reranking(learn_metric=True), score_norm="csls").results
+    assert changed.reranking.startswith("mutual-neighbour metric, k 1, shrink 0.3, ")
+    assert changed.metrics.mAP > normalized.metrics.mAP
+    one_camera = tuple(replace(sample, camera="c0") for sample in moved)
+    everything = Scoring(Rule(ignore="itself"))
+    report = evaluate(
+        replace(embeddings, samples=one_camera), reranking=Reranking(learn_metric=True), scoring=everything
+    )
+    assert "one camera" in report.notes[0]
 
 
 def test_all_crops_may_be_queries_and_gallery_where_the_rule_leaves_out_the_query_itself():

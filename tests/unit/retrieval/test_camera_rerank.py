@@ -9,6 +9,7 @@ from reid.retrieval.camera_expansion import expand_by_camera
 from reid.retrieval.camera_jaccard import camera_jaccard
 from reid.retrieval.camera_rerank import CameraLists, expand_crops, find_camera_lists, join_crops, rerank_by_camera
 from reid.retrieval.cohort_rows import CohortRows
+from reid.retrieval.identity_size import IdentitySize
 from reid.retrieval.mutual_metric import Declined
 from reid.retrieval.score_normalization import normalize_scores
 
@@ -112,11 +113,35 @@ def fields(rows):
 
 
 @pytest.mark.parametrize(
-    ("each", "identities", "value"), [(1, 100, "about 1 crop in a camera"), (3, 10, "60 crops are too few")]
+    ("change", "value"),
+    [
+        (lambda: crops(6, each=1, identities=100), "about 1 crop in a camera"),
+        (lambda: crops(6, each=3, identities=10), "60 crops are too few"),
+        (lambda: crops(6, cameras=1, each=6), "one camera"),
+        (lambda: partly_random(6), "of 880 crops are similar enough"),
+    ],
 )
-def test_it_declines_with_one_line_where_crops_are_too_few(each, identities, value):
-    rows = crops(6, each, identities)
+def test_it_declines_with_one_line(change, value):
+    rows = change()
     found = find_camera_lists(rows.select(np.arange(20)), rows)
     assert isinstance(found, Declined)
     assert value in found.reason
     assert "\n" not in found.reason
+
+
+def partly_random(seed):
+    """Return identities with several crops, and many crops of nobody else."""
+    random = np.random.default_rng(seed)
+    several = crops(seed)
+    single = random.standard_normal((640, 24)).astype(np.float32)
+    single /= np.linalg.norm(single, axis=1, keepdims=True)
+    names = [*several.cameras.tolist(), *(f"/c{number % 2}" for number in range(640))]
+    return CohortRows.of_cameras([name[1:] for name in names], np.concatenate([several.vectors, single]))
+
+
+def test_it_declines_where_groups_are_of_one_camera(monkeypatch):
+    size = IdentitySize(3, 0, 40, 0.7)
+    monkeypatch.setattr("reid.retrieval.camera_rerank.estimate_identity_size", lambda *_: size)
+    found = find_camera_lists(*sides(7))
+    assert isinstance(found, Declined)
+    assert "40 groups of similar crops are of one camera" in found.reason

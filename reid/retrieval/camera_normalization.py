@@ -136,16 +136,21 @@ def normalize_cameras(
     else:
         reason = f"asked for: {request.levels}"
         choice = LevelsChoice(dict.fromkeys(crops, request.levels), (), float("nan"), reason)
-    levels = {name: choice.levels.get(name, AS_IT_IS) for name in crops}
+    levels = {name: choice.levels.get(name, AS_IT_IS) for name in sorted(crops)}
     profiles = _measure(measurement, crops, levels)
-    counts = {name: len(rows) for name, rows in crops.items()}
+    counts = {name: len(crops[name]) for name in levels}
     score_norm, score_reason = request.score_norm, "asked for" if request.score_norm else ""
     if request.is_auto:
         score_norm, score_reason = choose_score_norm(counts)
-    found = [CameraChoice(name, counts[name], str(levels[name])) for name in crops]
+    found = [CameraChoice(name, counts[name], str(levels[name])) for name in levels]
     report = NormalizationReport(tuple(found), choice.candidates, choice.share, choice.reason, score_norm, score_reason)
     summary = report.summary() if request.is_auto else ""
     return replace(profiles, score_norm=score_norm, choice=summary), report
+
+
+def levels_of(checkpoint: Checkpoint) -> CameraLevels:
+    """Return the levels at which a checkpoint normalizes the cameras that it knows."""
+    return CameraLevels(checkpoint.has_statistics, checkpoint.centers is not None)
 
 
 def count_images(samples: Sequence[Sample], request: NormalizationRequest, has_statistics: bool) -> int:
@@ -158,7 +163,7 @@ def count_images(samples: Sequence[Sample], request: NormalizationRequest, has_s
 
 
 def group_crops(samples: Sequence[Sample], domain_fields: Sequence[str], minimum: int) -> dict[str, list[Sample]]:
-    """Group crops by camera, sorted by name.
+    """Group crops by camera, in their order.
 
     Raises:
         DataError: There are no crops, a crop has no camera, or a camera has fewer crops than ``minimum``.
@@ -173,7 +178,7 @@ def group_crops(samples: Sequence[Sample], domain_fields: Sequence[str], minimum
     few = [f"{name} ({len(rows)})" for name, rows in sorted(found.items()) if len(rows) < minimum]
     if few:
         raise DataError(f"calibration: expected at least {minimum} images of each camera, too few of: {', '.join(few)}")
-    return dict(sorted(found.items()))
+    return dict(found)
 
 
 def _in_order(crops: Sequence[Sample]) -> list[Sample]:
@@ -295,7 +300,7 @@ def with_centers(profiles: Profiles, means: Mapping[str, FloatArray]) -> Profile
 def _measure(measurement: CameraMeasurement, crops: Crops, levels: Mapping[str, CameraLevels]) -> Profiles:
     """Measure the chosen levels on all crops."""
     checkpoint, fields = measurement.checkpoint, measurement.domain_fields
-    profiles = empty_profiles(checkpoint, fields, {name: len(rows) for name, rows in crops.items()})
+    profiles = empty_profiles(checkpoint, fields, {name: len(crops[name]) for name in levels})
     names, described = list(profiles.domains), profiles
     calibrated = {name: rows for name, rows in crops.items() if levels[name].statistics}
     if calibrated:

@@ -101,6 +101,13 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def same_rate(value: float | None) -> float | None:
+    """Refuse a false-match rate that is not above 0 and below 1."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} is not a rate above 0 and below 1")
+    return value
+
+
 Prior = Annotated[
     float,
     typer.Option(

@@ -15,10 +15,12 @@ from reid.cli.options import (
     Backbone,
     Flip,
     ProfileFiles,
+    ScoreNormName,
     Size,
     Unseen,
     Weights,
     check_cameras,
+    same_rate,
     unseen_policy,
 )
 from reid.errors import ConfigError, unknown_name
@@ -26,6 +28,9 @@ from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
+    from reid.retrieval.search import Answer
+
+NOBODY = "nobody in this gallery: the answers below are as good as those to somebody who is not in it"
 
 commands = typer.Typer()
 
@@ -44,6 +49,20 @@ def search(
     answers: Annotated[
         list[Modality] | None, typer.Option(help="Show answers of this modality only. Can be repeated. Default: any.")
     ] = None,
+    score_norm: Annotated[
+        ScoreNormName | None,
+        typer.Option(
+            help="Rank by scores that are normalized per pair of cameras, and judge each answer. Default: csls where"
+            " the gallery has enough crops.",
+        ),
+    ] = None,
+    false_match_rate: Annotated[
+        float | None,
+        typer.Option(
+            callback=same_rate,
+            help="Share of pairs of different people that may get the verdict same. Default: 0.0001.",
+        ),
+    ] = None,
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
@@ -54,7 +73,10 @@ def search(
 ) -> None:
     """Rank a gallery by similarity to one image.
 
-    Without --weights, the network that the gallery was built with embeds the image.
+    Without --weights, the network that the gallery was built with embeds the image.  Behind the similarity of an answer
+    stand its normalized score, which ranks the answers, the verdict (same, undecided or other), and its false-match
+    rate: the share of pairs of different people that score as high.  These are left out where the gallery has too few
+    crops to compare with.
     """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
@@ -69,7 +91,8 @@ def search(
     check_files([query])
     check_weights(weights, profiles or ())
     from reid.retrieval.gallery import Gallery
-    from reid.retrieval.search import search_image
+    from reid.retrieval.match_thresholds import SAME_RATE
+    from reid.retrieval.search import DEFAULT_SCORE_NORM, nobody_found, search_image
 
     opened = Gallery.open(folder)
     if cross_camera:
@@ -92,13 +115,20 @@ def search(
         cross_camera=cross_camera,
         modalities=answers or None,
         categories=[category],
+        score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )
-    rows = [_row(rank, answer.sample, answer.score) for rank, answer in enumerate(found, 1)]
+    if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
+        typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
+    rows = [_row(rank, answer, nobody_found(found)) for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
+    if nobody_found(found):
+        typer.echo(NOBODY)
     for row in rows:
-        typer.echo("{rank}\t{score:.4f}\t{identity}\t{camera}\t{modality}\t{path}".format(**row))
+        judged = "\t{normalized_score:.4f}\t{verdict}\t{false_match_rate:.2g}" if "verdict" in row else ""
+        typer.echo(f"{{rank}}\t{{score:.4f}}{judged}\t{{identity}}\t{{camera}}\t{{modality}}\t{{path}}".format(**row))
 
 
 def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:
@@ -169,13 +199,24 @@ def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]
     return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
-def _row(rank: int, sample: Sample, score: float) -> dict[str, Any]:
-    return {
+def _row(rank: int, answer: Answer, nobody: bool) -> dict[str, Any]:
+    """Return what is printed about an answer; what is not known is left out, as version 0.1.0 did not know it."""
+    sample = answer.sample
+    row: dict[str, Any] = {
         "rank": rank,
-        "score": score,
+        "score": answer.score,
         "identity": sample.identity,
         "camera": sample.camera,
         "modality": str(sample.modality),
         "domain": sample.category,
         "path": str(sample.path),
     }
+    if answer.normalized is not None and answer.match is not None:
+        row |= {
+            "normalized_score": answer.normalized,
+            "verdict": str(answer.match.verdict),
+            "false_match_rate": answer.match.false_match_rate,
+            "false_alarm_rate": answer.match.false_alarm_rate,
+            "nobody_in_gallery": nobody,
+        }
+    return row

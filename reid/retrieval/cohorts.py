@@ -22,10 +22,12 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.cohort_rows import (
     COHORT_LIMIT,
     BoolArray,
+    Cohort,
     CohortRows,
     HashArray,
     LabelArray,
     cohort_of,
+    inner_products,
     pool_of,
 )
 
@@ -167,16 +169,16 @@ def _pool_column(camera: str, column: Mapping[str, int], usable: set[str]) -> in
 
 
 def measure_cohorts(
-    rows: CohortRows, gallery: CohortRows, method: str, *, k: int | None = None, limit: int = COHORT_LIMIT
+    rows: CohortRows, gallery: CohortRows | Cohort, method: str, *, k: int | None = None, limit: int = COHORT_LIMIT
 ) -> CohortStatistics:
     """Measure how similar vectors are to their nearest crops of each camera of a gallery.
 
     Args:
         rows: The vectors, N of them: those of the gallery itself, or queries.
-        gallery: The rows that the cohorts are chosen from.
+        gallery: The rows that the cohorts are chosen from, or the chosen cohort.
         method: What the statistics are for, a key of ``NEIGHBOURS``.
         k: How many of the nearest crops of a camera count; by default, ``NEIGHBOURS`` says it.
-        limit: The most crops of a camera that are compared, see :func:`cohort_of`.
+        limit: The most crops of a camera that are compared, see :func:`reid.retrieval.cohort_rows.cohort_of`.
 
     Returns:
         The statistics (N, C).  A block of rows is held at a time.
@@ -186,57 +188,60 @@ def measure_cohorts(
     """
     if method not in NEIGHBOURS:
         raise DataError(unknown_name("score normalization", method, NEIGHBOURS))
-    if rows.vectors.shape[1] != gallery.vectors.shape[1]:
-        raise DataError(f"cohort: vectors of length {rows.vectors.shape[1]} and {gallery.vectors.shape[1]} differ")
-    cohort = cohort_of(gallery, limit)
+    cohort = gallery if isinstance(gallery, Cohort) else cohort_of(gallery, limit)
+    for _, part in (pair for parts in cohort.parts.values() for pair in parts):
+        if part.vectors.shape[1] != rows.vectors.shape[1]:
+            raise DataError(f"cohort: vectors of length {rows.vectors.shape[1]} and {part.vectors.shape[1]} differ")
     cameras, counts, ks = cohort_sizes(cohort, method, k)
     tables = [np.full((len(rows.vectors), len(cameras)), np.nan, np.float32) for _ in range(3)]
     statistics = CohortStatistics(method, cameras, tables[0], tables[1], tables[2], counts, ks)
-    measure_rows(statistics, rows, np.arange(len(rows.vectors)), gallery, cohort)
+    measure_rows(statistics, rows, np.arange(len(rows.vectors)), cohort)
     return statistics
 
 
-def cohort_sizes(
-    cohort: Mapping[str, IntArray], method: str, k: int | None = None
-) -> tuple[tuple[str, ...], IntArray, IntArray]:
+def cohort_sizes(cohort: Cohort, method: str, k: int | None = None) -> tuple[tuple[str, ...], IntArray, IntArray]:
     """Return the names of the cameras, the sizes of their cohorts, and how many crops count, of a cohort."""
-    cameras, counts = tuple(cohort), np.array([len(members) for members in cohort.values()], np.int64)
+    cameras = tuple(cohort.members)
+    counts = np.array([len(members) for members in cohort.members.values()], np.int64)
     wished = [min(k, count) if k else NEIGHBOURS[method](count) for count in counts.tolist()]
     return cameras, counts, np.array(wished, np.int64)
 
 
-def measure_rows(
-    statistics: CohortStatistics,
-    rows: CohortRows,
-    chosen: IntArray,
-    gallery: CohortRows,
-    cohort: Mapping[str, IntArray],
-) -> None:
+def measure_rows(statistics: CohortStatistics, rows: CohortRows, chosen: IntArray, cohort: Cohort) -> None:
     """Measure the rows ``chosen`` (M,) and write them into ``statistics``, whose cameras are those of the cohort."""
-    for pool in (name for name in statistics.cameras if name == pool_of(name)):
+    for pool, parts in cohort.parts.items():
         own = chosen[np.char.startswith(rows.cameras[chosen], pool)]
-        _measure_category(statistics, rows, own, gallery, cohort, pool)
+        _measure_category(statistics, rows, own, pool, parts)
+
+
+def measure_camera(
+    statistics: CohortStatistics, rows: CohortRows, chosen: IntArray, cohort: Cohort, camera: str
+) -> None:
+    """Measure the rows ``chosen`` (M,) toward one camera, which is not a pool, and write them into ``statistics``."""
+    column = statistics.cameras.index(camera)
+    part, k = dict(cohort.parts[pool_of(camera)])[camera], int(statistics.k[column])
+    for start in range(0, len(chosen), ROWS_AT_ONCE):
+        block = chosen[start : start + ROWS_AT_ONCE]
+        _fill(statistics, block, column, _nearest(rows.vectors[block], rows.images[block], part, k), k)
 
 
 def _measure_category(
     statistics: CohortStatistics,
     rows: CohortRows,
     own: IntArray,
-    gallery: CohortRows,
-    cohort: Mapping[str, IntArray],
     pool: str,
+    parts: Sequence[tuple[str, CohortRows]],
 ) -> None:
     """Fill the rows ``own`` (M,) and the columns of one category; the pool is joined from what its cameras find."""
     column = {name: position for position, name in enumerate(statistics.cameras)}
     pooled = int(statistics.k[column[pool]])
-    parts = _parts_of(pool, cohort)
     for start in range(0, len(own), ROWS_AT_ONCE):
         block = own[start : start + ROWS_AT_ONCE]
         vectors, images = rows.vectors[block], rows.images[block]
         found = []
-        for name, members in parts:
+        for name, part in parts:
             k = int(statistics.k[column[name]]) if name != pool else 0
-            nearest = _nearest(vectors, images, gallery, members, max(k, pooled))
+            nearest = _nearest(vectors, images, part, max(k, pooled))
             found.append(nearest)
             if k:
                 _fill(statistics, block, column[name], nearest[:, :k], k)
@@ -244,18 +249,12 @@ def _measure_category(
         _fill(statistics, block, column[pool], together[:, :pooled], pooled)
 
 
-def _parts_of(pool: str, cohort: Mapping[str, IntArray]) -> list[tuple[str, IntArray]]:
-    """List the cohorts of the cameras of a category, and under the name of the pool the rows of unknown cameras."""
-    parts = [(name, members) for name, members in cohort.items() if pool_of(name) == pool and name != pool]
-    known = np.concatenate([members for _, members in parts]) if parts else np.zeros(0, np.int64)
-    unknown = np.setdiff1d(cohort[pool], known)
-    return [*parts, (pool, unknown)] if len(unknown) else parts
-
-
-def _nearest(vectors: FloatArray, images: HashArray, gallery: CohortRows, members: IntArray, k: int) -> FloatArray:
-    """Return the k largest similarities (B, K) to ``members`` (M,), descending; -inf where the image is the same."""
-    scores = vectors @ gallery.vectors[members].T
-    scores[images[:, None] == gallery.images[members][None, :]] = -np.inf
+def _nearest(vectors: FloatArray, images: HashArray, part: CohortRows, k: int) -> FloatArray:
+    """Return the k largest similarities (B, K) to ``part``, descending; -inf where the image is the same."""
+    scores = inner_products(vectors, part.vectors)
+    same = images[:, None] == part.images[None, :]
+    if same.any():
+        scores[same] = -np.inf
     if k < scores.shape[1]:
         scores = np.partition(scores, -k, axis=1)[:, -k:]
     descending: FloatArray = -np.sort(-scores, axis=1)

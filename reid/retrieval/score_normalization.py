@@ -169,15 +169,16 @@ class NormalizedScores:
 
 def _looked_up(statistics: CohortStatistics, columns: IntArray) -> SideTerms:
     """Return the statistics (N, M) of N vectors toward the cameras of M columns; without any, they change nothing."""
-    return _usable(np.take(statistics.mean, columns, axis=1), np.take(statistics.deviation, columns, axis=1))
+    return usable_terms(np.take(statistics.mean, columns, axis=1), np.take(statistics.deviation, columns, axis=1))
 
 
 def _looked_up_pairs(statistics: CohortStatistics, rows: IntArray, columns: IntArray) -> SideTerms:
     """Return the statistics (E,) of a vector toward the camera of a column, for E pairs."""
-    return _usable(statistics.mean[rows, columns], statistics.deviation[rows, columns])
+    return usable_terms(statistics.mean[rows, columns], statistics.deviation[rows, columns])
 
 
-def _usable(mean: FloatArray, deviation: FloatArray) -> SideTerms:
+def usable_terms(mean: FloatArray, deviation: FloatArray) -> SideTerms:
+    """Return statistics that can be subtracted and divided by; those that are missing change nothing."""
     deviation = np.maximum(np.nan_to_num(deviation, nan=1.0), np.float32(SMALLEST_DEVIATION))
     return SideTerms(np.nan_to_num(mean), deviation)
 

@@ -15,18 +15,49 @@ from reid.data.loading import domain_indices
 from reid.errors import GalleryError
 from reid.models.checkpoint import Checkpoint
 from reid.records import FloatArray, Modality, Sample, Split
+from reid.retrieval.cohort_rows import cohort_camera
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.match_thresholds import NOBODY_RATE, SAME_RATE, MatchVerdict, false_alarm_rate, verdict_of
+from reid.retrieval.normalized_search import NormalizedRanking, normalized_gallery, search_normalized
+from reid.retrieval.score_normalization import NONE, check_score_norm
 
+DEFAULT_SCORE_NORM = "csls"  # docs/scores.md has the measurements that decide
 UPLOADED = Path("uploaded image")  # stands for the path of an image in memory, in errors
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a ranking: a gallery row, its sample and its score, a similarity in -1..1."""
+    """One answer of a ranking.
+
+    Args:
+        row: The gallery row.
+        sample: Its sample.
+        score: The similarity of both crops in -1..1.
+        normalized: The score normalized per pair of cameras, by which answers are then ranked; None where scores are
+            ranked as they are.
+        match: Whether the answer shows the same person or object; None where this is not known.
+    """
 
     row: int
     sample: Sample
     score: float
+    normalized: float | None = None
+    match: Match | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Whether an answer shows the same person or object as the query.
+
+    Args:
+        verdict: Same, undecided or other.
+        false_match_rate: The share of pairs of different people, of these two cameras, that score as high or higher.
+        false_alarm_rate: How often a search for somebody who is not in the gallery gets an answer as good or better.
+    """
+
+    verdict: MatchVerdict
+    false_match_rate: float
+    false_alarm_rate: float
 
 
 def embed_image(
@@ -112,6 +143,8 @@ def search_image(
     cross_camera: bool = False,
     modalities: Collection[Modality] | None = None,
     categories: Collection[str] | None = None,
+    score_norm: str = DEFAULT_SCORE_NORM,
+    same_rate: float = SAME_RATE,
 ) -> list[Answer]:
     """Find the gallery rows that are nearest to an image.
 
@@ -127,6 +160,9 @@ def search_image(
         cross_camera: Leave out the rows of the same camera; an unknown camera equals no other.
         modalities: Allow answers of these modalities only; None allows all.
         categories: Allow answers of these categories only; None allows all.
+        score_norm: "csls" or "snorm" ranks by scores that are normalized per pair of cameras, and judges each answer,
+            where the gallery has enough crops of the category; "none" ranks by plain scores.
+        same_rate: The highest false-match rate of the verdict "same", above 0 and at most that of "undecided".
 
     Returns:
         At most ``k`` answers, best first; fewer where fewer rows may answer.
@@ -147,5 +183,41 @@ def search_image(
         raise GalleryError(
             f"none of the {len(keep)} gallery rows fits the camera, modality and category of this search"
         )
-    ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint)
-    return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
+    query = Sample(image if isinstance(image, Path) else UPLOADED, "", camera, modality, category, Split.QUERY)
+    found = None
+    if check_score_norm(score_norm) != NONE:
+        found = search_normalized(
+            gallery, vectors, [query], k, fingerprint=checkpoint.fingerprint, keep=keep, method=score_norm
+        )
+    if found is None:
+        ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint)
+        return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
+    return _judged(gallery, found, query, int(np.count_nonzero(keep)), score_norm, same_rate)
+
+
+def nobody_found(answers: Sequence[Answer]) -> bool:
+    """Return whether nobody in the gallery is likely to be the query: its best answer is one that strangers get.
+
+    Args:
+        answers: The answers to one query, best first.
+
+    Returns:
+        Whether the false-alarm rate of the best answer is above ``NOBODY_RATE``; false where answers are not judged.
+    """
+    return bool(answers) and answers[0].match is not None and answers[0].match.false_alarm_rate > NOBODY_RATE
+
+
+def _judged(
+    gallery: Gallery, found: NormalizedRanking, query: Sample, rows: int, method: str, same_rate: float
+) -> list[Answer]:
+    """Return the answers to one query with their verdicts; ``rows`` may answer."""
+    own = cohort_camera(query)
+    thresholds = normalized_gallery(gallery, method).thresholds([own])
+    answers = []
+    for position, (row, score) in enumerate(found.ranking.answers(0)):
+        sample = gallery.samples[row]
+        rate = thresholds.false_match_rate(score, own, cohort_camera(sample))
+        known = not np.isnan(rate)
+        match = Match(verdict_of(rate, same_rate), rate, false_alarm_rate(rate, rows)) if known else None
+        answers.append(Answer(row, sample, float(found.similarities[0, position]), score, match))
+    return answers

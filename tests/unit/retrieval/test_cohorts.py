@@ -71,16 +71,16 @@ def test_only_the_rows_that_are_concerned_are_measured_again(monkeypatch):
 
 def test_the_cohort_of_a_camera_is_bounded_and_depends_on_no_order():
     rows = gallery_rows(1, 800)
-    cohort = cohort_of(rows, 20)
+    cohort = cohort_of(rows, 20).members
     assert {name: len(members) for name, members in cohort.items() if not name.endswith("/")} == {
         f"{category}/c{i}": 20 for category in ("person", "vehicle") for i in range(3)
     }
     order = np.random.default_rng(2).permutation(800)
-    moved = cohort_of(rows.select(order), 20)
+    moved = cohort_of(rows.select(order), 20).members
     for name, members in cohort.items():
         assert set(order[moved[name]].tolist()) == set(members.tolist())
     fewer = np.flatnonzero(np.arange(800) % 2 == 0)
-    kept = cohort_of(rows.select(fewer), 20)
+    kept = cohort_of(rows.select(fewer), 20).members
     for name, members in cohort.items():
         assert set(members[members % 2 == 0].tolist()) <= set(fewer[kept[name]].tolist()) or name.endswith("/")
 

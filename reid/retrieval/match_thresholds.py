@@ -28,6 +28,7 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.cohort_rows import BoolArray, CohortRows, pool_of
 from reid.retrieval.cohorts import CohortStatistics
 from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
+from reid.structured_text import parse_json
 
 SAMPLED, COUNTED = 256, 2048  # crops of a camera, the most that are paired without and with labels
 LEVELS = np.linspace(0.5, 0.9, 21)  # quantiles of the bulk that the line goes through
@@ -180,7 +181,7 @@ class MatchThresholds:
             DataError: The text is something else, or of a newer version.
         """
         try:
-            table: dict[str, Any] = json.loads(text)
+            table: dict[str, Any] = parse_json(text)
             version, method, source = table["version"], table["method"], table["source"]
             cameras = tuple(str(name) for name in table["cameras"])
             rates, scores = (np.array(table[name], dtype=np.float64) for name in ("rates", "scores"))

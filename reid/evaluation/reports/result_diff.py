@@ -17,6 +17,7 @@ from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
 from reid.evaluation.reports.report_json import read_results
+from reid.evaluation.results import reranking_method
 from reid.old_names import current_rule, current_rule_text
 from reid.retrieval.score_normalization import NONE
 
@@ -134,10 +135,7 @@ def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
         entries = read_results(path)
         if not entries:
             raise ValueError("no results")
-        return {
-            (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] for name in NAMES)): entry
-            for entry in map(_checked, entries)
-        }
+        return {_key(entry): entry for entry in map(_checked, entries)}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -161,6 +159,12 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     norm = entry.get("score_norm", NONE)  # version 0.1.0 had none, and null for no re-ranking
     changes = {"score_norm": "" if norm == NONE else norm, "reranking": entry["reranking"] or ""}
     return {**entry, **changes, "rule": current_rule_text(entry["rule"]), "settings": settings}
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, ...]:
+    """Return what pairs a result with that of the other file: its names, and what the user chose of a re-ranking."""
+    names = {name: entry[name] for name in NAMES} | {"reranking": reranking_method(entry["reranking"])}
+    return (entry["protocol"], *map(str, entry["variant"].values()), *names.values())
 
 
 def _refusal(first: Path, second: Path, result: tuple[str, ...], name: str, one: object, other: object) -> str:

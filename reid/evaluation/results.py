@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -75,9 +76,8 @@ class Result:
 
     @property
     def reranking_method(self) -> str:
-        """The re-ranking without its parameters, which may follow from the data."""
-        steps = self.reranking.partition(" | ")[0].split("; ")
-        return "; ".join(step.partition(",")[0] for step in steps)
+        """The re-ranking without what follows from the data, by which the same step is found in other results."""
+        return reranking_method(self.reranking)
 
     def intervals(self) -> dict[str, Interval]:
         """Compute bootstrap intervals of mAP, mINP and rank-1 over the identities of the queries.
@@ -200,6 +200,16 @@ class Report:
         scores = ("average_precision", "inverse_negative_penalty", "first_rank", "rank1")
         frame = pd.DataFrame(rows, columns=[*fields, "direction", "score_norm", "reranking", *scores])
         return frame.astype({"first_rank": "Int64"})
+
+
+def reranking_method(stamp: str) -> str:
+    """Remove from the stamp of a re-ranking what follows from the data; that stands in brackets.
+
+    Example:
+        >>> reranking_method("camera-aware Jaccard on csls (k1 4+4, k2 2+2)")
+        'camera-aware Jaccard on csls'
+    """
+    return " | ".join(dict.fromkeys(re.sub(r" \([^()]*\)", "", stamp).split(" | ")))
 
 
 def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report:

@@ -104,7 +104,7 @@ class CameraReranked:
     def stamp(self) -> str:
         """The method and its parameters, to be reported with every number computed from these scores."""
         k1, k2 = ("{}+{}".format(*lengths) for lengths in (self.size.k1, self.size.k2))
-        return f"camera-aware Jaccard on {METHOD}, k1 {k1}, k2 {k2}"
+        return f"camera-aware Jaccard on {METHOD} (k1 {k1}, k2 {k2})"
 
     def __call__(self, start: int, stop: int) -> FloatArray:
         queries = self.crops.queries[start:stop]
@@ -208,7 +208,7 @@ def rerank_by_camera(lists: CameraLists) -> CameraReranked:
         >>> rows = CohortRows.of_cameras(["door", "hall"] * 120, vectors)
         >>> reranked = rerank_by_camera(find_camera_lists(rows.select(np.arange(3)), rows))
         >>> reranked.stamp
-        'camera-aware Jaccard on csls, k1 4+4, k2 2+2'
+        'camera-aware Jaccard on csls (k1 4+4, k2 2+2)'
         >>> reranked(0, 3).argsort(axis=1)[:, -6:].max(axis=1).tolist()
         [5, 5, 5]
     """
@@ -236,7 +236,7 @@ def expand_crops(lists: CameraLists) -> tuple[tuple[FloatArray, FloatArray], str
     others = min(lists.size.crops, MOST_EXPANDED)
     crops = lists.crops
     vectors = expand_by_camera(crops.rows.vectors, lists.normalized, crops.cameras, own=own, others=others)
-    stamp = f"camera-balanced expansion by {METHOD}, {own} of the own and {others} of each other camera"
+    stamp = f"camera-balanced expansion by {METHOD} ({own} of the own, {others} of each other camera)"
     return (vectors[crops.queries], vectors[crops.gallery]), stamp
 
 

@@ -17,6 +17,7 @@ from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
 from reid.evaluation.reports.report_json import read_results
+from reid.evaluation.results import reranking_method
 from reid.old_names import current_rule, current_rule_text
 from reid.retrieval.score_normalization import NONE
 
@@ -163,10 +164,7 @@ def _results(path: Path) -> Results:
         entries = read_results(path)
         if not entries:
             raise ValueError("no results")
-        return {
-            (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] for name in NAMES)): entry
-            for entry in map(_checked, entries)
-        }
+        return {_key(entry): entry for entry in map(_checked, entries)}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -190,6 +188,12 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     # version 0.1.0 had no score_norm, and null for no re-ranking
     changes = {"score_norm": entry.get("score_norm", NONE) or NONE, "reranking": entry["reranking"] or ""}
     return {**entry, **changes, "rule": current_rule_text(entry["rule"]), "settings": settings}
+
+
+def _key(entry: dict[str, Any]) -> Key:
+    """Return what pairs a result with that of the other file: its names, and what the user chose of a re-ranking."""
+    names = {name: entry[name] for name in NAMES} | {"reranking": reranking_method(entry["reranking"])}
+    return (entry["protocol"], *map(str, entry["variant"].values()), *names.values())
 
 
 def _refusal(first: Path, second: Path, result: Key, name: str, one: object, other: object) -> str:

@@ -11,7 +11,8 @@ import pytest
 from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import ConfigError, DataError
-from reid.evaluation import Labels, Reranking, evaluate, mean_report, score_metrics
+from reid.evaluation import Labels, Reranking, evaluate, mean_report, score_metrics, write_reports
+from reid.evaluation.reports.result_diff import compare_files, unpaired_rerankings
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.camera_rerank import find_camera_lists, rerank_by_camera
 from reid.retrieval.cohort_rows import CohortRows
@@ -41,7 +42,7 @@ def test_a_result_by_camera_stands_after_the_plain_one():
     embeddings = people()
     plain, changed = evaluate(embeddings, reranking=BY_CAMERA).results
     assert (plain.reranking, plain.score_norm) == ("", "none")
-    assert changed.reranking.startswith("camera-aware Jaccard on csls, k1 4+4, k2 2+2")
+    assert changed.reranking.startswith("camera-aware Jaccard on csls (k1 4+4, k2 2+2)")
     assert (changed.score_norm, changed.score_norm_stamp.partition(" ")[0]) == ("csls", "csls")
     assert changed.metrics.mAP > plain.metrics.mAP + 0.05
     assert evaluate(embeddings).results[0].metrics.mAP == plain.metrics.mAP
@@ -78,7 +79,8 @@ def test_normalized_and_plain_results_come_first_and_steps_by_camera_once():
          ["camera-balanced expansion by csls", "camera-aware Jaccard on csls"]),
         (Reranking(learn_metric=True), ["mutual-neighbour metric"]),
         (Reranking(by_camera=True, learn_metric=True), ["mutual-neighbour metric", "camera-aware Jaccard on csls"]),
-        (Reranking((6, 2, 0.3), expand_by_camera=True), ["camera-balanced expansion by csls", "k-reciprocal"]),
+        (Reranking((6, 2, 0.3), expand_by_camera=True),
+         ["camera-balanced expansion by csls", "k-reciprocal, k1 6, k2 2, lambda 0.3"]),
     ],
 )  # fmt: skip
 def test_steps_by_camera_go_together(reranking, steps):
@@ -106,7 +108,7 @@ def test_the_metric_helps_identities_with_one_crop_in_a_camera():
     shifted /= np.linalg.norm(shifted, axis=1, keepdims=True)
     embeddings = Embeddings(moved, shifted.astype(np.float32), "f00d")
     _, normalized, changed = evaluate(embeddings, reranking=Reranking(learn_metric=True), score_norm="csls").results
-    assert changed.reranking.startswith("mutual-neighbour metric, k 1, shrink 0.3, ")
+    assert changed.reranking.startswith("mutual-neighbour metric (k 1, shrink 0.3, ")
     assert changed.metrics.mAP > normalized.metrics.mAP
     one_camera = tuple(replace(sample, camera="c0") for sample in moved)
     everything = Scoring(Rule(ignore="itself"))
@@ -139,9 +141,13 @@ def test_steps_that_replace_each_other_are_refused():
             Reranking(**wrong)
 
 
-def test_the_mean_of_splits_joins_stamps_and_leaves_out_what_one_split_declined():
+def test_the_mean_of_splits_joins_stamps_and_leaves_out_what_one_split_declined(tmp_path: Path):
     several = [evaluate(people(7, each=each), protocol="p", reranking=BY_CAMERA) for each in (4, 8)]
     mean = mean_report(several, {})
+    for name, report in zip("ab", several, strict=True):
+        write_reports([report], tmp_path / name)
+    assert [pair.after["reranking"] for pair in compare_files(tmp_path / "a", tmp_path / "b")][0] == ""
+    assert unpaired_rerankings(tmp_path / "a", tmp_path / "b") == []
     stamps = [report.results[1].reranking for report in several]
     assert stamps[0] != stamps[1]
     assert mean.results[1].reranking == " | ".join(stamps)

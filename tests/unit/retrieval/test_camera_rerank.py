@@ -89,7 +89,7 @@ def test_joined_crops_keep_the_order_of_their_first_appearance():
 def test_the_stamp_has_the_lengths_of_the_lists():
     lists = find_camera_lists(*sides(4))
     (own, others), (mean_own, mean_others) = lists.size.k1, lists.size.k2
-    expected = f"camera-aware Jaccard on csls, k1 {own}+{others}, k2 {mean_own}+{mean_others}"
+    expected = f"camera-aware Jaccard on csls (k1 {own}+{others}, k2 {mean_own}+{mean_others})"
     assert rerank_by_camera(lists).stamp == expected
 
 
@@ -102,7 +102,7 @@ def test_expansion_uses_both_sides_and_as_many_crops_as_an_identity_has():
     expected = expand_by_camera(rows.vectors, normalize_scores(rows, rows), lists.crops.cameras, own=2, others=3)
     np.testing.assert_allclose(of_queries, expected[lists.crops.queries], atol=1e-6)
     np.testing.assert_allclose(of_gallery, expected[lists.crops.gallery], atol=1e-6)
-    assert stamp == "camera-balanced expansion by csls, 2 of the own and 3 of each other camera"
+    assert stamp == "camera-balanced expansion by csls (2 of the own, 3 of each other camera)"
     moved = lists.of_vectors(CohortRows(of_queries, *fields(queries)), CohortRows(of_gallery, *fields(gallery)))
     assert moved.size == lists.size
     np.testing.assert_array_equal(moved.crops.rows.vectors, expected)

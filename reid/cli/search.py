@@ -52,8 +52,8 @@ def search(
     score_norm: Annotated[
         ScoreNormName | None,
         typer.Option(
-            help="Rank by scores that are normalized per pair of cameras, and judge each answer. Default: csls where"
-            " the gallery has enough crops.",
+            help="Rank by scores that are normalized per pair of cameras, and judge each answer. Default: what the"
+            " profiles recommend, else csls where the gallery has enough crops.",
         ),
     ] = None,
     false_match_rate: Annotated[
@@ -115,7 +115,7 @@ def search(
         cross_camera=cross_camera,
         modalities=answers or None,
         categories=[category],
-        score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
         same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )
     if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:

@@ -104,7 +104,8 @@ def summary(cases: list[Case]) -> list[str]:
         f"Against doing nothing it changes mAP by {statistics.mean(change.values()):+.1f} points on average, from"
         f" {change[loss]:+.1f} ({loss}) to {max(change.values()):+.1f}.",
         f"With the normalization of scores that it recommends, the change is"
-        f" {statistics.mean(normalized.values()):+.1f} points on average, at the worst {min(normalized.values()):+.1f}.",
+        f" {statistics.mean(normalized.values()):+.1f} points on average, at the worst"
+        f" {min(normalized.values()):+.1f}.",
     ]
     return [textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
 

@@ -67,6 +67,22 @@ def scores(embeddings: Embeddings, place: str) -> Iterator[dict[str, object]]:
                     }
 
 
+def open_set(embeddings: Embeddings, place: str) -> Iterator[str]:
+    """Yield lines of Markdown: identification rates where half of the people are not in the gallery."""
+    identities = sorted({sample.identity for sample in embeddings.samples})
+    absent = set(np.random.default_rng(0).permutation(identities)[: len(identities) // 2].tolist())
+    kept = [sample.split is Split.QUERY or sample.identity not in absent for sample in embeddings.samples]
+    some = embeddings.select(np.array(kept))
+    found: dict[tuple[str, str], list[str]] = {}
+    for norm in NORMS[1:]:
+        for result in evaluate(some, score_norm=norm).results:
+            if result.identification and (norm == NORMS[1] or not result.is_plain):
+                rates = " / ".join(f"{100 * one.rate.value:.1f}" for one in result.identification)
+                found.setdefault((result.category, result.direction), []).append(rates)
+    for (category, direction), cells in found.items():
+        yield f"| {place} {category}, {direction} | {' | '.join(cells)} |"
+
+
 def table(rows: Sequence[dict[str, object]]) -> str:
     """Write the rows as a table of Markdown: rank-1 / mAP in percent, one line for each place and direction."""
     lines = [f"| place | gallery | {' | '.join(NORMS)} |", "|---|---|---|---|---|"]
@@ -101,11 +117,15 @@ def main() -> None:
     parser.add_argument("--place", nargs=3, action="append", required=True, metavar=("NAME", "MANIFEST", "WEIGHTS"))
     parser.add_argument("--calibrate", action="append", default=[], metavar="NAME")
     parser.add_argument("--strict", action="append", default=[], metavar="NAME")
+    parser.add_argument("--open-set", action="store_true", help="also identification rates with half the people absent")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     for name, manifest, weights in options.place:
-        rows += scores(embedded(manifest, weights, name in options.calibrate, name in options.strict), name)
+        embeddings = embedded(manifest, weights, name in options.calibrate, name in options.strict)
+        rows += scores(embeddings, name)
+        if options.open_set:
+            print("\n".join(open_set(embeddings, name)))
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

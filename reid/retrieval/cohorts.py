@@ -32,6 +32,7 @@ from reid.retrieval.cohort_rows import (
 )
 
 FEWEST = 32  # crops of a camera; the statistics of fewer say more about these few crops than about the camera
+FEWEST_OF_SMALL = 8  # crops of a camera where every camera has fewer than that
 ROWS_AT_ONCE = 256
 MARGIN = np.float32(1e-5)  # above the rounding error of a float32 inner product of unit vectors
 FEWEST_OF_CSLS, MOST_OF_CSLS, CROPS_OF_ONE = 3, 10, 24  # one neighbour for each 24 crops of a camera
@@ -115,19 +116,31 @@ class CohortStatistics:
         mean, deviation, lowest = (np.concatenate([getattr(part, name) for part in parts]) for name in fields)
         return replace(parts[0], mean=mean, deviation=deviation, lowest=lowest)
 
-    def columns(self, cameras: Sequence[str] | LabelArray, fewest: int = FEWEST) -> IntArray:
+    def columns(self, cameras: Sequence[str] | LabelArray) -> IntArray:
         """Find the column that holds for each of some cameras.
 
-        A camera with fewer than ``fewest`` crops, or without any, takes the pool of all cameras of its category.
+        A camera with fewer than ``FEWEST`` crops, or without any, takes the pool of all cameras of its category.  Where
+        all cameras of the category are that small, ``FEWEST_OF_SMALL`` crops are enough, because then the pool is not
+        better.  Scores stay as they are where no camera has so many, or no camera is known and the pool is small.
 
         Returns:
-            (M,) int64; -1 where the pool is too small as well, or the category is unknown.
+            (M,) int64; -1 where nothing holds.
         """
-        usable = {name for name, count in zip(self.cameras, self.counts.tolist(), strict=True) if count >= fewest}
-        column = {name: position for position, name in enumerate(self.cameras)}
         names, inverse = np.unique(np.asarray(cameras, dtype=np.str_), return_inverse=True)
-        found = [column[name] if name in usable else _pool_column(name, column, usable) for name in names.tolist()]
+        found = [self._column(name) for name in names.tolist()]
         return np.array(found, np.int64).reshape(-1)[inverse.reshape(-1)]
+
+    def _column(self, camera: str) -> int:
+        pool = pool_of(camera)
+        sizes = {
+            name: count for name, count in zip(self.cameras, self.counts.tolist(), strict=True) if pool_of(name) == pool
+        }
+        pooled, largest = sizes.pop(pool, 0), max(sizes.values(), default=0)
+        fewest = FEWEST if largest >= FEWEST else FEWEST_OF_SMALL
+        if camera in sizes and sizes[camera] >= fewest:
+            return self.cameras.index(camera)
+        enough = largest >= fewest if sizes else pooled >= FEWEST
+        return self.cameras.index(pool) if enough else -1
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as arrays, for a file."""
@@ -161,11 +174,6 @@ class CohortStatistics:
         if any(table.shape != shape for table in tables) or any(part.shape != shape[1:] for part in (counts, k)):
             raise DataError(f"cohort statistics: the arrays do not fit {len(cameras)} cameras; measure them again")
         return cls(method, cameras, tables[0], tables[1], tables[2], counts, k)
-
-
-def _pool_column(camera: str, column: Mapping[str, int], usable: set[str]) -> int:
-    pool = pool_of(camera)
-    return column[pool] if pool in usable else -1
 
 
 def measure_cohorts(

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.cohort_rows import BoolArray, CohortRows, pool_of
-from reid.retrieval.cohorts import CohortStatistics
+from reid.retrieval.cohorts import FEWEST, CohortStatistics
 from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
 
 SAMPLED, COUNTED = 256, 2048  # crops of a camera, the most that are paired without and with labels
@@ -244,7 +244,7 @@ def fit_thresholds(
 def _sampled(rows: CohortRows, statistics: CohortStatistics, column: int, limit: int) -> IntArray:
     """Return the rows (R,) of a camera with the smallest keys; none where the camera has too few for a cohort."""
     name = statistics.cameras[column]
-    if statistics.columns([name])[0] != column:
+    if statistics.columns([name])[0] != column or statistics.counts[column] < FEWEST:
         return np.zeros(0, np.int64)
     pooled = name == pool_of(name)
     mask = np.char.startswith(rows.cameras, name) if pooled else rows.cameras == name

@@ -60,6 +60,7 @@ def report(
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
+    profiles: ProfileFiles = None,
     by: DomainFields = "",
     normalize: Normalize = None,
     split: Annotated[
@@ -95,13 +96,13 @@ def report(
     from reid.pipeline import check_weights, load_checkpoint, progress_bar, workers
 
     source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
-    curve, request = curve or plot is not None, normalization_request(normalize, None)
+    curve, request = curve or plot is not None, normalization_request(normalize, profiles)
     _check_outputs(plot, out, html_file, data)
-    check_weights(weights)
+    check_weights(weights, profiles or ())
     samples = samples_of(data, root)
     pool, scored = calibration_samples(samples, split), [s for s in samples if s.split is not Split.TRAIN]
     check_files([*pool, *scored])
-    checkpoint = load_checkpoint(weights, backbone, size)
+    checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
     from reid.evaluation.analysis.camera_report import camera_report, count_images
     from reid.models.calibration import can_be_calibrated
 
@@ -114,14 +115,14 @@ def report(
     how: dict[str, Any] = {"domain_fields": fields, "prior": prior, "prior_from": source, "workers": workers()}
     with progress_bar("measuring cameras", count_images(pool, scored, fields, has_statistics)) as progress:
         found = camera_report(checkpoint, pool, scored, **how, progress=progress)
-    profiles, chosen = found.profiles, None
+    recommended, chosen = found.profiles, None
     if request is not None:
-        profiles, chosen = _normalize(checkpoint, pool, request, how)
+        recommended, chosen = _normalize(checkpoint, pool, request, how)
     points = _measure_curve(checkpoint, pool, scored, fields) if curve else []
     if plot is not None:
         _write_plot(plot, points)
     if out is not None:
-        profiles.save(out)
+        recommended.save(out)
     if html_file is not None:
         from reid.evaluation.reports.camera_report_page import write_camera_page
 

@@ -31,11 +31,13 @@ from reid.retrieval.normalization_candidates import (
 )
 from reid.retrieval.normalization_choice import (
     AS_IT_IS,
+    AUTO,
     STATISTICS,
     CameraLevels,
     LevelsChoice,
     NormalizationRequest,
     choose_levels,
+    parse_normalization,
 )
 from reid.retrieval.normalization_report import CameraChoice, NormalizationReport, choose_score_norm
 
@@ -43,7 +45,7 @@ from reid.retrieval.normalization_report import CameraChoice, NormalizationRepor
 def normalize_cameras(
     checkpoint: Checkpoint,
     samples: Sequence[Sample],
-    request: NormalizationRequest,
+    request: NormalizationRequest | str = AUTO,
     *,
     domain_fields: Sequence[str] = (),
     minimum: int = 2,
@@ -58,7 +60,8 @@ def normalize_cameras(
     Args:
         checkpoint: The network.
         samples: The crops.  Their identities are not read.
-        request: The levels, or that they are to be chosen.
+        request: The levels, as :func:`~reid.retrieval.normalization_choice.parse_normalization` reads them: "auto",
+            "none", or several joined by "+".
         domain_fields: The fields that name a camera; by default those of the network, or else the camera.
         minimum: The fewest crops of a camera.
         prior: How far statistics are shrunk, see :func:`reid.models.calibration.calibrate_checkpoint`.
@@ -68,12 +71,13 @@ def normalize_cameras(
         progress: Is called with the number of images done; :func:`count_images` says how many there are.
 
     Returns:
-        The profiles, and what was chosen and why.
+        The profiles, for :meth:`~reid.models.checkpoint.Checkpoint.with_profiles`, and what was chosen and why.
 
     Raises:
         DataError: There are no crops, a crop has no camera, or a camera has fewer crops than ``minimum``.
         ConfigError: Statistics are asked for and the network keeps none.
     """
+    request = parse_normalization(request) if isinstance(request, str) else request
     fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
     measurement = CameraMeasurement(checkpoint, fields, prior, prior_from, workers, seed, progress)
     crops = group_crops(samples, fields, minimum)

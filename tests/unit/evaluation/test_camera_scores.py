@@ -146,7 +146,7 @@ def test_the_mean_of_splits_joins_stamps_and_leaves_out_what_one_split_declined(
     mean = mean_report(several, {})
     for name, report in zip("ab", several, strict=True):
         write_reports([report], tmp_path / name)
-    assert [pair.after["reranking"] for pair in compare_files(tmp_path / "a", tmp_path / "b")][0] == ""
+    assert compare_files(tmp_path / "a", tmp_path / "b")[0].after["reranking"] == ""
     assert unpaired_rerankings(tmp_path / "a", tmp_path / "b") == []
     stamps = [report.results[1].reranking for report in several]
     assert stamps[0] != stamps[1]

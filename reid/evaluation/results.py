@@ -13,6 +13,7 @@ from reid import __version__
 from reid.data.protocols.gallery_draws import ALL as ALL_ROWS
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import Interval, metric_intervals
+from reid.evaluation.analysis.open_set import Identification
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
 from reid.records import Sample
@@ -43,6 +44,8 @@ class Result:
         reranking: How the ranking was changed; "" for the plain result, beside which a changed one stands.
         score_norm: How scores were normalized per pair of cameras: "none", "csls" or "snorm".
         score_norm_stamp: The method and its parameters; "" for scores as they are.
+        identification: The open-set identification rates; () where all queries or none have a right answer, and for
+            means.
     """
 
     category: str
@@ -58,6 +61,7 @@ class Result:
     reranking: str = ""
     score_norm: str = NONE
     score_norm_stamp: str = ""
+    identification: tuple[Identification, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -247,6 +251,7 @@ def _mean_result(results: Sequence[Result]) -> Result:
         metrics=mean_of_splits([result.metrics for result in results]),
         unmatched=tuple(sample for result in results for sample in result.unmatched),
         trials=tuple(result.metrics for result in results),
+        identification=(),
         left_out=sum(result.left_out for result in results),
         query_samples=tuple(sample for result in results for sample in result.query_samples),
         reranking=" | ".join(dict.fromkeys(result.reranking for result in results)),

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import ConfigError, DataError
+from reid.evaluation.analysis.open_set import (
+    FALSE_ALARM_RATES,
+    Identification,
+    best_of_blocks,
+    identification_rates,
+)
 from reid.evaluation.labels import Labels, market_labels, track_order
 from reid.evaluation.metrics import MetricOptions, Metrics, score_metrics
 from reid.evaluation.ranks import drawn_ranks
@@ -82,6 +89,14 @@ class Reranking:
         return "; ".join(words)
 
 
+class TrialScores(NamedTuple):
+    """What one trial found; ``identification`` is () where all queries or none have a right answer."""
+
+    metrics: Metrics
+    labels: Labels
+    identification: tuple[Identification, ...]
+
+
 def score_trial(
     queries: Embeddings,
     gallery: Embeddings,
@@ -91,7 +106,7 @@ def score_trial(
     memory: int | None = None,
     normalized: NormalizedScores | None = None,
     computed: ScoreBlocks | None = None,
-) -> tuple[Metrics, Labels]:
+) -> TrialScores:
     """Score queries against one gallery under a rule.
 
     Args:
@@ -105,7 +120,7 @@ def score_trial(
         computed: The scores that ``reranking`` has led to already; None computes them.
 
     Returns:
-        The metrics, and the labels by which answers counted as right.
+        The metrics, the labels by which answers counted as right, and the open-set rates.
     """
     _check_rule(rule, reranking)
     order, starts = np.arange(len(gallery)), None
@@ -120,10 +135,19 @@ def score_trial(
     if starts is not None:
         scores = best_of_tracks(_in_order(scores, order), starts)
     metrics = score_metrics(scores, labels, options, block=size)
+    identification = _identification(scores, size, labels, metrics)
     if rule.cmc != "single-shot":
-        return metrics, labels
+        return TrialScores(metrics, labels, identification)
     scores, _ = _ranked_scores(queries.vectors, gallery.vectors, reranking, normalized, None)  # draws depend on blocks
-    return _with_ranks(metrics, drawn_ranks(scores, labels, rule.repeats)), labels
+    ranked = _with_ranks(metrics, drawn_ranks(scores, labels, rule.repeats))
+    return TrialScores(ranked, labels, identification)
+
+
+def _identification(scores: ScoreBlocks, size: int, labels: Labels, metrics: Metrics) -> tuple[Identification, ...]:
+    """Compute the open-set rates where some queries, and not all, are unmatched."""
+    if not 0 < metrics.queries_without_match < metrics.queries:
+        return ()
+    return identification_rates(best_of_blocks(scores, labels, size), FALSE_ALARM_RATES)
 
 
 def _check_rule(rule: Rule, reranking: Reranking | None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking, Sample
-from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of
+from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of, inner_products
 from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
@@ -80,6 +80,10 @@ class NormalizedGallery:
         return self.statistics.columns(self.rows.cameras)
 
     @cached_property
+    def _all_rows(self) -> IntArray:
+        return np.arange(len(self.rows.vectors))
+
+    @cached_property
     def toward(self) -> SideTerms:
         """The statistics (C, G) of the rows toward each camera, contiguous for each camera."""
         return usable_terms(
@@ -117,14 +121,14 @@ class NormalizedGallery:
             raise DataError(f"search: expected k of at least 1, got {k}")
         if not self.can_rank(queries, keep):
             raise DataError("search: too few crops of this category to normalize scores; search without")
-        allowed = np.arange(len(self.rows.vectors)) if keep is None else np.flatnonzero(keep)
+        allowed = self._all_rows if keep is None else np.flatnonzero(keep)
         terms, own = self._query_terms(queries)
         found = _empty(len(queries.vectors), min(k, len(allowed)))
         everything = len(allowed) == len(self.rows.vectors)
         vectors = self.rows.vectors if everything else self.rows.vectors[allowed]
         for start in range(0, len(queries.vectors) if len(allowed) else 0, QUERIES_AT_ONCE):
             block = queries.vectors[start : start + QUERIES_AT_ONCE]
-            scores = block @ vectors.T  # (B, A)
+            scores = inner_products(block, vectors)  # (B, A)
             for position, products in enumerate(scores):
                 query = start + position
                 sides = self._sides(terms, own, query, slice(None) if everything else allowed)

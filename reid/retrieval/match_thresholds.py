@@ -38,7 +38,7 @@ LEVELS = np.linspace(0.7, 0.97, 28)  # quantiles that the line goes through
 SMALLEST_SPREAD = 1e-6
 SAME_RATE = 1e-4  # false-match rate at and below which two crops count as the same
 OTHER_RATE = 1e-2  # false-match rate above which they count as different
-NOBODY_RATE = 0.5  # false-alarm rate of the best answer above which nobody in the gallery is the query
+NOBODY_RATE = 0.9  # false-alarm rate of the best answer above which nobody in the gallery is the query
 VERSION = 1
 
 FITTED_RATES = (0.5, 0.01)  # two false-match rates fix the line of a fit

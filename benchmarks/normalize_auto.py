@@ -194,12 +194,11 @@ def main() -> None:
     torch.set_num_threads(1)
     published = sorted(options.weights.glob("*.pth")) if options.weights else []
     shipped = [SHIPPED / f"{name}.safetensors" for name in ("street", "small-plain")]
-    places = [vehicles(options.vehicles, file) for file in published if options.vehicles]
-    for site in ("street-b", "street-a"):
-        for category in ("person", "vehicle"):
-            places += [street(options.street, site, category, file) for file in shipped]
+    places = [vehicles(options.vehicles, file) for file in [*published, *shipped] if options.vehicles]
+    for category in ("person", "vehicle"):
+        places += [street(options.street, "street-b", category, file) for file in [*shipped, *reversed(published)]]
+        places += [street(options.street, "street-a", category, file) for file in shipped]
     places += [characters(options.characters, file) for file in published if options.characters]
-    places += [street(options.street, site, "person", file) for site in ("street-b", "street-a") for file in published]
     results = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else {}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     for place in places:

@@ -190,7 +190,7 @@ def _read_published_weights(
         )
     try:
         origin = recognise(tensors, backbone, size)
-        embedder = _build(origin.spec, sum(tensor.numel() for tensor in tensors.values()))
+        embedder = _build_for(origin.spec, tensors)
         ours, left_out = origin.tensors_for(embedder.backbone, tensors)
         transform = origin.transform_of(embedder.backbone, tensors)
     except WeightsError as error:
@@ -224,6 +224,16 @@ def _build(spec: NetworkSpec, numbers: int) -> Embedder:
     check_network_size(spec, numbers)
     with torch.random.fork_rng(devices=[]), _WithoutRandomWeights():
         return Embedder(spec)
+
+
+def _build_for(spec: NetworkSpec, tensors: Table) -> Embedder:
+    """Build an embedder for the tensors of a published file, of which a network that is far larger is refused."""
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    try:
+        check_network_size(spec, numbers)
+    except ConfigError as error:
+        raise WeightsError(str(error)) from error
+    return _build(spec, numbers)
 
 
 class _WithoutRandomWeights(TorchFunctionMode):

@@ -160,8 +160,7 @@ class TransformerOrigin:
         left_out: list[str] = []
         for key, tensor in tensors.items():
             name = self._rename(key)
-            unused = name is not None and self._is_unused(name, own)
-            if re.match(self.family.heads, key) or unused:
+            if re.match(self.family.heads, key) or (name is not None and self._is_unused(key, name, own)):
                 left_out.append(key)
             elif name is None:
                 ours[key] = tensor  # the loader names it in its error
@@ -190,14 +189,14 @@ class TransformerOrigin:
                 return match.expand(replacement) + inner[match.end() :]
         return inner
 
-    def _is_unused(self, name: str, own: Mapping[str, Tensor]) -> bool:
-        """Whether the features do not need it: a camera embedding of factor 0, the last block behind jigsaw patches."""
+    def _is_unused(self, key: str, name: str, own: Mapping[str, Tensor]) -> bool:
+        """Whether the features do not need it: a camera embedding of factor 0, what the jigsaw branches replace."""
         if name == VECTORS:
             return self.factor == 0
-        has_branches = "transformer.last.0.norm1.weight" in own
-        block = re.match(r"blocks\.(\d+)\.", name)
+        if self.family is not TRANSREID or "transformer.last.0.norm1.weight" not in own:
+            return False
         depth = sum(key.startswith("transformer.blocks.") and key.endswith("norm1.weight") for key in own)
-        return has_branches and block is not None and int(block[1]) == depth
+        return key.startswith(("base.norm.", f"base.blocks.{depth}."))
 
     def _reshape(self, name: str, tensor: Tensor) -> Tensor:
         """Give a tensor the shape that our network has for it, where it holds as many numbers."""

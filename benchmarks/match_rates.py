@@ -19,20 +19,19 @@ from reid.records import Embeddings, Split
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.cohorts import measure_cohorts
 from reid.retrieval.match_thresholds import fit_thresholds
-from reid.retrieval.score_normalization import normalize_scores
 
 RATES = (1e-2, 1e-3, 1e-4)
 
 
-def lines(embeddings: Embeddings, place: str, method: str) -> Iterator[str]:
+def lines(embeddings: Embeddings, place: str) -> Iterator[str]:
     """Yield a line of Markdown for each category."""
     gallery = embeddings.select(np.array([sample.split is not Split.QUERY for sample in embeddings.samples]))
     for category in dict.fromkeys(sample.category for sample in gallery.samples):
         own = gallery.select(np.array([sample.category == category for sample in gallery.samples]))
         rows = CohortRows.of_samples(own.samples, own.vectors)
-        statistics = measure_cohorts(rows, rows, method)
+        statistics = measure_cohorts(rows, rows, "csls")
         columns = statistics.columns(rows.cameras)
-        scores = normalize_scores(rows, rows, method, statistics=statistics)(0, len(own))
+        scores = own.vectors @ own.vectors.T
         identities = np.array([sample.identity for sample in own.samples])
         different = identities[:, None] != identities[None]
         itself = np.eye(len(own), dtype=bool)
@@ -51,7 +50,7 @@ def lines(embeddings: Embeddings, place: str, method: str) -> Iterator[str]:
                 f"{np.mean(reached[different]) / rate:.2f} ({min(pairs) / rate:.1f} to {max(pairs) / rate:.1f})"
                 f" | {100 * matched:.0f} %"
             )
-        yield f"| {place} {category} | {method} | {' | '.join(cells)} |"
+        yield f"| {place} {category} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -62,9 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     for name, manifest, weights in options.place:
         embeddings = embedded(manifest, weights, name in options.calibrate, name in options.strict)
-        for method in ("csls", "snorm"):
-            for line in lines(embeddings, name, method):
-                print(line)
+        for line in lines(embeddings, name):
+            print(line)
 
 
 if __name__ == "__main__":

@@ -200,11 +200,25 @@ def measure_cohorts(
     for _, part in (pair for parts in cohort.parts.values() for pair in parts):
         if part.vectors.shape[1] != rows.vectors.shape[1]:
             raise DataError(f"cohort: vectors of length {rows.vectors.shape[1]} and {part.vectors.shape[1]} differ")
-    cameras, counts, ks = cohort_sizes(cohort, method, k)
-    tables = [np.full((len(rows.vectors), len(cameras)), np.nan, np.float32) for _ in range(3)]
-    statistics = CohortStatistics(method, cameras, tables[0], tables[1], tables[2], counts, ks)
+    statistics = unmeasured(len(rows.vectors), cohort, method, k)
     measure_rows(statistics, rows, np.arange(len(rows.vectors)), cohort)
     return statistics
+
+
+def unmeasured(rows: int, cohort: Cohort, method: str, k: int | None = None) -> CohortStatistics:
+    """Return statistics (N, C) of so many rows in which nothing is measured yet: NaN."""
+    cameras, counts, ks = cohort_sizes(cohort, method, k)
+    tables = [np.full((rows, len(cameras)), np.nan, np.float32) for _ in range(3)]
+    return CohortStatistics(method, cameras, tables[0], tables[1], tables[2], counts, ks)
+
+
+def measure_toward(statistics: CohortStatistics, rows: CohortRows, cohort: Cohort, camera: str) -> None:
+    """Measure all rows of the category of a camera toward this camera, or toward a pool, and write them."""
+    own = np.flatnonzero(np.char.startswith(rows.cameras, pool_of(camera)))
+    if camera == pool_of(camera):
+        _measure_category(statistics, rows, own, camera, cohort.parts[camera])
+    else:
+        measure_camera(statistics, rows, own, cohort, camera)
 
 
 def cohort_sizes(cohort: Cohort, method: str, k: int | None = None) -> tuple[tuple[str, ...], IntArray, IntArray]:

@@ -1,13 +1,17 @@
 """Is this the same person?  False-match rates and thresholds for every pair of cameras, with and without labels.
 
-With labels, the rates are counted.  Without, they are fitted.  The scores of all pairs of crops of two cameras are, but
-for a few in a hundred, scores of different people.  The upper half of their bulk is taken for that of a normal
-distribution: a line through its quantiles from the median to the 90th percentile, on the scale of the standard normal,
-gives a centre and a spread for each pair of cameras.  The false-match rate of a score is the share of this distribution
-that is at least as high.
+Answers are ranked by normalized scores but judged by their similarity: a normalized score says which answer is best,
+and no longer how good it is, because it compares a query with its own neighbours.
 
-The assumption: at most one pair of crops in ten shows the same object, and the tail of the scores of different objects
-falls like that of a normal distribution.  docs/scores.md says how far the rates are from those counted with labels.
+With labels, the rates are counted.  Without, they are fitted.  The similarities of all pairs of crops of two cameras
+are, but for one in a hundred, those of different people.  Their upper tail is taken for that of a normal distribution:
+a line through its quantiles from the 70th to the 97th percentile, on the scale of the standard normal, gives a
+distribution for each pair of cameras.  The false-match rate of a similarity is the share of it that is at least as
+high.
+
+The assumption: at most one pair of crops in a hundred shows the same object, and the tail of the similarities of
+different objects falls like that of a normal distribution.  Where more pairs show the same object, the rates are too
+high, and verdicts too careful.  docs/scores.md says how far the rates are from those counted with labels.
 """
 
 from __future__ import annotations
@@ -27,14 +31,13 @@ from reid.errors import DataError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.cohort_rows import BoolArray, CohortRows, pool_of
 from reid.retrieval.cohorts import FEWEST, CohortStatistics
-from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
 
 SAMPLED, COUNTED = 256, 2048  # crops of a camera, the most that are paired without and with labels
-LEVELS = np.linspace(0.5, 0.9, 21)  # quantiles of the bulk that the line goes through
+LEVELS = np.linspace(0.7, 0.97, 28)  # quantiles that the line goes through
 SMALLEST_SPREAD = 1e-6
 SAME_RATE = 1e-4  # false-match rate at and below which two crops count as the same
 OTHER_RATE = 1e-2  # false-match rate above which they count as different
-NOBODY_RATE = 0.5  # false-alarm rate of the best answer above which nobody in the gallery is the query
+NOBODY_RATE = 0.9  # false-alarm rate of the best answer above which nobody in the gallery is the query
 VERSION = 1
 
 FITTED_RATES = (0.5, 0.01)  # two false-match rates fix the line of a fit
@@ -85,27 +88,25 @@ def false_alarm_rate(rate: float, rows: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class MatchThresholds:
-    """How the normalized scores of different people are distributed, for every pair of cameras.
+    """How the similarities of different people are distributed, for every pair of cameras.
 
-    Between the rates, and beyond them, scores follow a line on the scale of the standard normal distribution.
+    Between the rates, and beyond them, similarities follow a line on the scale of the standard normal distribution.
 
     Args:
-        method: The score normalization, "csls" or "snorm".
         cameras: The C names, as in :class:`reid.retrieval.cohorts.CohortStatistics`.
         rates: (R,) float64 false-match rates, descending, at least two.
-        scores: (R, C, C) float64, the scores of a query of one camera and a gallery row of another that have these
-            rates; NaN where the pair has too few crops.
+        scores: (R, C, C) float64, the similarities of a query of one camera and a gallery row of another that have
+            these rates; NaN where the pair has too few crops.
         source: Where the rates come from: "scores" without labels, "labels" with them.
 
     Example:
-        >>> table = MatchThresholds("csls", ("/",), np.array([0.5, 0.01]), np.array([[[-1.0]], [[-0.5]]]), "scores")
+        >>> table = MatchThresholds(("/",), np.array([0.5, 0.01]), np.array([[[0.1]], [[0.6]]]), "scores")
         >>> round(float(table.thresholds(1e-3)[0, 0]), 3)
-        -0.336
-        >>> round(table.false_match_rate(-0.336, "/", "/"), 5)
+        0.764
+        >>> round(table.false_match_rate(0.764, "/", "/"), 5)
         0.001
     """
 
-    method: str
     cameras: tuple[str, ...]
     rates: Table
     scores: Table
@@ -136,7 +137,7 @@ class MatchThresholds:
         """Return the share of pairs of different people of two cameras that score at least so much.
 
         Args:
-            score: The normalized score.
+            score: The similarity.
             query_camera: The camera of the query, "<category>/<camera>".
             gallery_camera: The camera of the gallery row.
 
@@ -169,7 +170,7 @@ class MatchThresholds:
     def to_json(self) -> str:
         """Return the record as JSON."""
         scores = [[[None if math.isnan(value) else value for value in row] for row in part] for part in self.scores]
-        table = {"version": VERSION, "method": self.method, "cameras": list(self.cameras), "source": self.source}
+        table = {"version": VERSION, "cameras": list(self.cameras), "source": self.source}
         return json.dumps({**table, "rates": self.rates.tolist(), "scores": scores})
 
     @classmethod
@@ -181,15 +182,20 @@ class MatchThresholds:
         """
         try:
             table: dict[str, Any] = json.loads(text)
-            version, method, source = table["version"], table["method"], table["source"]
+            version, source = table["version"], str(table["source"])
             cameras = tuple(str(name) for name in table["cameras"])
             rates, scores = (np.array(table[name], dtype=np.float64) for name in ("rates", "scores"))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"match thresholds: expected their JSON, got {error!r}; fit them again") from None
         shape = (len(rates), len(cameras), len(cameras))
-        if version != VERSION or method not in METHODS or scores.shape != shape or len(rates) < len(FITTED_RATES):
+        if (
+            version != VERSION
+            or source not in (SCORES, LABELS)
+            or scores.shape != shape
+            or len(rates) < len(FITTED_RATES)
+        ):
             raise DataError(f"match thresholds: damaged, or not of version {VERSION}; fit them again")
-        return cls(method, cameras, rates, scores, str(source))
+        return cls(cameras, rates, scores, source)
 
 
 def _normal_of(rate: float) -> float:
@@ -232,13 +238,10 @@ def fit_thresholds(
         for answer in range(count):
             same_category = pool_of(statistics.cameras[query]) == pool_of(statistics.cameras[answer])
             if same_category and len(samples[query]) and len(samples[answer]):
-                pair = (query, samples[query]), (answer, samples[answer])
-                scores, different = _scores_between(rows, statistics, pair, identities)
-                fit = _fit_upper_half(scores[different]) if identities is None else _count(scores[different], rates)
+                scores, different = _scores_between(rows, samples[query], samples[answer], identities)
+                fit = _fit_upper_tail(scores[different]) if identities is None else _count(scores[different], rates)
                 table[:, query, answer] = fit
-    return MatchThresholds(
-        statistics.method, statistics.cameras, rates, table, SCORES if identities is None else LABELS
-    )
+    return MatchThresholds(statistics.cameras, rates, table, SCORES if identities is None else LABELS)
 
 
 def _sampled(rows: CohortRows, statistics: CohortStatistics, column: int, limit: int) -> IntArray:
@@ -253,25 +256,13 @@ def _sampled(rows: CohortRows, statistics: CohortStatistics, column: int, limit:
 
 
 def _scores_between(
-    rows: CohortRows,
-    statistics: CohortStatistics,
-    pair: tuple[tuple[int, IntArray], tuple[int, IntArray]],
-    identities: Sequence[str] | None,
+    rows: CohortRows, first: IntArray, second: IntArray, identities: Sequence[str] | None
 ) -> tuple[FloatArray, BoolArray]:
-    """Return the normalized scores (A, B) of rows, as if they were of the cameras of two columns, and which count.
+    """Return the similarities (A, B) of rows (A,) and (B,), and which of them count.
 
     Pairs of one image do not count, and with labels neither do those of one identity or of an unknown one.
     """
-    (query_column, first), (answer_column, second) = pair
-    terms = [
-        usable_terms(statistics.mean[some, column], statistics.deviation[some, column])
-        for some, column in ((first, answer_column), (second, query_column))
-    ]
-    scores = METHODS[statistics.method](
-        rows.vectors[first] @ rows.vectors[second].T,
-        SideTerms(terms[0].mean[:, None], terms[0].deviation[:, None]),
-        SideTerms(terms[1].mean[None], terms[1].deviation[None]),
-    )
+    scores = rows.vectors[first] @ rows.vectors[second].T
     different: BoolArray = rows.images[first][:, None] != rows.images[second][None]
     if identities is not None:
         names = np.asarray(identities, dtype=np.str_)
@@ -280,8 +271,8 @@ def _scores_between(
     return scores, different
 
 
-def _fit_upper_half(scores: FloatArray) -> Table:
-    """Return the scores (2,) of FITTED_RATES on the line through the quantiles of the upper half of the bulk."""
+def _fit_upper_tail(scores: FloatArray) -> Table:
+    """Return the scores (2,) of FITTED_RATES on the line through the quantiles of the upper tail."""
     normal = np.array([NormalDist().inv_cdf(level) for level in LEVELS.tolist()])
     slope, intercept = np.polyfit(normal, np.quantile(scores, LEVELS), 1)
     line: Table = intercept + max(float(slope), SMALLEST_SPREAD) * np.array([_normal_of(rate) for rate in FITTED_RATES])

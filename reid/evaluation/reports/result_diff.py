@@ -115,6 +115,7 @@ def comparison_json(pairs: list[ResultPair]) -> dict[str, Any]:
     entries = []
     for pair in pairs:
         entry: dict[str, Any] = {name: pair.before[name] for name in NAMES}
+        entry["score_norm"] = entry["score_norm"] or NONE
         for name in SCORES:
             before, after = float(pair.before[name]), float(pair.after[name])
             entry[name] = {"before": before, "after": after, "change": after - before}

@@ -13,7 +13,7 @@ from reid.retrieval import search
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.search import nobody_found, search_image
 
-PEOPLE, CAMERAS, DIMENSION = 60, 3, 32
+PEOPLE, CAMERAS, DIMENSION = 150, 3, 48
 
 
 class FixedNetwork:

@@ -20,12 +20,12 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -48,14 +48,13 @@ from reid.retrieval.gallery_header import (
     read_header,
 )
 from reid.retrieval.row_table import first_line
-from reid.retrieval.segments import checked_file, sha256_of
+from reid.retrieval.segments import sha256_of
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
 
 QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the application keeps in the gallery's folder
 RECEIPTS_FILE = "receipts.jsonl"  # what was erased and when, without names
 
 WAIT = 2.0  # seconds that a writer waits for another one
-ATTEMPTS = 50  # of a reader, while a writer replaces the files that it is about to open
 NETWORK_SUFFIX = "network.safetensors"
 
 _OWN_SUFFIXES = frozenset({OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX})
@@ -64,8 +63,6 @@ _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")
 _OWN_MARK = b'"reid-'  # the format in the header of our safetensors files begins so
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)  # where flock does not work
-
-_T = TypeVar("_T")
 
 
 def write_private(path: Path, write: Writer) -> None:
@@ -135,6 +132,17 @@ class GalleryWriter:
         self._written.append(path)
         write_private(path, write)
         return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+    def rename_data(self, suffix: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a data file a second name, without a copy; return its new entry for the header."""
+        path = self.folder / f"data-{secrets.token_hex(8)}.{suffix}"
+        self._suffixes.add(suffix)
+        self._written.append(path)
+        try:
+            path.hardlink_to(self.folder / entry["name"])
+        except OSError:  # a file system without hard links: it keeps its name
+            return dict(entry)
+        return {**entry, "name": path.name}
 
     def commit(self, facts: Mapping[str, Any]) -> None:
         """Replace the header; from then on the gallery is what it says.
@@ -249,52 +257,6 @@ def _write_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-def read_gallery_folder(folder: Path, read: Callable[[dict[str, Any]], _T]) -> _T:
-    """Read something of a gallery while other programs may write to it.
-
-    Args:
-        folder: The folder of the gallery.
-        read: Reads the files that the header lists; it is called again where a writer has replaced them meanwhile.
-
-    Raises:
-        GalleryError: The gallery is missing, incomplete or damaged, or it cannot be read.
-    """
-    for attempt in range(ATTEMPTS):
-        header = read_header(folder)
-        try:
-            return read(header)
-        except (GalleryError, OSError) as error:
-            now = header_if_readable(folder)
-            if attempt + 1 < ATTEMPTS and now is not None and now["generation"] != header["generation"]:
-                continue
-            if isinstance(error, OSError):
-                raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
-            raise
-    raise GalleryError(f"{folder}: the gallery changes faster than it can be read; try again")
-
-
-def read_attached(folder: Path, suffix: str, read: Callable[[Path], _T]) -> _T | None:
-    """Read a file that belongs to a gallery as a whole, such as its network, after its checksum was compared.
-
-    Args:
-        folder: The folder of the gallery.
-        suffix: The suffix of the name of the file.
-        read: Reads the file.
-
-    Returns:
-        What ``read`` returns; None where the gallery has no such file.
-
-    Raises:
-        GalleryError: The gallery is missing or damaged.
-    """
-
-    def read_checked(header: dict[str, Any]) -> _T | None:
-        entry = header["files"].get(suffix)
-        return None if entry is None else read(checked_file(folder, entry))
-
-    return read_gallery_folder(folder, read_checked)
 
 
 def check_gallery(folder: Path) -> None:

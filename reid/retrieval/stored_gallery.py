@@ -17,11 +17,12 @@ import numpy as np
 from reid.errors import GalleryError
 from reid.files import Writer
 from reid.records import FloatArray, IntArray
+from reid.retrieval.folder_reading import read_gallery_folder
 from reid.retrieval.gallery_header import DELETED, OLD_INDEX, OLD_SAMPLES, ROWS, VECTORS, facts_of, read_header
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import Segment, fold, read_segment, write_vectors
-from reid.retrieval.storage import GalleryWriter, read_gallery_folder
+from reid.retrieval.storage import GalleryWriter
 from reid.retrieval.tombstones import Tombstones, read_tombstones
 
 MOST_SEGMENTS = 32  # more are merged when rows are added
@@ -49,9 +50,13 @@ class StoredGallery:
     segments: tuple[Segment, ...]
     tombstones: Tombstones
 
+    def whole_table(self) -> RowTable:
+        """Return the rows that were not removed; some of them may be erased, but not removed yet."""
+        return RowTable.concatenated([segment.kept_table() for segment in self.segments] or [empty_table()])
+
     def kept_table(self) -> RowTable:
         """Return the rows that were neither removed nor erased."""
-        table = RowTable.concatenated([segment.kept_table() for segment in self.segments] or [empty_table()])
+        table = self.whole_table()
         hidden = self.hidden(table)
         return table.take(np.flatnonzero(~hidden)) if hidden.any() else table
 
@@ -134,7 +139,9 @@ def under_lock(writer: GalleryWriter, known: Iterable[Segment] = ()) -> StoredGa
     if read_header(writer.folder)["version"] > 1:
         return stored
     (old,) = stored.segments
-    return replace(stored, facts=with_rows(writer, stored.facts, old.table, [old.vectors], keep_ids=True))
+    files = {suffix: writer.rename_data(suffix, entry) for suffix, entry in stored.facts["files"].items()}
+    facts = with_rows(writer, {**stored.facts, "files": files}, old.table, [old.vectors], keep_ids=True)
+    return replace(stored, facts=facts)
 
 
 def with_files(writer: GalleryWriter, facts: Facts, attach: Mapping[str, Writer]) -> Facts:
@@ -153,7 +160,7 @@ def with_rows(
         facts: The facts of the gallery.
         table: The rows (N,).
         parts: Their vectors (M, D) float32, in several arrays.
-        keep_ids: Whether the rows keep the ids of the table, which are above all others.
+        keep_ids: Whether the rows keep the ids of the table, and are counted already.
 
     Raises:
         OSError: A file cannot be written.
@@ -167,7 +174,7 @@ def with_rows(
     return {
         **facts,
         "segments": [*facts["segments"], entry],
-        "count": facts["count"] * (not keep_ids) + rows,
+        "count": facts["count"] + (0 if keep_ids else rows),
         "next_id": max(facts["next_id"], int(table.ids[-1]) + 1),
     }
 
@@ -195,6 +202,7 @@ def without_rows(writer: GalleryWriter, stored: StoredGallery, ids: IntArray) ->
     Raises:
         OSError: A file cannot be written.
     """
+    ids = np.unique(ids)
     entries, removed = [], 0
     for entry, segment in zip(stored.facts["segments"], stored.segments, strict=True):
         positions = np.flatnonzero(np.isin(segment.table.ids, ids, assume_unique=True))

@@ -9,9 +9,10 @@ from helpers.random_embeddings import random_rows, tied_rows
 from helpers.store_contract import CameraIs, PlainStore, answers, columns_of
 from reid.errors import DataError, GalleryError
 from reid.retrieval.stores.exact_store import ExactStore
+from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.snapshot import read_snapshot
 
-STORES = {"exact": ExactStore}
+STORES = {"exact": ExactStore, "flat": FlatStore}
 
 
 @pytest.fixture(params=STORES)

@@ -13,12 +13,12 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import empty_ranking
+from reid.retrieval.row_table import RowTable
 from reid.retrieval.stores.row_numbers import RowNumbers
 from reid.retrieval.stores.snapshot import write_snapshot
 from reid.retrieval.stores.store import (
     ROWS_AT_ONCE,
     BoolArray,
-    RowFilter,
     StoredRows,
     check_queries,
     check_rows,
@@ -29,7 +29,7 @@ from reid.retrieval.stores.tile_search import find_nearest, tile_settings
 from reid.retrieval.stores.tiles import Tile, tiles_of
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from reid.retrieval.filters import Filter
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Segment:
 
     numbers: RowNumbers
     vectors: FloatArray
-    columns: pa.Table | None
+    columns: RowTable | None
     present: BoolArray | None
     count: int
 
@@ -60,7 +60,7 @@ class Segment:
         present = ~gone if self.present is None else self.present & ~gone
         return replace(self, present=present, count=self.count - int(np.count_nonzero(gone)))
 
-    def answering(self, allowed: IntArray | None, where: RowFilter | None) -> BoolArray | None:
+    def answering(self, allowed: IntArray | None, where: Filter | None) -> BoolArray | None:
         """Return (N,) bool, the rows that may answer; None: all."""
         masks = [] if self.present is None else [self.present]
         if allowed is not None:
@@ -98,7 +98,7 @@ class FlatStore:
         """The length of a vector."""
         return self._dimension
 
-    def add(self, row_ids: IntArray, vectors: FloatArray, columns: pa.Table | None = None) -> None:
+    def add(self, row_ids: IntArray, vectors: FloatArray, columns: RowTable | None = None) -> None:
         """Add rows; see :meth:`VectorStore.add <reid.retrieval.stores.store.VectorStore.add>`."""
         check_rows(self.dimension, row_ids, vectors, columns)
         vectors = np.ascontiguousarray(np.asarray(vectors))  # a memory map becomes a plain array of the same memory
@@ -121,7 +121,7 @@ class FlatStore:
         return sum(segment.count for segment in before) - sum(segment.count for segment in after)
 
     def search(
-        self, queries: FloatArray, k: int, allowed: IntArray | None = None, where: RowFilter | None = None
+        self, queries: FloatArray, k: int, allowed: IntArray | None = None, where: Filter | None = None
     ) -> Ranking:
         """Find the ``k`` nearest rows of each query, exactly."""
         segments = self._open_segments()
@@ -180,16 +180,14 @@ class _Rows:
             vectors[here] = segment.vectors[inside]
         return self.numbers_at(positions), vectors
 
-    def columns_at(self, positions: IntArray) -> pa.Table | None:
+    def columns_at(self, positions: IntArray) -> RowTable | None:
         if self.segments[0].columns is None:
             return None
-        import pyarrow as pa
-
         parts, tables = [], []
         for segment, here, inside in self._split(positions):
             parts.append(here)
-            tables.append((segment.columns or pa.table({})).take(inside))
-        return pa.concat_tables(tables).take(np.argsort(np.concatenate(parts)))
+            tables.extend([] if segment.columns is None else [segment.columns.take(inside)])
+        return RowTable.concatenated(tables).take(np.argsort(np.concatenate(parts)))
 
     def _split(self, positions: IntArray) -> Iterator[tuple[Segment, IntArray, IntArray]]:
         """Yield each segment with the elements of ``positions`` that are its own, and its rows there."""

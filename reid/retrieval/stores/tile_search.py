@@ -14,16 +14,13 @@ import numpy as np
 
 from reid.records import FloatArray, IntArray
 from reid.retrieval.exact import score_rows
+from reid.retrieval.stores.products import FEW_QUERIES, Products, products_of
 from reid.retrieval.stores.tiles import Tile
 
-FEW_QUERIES = 8  # for at most so many queries, inner products one by one are faster than a matrix product
 TILE_ROWS, TILE_ROWS_OF_FEW = 4096, 65536
 QUERIES_AT_ONCE = 256
 SHORTEST_RUN, SHORTEST_RUN_OF_FEW = 1024, 128  # rows; a matrix product copies shorter runs, which costs it little
-PARTS_PER_RANK = 16  # into which a row of scores is cut to find a lower bound of its k-th best
 PAIRS_PER_RANK = 8  # that are collected before they are reduced to the k best of each query
-UNIT_ROUNDOFF = 2.0**-24  # of float32
-LONGEST_ROW = 1.01  # the bound on rounding errors holds for vectors of unit length
 
 VectorsAt = Callable[[IntArray], tuple[IntArray, FloatArray]]
 """Returns the numbers (E,) and the vectors (E, D) of the rows at given positions (E,)."""
@@ -35,35 +32,29 @@ class _Candidates:
 
     queries: FloatArray
     k: int
+    products: Products
     vectors_at: VectorsAt
     pairs: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)  # query, position, score
     collected: int = 0
 
     def __post_init__(self) -> None:
-        count, dimension = self.queries.shape
-        lengths = np.sqrt(np.einsum("qd,qd->q", self.queries, self.queries, dtype=np.float64))
-        # A float32 inner product is wrong by at most D u |x| |y| (Higham 2002, eq. 3.5), two by twice that.
-        self.margin = (2 * (dimension + 2) * UNIT_ROUNDOFF * LONGEST_ROW * lengths).astype(np.float32)
-        self.best = np.full((count, self.k), -np.inf, np.float32)
+        self.best = np.full((len(self.queries), self.k), -np.inf, np.float32)
 
-    def offer(self, first: int, scores: FloatArray, tile: Tile, offset: int) -> None:
-        """Take the rows of a tile that may be among the k best.
+    def offer(self, first: int, stop: int, tile: Tile, offset: int) -> None:
+        """Take the rows of a tile that may be among the k best of some queries, which the products hold the scores of.
 
         Args:
-            first: The first of the queries that were scored.
-            scores: (B, T) float32, their scores with the rows of the tile; -inf for rows that may not answer.
+            first: The first of the queries.
+            stop: The query behind the last.
             tile: The tile.
             offset: What is added to a row of the tile's array to get its position in the store.
         """
-        part = slice(first, first + len(scores))
-        bound = self.best[part].min(axis=1)
+        bound = self.best[first:stop].min(axis=1)
         if np.isinf(bound).any():
-            bound = np.maximum(bound, _lower_bound(scores, self.k))
-        hits = np.flatnonzero(scores >= np.maximum(bound - self.margin[part], np.finfo(np.float32).min)[:, None])
-        query, column = np.divmod(hits, scores.shape[1])
-        score = scores[query, column]
+            bound = np.maximum(bound, self.products.lower_bound(self.k))
+        query, column, score = self.products.above(bound - self.products.margin(bound, first, stop))
         self.pairs.append((first + query, offset + tile.rows_at(column), score))
-        self.collected += len(hits)
+        self.collected += len(query)
         _update_best(self.best, first + query, score)
         if self.collected > PAIRS_PER_RANK * self.k * len(self.queries):
             self.reduce()
@@ -75,7 +66,8 @@ class _Candidates:
             Queries (E,), which ascend, row numbers (E,), exact scores (E,), best first, and how many each query has.
         """
         query, position, score = (np.concatenate(parts) for parts in zip(*self.pairs, strict=True))
-        near = score >= (self.best.min(axis=1) - self.margin)[query]
+        bound = self.best.min(axis=1)
+        near = score >= (bound - self.products.margin(bound, 0, len(bound)))[query]
         query, position = query[near], position[near]
         order = np.argsort(query, kind="stable")
         query, position = query[order], position[order]
@@ -114,12 +106,13 @@ def find_nearest(
         Row numbers (Q, k) int64, scores (Q, k) float32 and the number of answers (Q,), best first; of equal scores, the
         lower number comes first.
     """
-    found = _Candidates(queries, k, vectors_at)
+    products = products_of(queries)
+    found = _Candidates(queries, k, products, vectors_at)
     for offset, tile in tiles:
-        picked = None if tile.positions is None or len(queries) <= FEW_QUERIES else _pick(tile)
         for first in range(0, len(queries), QUERIES_AT_ONCE):
-            scores = _score_tile(queries[first : first + QUERIES_AT_ONCE], tile, picked)
-            found.offer(first, scores, tile, offset)
+            stop = min(first + QUERIES_AT_ONCE, len(queries))
+            products.score(first, stop, tile)
+            found.offer(first, stop, tile, offset)
     rows, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
     query, numbers, score, counts = found.reduce()
     rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -131,38 +124,6 @@ def tile_settings(queries: int) -> tuple[int, int]:
     """Return the largest number of rows of a tile, and the shortest run that is not copied, for so many queries."""
     few = queries <= FEW_QUERIES
     return (TILE_ROWS_OF_FEW, SHORTEST_RUN_OF_FEW) if few else (TILE_ROWS, SHORTEST_RUN)
-
-
-def _pick(tile: Tile) -> FloatArray:
-    return np.take(tile.vectors, tile.rows_at(np.arange(tile.size)), axis=0)
-
-
-def _score_tile(queries: FloatArray, tile: Tile, picked: FloatArray | None) -> FloatArray:
-    """Return the float32 scores (B, T); -inf for rows that may not answer."""
-    if len(queries) <= FEW_QUERIES:
-        from reid.retrieval.faiss_index import inner_products
-
-        scores = inner_products(queries, tile.vectors, tile.start, tile.stop, tile.positions)
-    else:
-        scores = queries @ (tile.vectors[tile.start : tile.stop] if picked is None else picked).T
-    if tile.mask is not None:
-        scores[:, ~tile.mask] = -np.inf
-    return scores
-
-
-def _lower_bound(scores: FloatArray, k: int) -> FloatArray:
-    """Return (B,) a close lower bound of the k-th largest of ``scores`` (B, T), in one pass; -inf where T < k.
-
-    Each row is cut into parts. The k-th largest of their maxima is a lower bound, because k parts reach it.
-    """
-    if scores.shape[1] < k:
-        return np.full(len(scores), -np.inf, np.float32)
-    parts = k * PARTS_PER_RANK
-    depth = scores.shape[1] // parts
-    if depth > 1:
-        scores = scores[:, : depth * parts].reshape(len(scores), depth, parts).max(axis=1)
-    bound: FloatArray = np.partition(scores, -k, axis=1)[:, -k].copy()
-    return bound
 
 
 def _update_best(best: FloatArray, query: IntArray, score: FloatArray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -40,6 +41,13 @@ class Tile:
     def size(self) -> int:
         """The number of rows T that are scored."""
         return self.stop - self.start if self.positions is None else len(self.positions)
+
+    @cached_property
+    def rows(self) -> FloatArray:
+        """The rows (T, D) that are scored: a view of a run, or a copy of rows that are picked out."""
+        if self.positions is None:
+            return self.vectors[self.start : self.stop]
+        return np.take(self.vectors, self.positions, axis=0)
 
     def rows_at(self, columns: IntArray) -> IntArray:
         """Return the rows of the array that stand at ``columns`` (E,) of the scores of this tile."""

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 
 from helpers.random_embeddings import assert_same_ranking, random_rows, tied_rows
 from reid.retrieval.exact import exact_search
-from reid.retrieval.stores import tile_search, tiles
+from reid.retrieval.stores import flat_store, products, tile_search, tiles
 from reid.retrieval.stores.flat_store import FlatStore
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
+def arithmetic(request, monkeypatch):
+    """Both kinds of matrix products; a processor without bfloat16 computes the same, only slower."""
+    monkeypatch.setattr(products, "has_bfloat16", lambda: request.param)
 
 
 @pytest.fixture
@@ -40,7 +46,7 @@ def keep_of(name, random, rows):
     "make", [lambda random, rows: random_rows(random, rows, 24), tied_rows], ids=["random", "ties"]
 )
 @pytest.mark.parametrize("kept", ["scattered", "most", "runs", "holes"])
-@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.usefixtures("small_tiles", "arithmetic")
 def test_equals_the_exact_search(make, kept, queries):
     random = np.random.default_rng(queries)
     vectors, queried, keep = make(random, 700), make(random, queries), keep_of(kept, random, 700)
@@ -78,6 +84,28 @@ def test_equal_vectors_answer_by_number_and_in_bounded_lists(monkeypatch, small_
     assert max(reduced) <= 9 * (4 * tile_search.PAIRS_PER_RANK + 64)
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.1])  # scores around 0, and scores near 1
+@pytest.mark.usefixtures("arithmetic")
+def test_rounding_loses_no_row(spread, monkeypatch):
+    random = np.random.default_rng(1)
+    vectors = spread * random_rows(random, 3000, 64) + random_rows(random, 1, 64) * (1 - spread)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    store = FlatStore(64)
+    store.add(np.arange(3000), vectors)
+    assert_same_ranking(store.search(vectors[:40], 20), exact_search(vectors[:40], vectors, 20))
+
+
+def test_a_search_that_trusts_bfloat16_is_wrong(monkeypatch):
+    monkeypatch.setattr(products, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(products.Bfloat16Products, "margin", lambda self, bounds, first, stop: np.zeros_like(bounds))
+    vectors = random_rows(np.random.default_rng(1), 3000, 64)
+    store = FlatStore(64)
+    store.add(np.arange(3000), vectors)
+    assert not np.array_equal(store.search(vectors[:40], 20).rows, exact_search(vectors[:40], vectors, 20).rows)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("arithmetic")
 def test_a_memory_mapped_file_is_searched_without_a_copy(tmp_path):
     vectors = random_rows(np.random.default_rng(0), 500, 16)
     np.save(tmp_path / "vectors.npy", vectors)
@@ -90,22 +118,16 @@ def test_a_memory_mapped_file_is_searched_without_a_copy(tmp_path):
         assert_same_ranking(found, exact_search(vectors[:queries], vectors, 5))
 
 
-def test_a_search_reads_the_state_before_or_after_a_change():
-    random = np.random.default_rng(0)
-    vectors = random_rows(random, 64, 8)
+def test_a_search_reads_the_state_before_or_after_a_change(monkeypatch):
+    vectors = random_rows(np.random.default_rng(0), 64, 8)
     store = FlatStore(8)
     store.add(np.arange(64), vectors)
+    search = flat_store.search_segments
 
-    class Removing:
-        tree = None
+    def remove_first(*arguments):
+        store.remove(np.arange(64))
+        return search(*arguments)
 
-        def mask(self, columns):
-            store.remove(np.arange(64))
-            return np.ones(columns.num_rows, bool)
-
-    import pyarrow as pa
-
-    store = FlatStore(8)
-    store.add(np.arange(64), vectors, pa.table({"camera": ["door"] * 64}))
-    assert_same_ranking(store.search(vectors[:2], 64, where=Removing()), exact_search(vectors[:2], vectors, 64))
+    monkeypatch.setattr(flat_store, "search_segments", remove_first)
+    assert_same_ranking(store.search(vectors[:2], 64), exact_search(vectors[:2], vectors, 64))
     assert store.count() == 0

@@ -28,6 +28,7 @@ faiss: Any = _faiss  # its type stubs describe the C++ signatures
 EXTRA_CANDIDATES = 16  # beyond k; usually enough to prove that none of the k best was missed
 SINGLE_THREAD_QUERIES = 16  # for at most so many queries one thread is faster: starting others costs more
 COPY_BYTES = 256 * 2**20  # of the vectors that are copied at a time where only some rows may answer
+ROWS_IN_CACHE = 512  # that several queries are compared with before the next rows are read
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 
@@ -143,6 +144,43 @@ def _choose_exactly(
         scores = score_rows(query, vectors[found])
         best = best_positions(found, scores, k)
     return found[best], scores[best]
+
+
+def inner_products(
+    queries: FloatArray, vectors: FloatArray, start: int, stop: int, positions: IntArray | None = None
+) -> FloatArray:
+    """Compute the inner products of a few queries with rows, faster than a matrix product does for so few.
+
+    Args:
+        queries: (Q, D) float32.
+        vectors: (N, D) float32, without gaps in memory.
+        start: The first row.
+        stop: The row behind the last.
+        positions: (T,) int64, the rows instead of ``start`` to ``stop``.
+
+    Returns:
+        (Q, T) float32, in the arithmetic of float32.
+
+    Example:
+        >>> inner_products(np.float32([[1, 0]]), np.float32([[0.6, 0.8], [1, 0], [0, 1]]), 1, 3).tolist()
+        [[1.0, 0.0]]
+    """
+    queries, dimension = np.ascontiguousarray(queries), queries.shape[1]
+    pointer = faiss.swig_ptr
+    if positions is not None:
+        scores = np.empty((len(queries), len(positions)), np.float32)
+        for query, row in zip(queries, scores, strict=True):
+            faiss.fvec_inner_products_by_idx(
+                pointer(row), pointer(query), pointer(vectors), pointer(positions), dimension, 1, len(positions)
+            )
+        return scores
+    scores = np.empty((len(queries), stop - start), np.float32)
+    step = stop - start if len(queries) == 1 else ROWS_IN_CACHE
+    for first in range(start, stop, step):
+        part = vectors[first : min(first + step, stop)]
+        for query, row in zip(queries, scores[:, first - start :], strict=True):
+            faiss.fvec_inner_products_ny(pointer(row), pointer(query), pointer(part), dimension, len(part))
+    return scores
 
 
 @contextmanager

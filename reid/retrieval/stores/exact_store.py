@@ -11,11 +11,11 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import exact_search
+from reid.retrieval.row_table import RowTable
 from reid.retrieval.stores.snapshot import write_snapshot
 from reid.retrieval.stores.store import (
     ROWS_AT_ONCE,
     BoolArray,
-    RowFilter,
     StoredRows,
     check_queries,
     check_rows,
@@ -24,7 +24,7 @@ from reid.retrieval.stores.store import (
 )
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from reid.retrieval.filters import Filter
 
 
 class ExactStore:
@@ -49,7 +49,7 @@ class ExactStore:
         """The length of a vector."""
         return self._dimension
 
-    def add(self, row_ids: IntArray, vectors: FloatArray, columns: pa.Table | None = None) -> None:
+    def add(self, row_ids: IntArray, vectors: FloatArray, columns: RowTable | None = None) -> None:
         """Add rows; see :meth:`VectorStore.add <reid.retrieval.stores.store.VectorStore.add>`."""
         rows = self._open_rows()
         check_rows(self.dimension, row_ids, vectors, columns)
@@ -68,12 +68,12 @@ class ExactStore:
         """Remove rows; unknown numbers are skipped."""
         rows = self._open_rows()
         kept = ~np.isin(rows.row_ids, row_ids)
-        columns = None if rows.columns is None else rows.columns.filter(kept)
+        columns = None if rows.columns is None else rows.columns.take(np.flatnonzero(kept))
         self._rows = StoredRows(rows.row_ids[kept], rows.vectors[kept], columns)
         return int(np.count_nonzero(~kept))
 
     def search(
-        self, queries: FloatArray, k: int, allowed: IntArray | None = None, where: RowFilter | None = None
+        self, queries: FloatArray, k: int, allowed: IntArray | None = None, where: Filter | None = None
     ) -> Ranking:
         """Find the ``k`` nearest rows of each query by scoring all rows."""
         rows = self._open_rows()
@@ -91,7 +91,7 @@ class ExactStore:
         rows = self._open_rows()
         for start in range(0, len(rows.row_ids), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            columns = None if rows.columns is None else rows.columns.slice(start, ROWS_AT_ONCE)
+            columns = None if rows.columns is None else RowTable(rows.columns.arrow.slice(start, ROWS_AT_ONCE))
             yield StoredRows(rows.row_ids[part], rows.vectors[part], columns)
 
     def count(self) -> int:
@@ -112,7 +112,7 @@ class ExactStore:
         return self._rows
 
 
-def _joined(rows: StoredRows, columns: pa.Table | None) -> pa.Table | None:
+def _joined(rows: StoredRows, columns: RowTable | None) -> RowTable | None:
     """Return the metadata of the rows and of new rows."""
     if rows.columns is None and len(rows.row_ids):
         if columns is not None:
@@ -122,6 +122,4 @@ def _joined(rows: StoredRows, columns: pa.Table | None) -> pa.Table | None:
         if rows.columns is not None:
             raise DataError("store: expected rows with metadata, like those that are there")
         return columns
-    import pyarrow as pa
-
-    return pa.concat_tables([rows.columns, columns])
+    return RowTable.concatenated([rows.columns, columns])

@@ -10,6 +10,7 @@ import numpy as np
 
 from reid.errors import GalleryError
 from reid.files import write_whole
+from reid.retrieval.row_table import LABELS, RowTable
 from reid.retrieval.stores.store import ROWS_AT_ONCE, StoredRows
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def _to_table(rows: StoredRows, dimension: int) -> pa.Table:
 
     flat = pa.array(np.ascontiguousarray(rows.vectors).reshape(-1), pa.float32())
     columns = {"row_id": pa.array(rows.row_ids), "vector": pa.FixedSizeListArray.from_arrays(flat, dimension)}
-    for name, column in [] if rows.columns is None else zip(rows.columns.column_names, rows.columns, strict=True):
+    metadata = pa.table({}) if rows.columns is None else rows.columns.arrow
+    for name, column in zip(metadata.column_names, metadata, strict=True):
         plain = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         columns[COLUMN_PREFIX + name] = column.cast(plain)
     return pa.table(columns).replace_schema_metadata({FORMAT_KEY: VERSION})
@@ -101,8 +103,10 @@ def _to_rows(table: pa.Table) -> StoredRows:
     vectors = table.column("vector").combine_chunks()
     dimension = vectors.type.list_size
     names = [name for name in table.column_names if name.startswith(COLUMN_PREFIX)]
-    columns = table.select(names).rename_columns([name.removeprefix(COLUMN_PREFIX) for name in names])
+    metadata = RowTable(table.select(names).rename_columns([name.removeprefix(COLUMN_PREFIX) for name in names]))
+    for label in set(LABELS) & set(metadata.arrow.column_names):
+        metadata = metadata.with_column(label, metadata.arrow.column(label).dictionary_encode())
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     return StoredRows(
-        table.column("row_id").to_numpy(), flat.reshape(-1, dimension).astype(np.float32), columns if names else None
+        table.column("row_id").to_numpy(), flat.reshape(-1, dimension).astype(np.float32), metadata if names else None
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,22 +19,12 @@ from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray, Ranking
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from reid.retrieval.filters import Filter
+    from reid.retrieval.row_table import RowTable
 
 BoolArray = npt.NDArray[np.bool_]
 
 ROWS_AT_ONCE = 65536  # that travel together when a whole store is read
-
-
-class RowFilter(Protocol):
-    """A condition on the columns of a row, such as a parsed ``--where`` expression."""
-
-    @property
-    def tree(self) -> Any:
-        """The parsed expression (``sqlglot.Expression``), which a server's store translates."""
-
-    def mask(self, columns: pa.Table) -> BoolArray:
-        """Return (N,) bool: the rows of a table that fulfil the condition; a missing value fulfils none."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +34,12 @@ class StoredRows:
     Args:
         row_ids: (N,) int64, the numbers of the rows.
         vectors: (N, D) float32.
-        columns: The metadata of the rows, a table of N rows; None where the store keeps none.
+        columns: The metadata of the N rows; None where the store keeps none.
     """
 
     row_ids: IntArray
     vectors: FloatArray
-    columns: pa.Table | None = None
+    columns: RowTable | None = None
 
 
 class VectorStore(Protocol):
@@ -63,7 +53,7 @@ class VectorStore(Protocol):
     def dimension(self) -> int:
         """The length D of a vector."""
 
-    def add(self, row_ids: IntArray, vectors: FloatArray, columns: pa.Table | None = None) -> None:
+    def add(self, row_ids: IntArray, vectors: FloatArray, columns: RowTable | None = None) -> None:
         """Add rows.
 
         Embedded stores keep ``vectors`` without a copy, so a memory-mapped file stays on disk; it must not change
@@ -73,8 +63,8 @@ class VectorStore(Protocol):
 
         Args:
             row_ids: (N,) int64, at least 0, each once and none that the store holds.
-            vectors: (N, D) float32.
-            columns: A table of N rows, for searches with ``where``; every call gives the same columns.
+            vectors: (N, D) float32 of unit length.
+            columns: The metadata of the N rows, for searches with ``where``; every call gives the same columns.
 
         Raises:
             DataError: The arrays do not fit together or the store, or a row is there already.
@@ -92,7 +82,7 @@ class VectorStore(Protocol):
         """
 
     def search(
-        self, queries: FloatArray, k: int, allowed: IntArray | None = None, where: RowFilter | None = None
+        self, queries: FloatArray, k: int, allowed: IntArray | None = None, where: Filter | None = None
     ) -> Ranking:
         """Find the ``k`` nearest rows of each query.
 
@@ -130,7 +120,7 @@ class VectorStore(Protocol):
         """Release what the store holds; it cannot be used afterwards. Closing twice does nothing."""
 
 
-def check_rows(dimension: int, row_ids: IntArray, vectors: FloatArray, columns: pa.Table | None) -> None:
+def check_rows(dimension: int, row_ids: IntArray, vectors: FloatArray, columns: RowTable | None) -> None:
     """Check what is added to a store.
 
     Raises:
@@ -145,8 +135,8 @@ def check_rows(dimension: int, row_ids: IntArray, vectors: FloatArray, columns: 
         raise DataError(f"store: expected int64 row numbers ({len(vectors)},), got {row_ids.dtype} {row_ids.shape}")
     if len(row_ids) and row_ids.min() < 0:
         raise DataError(f"store: expected row numbers of at least 0, got {row_ids.min()}")
-    if columns is not None and columns.num_rows != len(vectors):
-        raise DataError(f"store: {len(vectors)} vectors but {columns.num_rows} rows of metadata")
+    if columns is not None and len(columns) != len(vectors):
+        raise DataError(f"store: {len(vectors)} vectors but {len(columns)} rows of metadata")
 
 
 def check_queries(dimension: int, queries: FloatArray, k: int) -> None:
@@ -166,7 +156,7 @@ def check_queries(dimension: int, queries: FloatArray, k: int) -> None:
         raise DataError(f"search: expected k of at least 1, got {k}")
 
 
-def filtered_rows(where: RowFilter, columns: pa.Table | None) -> BoolArray:
+def filtered_rows(where: Filter, columns: RowTable | None) -> BoolArray:
     """Return (N,) bool: the rows of a table that fulfil a condition.
 
     Raises:
@@ -174,7 +164,9 @@ def filtered_rows(where: RowFilter, columns: pa.Table | None) -> BoolArray:
     """
     if columns is None:
         raise GalleryError("search: the store keeps no metadata, so it cannot be filtered by an expression")
-    return where.mask(columns)
+    from reid.retrieval.filters import rows_where
+
+    return rows_where(where, columns)
 
 
 def closed_store() -> GalleryError:

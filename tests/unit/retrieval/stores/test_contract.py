@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from helpers.random_embeddings import random_rows, tied_rows
-from helpers.store_contract import CameraIs, PlainStore, answers, columns_of
+from helpers.store_contract import PlainStore, answers, columns_of
 from reid.errors import DataError, GalleryError
+from reid.retrieval.filters import parse_where
 from reid.retrieval.stores.exact_store import ExactStore
+from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.snapshot import read_snapshot
 
-STORES = {"exact": ExactStore}
+STORES = {"exact": ExactStore, "flat": FlatStore}
 
 
 @pytest.fixture(params=STORES)
@@ -62,17 +64,44 @@ def test_only_allowed_rows_answer(make_store, kept, queries):
     queried, allowed = tied_rows(random, queries), np.flatnonzero(random.random(80) < kept)
     random.shuffle(allowed)
     assert answers(store.search(queried, 10, allowed=allowed)) == plain.search(queried, 10, allowed)
-    assert answers(store.search(queried, 10, allowed=allowed, where=CameraIs("yard"))) == plain.search(
-        queried, 10, allowed, "yard"
+    assert answers(store.search(queried, 10, allowed=allowed, where=parse_where("camera = 'yard'"))) == plain.search(
+        queried, 10, allowed, "camera = 'yard'"
     )
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "camera IN ('door', 'yard') AND NOT modality = 'infrared'",
+        "time BETWEEN '2024-05-01T00:10' AND '2024-05-01T00:40'",
+        "time < '2024-05-01T00:20' OR track LIKE 't1_'",
+        "NOT (time < '2024-05-01T00:20')",
+        "time IS NULL",
+        "note = 'it''s 3' AND identity <> 'id1'",
+        "path LIKE '%crops_1%' OR note > 'it''s 2'",
+    ],
+)
+def test_expressions_select_what_the_table_says(make_store, where):
+    store = make_store(16)
+    plain = filled(store)
+    queried = random_rows(np.random.default_rng(1), 2, 16)
+    expected = plain.search(queried, 60, where=where)
+    assert 0 < len(expected[0]) < 60
+    assert answers(store.search(queried, 60, where=parse_where(where))) == expected
 
 
 def test_a_condition_that_no_row_fulfils_has_no_answers(make_store):
     store = make_store(16)
     plain = filled(store)
     queried = random_rows(np.random.default_rng(1), 2, 16)
-    assert answers(store.search(queried, 60, where=CameraIs("door"))) == plain.search(queried, 60, camera="door")
-    for nothing in ({"where": CameraIs("cellar")}, {"allowed": np.empty(0, np.int64)}, {"allowed": np.array([4, 999])}):
+    assert answers(store.search(queried, 60, where=parse_where("camera = 'door'"))) == plain.search(
+        queried, 60, where="camera = 'door'"
+    )
+    for nothing in (
+        {"where": parse_where("camera = 'cellar'")},
+        {"allowed": np.empty(0, np.int64)},
+        {"allowed": np.array([4, 999])},
+    ):
         found = store.search(queried, 3, **nothing)
         assert (found.rows.shape, found.counts.tolist()) == ((2, 0), [0, 0])
 
@@ -88,7 +117,9 @@ def test_removed_rows_do_not_answer_and_may_come_back(make_store):
     for number in (5, 6, 17, 64):
         del plain.rows[number]
     assert answers(store.search(queried, 60)) == plain.search(queried, 60)
-    assert answers(store.search(queried, 60, where=CameraIs("roof"))) == plain.search(queried, 60, camera="roof")
+    assert answers(store.search(queried, 60, where=parse_where("camera = 'roof'"))) == plain.search(
+        queried, 60, where="camera = 'roof'"
+    )
     again = np.array([17, 5])
     store.add(again, queried, columns_of(again))
     plain.add(again, queried)
@@ -126,7 +157,7 @@ def test_rows_without_metadata_cannot_be_filtered_by_it(make_store):
     store.add(np.array([3, 1]), np.float32([[1, 0], [0, 1]]))
     assert answers(store.search(np.float32([[1, 0]]), 1)) == [[(3, 1.0)]]
     with pytest.raises(GalleryError):
-        store.search(np.float32([[1, 0]]), 1, where=CameraIs("door"))
+        store.search(np.float32([[1, 0]]), 1, where=parse_where("camera = 'door'"))
 
 
 @pytest.mark.parametrize(

@@ -261,10 +261,10 @@ def _listed_rows(
     shown = table.take(rows[:limit] if limit else rows)
     texts: dict[str, list[Any]] = sample_columns(shown.samples_at(np.arange(len(shown))))
     texts["time"] = [time.isoformat() if time else None for time in texts["time"]]
-    for name in columns or table.names:
+    for name in columns or table.column_names:
         column = shown.column(name)
         texts.setdefault(name, column.to_pylist() if name != "domain" else texts["category"])
-    chosen = list(columns or table.names)
+    chosen = list(columns or table.column_names)
     lines = zip(*(texts[name] for name in chosen), strict=True)
     return [dict(zip(chosen, line, strict=True)) for line in lines], len(rows)
 

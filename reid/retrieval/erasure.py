@@ -71,7 +71,7 @@ class _Erasure:
         """Return (N,) bool: the rows of a table that are erased; none where it lacks a column of the filter."""
         if self.where is None:
             return Tombstones().with_identity(self.identity, self.category).hidden_rows(table)
-        if not {name.lower() for name in columns_of(self.where)} <= {*table.names, "domain"}:
+        if not {name.lower() for name in columns_of(self.where)} <= {*table.column_names, "domain"}:
             return np.zeros(len(table), np.bool_)
         return rows_where(self.where, table)
 
@@ -249,7 +249,7 @@ def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> l
         tombstones = erasure.tombstones(writer.tombstones, table, stored.generation)
         gone = erasure.rows(table) | replace(stored, tombstones=tombstones).hidden(table)
         with _tombstones_written(folder, tombstones, writer.tombstones):
-            facts, removed_rows = without_rows(writer, stored, table.ids[gone])
+            facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
             if removed_rows:
                 writer.commit(facts)
         if erasure.compact:

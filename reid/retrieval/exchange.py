@@ -119,7 +119,7 @@ def _columns(table: RowTable) -> dict[str, list[Any]]:
     samples = table.samples_at(np.arange(len(table)))
     columns: dict[str, list[Any]] = {name: [str(getattr(sample, name)) for sample in samples] for name in FIELDS}
     columns["time"] = [sample.time.isoformat() if sample.time else "" for sample in samples]
-    return columns | {name: table.column(name).to_pylist() for name in table.names if name not in FIELDS}
+    return columns | {name: table.column(name).to_pylist() for name in table.column_names if name not in FIELDS}
 
 
 def _write_parquet(embeddings: Embeddings, table: RowTable, out: Path) -> None:
@@ -154,7 +154,7 @@ def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
 
     write_private(out, write)
     beside = out.with_suffix(".csv")
-    if len(table.names) == len(FIELDS):
+    if len(table.column_names) == len(FIELDS):
         write_manifest(embeddings.samples, beside)
         return
     columns = _columns(table)

@@ -232,7 +232,7 @@ def _compare(condition: Condition, table: RowTable) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    name = next((own for own in table.names if own == condition.column), condition.column.lower())
+    name = next((own for own in table.column_names if own == condition.column), condition.column.lower())
     column = table.column(name)
     if name == "time":
         return _combined(_compare_times(condition, column))

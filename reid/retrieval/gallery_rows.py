@@ -43,11 +43,11 @@ class GalleryRows:
             if self._store is None:
                 store = FlatStore(self.dimension)
                 for segment in self.segments:
-                    kept = np.isin(segment.table.ids, self.table.ids, assume_unique=True)
+                    kept = np.isin(segment.table.row_ids, self.table.row_ids, assume_unique=True)
                     if kept.any():
-                        store.add(segment.table.ids, segment.vectors)
+                        store.add(segment.table.row_ids, segment.vectors)
                     if not kept.all():
-                        store.remove(segment.table.ids[~kept])
+                        store.remove(segment.table.row_ids[~kept])
                 self._store = store
             return self._store
 
@@ -57,7 +57,7 @@ class GalleryRows:
             return self
         left = GalleryRows(self.table.take(np.flatnonzero(mask)), self.segments, self.dimension)
         if self._store is not None:
-            self._store.remove(self.table.ids[~mask])
+            self._store.remove(self.table.row_ids[~mask])
             left._store = self._store
         return left
 
@@ -67,10 +67,10 @@ class GalleryRows:
 
     def vectors_at(self, rows: IntArray) -> FloatArray:
         """Return a copy (K, D) of the vectors of some rows (K,)."""
-        ids = self.table.ids[rows]
+        ids = self.table.row_ids[rows]
         vectors = np.empty((len(rows), self.dimension), np.float32)
         for segment in self.segments:
-            own = segment.table.ids
+            own = segment.table.row_ids
             if not len(own):
                 continue
             positions = np.searchsorted(own, ids)
@@ -81,7 +81,7 @@ class GalleryRows:
 
     def search(self, vectors: FloatArray, k: int, keep: BoolArray | None) -> Ranking:
         """Find the ``k`` nearest rows of each query (Q, D) among the rows where ``keep`` (G,) is true."""
-        ids = self.table.ids
+        ids = self.table.row_ids
         allowed = None if keep is None or keep.all() else ids[keep]
         size = len(ids) if allowed is None else len(allowed)
         if not len(vectors) or not size:

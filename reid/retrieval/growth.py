@@ -82,7 +82,7 @@ def add_in_memory(
     counts = AddedRows(len(new), len(embeddings) - len(new))
     if not len(new):
         return rows, counts
-    first = 1 + max((int(segment.table.ids[-1]) for segment in rows.segments if len(segment.table)), default=-1)
+    first = 1 + max((int(segment.table.row_ids[-1]) for segment in rows.segments if len(segment.table)), default=-1)
     part = embeddings.select(new)
     table = RowTable.from_samples(part.samples, first, _selected(more, new))
     segment = GallerySegment(table, np.zeros(0, np.int64), None, part.vectors)
@@ -201,7 +201,7 @@ def _plan(stored: StoredGallery, samples: Sequence[Sample], more: Mapping[str, S
     new = new[_first_of_path(samples, new)]
     replaced = np.full(len(new), -1, np.int64)
     changed = positions[new] >= 0
-    replaced[changed] = table.ids[positions[new][changed]]
+    replaced[changed] = table.row_ids[positions[new][changed]]
     barred = int(np.count_nonzero(~allowed))
     counts = AddedRows(len(new), len(samples) - barred - len(new), int(np.count_nonzero(changed)), barred)
     return _Plan(new, replaced, counts)

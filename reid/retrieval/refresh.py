@@ -118,12 +118,14 @@ def refresh_gallery(
         stored = under_lock(writer)
         table = stored.kept_table()
         rows = np.flatnonzero(rows_to_embed(table, old, new))
-        facts, _ = without_rows(writer, stored, table.ids[rows])
+        facts, _ = without_rows(writer, stored, table.row_ids[rows])
         if len(rows):
             part = table.take(rows)
             samples = part.samples_at(np.arange(len(part)))
             embeddings = embed(samples)
-            names = [name for name in part.arrow.column_names if name in (CONTENT, FILE_TIME) or name in part.names]
+            names = [
+                name for name in part.arrow.column_names if name in (CONTENT, FILE_TIME) or name in part.column_names
+            ]
             more = {name: part.arrow.column(name).to_pylist() for name in names if name not in FIELDS}
             if len(rows) == len(table):
                 facts["dimension"] = embeddings.vectors.shape[1]

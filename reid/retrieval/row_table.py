@@ -98,10 +98,16 @@ class RowTable:
             raise DataError(f"{path}: the table of rows is damaged ({first_line(error)})") from error
 
     def write(self, path: Path) -> None:
-        """Write the table as Parquet."""
+        """Write the table as Parquet; words that no row has any more are not written."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(self.arrow, path, compression="zstd")
+        table = self.arrow
+        for position, field in enumerate(table.schema):
+            if pa.types.is_dictionary(field.type):
+                words = table.column(position).cast(pa.string()).dictionary_encode()
+                table = table.set_column(position, field.name, words)
+        pq.write_table(table, path, compression="zstd")
 
     @classmethod
     def concatenated(cls, tables: Sequence[RowTable]) -> RowTable:
@@ -127,7 +133,7 @@ class RowTable:
         return RowTable(self.arrow.set_column(position, name, column))
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def column_names(self) -> tuple[str, ...]:
         """The names of the columns that a user may name: the fields of a sample, then others of the manifest."""
         others = [name for name in self.arrow.column_names if name not in FIELDS and not name.startswith("_")]
         return (*FIELDS, *others)
@@ -138,13 +144,13 @@ class RowTable:
         Raises:
             DataError: There is no such column; the message lists the known ones.
         """
-        name = "category" if name == "domain" and "domain" not in self.names else name
-        if name not in self.names:
-            raise DataError(unknown_name("column", name, self.names))
+        name = "category" if name == "domain" and "domain" not in self.column_names else name
+        if name not in self.column_names:
+            raise DataError(unknown_name("column", name, self.column_names))
         return self.arrow.column(name)
 
     @cached_property
-    def ids(self) -> IntArray:
+    def row_ids(self) -> IntArray:
         """(N,) int64, the lasting id of each row; ids ascend."""
         ids: IntArray = self.arrow.column(ID).to_numpy()
         return ids
@@ -205,7 +211,7 @@ class RowTable:
             for word in self.codes(name)[1]:
                 if len(self):
                     kind(word)
-        if np.any(np.diff(self.ids) <= 0):
+        if np.any(np.diff(self.row_ids) <= 0):
             raise ValueError("ids do not ascend")
 
     def __len__(self) -> int:

@@ -175,7 +175,7 @@ def with_rows(
         **facts,
         "segments": [*facts["segments"], entry],
         "count": facts["count"] + (0 if keep_ids else rows),
-        "next_id": max(facts["next_id"], int(table.ids[-1]) + 1),
+        "next_id": max(facts["next_id"], int(table.row_ids[-1]) + 1),
     }
 
 
@@ -188,13 +188,13 @@ def _write_segment(
     return {"rows": rows, "files": {VECTORS: vectors, ROWS: writer.write_data(ROWS, table.write)}}
 
 
-def without_rows(writer: GalleryWriter, stored: StoredGallery, ids: IntArray) -> tuple[Facts, int]:
+def without_rows(writer: GalleryWriter, stored: StoredGallery, row_ids: IntArray) -> tuple[Facts, int]:
     """Hide rows; they stay in the files of their segments until these are compacted.
 
     Args:
         writer: The writer.
         stored: The gallery.
-        ids: (K,) int64, the ids of the rows; ids that are not there are passed over.
+        row_ids: (K,) int64, the ids of the rows; ids that are not there are passed over.
 
     Returns:
         The facts, and how many rows there were.
@@ -202,10 +202,10 @@ def without_rows(writer: GalleryWriter, stored: StoredGallery, ids: IntArray) ->
     Raises:
         OSError: A file cannot be written.
     """
-    ids = np.unique(ids)
+    row_ids = np.unique(row_ids)
     entries, removed = [], 0
     for entry, segment in zip(stored.facts["segments"], stored.segments, strict=True):
-        positions = np.flatnonzero(np.isin(segment.table.ids, ids, assume_unique=True))
+        positions = np.flatnonzero(np.isin(segment.table.row_ids, row_ids, assume_unique=True))
         positions = np.setdiff1d(positions, segment.deleted, assume_unique=True)
         removed += len(positions)
         deleted = np.sort(np.concatenate([segment.deleted, positions]))

@@ -57,9 +57,9 @@ def _check_rows(stored: StoredGallery) -> None:
             raise damaged(stored.folder, f"a vector of {name} has no unit length")
         if len(segment.deleted) and (segment.deleted[0] < 0 or segment.deleted[-1] >= len(segment.table)):
             raise damaged(stored.folder, f"the deleted rows of {name} are none of its rows")
-        if len(segment.table) and segment.table.ids[0] <= last:
+        if len(segment.table) and segment.table.row_ids[0] <= last:
             raise damaged(stored.folder, f"the rows of {name} have ids of other rows")
-        last = int(segment.table.ids[-1]) if len(segment.table) else last
+        last = int(segment.table.row_ids[-1]) if len(segment.table) else last
     count = sum(len(segment.kept) for segment in stored.segments)
     if count != stored.facts["count"]:
         raise damaged(stored.folder, f"its header says {stored.facts['count']} rows, there are {count}")
@@ -154,7 +154,7 @@ def describe(table: RowTable, fingerprint: str, dimension: int, folder: Path | N
         "camera_names": table.distinct("camera")[:CAMERAS_SHOWN],
         "first_time": times[0] if times else None,
         "last_time": times[1] if times else None,
-        "columns": list(table.names),
+        "columns": list(table.column_names),
     }
     if folder is None:
         return facts

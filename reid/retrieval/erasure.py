@@ -62,6 +62,7 @@ class _Erasure:
     identity: str = ""
     category: str | None = None
     where: Filter | None = None
+    identities: tuple[str, ...] = ()  # that the filter selects, and nothing else
     forget: bool = True  # keep the same rows out later
     compact: bool = True  # remove the bytes at once
     receipt: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +85,10 @@ class _Erasure:
             return before.with_identity(self.identity, self.category)
         gone = self.rows(table)
         if not self.forget or not gone.any():
+            return before
+        if self.identities:
+            for name in self.identities:
+                before = before.with_identity(name)
             return before
         return before.with_paths(table.take(np.flatnonzero(gone)).column("path").to_pylist(), generation)
 
@@ -111,7 +116,9 @@ def erase_identity(
     return _erase(folder, erasure, replaces)
 
 
-def erase_rows(folder: Path, where: Filter, *, forget: bool = True, action: str = "remove") -> tuple[ErasedRows, ...]:
+def erase_rows(
+    folder: Path, where: Filter, *, forget: bool = True, identities: Sequence[str] = (), action: str = "remove"
+) -> tuple[ErasedRows, ...]:
     """Remove the rows that a filter selects, from a gallery folder and from what was derived from the same data.
 
     They answer no search from then on; their bytes are removed when the gallery is compacted.
@@ -120,6 +127,8 @@ def erase_rows(folder: Path, where: Filter, *, forget: bool = True, action: str 
         folder: The folder of the gallery.
         where: The filter.
         forget: Keep the same images out when rows are added or the gallery is built again.
+        identities: The identities that the filter selects, where it selects nothing else; they are then kept out by
+            their names, other images of them as well.
         action: The word for the receipt.
 
     Returns:
@@ -131,7 +140,36 @@ def erase_rows(folder: Path, where: Filter, *, forget: bool = True, action: str 
     """
     rows_where(where, read_gallery(folder).kept_table())
     names = sorted(columns_of(where))
-    return _erase(folder, _Erasure("", None, where, forget, False, {"action": action, "by": names}), None)
+    receipt = {"action": action, "by": names}
+    erasure = _Erasure(where=where, identities=tuple(identities), forget=forget, compact=False, receipt=receipt)
+    return _erase(folder, erasure, None)
+
+
+def selected_paths(folder: Path, where: Filter) -> list[Path]:
+    """Return the images of the rows of a gallery that a filter selects.
+
+    Raises:
+        DataError: The filter names an unknown column.
+        GalleryError: The gallery is missing or damaged.
+    """
+    table = read_gallery(folder).kept_table()
+    chosen = table.take(np.flatnonzero(rows_where(where, table)))
+    return [Path(path) for path in dict.fromkeys(chosen.column("path").to_pylist())]
+
+
+def delete_images(paths: Sequence[Path]) -> list[str]:
+    """Delete images; one that is not there any more is passed over.
+
+    Returns:
+        One line for each image that could not be deleted.
+    """
+    remaining = []
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            remaining.append(f"{path}: cannot be deleted ({error.strerror or error})")
+    return remaining
 
 
 def _erase(folder: Path, erasure: _Erasure, replaces: str | None) -> tuple[ErasedRows, ...]:

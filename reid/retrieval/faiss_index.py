@@ -20,6 +20,7 @@ import faiss as _faiss
 # isort: on
 import numpy as np
 
+from reid.errors import DataError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.exact import best_positions, score_rows
 
@@ -284,3 +285,24 @@ def _faiss_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def read_index_vectors(path: Path) -> FloatArray:
+    """Read the vectors (N, D) of an index file that any program wrote with FAISS, by their numbers.
+
+    Indexes that keep codes instead of vectors give what the codes stand for.
+
+    Raises:
+        DataError: The file is no index, or its vectors cannot be reconstructed.
+    """
+    try:
+        index = faiss.read_index(str(path))
+        if hasattr(index, "make_direct_map"):
+            index.make_direct_map()
+        vectors: FloatArray = (
+            np.empty((0, index.d), np.float32) if not index.ntotal else index.reconstruct_n(0, index.ntotal)
+        )
+        return vectors
+    except (RuntimeError, AttributeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1][-200:]
+        raise DataError(f"{path}: not an index of FAISS whose vectors can be read ({reason})") from error

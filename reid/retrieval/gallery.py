@@ -17,7 +17,7 @@ from reid.retrieval.filters import Filter, parse_where, rows_where
 from reid.retrieval.gallery_reader import GalleryReader
 from reid.retrieval.gallery_rows import GalleryRows
 from reid.retrieval.row_table import ID, RowTable
-from reid.retrieval.segments import Segment
+from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import write_gallery
 from reid.retrieval.stored_gallery import new_facts, with_files, with_rows
 from reid.retrieval.tombstones import Tombstones, write_tombstones
@@ -62,7 +62,7 @@ class Gallery(GalleryReader):
         if not len(embeddings):
             raise GalleryError("no embeddings to build a gallery from; embed at least one image")
         table = RowTable.from_samples(embeddings.samples, more=more)
-        segment = Segment(table, np.zeros(0, np.int64), None, embeddings.vectors.copy())
+        segment = GallerySegment(table, np.zeros(0, np.int64), None, embeddings.vectors.copy())
         return cls(GalleryRows(table, [segment], embeddings.vectors.shape[1]), embeddings.fingerprint)
 
     @classmethod

@@ -11,8 +11,8 @@ from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import empty_ranking
 from reid.retrieval.filters import BoolArray
 from reid.retrieval.row_table import RowTable
-from reid.retrieval.segments import Segment
-from reid.retrieval.stores.exact_store import ExactStore
+from reid.retrieval.segments import GallerySegment
+from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.store import VectorStore
 
 
@@ -25,7 +25,7 @@ class GalleryRows:
         dimension: The length of a vector.
     """
 
-    def __init__(self, table: RowTable, segments: Iterable[Segment], dimension: int) -> None:
+    def __init__(self, table: RowTable, segments: Iterable[GallerySegment], dimension: int) -> None:
         self.table = table
         self.segments = tuple(segments)
         self.dimension = dimension
@@ -41,7 +41,7 @@ class GalleryRows:
         """
         with self._lock:
             if self._store is None:
-                store = ExactStore(self.dimension)
+                store = FlatStore(self.dimension)
                 for segment in self.segments:
                     kept = np.isin(segment.table.ids, self.table.ids, assume_unique=True)
                     if kept.any():

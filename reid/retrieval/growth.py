@@ -18,7 +18,7 @@ from reid.records import Embeddings, IntArray, Sample
 from reid.retrieval.filters import BoolArray, Condition
 from reid.retrieval.gallery_rows import GalleryRows
 from reid.retrieval.row_table import CONTENT, FIELDS, FILE_TIME, RowTable
-from reid.retrieval.segments import Segment
+from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import (
     StoredGallery,
@@ -85,7 +85,7 @@ def add_in_memory(
     first = 1 + max((int(segment.table.ids[-1]) for segment in rows.segments if len(segment.table)), default=-1)
     part = embeddings.select(new)
     table = RowTable.from_samples(part.samples, first, _selected(more, new))
-    segment = Segment(table, np.zeros(0, np.int64), None, part.vectors)
+    segment = GallerySegment(table, np.zeros(0, np.int64), None, part.vectors)
     whole = RowTable.concatenated([rows.table, table])
     return GalleryRows(whole, [*rows.segments, segment], rows.dimension), counts
 
@@ -95,7 +95,7 @@ def add_to_folder(
     embeddings: Embeddings,
     more: Mapping[str, Sequence[object]] | None = None,
     *,
-    known: Iterable[Segment] = (),
+    known: Iterable[GallerySegment] = (),
 ) -> AddedRows:
     """Add embeddings to a gallery folder.
 

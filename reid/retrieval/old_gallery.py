@@ -14,7 +14,7 @@ from reid.records import FloatArray
 from reid.retrieval.gallery_header import OLD_INDEX, OLD_SAMPLES, REBUILD
 from reid.retrieval.row_table import RowTable, first_line
 from reid.retrieval.sample_table import decode_samples
-from reid.retrieval.segments import Segment, checked_file, damaged
+from reid.retrieval.segments import GallerySegment, checked_file, damaged
 
 # How FAISS begins the file of an IndexFlatIP: name, D, N, two numbers that are not used, whether it is trained, the
 # metric (0: inner product), and how many floats follow.
@@ -22,7 +22,7 @@ _FLAT = struct.Struct("<4siqqq?iQ")
 _NAME = b"IxFI"
 
 
-def read_old_segment(folder: Path, header: Mapping[str, Any]) -> Segment:
+def read_old_segment(folder: Path, header: Mapping[str, Any]) -> GallerySegment:
     """Read the rows of a gallery of version 1 into memory.
 
     Args:
@@ -46,7 +46,7 @@ def read_old_segment(folder: Path, header: Mapping[str, Any]) -> Segment:
             f"its header says {count} x {dimension} vectors, there are {vectors.shape[0]} x {vectors.shape[1]} and"
             f" {len(samples)} samples",
         )
-    return Segment(RowTable.from_samples(samples), np.zeros(0, np.int64), None, vectors)
+    return GallerySegment(RowTable.from_samples(samples), np.zeros(0, np.int64), None, vectors)
 
 
 def read_flat_index(path: Path) -> FloatArray:

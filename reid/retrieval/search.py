@@ -15,7 +15,9 @@ from reid.data.loading import domain_indices
 from reid.errors import GalleryError
 from reid.models.checkpoint import Checkpoint
 from reid.records import FloatArray, Modality, Sample, Split
+from reid.retrieval.filters import Filter, rows_where
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.row_table import RowTable, SampleRows
 
 UPLOADED = Path("uploaded image")  # stands for the path of an image in memory, in errors
 
@@ -89,6 +91,8 @@ def rows_that_may_answer(
         >>> rows_that_may_answer(gallery, other_than_camera="door").tolist()
         [False, True]
     """
+    if isinstance(samples, SampleRows):
+        return _rows_of_table(samples.table, other_than_camera, modalities, categories)
     return np.array(
         [
             not (other_than_camera and sample.camera == other_than_camera)
@@ -98,6 +102,23 @@ def rows_that_may_answer(
         ],
         dtype=np.bool_,
     )
+
+
+def _rows_of_table(
+    table: RowTable, camera: str, modalities: Collection[Modality] | None, categories: Collection[str] | None
+) -> npt.NDArray[np.bool_]:
+    """Say which rows of a table may answer, label by label instead of row by row."""
+    keep = np.ones(len(table), np.bool_)
+    for name, allowed in (("modality", modalities), ("category", categories)):
+        if allowed is not None:
+            keep &= _rows_with(table, name, {str(value) for value in allowed})
+    return keep & ~_rows_with(table, "camera", {camera}) if camera else keep
+
+
+def _rows_with(table: RowTable, name: str, allowed: Collection[str]) -> npt.NDArray[np.bool_]:
+    codes, words = table.codes(name)
+    flags = np.array([word in allowed for word in words], np.bool_)
+    return flags[codes] if len(codes) else np.zeros(0, np.bool_)
 
 
 def search_image(
@@ -112,6 +133,8 @@ def search_image(
     cross_camera: bool = False,
     modalities: Collection[Modality] | None = None,
     categories: Collection[str] | None = None,
+    where: Filter | None = None,
+    one_per: str = "",
 ) -> list[Answer]:
     """Find the gallery rows that are nearest to an image.
 
@@ -127,6 +150,8 @@ def search_image(
         cross_camera: Leave out the rows of the same camera; an unknown camera equals no other.
         modalities: Allow answers of these modalities only; None allows all.
         categories: Allow answers of these categories only; None allows all.
+        where: A further filter, see :mod:`reid.retrieval.filters`; None allows all.
+        one_per: A column such as "identity"; only the best answer of each of its labels is returned.
 
     Returns:
         At most ``k`` answers, best first; fewer where fewer rows may answer.
@@ -143,9 +168,10 @@ def search_image(
         modalities=modalities,
         categories=categories,
     )
+    if where is not None:
+        keep &= rows_where(where, gallery.table)
     if len(keep) and not keep.any():
-        raise GalleryError(
-            f"none of the {len(keep)} gallery rows fits the camera, modality and category of this search"
-        )
-    ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint)
+        what = "the filters of this search" if where is not None else "the camera, modality and category of this search"
+        raise GalleryError(f"none of the {len(keep)} gallery rows fits {what}")
+    ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint, one_per=one_per)
     return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]

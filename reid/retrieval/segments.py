@@ -26,7 +26,7 @@ BYTES_AT_ONCE = 2**24
 
 
 @dataclass
-class Segment:
+class GallerySegment:
     """Some rows of a gallery.
 
     Args:
@@ -104,7 +104,7 @@ def checked_file(folder: Path, entry: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_segment(folder: Path, entry: dict[str, Any], dimension: int) -> Segment:
+def read_segment(folder: Path, entry: dict[str, Any], dimension: int) -> GallerySegment:
     """Read a segment; the table and the deleted rows are checked, the vectors when they are used.
 
     Args:
@@ -130,7 +130,7 @@ def read_segment(folder: Path, entry: dict[str, Any], dimension: int) -> Segment
             folder,
             f"its header says {rows} x {dimension} vectors, there are {vectors.shape} and {len(table)} rows",
         )
-    return Segment(table, deleted, entry, vectors, path if rows else None)
+    return GallerySegment(table, deleted, entry, vectors, path if rows else None)
 
 
 def _read_table(folder: Path, entry: Mapping[str, Any]) -> RowTable:

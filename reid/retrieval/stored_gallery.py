@@ -21,7 +21,7 @@ from reid.retrieval.folder_reading import read_gallery_folder
 from reid.retrieval.gallery_header import DELETED, OLD_INDEX, OLD_SAMPLES, ROWS, VECTORS, facts_of, read_header
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
-from reid.retrieval.segments import Segment, fold, read_segment, write_vectors
+from reid.retrieval.segments import GallerySegment, fold, read_segment, write_vectors
 from reid.retrieval.storage import GalleryWriter
 from reid.retrieval.tombstones import Tombstones, read_tombstones
 
@@ -47,7 +47,7 @@ class StoredGallery:
     folder: Path
     generation: str
     facts: Facts
-    segments: tuple[Segment, ...]
+    segments: tuple[GallerySegment, ...]
     tombstones: Tombstones
 
     def whole_table(self) -> RowTable:
@@ -74,7 +74,7 @@ def empty_table() -> RowTable:
     return RowTable.from_samples(())
 
 
-def read_gallery(folder: Path, known: Iterable[Segment] = ()) -> StoredGallery:
+def read_gallery(folder: Path, known: Iterable[GallerySegment] = ()) -> StoredGallery:
     """Read the rows of a gallery folder; vectors are mapped into memory and checked when they are used.
 
     Args:
@@ -88,7 +88,7 @@ def read_gallery(folder: Path, known: Iterable[Segment] = ()) -> StoredGallery:
 
     def read(header: Facts) -> StoredGallery:
         if header["version"] == 1:
-            segments: tuple[Segment, ...] = (read_old_segment(folder, header),)
+            segments: tuple[GallerySegment, ...] = (read_old_segment(folder, header),)
         else:
             segments = tuple(
                 by_files.get(segment_key(entry)) or read_segment(folder, entry, header["dimension"])
@@ -128,7 +128,7 @@ def new_facts(fingerprint: str, dimension: int, first_id: int = 0) -> Facts:
     }
 
 
-def under_lock(writer: GalleryWriter, known: Iterable[Segment] = ()) -> StoredGallery:
+def under_lock(writer: GalleryWriter, known: Iterable[GallerySegment] = ()) -> StoredGallery:
     """Read the gallery that a writer has locked; the rows of a gallery of version 1 are written as a segment.
 
     Raises:
@@ -254,7 +254,7 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
     return {**stored.facts, "segments": entries, "count": count}
 
 
-def _merged(writer: GalleryWriter, pairs: Sequence[tuple[Segment, IntArray]], dimension: int) -> Facts:
+def _merged(writer: GalleryWriter, pairs: Sequence[tuple[GallerySegment, IntArray]], dimension: int) -> Facts:
     """Write some rows (K,) of several segments as one segment."""
     table = RowTable.concatenated([segment.table.take(rows) for segment, rows in pairs])
 

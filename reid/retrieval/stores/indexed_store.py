@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from reid.retrieval.filters import Filter
     from reid.retrieval.row_table import RowTable
 
-EXTRA_CANDIDATES = 16  # beyond those for k answers, because rows may have been removed
+EXTRA_CANDIDATES = 16  # beyond those for k answers
+MOST_EXTRA_CANDIDATES = 512  # beyond these, because removed rows may be among them
 SAMPLE_ROWS = 200  # of the gallery, with which the recall is measured
 SAMPLE_RANKS = 10
 FEWEST_TRAINING_ROWS, TRAINING_ROWS_PER_LIST = 2**14, 64
@@ -202,12 +203,14 @@ class _Index:
         if not k or not len(queries):
             return empty_ranking(len(queries), k)
         stored, others = StoredPositions(segments), self._others(segments)
-        n = min(k * KINDS[self.index_kind].refine + EXTRA_CANDIDATES, len(self.index.row_ids))
+        held = sum(segment.count for segment in segments) - sum(int(np.count_nonzero(mask)) for mask in others)
+        total = len(self.index.row_ids)
+        removed = min(total - held, MOST_EXTRA_CANDIDATES)
+        n = min(k * KINDS[self.index_kind].refine + EXTRA_CANDIDATES + removed, total)
         query, numbers = self.index.search(queries, n)
         at = self.covered.find(numbers) >= 0
         position = np.where(at, stored.find(numbers), -1)
         query, position = query[position >= 0], position[position >= 0]
-        held = sum(segment.count for segment in segments) - sum(int(np.count_nonzero(mask)) for mask in others)
         short = np.flatnonzero(np.bincount(query, minlength=len(queries)) < min(k, held))  # too few are still there
         tail = search_segments(segments, queries, k, others)
         asked = np.repeat(np.arange(len(queries)), tail.counts)

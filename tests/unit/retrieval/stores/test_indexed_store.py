@@ -81,7 +81,7 @@ def test_rows_come_and_go_without_a_new_index(vectors, name, tmp_path):
     left = np.setdiff1d(np.arange(ROWS), nearest)
     expected = exact_search(queried[:1], vectors[left], 5)
     assert found.rows[0, 0] == left[expected.rows[0, 0]]
-    assert name == "ivf-pq" or found.rows[0].tolist() == left[expected.rows[0]].tolist()
+    assert name not in ("fp16", "sq8") or found.rows[0].tolist() == left[expected.rows[0]].tolist()
     store.remove(np.array([3, 1999]))
     store.add(np.array([3, 1999]), vectors[[1999, 3]])  # the numbers come back with other vectors
     assert store.search(queried[:2], 1).rows.tolist() == [[1999], [3]]

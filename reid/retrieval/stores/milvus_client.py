@@ -22,7 +22,8 @@ LONGEST_TEXT = 65_535  # bytes of a label, the most that Milvus allows
 MOST_RESULTS = 16_384  # of one search or query, the most that Milvus allows
 FACTS = "reid.facts"  # the property of a collection that says that it is ours, and what it holds
 CONSISTENCY = "Strong"  # a search sees everything that was written before it, by any client
-PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a call is tried again after the connection was lost
+PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before a call is tried again after the connection was lost
+TIMEOUT = 30  # seconds for one call
 _LOST = ("unavailable", "connection", "connect", "deadline", "closed channel", "not ready", "socket", "timed out")
 
 
@@ -253,7 +254,9 @@ class MilvusConnection:
         for pause in (*PAUSES, None):
             try:
                 if self._client is None:
-                    self._client = self._library.MilvusClient(self.address.server, token=self.address.token, timeout=30)
+                    self._client = self._library.MilvusClient(
+                        self.address.server, token=self.address.token, timeout=TIMEOUT
+                    )
                 return work(self._client)
             except (self._library.MilvusException, ValueError, OSError) as error:
                 if pause is None or not _is_lost(error):

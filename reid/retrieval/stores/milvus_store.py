@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
 BYTES_AT_ONCE = 16 * 2**20  # of the vectors of one request; Milvus takes 64 MiB
 NUMBERS_AT_ONCE = 8_192  # row numbers in one expression
+HITS_AT_ONCE = 4_096  # that one request asks for, because they come with their vectors
 EXTRA_CANDIDATES = 16
 UNIT_ROUNDOFF = 2.0**-24
 ORIGINAL = "_original"  # labels that are not in the Unicode form NFC, in which Milvus compares them
 ROW_FIELDS = ("row_id", "vector", *TEXT_FIELDS, TIME, HAS_TIME, "has_columns", MORE)
+
+_Answers = tuple[IntArray, FloatArray]  # the numbers (k,) and scores (k,) of rows, best first
 
 
 class MilvusStore:
@@ -146,12 +149,14 @@ class MilvusStore:
         sizes = [connection.count(one) for one in expressions]
         k = min(k, sum(sizes))
         found = empty_ranking(len(queries), k)
-        for i, query in enumerate(queries):
-            parts = [
-                self._search_part(query, min(k, n), one, n) for one, n in zip(expressions, sizes, strict=True) if n
-            ]
-            numbers = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
-            scores = np.concatenate([np.empty(0, np.float32), *(part[1] for part in parts)])
+        parts = [
+            self._search_part(queries, min(k, size), one, size)
+            for one, size in zip(expressions, sizes, strict=True)
+            if size
+        ]
+        for i in range(len(queries)):
+            numbers = np.concatenate([np.empty(0, np.int64), *(part[i][0] for part in parts)])
+            scores = np.concatenate([np.empty(0, np.float32), *(part[i][1] for part in parts)])
             best = best_positions(numbers, scores, k)
             found.rows[i], found.scores[i], found.counts[i] = numbers[best], scores[best], k
         return Ranking(found.rows, found.scores, found.counts)
@@ -218,29 +223,42 @@ class MilvusStore:
             selected.append(numbers[rows_where(where, _table(rows))])
         return "", np.concatenate(selected)
 
-    def _search_part(self, query: FloatArray, k: int, expression: str, size: int) -> tuple[IntArray, FloatArray]:
-        """Find the ``k`` best rows of one query among the ``size`` rows of an expression: numbers and scores (k,)."""
-        rounding = 4 * (len(query) + 2) * UNIT_ROUNDOFF * max(1.0, float(np.linalg.norm(query)))
-        limit = min(k + EXTRA_CANDIDATES, size)
-        while limit <= MOST_RESULTS:
-            hits = self._open_connection().search(query[None], expression, limit)[0]
-            numbers = np.array([number for number, _, _ in hits], np.int64)
-            vectors = np.array([vector for _, _, vector in hits], np.float32).reshape(-1, self.dimension)
-            scores = score_rows(query, vectors)
-            best = best_positions(numbers, scores, k)
-            complete = len(hits) >= size or (len(hits) > k and scores[best[-1]] > hits[-1][1] + rounding)
-            if complete:
-                return numbers[best], scores[best]
-            limit = min(4 * limit, size) if limit < size else MOST_RESULTS + 1
-        return self._search_by_reading(query, k, expression)
+    def _search_part(self, queries: FloatArray, k: int, expression: str, size: int) -> list[_Answers]:
+        """Find the ``k`` best rows of each query among the ``size`` rows of an expression."""
+        answers: dict[int, _Answers] = {}
+        limit, step = min(k + EXTRA_CANDIDATES, size), max(1, HITS_AT_ONCE // (k + EXTRA_CANDIDATES))
+        while limit <= MOST_RESULTS and len(answers) < len(queries):
+            left = [i for i in range(len(queries)) if i not in answers]
+            for start in range(0, len(left), step):
+                asked = left[start : start + step]
+                hits = self._open_connection().search(queries[asked], expression, limit)
+                for i, one in zip(asked, hits, strict=True):
+                    best = self._best_of(queries[i], one, k, size)
+                    answers.update({} if best is None else {i: best})
+            limit, step = (min(4 * limit, size) if limit < size else MOST_RESULTS + 1), max(1, step // 4)
+        missing = [i for i in range(len(queries)) if i not in answers]
+        answers.update(zip(missing, self._search_by_reading(queries[missing], k, expression), strict=True))
+        return [answers[i] for i in range(len(queries))]
 
-    def _search_by_reading(self, query: FloatArray, k: int, expression: str) -> tuple[IntArray, FloatArray]:
+    def _best_of(self, query: FloatArray, hits: Sequence[tuple[int, float, Any]], k: int, size: int) -> _Answers | None:
+        """Score what Milvus found again; None where a row that it did not return might be among the ``k`` best."""
+        rounding = 4 * (len(query) + 2) * UNIT_ROUNDOFF * max(1.0, float(np.linalg.norm(query)))
+        numbers = np.array([number for number, _, _ in hits], np.int64)
+        vectors = np.array([vector for _, _, vector in hits], np.float32).reshape(-1, self.dimension)
+        scores = score_rows(query, vectors)
+        best = best_positions(numbers, scores, k)
+        is_complete = len(hits) >= size or (len(hits) > k and scores[best[-1]] > hits[-1][1] + rounding)
+        return (numbers[best], scores[best]) if is_complete else None
+
+    def _search_by_reading(self, queries: FloatArray, k: int, expression: str) -> list[_Answers]:
         """Read the rows and score them here: for more answers, or more equal scores, than Milvus returns at once."""
+        if not len(queries):
+            return []
         local = FlatStore(self.dimension)
         for rows in self._read(expression):
             local.add(rows.row_ids, rows.vectors)
-        found = local.search(query[None], k)
-        return found.rows[0], found.scores[0]
+        found = local.search(queries, k)
+        return list(zip(found.rows, found.scores, strict=True))
 
     def _read(self, expression: str) -> Iterator[StoredRows]:
         step = int(np.clip(BYTES_AT_ONCE // (4 * self.dimension), 1, MOST_RESULTS // 2))

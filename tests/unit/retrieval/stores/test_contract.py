@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ STORES = {
     "exact": lambda dimension, file: ExactStore(dimension),
     "flat": lambda dimension, file: FlatStore(dimension),
     "indexed": lambda dimension, file: IndexedStore(dimension, "auto"),
+    "milvus-server": None,  # of a running server, see the fixture
     "milvus-lite": lambda dimension, file: MilvusStore.create(f"{file}.db", dimension),
 }
 
@@ -27,9 +30,13 @@ STORES = {
 def make_store(request, tmp_path):
     """A function that makes an empty store of a dimension."""
     opened = []
+    server = request.getfixturevalue("milvus_server") if STORES[request.param] is None else None
 
     def make(dimension):
-        opened.append(STORES[request.param](dimension, tmp_path / f"store{len(opened)}"))
+        if server is not None:
+            opened.append(MilvusStore.create(server.uri(f"c{secrets.token_hex(6)}"), dimension))
+        else:
+            opened.append(STORES[request.param](dimension, tmp_path / f"store{len(opened)}"))
         return opened[-1]
 
     yield make

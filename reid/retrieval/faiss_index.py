@@ -1,12 +1,12 @@
-"""Exact search by inner product with a flat FAISS index.
+"""What the program takes from FAISS: flat and approximate indexes of inner products, and single products.
 
-No other file imports faiss. The index finds candidates with float32 arithmetic; their scores are then computed as
-:mod:`reid.retrieval.exact` defines them.
+No other file imports faiss. An index finds candidates; their scores are then computed as :mod:`reid.retrieval.exact`
+defines them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,97 @@ def _choose_exactly(
         scores = score_rows(query, vectors[found])
         best = best_positions(found, scores, k)
     return found[best], scores[best]
+
+
+@dataclass(frozen=True)
+class CandidateIndex:
+    """An approximate index, which finds rows that are probably among the nearest ones.
+
+    Args:
+        index: An index of FAISS that returns row numbers.
+    """
+
+    index: Any
+
+    @classmethod
+    def build(cls, factory: str, row_ids: IntArray, parts: Iterable[FloatArray], sample: FloatArray) -> CandidateIndex:
+        """Build an index.
+
+        Args:
+            factory: The factory string of FAISS, for inner products.
+            row_ids: (N,) int64, the numbers of the rows.
+            parts: Their vectors, (n, D) float32 each, in this order.
+            sample: (S, D) float32, some of them, to learn from.
+        """
+        index = faiss.IndexIDMap(faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT))
+        inner = faiss.downcast_index(index.index)
+        if hasattr(inner, "cp"):
+            inner.cp.min_points_per_centroid = 1  # whoever chooses the factory string knows the number of rows
+        index.train(np.ascontiguousarray(sample))
+        start = 0
+        for part in parts:
+            index.add_with_ids(np.ascontiguousarray(part), row_ids[start : start + len(part)])
+            start += len(part)
+        return cls(index)
+
+    @classmethod
+    def read(cls, path: Path) -> CandidateIndex:
+        """Read an index that :meth:`write` wrote; RuntimeError when the file holds anything else."""
+        index = faiss.read_index(str(path))
+        if not isinstance(index, faiss.IndexIDMap) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise RuntimeError("the index is not one of row numbers and inner products")
+        return cls(index)
+
+    def write(self, path: Path) -> None:
+        """Write the index to a file; RuntimeError or OSError when it cannot be written."""
+        faiss.write_index(self.index, str(path))
+
+    @property
+    def row_ids(self) -> IntArray:
+        """(N,) int64, the numbers of the rows in the index."""
+        numbers: IntArray = faiss.vector_to_array(self.index.id_map)
+        return numbers
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        return int(self.index.d)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the index, as large as its file."""
+        size = faiss.VectorIOWriter()
+        faiss.write_index(self.index, size)
+        return int(size.data.size())
+
+    @property
+    def effort(self) -> int:
+        """``nprobe`` of inverted lists or ``efSearch`` of a graph, which are kept with the index; 0 for others."""
+        inner = faiss.downcast_index(self.index.index)
+        return int(inner.hnsw.efSearch if hasattr(inner, "hnsw") else getattr(inner, "nprobe", 0))
+
+    def set_effort(self, effort: int) -> None:
+        """Set ``nprobe`` or ``efSearch``."""
+        inner = faiss.downcast_index(self.index.index)
+        if hasattr(inner, "hnsw"):
+            inner.hnsw.efSearch = effort
+        elif hasattr(inner, "nprobe"):
+            inner.nprobe = min(effort, inner.nlist)
+
+    def search(self, queries: FloatArray, n: int) -> tuple[IntArray, IntArray]:
+        """Find about the ``n`` best rows of each query.
+
+        Args:
+            queries: (Q, D) float32.
+            n: The number of candidates, at most the number of rows.
+
+        Returns:
+            Queries (E,), which ascend, and row numbers (E,): for each query at most ``n``, each once.
+        """
+        with _faiss_threads(1 if len(queries) <= SINGLE_THREAD_QUERIES else None):
+            _, found = self.index.search(np.ascontiguousarray(queries), n)
+        query, rank = np.nonzero(found >= 0)  # FAISS fills up with -1
+        return query, found[query, rank]
 
 
 def inner_products(

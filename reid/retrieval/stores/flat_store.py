@@ -131,9 +131,8 @@ class FlatStore:
     def batches(self) -> Iterator[StoredRows]:
         """Yield all rows in ascending order of their numbers."""
         segments = self._open_segments()
-        rows = _Rows(segments)
-        parts = [np.arange(len(s.vectors)) if s.present is None else np.flatnonzero(s.present) for s in segments]
-        positions = np.concatenate([np.empty(0, np.int64), *(rows.offsets[i] + p for i, p in enumerate(parts))])
+        rows = StoredPositions(segments)
+        positions = rows.present()
         positions = positions[np.argsort(rows.numbers_at(positions), kind="stable")]
         for start in range(0, len(positions), ROWS_AT_ONCE):
             part = positions[start : start + ROWS_AT_ONCE]
@@ -158,20 +157,41 @@ class FlatStore:
         return self._segments
 
 
-class _Rows:
-    """The rows of segments by position: those of the first segment, then those of the second, and so on."""
+class StoredPositions:
+    """The rows of segments by position: those of the first segment, then those of the second, and so on.
+
+    Args:
+        segments: The segments.
+    """
 
     def __init__(self, segments: Sequence[Segment]):
         self.segments = segments
         self.offsets = np.cumsum([0, *(len(segment.vectors) for segment in segments)])
 
+    def present(self) -> IntArray:
+        """Return the positions (P,) of the rows that were not removed."""
+        parts = [np.arange(len(s.vectors)) if s.present is None else np.flatnonzero(s.present) for s in self.segments]
+        return np.concatenate([np.empty(0, np.int64), *(self.offsets[i] + part for i, part in enumerate(parts))])
+
+    def find(self, row_ids: IntArray) -> IntArray:
+        """Return the positions (M,) of rows by their numbers (M,); -1 where a row is not there or was removed."""
+        positions = np.full(len(row_ids), -1, np.int64)
+        for offset, segment in zip(self.offsets.tolist(), self.segments, strict=False):
+            inside = segment.numbers.find(row_ids)
+            if segment.present is not None:
+                inside = np.where(segment.present[inside], inside, -1)
+            positions = np.where(inside >= 0, offset + inside, positions)
+        return positions
+
     def numbers_at(self, positions: IntArray) -> IntArray:
+        """Return the numbers (P,) of the rows at some positions (P,)."""
         numbers = np.empty(len(positions), np.int64)
         for segment, here, inside in self._split(positions):
             numbers[here] = segment.numbers.row_ids[inside]
         return numbers
 
     def vectors_at(self, positions: IntArray) -> tuple[IntArray, FloatArray]:
+        """Return the numbers (P,) and vectors (P, D) of the rows at some positions (P,)."""
         if len(self.segments) == 1:
             (segment,) = self.segments
             return segment.numbers.row_ids[positions], segment.vectors[positions]
@@ -181,6 +201,7 @@ class _Rows:
         return self.numbers_at(positions), vectors
 
     def columns_at(self, positions: IntArray) -> RowTable | None:
+        """Return the metadata of the rows at some positions (P,); None where there is none."""
         if self.segments[0].columns is None:
             return None
         parts, tables = [], []
@@ -215,14 +236,14 @@ def search_segments(
     k = min(k, sum(sizes))
     if not k or not len(queries):
         return empty_ranking(len(queries), k)
-    rows, (tile_rows, shortest_run) = _Rows(segments), tile_settings(len(queries))
+    rows, (tile_rows, shortest_run) = StoredPositions(segments), tile_settings(len(queries))
 
     def tiles() -> Iterator[tuple[int, Tile]]:
         for offset, segment, mask in zip(rows.offsets.tolist(), segments, masks, strict=False):
             for tile in tiles_of(segment.vectors, mask, tile_rows, shortest_run):
                 yield offset, tile
 
-    return Ranking(*find_nearest(np.ascontiguousarray(queries), k, tiles(), rows.vectors_at))
+    return find_nearest(np.ascontiguousarray(queries), k, tiles(), rows.vectors_at)
 
 
 def _holds_any(segment: Segment, row_ids: IntArray) -> bool:

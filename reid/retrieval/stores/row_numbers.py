@@ -50,19 +50,21 @@ class RowNumbers:
 
     def positions(self, wanted: IntArray) -> IntArray:
         """Return the positions of the rows whose numbers are among ``wanted`` (M,) int64, in the order of these."""
+        found = self.find(wanted)
+        return found[found >= 0]
+
+    def find(self, wanted: IntArray) -> IntArray:
+        """Return (M,) int64: the position of the row of each number; -1 where there is none."""
         count = len(self.row_ids)
         if not count or not len(wanted):
-            return np.empty(0, np.int64)
+            return np.full(len(wanted), -1, np.int64)
         first, last = self._ends()
-        if wanted.min() < first or wanted.max() > last:
-            wanted = wanted[(wanted >= first) & (wanted <= last)]
         if last - first + 1 == count:
-            at = wanted - first
+            at = np.clip(wanted - first, 0, count - 1)
         else:
-            in_order = self._sorted()
-            at = np.searchsorted(in_order, wanted)
-            at = at[in_order[at] == wanted]
-        return at if self.order is None else self.order[at]
+            at = np.minimum(np.searchsorted(self._sorted(), wanted), count - 1)
+        at = at if self.order is None else self.order[at]
+        return np.where(self.row_ids[at] == wanted, at, -1)
 
     def _ends(self) -> tuple[int, int]:
         first, last = (0, -1) if self.order is None else (self.order[0], self.order[-1])

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reid.records import FloatArray, IntArray
-from reid.retrieval.exact import score_rows
+from reid.records import FloatArray, IntArray, Ranking
+from reid.retrieval.exact import empty_ranking, score_rows
 from reid.retrieval.stores.products import FEW_QUERIES, Products, products_of
 from reid.retrieval.stores.tiles import Tile
 
@@ -59,41 +59,70 @@ class _Candidates:
         if self.collected > PAIRS_PER_RANK * self.k * len(self.queries):
             self.reduce()
 
-    def reduce(self) -> tuple[IntArray, IntArray, FloatArray, IntArray]:
-        """Keep the k best rows of each query, by their exact scores.
-
-        Returns:
-            Queries (E,), which ascend, row numbers (E,), exact scores (E,), best first, and how many each query has.
-        """
+    def reduce(self) -> RankedPairs:
+        """Keep the k best rows of each query, by their exact scores."""
         query, position, score = (np.concatenate(parts) for parts in zip(*self.pairs, strict=True))
         bound = self.best.min(axis=1)
         near = score >= (bound - self.products.margin(bound, 0, len(bound)))[query]
-        query, position = query[near], position[near]
-        order = np.argsort(query, kind="stable")
-        query, position = query[order], position[order]
-        numbers, score = self._score_exactly(query, position)
-        order = np.lexsort((numbers, -score, query))
-        query, position, numbers, score = query[order], position[order], numbers[order], score[order]
-        counts = np.bincount(query, minlength=len(self.queries))
-        rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-        kept = rank < self.k
-        self.pairs = [(query[kept], position[kept], score[kept])]
-        self.collected = int(np.count_nonzero(kept))
-        return query[kept], numbers[kept], score[kept], np.minimum(counts, self.k)
-
-    def _score_exactly(self, query: IntArray, position: IntArray) -> tuple[IntArray, FloatArray]:
-        """Return the numbers (E,) and exact scores (E,) of pairs that are sorted by query."""
-        numbers, scores = np.empty(len(query), np.int64), np.empty(len(query), np.float32)
-        starts = np.flatnonzero(np.diff(query, prepend=-1))
-        for start, stop in zip(starts, np.append(starts[1:], len(query)), strict=True):
-            numbers[start:stop], vectors = self.vectors_at(position[start:stop])
-            scores[start:stop] = score_rows(self.queries[query[start]], vectors)
-        return numbers, scores
+        ranked = rank_exactly(self.queries, query[near], position[near], self.vectors_at, self.k)
+        self.pairs = [(ranked.query, ranked.position, ranked.score)]
+        self.collected = len(ranked.query)
+        return ranked
 
 
-def find_nearest(
-    queries: FloatArray, k: int, tiles: Iterable[tuple[int, Tile]], vectors_at: VectorsAt
-) -> tuple[IntArray, FloatArray, IntArray]:
+@dataclass(frozen=True)
+class RankedPairs:
+    """The best rows of each query, queries in ascending order, and the rows of a query best first.
+
+    Args:
+        query: (E,) int64.
+        position: (E,) int64, the position of the row in the store.
+        number: (E,) int64, its number.
+        score: (E,) float32, exact.
+        counts: (Q,) int64, how many rows each query has.
+    """
+
+    query: IntArray
+    position: IntArray
+    number: IntArray
+    score: FloatArray
+    counts: IntArray
+
+    def ranking(self, k: int) -> Ranking:
+        """Return the ranking of ``k`` ranks."""
+        found = empty_ranking(len(self.counts), k)
+        rank = np.arange(len(self.query)) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        found.rows[self.query, rank], found.scores[self.query, rank] = self.number, self.score
+        return Ranking(found.rows, found.scores, self.counts)
+
+
+def rank_exactly(
+    queries: FloatArray, query: IntArray, position: IntArray, vectors_at: VectorsAt, k: int
+) -> RankedPairs:
+    """Score pairs of queries and rows exactly, and keep the ``k`` best rows of each query.
+
+    Args:
+        queries: (Q, D) float32.
+        query: (E,) int64, the query of each pair, in any order.
+        position: (E,) int64, the position of the row of each pair.
+        vectors_at: Returns numbers and vectors by position.
+        k: The number of rows.
+    """
+    order = np.argsort(query, kind="stable")
+    query, position = query[order], position[order]
+    numbers, scores = np.empty(len(query), np.int64), np.empty(len(query), np.float32)
+    starts = np.flatnonzero(np.diff(query, prepend=-1))
+    for start, stop in zip(starts, np.append(starts[1:], len(query)), strict=True):
+        numbers[start:stop], vectors = vectors_at(position[start:stop])
+        scores[start:stop] = score_rows(queries[query[start]], vectors)
+    order = np.lexsort((numbers, -scores, query))
+    counts = np.bincount(query, minlength=len(queries))
+    rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order = order[rank < k]
+    return RankedPairs(query[order], position[order], numbers[order], scores[order], np.minimum(counts, k))
+
+
+def find_nearest(queries: FloatArray, k: int, tiles: Iterable[tuple[int, Tile]], vectors_at: VectorsAt) -> Ranking:
     """Find the ``k`` best rows of each query among the rows of tiles.
 
     Args:
@@ -103,8 +132,7 @@ def find_nearest(
         vectors_at: Returns numbers and vectors by position.
 
     Returns:
-        Row numbers (Q, k) int64, scores (Q, k) float32 and the number of answers (Q,), best first; of equal scores, the
-        lower number comes first.
+        A ranking whose rows are row numbers.
     """
     products = products_of(queries)
     found = _Candidates(queries, k, products, vectors_at)
@@ -113,11 +141,7 @@ def find_nearest(
             stop = min(first + QUERIES_AT_ONCE, len(queries))
             products.score(first, stop, tile)
             found.offer(first, stop, tile, offset)
-    rows, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
-    query, numbers, score, counts = found.reduce()
-    rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows[query, rank], scores[query, rank] = numbers, score
-    return rows, scores, counts
+    return found.reduce().ranking(k)
 
 
 def tile_settings(queries: int) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import numpy as np
 import pytest
 
@@ -11,18 +13,30 @@ from reid.errors import DataError, GalleryError
 from reid.retrieval.filters import parse_where
 from reid.retrieval.stores.exact_store import ExactStore
 from reid.retrieval.stores.flat_store import FlatStore
+from reid.retrieval.stores.indexed_store import IndexedStore
+from reid.retrieval.stores.milvus_store import MilvusStore
 from reid.retrieval.stores.snapshot import read_snapshot
 
-STORES = {"exact": ExactStore, "flat": FlatStore}
+STORES = {
+    "exact": lambda dimension, file: ExactStore(dimension),
+    "flat": lambda dimension, file: FlatStore(dimension),
+    "indexed": lambda dimension, file: IndexedStore(dimension, "auto"),
+    "milvus-server": None,  # of a running server, see the fixture
+    "milvus-lite": lambda dimension, file: MilvusStore.create(f"{file}.db", dimension),
+}
 
 
 @pytest.fixture(params=STORES)
-def make_store(request):
+def make_store(request, tmp_path):
     """A function that makes an empty store of a dimension."""
     opened = []
+    server = request.getfixturevalue("milvus_server") if STORES[request.param] is None else None
 
     def make(dimension):
-        opened.append(STORES[request.param](dimension))
+        if server is not None:
+            opened.append(MilvusStore.create(server.uri(f"c{secrets.token_hex(6)}"), dimension))
+        else:
+            opened.append(STORES[request.param](dimension, tmp_path / f"store{len(opened)}"))
         return opened[-1]
 
     yield make

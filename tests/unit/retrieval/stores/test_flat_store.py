@@ -98,7 +98,9 @@ def test_rounding_loses_no_row(spread, monkeypatch):
 def test_a_search_that_trusts_bfloat16_is_wrong(monkeypatch):
     monkeypatch.setattr(products, "has_bfloat16", lambda: True)
     monkeypatch.setattr(products.Bfloat16Products, "margin", lambda self, bounds, first, stop: np.zeros_like(bounds))
-    vectors = random_rows(np.random.default_rng(1), 3000, 64)
+    random = np.random.default_rng(1)
+    vectors = 0.1 * random_rows(random, 3000, 64) + 0.9 * random_rows(random, 1, 64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     store = FlatStore(64)
     store.add(np.arange(3000), vectors)
     assert not np.array_equal(store.search(vectors[:40], 20).rows, exact_search(vectors[:40], vectors, 20).rows)

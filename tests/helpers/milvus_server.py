@@ -1,0 +1,57 @@
+"""A real standalone Milvus server, from the package milvus 2.3.5 in an environment of its own.
+
+Set REID_MILVUS_PYTHON to the Python of that environment ("make milvus-test" makes one). The server keeps its data in a
+folder of the test and is killed at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+PYTHON = os.environ.get("REID_MILVUS_PYTHON", "")
+START = """
+import sys
+from milvus import MilvusServer
+server = MilvusServer()
+server.set_base_dir(sys.argv[1])
+server.listen_port = int(sys.argv[2])
+server.start()
+print(server.server_proc.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+class MilvusServer:
+    """A server with its data in ``folder``; :meth:`kill` ends it as a power failure would, :meth:`start` goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._pid = 0
+        self._parent: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self._parent = subprocess.Popen(
+            [PYTHON, "-c", START, str(self.folder), str(self.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._parent.stdout is not None
+        self._pid = int(self._parent.stdout.readline())
+
+    def kill(self) -> None:
+        if self._parent is not None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._parent.kill()
+            self._parent.communicate()
+            self._parent = None
+
+    def uri(self, collection: str) -> str:
+        return f"milvus://127.0.0.1:{self.port}/{collection}"

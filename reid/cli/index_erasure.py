@@ -86,7 +86,7 @@ def index_remove(
     from reid.retrieval.storage import check_gallery
 
     check_gallery(folder)
-    from reid.retrieval.filters import Condition, both, equals, parse_where, time_of
+    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of
 
     if before is not None:
         time_of(before)
@@ -98,7 +98,7 @@ def index_remove(
             for n, v in (("identity", identity), ("person", person), ("track", track), ("camera", camera))
             if v
         ),
-        None if before is None else Condition("time", "<", (before,)),
+        None if before is None else ColumnCondition("time", "<", (before,)),
     )
     if chosen is None:
         raise ConfigError(

@@ -157,7 +157,7 @@ def _filter_of(
     """Return the filter that the options ask for; None where they ask for none."""
     if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):
         return None  # without importing what reads expressions
-    from reid.retrieval.filters import Condition, both, equals, parse_where, time_of, without
+    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of, without
 
     for time in (after, before):
         if time is not None:
@@ -166,8 +166,8 @@ def _filter_of(
         None if where is None else parse_where(where),
         equals("camera", *(in_camera or ())),
         without("camera", *(not_in_camera or ())),
-        None if after is None else Condition("time", ">=", (after,)),
-        None if before is None else Condition("time", "<", (before,)),
+        None if after is None else ColumnCondition("time", ">=", (after,)),
+        None if before is None else ColumnCondition("time", "<", (before,)),
     )
 
 

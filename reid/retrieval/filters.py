@@ -35,7 +35,7 @@ _HELP = (
 
 
 @dataclass(frozen=True)
-class Condition:
+class ColumnCondition:
     """A comparison of a column with values.
 
     Args:
@@ -63,7 +63,7 @@ class Combination:
     parts: tuple[Filter, ...]
 
 
-Filter = Condition | Combination
+Filter = ColumnCondition | Combination
 
 
 def parse_where(text: str) -> Filter:
@@ -80,7 +80,7 @@ def parse_where(text: str) -> Filter:
 
     Example:
         >>> parse_where("camera = 'door'")
-        Condition(column='camera', operator='=', values=('door',))
+        ColumnCondition(column='camera', operator='=', values=('door',))
     """
     import sqlglot
     from sqlglot import exp
@@ -146,7 +146,7 @@ def time_of(text: str) -> datetime:
 
 def columns_of(where: Filter) -> set[str]:
     """Return the names of the columns that a filter compares."""
-    if isinstance(where, Condition):
+    if isinstance(where, ColumnCondition):
         return {where.column}
     return set().union(*(columns_of(part) for part in where.parts))
 
@@ -166,16 +166,16 @@ def _translate(node: Any) -> Filter:
     if name in operators:
         return _comparison(operators[name], node.this, node.expression)
     if isinstance(node, exp.Is) and isinstance(node.expression, exp.Null):
-        return Condition(_column(node.this), "null")
+        return ColumnCondition(_column(node.this), "null")
     if isinstance(node, exp.In) and node.expressions:
-        return Condition(_column(node.this), "in", tuple(_value(one) for one in node.expressions))
+        return ColumnCondition(_column(node.this), "in", tuple(_value(one) for one in node.expressions))
     if isinstance(node, exp.Between):
         column, low, high = _column(node.this), _value(node.args["low"]), _value(node.args["high"])
-        return Combination("and", (Condition(column, ">=", (low,)), Condition(column, "<=", (high,))))
+        return Combination("and", (ColumnCondition(column, ">=", (low,)), ColumnCondition(column, "<=", (high,))))
     raise ValueError(f'"{_shown(node)}" is no condition that is known')
 
 
-def _comparison(operator: str, left: Any, right: Any) -> Condition:
+def _comparison(operator: str, left: Any, right: Any) -> ColumnCondition:
     from sqlglot import exp
 
     if isinstance(right, exp.Column) and not isinstance(left, exp.Column) and operator in _MIRRORED:
@@ -183,7 +183,7 @@ def _comparison(operator: str, left: Any, right: Any) -> Condition:
     value = _value(right)
     if operator == "like" and not isinstance(value, str):
         raise ValueError(f'"{_shown(right)}" is no text, which LIKE needs')
-    return Condition(_column(left), operator, (value,))
+    return ColumnCondition(_column(left), operator, (value,))
 
 
 def _column(node: Any) -> str:
@@ -217,7 +217,7 @@ def _evaluate(where: Filter, table: RowTable) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if isinstance(where, Condition):
+    if isinstance(where, ColumnCondition):
         return _compare(where, table)
     if where.operator == "not":
         return pc.invert(_evaluate(where.parts[0], table))
@@ -228,7 +228,7 @@ def _evaluate(where: Filter, table: RowTable) -> Any:
     return result
 
 
-def _compare(condition: Condition, table: RowTable) -> Any:
+def _compare(condition: ColumnCondition, table: RowTable) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -282,7 +282,7 @@ def _numbers(texts: Any) -> Any:
     return pa.array([number(text) for text in texts.to_pylist()], pa.float64())
 
 
-def _compare_times(condition: Condition, times: Any) -> Any:
+def _compare_times(condition: ColumnCondition, times: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -300,7 +300,7 @@ def equals(column: str, *values: str) -> Filter | None:
     """Return the filter for rows whose column has one of some values; None where none is given."""
     if not values:
         return None
-    return Condition(column, "=", values) if len(values) == 1 else Condition(column, "in", values)
+    return ColumnCondition(column, "=", values) if len(values) == 1 else ColumnCondition(column, "in", values)
 
 
 def without(column: str, *values: str) -> Filter | None:

@@ -15,7 +15,7 @@ import numpy as np
 from reid.errors import DataError, GalleryError
 from reid.files import Writer
 from reid.records import Embeddings, IntArray, Sample
-from reid.retrieval.filters import BoolArray, Condition
+from reid.retrieval.filters import BoolArray, ColumnCondition
 from reid.retrieval.gallery_rows import GalleryRows
 from reid.retrieval.row_table import CONTENT, FIELDS, FILE_TIME, RowTable
 from reid.retrieval.segments import GallerySegment
@@ -304,7 +304,9 @@ def too_old(facts: Mapping[str, Any], table: RowTable) -> BoolArray:
     from reid.retrieval.filters import rows_where
 
     limit = oldest_time(facts)
-    return np.zeros(len(table), np.bool_) if limit is None else rows_where(Condition("time", "<", (limit,)), table)
+    return (
+        np.zeros(len(table), np.bool_) if limit is None else rows_where(ColumnCondition("time", "<", (limit,)), table)
+    )
 
 
 def oldest_time(facts: Mapping[str, Any]) -> str | None:

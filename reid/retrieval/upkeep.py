@@ -10,7 +10,7 @@ import numpy as np
 from reid.errors import DataError, GalleryError
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.erasure import ErasedRows, erase_rows
-from reid.retrieval.filters import Condition
+from reid.retrieval.filters import ColumnCondition
 from reid.retrieval.folder_reading import read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
@@ -124,7 +124,7 @@ def remove_old_rows(folder: Path) -> tuple[ErasedRows, ...]:
     limit = oldest_time(read_header(folder))
     if limit is None:
         return ()
-    return erase_rows(folder, Condition("time", "<", (limit,)), forget=False, action="retain")
+    return erase_rows(folder, ColumnCondition("time", "<", (limit,)), forget=False, action="retain")
 
 
 def bytes_of(folder: Path) -> int:

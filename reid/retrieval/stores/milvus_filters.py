@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from reid.retrieval.filters import Condition, Filter, time_of
+from reid.retrieval.filters import ColumnCondition, Filter, time_of
 from reid.retrieval.row_table import LABELS
 
 TIME, HAS_TIME, MORE = "time_us", "has_time", "more"  # fields of a collection: microseconds, whether, further columns
@@ -63,7 +63,7 @@ def quoted(text: str) -> str | None:
 
 
 def _translate(where: Filter, columns: frozenset[str], negated: bool) -> str | None:
-    if isinstance(where, Condition):
+    if isinstance(where, ColumnCondition):
         return _comparison(where, columns, negated)
     if where.operator == "not":
         return _translate(where.parts[0], columns, not negated)
@@ -75,7 +75,7 @@ def _translate(where: Filter, columns: frozenset[str], negated: bool) -> str | N
     return "(" + f" {word} ".join(f"({part})" if not part.startswith("(") else part for part in known) + ")"
 
 
-def _comparison(condition: Condition, columns: frozenset[str], negated: bool) -> str | None:
+def _comparison(condition: ColumnCondition, columns: frozenset[str], negated: bool) -> str | None:
     if condition.column == "time":
         return _time_comparison(condition, negated)
     field = _field(condition.column, columns)
@@ -111,7 +111,7 @@ def _prefix(field: str, pattern: str, negated: bool) -> str | None:
     return None if word is None else f"{'not ' if negated else ''}({field} like {word})"
 
 
-def _time_comparison(condition: Condition, negated: bool) -> str | None:
+def _time_comparison(condition: ColumnCondition, negated: bool) -> str | None:
     if condition.operator == "null":
         return f"{HAS_TIME} == {'true' if negated else 'false'}"
     if condition.operator == "like" or not all(isinstance(value, str) for value in condition.values):

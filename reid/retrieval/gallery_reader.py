@@ -211,4 +211,4 @@ class GalleryReader:
         stored = read_gallery(self._folder, rows.segments)
         if stored.facts["lineage"] != self._lineage:  # built again: the rows have nothing to do with each other
             return stored.tombstones.hidden_rows(rows.table)
-        return ~np.isin(rows.table.row_ids, stored.kept_table().ids, assume_unique=True)
+        return ~np.isin(rows.table.row_ids, stored.kept_table().row_ids, assume_unique=True)

@@ -25,7 +25,7 @@ from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import HEADER, read_header
 from reid.retrieval.query_file import erase_queries
-from reid.retrieval.receipts import write_receipt
+from reid.retrieval.receipts import new_receipt, write_receipt
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
@@ -179,7 +179,7 @@ def _erase(folder: Path, erasure: _Erasure, replaces: str | None) -> tuple[Erase
     erased_before = erasure.where is None and read_tombstones(folder).holds(erasure.identity, erasure.category)
     if not found and not erased_before:
         read_gallery(folder)  # a damaged gallery is an error
-        return (ErasedRows(folder, 0, generation=generation),)
+        return (ErasedRows(folder, 0, generation=generation, finished=_sweep_after(folder, erasure)),)
     for one in (folder, *derived):
         _check_room(one, erasure)
     erased = _erase_in_folder(folder, erasure, replaces)
@@ -250,18 +250,28 @@ def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> l
         gone = erasure.rows(table) | replace(stored, tombstones=tombstones).hidden(table)
         with _tombstones_written(folder, tombstones, writer.tombstones):
             facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
+            receipt = new_receipt({**erasure.receipt, "rows": removed_rows})
             if removed_rows:
-                writer.commit(facts)
+                writer.commit({**facts, "receipt": receipt})
         if erasure.compact:
             _remove_bytes(writer, stored)
         removed, problems = erase_queries(folder, tombstones, erasure.queries)
         problems += writer.sweep()
         finished = bool(writer.swept) and not removed_rows
-        if removed_rows or finished or removed != 0:
-            write_receipt(folder, {**erasure.receipt, "rows": removed_rows, "queries": removed, "open": len(problems)})
+        if not removed_rows and (finished or removed != 0):
+            write_receipt(folder, {**receipt, "queries": removed})
     generation = str((writer.header or {})["generation"])
     erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
+
+
+def _sweep_after(folder: Path, erasure: _Erasure) -> bool:
+    """Remove what an erasure has left that was stopped at its very end; return whether there was something."""
+    if erasure.where is None:
+        return False
+    with write_gallery(folder) as writer:
+        writer.sweep()
+    return bool(writer.swept)
 
 
 def _remove_bytes(writer: GalleryWriter, before: StoredGallery) -> None:

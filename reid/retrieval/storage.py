@@ -47,12 +47,12 @@ from reid.retrieval.gallery_header import (
     listed_files,
     read_header,
 )
+from reid.retrieval.receipts import RECEIPTS_FILE, write_receipt
 from reid.retrieval.row_table import first_line
 from reid.retrieval.segments import sha256_of
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
 
 QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the application keeps in the gallery's folder
-RECEIPTS_FILE = "receipts.jsonl"  # what was erased and when, without names
 
 WAIT = 2.0  # seconds that a writer waits for another one
 NETWORK_SUFFIX = "network.safetensors"
@@ -169,13 +169,14 @@ class GalleryWriter:
         self._written.clear()
 
     def sweep(self) -> list[str]:
-        """Remove the files that a gallery writes and that its header does not list.
+        """Remove the files that a gallery writes and that its header does not list, and log the receipt of the header.
 
         Returns:
             One line for each file that could not be removed.
         """
         if self.header is None:
             return []
+        write_receipt(self.folder, self.header.get("receipt"))
         used = {entry["name"] for entry in listed_files(self.header)}
         remaining = []
         for path in sorted(self.folder.iterdir()):

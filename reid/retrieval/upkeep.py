@@ -14,7 +14,7 @@ from reid.retrieval.filters import ColumnCondition
 from reid.retrieval.folder_reading import read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
-from reid.retrieval.receipts import read_receipts, write_receipt
+from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import checked_file, damaged
 from reid.retrieval.storage import NETWORK_SUFFIX, QUERIES_FILE, write_gallery
@@ -86,10 +86,9 @@ def compact_gallery(folder: Path) -> int:
         facts = compacted(writer, stored, everything=True)
         gone = sum(len(segment.table) for segment in stored.segments) - facts["count"]
         if facts["segments"] != stored.facts["segments"]:
-            writer.commit(facts)
+            receipt = {"receipt": new_receipt({"action": "compact", "rows": gone})} if gone else {}
+            writer.commit({**facts, **receipt})
         problems = writer.sweep()
-        if gone or problems:
-            write_receipt(folder, {"action": "compact", "rows": gone, "open": len(problems)})
     if problems:
         raise GalleryError(f"{problems[0]}; it may still hold removed rows; mend that, then compact again")
     return before - bytes_of(folder)

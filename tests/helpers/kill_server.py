@@ -67,11 +67,16 @@ class Steps:
 def patch_all(steps: Steps) -> None:
     """Replace what writes files."""
     import faiss
+    import pyarrow.parquet
     import safetensors.numpy
     import safetensors.torch
 
+    import reid.retrieval.stored_gallery
+
     for name in STEPS:
         steps.patch(os, name)
+    steps.patch_writer(pyarrow.parquet, "write_table", 1)
+    steps.patch_writer(reid.retrieval.stored_gallery, "write_vectors", 0)
     steps.patch_writer(safetensors.numpy, "serialize_file", 1)
     steps.patch_writer(safetensors.torch, "serialize_file", 1)
     steps.patch_writer(faiss, "write_index", 1)

@@ -10,12 +10,26 @@ import os
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 PYTHON = os.environ.get("REID_MILVUS_PYTHON", "")
 START = """
+import socket
 import sys
-from milvus import MilvusServer
+from milvus import MilvusServer, MilvusServerConfig
+
+def bind(self, port):
+    trial = socket.socket()
+    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose server was just killed is free
+    try:
+        trial.bind(("127.0.0.1", port))
+    except OSError:
+        trial.close()
+        return None
+    return trial
+
+MilvusServerConfig.try_bind_port = bind
 server = MilvusServer()
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
@@ -48,8 +62,9 @@ class MilvusServer:
 
     def kill(self) -> None:
         if self._parent is not None:
-            os.kill(self._pid, signal.SIGKILL)
             self._parent.kill()
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
             self._parent.communicate()
             self._parent = None
 

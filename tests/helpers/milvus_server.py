@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def bind(self, port):
     return trial
 
 MilvusServerConfig.try_bind_port = bind
-server = MilvusServer()
+server = MilvusServer(wait_for_started=False)
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
 server.start()
@@ -59,6 +60,20 @@ class MilvusServer:
         )
         assert self._parent.stdout is not None
         self._pid = int(self._parent.stdout.readline())
+
+    def wait(self) -> None:
+        """Wait until the server answers."""
+        from pymilvus import MilvusClient, MilvusException
+
+        for _ in range(60):
+            try:
+                client = MilvusClient(f"http://127.0.0.1:{self.port}", timeout=10)
+                client.list_collections()
+                client.close()
+                return
+            except MilvusException:
+                time.sleep(2)
+        raise TimeoutError("the server does not answer")
 
     def kill(self) -> None:
         if self._parent is not None:

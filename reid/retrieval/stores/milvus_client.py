@@ -24,7 +24,17 @@ FACTS = "reid.facts"  # the property of a collection that says that it is ours, 
 CONSISTENCY = "Strong"  # a search sees everything that was written before it, by any client
 PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before a call is tried again after the connection was lost
 TIMEOUT = 30  # seconds for one call
-_LOST = ("unavailable", "connection", "connect", "deadline", "closed channel", "not ready", "socket", "timed out")
+_LOST = (
+    "unavailable",
+    "connection",
+    "connect",
+    "deadline",
+    "closed channel",
+    "not ready",
+    "not loaded",
+    "socket",
+    "timed out",
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class MilvusConnection:
         self.address = address
         self._library: Any = pymilvus
         self._client: Any = None
+        self._is_loaded = False
         self._call(lambda client: client.list_collections())
 
     def describe(self) -> dict[str, Any] | None:
@@ -149,6 +160,7 @@ class MilvusConnection:
     def load(self) -> None:
         """Let the server load the collection, which it needs after a restart."""
         self._call(lambda client: client.load_collection(self.address.collection))
+        self._is_loaded = True
 
     def upsert(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Write rows; a row that is there already is replaced, so a repeated call changes nothing."""
@@ -163,22 +175,22 @@ class MilvusConnection:
         rows = self._query(expression, ["count(*)"], None)
         return int(rows[0]["count(*)"])
 
-    def query(self, expression: str, fields: Sequence[str], limit: int = MOST_RESULTS) -> list[dict[str, Any]]:
+    def query(self, expression: str, output: Sequence[str], limit: int = MOST_RESULTS) -> list[dict[str, Any]]:
         """Return at most ``limit`` rows of an expression."""
-        return self._query(expression, fields, limit)
+        return self._query(expression, output, limit)
 
-    def read(self, expression: str, fields: Sequence[str], rows: int) -> Iterator[list[dict[str, Any]]]:
+    def read(self, expression: str, output: Sequence[str], rows: int) -> Iterator[list[dict[str, Any]]]:
         """Yield all rows of an expression in ascending order of their numbers, at most ``rows`` at a time."""
         last = -1
         while True:
             after = f"row_id > {last}" + (f" and ({expression})" if expression else "")
-            found = self._first_rows(after, fields, rows)
+            found = self._first_rows(after, output, rows)
             if not found:
                 return
             last = int(found[-1]["row_id"])
             yield found
 
-    def _first_rows(self, expression: str, fields: Sequence[str], rows: int) -> list[dict[str, Any]]:
+    def _first_rows(self, expression: str, output: Sequence[str], rows: int) -> list[dict[str, Any]]:
         """Return the first rows of an expression in ascending order of their numbers."""
 
         def first(client: Any) -> list[dict[str, Any]]:
@@ -186,7 +198,7 @@ class MilvusConnection:
                 self.address.collection,
                 batch_size=rows,
                 filter=expression,
-                output_fields=list(fields),
+                output_fields=list(output),
                 consistency_level=CONSISTENCY,
             )
             try:
@@ -231,14 +243,14 @@ class MilvusConnection:
         if client is not None:
             client.close()
 
-    def _query(self, expression: str, fields: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    def _query(self, expression: str, output: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
         more = {} if limit is None else {"limit": limit}
         return list(
             self._call(
                 lambda client: client.query(
                     self.address.collection,
                     filter=expression,
-                    output_fields=list(fields),
+                    output_fields=list(output),
                     consistency_level=CONSISTENCY,
                     **more,
                 )

@@ -146,33 +146,6 @@ def erase_rows(
     return _erase(folder, erasure, None)
 
 
-def selected_paths(folder: Path, where: Filter) -> list[Path]:
-    """Return the images of the rows of a gallery that a filter selects.
-
-    Raises:
-        DataError: The filter names an unknown column.
-        GalleryError: The gallery is missing or damaged.
-    """
-    table = read_gallery(folder).kept_table()
-    chosen = table.take(np.flatnonzero(rows_where(where, table)))
-    return [Path(path) for path in dict.fromkeys(chosen.column("path").to_pylist())]
-
-
-def delete_images(paths: Sequence[Path]) -> list[str]:
-    """Delete images; one that is not there any more is passed over.
-
-    Returns:
-        One line for each image that could not be deleted.
-    """
-    remaining = []
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            remaining.append(f"{path}: cannot be deleted ({error.strerror or error})")
-    return remaining
-
-
 def _erase(folder: Path, erasure: _Erasure, replaces: str | None) -> tuple[ErasedRows, ...]:
     generation = str(read_header(folder)["generation"])
     derived = _galleries_beside(folder)

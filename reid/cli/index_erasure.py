@@ -129,8 +129,8 @@ def _remove(
     allow_again: bool,
     compact: bool,
 ) -> None:
-    from reid.retrieval.erasure import delete_images, erase_rows, selected_paths
-    from reid.retrieval.upkeep import compact_gallery
+    from reid.retrieval.erasure import erase_rows
+    from reid.retrieval.upkeep import compact_gallery, delete_images, selected_paths
 
     paths = selected_paths(folder, chosen) if delete_files else []
     erased = erase_rows(folder, chosen, forget=not allow_again, identities=identities or ())

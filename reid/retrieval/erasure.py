@@ -79,18 +79,19 @@ class _Erasure:
         """Return (N,) bool: the queries that are erased."""
         return self.rows(RowTable.from_samples(samples))
 
-    def tombstones(self, before: Tombstones, table: RowTable, generation: str) -> Tombstones:
-        """Return the tombstones of a folder after the erasure of some rows of a table from it."""
+    def tombstones(self, before: Tombstones, tables: Sequence[RowTable], generation: str) -> Tombstones:
+        """Return the tombstones of a folder after the erasure of some rows of its tables."""
         if self.where is None:
             return before.with_identity(self.identity, self.category)
-        gone = self.rows(table)
-        if not self.forget or not gone.any():
+        if not self.forget:
             return before
         if self.identities:
             for name in self.identities:
                 before = before.with_identity(name)
             return before
-        return before.with_paths(table.take(np.flatnonzero(gone)).column("path").to_pylist(), generation)
+        parts = [table.take(np.flatnonzero(self.rows(table))).column("path").to_pylist() for table in tables]
+        paths = [path for part in parts for path in part]
+        return before.with_paths(paths, generation) if paths else before
 
 
 def erase_identity(
@@ -143,33 +144,6 @@ def erase_rows(
     receipt = {"action": action, "by": names}
     erasure = _Erasure(where=where, identities=tuple(identities), forget=forget, compact=False, receipt=receipt)
     return _erase(folder, erasure, None)
-
-
-def selected_paths(folder: Path, where: Filter) -> list[Path]:
-    """Return the images of the rows of a gallery that a filter selects.
-
-    Raises:
-        DataError: The filter names an unknown column.
-        GalleryError: The gallery is missing or damaged.
-    """
-    table = read_gallery(folder).kept_table()
-    chosen = table.take(np.flatnonzero(rows_where(where, table)))
-    return [Path(path) for path in dict.fromkeys(chosen.column("path").to_pylist())]
-
-
-def delete_images(paths: Sequence[Path]) -> list[str]:
-    """Delete images; one that is not there any more is passed over.
-
-    Returns:
-        One line for each image that could not be deleted.
-    """
-    remaining = []
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            remaining.append(f"{path}: cannot be deleted ({error.strerror or error})")
-    return remaining
 
 
 def _erase(folder: Path, erasure: _Erasure, replaces: str | None) -> tuple[ErasedRows, ...]:
@@ -246,7 +220,8 @@ def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> l
     with write_gallery(folder, replaces) as writer:
         stored = under_lock(writer)
         table = stored.whole_table()
-        tombstones = erasure.tombstones(writer.tombstones, table, stored.generation)
+        tables = [table, *_queries_of(folder)]
+        tombstones = erasure.tombstones(writer.tombstones, tables, stored.generation)
         gone = erasure.rows(table) | replace(stored, tombstones=tombstones).hidden(table)
         with _tombstones_written(folder, tombstones, writer.tombstones):
             facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
@@ -263,6 +238,14 @@ def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> l
     generation = str((writer.header or {})["generation"])
     erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
+
+
+def _queries_of(folder: Path) -> list[RowTable]:
+    """Return the rows of the file of queries; none where there is no such file or it is damaged."""
+    try:
+        return [RowTable.from_samples(load_embeddings(folder / QUERIES_FILE).samples)]
+    except DataError:
+        return []
 
 
 def _sweep_after(folder: Path, erasure: _Erasure) -> bool:
@@ -327,9 +310,7 @@ def _count_rows(folder: Path, erasure: _Erasure) -> int:
     """Count the rows of a gallery and its file of queries that are erased; 0 where it is damaged."""
     try:
         count = sum(int(erasure.rows(segment.kept_table()).sum()) for segment in read_gallery(folder).segments)
-        with suppress(DataError):
-            count += int(erasure.queries(load_embeddings(folder / QUERIES_FILE).samples).sum())
-        return count
+        return count + sum(int(erasure.rows(queries).sum()) for queries in _queries_of(folder))
     except (DataError, GalleryError):
         return 0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from reid.data.manifest import write_manifest
 from reid.errors import DataError, GalleryError
-from reid.files import write_whole
+from reid.files import Writer, write_whole
 from reid.records import Embeddings
 from reid.retrieval.embed import save_embeddings
 from reid.retrieval.filters import parse_where, rows_where
@@ -45,15 +46,32 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
                 f'{gallery.folder}: was embedded by "{gallery.fingerprint}", the others by "{known}"; their scores mean'
                 ' nothing together: "reid index refresh" gives a gallery another network'
             )
-    if not (folder / HEADER).exists():
-        network = read_attached(others[0], NETWORK_SUFFIX, lambda path: path.read_bytes())
-        attach = {} if network is None else {NETWORK_SUFFIX: lambda path: path.write_bytes(network)}
-        Gallery.create(folder, known, opened[0].dimension, attach)
-    target = Gallery.open(folder)
-    return [
-        target.add(gallery.embeddings, _further_columns(gallery.table)) if len(gallery) else AddedRows()
-        for gallery in opened
-    ]
+    added = []
+    for other, gallery in zip(others, opened, strict=True):
+        more = _further_columns(gallery.table)
+        if (folder / HEADER).exists():
+            added.append(Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows())
+            continue
+        network = read_attached(other, NETWORK_SUFFIX, lambda path: path.read_bytes())
+        attach = {} if network is None else {NETWORK_SUFFIX: partial(_write_bytes, network)}
+        added.append(_create(folder, gallery.embeddings, more, attach))
+    return added
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _create(
+    folder: Path, embeddings: Embeddings, more: Mapping[str, Sequence[object]], attach: Mapping[str, Writer]
+) -> AddedRows:
+    """Write a new gallery with its first rows, both at once."""
+    if not len(embeddings):
+        Gallery.create(folder, embeddings.fingerprint, embeddings.vectors.shape[1], attach)
+        return AddedRows()
+    gallery = Gallery.build(embeddings, more)
+    gallery.save(folder, attach)
+    return AddedRows(len(gallery), 0, 0, len(embeddings) - len(gallery))
 
 
 def _further_columns(table: RowTable) -> dict[str, Sequence[object]]:
@@ -83,7 +101,7 @@ def import_rows(
     """
     found = read_foreign(embeddings, data, model)
     if not (folder / HEADER).exists():
-        Gallery.create(folder, found.embeddings.fingerprint, found.embeddings.vectors.shape[1])
+        return _create(folder, found.embeddings, found.more, {}), found.scaled
     return Gallery.open(folder).add(found.embeddings, found.more), found.scaled
 
 

@@ -89,6 +89,7 @@ class Gallery(GalleryReader):
         folder = Path(folder)
         with write_gallery(folder) as writer:
             if writer.header is not None:
+                writer.sweep()
                 raise GalleryError(f"{folder}: holds a gallery already; choose another folder, or add rows to this one")
             writer.commit(with_files(writer, new_facts(fingerprint, dimension), attach or {}))
             writer.sweep()

@@ -65,7 +65,7 @@ class StoredGallery:
         hidden = self.tombstones.hidden_rows(table)
         if self.tombstones.pending == self.generation:
             paths = table.column("path").to_pylist()
-            hidden |= np.array([self.tombstones.path_hash(path) in self.tombstones.paths for path in paths], np.bool_)
+            hidden |= np.array([self.tombstones.holds_path(path) for path in paths], np.bool_)
         return hidden
 
 

@@ -102,11 +102,15 @@ class Tombstones:
         barred = self.hidden(samples)
         if not self.paths:
             return barred
-        return barred | np.array([self.path_hash(sample.path) in self.paths for sample in samples], np.bool_)
+        return barred | np.array([self.holds_path(sample.path) for sample in samples], np.bool_)
 
-    def path_hash(self, path: Path | str) -> str:
-        """Return the hash that stands for the image of a path; relative paths belong to the working directory."""
-        return self._hash(os.path.abspath(path))[:PATH_HASH]  # noqa: PTH100 (resolving asks the disk for every file)
+    def holds_path(self, path: Path | str) -> bool:
+        """Return whether the image of a path was erased, by the path as it is written or as an absolute path."""
+        return not self.paths.isdisjoint(self._path_hashes(path))
+
+    def _path_hashes(self, path: Path | str) -> set[str]:
+        spelled = {str(path), os.path.abspath(path)}  # noqa: PTH100 (resolving asks the disk for every file)
+        return {self._hash(text)[:PATH_HASH] for text in spelled}
 
     def _gone(self, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
         """Return the pairs of an identity and a category that were erased."""
@@ -138,11 +142,12 @@ class Tombstones:
 
     def with_paths(self, paths: Iterable[str], pending: str) -> Tombstones:
         """Return these tombstones and those of some images, which the gallery of generation ``pending`` still has."""
-        return replace(self, paths=self.paths | {self.path_hash(path) for path in paths}, pending=pending)
+        hashes = set().union(*(self._path_hashes(path) for path in paths))
+        return replace(self, paths=self.paths | hashes, pending=pending)
 
     def without_paths(self, paths: Iterable[Path | str] | None) -> Tombstones:
         """Return these tombstones without those of some images; None removes those of all images."""
-        left = frozenset() if paths is None else self.paths - {self.path_hash(path) for path in paths}
+        left = frozenset() if paths is None else self.paths.difference(*(self._path_hashes(path) for path in paths))
         return replace(self, paths=left, lifted=self.lifted or len(left) < len(self.paths))
 
     def _pair(self, identity: str, category: str | None) -> tuple[str, str]:

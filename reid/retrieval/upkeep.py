@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from reid.errors import DataError, GalleryError
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.erasure import ErasedRows, erase_rows
-from reid.retrieval.filters import ColumnCondition
+from reid.retrieval.filters import ColumnCondition, Filter, rows_where
 from reid.retrieval.folder_reading import read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
@@ -124,6 +125,33 @@ def remove_old_rows(folder: Path) -> tuple[ErasedRows, ...]:
     if limit is None:
         return ()
     return erase_rows(folder, ColumnCondition("time", "<", (limit,)), forget=False, action="retain")
+
+
+def selected_paths(folder: Path, where: Filter) -> list[Path]:
+    """Return the images of the rows of a gallery that a filter selects.
+
+    Raises:
+        DataError: The filter names an unknown column.
+        GalleryError: The gallery is missing or damaged.
+    """
+    table = read_gallery(folder).kept_table()
+    chosen = table.take(np.flatnonzero(rows_where(where, table)))
+    return [Path(path) for path in dict.fromkeys(chosen.column("path").to_pylist())]
+
+
+def delete_images(paths: Sequence[Path]) -> list[str]:
+    """Delete images; one that is not there any more is passed over.
+
+    Returns:
+        One line for each image that could not be deleted.
+    """
+    remaining = []
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            remaining.append(f"{path}: cannot be deleted ({error.strerror or error})")
+    return remaining
 
 
 def bytes_of(folder: Path) -> int:

@@ -50,6 +50,8 @@ class Steps:
         original: Callable[..., Any] = getattr(owner, name)
 
         def step(*arguments: Any, **options: Any) -> Any:
+            if not isinstance(arguments[position], str | os.PathLike):  # into memory
+                return original(*arguments, **options)
             kill = self.take(name)
             path = Path(arguments[position])
             result = original(*arguments, **options)

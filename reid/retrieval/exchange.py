@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reid.data.manifest import write_manifest
+from reid.data.manifest import read_table, write_manifest
 from reid.errors import DataError, GalleryError
 from reid.files import Writer, write_whole
 from reid.records import Embeddings
@@ -99,7 +99,12 @@ def import_rows(
         DataError: A file is missing or damaged, or the numbers of rows differ.
         GalleryError: The gallery holds vectors of another model, or cannot be written to.
     """
-    found = read_foreign(embeddings, data, model)
+    reading = None if data is None else read_table(data)
+    found = (
+        read_foreign(embeddings, fingerprint=model)
+        if reading is None
+        else read_foreign(embeddings, reading.samples, reading.more, model)
+    )
     if not (folder / HEADER).exists():
         return _create(folder, found.embeddings, found.more, {}), found.scaled
     return Gallery.open(folder).add(found.embeddings, found.more), found.scaled
@@ -136,6 +141,7 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
 def _columns(table: RowTable) -> dict[str, list[Any]]:
     samples = table.samples_at(np.arange(len(table)))
     columns: dict[str, list[Any]] = {name: [str(getattr(sample, name)) for sample in samples] for name in FIELDS}
+    columns["path"] = [str(sample.path.absolute()) for sample in samples]  # it holds beside any other folder
     columns["time"] = [sample.time.isoformat() if sample.time else "" for sample in samples]
     return columns | {name: table.column(name).to_pylist() for name in table.column_names if name not in FIELDS}
 
@@ -176,7 +182,6 @@ def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
         write_manifest(embeddings.samples, beside)
         return
     columns = _columns(table)
-    columns["path"] = [str(Path(path).absolute()) for path in columns["path"]]
 
     def write_csv(part: Path) -> None:
         with part.open("w", encoding="utf-8", newline="") as stream:

@@ -41,15 +41,21 @@ class ForeignEmbeddings:
     scaled: int = 0
 
 
-def read_foreign(path: Path, data: Path | None = None, fingerprint: str | None = None) -> ForeignEmbeddings:
+def read_foreign(
+    path: Path,
+    samples: Sequence[Sample] | None = None,
+    more: Mapping[str, Sequence[object]] | None = None,
+    fingerprint: str | None = None,
+) -> ForeignEmbeddings:
     """Read embeddings of any known format.
 
     Args:
         path: ``.npy`` (N, D), ``.npz`` with one such array or one that is called "vectors" or "embeddings",
             ``.parquet`` with a column of vectors, an index file of FAISS, or ``.safetensors`` of "reid embed" or
             "reid cameras center".
-        data: The manifest of the rows, in their order. A safetensors file of ours holds its samples, and a Parquet file
-            may have the columns of a manifest.
+        samples: The samples of the rows, in their order. A safetensors file of ours holds its samples, and a Parquet
+            file may have the columns of a manifest; for these, None takes them from the file.
+        more: Further columns by their names, one text for each row.
         fingerprint: The name of the model that computed the vectors; None takes a hash of the vectors.
 
     Returns:
@@ -61,41 +67,42 @@ def read_foreign(path: Path, data: Path | None = None, fingerprint: str | None =
     if not path.is_file():
         raise DataError(f"{path}: no such file of embeddings; expected {', '.join(FORMATS)} or an index of FAISS")
     if path.suffix.lower() == ".safetensors":
-        return _own_file(path, data)
-    reading = None if data is None else read_table(data)
-    if reading is None and path.suffix.lower() == ".parquet":
+        return _own_file(path, samples, more)
+    if samples is None and path.suffix.lower() == ".parquet":
         reading = read_table(path)
-    if reading is None:
-        raise DataError(
-            f"{path}: whose vectors are these? give the table of their samples, one row for each, by --data"
-        )
+        samples, more = reading.samples, reading.more
+    if samples is None:
+        raise DataError(f"{path}: whose vectors are these? give the table of their samples by --data, a row for each")
     vectors, scaled = _unit_rows(path, FORMATS.get(path.suffix.lower(), _faiss_vectors)(path))
-    if len(vectors) != len(reading.samples):
+    if len(vectors) != len(samples):
         raise DataError(
-            f"{path}: {len(vectors)} vectors, but {data or path} has {len(reading.samples)} rows; row i of both must be"
+            f"{path}: {len(vectors)} vectors, but the table of samples has {len(samples)} rows; row i of both must be"
             " the same crop"
         )
     name = fingerprint or hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()[:FINGERPRINT_LENGTH]
-    return ForeignEmbeddings(Embeddings(reading.samples, vectors, name), reading.more, scaled)
+    return ForeignEmbeddings(Embeddings(tuple(samples), vectors, name), more or {}, scaled)
 
 
-def _own_file(path: Path, data: Path | None) -> ForeignEmbeddings:
-    """Read a file of ours; a table, if one is given, must name the same crops in the same order."""
+def _own_file(
+    path: Path, samples: Sequence[Sample] | None, more: Mapping[str, Sequence[object]] | None
+) -> ForeignEmbeddings:
+    """Read a file of ours; samples, if some are given, must be the same crops in the same order."""
     embeddings = load_embeddings(path)
-    if data is None:
+    if samples is None:
         return ForeignEmbeddings(embeddings)
-    reading = read_table(data)
-    _check_order(path, data, embeddings.samples, reading.samples)
-    return ForeignEmbeddings(Embeddings(reading.samples, embeddings.vectors, embeddings.fingerprint), reading.more)
+    _check_order(path, embeddings.samples, samples)
+    return ForeignEmbeddings(Embeddings(tuple(samples), embeddings.vectors, embeddings.fingerprint), more or {})
 
 
-def _check_order(path: Path, data: Path, own: Sequence[Sample], given: Sequence[Sample]) -> None:
+def _check_order(path: Path, own: Sequence[Sample], given: Sequence[Sample]) -> None:
     if len(own) != len(given):
-        raise DataError(f"{path}: {len(own)} rows, but {data} has {len(given)}; row i of both must be the same crop")
+        raise DataError(
+            f"{path}: {len(own)} rows, but the table of samples has {len(given)}; row i of both must be the same crop"
+        )
     for row, (one, other) in enumerate(zip(own, given, strict=True), start=1):
         if one.path.name != other.path.name:
             raise DataError(
-                f"{path}: row {row} is {one.path}, but {data} has {other.path} there; bring them in one order"
+                f"{path}: row {row} is {one.path}, in the table of samples it is {other.path}; bring them in one order"
             )
 
 

@@ -8,6 +8,7 @@ hides them.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,16 +122,13 @@ def read_segment(folder: Path, entry: dict[str, Any], dimension: int) -> Gallery
     if DELETED in files:
         deleted = np.load(checked_file(folder, files[DELETED])).astype(np.int64)
     path = checked_size(folder, files[VECTORS])
-    try:
-        vectors = np.load(path, mmap_mode="r") if rows else np.zeros((0, dimension), np.float32)
-    except ValueError as error:
-        raise damaged(folder, f"{path.name}: {first_line(error)}") from error
-    if vectors.shape != (rows, dimension) or vectors.dtype != np.float32 or len(table) != rows:
-        raise damaged(
-            folder,
-            f"its header says {rows} x {dimension} vectors, there are {vectors.shape} and {len(table)} rows",
-        )
-    return GallerySegment(table, deleted, entry, vectors, path if rows else None)
+    start = _numpy_header(rows, dimension)
+    with path.open("rb") as stream:
+        is_right = stream.read(len(start)) == start and files[VECTORS]["bytes"] == len(start) + 4 * rows * dimension
+    if not is_right or len(table) != rows or not rows:
+        raise damaged(folder, f"{path.name} does not hold {rows} x {dimension} vectors, or there are {len(table)} rows")
+    vectors = np.memmap(path, np.float32, "r", len(start), (rows, dimension))
+    return GallerySegment(table, deleted, entry, vectors, path)
 
 
 def _read_table(folder: Path, entry: Mapping[str, Any]) -> RowTable:
@@ -155,13 +153,20 @@ def write_vectors(path: Path, parts: Iterable[FloatArray], rows: int, dimension:
     """
     written = 0
     with path.open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
-        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(_numpy_header(rows, dimension))
         for part in parts:
             stream.write(np.ascontiguousarray(part, "<f4").data)
             written += len(part)
     if written != rows:
         raise DataError(f"{path.name}: {written} of {rows} vectors were written")
+
+
+def _numpy_header(rows: int, dimension: int) -> bytes:
+    """Return how a NumPy file of vectors (N, D) float32 begins."""
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
 
 
 def fold(vectors: FloatArray) -> str:

@@ -108,7 +108,7 @@ class GalleryRows:
         wanted, depth = min(k, present), min(4 * k, size)
         while True:
             found = self.search(vectors, max(depth, 1), keep)
-            best = [_first_of_groups(found.rows[i, :count], groups, wanted) for i, count in enumerate(found.counts)]
+            best = [first_of_groups(found.rows[i, :count], groups, wanted) for i, count in enumerate(found.counts)]
             if depth >= size or all(len(positions) >= wanted for positions in best):
                 break
             depth = min(4 * depth, size)
@@ -120,7 +120,7 @@ class GalleryRows:
         return Ranking(ranking.rows, ranking.scores, ranking.counts)
 
 
-def _first_of_groups(rows: IntArray, groups: IntArray, k: int) -> IntArray:
+def first_of_groups(rows: IntArray, groups: IntArray, k: int) -> IntArray:
     """Return the positions in ``rows`` (R,) of the first row of each group, at most ``k``, in their order."""
     _, first = np.unique(groups[rows], return_index=True)
     return np.sort(first)[:k].astype(np.int64)

@@ -40,14 +40,25 @@ sys.stdin.read()
 """
 
 
+def free_port() -> int:
+    """Return a free port below those that the system gives to clients.
+
+    A client that tries again and again to reach such a port of its own machine may get it itself, and then the server
+    cannot have it.
+    """
+    for port in range(24_000 + os.getpid() % 1000, 32_000):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
+
+
 class MilvusServer:
     """A server with its data in ``folder``; :meth:`kill` ends it as a power failure would, :meth:`start` goes on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._pid = 0
         self._parent: subprocess.Popen[str] | None = None
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from reid.errors import ConfigError, GalleryError
+from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.stores.milvus_filters import HAS_TIME, MORE, TEXT_FIELDS, TIME
 
 Result = TypeVar("Result")
@@ -55,11 +56,13 @@ class MilvusAddress:
 def is_milvus_uri(uri: str) -> bool:
     """Whether a gallery is kept by Milvus: ``milvus://HOST:PORT/COLLECTION``, or a file that ends in ".db".
 
+    Milvus Lite makes a folder of its own of such a file.
+
     Example:
         >>> is_milvus_uri("milvus://localhost:19530/street"), is_milvus_uri("galleries/street")
         (True, False)
     """
-    return uri.startswith(SCHEME) or (uri.endswith(FILE_ENDING) and not Path(uri).is_dir())
+    return uri.startswith(SCHEME) or (uri.endswith(FILE_ENDING) and not (Path(uri) / HEADER).exists())
 
 
 def parse_milvus_uri(uri: str) -> MilvusAddress:

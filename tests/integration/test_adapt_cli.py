@@ -62,7 +62,7 @@ def test_the_adapted_weights_work_in_every_command(reid, fails, site: Path, weig
 
 
 def test_the_command_knows_the_methods() -> None:
-    assert METHODS == tuple(site_adaptation.METHODS)  # it names them without importing torch
+    assert tuple(site_adaptation.METHODS) == METHODS  # it names them without importing torch
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reid.cli import index_erasure, index_exchange
+from reid.cli import index_erasure, index_exchange, index_tuning
 from reid.cli.gallery_options import Folder, Where, rows_and_columns
 from reid.cli.options import (
     AsJson,
@@ -328,9 +328,10 @@ def index_compact(folder: Folder) -> None:
 
 index.add_typer(index_erasure.commands)
 index.add_typer(index_exchange.commands)
+index.add_typer(index_tuning.commands)
 
 VERBS = tuple(
     str(command.name)
-    for group in (index, index_erasure.commands, index_exchange.commands)
+    for group in (index, index_erasure.commands, index_exchange.commands, index_tuning.commands)
     for command in group.registered_commands
 )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import write_gallery
 from reid.retrieval.stored_gallery import new_facts, with_files, with_rows
+from reid.retrieval.stores.milvus_client import is_milvus_uri
 from reid.retrieval.tombstones import Tombstones, write_tombstones
 
 if TYPE_CHECKING:
@@ -66,13 +67,32 @@ class Gallery(GalleryReader):
         return cls(GalleryRows(table, [segment], embeddings.vectors.shape[1]), embeddings.fingerprint)
 
     @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open the gallery of a folder, or one in Milvus.
+
+        Args:
+            folder: The folder of the gallery, ``milvus://HOST:PORT/COLLECTION``, or a file of Milvus Lite, which ends
+                in ".db". A folder is read as :meth:`GalleryReader.open
+                <reid.retrieval.gallery_reader.GalleryReader.open>` says.
+
+        Raises:
+            ConfigError: The address of Milvus is wrong, or pymilvus is not installed.
+            GalleryError: The gallery is missing, incomplete or damaged, or the server does not answer.
+        """
+        if is_milvus_uri(str(folder)):
+            from reid.retrieval.milvus_gallery import MilvusGallery
+
+            return cast("Self", MilvusGallery.open(folder))  # a MilvusGallery is a Gallery
+        return super().open(folder)
+
+    @classmethod
     def create(
         cls, folder: Path | str, fingerprint: str, dimension: int, attach: Mapping[str, Writer] | None = None
-    ) -> Gallery:
+    ) -> Self:
         """Create an empty gallery in a folder; :meth:`add` gives it rows.
 
         Args:
-            folder: The folder; it is made if it is missing.
+            folder: The folder, which is made if it is missing, or the address of a collection of Milvus.
             fingerprint: The fingerprint of the network whose embeddings it will hold.
             dimension: The length D of a vector.
             attach: Writers of further files that belong to the gallery, such as its network.
@@ -86,6 +106,10 @@ class Gallery(GalleryReader):
             ...     len(Gallery.create(folder, "f00d", 128))
             0
         """
+        if is_milvus_uri(str(folder)):
+            from reid.retrieval.milvus_gallery import MilvusGallery
+
+            return cast("Self", MilvusGallery.create(folder, fingerprint, dimension, attach))
         folder = Path(folder)
         with write_gallery(folder) as writer:
             if writer.header is not None:

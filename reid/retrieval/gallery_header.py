@@ -26,6 +26,7 @@ REBUILD = 'build it again with "reid index build"'
 DATA_NAME = re.compile(r"data-[0-9a-f]{16}\.([\w-]+(?:\.[\w-]+)*)")  # the name of a data file ends with its suffix
 VECTORS, ROWS, DELETED = "vectors.npy", "rows.parquet", "deleted.npy"  # suffixes of the files of a segment
 OLD_INDEX, OLD_SAMPLES = "index", "samples"  # of version 1
+INDEX = "neighbours.index"  # the approximate index, which is derived from the vectors
 
 _GENERATION = re.compile("[0-9a-f]{16}")
 _SHA256 = re.compile("[0-9a-f]{64}")

@@ -10,6 +10,7 @@ import numpy as np
 from reid.errors import DataError, GalleryError
 from reid.records import Embeddings, FloatArray, Ranking, sample_columns
 from reid.retrieval.filters import BoolArray, Filter, parse_where, rows_where
+from reid.retrieval.gallery_index import index_file_of
 from reid.retrieval.gallery_rows import GalleryRows, groups_by
 from reid.retrieval.row_table import RowTable, SampleRows
 from reid.retrieval.storage import stamp_of
@@ -53,7 +54,8 @@ class GalleryReader:
 
     @classmethod
     def _of(cls, stored: StoredGallery, stamp: tuple[object, ...]) -> Self:
-        rows = GalleryRows(stored.kept_table(), stored.segments, stored.facts["dimension"])
+        index = index_file_of(stored.folder, stored.facts)
+        rows = GalleryRows(stored.kept_table(), stored.segments, stored.facts["dimension"], index)
         gallery = cls(rows, stored.facts["fingerprint"], stored.folder)
         gallery._generation, gallery._lineage, gallery._stamp = stored.generation, stored.facts["lineage"], stamp
         gallery._removed = rows, np.zeros(len(rows.table), np.bool_)

@@ -10,6 +10,7 @@ import numpy as np
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import empty_ranking
 from reid.retrieval.filters import BoolArray
+from reid.retrieval.gallery_index import IndexFile, fill_store
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.stores.flat_store import FlatStore
@@ -23,12 +24,16 @@ class GalleryRows:
         table: The rows that may answer (G,); row i of a ranking is row i of the table.
         segments: The segments that hold them, among other rows.
         dimension: The length of a vector.
+        index: The approximate index of the folder; None where there is none.
     """
 
-    def __init__(self, table: RowTable, segments: Iterable[GallerySegment], dimension: int) -> None:
+    def __init__(
+        self, table: RowTable, segments: Iterable[GallerySegment], dimension: int, index: IndexFile | None = None
+    ) -> None:
         self.table = table
         self.segments = tuple(segments)
         self.dimension = dimension
+        self.index = index
         self._store: VectorStore | None = None
         self._lock = Lock()
 
@@ -41,13 +46,11 @@ class GalleryRows:
         """
         with self._lock:
             if self._store is None:
-                store = FlatStore(self.dimension)
-                for segment in self.segments:
-                    kept = np.isin(segment.table.row_ids, self.table.row_ids, assume_unique=True)
-                    if kept.any():
-                        store.add(segment.table.row_ids, segment.vectors)
-                    if not kept.all():
-                        store.remove(segment.table.row_ids[~kept])
+                if self.index is not None:
+                    store = self.index.open(self.dimension, self.segments, self.table.row_ids)
+                else:
+                    store = FlatStore(self.dimension)
+                    fill_store(store, self.segments, self.table.row_ids)
                 self._store = store
             return self._store
 
@@ -55,7 +58,7 @@ class GalleryRows:
         """Return the rows where ``mask`` (G,) is true; the others answer no later search of this state either."""
         if mask.all():
             return self
-        left = GalleryRows(self.table.take(np.flatnonzero(mask)), self.segments, self.dimension)
+        left = GalleryRows(self.table.take(np.flatnonzero(mask)), self.segments, self.dimension, self.index)
         if self._store is not None:
             self._store.remove(self.table.row_ids[~mask])
             left._store = self._store
@@ -105,7 +108,7 @@ class GalleryRows:
         wanted, depth = min(k, present), min(4 * k, size)
         while True:
             found = self.search(vectors, max(depth, 1), keep)
-            best = [_first_of_groups(found.rows[i, :count], groups, wanted) for i, count in enumerate(found.counts)]
+            best = [first_of_groups(found.rows[i, :count], groups, wanted) for i, count in enumerate(found.counts)]
             if depth >= size or all(len(positions) >= wanted for positions in best):
                 break
             depth = min(4 * depth, size)
@@ -117,7 +120,7 @@ class GalleryRows:
         return Ranking(ranking.rows, ranking.scores, ranking.counts)
 
 
-def _first_of_groups(rows: IntArray, groups: IntArray, k: int) -> IntArray:
+def first_of_groups(rows: IntArray, groups: IntArray, k: int) -> IntArray:
     """Return the positions in ``rows`` (R,) of the first row of each group, at most ``k``, in their order."""
     _, first = np.unique(groups[rows], return_index=True)
     return np.sort(first)[:k].astype(np.int64)

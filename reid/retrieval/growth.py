@@ -76,7 +76,7 @@ def add_in_memory(
     Raises:
         GalleryError: Another network made the embeddings, or the vectors have another length.
     """
-    _check_network(embeddings, fingerprint, rows.dimension, "the gallery in memory")
+    check_network(embeddings, fingerprint, rows.dimension, "the gallery in memory")
     new = np.flatnonzero(_positions(rows.table, embeddings.samples) < 0)
     new = new[_first_of_path(embeddings.samples, new)]
     counts = AddedRows(len(new), len(embeddings) - len(new))
@@ -113,7 +113,7 @@ def add_to_folder(
     """
     with write_gallery(folder) as writer:
         stored = under_lock(writer, known)
-        _check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
+        check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
         plan = _plan(stored, embeddings.samples, more)
         part = embeddings.select(plan.new)
         _append(writer, stored, part, _selected(more, plan.new), plan.replaced)
@@ -164,7 +164,7 @@ def add_samples(
             part = slice(start, start + rows_at_once)
             new = plan.new[part]
             embeddings = embed([samples[i] for i in new.tolist()])
-            _check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
+            check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
             stored = _append(writer, stored, embeddings, _selected(files, new), plan.replaced[part])
         writer.sweep()
     return plan.counts
@@ -315,7 +315,7 @@ def oldest_time(facts: Mapping[str, Any]) -> str | None:
     return None if days is None else (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
-def _check_network(embeddings: Embeddings, fingerprint: str, dimension: int, where: str) -> None:
+def check_network(embeddings: Embeddings, fingerprint: str, dimension: int, where: str) -> None:
     if embeddings.fingerprint != fingerprint:
         raise GalleryError(
             f'{where}: the new rows were embedded by "{embeddings.fingerprint}", the gallery by "{fingerprint}"; their'

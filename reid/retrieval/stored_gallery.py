@@ -18,7 +18,7 @@ from reid.errors import GalleryError
 from reid.files import Writer
 from reid.records import FloatArray, IntArray
 from reid.retrieval.folder_reading import read_gallery_folder
-from reid.retrieval.gallery_header import DELETED, OLD_INDEX, OLD_SAMPLES, ROWS, VECTORS, facts_of, read_header
+from reid.retrieval.gallery_header import DELETED, INDEX, OLD_INDEX, OLD_SAMPLES, ROWS, VECTORS, facts_of, read_header
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import GallerySegment, fold, read_segment, write_vectors
@@ -251,7 +251,14 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
             for pair, is_dirty, entry in zip(pairs, dirty, stored.facts["segments"], strict=True)
             if len(pair[1])
         ]
-    return {**stored.facts, "segments": entries, "count": count}
+    facts = without_index(stored.facts) if any(dirty) else stored.facts
+    return {**facts, "segments": entries, "count": count}
+
+
+def without_index(facts: Facts) -> Facts:
+    """Return the facts of a gallery without its approximate index, which holds its rows as well."""
+    files = {suffix: entry for suffix, entry in facts["files"].items() if suffix != INDEX}
+    return {**{key: value for key, value in facts.items() if key != "index"}, "files": files}
 
 
 def _merged(writer: GalleryWriter, pairs: Sequence[tuple[GallerySegment, IntArray]], dimension: int) -> Facts:

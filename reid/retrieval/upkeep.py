@@ -196,6 +196,7 @@ def describe(table: RowTable, fingerprint: str, dimension: int, folder: Path | N
         "version": header["version"],
         "generation": stored.generation,
         "network": NETWORK_SUFFIX in stored.facts["files"],
+        "index_kind": stored.facts.get("index", {}).get("index_kind", "flat"),
         "retention_days": stored.facts.get("retention_days"),
         "receipts": len(read_receipts(folder)),
     }

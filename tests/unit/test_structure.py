@@ -37,7 +37,14 @@ ONE_FILE = {
     "pymilvus": ["reid/retrieval/stores/milvus_client.py"],
     "timm": ["reid/models/networks/backbones.py"],
 }
-PARTS_OF_COMMANDS = ("options", "old_usage", "gallery_options", "index_erasure", "index_exchange")  # in reid/cli
+PARTS_OF_COMMANDS = (
+    "options",
+    "old_usage",
+    "gallery_options",
+    "index_erasure",
+    "index_exchange",
+    "index_tuning",
+)  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have
 
 sources = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -57,7 +57,7 @@ def count_parts(dimension: int) -> int:
     return max(parts for parts in range(1, max(1, dimension // 4) + 1) if dimension % parts == 0)
 
 
-KINDS: dict[str, IndexKind] = {
+INDEX_KINDS: dict[str, IndexKind] = {
     "fp16": IndexKind("SQfp16", (0,), 1, 1, "half the memory, every row is compared"),
     "sq8": IndexKind("SQ8", (0,), 3, 1, "a quarter of the memory, every row is compared"),
     "ivf-flat": IndexKind(
@@ -82,7 +82,7 @@ KINDS: dict[str, IndexKind] = {
         "fastest for single queries, slow to build",
     ),
 }
-NAMES = (FLAT, *KINDS, AUTO)
+NAMES = (FLAT, *INDEX_KINDS, AUTO)
 
 
 def check_index_kind(index_kind: str) -> str:

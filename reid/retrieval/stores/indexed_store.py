@@ -17,7 +17,7 @@ from reid.errors import GalleryError
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import empty_ranking
 from reid.retrieval.stores.flat_store import FlatStore, Segment, StoredPositions, search_segments
-from reid.retrieval.stores.index_kinds import FLAT, KINDS, choose_index_kind, count_lists
+from reid.retrieval.stores.index_kinds import FLAT, INDEX_KINDS, choose_index_kind, count_lists
 from reid.retrieval.stores.row_numbers import RowNumbers
 from reid.retrieval.stores.store import BoolArray, check_queries
 from reid.retrieval.stores.tile_search import rank_exactly
@@ -106,7 +106,7 @@ class IndexedStore(FlatStore):
         segments = self._open_segments()
         rows = sum(segment.count for segment in segments)
         name = choose_index_kind(self.index_kind, rows)
-        if name == FLAT or rows < KINDS[name].fewest:
+        if name == FLAT or rows < INDEX_KINDS[name].fewest:
             self._index = None
             return IndexReport(FLAT, rows, 0, 1.0, self.recall)
         from reid.retrieval.faiss_index import CandidateIndex
@@ -114,7 +114,7 @@ class IndexedStore(FlatStore):
         random = np.random.default_rng(0)
         stored = StoredPositions(segments)
         positions = stored.present()
-        factory = KINDS[name].factory_string(rows, self.dimension)
+        factory = INDEX_KINDS[name].factory_string(rows, self.dimension)
         size = min(rows, max(FEWEST_TRAINING_ROWS, TRAINING_ROWS_PER_LIST * count_lists(rows)))
         sample = stored.vectors_at(positions[np.sort(random.permutation(rows)[:size])])[1]
         parts = (stored.vectors_at(positions[at : at + ROWS_AT_ONCE])[1] for at in range(0, rows, ROWS_AT_ONCE))
@@ -141,7 +141,7 @@ class IndexedStore(FlatStore):
         except RuntimeError as error:
             line = str(error).partition("\n")[0]
             raise GalleryError(f"{path}: the index is damaged ({line}); build it again") from error
-        if index.dimension != self.dimension or index_kind not in KINDS:
+        if index.dimension != self.dimension or index_kind not in INDEX_KINDS:
             raise GalleryError(f"{path}: the index belongs to other vectors; build it again")
         self._index = _Index(index, index_kind, RowNumbers.of(index.row_ids))
 
@@ -179,7 +179,7 @@ class IndexedStore(FlatStore):
         numbers, queries = stored.vectors_at(positions[picked])
         expected = search_segments(segments, queries, SAMPLE_RANKS + 1, [segment.present for segment in segments])
         recall = 0.0
-        for effort in KINDS[index.index_kind].efforts:
+        for effort in INDEX_KINDS[index.index_kind].efforts:
             index.index.set_effort(effort)
             found = index.search(segments, queries, SAMPLE_RANKS + 1)
             recall = recall_of(found, expected, numbers)
@@ -206,7 +206,7 @@ class _Index:
         held = sum(segment.count for segment in segments) - sum(int(np.count_nonzero(mask)) for mask in others)
         total = len(self.index.row_ids)
         removed = min(total - held, MOST_EXTRA_CANDIDATES)
-        n = min(k * KINDS[self.index_kind].refine + EXTRA_CANDIDATES + removed, total)
+        n = min(k * INDEX_KINDS[self.index_kind].refine + EXTRA_CANDIDATES + removed, total)
         query, numbers = self.index.search(queries, n)
         at = self.covered.find(numbers) >= 0
         position = np.where(at, stored.find(numbers), -1)

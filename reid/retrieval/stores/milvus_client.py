@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from reid.errors import ConfigError, GalleryError
+from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.stores.milvus_filters import HAS_TIME, MORE, TEXT_FIELDS, TIME
 
 Result = TypeVar("Result")
@@ -24,7 +25,17 @@ FACTS = "reid.facts"  # the property of a collection that says that it is ours, 
 CONSISTENCY = "Strong"  # a search sees everything that was written before it, by any client
 PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before a call is tried again after the connection was lost
 TIMEOUT = 30  # seconds for one call
-_LOST = ("unavailable", "connection", "connect", "deadline", "closed channel", "not ready", "socket", "timed out")
+_LOST = (
+    "unavailable",
+    "connection",
+    "connect",
+    "deadline",
+    "closed channel",
+    "not ready",
+    "not loaded",
+    "socket",
+    "timed out",
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,13 @@ class MilvusAddress:
 def is_milvus_uri(uri: str) -> bool:
     """Whether a gallery is kept by Milvus: ``milvus://HOST:PORT/COLLECTION``, or a file that ends in ".db".
 
+    Milvus Lite makes a folder of its own of such a file.
+
     Example:
         >>> is_milvus_uri("milvus://localhost:19530/street"), is_milvus_uri("galleries/street")
         (True, False)
     """
-    return uri.startswith(SCHEME) or (uri.endswith(FILE_ENDING) and not Path(uri).is_dir())
+    return uri.startswith(SCHEME) or (uri.endswith(FILE_ENDING) and not (Path(uri) / HEADER).exists())
 
 
 def parse_milvus_uri(uri: str) -> MilvusAddress:
@@ -102,6 +115,7 @@ class MilvusConnection:
         self.address = address
         self._library: Any = pymilvus
         self._client: Any = None
+        self._is_loaded = False
         self._call(lambda client: client.list_collections())
 
     def describe(self) -> dict[str, Any] | None:
@@ -149,6 +163,7 @@ class MilvusConnection:
     def load(self) -> None:
         """Let the server load the collection, which it needs after a restart."""
         self._call(lambda client: client.load_collection(self.address.collection))
+        self._is_loaded = True
 
     def upsert(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Write rows; a row that is there already is replaced, so a repeated call changes nothing."""
@@ -163,22 +178,22 @@ class MilvusConnection:
         rows = self._query(expression, ["count(*)"], None)
         return int(rows[0]["count(*)"])
 
-    def query(self, expression: str, fields: Sequence[str], limit: int = MOST_RESULTS) -> list[dict[str, Any]]:
+    def query(self, expression: str, output: Sequence[str], limit: int = MOST_RESULTS) -> list[dict[str, Any]]:
         """Return at most ``limit`` rows of an expression."""
-        return self._query(expression, fields, limit)
+        return self._query(expression, output, limit)
 
-    def read(self, expression: str, fields: Sequence[str], rows: int) -> Iterator[list[dict[str, Any]]]:
+    def read(self, expression: str, output: Sequence[str], rows: int) -> Iterator[list[dict[str, Any]]]:
         """Yield all rows of an expression in ascending order of their numbers, at most ``rows`` at a time."""
         last = -1
         while True:
             after = f"row_id > {last}" + (f" and ({expression})" if expression else "")
-            found = self._first_rows(after, fields, rows)
+            found = self._first_rows(after, output, rows)
             if not found:
                 return
             last = int(found[-1]["row_id"])
             yield found
 
-    def _first_rows(self, expression: str, fields: Sequence[str], rows: int) -> list[dict[str, Any]]:
+    def _first_rows(self, expression: str, output: Sequence[str], rows: int) -> list[dict[str, Any]]:
         """Return the first rows of an expression in ascending order of their numbers."""
 
         def first(client: Any) -> list[dict[str, Any]]:
@@ -186,7 +201,7 @@ class MilvusConnection:
                 self.address.collection,
                 batch_size=rows,
                 filter=expression,
-                output_fields=list(fields),
+                output_fields=list(output),
                 consistency_level=CONSISTENCY,
             )
             try:
@@ -231,14 +246,14 @@ class MilvusConnection:
         if client is not None:
             client.close()
 
-    def _query(self, expression: str, fields: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
+    def _query(self, expression: str, output: Sequence[str], limit: int | None) -> list[dict[str, Any]]:
         more = {} if limit is None else {"limit": limit}
         return list(
             self._call(
                 lambda client: client.query(
                     self.address.collection,
                     filter=expression,
-                    output_fields=list(fields),
+                    output_fields=list(output),
                     consistency_level=CONSISTENCY,
                     **more,
                 )
@@ -254,9 +269,7 @@ class MilvusConnection:
         for pause in (*PAUSES, None):
             try:
                 if self._client is None:
-                    self._client = self._library.MilvusClient(
-                        self.address.server, token=self.address.token, timeout=TIMEOUT
-                    )
+                    self._client = self._connected()
                 return work(self._client)
             except (self._library.MilvusException, ValueError, OSError) as error:
                 if pause is None or not _is_lost(error):
@@ -264,6 +277,15 @@ class MilvusConnection:
             self.close()
             time.sleep(pause or 0)
         raise AssertionError
+
+    def _connected(self) -> Any:
+        """Return a new client, for which the collection is loaded if it was before."""
+        # A connection that clients share is not made anew as long as another client has it.
+        own = {"dedicated": True} if "://" in self.address.server else {}
+        client = self._library.MilvusClient(self.address.server, token=self.address.token, timeout=TIMEOUT, **own)
+        if self._is_loaded:
+            client.load_collection(self.address.collection)
+        return client
 
     def _describe(self, error: Exception) -> GalleryError:
         line = " ".join(str(getattr(error, "message", "") or error).split())[:300]

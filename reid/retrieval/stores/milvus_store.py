@@ -169,6 +169,24 @@ class MilvusStore:
         """Return the number of rows."""
         return self._open_connection().count()
 
+    def row_ids_where(self, where: Filter | None) -> IntArray:
+        """Return (N,) int64, ascending, the numbers of the rows that fulfil a condition; None stands for all."""
+        expression, selected = ("", None) if where is None else self._expression(where)
+        if selected is not None:
+            return selected
+        found = [np.empty(0, np.int64)]
+        for rows in self._open_connection().read(expression, ["row_id"], MOST_RESULTS // 2):
+            found.append(np.array([row["row_id"] for row in rows], np.int64))
+        return np.concatenate(found)
+
+    def columns_of(self, row_ids: IntArray) -> RowTable:
+        """Return the metadata of the rows with some numbers, in ascending order of these; others are passed over."""
+        names, rows = [name for name in ROW_FIELDS if name != "vector"], list[dict[str, Any]]()
+        for one in _with_numbers("", row_ids):
+            rows += self._open_connection().query(one, names)
+        rows.sort(key=lambda row: int(row["row_id"]))
+        return _table(rows) if rows else RowTable.from_samples(())
+
     def snapshot(self, path: Path) -> None:
         """Write the rows to one file."""
         write_snapshot(path, self.dimension, self.batches())

@@ -15,5 +15,6 @@ def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[helper.M
         pytest.skip("REID_MILVUS_PYTHON names no Python with the package milvus; run: make milvus-test")
     server = helper.MilvusServer(tmp_path_factory.mktemp("milvus"))
     server.start()
+    server.wait()
     yield server
     server.kill()

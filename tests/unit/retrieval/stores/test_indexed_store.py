@@ -10,7 +10,7 @@ from helpers.store_contract import columns_of
 from reid.errors import ConfigError, GalleryError
 from reid.retrieval.exact import exact_search
 from reid.retrieval.filters import parse_where
-from reid.retrieval.stores.index_kinds import KINDS, choose_index_kind
+from reid.retrieval.stores.index_kinds import INDEX_KINDS, choose_index_kind
 from reid.retrieval.stores.indexed_store import IndexedStore
 
 ROWS = 2000
@@ -28,7 +28,7 @@ def vectors():
 def stores(vectors):
     """A store and the report of its index, by kind; tests do not change them."""
     made = {}
-    for name in KINDS:
+    for name in INDEX_KINDS:
         store = IndexedStore(32, name, recall=0.9)
         store.add(np.arange(ROWS), vectors, columns_of(np.arange(ROWS)))
         made[name] = store, store.build_index()
@@ -40,7 +40,7 @@ def queries_near(vectors, count):
     return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", INDEX_KINDS)
 def test_the_index_reaches_the_wished_recall_with_exact_scores(stores, vectors, name):
     store, report = stores[name]
     assert (report.index_kind, report.rows) == (name, ROWS)
@@ -55,7 +55,7 @@ def test_the_index_reaches_the_wished_recall_with_exact_scores(stores, vectors, 
         assert [scores[row] for row, _ in found.answers(i)] == [score for _, score in found.answers(i)]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", INDEX_KINDS)
 def test_a_search_with_a_filter_is_exact(stores, vectors, name):
     store, _ = stores[name]
     queried, allowed = queries_near(vectors, 20), np.arange(0, ROWS, 3)
@@ -66,7 +66,7 @@ def test_a_search_with_a_filter_is_exact(stores, vectors, name):
     assert_same_ranking(store.search(queried, 30, where=parse_where("camera = 'door'")), expected)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", INDEX_KINDS)
 def test_rows_come_and_go_without_a_new_index(vectors, name, tmp_path):
     store = IndexedStore(32, name, recall=0.95)
     store.add(np.arange(1500), vectors[:1500])

@@ -1,0 +1,344 @@
+"""What people have decided about the crops of a gallery: who is the same person, who is not, and who has which name.
+
+Decisions are a log that is replayed.  A decision says that some crops show one person, and may say that other crops
+do not show this person.  They are must-link and cannot-link constraints for every grouping.  Crops are named by their
+path and by a hash of their content, so that decisions survive when a gallery is built again or an image is moved.
+
+:func:`replay` gives the state after all decisions.  It depends on nothing else, so removing a decision from the log
+gives exactly the state without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from reid.errors import DataError, GalleryError, unknown_name
+
+VERBS = ("confirm", "same", "different", "name")
+NO_PERSON = 0
+PREFIX = "person-"
+FORMAT = "reid-decisions-1"
+
+
+def person_name(person: int) -> str:
+    """Return the id of a person as users see it.
+
+    Example:
+        >>> person_name(12)
+        'person-12'
+    """
+    return f"{PREFIX}{person}"
+
+
+def person_number(text: str) -> int:
+    """Return the number in an id such as "person-12"; 0 where the text is no such id.
+
+    Example:
+        >>> person_number("person-12"), person_number("anna"), person_number("person-012")
+        (12, 0, 0)
+    """
+    digits = text.removeprefix(PREFIX)
+    if not text.startswith(PREFIX) or not (digits.isascii() and digits.isdigit()) or digits.startswith("0"):
+        return NO_PERSON
+    return int(digits) if len(digits) < 16 else NO_PERSON
+
+
+@dataclass(frozen=True, order=True)
+class CropKey:
+    """What names a crop in a decision.
+
+    Attributes:
+        path: Its path, as the gallery has it.
+        content: A hash of its file; "" where the file was not there.
+    """
+
+    path: str
+    content: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells the crop from others: its content where it is known, else its path."""
+        return self.content or self.path
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of a human.
+
+    Attributes:
+        verb: What was decided: "confirm", "same", "different" or "name".
+        person: The number of the person that the crops show.
+        crops: The crops that show this person.
+        others: Crops that do not show this person.
+        absorbed: The numbers of persons that are this person, so that their crops belong to it.
+        text: The name that the person gets, for the verb "name".
+        time: When it was decided, ISO 8601.
+        replaced: Older decisions that said the opposite and were given up for this one.
+
+    Raises:
+        DataError: The verb is unknown, or the decision names no crop or no person.
+    """
+
+    verb: str
+    person: int
+    crops: tuple[CropKey, ...]
+    others: tuple[CropKey, ...] = ()
+    absorbed: tuple[int, ...] = ()
+    text: str = ""
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    replaced: tuple[Decision, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.verb not in VERBS:
+            raise DataError(unknown_name("decision", self.verb, VERBS))
+        if self.person < 1 or not self.crops or any(one < 1 for one in self.absorbed):
+            raise DataError(f'decision "{self.verb}": expected a person and at least one crop of it')
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as JSON values; what is empty is left out."""
+        table: dict[str, Any] = {"verb": self.verb, "person": self.person, "crops": _keys_to_json(self.crops)}
+        table |= {"others": _keys_to_json(self.others)} if self.others else {}
+        table |= {"absorbed": list(self.absorbed)} if self.absorbed else {}
+        table |= {"text": self.text} if self.text else {}
+        table |= {"time": self.time}
+        return table | ({"replaced": [one.to_json() for one in self.replaced]} if self.replaced else {})
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Decision:
+        """Return the decision that :meth:`to_json` wrote.
+
+        Raises:
+            DataError: The table is something else.
+        """
+        try:
+            return cls(
+                str(table["verb"]),
+                _whole_number(table["person"]),
+                _keys_of_json(table["crops"]),
+                _keys_of_json(table.get("others", ())),
+                tuple(_whole_number(one) for one in table.get("absorbed", ())),
+                str(table.get("text", "")),
+                str(table["time"]),
+                tuple(cls.from_json(one) for one in table.get("replaced", ())),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise DataError(f"expected a decision, got something else ({type(error).__name__}: {error})") from None
+
+    def without(self, erased: set[CropKey]) -> Decision | None:
+        """Return the decision without erased crops; None where nothing is left of it."""
+        crops, others = (tuple(key for key in keys if key not in erased) for keys in (self.crops, self.others))
+        if not crops or (self.verb == "different" and not others):
+            return None
+        replaced = tuple(left for one in self.replaced if (left := one.without(erased)) is not None)
+        return Decision(self.verb, self.person, crops, others, self.absorbed, self.text, self.time, replaced)
+
+    def named_crops(self) -> Iterable[CropKey]:
+        """Yield every crop that the decision names, those of replaced decisions included."""
+        yield from self.crops
+        yield from self.others
+        for one in self.replaced:
+            yield from one.named_crops()
+
+    def numbers(self) -> Iterable[int]:
+        """Yield the number of every person that the decision names."""
+        yield self.person
+        yield from self.absorbed
+        for one in self.replaced:
+            yield from one.numbers()
+
+
+@dataclass(frozen=True)
+class HumanWord:
+    """The state after some decisions.
+
+    Attributes:
+        person_of: The number of the person of every confirmed crop, by the name of its key.
+        barred: The pairs of crops, by the names of their keys, that show different people.
+        alias: For each person that was found to be another one, that other one.
+        names: The names of persons by their numbers.
+    """
+
+    person_of: Mapping[str, int]
+    barred: frozenset[tuple[str, str]]
+    alias: Mapping[int, int]
+    names: Mapping[int, str]
+
+    def final(self, person: int) -> int:
+        """Return the person that a person was found to be; itself where it is nobody else."""
+        for _ in range(len(self.alias)):
+            if person not in self.alias:
+                break
+            person = self.alias[person]
+        return person
+
+    def crops_of(self, person: int) -> list[str]:
+        """Return the confirmed crops of a person, by the names of their keys."""
+        return [name for name, number in self.person_of.items() if number == person]
+
+
+class ContradictionError(GalleryError):
+    """A decision says the opposite of an older one.
+
+    Attributes:
+        older: The positions of the older decisions in the log, the last one first.
+    """
+
+    def __init__(self, message: str, older: Sequence[int]) -> None:
+        super().__init__(message)
+        self.older = tuple(older)
+
+
+def replay(decisions: Sequence[Decision]) -> HumanWord:
+    """Return the state after some decisions.
+
+    Args:
+        decisions: The decisions, the oldest first.
+
+    Returns:
+        The state.
+
+    Raises:
+        ContradictionError: A decision says the opposite of older ones.
+
+    Example:
+        >>> a, b = CropKey("a.jpg"), CropKey("b.jpg")
+        >>> word = replay([Decision("same", 1, (a, b)), Decision("name", 1, (a,), text="Anna")])
+        >>> word.person_of["b.jpg"], word.names[1]
+        (1, 'Anna')
+    """
+    state = _Replay(decisions)
+    for position in range(len(decisions)):
+        state.apply(position)
+    barred = frozenset(_pair(first, second) for first, others in state.barred.items() for second in others)
+    return HumanWord(state.person_of, barred, state.alias, state.names)
+
+
+class _Replay:
+    """The state while decisions are replayed."""
+
+    def __init__(self, decisions: Sequence[Decision]) -> None:
+        self.decisions = decisions
+        self.person_of: dict[str, int] = {}
+        self.members: dict[int, set[str]] = {}
+        self.alias: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        self.barred: dict[str, dict[str, int]] = {}  # for each crop, others and the decision that told them apart
+
+    def apply(self, position: int) -> None:
+        decision = self.decisions[position]
+        person, crops = decision.person, {key.name for key in decision.crops}
+        joined = {self.person_of[name] for name in crops if name in self.person_of} | set(decision.absorbed)
+        joined.discard(person)
+        moved = crops.union(*(self.members.pop(one, set()) for one in joined))
+        self.person_of |= dict.fromkeys(moved, person)
+        self.members.setdefault(person, set()).update(moved)
+        self.alias.pop(person, None)
+        self.alias |= dict.fromkeys(joined, person)
+        self._name(decision, joined)
+        for crop in crops:
+            for other in (key.name for key in decision.others):
+                self.barred.setdefault(crop, {}).setdefault(other, position)
+                self.barred.setdefault(other, {}).setdefault(crop, position)
+        for name in sorted(moved):
+            for other, barred_by in self.barred.get(name, {}).items():
+                if name == other or self.person_of.get(other) == person:
+                    raise self._contradiction(position, name, other, barred_by)
+
+    def _name(self, decision: Decision, joined: set[int]) -> None:
+        """Give the person the name of those that became one with it, or the name that the decision gives it."""
+        for number in sorted(joined):
+            name = self.names.pop(number, "")
+            if name:
+                self.names.setdefault(decision.person, name)
+        if decision.verb == "name":
+            self.names.pop(decision.person, None)
+            if decision.text:
+                self.names[decision.person] = decision.text
+
+    def _contradiction(self, position: int, first: str, second: str, barred_by: int) -> ContradictionError:
+        paths = [self._path_of(name) for name in (first, second)]
+        if first == second:
+            return ContradictionError(f"{paths[0]}: a crop cannot differ from itself", ())
+        older, said = [barred_by], "different people"
+        if barred_by == position:
+            touching = [{first, second} & {key.name for key in one.crops} for one in self.decisions[:position]]
+            older = sorted((i for i, found in enumerate(touching) if found), key=lambda i: (len(touching[i]), i))[::-1]
+            said = "one person"
+        return ContradictionError(
+            f"{paths[0]} and {paths[1]}: decision {older[0] + 1 if older else position + 1} says that they show {said};"
+            ' take it back with "reid identify undo", or add --instead',
+            older,
+        )
+
+    def _path_of(self, name: str) -> str:
+        return next(key.path for one in reversed(self.decisions) for key in one.named_crops() if key.name == name)
+
+
+def _pair(first: str, second: str) -> tuple[str, str]:
+    return (first, second) if first <= second else (second, first)
+
+
+def append(decisions: Sequence[Decision], new: Decision, *, instead: bool = False) -> tuple[Decision, ...]:
+    """Return a log with one more decision.
+
+    Args:
+        decisions: The log.
+        new: The decision.
+        instead: Give up older decisions that say the opposite; they are kept in the new one, so that undoing it brings
+            them back.
+
+    Raises:
+        ContradictionError: An older decision says the opposite, and ``instead`` is false.
+    """
+    log, given_up = list(decisions), list[Decision]()
+    while True:
+        try:
+            replay([*log, new])
+            break
+        except ContradictionError as error:
+            if not instead or not error.older:
+                raise
+            given_up.insert(0, log.pop(error.older[0]))
+    if given_up:
+        new = Decision(
+            new.verb, new.person, new.crops, new.others, new.absorbed, new.text, new.time, tuple(given_up)
+        )  # fmt: skip
+    return (*log, new)
+
+
+def undone(decisions: Sequence[Decision], number: int | None = None) -> tuple[tuple[Decision, ...], Decision]:
+    """Return a log without one decision, and this decision.
+
+    Args:
+        decisions: The log.
+        number: The number of the decision, from 1; None takes the last one.
+
+    Raises:
+        GalleryError: There is no such decision, or later ones contradict what comes back.
+    """
+    if not decisions:
+        raise GalleryError("no decision to undo; the log is empty")
+    position = len(decisions) if number is None else number
+    if not 1 <= position <= len(decisions):
+        raise GalleryError(f"expected the number of a decision, 1 to {len(decisions)}, got {number}")
+    taken = decisions[position - 1]
+    left = (*decisions[: position - 1], *taken.replaced, *decisions[position:])
+    replay(left)
+    return left, taken
+
+
+def _keys_to_json(keys: Iterable[CropKey]) -> list[dict[str, str]]:
+    return [{"path": key.path} | ({"content": key.content} if key.content else {}) for key in keys]
+
+
+def _keys_of_json(keys: Iterable[Mapping[str, Any]]) -> tuple[CropKey, ...]:
+    return tuple(CropKey(str(key["path"]), str(key.get("content", ""))) for key in keys)
+
+
+def _whole_number(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"expected a number, got {value!r}")
+    return value

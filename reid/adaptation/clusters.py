@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reid.adaptation.site_crops import SiteCrops
 from reid.adaptation.stop_rule import ClusterFigures, figures_of
 from reid.records import FloatArray, IntArray
 from reid.retrieval.camera_jaccard import camera_jaccard
@@ -22,6 +21,8 @@ from reid.retrieval.score_normalization import normalize_among
 
 if TYPE_CHECKING:
     import scipy.sparse
+
+    from reid.adaptation.site_crops import SiteCrops
 
 
 SMALLEST_K, LARGEST_K = 4, 8  # neighbours in a camera; few where people have few or unequal numbers of crops

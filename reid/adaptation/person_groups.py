@@ -17,11 +17,12 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from reid.adaptation.clusters import centered_by_camera, fitting_clusters, share_of_repeats
+from reid.adaptation.clusters import fitting_clusters, share_of_repeats
 from reid.adaptation.stop_rule import figures_of, impossibility
 from reid.errors import DataError, unknown_name
 from reid.records import FloatArray, IntArray
 from reid.retrieval.camera_neighbours import neighbours_in_each_camera
+from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.score_normalization import NormalizedScores, normalize_among
 

@@ -11,7 +11,7 @@ gives exactly the state without it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,9 +70,10 @@ class Decision:
 
     Attributes:
         verb: What was decided: "confirm", "same", "different" or "name".
-        person: The number of the person that the crops show.
+        person: The number of the person that the crops show; 0 where it is only said that they differ from others.
         crops: The crops that show this person.
-        others: Crops that do not show this person.
+        others: Crops that do not show the person of the crops.
+        other_person: The number of the person that the others show; 0 where nothing is said about it.
         absorbed: The numbers of persons that are this person, so that their crops belong to it.
         text: The name that the person gets, for the verb "name".
         time: When it was decided, ISO 8601.
@@ -86,6 +87,7 @@ class Decision:
     person: int
     crops: tuple[CropKey, ...]
     others: tuple[CropKey, ...] = ()
+    other_person: int = NO_PERSON
     absorbed: tuple[int, ...] = ()
     text: str = ""
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -94,13 +96,15 @@ class Decision:
     def __post_init__(self) -> None:
         if self.verb not in VERBS:
             raise DataError(unknown_name("decision", self.verb, VERBS))
-        if self.person < 1 or not self.crops or any(one < 1 for one in self.absorbed):
+        least = 0 if self.verb == "different" else 1
+        if self.person < least or self.other_person < 0 or not self.crops or any(one < 1 for one in self.absorbed):
             raise DataError(f'decision "{self.verb}": expected a person and at least one crop of it')
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as JSON values; what is empty is left out."""
         table: dict[str, Any] = {"verb": self.verb, "person": self.person, "crops": _keys_to_json(self.crops)}
         table |= {"others": _keys_to_json(self.others)} if self.others else {}
+        table |= {"other_person": self.other_person} if self.other_person else {}
         table |= {"absorbed": list(self.absorbed)} if self.absorbed else {}
         table |= {"text": self.text} if self.text else {}
         table |= {"time": self.time}
@@ -119,6 +123,7 @@ class Decision:
                 _whole_number(table["person"]),
                 _keys_of_json(table["crops"]),
                 _keys_of_json(table.get("others", ())),
+                _whole_number(table.get("other_person", NO_PERSON)),
                 tuple(_whole_number(one) for one in table.get("absorbed", ())),
                 str(table.get("text", "")),
                 str(table["time"]),
@@ -133,7 +138,7 @@ class Decision:
         if not crops or (self.verb == "different" and not others):
             return None
         replaced = tuple(left for one in self.replaced if (left := one.without(erased)) is not None)
-        return Decision(self.verb, self.person, crops, others, self.absorbed, self.text, self.time, replaced)
+        return replace(self, crops=crops, others=others, replaced=replaced)
 
     def named_crops(self) -> Iterable[CropKey]:
         """Yield every crop that the decision names, those of replaced decisions included."""
@@ -144,7 +149,7 @@ class Decision:
 
     def numbers(self) -> Iterable[int]:
         """Yield the number of every person that the decision names."""
-        yield self.person
+        yield from (one for one in (self.person, self.other_person) if one)
         yield from self.absorbed
         for one in self.replaced:
             yield from one.numbers()
@@ -229,27 +234,36 @@ class _Replay:
 
     def apply(self, position: int) -> None:
         decision = self.decisions[position]
-        person, crops = decision.person, {key.name for key in decision.crops}
+        crops, others = ({key.name for key in keys} for keys in (decision.crops, decision.others))
         joined = {self.person_of[name] for name in crops if name in self.person_of} | set(decision.absorbed)
-        joined.discard(person)
+        moved = self._confirm(decision.person, crops, joined) if decision.person else crops
+        if decision.other_person:
+            known = {self.person_of[name] for name in others if name in self.person_of}
+            moved = moved | self._confirm(decision.other_person, others, known)
+        self._name(decision, joined)
+        for crop in crops:
+            for other in others:
+                self.barred.setdefault(crop, {}).setdefault(other, position)
+                self.barred.setdefault(other, {}).setdefault(crop, position)
+        for name in sorted(moved):
+            person = self.person_of.get(name)
+            for other, barred_by in self.barred.get(name, {}).items():
+                if name == other or (person is not None and self.person_of.get(other) == person):
+                    raise self._contradiction(position, name, other, barred_by)
+
+    def _confirm(self, person: int, crops: set[str], joined: set[int]) -> set[str]:
+        """Note that crops, and all crops of the joined persons, show a person; return them."""
+        joined = joined - {person}
         moved = crops.union(*(self.members.pop(one, set()) for one in joined))
         self.person_of |= dict.fromkeys(moved, person)
         self.members.setdefault(person, set()).update(moved)
         self.alias.pop(person, None)
         self.alias |= dict.fromkeys(joined, person)
-        self._name(decision, joined)
-        for crop in crops:
-            for other in (key.name for key in decision.others):
-                self.barred.setdefault(crop, {}).setdefault(other, position)
-                self.barred.setdefault(other, {}).setdefault(crop, position)
-        for name in sorted(moved):
-            for other, barred_by in self.barred.get(name, {}).items():
-                if name == other or self.person_of.get(other) == person:
-                    raise self._contradiction(position, name, other, barred_by)
+        return moved
 
     def _name(self, decision: Decision, joined: set[int]) -> None:
         """Give the person the name of those that became one with it, or the name that the decision gives it."""
-        for number in sorted(joined):
+        for number in sorted(joined - {decision.person}) if decision.person else ():
             name = self.names.pop(number, "")
             if name:
                 self.names.setdefault(decision.person, name)
@@ -303,9 +317,7 @@ def append(decisions: Sequence[Decision], new: Decision, *, instead: bool = Fals
                 raise
             given_up.insert(0, log.pop(error.older[0]))
     if given_up:
-        new = Decision(
-            new.verb, new.person, new.crops, new.others, new.absorbed, new.text, new.time, tuple(given_up)
-        )  # fmt: skip
+        new = replace(new, replaced=tuple(given_up))
     return (*log, new)
 
 

@@ -93,6 +93,7 @@ def resolve(base: IntArray, word: HumanWord, rows_of: Mapping[str, IntArray], ve
     for row, persons_barred in barred.items():
         if not confirmed[row] and int(persons[row]) in persons_barred:
             persons[row] = NO_PERSON
+    _expel(persons, word, rows_of, confirmed, vectors)
     return persons
 
 
@@ -114,6 +115,23 @@ def _barred_persons(word: HumanWord, rows_of: Mapping[str, IntArray]) -> dict[in
                 if person:
                     barred.setdefault(row, set()).add(person)
     return barred
+
+
+def _expel(
+    persons: IntArray, word: HumanWord, rows_of: Mapping[str, IntArray], confirmed: IntArray, vectors: Vectors
+) -> None:
+    """Leave it undecided which person a crop shows that was told apart from another free crop of the same person.
+
+    Of both crops, this is the one that is less similar to the mean of the person.
+    """
+    for pair in sorted(word.barred):
+        for one in rows_of.get(pair[0], _NO_ROWS).tolist():
+            for other in rows_of.get(pair[1], _NO_ROWS).tolist():
+                if persons[one] == NO_PERSON or persons[one] != persons[other] or confirmed[one] or confirmed[other]:
+                    continue
+                points = vectors(np.flatnonzero(persons == persons[one]))
+                first, second = vectors(np.array([one, other], np.int64)) @ points.mean(axis=0)
+                persons[other if first >= second else one] = NO_PERSON
 
 
 def _divide(

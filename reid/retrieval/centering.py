@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reid.errors import DataError
-from reid.records import Embeddings, FloatArray, domain_of
+from reid.records import Embeddings, FloatArray, IntArray, domain_of
 
 FEWEST = 2  # crops of a camera; one vector minus its own mean is zero
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reid.adaptation.person_groups import JOIN_RATE, GroupFigures, confidence_of, group_crops
 from reid.errors import GalleryError
 from reid.records import IntArray
-from reid.retrieval.persons.decisions import NO_PERSON
+from reid.retrieval.persons.decisions import NO_PERSON, person_name
 from reid.retrieval.persons.person_state import PersonState, state_of, write_state
 from reid.retrieval.storage import write_gallery
 from reid.retrieval.stored_gallery import read_gallery, under_lock
@@ -35,6 +36,12 @@ class Suggestion:
 
     persons: tuple[int, int]
     crops: int
+
+    @property
+    def text(self) -> str:
+        """The suggestion as a sentence."""
+        first, second = map(person_name, self.persons)
+        return f"{first} and {second} may be one person: {self.crops} of their crops are in one group"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,22 @@ class Identified:
     new_persons: int
     figures: tuple[GroupFigures, ...]
     suggestions: tuple[Suggestion, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was done as JSON values; the persons themselves are left out."""
+        return {
+            "added": {
+                "existing": self.existing,
+                "new": self.new,
+                "undecided": self.undecided,
+                "new_persons": self.new_persons,
+            },
+            "groups": [one.to_json() for one in self.figures],
+            "suggestions": [
+                {"persons": [person_name(number) for number in one.persons], "crops": one.crops}
+                for one in self.suggestions
+            ],
+        }
 
 
 def identify(

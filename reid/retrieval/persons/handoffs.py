@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reid.errors import DataError
 from reid.records import IntArray, Sample
+from reid.retrieval.persons.decisions import person_name
+
+if TYPE_CHECKING:
+    from reid.retrieval.persons.person_state import PersonState
 
 VISIT_GAP = 60.0  # seconds without a crop after which somebody has left a camera
 
@@ -137,3 +142,39 @@ def find_handoffs(
 def _instant(sample: Sample) -> datetime:
     time = sample.time or datetime.min
     return time if time.tzinfo is None else time.astimezone(UTC)
+
+
+def handoffs_of(
+    state: PersonState, left: str = "", appeared: str = "", within: float | None = None, gap: float = VISIT_GAP
+) -> list[Handoff]:
+    """Find the hand-offs of a gallery, see :func:`find_visits` and :func:`find_handoffs`.
+
+    Raises:
+        DataError: No crop with a person has a time.
+    """
+    samples = state.table.samples_at(np.arange(len(state.persons)))
+    visits = find_visits(samples, state.persons, gap)
+    if not visits:
+        why = (
+            "no crop has a person" if not (state.persons > 0).any() else "no crop with a person has a time and a camera"
+        )
+        raise DataError(f'hand-offs: {why}; run "reid identify" on crops whose manifest has the column time')
+    return find_handoffs(visits, left, appeared, within)
+
+
+def handoff_json(state: PersonState, handoff: Handoff) -> dict[str, Any]:
+    """Return a hand-off as JSON values; its confidence is the mean of the crops of both visits."""
+    left, next_visit = handoff.left, handoff.appeared
+    rows = [*left.rows, *(next_visit.rows if next_visit else ())]
+    return {
+        "person": person_name(left.person),
+        "name": state.names.get(left.person, ""),
+        "left_camera": left.camera,
+        "left_time": left.end.isoformat(),
+        "left_path": state.paths[left.rows[-1]],
+        "appeared_camera": next_visit.camera if next_visit else None,
+        "appeared_time": next_visit.start.isoformat() if next_visit else None,
+        "appeared_path": state.paths[next_visit.rows[0]] if next_visit else None,
+        "seconds": handoff.seconds,
+        "confidence": round(float(state.sureness[rows].mean()), 4),
+    }

@@ -128,7 +128,7 @@ def write_decisions(folder: Path, log: DecisionLog) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    if not log.decisions and log.next_person == 1:
+    if not log.decisions:
         (folder / DECISIONS_FILE).unlink(missing_ok=True)
         return
     write_exported_decisions(folder / DECISIONS_FILE, log)
@@ -249,10 +249,16 @@ def forget_crops(writer: GalleryWriter, files: Mapping[str, Any], gone: Collecti
         GalleryError: A file is damaged.
         OSError: A file cannot be written.
     """
-    paths = {path for path, _ in gone}
+    paths, contents = {path for path, _ in gone}, {content for _, content in gone} - {""}
     log = read_decisions(writer.folder)
-    erased = {key for decision in log.decisions for key in decision.named_crops() if key.path in paths}
     table = PersonTable.read(writer.folder / files[PERSONS]["name"]) if PERSONS in files else PersonTable.empty()
+    kept_paths = set(table.paths) - paths
+    erased = {
+        key
+        for decision in log.decisions
+        for key in decision.named_crops()
+        if key.path in paths or (key.content in contents and key.path not in kept_paths)
+    }
     if erased:
         left = _without(log, erased, table)
         write_decisions(writer.folder, left)

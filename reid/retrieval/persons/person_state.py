@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.gallery_rows import GalleryRows
-from reid.retrieval.persons.decisions import NO_PERSON, CropKey, Decision, HumanWord, person_name, replay
+from reid.retrieval.persons.decisions import CropKey, Decision, HumanWord, append, person_name, replay
 from reid.retrieval.persons.person_files import PERSONS, DecisionLog, PersonTable, read_decisions, write_decisions
 from reid.retrieval.persons.resolution import resolve, rows_of_crops
 from reid.retrieval.row_table import CONTENT, RowTable
@@ -23,6 +24,7 @@ from reid.retrieval.storage import GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, read_gallery, under_lock
 
 UNDECIDED = ""
+CONTENT_DIGITS = 32  # hexadecimal digits of the hash of a file, as in reid.retrieval.growth
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,22 +235,15 @@ def add_decision(state: PersonState, decision: Decision, *, instead: bool = Fals
     Raises:
         ContradictionError: An older decision says the opposite, and ``instead`` is false.
     """
-    from reid.retrieval.persons.decisions import append
-
     log = append(state.log.decisions, decision, instead=instead)
     number = max([state.log.next_person, *(one + 1 for one in decision.numbers())])
     return state.with_log(DecisionLog(log, number))
 
 
 def _content_of(path: Path) -> str:
-    from reid.retrieval.growth import content_of
-
+    """Return the hash of a file, as a gallery keeps it; "" where it cannot be read."""
     try:
-        return content_of(path)
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:CONTENT_DIGITS]
     except OSError:
-        return UNDECIDED
-
-
-def persons_of_crops(state: PersonState, rows: Sequence[int]) -> list[int]:
-    """Return the numbers of the persons that some rows show, without 0, ascending."""
-    return sorted({int(state.persons[row]) for row in rows} - {NO_PERSON})
+        return ""

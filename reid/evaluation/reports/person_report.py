@@ -39,7 +39,7 @@ def describe_persons(state: PersonState) -> list[dict[str, Any]]:
                     "confirmed": bool(confirmed[row]),
                 }
             )
-        times = sorted(crop["time"] for crop in crops if crop["time"])
+        times = sorted(str(crop["time"]) for crop in crops if crop["time"])
         persons.append(
             {
                 "person": person_name(number),
@@ -47,7 +47,7 @@ def describe_persons(state: PersonState) -> list[dict[str, Any]]:
                 "confidence": round(float(sureness[rows].mean()), 4),
                 "number_of_crops": len(crops),
                 "confirmed": int(confirmed[rows].sum()),
-                "cameras": sorted({crop["camera"] for crop in crops} - {""}),
+                "cameras": sorted({str(crop["camera"]) for crop in crops} - {""}),
                 "first_time": times[0] if times else None,
                 "last_time": times[-1] if times else None,
                 "crops": crops,

@@ -78,6 +78,7 @@ class Decision:
         text: The name that the person gets, for the verb "name".
         time: When it was decided, ISO 8601.
         replaced: Older decisions that said the opposite and were given up for this one.
+        positions: Where in the log they stood, ascending.
 
     Raises:
         DataError: The verb is unknown, or the decision names no crop or no person.
@@ -92,6 +93,7 @@ class Decision:
     text: str = ""
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     replaced: tuple[Decision, ...] = ()
+    positions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.verb not in VERBS:
@@ -99,6 +101,10 @@ class Decision:
         least = 0 if self.verb == "different" else 1
         if self.person < least or self.other_person < 0 or not self.crops or any(one < 1 for one in self.absorbed):
             raise DataError(f'decision "{self.verb}": expected a person and at least one crop of it')
+        if self.person == self.other_person != NO_PERSON:
+            raise DataError(f'decision "{self.verb}": expected two persons, got {person_name(self.person)} twice')
+        if len(self.replaced) != len(self.positions):
+            raise DataError(f'decision "{self.verb}": expected one position for each replaced decision')
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as JSON values; what is empty is left out."""
@@ -108,7 +114,9 @@ class Decision:
         table |= {"absorbed": list(self.absorbed)} if self.absorbed else {}
         table |= {"text": self.text} if self.text else {}
         table |= {"time": self.time}
-        return table | ({"replaced": [one.to_json() for one in self.replaced]} if self.replaced else {})
+        if self.replaced:
+            table |= {"replaced": [one.to_json() for one in self.replaced], "positions": list(self.positions)}
+        return table
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Decision:
@@ -128,6 +136,7 @@ class Decision:
                 str(table.get("text", "")),
                 str(table["time"]),
                 tuple(cls.from_json(one) for one in table.get("replaced", ())),
+                tuple(_whole_number(one) for one in table.get("positions", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DataError(f"expected a decision, got something else ({type(error).__name__}: {error})") from None
@@ -137,8 +146,10 @@ class Decision:
         crops, others = (tuple(key for key in keys if key not in erased) for keys in (self.crops, self.others))
         if not crops or (self.verb == "different" and not others):
             return None
-        replaced = tuple(left for one in self.replaced if (left := one.without(erased)) is not None)
-        return replace(self, crops=crops, others=others, replaced=replaced)
+        kept = [one.without(erased) for one in self.replaced]
+        positions = tuple(where for where, one in zip(self.positions, kept, strict=True) if one is not None)
+        replaced = tuple(one for one in kept if one is not None)
+        return replace(self, crops=crops, others=others, replaced=replaced, positions=positions)
 
     def named_crops(self) -> Iterable[CropKey]:
         """Yield every crop that the decision names, those of replaced decisions included."""
@@ -307,18 +318,20 @@ def append(decisions: Sequence[Decision], new: Decision, *, instead: bool = Fals
     Raises:
         ContradictionError: An older decision says the opposite, and ``instead`` is false.
     """
-    log, given_up = list(decisions), list[Decision]()
+    log, given_up = dict(enumerate(decisions)), dict[int, Decision]()
     while True:
         try:
-            replay([*log, new])
+            replay([*log.values(), new])
             break
         except ContradictionError as error:
             if not instead or not error.older:
                 raise
-            given_up.insert(0, log.pop(error.older[0]))
+            position = list(log)[error.older[0]]
+            given_up[position] = log.pop(position)
     if given_up:
-        new = replace(new, replaced=tuple(given_up))
-    return (*log, new)
+        positions = tuple(sorted(given_up))
+        new = replace(new, replaced=tuple(given_up[position] for position in positions), positions=positions)
+    return (*log.values(), new)
 
 
 def undone(decisions: Sequence[Decision], number: int | None = None) -> tuple[tuple[Decision, ...], Decision]:
@@ -337,9 +350,11 @@ def undone(decisions: Sequence[Decision], number: int | None = None) -> tuple[tu
     if not 1 <= position <= len(decisions):
         raise GalleryError(f"expected the number of a decision, 1 to {len(decisions)}, got {number}")
     taken = decisions[position - 1]
-    left = (*decisions[: position - 1], *taken.replaced, *decisions[position:])
+    left = [*decisions[: position - 1], *decisions[position:]]
+    for where, one in zip(taken.positions, taken.replaced, strict=True):
+        left.insert(where, one)
     replay(left)
-    return left, taken
+    return tuple(left), taken
 
 
 def _keys_to_json(keys: Iterable[CropKey]) -> list[dict[str, str]]:

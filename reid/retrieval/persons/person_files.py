@@ -276,7 +276,7 @@ def _without(log: DecisionLog, erased: set[CropKey], table: PersonTable) -> Deci
         kept = decision.without(erased)
         if kept is None and decision.verb == "name":
             other = _another_crop(table, decision.person, paths)
-            kept = None if other is None else replace(decision, crops=(other,), replaced=())
+            kept = None if other is None else replace(decision, crops=(other,), replaced=(), positions=())
         left += [] if kept is None else [kept]
     return replace(log, decisions=tuple(left))
 

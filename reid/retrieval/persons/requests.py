@@ -71,7 +71,7 @@ def _anchor(state: PersonState, subject: Subject, without: Sequence[int] = ()) -
 
 
 def decide_same(state: PersonState, subjects: Sequence[Subject]) -> Decision:
-    """Decide that persons or crops are one person; the first named person keeps its id.
+    """Decide that persons or crops are one person; the first person keeps its id, before those of crops.
 
     Raises:
         GalleryError: Fewer than two different persons or crops are given.
@@ -79,7 +79,7 @@ def decide_same(state: PersonState, subjects: Sequence[Subject]) -> Decision:
     rows = list(dict.fromkeys(_anchor(state, one) for one in subjects))
     if len(rows) < 2:
         raise GalleryError("expected two different persons or crops, got one")
-    persons = [one.person for one in subjects if one.person]
+    persons = [one.person for one in sorted(subjects, key=lambda one: one.is_crop) if one.person]
     person = persons[0] if persons else state.log.next_person
     absorbed = set(persons) - {person}
     for subject in subjects:  # of a person with confirmed crops, an unconfirmed one moves without the others

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from reid.errors import DataError, GalleryError
 from reid.files import write_whole
@@ -22,9 +24,11 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.persons.decisions import FORMAT, CropKey, Decision, replay
 
 if TYPE_CHECKING:
+    from reid.retrieval.row_table import RowTable
     from reid.retrieval.storage import GalleryWriter
 
 DECISIONS_FILE = "decisions.json"
+CONTENT = "_content"  # the column of reid.retrieval.row_table
 PERSONS = "persons.parquet"  # the suffix of the derived file
 MAX_BYTES = 2**30
 _COLUMNS = ("path", "content", "base", "person", "confidence")
@@ -171,7 +175,7 @@ class PersonTable:
         none = np.zeros(0, np.int64)
         return cls((), (), none, none, np.zeros(0, np.float32), {})
 
-    def select(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> PersonTable:
+    def select(self, mask: npt.NDArray[np.bool_]) -> PersonTable:
         """Return the rows where ``mask`` (N,) is true."""
         rows = np.flatnonzero(mask)
         texts = ([column[row] for row in rows.tolist()] for column in (self.paths, self.contents))
@@ -266,6 +270,39 @@ def forget_crops(writer: GalleryWriter, files: Mapping[str, Any], gone: Collecti
     if kept.all():
         return dict(files)
     return {**files, PERSONS: writer.write_data(PERSONS, table.select(kept).write)}
+
+
+def erased_crops(table: RowTable, gone: npt.NDArray[np.bool_]) -> list[tuple[str, str]]:
+    """Return the path and the hash of the file of the crops (G,) that are erased, for :func:`forget_crops`."""
+    if not gone.any():
+        return []
+    part = table.take(np.flatnonzero(gone))
+    paths = part.column("path").to_pylist()
+    known = part.arrow.column(CONTENT).to_pylist() if CONTENT in part.arrow.column_names else [None] * len(paths)
+    return [(path, content or "") for path, content in zip(paths, known, strict=True)]
+
+
+def kept_person_files(writer: GalleryWriter, gone: Collection[tuple[str, str]]) -> dict[str, Any]:
+    """Return the entry of the persons for the header of a gallery that is built again, without erased crops.
+
+    Args:
+        writer: The writer of the gallery, before it commits the new one.
+        gone: The erased crops, as :func:`forget_crops` takes them.
+
+    Returns:
+        The entry; empty where the gallery before had no persons, or their file is damaged.
+
+    Raises:
+        GalleryError: The decisions are damaged.
+        OSError: A file cannot be written.
+    """
+    entry = (writer.header or {"files": {}})["files"].get(PERSONS)
+    files = {}
+    if entry is not None:
+        with suppress(GalleryError, OSError):  # they are found again; the decisions are what must not be lost
+            PersonTable.read(writer.folder / entry["name"])
+            files = {PERSONS: entry}
+    return forget_crops(writer, files, gone) if gone else files
 
 
 def _without(log: DecisionLog, erased: set[CropKey], table: PersonTable) -> DecisionLog:

@@ -264,7 +264,7 @@ def forget_crops(writer: GalleryWriter, files: Mapping[str, Any], gone: Collecti
         if key.path in paths or (key.content in contents and key.path not in kept_paths)
     }
     if erased:
-        left = _without(log, erased, table)
+        left = _without(log, erased, table, paths)
         write_decisions(writer.folder, left)
     kept = np.array([path not in paths for path in table.paths], np.bool_)
     if kept.all():
@@ -305,9 +305,8 @@ def kept_person_files(writer: GalleryWriter, gone: Collection[tuple[str, str]]) 
     return forget_crops(writer, files, gone) if gone else files
 
 
-def _without(log: DecisionLog, erased: set[CropKey], table: PersonTable) -> DecisionLog:
+def _without(log: DecisionLog, erased: set[CropKey], table: PersonTable, paths: Collection[str]) -> DecisionLog:
     """Return a log without erased crops; a name stays with a person that has other crops."""
-    paths = {key.path for key in erased}
     left = []
     for decision in log.decisions:
         kept = decision.without(erased)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,17 @@ from reid.data.manifest import read_manifest
 from reid.evaluation import evaluate
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.records import Embeddings, FloatArray, Sample, Split, domain_of
-from reid.retrieval.camera_normalization import normalize_cameras
+from reid.retrieval.camera_measurement import CameraMeasurement
+from reid.retrieval.camera_normalization import group_crops, normalize_cameras
 from reid.retrieval.centering import camera_means, centered
 from reid.retrieval.embed import embed
-from reid.retrieval.normalization_choice import CameraLevels, parse_normalization
+from reid.retrieval.normalization_candidates import candidate_vectors, draw_compared, vectors_by_halves
+from reid.retrieval.normalization_choice import CameraLevels, LevelsChoice, choose_levels, parse_normalization
+from reid.retrieval.normalization_report import choose_score_norm
 from reid.retrieval.score_normalization import SCORE_NORMS
 
 SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 SCORED = 40  # people, and vehicles, of a site of the street that are scored
-LEVELS = (CameraLevels(), CameraLevels(centering=True), CameraLevels(True), CameraLevels(True, True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,20 +90,53 @@ def replace_split(sample: Sample, split: Split) -> Sample:
     return Sample(sample.path, sample.identity, sample.camera, sample.modality, sample.category, split)
 
 
-def variants(
-    place: Place, checkpoint: Checkpoint, fields: Sequence[str]
-) -> Iterator[tuple[CameraLevels, dict[Path, FloatArray]]]:
-    """The vector of every crop by each combination of levels; the centers come from the pool."""
-    crops = {sample.path: sample for rows in (place.pool, *place.scored.values()) for sample in rows}
-    samples, in_pool = list(crops.values()), {sample.path for sample in place.pool}
-    pool = np.array([row for row, sample in enumerate(samples) if sample.path in in_pool])
-    for statistics in (False, True):
-        request = parse_normalization("statistics" if statistics else "none")
-        profiles, _ = normalize_cameras(checkpoint, place.pool, request, domain_fields=fields)
-        vectors = embed(checkpoint.with_profiles(profiles), samples)
-        moved = centered(vectors, camera_means(vectors.select(pool), fields), fields)
-        for one, levels in ((vectors, CameraLevels(statistics)), (moved, CameraLevels(statistics, True))):
-            yield levels, {sample.path: vector for sample, vector in zip(samples, one.vectors, strict=True)}
+class Vectors:
+    """The vectors of the crops of a place, kept in a folder so that a run that was stopped goes on where it was."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.checkpoint = place.checkpoint()
+        self.fields = self.checkpoint.domain_fields or ("camera",)
+        self.pool = list(place.pool)
+        crops = {sample.path: sample for rows in (place.pool, *place.scored.values()) for sample in rows}
+        self.samples = list(crops.values())
+        self.file = folder / f"{place.name.replace(', ', '-')}.npz"
+        self.kept = dict(np.load(self.file)) if self.file.is_file() else {}
+
+    def once(self, name: str, compute: Callable[[], FloatArray]) -> FloatArray:
+        """Return what ``compute`` returns, or returned in an earlier run."""
+        if name not in self.kept:
+            self.kept[name] = compute()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(self.file, **self.kept)
+        return self.kept[name]
+
+    def by_levels(self) -> dict[str, dict[Path, FloatArray]]:
+        """The vector of every crop by each combination of levels; the centers come from the pool."""
+        in_pool = {sample.path for sample in self.pool}
+        pool = np.array([row for row, sample in enumerate(self.samples) if sample.path in in_pool])
+        found = {}
+        for statistics in (False, True):
+            name = "statistics" if statistics else "none"
+            vectors = self.once(name, lambda name=name: self._embed(name))  # type: ignore[misc]
+            embeddings = Embeddings(tuple(self.samples), vectors, name)
+            moved = centered(embeddings, camera_means(embeddings.select(pool), self.fields), self.fields)
+            for one, levels in ((embeddings, CameraLevels(statistics)), (moved, CameraLevels(statistics, True))):
+                found[str(levels)] = {s.path: v for s, v in zip(self.samples, one.vectors, strict=True)}
+        return found
+
+    def _embed(self, levels: str) -> FloatArray:
+        request = parse_normalization(levels)
+        profiles, _ = normalize_cameras(self.checkpoint, self.pool, request, domain_fields=self.fields)
+        return embed(self.checkpoint.with_profiles(profiles), self.samples).vectors
+
+    def choice(self, by_levels: Mapping[str, Mapping[Path, FloatArray]]) -> LevelsChoice:
+        """What ``--normalize auto`` chooses from the pool, as :func:`reid.retrieval.camera_normalization` does."""
+        compared = draw_compared(group_crops(self.pool, self.fields, 2))
+        measurement = CameraMeasurement(self.checkpoint, self.fields)
+        own = measurement.own(list(compared.crops))
+        plain = np.stack([by_levels["none"][sample.path] for sample in compared.samples])
+        halves = self.once("halves", lambda: vectors_by_halves(measurement, compared, own))
+        return choose_levels(candidate_vectors(compared, plain, halves), compared.pairs)
 
 
 def scores(samples: Sequence[Sample], vectors: FloatArray) -> dict[str, tuple[float, float]]:
@@ -116,32 +151,31 @@ def scores(samples: Sequence[Sample], vectors: FloatArray) -> dict[str, tuple[fl
             for norm, rows in found.items()}  # fmt: skip
 
 
-def measure(place: Place) -> dict[str, Any]:
+def measure(place: Place, folder: Path) -> dict[str, Any]:
     """Everything that the document says about a place."""
-    began = time.process_time()
-    checkpoint = place.checkpoint()
-    fields = checkpoint.domain_fields or ("camera",)
-    profiles, report = normalize_cameras(checkpoint, place.pool, parse_normalization("auto"), domain_fields=fields)
-    cost = time.process_time() - began
-    table = dict(variants(place, checkpoint, fields))
-    chosen = {camera.camera: camera.levels for camera in report.cameras}
-    by_name = {str(levels): vectors for levels, vectors in table.items()}
+    vectors = Vectors(place, folder)
+    by_levels = vectors.by_levels()
+    choice = vectors.choice(by_levels)
+    counts = Counter(domain_of(sample, vectors.fields) for sample in place.pool)
+    score_norm, _ = choose_score_norm(counts)
     found: dict[str, Any] = {}
     for name, samples in place.scored.items():
         found[name] = {
-            str(levels): scores(samples, np.stack([vectors[sample.path] for sample in samples]))
-            for levels, vectors in table.items()
+            levels: scores(samples, np.stack([table[sample.path] for sample in samples]))
+            for levels, table in by_levels.items()
         }
-        own = [by_name[chosen[domain_of(sample, fields)]][sample.path] for sample in samples]
+        chosen = [str(choice.levels.get(domain_of(sample, vectors.fields), CameraLevels())) for sample in samples]
+        own = [by_levels[levels][sample.path] for levels, sample in zip(chosen, samples, strict=True)]
         found[name]["auto"] = scores(samples, np.stack(own))
     return {
-        "weights": checkpoint.weights,
-        "backbone": checkpoint.spec.backbone,
-        "seconds": round(time.process_time() - began),
-        "seconds of auto": round(cost),
+        "weights": vectors.checkpoint.weights,
+        "backbone": vectors.checkpoint.spec.backbone,
         "crops": len(place.pool),
-        "report": report.to_json(),
-        "score_norm": profiles.score_norm,
+        "cameras": len(counts),
+        "levels": {name: str(levels) for name, levels in choice.levels.items()},
+        "promised": {str(one.levels): [one.share, one.gain, one.error] for one in choice.candidates},
+        "reason": choice.reason,
+        "score_norm": score_norm,
         "scores": found,
     }
 
@@ -154,23 +188,23 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of .pth files")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/normalize_auto.json"))
     parser.add_argument("--report", type=Path, default=Path("docs/results/normalize-auto.md"))
+    parser.add_argument("--vectors", type=Path, default=Path("data/normalize-auto"), help="where vectors are kept")
     parser.add_argument("--again", action="store_true", help="measure also what --json has of the same weights")
     options = parser.parse_args()
     torch.set_num_threads(1)
     published = sorted(options.weights.glob("*.pth")) if options.weights else []
     shipped = [SHIPPED / f"{name}.safetensors" for name in ("street", "small-plain")]
-    places = [vehicles(options.vehicles, file) for file in published if options.vehicles]
-    for site in ("street-b", "street-a"):
-        for category in ("person", "vehicle"):
-            places += [street(options.street, site, category, file) for file in shipped]
+    places = [vehicles(options.vehicles, file) for file in [*published, *shipped] if options.vehicles]
+    for category in ("person", "vehicle"):
+        places += [street(options.street, "street-b", category, file) for file in [*shipped, *reversed(published)]]
+        places += [street(options.street, "street-a", category, file) for file in shipped]
     places += [characters(options.characters, file) for file in published if options.characters]
-    places += [street(options.street, site, "person", file) for site in ("street-b", "street-a") for file in published]
     results = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else {}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     for place in places:
         if place.name not in results or options.again:
-            results[place.name] = measure(place)
-            print(place.name, f"{results[place.name]['seconds']} s", flush=True)
+            results[place.name] = measure(place, options.vectors)
+            print(place.name, results[place.name]["reason"], flush=True)
             options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     ordered = {place.name: results[place.name] for place in places}
     options.json.write_text(json.dumps({**ordered, **results}, indent=1) + "\n", encoding="utf-8")

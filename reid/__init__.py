@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from reid.records import Sample as Sample
     from reid.records import Split as Split
     from reid.records import UnseenCameraPolicy as UnseenCameraPolicy
+    from reid.retrieval.camera_normalization import normalize_cameras as normalize_cameras
     from reid.retrieval.embed import embed as embed
     from reid.retrieval.gallery import Gallery as Gallery
 
@@ -83,6 +84,7 @@ _DEFINED_IN = {
     "evaluate": "reid.evaluation.run",
     "load_checkpoint": "reid.pipeline",
     "modality_batchnorm": "reid.norm.domain_policy",
+    "normalize_cameras": "reid.retrieval.camera_normalization",
     "read_manifest": "reid.data.manifest",
     "read_samples": "reid.pipeline",
     "samples_from_frame": "reid.data.sample_tables",

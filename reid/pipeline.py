@@ -196,10 +196,12 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], polic
             ' add unlabelled crops, or run "reid calibrate" on crops of these cameras and pass --profiles'
         )
     check_files(pool)
-    from reid.models.calibration import calibrate_checkpoint
+    from reid.retrieval.camera_normalization import count_images, levels_of, normalize_cameras
+    from reid.retrieval.normalization_choice import NormalizationRequest
 
-    with progress_bar("calibrating", len(pool)) as progress:
-        profiles = calibrate_checkpoint(checkpoint, pool, workers=workers(), progress=progress)
+    request = NormalizationRequest(False, levels_of(checkpoint))
+    with progress_bar("calibrating", count_images(pool, request, checkpoint.has_statistics)) as progress:
+        profiles, _ = normalize_cameras(checkpoint, pool, request, workers=workers(), progress=progress)
     return replace(checkpoint.with_profiles(profiles), extra=extra)
 
 

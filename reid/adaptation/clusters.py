@@ -47,14 +47,21 @@ class ClusterSettings:
     fewest: int = 4
 
     @classmethod
-    def for_crops(cls, crops: float) -> ClusterSettings:
-        """Return the settings for so many crops of a person in each camera, between 4 and 8 of them.
+    def for_crops(cls, crops: float, *, cameras: bool = True) -> ClusterSettings:
+        """Return the settings for so many crops of a person in each camera: as many neighbours, within bounds.
+
+        Args:
+            crops: Crops of a person in a camera, or in all where no camera is known.
+            cameras: Whether there are several cameras; without, one list of neighbours takes the role of two.
 
         Example:
             >>> ClusterSettings.for_crops(6.4).k1, ClusterSettings.for_crops(1).k2
             ((6, 6), (2, 2))
+            >>> ClusterSettings.for_crops(6.4, cameras=False).k1
+            (8, 8)
         """
-        k = min(max(round(crops), SMALLEST_K), LARGEST_K)
+        times = 1 if cameras else 2
+        k = min(max(round(crops), SMALLEST_K * times), LARGEST_K * times)
         return cls((k, k), (k // 2, k // 2))
 
 
@@ -115,10 +122,11 @@ def fitting_clusters(vectors: FloatArray, cameras: IntArray) -> tuple[IntArray, 
     Returns:
         (M,) int64, the cluster of each crop, -1 for none; and the settings.
     """
-    settings = ClusterSettings.for_crops(SMALLEST_K)
+    several = len(np.unique(cameras)) > 1
+    settings = ClusterSettings.for_crops(SMALLEST_K, cameras=several)
     labels = cluster_group(vectors, cameras, settings)
     for _ in range(ROUNDS):
-        better = ClusterSettings.for_crops(figures_of(labels, cameras, "").crops_a_camera)
+        better = ClusterSettings.for_crops(figures_of(labels, cameras, "").crops_a_camera, cameras=several)
         if better.k1 <= settings.k1:
             break
         settings, labels = better, cluster_group(vectors, cameras, better)

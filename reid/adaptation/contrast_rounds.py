@@ -230,8 +230,10 @@ class ContrastRounds:
         if watch.on_epoch is not None:
             watch.on_epoch(figures)
         if best.has_fallen:
-            state.notes.append(f"the clusters became worse, so that epoch {state.kept_epoch} is kept")
+            state.notes.append(f"the clusters became worse after epoch {state.kept_epoch}")
         state.is_finished = best.has_fallen or state.epoch >= self.epochs
+        if state.is_finished and not state.kept_epoch and not best.has_fallen:
+            state.notes.append("the clusters did not become better in any epoch")
 
     def _train(self, epoch: int, vectors: FloatArray, assigned: Assignments, watch: Watch) -> float:
         """Make the updates of one epoch; return the mean loss."""

@@ -122,10 +122,10 @@ def _centroids(site: SiteNetwork, progress: Progress | None) -> Tensor | None:
 
 
 def _freeze(network: nn.Module, frozen: dict[str, NormLayer]) -> None:
-    """Freeze the stages and the neck that the frozen norms stand in."""
+    """Freeze the stage that the frozen norms stand in, and all that follows the backbone."""
     for name, parameter in network.named_parameters():
-        stage = ".".join(name.split(".")[:2]) if name.startswith("backbone.") else name.split(".")[0]
-        if any(layer == stage or layer.startswith(f"{stage}.") for layer in frozen):
+        stage = ".".join(name.split(".")[:2])
+        if not name.startswith("backbone.") or any(f"{layer}.".startswith(f"{stage}.") for layer in frozen):
             parameter.requires_grad_(False)
 
 

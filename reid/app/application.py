@@ -174,6 +174,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--galleries", type=Path, help="folder for the computed galleries (default: galleries)")
     parser.add_argument("--weights", type=Path, help="weights to show (default: the shipped ones)")
+    parser.add_argument("--profiles", type=Path, action="append", help="camera profiles of these weights")
     parser.add_argument("--plain", type=Path, help="plain-BN weights to compare with (default: the shipped pair)")
     parser.add_argument("--identities", type=int, help="test people at each site of a new synthetic street")
     return parser.parse_args(arguments)
@@ -206,7 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
             if not is_loopback(options.host):
                 typer.echo(OPEN_WARNING.format(host=options.host), err=True)
             folder, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
-            data = prepare_data(folder, galleries, options.weights, options.plain, options.identities)
+            data = prepare_data(
+                folder, galleries, options.weights, options.plain, options.identities, options.profiles or ()
+            )
             local = is_loopback(str(listener.getsockname()[0]))
             serve(guarded_application(data, local), listener)
     except ReidError as error:

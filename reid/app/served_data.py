@@ -183,8 +183,9 @@ class ServedData:
 
 
 def prepare_data(
-    data: Path, galleries: Path, weights: Path | None = None, plain: Path | None = None, identities: int | None = None
-) -> ServedData:
+    data: Path, galleries: Path, weights: Path | None = None, plain: Path | None = None, identities: int | None = None,
+    profiles: Sequence[Path] = (),
+) -> ServedData:  # fmt: skip
     """Prepare all that the application shows, and compute what is missing or out of date.
 
     Args:
@@ -193,6 +194,7 @@ def prepare_data(
         weights: The weights to show; None takes the shipped ones.
         plain: Plain-BN weights to compare with; None takes the shipped pair of :func:`compared_weights`.
         identities: The number of test people at each site of a new street; None takes the default street.
+        profiles: Files of camera profiles of ``weights``.
 
     Returns:
         The sites and one gallery for each network.
@@ -203,7 +205,9 @@ def prepare_data(
     """
     files = {CAMERA_BN: weights or shipped_weights(), **({PLAIN_BN: plain} if plain else compared_weights())}
     # Weights come first: without them there is no need to make a street.
-    loaded = {title: load_checkpoint(path) for title, path in files.items()}
+    loaded = {
+        title: load_checkpoint(path, profiles=profiles if title == CAMERA_BN else ()) for title, path in files.items()
+    }
     manifests = find_or_make_manifests(data, identities)
     tombstones = [read_tombstones(galleries / name) for name in APPLICATION_GALLERIES]
     sites = _read_sites(manifests, tombstones, galleries)
@@ -280,7 +284,9 @@ def _open_or_build(
     """Open the gallery in ``folder``; build it where it is missing, damaged or out of date."""
     categories = _trained_categories(loaded, every_sample)
     samples = [sample for sample in every_sample if sample.category in categories]
-    current = _open_if_current(title, categories, folder, samples, loaded.fingerprint, digest)
+    # with profiles, the fingerprint is another than that of the weights
+    digest = digest if loaded.fingerprint == loaded.weights else f"{digest}-{loaded.fingerprint}"
+    current = _open_if_current(title, categories, folder, samples, loaded.weights, digest)
     if current is not None:
         return current
     named = replace(loaded, extra={**loaded.extra, DATA_KEY: digest})

@@ -127,7 +127,7 @@ class AdaptationBar:
     def __enter__(self) -> AdaptationBar:
         from tqdm import tqdm
 
-        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         self._bar = tqdm(desc="reading", total=1, dynamic_ncols=True, file=sys.stderr, bar_format=layout)
         return self
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,11 +31,17 @@ from reid.cli.options import (
 )
 from reid.errors import ConfigError
 from reid.files import check_output_file, write_whole
-from reid.records import Split, domain_of
+from reid.records import Sample, Split, domain_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reid.evaluation.analysis.camera_curve import CurvePoint
     from reid.evaluation.analysis.camera_report import CameraReport
+    from reid.models.checkpoint import Checkpoint
+    from reid.norm import Profiles
+    from reid.retrieval.normalization_choice import NormalizationRequest
+    from reid.retrieval.normalization_report import NormalizationReport
 
 commands = typer.Typer()
 cameras = typer.Typer(
@@ -54,6 +60,7 @@ def report(
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
+    profiles: ProfileFiles = None,
     by: DomainFields = "",
     normalize: Normalize = None,
     split: Annotated[
@@ -89,20 +96,15 @@ def report(
     from reid.pipeline import check_weights, load_checkpoint, progress_bar, workers
 
     source, fields = prior_source(prior, prior_from), parse_domain_fields(by)
-    curve, request = curve or plot is not None, normalization_request(normalize, None)
+    curve, request = curve or plot is not None, normalization_request(normalize, profiles)
     _check_outputs(plot, out, html_file, data)
-    check_weights(weights)
+    check_weights(weights, profiles or ())
     samples = samples_of(data, root)
     pool, scored = calibration_samples(samples, split), [s for s in samples if s.split is not Split.TRAIN]
     check_files([*pool, *scored])
-    checkpoint = load_checkpoint(weights, backbone, size)
-    from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
+    checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
     from reid.evaluation.analysis.camera_report import camera_report, count_images
-    from reid.evaluation.reports.camera_report_page import write_camera_page
     from reid.models.calibration import can_be_calibrated
-    from reid.retrieval.camera_normalization import count_images as images_to_normalize
-    from reid.retrieval.camera_normalization import normalize_cameras
-    from reid.retrieval.centering import FEWEST
 
     fields = fields or checkpoint.domain_fields or ("camera",)
     has_statistics = can_be_calibrated(checkpoint)
@@ -110,41 +112,20 @@ def report(
         raise ConfigError(
             f"{checkpoint.source}: a network without BatchNorm has no curve; leave --curve and --plot out"
         )
+    how: dict[str, Any] = {"domain_fields": fields, "prior": prior, "prior_from": source, "workers": workers()}
     with progress_bar("measuring cameras", count_images(pool, scored, fields, has_statistics)) as progress:
-        found = camera_report(
-            checkpoint,
-            pool,
-            scored,
-            domain_fields=fields,
-            prior=prior,
-            prior_from=source,
-            workers=workers(),
-            progress=progress,
-        )
-    profiles, chosen = found.profiles, None
+        found = camera_report(checkpoint, pool, scored, **how, progress=progress)
+    recommended, chosen = found.profiles, None
     if request is not None:
-        with progress_bar("normalizing cameras", images_to_normalize(pool, request, has_statistics)) as progress:
-            profiles, chosen = normalize_cameras(
-                checkpoint,
-                pool,
-                request,
-                domain_fields=fields,
-                minimum=1 if request.is_auto else FEWEST,
-                prior=prior,
-                prior_from=source,
-                workers=workers(),
-                progress=progress,
-            )
-    points: list[CurvePoint] = []
-    if curve:
-        most = max(Counter(domain_of(sample, fields) for sample in pool).values())
-        with progress_bar("measuring the curve", len(curve_steps(most)) * len(scored)) as progress:
-            points = score_curve(checkpoint, pool, scored, domain_fields=fields, workers=workers(), progress=progress)
+        recommended, chosen = _normalize(checkpoint, pool, request, how)
+    points = _measure_curve(checkpoint, pool, scored, fields) if curve else []
     if plot is not None:
         _write_plot(plot, points)
     if out is not None:
-        profiles.save(out)
+        recommended.save(out)
     if html_file is not None:
+        from reid.evaluation.reports.camera_report_page import write_camera_page
+
         write_camera_page(found, chosen, html_file)
     if as_json:
         normalization = {} if chosen is None else {"normalization": chosen.to_json()}
@@ -152,6 +133,30 @@ def report(
         typer.echo(json.dumps({**found.to_json(), **normalization, "curve": curve_points}, indent=2))
     else:
         typer.echo("\n".join([*_lines(found, points), *(chosen.lines() if chosen is not None else [])]))
+
+
+def _normalize(
+    checkpoint: Checkpoint, pool: Sequence[Sample], request: NormalizationRequest, how: dict[str, Any]
+) -> tuple[Profiles, NormalizationReport]:
+    """Measure or choose the levels of the cameras; auto leaves a camera with a single crop as it is."""
+    from reid.models.calibration import can_be_calibrated
+    from reid.pipeline import progress_bar
+    from reid.retrieval.camera_normalization import count_images, normalize_cameras
+
+    minimum = 1 if request.is_auto else 2
+    with progress_bar("normalizing cameras", count_images(pool, request, can_be_calibrated(checkpoint))) as progress:
+        return normalize_cameras(checkpoint, pool, request, **how, minimum=minimum, progress=progress)
+
+
+def _measure_curve(
+    checkpoint: Checkpoint, pool: Sequence[Sample], scored: Sequence[Sample], fields: tuple[str, ...]
+) -> list[CurvePoint]:
+    from reid.evaluation.analysis.camera_curve import curve_steps, score_curve
+    from reid.pipeline import progress_bar, workers
+
+    most = max(Counter(domain_of(sample, fields) for sample in pool).values())
+    with progress_bar("measuring the curve", len(curve_steps(most)) * len(scored)) as progress:
+        return score_curve(checkpoint, pool, scored, domain_fields=fields, workers=workers(), progress=progress)
 
 
 def _check_outputs(plot: Path | None, out: Path | None, html_file: Path | None, data: list[str] | None) -> None:

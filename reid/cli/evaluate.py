@@ -26,7 +26,7 @@ from reid.cli.options import (
     rule_settings,
     unseen_policy,
 )
-from reid.cli.rerank_options import ExpandQueries, Rerank, RerankingCommand, reranking_of
+from reid.cli.rerank_options import ExpandQueries, LearnMetric, Rerank, RerankingCommand, reranking_of
 from reid.errors import ConfigError
 from reid.records import UnseenCameraPolicy
 
@@ -66,6 +66,7 @@ def evaluate(
     ] = None,
     rerank: Rerank = None,
     expand_queries: ExpandQueries = "0",
+    learn_metric: LearnMetric = False,
     score_norm: ScoreNorm = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
@@ -95,7 +96,7 @@ def evaluate(
     from reid.pipeline import evaluate_data
 
     _check_outputs(json_file, html_file, data)
-    reranking = reranking_of(rerank, expand_queries)
+    reranking = reranking_of(rerank, expand_queries, learn_metric)
     settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
     normalization_request(normalize, profiles)
@@ -104,19 +105,16 @@ def evaluate(
         # before the street is drawn, which takes minutes
         check_cameras(load(str(weights or "")), None if normalize else unseen)
     data_sets = {spec: _open_all(spec, root, settings) for spec in data_specs(data)}
-    for data_set in (one for choices in data_sets.values() for one in choices):
-        check_files(evaluated_samples(data_set))
+    check_files([row for choices in data_sets.values() for one in choices for row in evaluated_samples(one)])
 
     def checkpoint_for(data_set: DataSet) -> Checkpoint:
         checkpoint = normalized_for(data_set.samples, load(_filled(weights, data_set)), normalize, profiles)
         return for_cameras_of(data_set.samples, checkpoint, unseen, default)
 
     shown = query_examples if html_file is not None else 0 if details else None
-    scored = []
+    how, scored = (reranking, memory and memory * 2**20, shown, str(score_norm or "")), []
     for spec, choices in data_sets.items():
-        for one in evaluate_data(
-            choices, checkpoint_for, reranking, memory and memory * 2**20, shown, str(score_norm or "")
-        ):
+        for one in evaluate_data(choices, checkpoint_for, *how):
             scored.append(one)
             typer.echo(f"{spec}\n{report_table(one.report)}{details_table(one) if details else ''}")
     if json_file is not None:

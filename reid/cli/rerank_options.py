@@ -1,4 +1,4 @@
-"""The options of ``reid evaluate`` that order answers again: ``--rerank`` and ``--expand-queries``.
+"""The options of ``reid evaluate`` that order answers again: ``--rerank``, ``--expand-queries`` and ``--learn-metric``.
 
 ``--rerank`` takes one word, "camera", or three numbers. The parser of the command line takes the same number of words
 for an option every time, so the numbers are joined to one word before it reads them.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reid.evaluation import Reranking
 
 CAMERA = "camera"
-RERANK, EXPAND = "--rerank", "--expand-queries"
+RERANK, EXPAND, METRIC = "--rerank", "--expand-queries", "--learn-metric"
 NUMBERS = 3  # K1, K2 and LAMBDA
 
 Rerank = Annotated[
@@ -38,6 +38,15 @@ ExpandQueries = Annotated[
         metavar="camera | N",
         help='Also score query expansion by the N nearest gallery crops. "camera" expands queries and gallery by the'
         " nearest crops of each camera by CSLS scores, as many as fit the data.",
+    ),
+]
+
+LearnMetric = Annotated[
+    bool,
+    typer.Option(
+        METRIC,
+        help="Also score with a metric that is learned without labels, from crops of two cameras that are each other's"
+        " nearest. It helps as well where an identity has one crop in a camera.",
     ),
 ]
 
@@ -84,7 +93,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def reranking_of(rerank: str | None, expand_queries: str) -> Reranking | None:
+def reranking_of(rerank: str | None, expand_queries: str, learn_metric: bool) -> Reranking | None:
     """Return how to order answers again; None for not at all.
 
     Raises:
@@ -93,14 +102,15 @@ def reranking_of(rerank: str | None, expand_queries: str) -> Reranking | None:
     expands_by_camera = expand_queries == CAMERA
     neighbours = 0 if expands_by_camera else _neighbours(expand_queries)
     by_camera = rerank == CAMERA
-    if neighbours and by_camera:
-        raise typer.BadParameter(f"{RERANK} {CAMERA} expands by camera only; use {EXPAND} {CAMERA}")
+    if neighbours and (by_camera or learn_metric):
+        option = f"{RERANK} {CAMERA}" if by_camera else METRIC
+        raise typer.BadParameter(f"{option} goes with expansion by camera only; use {EXPAND} {CAMERA}")
     k_reciprocal = None if rerank is None or by_camera else _k_reciprocal(rerank)
-    if not (by_camera or k_reciprocal or neighbours or expands_by_camera):
+    if not (by_camera or k_reciprocal or neighbours or expands_by_camera or learn_metric):
         return None
     from reid.evaluation import Reranking
 
-    return Reranking(k_reciprocal, neighbours, by_camera, expands_by_camera)
+    return Reranking(k_reciprocal, neighbours, by_camera, expands_by_camera, learn_metric)
 
 
 def _neighbours(value: str) -> int:

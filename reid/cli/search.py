@@ -53,8 +53,8 @@ def search(
     score_norm: Annotated[
         ScoreNormName | None,
         typer.Option(
-            help="Rank by scores that are normalized per pair of cameras, and judge each answer. Default: csls where"
-            " the gallery has enough crops.",
+            help="Rank by scores that are normalized per pair of cameras, and judge each answer. Default: what the"
+            " profiles recommend, else csls where the gallery has enough crops.",
         ),
     ] = None,
     false_match_rate: Annotated[
@@ -76,8 +76,8 @@ def search(
 
     Without --weights, the network that the gallery was built with embeds the image.  Behind the similarity of an answer
     stand its normalized score, which ranks the answers, the verdict (same, undecided or other), and its false-match
-    rate: the share of pairs of different people that score as high.  These are left out where the gallery has too few
-    crops to compare with.
+    rate: the share of pairs of different people of the same two cameras that are as similar.  These are left out where
+    the gallery has too few crops to compare with.
     """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
@@ -119,7 +119,7 @@ def search(
         cross_camera=cross_camera,
         modalities=answers or None,
         categories=[category],
-        score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
         same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )
     if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
@@ -178,6 +178,7 @@ def _unknown_domain(
     shown = {domain_of(sample, checkpoint.domain_fields) for sample in gallery}
     domains = [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
     fields, known = "/".join(checkpoint.domain_fields), ", ".join(domains)
+    what = "statistics" if checkpoint.has_statistics else "centers"
     where = f"{folder}: its network has" if own_network else f"{checkpoint.source}: these weights have"
     cure = (
         'run "reid calibrate" on its crops and "reid index build --profiles" again, or build the gallery with'
@@ -189,16 +190,15 @@ def _unknown_domain(
     cameras = _known_cameras(checkpoint, query, domains) if not query.camera else []
     if cameras:
         return (
-            f"{where} statistics for each {fields}; name the camera of the image with --camera; known:"
+            f"{where} {what} for each {fields}; name the camera of the image with --camera; known:"
             f" {', '.join(cameras)}; for another camera, {cure}"
         )
     if query.camera or "camera" not in checkpoint.domain_fields:
-        return (
-            f'{where} no statistics for {fields} "{domain_of(query, checkpoint.domain_fields)}"; known: {known}; {cure}'
-        )
+        name = domain_of(query, checkpoint.domain_fields)
+        return f'{where} no {what} for {fields} "{name}"; known: {known}; {cure}'
     other = {name: getattr(query, name) for name in checkpoint.domain_fields if name != "camera"}
     wanted = " and ".join(f'{name} "{value}"' for name, value in other.items())
-    return f"{where} no statistics for any camera of {wanted}; known: {known}; {cure}"
+    return f"{where} no {what} for any camera of {wanted}; known: {known}; {cure}"
 
 
 def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]) -> list[str]:

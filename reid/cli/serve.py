@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from reid.cli.options import ProfileFiles
+
 commands = typer.Typer()
 
 
@@ -27,6 +29,7 @@ def serve(
     weights: Annotated[
         Path | None, typer.Option(help="Weights file of the network to show. Default: the shipped weights.")
     ] = None,
+    profiles: ProfileFiles = None,
     plain: Annotated[
         Path | None,
         typer.Option(
@@ -45,4 +48,5 @@ def serve(
         "--port": port, "--host": host, "--data": data, "--galleries": galleries, "--weights": weights,
         "--plain": plain, "--identities": identities,
     }  # fmt: skip
-    raise typer.Exit(main([f"{name}={value}" for name, value in given.items() if value is not None]))
+    arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
+    raise typer.Exit(main([*arguments, *(f"--profiles={path}" for path in profiles or ())]))

@@ -9,12 +9,11 @@ from reid.evaluation.score_blocks import ScoreBlocks
 from reid.evaluation.trial_scores import Reranking
 from reid.files import file_keys
 from reid.records import Embeddings
-from reid.retrieval.camera_rerank import METHOD, CameraReranked, expand_crops, find_camera_lists, rerank_by_camera
+from reid.retrieval.camera_rerank import METHOD, expand_crops, find_camera_lists, learn_metric, rerank_by_camera
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.mutual_metric import Declined
-from reid.retrieval.rerank import Reranked
 from reid.retrieval.rerank_normalized import k_reciprocal_normalized
-from reid.retrieval.score_normalization import NormalizedScores, normalize_scores
+from reid.retrieval.score_normalization import normalize_scores
 
 
 class TooFewCropsError(DataError):
@@ -52,22 +51,28 @@ def camera_scores(queries: Embeddings, gallery: Embeddings, reranking: Reranking
     """
     keys = file_keys(sample.path for side in (queries, gallery) for sample in side.samples)
     sides = [CohortRows.of_samples(side.samples, side.vectors, keys) for side in (queries, gallery)]
-    lists = find_camera_lists(sides[0], sides[1])
-    if isinstance(lists, Declined):
-        raise TooFewCropsError(f"{reranking.stamp}: {lists.reason}")
     stamps = []
-    if reranking.expand_by_camera:
-        vectors, stamp = expand_crops(lists)
-        sides = [replace(side, vectors=rows) for side, rows in zip(sides, vectors, strict=True)]
-        stamps.append(stamp)
-    scores: CameraReranked | NormalizedScores | Reranked
-    if reranking.by_camera:
-        scores = rerank_by_camera(lists.of_vectors(sides[0], sides[1]) if reranking.expand_by_camera else lists)
-        stamps.append(scores.stamp)
-    else:
-        scores = normalize_scores(sides[0], sides[1], METHOD, cohort=CohortRows.joined(*sides))
-        if reranking.k_reciprocal:
-            k1, k2, weight = reranking.k_reciprocal
-            scores = k_reciprocal_normalized(scores, k1=k1, k2=k2, weight=weight)
-            stamps.append(scores.stamp)
-    return CameraScores(scores, "; ".join(stamps), lists.normalized.stamp)
+    if reranking.learn_metric:
+        metric = learn_metric(sides[0], sides[1])
+        if isinstance(metric, Declined):
+            raise TooFewCropsError(metric.reason)
+        sides = [replace(side, vectors=metric.apply(side.vectors)) for side in sides]
+        stamps.append(metric.stamp)
+    if reranking.by_camera or reranking.expand_by_camera:
+        lists = find_camera_lists(sides[0], sides[1])
+        if isinstance(lists, Declined):
+            raise TooFewCropsError(f"{reranking.stamp}: {lists.reason}")
+        if reranking.expand_by_camera:
+            vectors, stamp = expand_crops(lists)
+            sides = [replace(side, vectors=rows) for side, rows in zip(sides, vectors, strict=True)]
+            stamps.append(stamp)
+        if reranking.by_camera:
+            changed = lists.of_vectors(sides[0], sides[1]) if reranking.expand_by_camera else lists
+            reranked = rerank_by_camera(changed)
+            return CameraScores(reranked, "; ".join([*stamps, reranked.stamp]), changed.normalized.stamp)
+    normalized = normalize_scores(sides[0], sides[1], METHOD, cohort=CohortRows.joined(*sides))
+    if not reranking.k_reciprocal:
+        return CameraScores(normalized, "; ".join(stamps), normalized.stamp)
+    k1, k2, weight = reranking.k_reciprocal
+    mixed = k_reciprocal_normalized(normalized, k1=k1, k2=k2, weight=weight)
+    return CameraScores(mixed, "; ".join([*stamps, mixed.stamp]), normalized.stamp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from reid import __version__
 from reid.data.protocols.gallery_draws import ALL as ALL_ROWS
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import Interval, metric_intervals
+from reid.evaluation.analysis.open_set import Identification
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
 from reid.records import Sample
@@ -42,6 +44,8 @@ class Result:
         reranking: How the ranking was changed; "" for the plain result, beside which a changed one stands.
         score_norm: How scores were normalized per pair of cameras: "none", "csls" or "snorm".
         score_norm_stamp: The method and its parameters; "" for scores as they are.
+        identification: The open-set identification rates; () where all queries or none have a right answer, and for
+            means.
     """
 
     category: str
@@ -57,6 +61,7 @@ class Result:
     reranking: str = ""
     score_norm: str = NONE
     score_norm_stamp: str = ""
+    identification: tuple[Identification, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -71,9 +76,8 @@ class Result:
 
     @property
     def reranking_method(self) -> str:
-        """The re-ranking without its parameters, which may follow from the data."""
-        steps = self.reranking.partition(" | ")[0].split("; ")
-        return "; ".join(step.partition(",")[0] for step in steps)
+        """The re-ranking without what follows from the data, by which the same step is found in other results."""
+        return reranking_method(self.reranking)
 
     def intervals(self) -> dict[str, Interval]:
         """Compute bootstrap intervals of mAP, mINP and rank-1 over the identities of the queries.
@@ -198,6 +202,16 @@ class Report:
         return frame.astype({"first_rank": "Int64"})
 
 
+def reranking_method(stamp: str) -> str:
+    """Remove from the stamp of a re-ranking what follows from the data; that stands in brackets.
+
+    Example:
+        >>> reranking_method("camera-aware Jaccard on csls (k1 4+4, k2 2+2)")
+        'camera-aware Jaccard on csls'
+    """
+    return " | ".join(dict.fromkeys(re.sub(r" \([^()]*\)", "", stamp).split(" | ")))
+
+
 def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report:
     """Average ``reports`` of the same protocol on different splits of the data, such as ten trials.
 
@@ -237,6 +251,7 @@ def _mean_result(results: Sequence[Result]) -> Result:
         metrics=mean_of_splits([result.metrics for result in results]),
         unmatched=tuple(sample for result in results for sample in result.unmatched),
         trials=tuple(result.metrics for result in results),
+        identification=(),
         left_out=sum(result.left_out for result in results),
         query_samples=tuple(sample for result in results for sample in result.query_samples),
         reranking=" | ".join(dict.fromkeys(result.reranking for result in results)),

@@ -17,16 +17,15 @@ from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.gallery_draws import draw_galleries
 from reid.errors import DataError
 from reid.evaluation.camera_scores import TooFewCropsError, camera_scores
+from reid.evaluation.cohort_scores import EvaluationCohorts
 from reid.evaluation.labels import BoolArray
 from reid.evaluation.metrics import NoMatchError
 from reid.evaluation.results import RULE, Report, Result, mean_of_galleries
 from reid.evaluation.trial_scores import Reranking, score_trial
 from reid.files import file_keys
-from reid.records import Embeddings, IntArray, Modality, Sample, Split
+from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval.camera_rerank import METHOD
-from reid.retrieval.cohort_rows import CohortRows
-from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
-from reid.retrieval.score_normalization import NONE, NormalizedScores, check_score_norm
+from reid.retrieval.score_normalization import NONE, check_score_norm
 
 ALL = "all"
 MIXED = "mixed"
@@ -75,8 +74,8 @@ def evaluate(
         0.5
     """
     how, norms = scoring or Scoring(), [NONE, *([check_score_norm(score_norm)] if score_norm != NONE else [])]
-    queries, gallery = _query_and_gallery_rows(embeddings.samples, how.rule.ignore == "itself")
-    cohorts = None if score_norm == NONE else _Cohorts.measure(embeddings, queries, gallery, score_norm)
+    queries, gallery = query_and_gallery_rows(embeddings.samples, how.rule.ignore == "itself")
+    cohorts = None if score_norm == NONE else EvaluationCohorts.measure(embeddings, queries, gallery, score_norm)
     results: list[Result] = []
     notes: list[str] = []
     for rows in _directions(embeddings.samples, queries, gallery, how.rule.modalities == MIXED):
@@ -112,7 +111,7 @@ def _changes(reranking: Reranking | None, norms: Sequence[str]) -> list[tuple[Re
     return [*changes, *((reranking, norm) for norm in (norms[:1] if reranking.uses_cameras else norms))]
 
 
-def _query_and_gallery_rows(samples: Sequence[Sample], leave_one_out: bool) -> tuple[BoolArray, BoolArray]:
+def query_and_gallery_rows(samples: Sequence[Sample], leave_one_out: bool) -> tuple[BoolArray, BoolArray]:
     """Find the rows (N,) bool of queries and gallery; ``leave_one_out``: each image not for training is both."""
     if leave_one_out:
         images: dict[object, int] = {}
@@ -171,7 +170,7 @@ def _score_direction(
     rows: _DirectionRows,
     how: Scoring,
     reranking: Reranking | None,
-    cohorts: _Cohorts | None,
+    cohorts: EvaluationCohorts | None,
     memory: int | None,
 ) -> Result:
     queries = embeddings.select(rows.queries)
@@ -187,7 +186,9 @@ def _score_direction(
         if reranking is not None and reranking.uses_cameras:
             by_camera, norm = camera_scores(queries, gallery, reranking), METHOD
         scores = by_camera.scores if by_camera else None
-        metrics, labels = score_trial(queries, gallery, how.rule, how.locations, reranking, memory, normalized, scores)
+        metrics, labels, identification = score_trial(
+            queries, gallery, how.rule, how.locations, reranking, memory, normalized, scores
+        )
         norm_stamps |= {normalized.stamp: None} if normalized else {by_camera.norm_stamp: None} if by_camera else {}
         rerank_stamps |= {by_camera.stamp if by_camera else reranking.stamp if reranking else "": None}
         trials.append(metrics)
@@ -208,32 +209,8 @@ def _score_direction(
         " | ".join(rerank_stamps),
         norm,
         " | ".join(norm_stamps),
+        identification if len(trials) == 1 else (),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Cohorts:
-    """The cohort statistics of the queries and gallery rows of an evaluation; ``position`` (N,) finds a row of it."""
-
-    rows: CohortRows
-    cohort: CohortRows
-    statistics: CohortStatistics
-    position: IntArray
-
-    @classmethod
-    def measure(cls, embeddings: Embeddings, queries: BoolArray, gallery: BoolArray, method: str) -> _Cohorts:
-        used = embeddings.select(queries | gallery)
-        keys = file_keys(sample.path for sample in used.samples)
-        rows = CohortRows.of_samples(used.samples, used.vectors, keys)
-        cohort = rows.select(gallery[queries | gallery])
-        return cls(rows, cohort, measure_cohorts(rows, cohort, method), np.cumsum(queries | gallery) - 1)
-
-    def scores(self, queries: IntArray, gallery: IntArray) -> NormalizedScores:
-        """Return the normalized scores of rows of the embeddings."""
-        first, second = (self.position[side] for side in (queries, gallery))
-        sides = [self.rows.select(first), self.rows.select(second)]
-        statistics = [self.statistics.select(first), self.statistics.select(second)]
-        return NormalizedScores(sides[0], sides[1], self.cohort, statistics[0], statistics[1])
 
 
 def _identities(embeddings: Embeddings) -> set[str]:

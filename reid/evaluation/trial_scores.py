@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import ConfigError, DataError
+from reid.evaluation.analysis.open_set import (
+    FALSE_ALARM_RATES,
+    Identification,
+    best_of_blocks,
+    identification_rates,
+)
 from reid.evaluation.labels import Labels, market_labels
 from reid.evaluation.metrics import MetricOptions, Metrics, score_metrics
 from reid.evaluation.ranks import drawn_ranks
@@ -40,6 +47,8 @@ class Reranking:
         by_camera: Whether to rank by camera-aware Jaccard similarity, with lists that fit the data, see
             :mod:`reid.retrieval.camera_rerank`.
         expand_by_camera: Whether to expand queries and gallery by the nearest crops of every camera.
+        learn_metric: Whether to learn a metric from mutual neighbours of two cameras before all other steps, see
+            :mod:`reid.retrieval.mutual_metric`.
 
     Raises:
         ConfigError: Steps by camera are mixed with others that they replace.
@@ -53,6 +62,7 @@ class Reranking:
     neighbours: int = 0
     by_camera: bool = False
     expand_by_camera: bool = False
+    learn_metric: bool = False
 
     def __post_init__(self) -> None:
         if (self.k_reciprocal and self.by_camera) or (self.neighbours and self.uses_cameras):
@@ -64,7 +74,7 @@ class Reranking:
     @property
     def uses_cameras(self) -> bool:
         """Whether neighbours are chosen for each camera; such results use CSLS scores."""
-        return self.by_camera or self.expand_by_camera
+        return self.by_camera or self.expand_by_camera or self.learn_metric
 
     @property
     def stamp(self) -> str:
@@ -73,11 +83,20 @@ class Reranking:
         Steps by camera are named without the lengths of their lists, which follow from the data.
         """
         words = [f"average query expansion over {self.neighbours}"] if self.neighbours else []
+        words += ["mutual-neighbour metric"] if self.learn_metric else []
         words += ["camera-balanced expansion"] if self.expand_by_camera else []
         words += ["camera-aware Jaccard"] if self.by_camera else []
         if self.k_reciprocal:
             words.append("k-reciprocal, k1 {}, k2 {}, lambda {:g}".format(*self.k_reciprocal))
         return "; ".join(words)
+
+
+class TrialScores(NamedTuple):
+    """What one trial found; ``identification`` is () where all queries or none have a right answer."""
+
+    metrics: Metrics
+    labels: Labels
+    identification: tuple[Identification, ...]
 
 
 def score_trial(
@@ -89,7 +108,7 @@ def score_trial(
     memory: int | None = None,
     normalized: NormalizedScores | None = None,
     computed: ScoreBlocks | None = None,
-) -> tuple[Metrics, Labels]:
+) -> TrialScores:
     """Score queries against one gallery under a rule.
 
     Args:
@@ -103,7 +122,7 @@ def score_trial(
         computed: The scores that ``reranking`` has led to already; None computes them.
 
     Returns:
-        The metrics, and the labels by which answers counted as right.
+        The metrics, the labels by which answers counted as right, and the open-set rates.
     """
     _check_rule(rule, reranking)
     order, starts = np.arange(len(gallery)), None
@@ -121,10 +140,19 @@ def score_trial(
     if starts is not None:
         scores = best_of_tracks(_in_order(scores, order), starts)
     metrics = score_metrics(scores, labels, options, block=size)
+    identification = _identification(scores, size, labels, metrics)
     if rule.cmc != "single-shot":
-        return metrics, labels
+        return TrialScores(metrics, labels, identification)
     scores, _ = _ranked_scores(queries.vectors, gallery.vectors, reranking, normalized, None)  # draws depend on blocks
-    return _with_ranks(metrics, drawn_ranks(scores, labels, rule.repeats)), labels
+    ranked = _with_ranks(metrics, drawn_ranks(scores, labels, rule.repeats))
+    return TrialScores(ranked, labels, identification)
+
+
+def _identification(scores: ScoreBlocks, size: int, labels: Labels, metrics: Metrics) -> tuple[Identification, ...]:
+    """Compute the open-set rates where some queries, and not all, are unmatched."""
+    if not 0 < metrics.queries_without_match < metrics.queries:
+        return ()
+    return identification_rates(best_of_blocks(scores, labels, size), FALSE_ALARM_RATES)
 
 
 def _check_rule(rule: Rule, reranking: Reranking | None) -> None:

@@ -22,6 +22,7 @@ from reid.models.embedder import NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters
 from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
 from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
+from reid.norm.convert import norm_layers
 from reid.norm.unseen_domains import UNKNOWN_DOMAIN, UNSEEN_DOMAIN_ANSWERS, answer
 from reid.records import UnseenCameraPolicy
 
@@ -65,7 +66,7 @@ class Checkpoint:
 
     @property
     def has_statistics(self) -> bool:
-        """Whether the network keeps statistics of each domain; centers alone are none."""
+        """Whether the network has numbers of its own for each domain (statistics, embeddings); centers are none."""
         return bool(domains_of(self.network))
 
     @property
@@ -169,6 +170,11 @@ class Checkpoint:
         """
         if policy not in UNSEEN_DOMAIN_ANSWERS:
             raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN_DOMAIN_ANSWERS))
+        if policy == UnseenCameraPolicy.NEAREST and self.has_statistics and not norm_layers(self.network):
+            raise ConfigError(
+                f"{self.source}: keeps no statistics per camera, so no camera is nearest to an image; choose prior or"
+                " mixture"
+            )
         return self._with_changes(unseen_camera_policy=UnseenCameraPolicy(policy)) if self.domain_fields else self
 
     def with_flip(self) -> Checkpoint:

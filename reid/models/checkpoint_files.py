@@ -25,10 +25,12 @@ from reid.models.embedding_centers import EmbeddingCenters
 from reid.models.header import DomainNames, check_domain_count, check_network_size, parse_extra, parse_header
 from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
+from reid.models.networks.transformers import TRANSFORMERS
 from reid.models.runtime import RUNTIMES, RuntimeNetwork, program_of, read_files
-from reid.models.weights.families import COLOURS, recognise
+from reid.models.weights.families import COLOURS, PUBLISHED_NAMES, recognise
 from reid.models.weights.tensor_tables import Table, digest, load_strictly, packed, read_table, table_of, unpacked
-from reid.norm import DomainBatchNorm, DomainPolicy, convert_norm, domains_of, system_of
+from reid.norm import DomainBatchNorm, DomainPolicy, convert_norm, domains_of, extract, system_of
+from reid.norm.convert import take_rows
 from reid.norm.tensor_file import write_table
 from reid.old_names import fields_in_files
 from reid.records import UnseenCameraPolicy
@@ -62,14 +64,15 @@ def read_contents(path: Path, backbone: str | None, size: tuple[int, int] | None
     Args:
         path: The file; its suffix distinguishes models that another program runs from files of tensors.
         backbone: The name of the backbone, which published weights need.
-        size: Height and width that a model of any size takes; only models that another program runs use it.
+        size: Height and width that a model of any size takes, for models that another program runs, and for
+            transformers, whose files do not state it.
     """
     if program_of(path) is not None:
         return _read_runtime_model(path, backbone, size)
     tensors, metadata = read_table(path)
     if metadata.get("format", "").startswith("reid-"):
         return _read_own_file(path, tensors, metadata, backbone)
-    return _read_published_weights(path, tensors, backbone)
+    return _read_published_weights(path, tensors, backbone, size)
 
 
 def write_contents(path: Path, contents: CheckpointContents) -> None:
@@ -144,8 +147,10 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
         network: nn.Module = (
             RuntimeNetwork(spec.backbone, tensors, str(path)) if is_runtime_model else _build(spec, numbers)
         )
-        if domains or header.system != "batch":
-            check_domain_count(network, len(domains), numbers)
+        check_domain_count(network, len(domains), numbers)
+        if domains_of(network):
+            network = _with_cameras(network, domains)
+        elif domains or header.system != "batch":
             policy_of_norm = DomainPolicy("/".join(domain_fields), domains, header.affine, header.system)
             network = convert_norm(network, policy_of_norm)
     except ConfigError as error:
@@ -167,23 +172,34 @@ def _take_centers(path: Path, named: DomainNames | None, tensors: Table) -> Embe
     return EmbeddingCenters(named.domain_fields, named.domains, vectors)
 
 
-def _read_published_weights(path: Path, tensors: Table, backbone: str | None) -> CheckpointContents:
+def _with_cameras(network: nn.Module, cameras: Sequence[str]) -> nn.Module:
+    """Give the camera embedding of a network that was just built a row for each of these cameras."""
+    if not cameras:  # one vector for all images
+        return extract(network, domains_of(network)[0])
+    return take_rows(network, tuple(cameras), [None] * len(cameras))
+
+
+def _read_published_weights(
+    path: Path, tensors: Table, backbone: str | None, size: tuple[int, int] | None
+) -> CheckpointContents:
     """Weights of a family of :mod:`reid.models.weights.families`; the free text names the tensors that are left out."""
     if backbone is None:
         raise WeightsError(
             f"{path}: not written by reid, so it does not say which network it is of; name the backbone,"
-            f" one of {', '.join(BACKBONES)}, timm:<name>"
+            f" one of {', '.join((*BACKBONES, *TRANSFORMERS, *PUBLISHED_NAMES))}, timm:<name>"
         )
     try:
-        origin = recognise(tensors, backbone)
-        network = _build(origin.spec, sum(tensor.numel() for tensor in tensors.values()))
-        ours, left_out = origin.tensors_for(network.backbone, tensors)
-        transform = origin.transform_of(network.backbone, tensors)
+        origin = recognise(tensors, backbone, size)
+        embedder = _build_for(origin.spec, tensors)
+        ours, left_out = origin.tensors_for(embedder.backbone, tensors)
+        transform = origin.transform_of(embedder.backbone, tensors)
     except WeightsError as error:
         raise WeightsError(f"{path} into {backbone}: {error}") from error
+    network = _with_cameras(embedder, origin.cameras) if origin.cameras else embedder
     load_strictly(network, ours, f"{path} into {backbone}")
     extra = {"family": origin.family.name, "colours": COLOURS, "left out": ", ".join(left_out)}
-    return CheckpointContents(network, network.spec, transform, extra=extra)
+    fields = ("camera",) if origin.cameras else ()
+    return CheckpointContents(network, origin.spec, transform, fields, extra=extra)
 
 
 def _read_runtime_model(path: Path, backbone: str | None, size: tuple[int, int] | None) -> CheckpointContents:
@@ -208,6 +224,16 @@ def _build(spec: NetworkSpec, numbers: int) -> Embedder:
     check_network_size(spec, numbers)
     with torch.random.fork_rng(devices=[]), _WithoutRandomWeights():
         return Embedder(spec)
+
+
+def _build_for(spec: NetworkSpec, tensors: Table) -> Embedder:
+    """Build an embedder for the tensors of a published file, of which a network that is far larger is refused."""
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    try:
+        check_network_size(spec, numbers)
+    except ConfigError as error:
+        raise WeightsError(str(error)) from error
+    return _build(spec, numbers)
 
 
 class _WithoutRandomWeights(TorchFunctionMode):

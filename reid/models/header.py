@@ -13,6 +13,8 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.networks.backbones import TIMM_PREFIX
+from reid.models.networks.transformers import TRANSFORMERS
+from reid.norm.domain_embedding import DomainEmbedding
 from reid.old_names import current_fields
 from reid.structured_text import parse_json, shorten
 
@@ -160,19 +162,20 @@ def check_domain_count(network: nn.Module, domains: int, numbers: int) -> None:
         for layer in network.modules()
         if isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.SyncBatchNorm)
     )
+    channels += sum(layer.width for layer in network.modules() if isinstance(layer, DomainEmbedding))
     if domains * channels > SLACK * numbers:
         raise ConfigError(f"it names {domains} domains, and the file has too few numbers for their statistics")
 
 
 def check_network_size(spec: NetworkSpec, numbers: int) -> None:
-    """Refuse a network of timm with far more parameters than its file has numbers, before it takes memory.
+    """Refuse a transformer or a network of timm with far more parameters than its file has numbers.
 
-    Our own networks are bounded: the largest takes 200 MB.
+    It is refused before it takes memory.  The other networks are bounded: the largest takes 200 MB.
 
     Raises:
         ConfigError: If the network would need far more numbers.
     """
-    if not spec.backbone.startswith(TIMM_PREFIX):
+    if not spec.backbone.startswith((TIMM_PREFIX, *TRANSFORMERS)):
         return
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):

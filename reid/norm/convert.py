@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from reid.errors import ConditionError, ConfigError, unknown_name
 from reid.norm.assignment import LatentDomains
 from reid.norm.batchnorm_layer import DomainBatchNorm
+from reid.norm.domain_embedding import DomainEmbedding
 from reid.norm.domain_policy import FUSED_NORMS, DomainPolicy
 from reid.norm.domain_whitening import DomainWhitening
 from reid.norm.systems import SYSTEMS
 
 NormLayer = DomainBatchNorm | DomainWhitening
+DomainLayer = NormLayer | DomainEmbedding
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 STATELESS_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm)
 
@@ -81,6 +83,11 @@ def norm_layers(network: nn.Module) -> dict[str, NormLayer]:
     return {name: m for name, m in network.named_modules() if isinstance(m, NormLayer)}
 
 
+def domain_layers(network: nn.Module) -> dict[str, DomainLayer]:
+    """Find the layers of a network with numbers for each domain by module name: norms, and embeddings of a domain."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, DomainLayer)}
+
+
 def domains_of(network: nn.Module) -> tuple[str, ...]:
     """Return the domain names of a network in the order of their indices; () for a plain network.
 
@@ -89,7 +96,7 @@ def domains_of(network: nn.Module) -> tuple[str, ...]:
         >>> domains_of(convert_norm(nn.Sequential(nn.BatchNorm2d(4)), camera_batchnorm(["door", "yard"])))
         ('door', 'yard')
     """
-    layers = list(norm_layers(network).values())
+    layers = list(domain_layers(network).values())
     return layers[0].domains if layers else ()
 
 
@@ -154,7 +161,7 @@ def extract(network: nn.Module, domain: str) -> nn.Module:
         'BatchNorm2d'
     """
     index, copied = domain_index(domains_of(network), domain), copy.deepcopy(network)
-    new = {id(layer): layer.to_plain(index) for layer in norm_layers(copied).values()}
+    new = {id(layer): layer.to_plain(index) for layer in domain_layers(copied).values()}
     plain = replace_modules(copied, lambda _, layer: new.get(id(layer)))
     if not norm_layers(plain):
         plain.norm_system = "batch"  # type: ignore[assignment]
@@ -173,7 +180,7 @@ def take_rows(network: nn.Module, domains: Sequence[str], rows: Sequence[int | N
         A copy with the new domains.
     """
     copied = copy.deepcopy(network)
-    new = {id(layer): layer.take_rows(domains, rows) for layer in norm_layers(copied).values()}
+    new: dict[int, nn.Module] = {id(layer): layer.take_rows(domains, rows) for layer in domain_layers(copied).values()}
     return replace_modules(copied, lambda _, layer: new.get(id(layer)))
 
 

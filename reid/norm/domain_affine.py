@@ -34,8 +34,8 @@ def scale_and_shift(
         Scale and shift, (R, C) each, where R is B or 1.
 
     Raises:
-        ConditionError: If images belong to domains by weights, each domain has its own affine, and other statistics
-            than those of the domains are mixed in, as those of the image in IBN: which affine these get is not defined.
+        ConditionError: If images belong to domains by weights, each domain has its own affine, and statistics are mixed
+            in that belong to no domain, as those of the image in IBN: which affine these get is not defined.
     """
     sharp = torch.rsqrt(chosen.var + eps)
     gamma, beta = (

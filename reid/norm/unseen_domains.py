@@ -2,7 +2,8 @@
 
 "error" refuses the image.  "prior" adds a domain with the mixture of all statistics.  "nearest" takes for every image
 the domain whose statistics are most like those of the image.  "mixture" takes all domains and averages their
-embeddings.  Better than each of these are a few dozen images and :func:`reid.norm.calibrate`.
+embeddings, with equal weight where there are no statistics to compare.  Better than each of these are a few dozen
+images and :func:`reid.norm.calibrate`.
 """
 
 from __future__ import annotations
@@ -118,7 +119,15 @@ def mixture(network: nn.Module, images: Tensor, weights: Tensor | None = None) -
 
 
 def nearest(network: nn.Module, images: Tensor) -> Tensor:
-    """Embed each image, (B, 3, H, W) -> (B, D), in the domain whose statistics are most like those of the image."""
+    """Embed each image, (B, 3, H, W) -> (B, D), in the domain whose statistics are most like those of the image.
+
+    Raises:
+        ConditionError: If the network keeps no statistics of its domains, or is in training.
+    """
+    if not norm_layers(network):
+        raise ConditionError(
+            "this network keeps no statistics of its domains, so none is nearest to an image; choose prior or mixture"
+        )
     domain = domain_distances(network, images).argmin(1)
     output: Tensor = Given(network)(images, domain)
     return output

@@ -1,9 +1,10 @@
-"""Camera-aware re-ranking and expansion of queries and gallery, with lists that fit the data.
+"""Camera-aware re-ranking, expansion and metric of queries and gallery, with lists that fit the data.
 
-Both work on all crops of the queries and of the gallery together, each image once, and choose neighbours by CSLS scores
+All work on all crops of the queries and of the gallery together, each image once, and choose neighbours by CSLS scores
 of each pair of cameras (:mod:`reid.retrieval.score_normalization`). How many crops an identity has in a camera is
 estimated without labels (:mod:`reid.retrieval.identity_size`); the lengths of all lists follow from it. Where an
-identity has about one crop in a camera, neighbours are other identities, so both decline and say so.
+identity has about one crop in a camera, neighbours are other identities, so re-ranking and expansion decline and say
+so; the metric needs one crop in each of two cameras.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from reid.retrieval.camera_jaccard import camera_features, jaccard_of_sums
 from reid.retrieval.camera_neighbours import CameraNeighbours
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.identity_size import FEWEST_CROPS, IdentitySize, estimate_identity_size, lists_for_estimate
-from reid.retrieval.mutual_metric import Declined
+from reid.retrieval.mutual_metric import Declined, MutualMetric, mutual_neighbour_metric
 from reid.retrieval.rerank import SparseRows, sum_of_minima
 from reid.retrieval.score_normalization import NormalizedScores, normalize_scores
 
 METHOD = "csls"
 FEWEST_PER_CAMERA = 2  # crops of an identity; with one, its neighbours are other identities
+SMALLEST_SHARE = 0.4  # of crops in groups; where fewer are, the groups are chance
+METRIC_NEIGHBOURS = {False: 1, True: 3}  # by whether an identity surely has several crops in a camera
 MOST_EXPANDED = 5  # crops of a camera that a vector is averaged with
 SCORE_RANGE = 4.0  # CSLS scores are within -4..4
 
@@ -101,7 +104,7 @@ class CameraReranked:
     def stamp(self) -> str:
         """The method and its parameters, to be reported with every number computed from these scores."""
         k1, k2 = ("{}+{}".format(*lengths) for lengths in (self.size.k1, self.size.k2))
-        return f"camera-aware Jaccard on {METHOD}, k1 {k1}, k2 {k2}"
+        return f"camera-aware Jaccard on {METHOD} (k1 {k1}, k2 {k2})"
 
     def __call__(self, start: int, stop: int) -> FloatArray:
         queries = self.crops.queries[start:stop]
@@ -144,7 +147,10 @@ def _lists_of(crops: JoinedCrops, size: IdentitySize | None = None) -> CameraLis
 
 
 def find_camera_lists(queries: CohortRows, gallery: CohortRows) -> CameraLists | Declined:
-    """Find the neighbours of all crops, and decline where an identity has too few crops in a camera.
+    """Find the neighbours of all crops, and decline where they are other identities.
+
+    That is so where an identity has one crop in a camera, where few crops are similar to others, and where similar
+    crops are of one camera only.
 
     Args:
         queries: The queries.
@@ -155,19 +161,33 @@ def find_camera_lists(queries: CohortRows, gallery: CohortRows) -> CameraLists |
     """
     crops = join_crops(queries, gallery)
     count = len(crops.rows.vectors)
+    if len(np.unique(crops.rows.cameras)) < 2:
+        return Declined("not used, because all crops are of one camera, or of unknown ones; it needs two cameras")
     if count < FEWEST_CROPS:
         return Declined(
             f"not used, because {count} crops are too few to tell how many an identity has in a camera; it needs"
             f" {FEWEST_CROPS}"
         )
     lists = _lists_of(crops)
-    size = lists.size
+    against = _reason_against(lists.size, count)
+    return Declined(f"not used, because {against}") if against else lists
+
+
+def _reason_against(size: IdentitySize, count: int) -> str:
+    """Say why the neighbours of ``count`` crops are other identities; "" where they are not."""
     if size.crops < FEWEST_PER_CAMERA:
-        return Declined(
-            f"not used, because an identity has about {size.crops} crop in a camera, by {size.groups} groups of similar"
-            f" crops among {count}; it needs {FEWEST_PER_CAMERA}"
+        return (
+            f"an identity has about {size.crops} crop in a camera, by {size.groups} groups of similar crops among"
+            f" {count}; it needs {FEWEST_PER_CAMERA}"
         )
-    return lists
+    if size.grouped < SMALLEST_SHARE:
+        return (
+            f"only {size.grouped:.0%} of {count} crops are similar enough to others to belong to a group; it needs"
+            f" {SMALLEST_SHARE:.0%}"
+        )
+    if size.others < 1:
+        return f"most of the {size.groups} groups of similar crops are of one camera; it needs groups of several"
+    return ""
 
 
 def rerank_by_camera(lists: CameraLists) -> CameraReranked:
@@ -188,7 +208,7 @@ def rerank_by_camera(lists: CameraLists) -> CameraReranked:
         >>> rows = CohortRows.of_cameras(["door", "hall"] * 120, vectors)
         >>> reranked = rerank_by_camera(find_camera_lists(rows.select(np.arange(3)), rows))
         >>> reranked.stamp
-        'camera-aware Jaccard on csls, k1 4+4, k2 2+2'
+        'camera-aware Jaccard on csls (k1 4+4, k2 2+2)'
         >>> reranked(0, 3).argsort(axis=1)[:, -6:].max(axis=1).tolist()
         [5, 5, 5]
     """
@@ -216,5 +236,20 @@ def expand_crops(lists: CameraLists) -> tuple[tuple[FloatArray, FloatArray], str
     others = min(lists.size.crops, MOST_EXPANDED)
     crops = lists.crops
     vectors = expand_by_camera(crops.rows.vectors, lists.normalized, crops.cameras, own=own, others=others)
-    stamp = f"camera-balanced expansion by {METHOD}, {own} of the own and {others} of each other camera"
+    stamp = f"camera-balanced expansion by {METHOD} ({own} of the own, {others} of each other camera)"
     return (vectors[crops.queries], vectors[crops.gallery]), stamp
+
+
+def learn_metric(queries: CohortRows, gallery: CohortRows) -> MutualMetric | Declined:
+    """Learn a metric from the crops of queries and gallery that are mutual neighbours of two cameras.
+
+    Args:
+        queries: The queries.
+        gallery: The gallery rows.
+
+    Returns:
+        The metric, or why it is not used; see :func:`~reid.retrieval.mutual_metric.mutual_neighbour_metric`.
+    """
+    lists = _lists_of(join_crops(queries, gallery))
+    k = METRIC_NEIGHBOURS[not _reason_against(lists.size, len(lists.near.own))]
+    return mutual_neighbour_metric(lists.crops.rows.vectors, lists.normalized, lists.crops.cameras, k=k)

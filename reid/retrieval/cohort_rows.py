@@ -106,6 +106,18 @@ def cohort_camera(sample: Sample) -> str:
     return f"{sample.category}/{sample.camera}"
 
 
+def inner_products(queries: FloatArray, vectors: FloatArray) -> FloatArray:
+    """Compute the inner products (Q, N) of queries (Q, D) with vectors (N, D).
+
+    A single query is limited by reading the vectors, which ``einsum`` does at twice the speed of a matrix product.
+    """
+    if len(queries) == 1:
+        single: FloatArray = np.einsum("nd,d->n", vectors, queries[0])[None]
+        return single
+    products: FloatArray = queries @ vectors.T
+    return products
+
+
 def pool_of(camera: str) -> str:
     """Return the name of all cameras of the category of a camera.
 

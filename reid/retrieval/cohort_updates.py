@@ -14,12 +14,13 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray
-from reid.retrieval.cohort_rows import COHORT_LIMIT, BoolArray, CohortRows, cohort_of
+from reid.retrieval.cohort_rows import COHORT_LIMIT, BoolArray, CohortRows, cohort_of, pool_of
 from reid.retrieval.cohorts import (
     MARGIN,
     ROWS_AT_ONCE,
     CohortStatistics,
     cohort_sizes,
+    measure_camera,
     measure_cohorts,
     measure_rows,
 )
@@ -90,10 +91,14 @@ def _update(
     for table in (updated.mean, updated.deviation, updated.lowest):
         table[~known] = np.nan
     gone, come = _changes(cohort_of(before, limit).members, cohort.members, origin)
-    again = ~known
+    affected = np.zeros(moved.mean.shape, np.bool_)
     for changed, source in ((gone, before), (come, after)):
-        again |= known & _are_affected(moved, after, changed, source)
-    measure_rows(updated, after, np.flatnonzero(again), cohort)
+        affected |= known[:, None] & _are_affected(moved, after, changed, source)
+    pools = [column for column, name in enumerate(cameras) if name == pool_of(name)]
+    whole = ~known | affected[:, pools].any(axis=1)
+    measure_rows(updated, after, np.flatnonzero(whole), cohort)
+    for column in (column for column in range(len(cameras)) if column not in pools):
+        measure_camera(updated, after, np.flatnonzero(affected[:, column] & ~whole), cohort, cameras[column])
     return updated
 
 
@@ -109,13 +114,13 @@ def _changes(
 def _are_affected(
     statistics: CohortStatistics, rows: CohortRows, changed: Mapping[str, IntArray], source: CohortRows
 ) -> BoolArray:
-    """Return (M,) bool: rows that count a changed row of ``source`` among their nearest, or might."""
-    affected = np.zeros(len(rows.vectors), np.bool_)
+    """Return (M, C) bool: rows that count a changed row of ``source`` among their nearest of a camera, or might."""
+    affected = np.zeros(statistics.mean.shape, np.bool_)
     for column, name in enumerate(statistics.cameras):
         members = changed[name]
         for start in range(0, len(rows.vectors) if len(members) else 0, ROWS_AT_ONCE):
             block = slice(start, start + ROWS_AT_ONCE)
             scores: FloatArray = rows.vectors[block] @ source.vectors[members].T
             scores[rows.images[block][:, None] == source.images[members][None, :]] = -np.inf
-            affected[block] |= scores.max(axis=1) >= statistics.lowest[block, column] - MARGIN
+            affected[block, column] = scores.max(axis=1) >= statistics.lowest[block, column] - MARGIN
     return affected

@@ -27,10 +27,12 @@ from reid.retrieval.cohort_rows import (
     HashArray,
     LabelArray,
     cohort_of,
+    inner_products,
     pool_of,
 )
 
 FEWEST = 32  # crops of a camera; the statistics of fewer say more about these few crops than about the camera
+FEWEST_OF_SMALL = 8  # crops of a camera where every camera has fewer than that
 ROWS_AT_ONCE = 256
 MARGIN = np.float32(1e-5)  # above the rounding error of a float32 inner product of unit vectors
 FEWEST_OF_CSLS, MOST_OF_CSLS, CROPS_OF_ONE = 3, 10, 24  # one neighbour for each 24 crops of a camera
@@ -114,19 +116,31 @@ class CohortStatistics:
         mean, deviation, lowest = (np.concatenate([getattr(part, name) for part in parts]) for name in fields)
         return replace(parts[0], mean=mean, deviation=deviation, lowest=lowest)
 
-    def columns(self, cameras: Sequence[str] | LabelArray, fewest: int = FEWEST) -> IntArray:
+    def columns(self, cameras: Sequence[str] | LabelArray) -> IntArray:
         """Find the column that holds for each of some cameras.
 
-        A camera with fewer than ``fewest`` crops, or without any, takes the pool of all cameras of its category.
+        A camera with fewer than ``FEWEST`` crops, or without any, takes the pool of all cameras of its category.  Where
+        all cameras of the category are that small, ``FEWEST_OF_SMALL`` crops are enough, because then the pool is not
+        better.  Scores stay as they are where no camera has so many, or no camera is known and the pool is small.
 
         Returns:
-            (M,) int64; -1 where the pool is too small as well, or the category is unknown.
+            (M,) int64; -1 where nothing holds.
         """
-        usable = {name for name, count in zip(self.cameras, self.counts.tolist(), strict=True) if count >= fewest}
-        column = {name: position for position, name in enumerate(self.cameras)}
         names, inverse = np.unique(np.asarray(cameras, dtype=np.str_), return_inverse=True)
-        found = [column[name] if name in usable else _pool_column(name, column, usable) for name in names.tolist()]
+        found = [self._column(name) for name in names.tolist()]
         return np.array(found, np.int64).reshape(-1)[inverse.reshape(-1)]
+
+    def _column(self, camera: str) -> int:
+        pool = pool_of(camera)
+        sizes = {
+            name: count for name, count in zip(self.cameras, self.counts.tolist(), strict=True) if pool_of(name) == pool
+        }
+        pooled, largest = sizes.pop(pool, 0), max(sizes.values(), default=0)
+        fewest = FEWEST if largest >= FEWEST else FEWEST_OF_SMALL
+        if camera in sizes and sizes[camera] >= fewest:
+            return self.cameras.index(camera)
+        enough = largest >= fewest if sizes else pooled >= FEWEST
+        return self.cameras.index(pool) if enough else -1
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return everything as arrays, for a file."""
@@ -162,11 +176,6 @@ class CohortStatistics:
         return cls(method, cameras, tables[0], tables[1], tables[2], counts, k)
 
 
-def _pool_column(camera: str, column: Mapping[str, int], usable: set[str]) -> int:
-    pool = pool_of(camera)
-    return column[pool] if pool in usable else -1
-
-
 def measure_cohorts(
     rows: CohortRows, gallery: CohortRows | Cohort, method: str, *, k: int | None = None, limit: int = COHORT_LIMIT
 ) -> CohortStatistics:
@@ -191,11 +200,25 @@ def measure_cohorts(
     for _, part in (pair for parts in cohort.parts.values() for pair in parts):
         if part.vectors.shape[1] != rows.vectors.shape[1]:
             raise DataError(f"cohort: vectors of length {rows.vectors.shape[1]} and {part.vectors.shape[1]} differ")
-    cameras, counts, ks = cohort_sizes(cohort, method, k)
-    tables = [np.full((len(rows.vectors), len(cameras)), np.nan, np.float32) for _ in range(3)]
-    statistics = CohortStatistics(method, cameras, tables[0], tables[1], tables[2], counts, ks)
+    statistics = unmeasured(len(rows.vectors), cohort, method, k)
     measure_rows(statistics, rows, np.arange(len(rows.vectors)), cohort)
     return statistics
+
+
+def unmeasured(rows: int, cohort: Cohort, method: str, k: int | None = None) -> CohortStatistics:
+    """Return statistics (N, C) of so many rows in which nothing is measured yet: NaN."""
+    cameras, counts, ks = cohort_sizes(cohort, method, k)
+    tables = [np.full((rows, len(cameras)), np.nan, np.float32) for _ in range(3)]
+    return CohortStatistics(method, cameras, tables[0], tables[1], tables[2], counts, ks)
+
+
+def measure_toward(statistics: CohortStatistics, rows: CohortRows, cohort: Cohort, camera: str) -> None:
+    """Measure all rows of the category of a camera toward this camera, or toward a pool, and write them."""
+    own = np.flatnonzero(np.char.startswith(rows.cameras, pool_of(camera)))
+    if camera == pool_of(camera):
+        _measure_category(statistics, rows, own, camera, cohort.parts[camera])
+    else:
+        measure_camera(statistics, rows, own, cohort, camera)
 
 
 def cohort_sizes(cohort: Cohort, method: str, k: int | None = None) -> tuple[tuple[str, ...], IntArray, IntArray]:
@@ -211,6 +234,17 @@ def measure_rows(statistics: CohortStatistics, rows: CohortRows, chosen: IntArra
     for pool, parts in cohort.parts.items():
         own = chosen[np.char.startswith(rows.cameras[chosen], pool)]
         _measure_category(statistics, rows, own, pool, parts)
+
+
+def measure_camera(
+    statistics: CohortStatistics, rows: CohortRows, chosen: IntArray, cohort: Cohort, camera: str
+) -> None:
+    """Measure the rows ``chosen`` (M,) toward one camera, which is not a pool, and write them into ``statistics``."""
+    column = statistics.cameras.index(camera)
+    part, k = dict(cohort.parts[pool_of(camera)])[camera], int(statistics.k[column])
+    for start in range(0, len(chosen), ROWS_AT_ONCE):
+        block = chosen[start : start + ROWS_AT_ONCE]
+        _fill(statistics, block, column, _nearest(rows.vectors[block], rows.images[block], part, k), k)
 
 
 def _measure_category(
@@ -239,9 +273,10 @@ def _measure_category(
 
 def _nearest(vectors: FloatArray, images: HashArray, part: CohortRows, k: int) -> FloatArray:
     """Return the k largest similarities (B, K) to ``part``, descending; -inf where the image is the same."""
-    scores = vectors @ part.vectors.T
-    if np.isin(images, part.images).any():
-        scores[images[:, None] == part.images[None, :]] = -np.inf
+    scores = inner_products(vectors, part.vectors)
+    same = images[:, None] == part.images[None, :]
+    if same.any():
+        scores[same] = -np.inf
     if k < scores.shape[1]:
         scores = np.partition(scores, -k, axis=1)[:, -k:]
     descending: FloatArray = -np.sort(-scores, axis=1)

@@ -6,7 +6,8 @@ different identities and spoil the ranking. The estimate groups crops whose came
 own, and takes longer lists only where the shorter ones found groups that fill them.
 
 Measured on the synthetic street and on two-camera images of vehicles, both thinned to 1, 2, 3 and 4 crops of an
-identity in a camera and to 1 to 4 at random, it never takes 1 for 2 or 2 for 1, and it is at most 2 too low above.
+identity in a camera and to 1 to 4 at random, the estimate never takes one crop for several and is at most 2 too low.
+Where a network finds few crops of the same identity at all, several crops count as one.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class MutualMetric:
     @property
     def stamp(self) -> str:
         """The method and its parameters, to be reported with every number computed with it."""
-        return f"mutual-neighbour metric, k {self.k}, shrink {self.shrink:g}, {self.pairs} pairs"
+        return f"mutual-neighbour metric (k {self.k}, shrink {self.shrink:g}, {self.pairs} pairs)"
 
     def apply(self, vectors: FloatArray) -> FloatArray:
         """Map vectors (N, D) float32; the result (N, D) float32 has unit length.

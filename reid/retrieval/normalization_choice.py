@@ -177,7 +177,7 @@ def mutual_neighbours(vectors: FloatArray, cameras: NameArray, pairs: Sequence[t
     Example:
         >>> vectors = np.float32([[1, 0], [0, 1], [1, 0], [0.8, 0.6]])
         >>> mutual_neighbours(vectors, np.array(["a", "a", "b", "b"]), [("a", "b")]).tolist()
-        [1.0, 1.0, 1.0, 1.0]
+        [1.0, 0.0, 1.0, 0.0]
     """
     rows_of = {name: np.flatnonzero(cameras == name) for name in {name for pair in pairs for name in pair}}
     found, compared = np.zeros(len(cameras)), np.zeros(len(cameras))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reid.retrieval.cohorts import FEWEST
-from reid.retrieval.normalization_choice import NONE, Candidate
+from reid.retrieval.normalization_choice import Candidate
 
 SCORE_NORM = "csls"  # the method that docs/scores.md recommends
 SHARE_WITH_COHORT = 0.5  # of the crops that must be of cameras with enough crops for a cohort
@@ -72,8 +72,8 @@ class NormalizationReport:
             f" (error {100 * one.error:.1f})"
             for one in self.candidates
         ]
-        if self.score_norm:
-            lines.append(f"scores: {self.score_norm}: {self.score_reason}")
+        if self.score_reason:
+            lines.append(f"scores: {self.score_norm or 'left open'}: {self.score_reason}")
         return lines
 
 
@@ -86,16 +86,16 @@ def choose_score_norm(crops: Mapping[str, int]) -> tuple[str, str]:
         crops: The number of crops of each camera.
 
     Returns:
-        "csls" or "none", and the reason.
+        "csls", or "" to leave it open, and the reason.
 
     Example:
         >>> choose_score_norm({"door": 100, "yard": 90})[0], choose_score_norm({"door": 100})[0]
-        ('csls', 'none')
+        ('csls', '')
     """
     enough = sum(count for count in crops.values() if count >= FEWEST)
     total = sum(crops.values())
     if len(crops) < 2:
-        return NONE, "one camera has no other to be compared with"
+        return "", "one camera has no other to be compared with"
     if enough < SHARE_WITH_COHORT * total:
-        return NONE, f"most cameras have fewer than {FEWEST} crops, too few for a cohort"
+        return "", f"most cameras have fewer than {FEWEST} crops, too few for a cohort"
     return SCORE_NORM, f"the cameras have {FEWEST} crops or more, enough for a cohort"

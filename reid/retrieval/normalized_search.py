@@ -17,8 +17,8 @@ import numpy as np
 
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking, Sample
-from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of
-from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
+from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of, inner_products
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
@@ -48,7 +48,9 @@ class NormalizedGallery:
 
     Args:
         rows: The G rows.
-        statistics: Their statistics (G, C).
+        statistics: Their statistics (G, C); those toward a camera are measured when a query of it comes, unless all are
+            there.
+        is_measured: Whether the statistics toward all cameras are there.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -62,12 +64,22 @@ class NormalizedGallery:
 
     rows: CohortRows
     statistics: CohortStatistics
+    is_measured: bool = True
+    _toward: dict[int, SideTerms] = field(default_factory=dict, repr=False)
     _fitted: dict[str, MatchThresholds] = field(default_factory=dict, repr=False)
 
     @classmethod
     def measure(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
-        """Measure the statistics of the rows of a gallery."""
+        """Measure the rows of a gallery toward all cameras, to search it many times or to keep the statistics."""
         return cls(rows, measure_cohorts(rows, rows, method))
+
+    @classmethod
+    def prepare(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
+        """Measure nothing yet; a search measures the rows toward the cameras of its queries, which is a part of it."""
+        cohort = cohort_of(rows)
+        prepared = cls(rows, unmeasured(len(rows.vectors), cohort, method), is_measured=False)
+        prepared.__dict__["cohort"] = cohort
+        return prepared
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -80,11 +92,19 @@ class NormalizedGallery:
         return self.statistics.columns(self.rows.cameras)
 
     @cached_property
-    def toward(self) -> SideTerms:
-        """The statistics (C, G) of the rows toward each camera, contiguous for each camera."""
-        return usable_terms(
-            np.ascontiguousarray(self.statistics.mean.T), np.ascontiguousarray(self.statistics.deviation.T)
-        )
+    def _all_rows(self) -> IntArray:
+        return np.arange(len(self.rows.vectors))
+
+    def toward(self, column: int) -> SideTerms:
+        """Return the statistics (G,) of the rows toward the camera of a column, which is measured if it was not yet."""
+        if column not in self._toward:
+            if not self.is_measured:
+                measure_toward(self.statistics, self.rows, self.cohort, self.statistics.cameras[column])
+            self._toward[column] = usable_terms(
+                np.ascontiguousarray(self.statistics.mean[:, column]),
+                np.ascontiguousarray(self.statistics.deviation[:, column]),
+            )
+        return self._toward[column]
 
     def thresholds(self, query_cameras: Sequence[str]) -> MatchThresholds:
         """Fit the false-match rates of queries of some cameras; once for each camera."""
@@ -117,14 +137,14 @@ class NormalizedGallery:
             raise DataError(f"search: expected k of at least 1, got {k}")
         if not self.can_rank(queries, keep):
             raise DataError("search: too few crops of this category to normalize scores; search without")
-        allowed = np.arange(len(self.rows.vectors)) if keep is None else np.flatnonzero(keep)
+        allowed = self._all_rows if keep is None else np.flatnonzero(keep)
         terms, own = self._query_terms(queries)
         found = _empty(len(queries.vectors), min(k, len(allowed)))
         everything = len(allowed) == len(self.rows.vectors)
         vectors = self.rows.vectors if everything else self.rows.vectors[allowed]
         for start in range(0, len(queries.vectors) if len(allowed) else 0, QUERIES_AT_ONCE):
             block = queries.vectors[start : start + QUERIES_AT_ONCE]
-            scores = block @ vectors.T  # (B, A)
+            scores = inner_products(block, vectors)  # (B, A)
             for position, products in enumerate(scores):
                 query = start + position
                 sides = self._sides(terms, own, query, slice(None) if everything else allowed)
@@ -152,7 +172,7 @@ class NormalizedGallery:
 
     def _query_terms(self, queries: CohortRows) -> tuple[SideTerms, IntArray]:
         """Return the statistics (Q, C) of the queries toward each camera, and the column (Q,) of their own."""
-        if queries is self.rows:
+        if queries is self.rows and self.is_measured:
             statistics = self.statistics
         else:
             statistics = measure_cohorts(queries, self.cohort, self.statistics.method)
@@ -161,10 +181,10 @@ class NormalizedGallery:
     def _sides(
         self, terms: SideTerms, own: IntArray, query: int, rows: IntArray | slice
     ) -> tuple[SideTerms, SideTerms]:
-        columns, camera = self.columns[rows], own[query]
+        columns, toward = self.columns[rows], self.toward(int(own[query]))
         return (
             SideTerms(terms.mean[query][columns], terms.deviation[query][columns]),
-            SideTerms(self.toward.mean[camera][rows], self.toward.deviation[camera][rows]),
+            SideTerms(toward.mean[rows], toward.deviation[rows]),
         )
 
     def _margin(self, queries: CohortRows, query: int, sides: tuple[SideTerms, SideTerms]) -> np.float32:
@@ -215,7 +235,8 @@ def extended_gallery(gallery: NormalizedGallery) -> FloatArray:
     if gallery.statistics.method != "csls":
         raise DataError(f"extended vectors: expected the statistics of csls, got {gallery.statistics.method}")
     own = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[gallery.columns]
-    return np.concatenate([gallery.rows.vectors, own, gallery.toward.mean.T], axis=1)
+    toward = np.stack([gallery.toward(column).mean for column in range(own.shape[1])], axis=1)
+    return np.concatenate([gallery.rows.vectors, own, toward], axis=1)
 
 
 def extended_queries(gallery: NormalizedGallery, queries: CohortRows) -> FloatArray:
@@ -233,11 +254,11 @@ _prepared: WeakKeyDictionary[Gallery, tuple[object, NormalizedGallery]] = WeakKe
 
 
 def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGallery:
-    """Return a gallery ready to be searched by normalized scores; it is measured once for each state of the gallery."""
+    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
     known = _prepared.get(gallery)
     samples = gallery.samples
     if known is None or known[0] is not samples or known[1].statistics.method != method:
-        known = samples, NormalizedGallery.measure(CohortRows.of_samples(samples, gallery.embeddings.vectors), method)
+        known = samples, NormalizedGallery.prepare(CohortRows.of_samples(samples, gallery.embeddings.vectors), method)
         _prepared[gallery] = known
     return known[1]
 

@@ -51,7 +51,7 @@ class Match:
 
     Args:
         verdict: Same, undecided or other.
-        false_match_rate: The share of pairs of different people, of these two cameras, that score as high or higher.
+        false_match_rate: The share of pairs of different people, of these two cameras, that are as similar.
         false_alarm_rate: How often a search for somebody who is not in the gallery gets an answer as good or better.
     """
 
@@ -216,7 +216,9 @@ def _judged(
     answers = []
     for position, (row, score) in enumerate(found.ranking.answers(0)):
         sample = gallery.samples[row]
-        rate = thresholds.false_match_rate(score, own, cohort_camera(sample))
-        match = Match(verdict_of(rate, same_rate), rate, false_alarm_rate(rate, rows))
-        answers.append(Answer(row, sample, float(found.similarities[0, position]), score, match))
+        similarity = float(found.similarities[0, position])
+        rate = thresholds.false_match_rate(similarity, own, cohort_camera(sample))
+        known = not np.isnan(rate)
+        match = Match(verdict_of(rate, same_rate), rate, false_alarm_rate(rate, rows)) if known else None
+        answers.append(Answer(row, sample, similarity, score, match))
     return answers

@@ -20,7 +20,7 @@ from reid.data.transforms import EvaluationTransform
 from reid.models.checkpoint import load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.export import export
-from reid.norm import DomainBatchNorm, camera_batchnorm, convert_norm, extract
+from reid.norm import DomainBatchNorm, Profiles, camera_batchnorm, convert_norm, extract
 
 for needed in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed, reason='pip install "reid-multidomain[onnx]"')
@@ -53,6 +53,19 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             main(["export", "--weights", str(weights), "--camera", "b2", "--out", str(folder / name)])
         assert not caught.value.code
     return folder
+
+
+def test_the_center_of_the_camera_is_in_the_file(weights: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(weights)
+    dimension = checkpoint.embed(torch.zeros(1, 3, 64, 32), 0).shape[1]
+    centers = 0.1 * torch.randn(3, dimension, generator=torch.Generator().manual_seed(0))
+    profiles = Profiles(CAMERAS, (9, 9, 9), {}, {}, weights=checkpoint.weights, centers=centers)
+    centered = checkpoint.with_profiles(profiles)
+    export(centered, tmp_path / "b2.onnx", "b2")
+    images = torch.randn(3, 3, 64, 32, generator=torch.Generator().manual_seed(1))
+    theirs = load_checkpoint(tmp_path / "b2.onnx").embed(images)
+    torch.testing.assert_close(theirs, centered.embed(images, 1), atol=1e-4, rtol=0)
+    assert not torch.allclose(theirs, checkpoint.embed(images, 1), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["b2.onnx", "b2.xml"])

@@ -108,6 +108,8 @@ def test_commands_of_version_0_1_0_work_with_a_hint(reid, tmp_path: Path) -> Non
     assert (code, old) == (0, new)
     assert err.splitlines() == ["hint: reid evaluate --compare is now reid diff"]
     assert json.loads((tmp_path / "change.json").read_text())["pairs"]
+    code, old, _ = reid("evaluate", "--compare", results, results, results)
+    assert (code, old) == (0, reid("diff", results, results, results)[1])
     code, _, err = reid("compare", tmp_path / "none.toml")
     hint, error = err.splitlines()
     assert code == 1

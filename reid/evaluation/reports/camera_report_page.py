@@ -58,7 +58,8 @@ def _choice_section(chosen: NormalizationReport) -> str:
         for one in chosen.candidates
     ]
     cameras = [([camera.camera], [str(camera.crops), escape(camera.levels)]) for camera in chosen.cameras]
-    scores = f"<p>Scores: {escape(chosen.score_norm)}: {escape(chosen.score_reason)}.</p>" if chosen.score_norm else ""
+    score_norm = chosen.score_norm or "left open"
+    scores = f"<p>Scores: {score_norm}: {escape(chosen.score_reason)}.</p>" if chosen.score_reason else ""
     promised = _table(
         "Crops with a mutual nearest neighbour in another camera, in percent",
         ("levels", "share", "gain", "error"),

@@ -112,7 +112,7 @@ def _cmc_figure(category: str, results: Sequence[Result]) -> str:
 
 
 def _result_section(details: ResultDetails) -> str:
-    name = f"{details.result.category} {_arrow(details.result.direction)}"
+    name = f"{details.result.category} {_arrow(details.result.direction)} {details.result.change}".rstrip()
     other = details.gallery != details.result.metrics.gallery
     source = f"; the scores above have another gallery ({details.result.gallery_source})" if other else ""
     note = f" Over all {details.gallery:,} gallery images{source}." if other else ""

@@ -56,6 +56,18 @@ def _entry(report: Report, result: Result) -> dict[str, Any]:
         "score_norm": result.score_norm,
         "score_norm_stamp": result.score_norm_stamp,
         "reranking": result.reranking,
+        "identification": [
+            {
+                "false_alarm_rate": one.wished,
+                "reached_false_alarm_rate": one.false_alarm_rate,
+                "threshold": one.threshold,
+                "rate": one.rate.value,
+                "interval": [one.rate.low, one.rate.high],
+                "known": one.known,
+                "unmatched": one.unmatched,
+            }
+            for one in result.identification
+        ],
         "rule": report.rule,
         "settings": dict(report.settings),
         "ties": report.ties,

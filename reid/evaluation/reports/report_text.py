@@ -55,6 +55,7 @@ def stamp_lines(report: Report) -> list[str]:
         ),
         *dict.fromkeys(f"re-ranked: {result.reranking}" for result in report.results if result.reranking),
     ]
+    lines += [_open_set(result) for result in report.results if result.identification]
     plain = [result for result in report.results if result.is_plain]
     lines += _statements(report, plain)
     for category in dict.fromkeys(result.category for result in plain):
@@ -86,6 +87,14 @@ def _statements_of(report: Report, result: Result) -> list[str]:
         metrics = result.metrics
         lines.append(f"R-precision {100 * metrics.r_precision:.1f}, MAP@R {100 * metrics.map_at_r:.1f}")
     return lines
+
+
+def _open_set(result: Result) -> str:
+    rates = ", ".join(
+        f"{100 * one.rate.value:.1f} at a false-alarm rate of {100 * one.wished:g} %" for one in result.identification
+    )
+    name = " ".join(filter(None, [result.category, result.direction, result.change]))
+    return f"{name}: open-set identification {rates}"
 
 
 def _left_out(results: Sequence[Result]) -> str:

@@ -1,6 +1,6 @@
-"""Compare two evaluations if they measured the same thing, and otherwise say why they cannot be compared.
+"""Compare evaluations if they measured the same thing, and otherwise say why they cannot be compared.
 
-The comparison reads the JSON of reports, so runs of different days and machines can be compared.  Where both hold the
+The comparison reads the JSON of reports, so runs of different days and machines can be compared.  Where two hold the
 same queries, the difference gets an interval and a p-value from the pairs.
 """
 
@@ -17,6 +17,7 @@ from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
 from reid.evaluation.reports.report_json import read_results
+from reid.evaluation.results import reranking_method
 from reid.old_names import current_rule, current_rule_text
 from reid.retrieval.score_normalization import NONE
 
@@ -34,14 +35,30 @@ SAME = {
 }
 NAMES = ("domain", "direction", "score_norm", "reranking")
 CHANGES = NAMES[2:]  # by which a result differs from the plain one, and may stand in one of the files only
-LEAST_P = 0.001  # a table does not show smaller p-values
 SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
+
+Key = tuple[str, ...]  # protocol, choices of its variant, NAMES
+Results = dict[Key, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class ResultPair:
-    """The same result in both files; ``paired`` compares the average precision query by query, where it is known."""
+    """The same result in two files.
 
+    Attributes:
+        first: The file of ``before``.
+        second: The file of ``after``.
+        positions: Where the two stand among the compared files, from 0.
+        category: The category of the result.
+        direction: The direction of the result, "" where the protocol has none.
+        before: The result as the first file has it.
+        after: The result as the second file has it.
+        paired: The comparison of the average precision query by query, where both files have it.
+    """
+
+    first: Path
+    second: Path
+    positions: tuple[int, int]
     category: str
     direction: str
     before: Mapping[str, Any]
@@ -49,72 +66,58 @@ class ResultPair:
     paired: PairedDifference | None
 
 
-def compare_files(first: Path, second: Path) -> list[ResultPair]:
-    """Pair the results of two files that ``reid evaluate --json`` wrote, plain with plain and re-ranked with re-ranked.
+def compare_files(first: Path, *others: Path) -> list[ResultPair]:
+    """Compare the results of files that ``reid evaluate --json`` wrote, plain with plain and re-ranked with re-ranked.
 
-    Normalized and re-ranked results that only one of the files has are left out, see :func:`unpaired_rerankings`.
+    Every file must have the same plain results.  A normalized or re-ranked result is compared among the files that
+    have it; what only one file has is left out, see :func:`unpaired_rerankings`.
+
+    Args:
+        first: The file that the others are compared with.
+        others: One or more files of the same data and protocol.
+
+    Returns:
+        One pair for each result and each file that has it, except the first such file, which is ``before``.
 
     Raises:
         DataError: A file cannot be read, or the files measured different things.
     """
-    before, after = _results(first), _results(second)
-    for field in ("protocol", "variant"):
-        names = [[entry[field] for entry in side.values()] for side in (before, after)]
-        if not any(name in names[1] for name in names[0]):
-            raise DataError(_refusal(first, second, (), SAME[field], names[0][0], names[1][0]))
-    different = [key for key in before.keys() ^ after.keys() if not any(key[-len(CHANGES) :])]
-    if different or not before.keys() & after.keys():
-        only = [" ".join(filter(None, key)) for key in different or before.keys() ^ after.keys()]
-        raise DataError(f"{first} and {second} cannot be compared: only one of them has {', '.join(sorted(only))}")
+    files = [(path, _results(path)) for path in (first, *others)]
+    for path, results in files[1:]:
+        _check_plain(first, files[0][1], path, results)
     pairs = []
-    for key, entry in before.items():
-        if key not in after:
-            continue
-        other = after[key]
-        for field, name in SAME.items():
-            if entry.get(field) != other.get(field):
-                raise DataError(_refusal(first, second, key, name, entry.get(field), other.get(field)))
-        pairs.append(
-            ResultPair(entry["domain"], entry["direction"], entry, other, _paired(entry, other, first, second))
-        )
+    for key in _keys(files):
+        base, *rest = [position for position, (_, results) in enumerate(files) if key in results]
+        before_path, before = files[base][0], files[base][1][key]
+        for position in rest:
+            path, after = files[position][0], files[position][1][key]
+            for field, name in SAME.items():
+                if before.get(field) != after.get(field):
+                    raise DataError(_refusal(before_path, path, key, name, before.get(field), after.get(field)))
+            paired = _paired(before, after, before_path, path)
+            places = (before_path, path, (base, position), before["domain"], before["direction"])
+            pairs.append(ResultPair(*places, before, after, paired))
     return pairs
 
 
-def unpaired_rerankings(first: Path, second: Path) -> list[str]:
-    """Name the normalized and re-ranked results that only one of the files has, one sentence each."""
-    before, after = _results(first), _results(second)
-    return [
-        f"only {first if key in before else second} has {' '.join(filter(None, key[-len(NAMES) :]))};"
-        " it is not compared"
-        for key in [*before, *after]
-        if any(key[-len(CHANGES) :]) and not (key in before and key in after)
-    ]
-
-
-def comparison_table(pairs: list[ResultPair]) -> str:
-    """Write lines of at most 80 columns: percent of the first file, of the second, and the difference."""
-    lines = [f"{'':32}{'before':>10}{'after':>10}{'change':>10}"]
-    for pair in pairs:
-        lines.append(" ".join(filter(None, [pair.category, pair.direction, *(pair.before[name] for name in CHANGES)])))
-        for name in SCORES:
-            values = [100 * float(entry[name]) for entry in (pair.before, pair.after)]
-            lines.append(f"  {name:<30}{values[0]:>10.1f}{values[1]:>10.1f}{values[1] - values[0]:>+10.1f}")
-        if pair.paired is not None:
-            change = pair.paired.difference
-            chance = f"p {pair.paired.p_value:.3f}" if pair.paired.p_value >= LEAST_P else f"p < {LEAST_P}"
-            around = f"95 %: {100 * change.low:+.1f} to {100 * change.high:+.1f}"
-            lines += [
-                f"  mAP {100 * change.value:+.1f} ({around}), {chance}",
-                f"  better on {pair.paired.wins:,}, worse on {pair.paired.losses:,} queries",
-            ]
-    return "\n".join(lines) + "\n"
+def unpaired_rerankings(first: Path, *others: Path) -> list[str]:
+    """Name the normalized and re-ranked results that some of the files lack, one sentence each."""
+    files = [(path, _results(path)) for path in (first, *others)]
+    lines = []
+    for key in _keys(files):
+        having = [str(path) for path, results in files if key in results]
+        if not _is_plain(key) and len(having) < len(files):
+            verb, end = ("has", "not compared") if len(having) == 1 else ("have", f"compared with that of {having[0]}")
+            lines.append(f"only {', '.join(having)} {verb} {_label(key[-len(NAMES) :])}; it is {end}")
+    return lines
 
 
 def comparison_json(pairs: list[ResultPair]) -> dict[str, Any]:
-    """Return ``{"pairs": [...]}`` with the scores of both files, their differences and the paired test."""
+    """Return ``{"pairs": [...]}`` with the two files, the scores of both, their differences and the paired test."""
     entries = []
     for pair in pairs:
         entry: dict[str, Any] = {name: pair.before[name] for name in NAMES}
+        entry["files"] = [str(pair.first), str(pair.second)]
         for name in SCORES:
             before, after = float(pair.before[name]), float(pair.after[name])
             entry[name] = {"before": before, "after": after, "change": after - before}
@@ -129,15 +132,39 @@ def comparison_json(pairs: list[ResultPair]) -> dict[str, Any]:
     return {"pairs": entries}
 
 
-def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+def _keys(files: list[tuple[Path, Results]]) -> list[Key]:
+    """Return the keys of the results of all files, in the order of the first file that has each."""
+    return list(dict.fromkeys(key for _, results in files for key in results))
+
+
+def _is_plain(key: Key) -> bool:
+    """Return whether the scores are neither normalized nor re-ranked."""
+    return key[-len(CHANGES) :] == (NONE, "")
+
+
+def _label(words: tuple[str, ...]) -> str:
+    """Join the words of a key, without those that say that nothing was done."""
+    return " ".join(word for word in words if word not in ("", NONE))
+
+
+def _check_plain(first: Path, before: Results, second: Path, after: Results) -> None:
+    """Refuse files of different protocols, variants or plain results."""
+    for field in ("protocol", "variant"):
+        names = [[entry[field] for entry in side.values()] for side in (before, after)]
+        if not any(name in names[1] for name in names[0]):
+            raise DataError(_refusal(first, second, (), SAME[field], names[0][0], names[1][0]))
+    different = [key for key in before.keys() ^ after.keys() if _is_plain(key)]
+    if different or not before.keys() & after.keys():
+        only = sorted(_label(key) for key in different or before.keys() ^ after.keys())
+        raise DataError(f"{first} and {second} cannot be compared: only one of them has {', '.join(only)}")
+
+
+def _results(path: Path) -> Results:
     try:
         entries = read_results(path)
         if not entries:
             raise ValueError("no results")
-        return {
-            (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] for name in NAMES)): entry
-            for entry in map(_checked, entries)
-        }
+        return {_key(entry): entry for entry in map(_checked, entries)}
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -158,16 +185,22 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     if columns and not len(values) == len(columns["picture"]) == len(columns["identity"]):
         raise ValueError("columns of different lengths")
     settings = {**Rule().model_dump(), **current_rule(entry["settings"])}
-    norm = entry.get("score_norm", NONE)  # version 0.1.0 had none, and null for no re-ranking
-    changes = {"score_norm": "" if norm == NONE else norm, "reranking": entry["reranking"] or ""}
+    # version 0.1.0 had no score_norm, and null for no re-ranking
+    changes = {"score_norm": entry.get("score_norm", NONE) or NONE, "reranking": entry["reranking"] or ""}
     return {**entry, **changes, "rule": current_rule_text(entry["rule"]), "settings": settings}
 
 
-def _refusal(first: Path, second: Path, result: tuple[str, ...], name: str, one: object, other: object) -> str:
+def _key(entry: dict[str, Any]) -> Key:
+    """Return what pairs a result with that of the other file: its names, and what the user chose of a re-ranking."""
+    names = {name: entry[name] for name in NAMES} | {"reranking": reranking_method(entry["reranking"])}
+    return (entry["protocol"], *map(str, entry["variant"].values()), *names.values())
+
+
+def _refusal(first: Path, second: Path, result: Key, name: str, one: object, other: object) -> str:
     if isinstance(one, dict) and isinstance(other, dict):
         differing = [key for key in {**one, **other} if one.get(key) != other.get(key)]
         one, other = ({key: side.get(key) for key in differing} for side in (one, other))
-    where = " ".join(filter(None, result)) + ": " if result else ""
+    where = _label(result) + ": " if result else ""
     return (
         f"{first} and {second} cannot be compared: {where}the {name} differs, {one} and {other};"
         " evaluate both in the same way"

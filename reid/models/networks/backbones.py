@@ -20,6 +20,7 @@ from reid.models.networks.mobilenet import mobilenet_layers
 from reid.models.networks.osnet import OSNet
 from reid.models.networks.resnet import RESNETS
 from reid.models.networks.resnet_changes import build_resnet
+from reid.models.networks.transformers import TRANSFORMERS, build_transformer
 
 TIMM_PREFIX = "timm:"
 PLUS = "+"  # resnet50+ibn: a ResNet with changes, see reid.models.networks.resnet_changes.CHANGES
@@ -83,6 +84,12 @@ def _build_torchreid_mobilenet(width: float) -> Backbone:
     return Backbone(layers, channels, heads=("classifier.",))
 
 
+def _build_transformer_trunk(name: str) -> Backbone:
+    """A transformer of person re-identification, whose features are a map of one position or of its last stage."""
+    network, channels, transform = build_transformer(name)
+    return Backbone({"transformer": network}, channels, heads=(), transform=transform)
+
+
 # A name -> what builds the backbone with random weights.  A new backbone is one entry here.
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     **{name: partial(_build_resnet_trunk, name) for name in RESNETS},
@@ -102,8 +109,8 @@ def build_backbone(name: str) -> Backbone:
     """Build a backbone with random weights.
 
     Args:
-        name: A name in ``BACKBONES``, a ResNet with changes such as "resnet50+ibn+nonlocal", or
-            ``timm:<name of a timm model>``.
+        name: A name in ``BACKBONES``, a ResNet with changes such as "resnet50+ibn+nonlocal", a transformer of
+            :data:`~reid.models.networks.transformers.TRANSFORMERS` with options, or ``timm:<name of a timm model>``.
 
     Raises:
         ConfigError: If the name is not known, timm is missing, or its model gives no feature map at any image size.
@@ -118,8 +125,10 @@ def build_backbone(name: str) -> Backbone:
     if name.startswith(TIMM_PREFIX):
         return _build_timm(name.removeprefix(TIMM_PREFIX))
     trunk, *changes = name.split(PLUS)
+    if trunk in TRANSFORMERS:
+        return _build_transformer_trunk(name)
     if trunk not in BACKBONES:
-        raise ConfigError(unknown_name("backbone", name, [*BACKBONES, TIMM_PREFIX + "<name>"]))
+        raise ConfigError(unknown_name("backbone", name, [*BACKBONES, *TRANSFORMERS, TIMM_PREFIX + "<name>"]))
     if not changes:
         return BACKBONES[trunk]()
     if trunk not in RESNETS:

@@ -19,7 +19,9 @@ from reid.errors import WeightsError
 from reid.models.embedder import NetworkSpec
 from reid.models.networks.backbones import PLUS, Backbone
 from reid.models.networks.resnet import RESNETS
+from reid.models.networks.transformers import TRANSFORMERS
 from reid.models.weights.tensor_tables import COUNTER, Table
+from reid.models.weights.transformer_families import TransformerOrigin, recognise_transformer
 
 COLOURS = "RGB"  # the order of channels in every family here
 PUBLISHED_NAMES = {  # names of projects for networks that are known backbones with another neck or norm
@@ -100,6 +102,7 @@ class Origin:
 
     family: Family
     spec: NetworkSpec
+    cameras: tuple[str, ...] = ()  # none of these networks has a camera embedding
 
     def tensors_for(self, trunk: Backbone, tensors: Mapping[str, Tensor]) -> tuple[Table, tuple[str, ...]]:
         """Rename tensors to the names of an :class:`~reid.models.embedder.Embedder`.
@@ -160,13 +163,16 @@ class Origin:
         return f"backbone.{trunk.root}{inner}"
 
 
-def recognise(tensors: Mapping[str, Tensor], backbone: str) -> Origin:
+def recognise(
+    tensors: Mapping[str, Tensor], backbone: str, size: tuple[int, int] | None = None
+) -> Origin | TransformerOrigin:
     """Recognise published weights by their keys.
 
     Args:
         tensors: The tensors of the file; only keys and shapes matter.
         backbone: The backbone that the user names.  The changes of a ResNet ("+ibn", ...) follow from the keys and the
             family unless the user names some.
+        size: Height and width of the images, where the user names them; a transformer's file does not state them.
 
     Returns:
         The family of the weights, and the network that they belong to.
@@ -180,6 +186,8 @@ def recognise(tensors: Mapping[str, Tensor], backbone: str) -> Origin:
         >>> origin.family.name, origin.spec.backbone
         ('strong baseline', 'resnet50+bare')
     """
+    if backbone.split(PLUS)[0] in TRANSFORMERS:
+        return recognise_transformer(tensors, backbone, size)
     family = next(family for family in FAMILIES if _has(tensors, family.sign))
     named = PUBLISHED_NAMES.get(backbone, backbone)
     if named in RESNETS or backbone in PUBLISHED_NAMES:

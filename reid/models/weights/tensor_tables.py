@@ -23,7 +23,8 @@ from reid.torch_files import unpickle
 Table = dict[str, Tensor]
 
 COUNTER = "num_batches_tracked"  # of BatchNorm; it has no influence on what a network computes
-NESTS = ("state_dict", "model", "model_state_dict")  # where training programs keep the table beside other values
+# where training programs keep the table beside other values; "teacher" is that of DINO and SOLIDER
+NESTS = ("state_dict", "model", "model_state_dict", "teacher")
 SHOWN = 8  # keys, or modules with many of them, that the line of an error names; its note lists all
 
 

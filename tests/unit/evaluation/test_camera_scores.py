@@ -11,7 +11,8 @@ import pytest
 from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import ConfigError, DataError
-from reid.evaluation import Labels, Reranking, evaluate, mean_report, score_metrics
+from reid.evaluation import Labels, Reranking, evaluate, mean_report, score_metrics, write_reports
+from reid.evaluation.reports.result_diff import compare_files, unpaired_rerankings
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.camera_rerank import find_camera_lists, rerank_by_camera
 from reid.retrieval.cohort_rows import CohortRows
@@ -41,7 +42,7 @@ def test_a_result_by_camera_stands_after_the_plain_one():
     embeddings = people()
     plain, changed = evaluate(embeddings, reranking=BY_CAMERA).results
     assert (plain.reranking, plain.score_norm) == ("", "none")
-    assert changed.reranking.startswith("camera-aware Jaccard on csls, k1 4+4, k2 2+2")
+    assert changed.reranking.startswith("camera-aware Jaccard on csls (k1 4+4, k2 2+2)")
     assert (changed.score_norm, changed.score_norm_stamp.partition(" ")[0]) == ("csls", "csls")
     assert changed.metrics.mAP > plain.metrics.mAP + 0.05
     assert evaluate(embeddings).results[0].metrics.mAP == plain.metrics.mAP
@@ -76,10 +77,13 @@ def test_normalized_and_plain_results_come_first_and_steps_by_camera_once():
         (Reranking(expand_by_camera=True), ["camera-balanced expansion by csls"]),
         (Reranking(by_camera=True, expand_by_camera=True),
          ["camera-balanced expansion by csls", "camera-aware Jaccard on csls"]),
-        (Reranking((6, 2, 0.3), expand_by_camera=True), ["camera-balanced expansion by csls", "k-reciprocal"]),
+        (Reranking(learn_metric=True), ["mutual-neighbour metric"]),
+        (Reranking(by_camera=True, learn_metric=True), ["mutual-neighbour metric", "camera-aware Jaccard on csls"]),
+        (Reranking((6, 2, 0.3), expand_by_camera=True),
+         ["camera-balanced expansion by csls", "k-reciprocal, k1 6, k2 2, lambda 0.3"]),
     ],
 )  # fmt: skip
-def test_expansion_by_camera_goes_with_every_re_ranking(reranking, steps):
+def test_steps_by_camera_go_together(reranking, steps):
     plain, changed = evaluate(people(3), reranking=reranking).results
     assert changed.reranking_method == "; ".join(steps)
     assert changed.metrics.mAP > plain.metrics.mAP
@@ -91,6 +95,27 @@ def test_too_few_crops_leave_the_plain_result_and_a_note():
     assert result.reranking == ""
     (note,) = report.notes
     assert note.startswith("person all: camera-aware Jaccard: not used, because 40 crops")
+
+
+def test_the_metric_helps_identities_with_one_crop_in_a_camera():
+    """Its single condition is enough pairs of two cameras."""
+    embeddings = people(9, each=1, identities=120, noise=0.5)
+    moved = tuple(
+        replace(sample, split=Split.QUERY if sample.camera == "c0" else Split.GALLERY) for sample in embeddings.samples
+    )
+    shifted = embeddings.vectors.copy()
+    shifted[:, :4] += np.random.default_rng(0).standard_normal((240, 4)) * 0.3
+    shifted /= np.linalg.norm(shifted, axis=1, keepdims=True)
+    embeddings = Embeddings(moved, shifted.astype(np.float32), "f00d")
+    _, normalized, changed = evaluate(embeddings, reranking=Reranking(learn_metric=True), score_norm="csls").results
+    assert changed.reranking.startswith("mutual-neighbour metric (k 1, shrink 0.3, ")
+    assert changed.metrics.mAP > normalized.metrics.mAP
+    one_camera = tuple(replace(sample, camera="c0") for sample in moved)
+    everything = Scoring(Rule(ignore="itself"))
+    report = evaluate(
+        replace(embeddings, samples=one_camera), reranking=Reranking(learn_metric=True), scoring=everything
+    )
+    assert "one camera" in report.notes[0]
 
 
 def test_all_crops_may_be_queries_and_gallery_where_the_rule_leaves_out_the_query_itself():
@@ -130,3 +155,14 @@ def test_the_mean_of_splits_joins_stamps_and_leaves_out_what_one_split_declined(
     moved = replace(other, results=(replace(other.results[0], category="vehicle"),))
     with pytest.raises(DataError, match="same results"):
         mean_report([other, moved], {})
+
+
+def test_a_step_by_camera_is_compared_whatever_lists_the_data_lead_to(tmp_path: Path):
+    report = evaluate(people(10), protocol="p", reranking=BY_CAMERA)
+    plain, changed = report.results
+    longer = replace(changed, reranking="camera-aware Jaccard on csls (k1 8+8, k2 4+4)")
+    write_reports([report], tmp_path / "a.json")
+    write_reports([replace(report, results=(plain, longer))], tmp_path / "b.json")
+    pairs = compare_files(tmp_path / "a.json", tmp_path / "b.json")
+    assert [pair.after["reranking"] for pair in pairs] == ["", longer.reranking]
+    assert unpaired_rerankings(tmp_path / "a.json", tmp_path / "b.json") == []

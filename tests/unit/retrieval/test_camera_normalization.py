@@ -85,7 +85,7 @@ def test_auto_chooses_what_helps(small: Checkpoint, crops: list[Sample], batch_n
     assert batch_norm or not profiles.mean
     after = checkpoint.with_profiles(profiles)
     assert rank1(after, crops) > rank1(checkpoint, crops) + 0.3
-    assert profiles.score_norm == "none"  # 24 crops of a camera are too few for a cohort
+    assert profiles.score_norm == ""  # 24 crops of a camera are too few for a cohort
 
 
 def test_labels_are_not_read(small: Checkpoint, crops: list[Sample]) -> None:

@@ -9,6 +9,7 @@ from reid.retrieval.camera_expansion import expand_by_camera
 from reid.retrieval.camera_jaccard import camera_jaccard
 from reid.retrieval.camera_rerank import CameraLists, expand_crops, find_camera_lists, join_crops, rerank_by_camera
 from reid.retrieval.cohort_rows import CohortRows
+from reid.retrieval.identity_size import IdentitySize
 from reid.retrieval.mutual_metric import Declined
 from reid.retrieval.score_normalization import normalize_scores
 
@@ -88,7 +89,7 @@ def test_joined_crops_keep_the_order_of_their_first_appearance():
 def test_the_stamp_has_the_lengths_of_the_lists():
     lists = find_camera_lists(*sides(4))
     (own, others), (mean_own, mean_others) = lists.size.k1, lists.size.k2
-    expected = f"camera-aware Jaccard on csls, k1 {own}+{others}, k2 {mean_own}+{mean_others}"
+    expected = f"camera-aware Jaccard on csls (k1 {own}+{others}, k2 {mean_own}+{mean_others})"
     assert rerank_by_camera(lists).stamp == expected
 
 
@@ -101,7 +102,7 @@ def test_expansion_uses_both_sides_and_as_many_crops_as_an_identity_has():
     expected = expand_by_camera(rows.vectors, normalize_scores(rows, rows), lists.crops.cameras, own=2, others=3)
     np.testing.assert_allclose(of_queries, expected[lists.crops.queries], atol=1e-6)
     np.testing.assert_allclose(of_gallery, expected[lists.crops.gallery], atol=1e-6)
-    assert stamp == "camera-balanced expansion by csls, 2 of the own and 3 of each other camera"
+    assert stamp == "camera-balanced expansion by csls (2 of the own, 3 of each other camera)"
     moved = lists.of_vectors(CohortRows(of_queries, *fields(queries)), CohortRows(of_gallery, *fields(gallery)))
     assert moved.size == lists.size
     np.testing.assert_array_equal(moved.crops.rows.vectors, expected)
@@ -112,11 +113,35 @@ def fields(rows):
 
 
 @pytest.mark.parametrize(
-    ("each", "identities", "value"), [(1, 100, "about 1 crop in a camera"), (3, 10, "60 crops are too few")]
+    ("change", "value"),
+    [
+        (lambda: crops(6, each=1, identities=100), "about 1 crop in a camera"),
+        (lambda: crops(6, each=3, identities=10), "60 crops are too few"),
+        (lambda: crops(6, cameras=1, each=6), "one camera"),
+        (lambda: partly_random(6), "of 880 crops are similar enough"),
+    ],
 )
-def test_it_declines_with_one_line_where_crops_are_too_few(each, identities, value):
-    rows = crops(6, each, identities)
+def test_it_declines_with_one_line(change, value):
+    rows = change()
     found = find_camera_lists(rows.select(np.arange(20)), rows)
     assert isinstance(found, Declined)
     assert value in found.reason
     assert "\n" not in found.reason
+
+
+def partly_random(seed):
+    """Return identities with several crops, and many crops of nobody else."""
+    random = np.random.default_rng(seed)
+    several = crops(seed)
+    single = random.standard_normal((640, 24)).astype(np.float32)
+    single /= np.linalg.norm(single, axis=1, keepdims=True)
+    names = [*several.cameras.tolist(), *(f"/c{number % 2}" for number in range(640))]
+    return CohortRows.of_cameras([name[1:] for name in names], np.concatenate([several.vectors, single]))
+
+
+def test_it_declines_where_groups_are_of_one_camera(monkeypatch):
+    size = IdentitySize(3, 0, 40, 0.7)
+    monkeypatch.setattr("reid.retrieval.camera_rerank.estimate_identity_size", lambda *_: size)
+    found = find_camera_lists(*sides(7))
+    assert isinstance(found, Declined)
+    assert "40 groups of similar crops are of one camera" in found.reason

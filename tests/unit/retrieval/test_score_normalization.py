@@ -160,12 +160,23 @@ def test_unknown_and_small_cameras_take_all_cameras():
     assert statistics.mean[0, pool] == pytest.approx(expected, abs=1e-5)
 
 
+def test_cameras_that_are_all_small_keep_their_own_crops():
+    vectors, cameras = crops(11, count=60)
+    scores = normalize_among(vectors, cameras)
+    assert scores.gallery_statistics.counts[1:].max() < 32
+    assert scores.is_applied
+    np.testing.assert_allclose(scores(0, 60), by_loops(vectors, cameras, "csls", 3), atol=2e-4)
+    unknown = normalize_among(vectors, [""] * 60)
+    assert unknown.is_applied
+    assert not normalize_among(vectors[:31], [""] * 31).is_applied
+
+
 def test_too_few_crops_leave_the_scores_as_they_are():
-    vectors, cameras = crops(7, count=20)
+    vectors, cameras = crops(7, count=15)
     scores = normalize_among(vectors, cameras)
     assert not scores.is_applied
     assert scores.stamp.startswith("too few crops")
-    np.testing.assert_allclose(scores(0, 20), vectors @ vectors.T, atol=1e-6)
+    np.testing.assert_allclose(scores(0, 15), vectors @ vectors.T, atol=1e-6)
 
 
 def test_equal_crops_give_equal_scores():

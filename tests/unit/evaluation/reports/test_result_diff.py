@@ -15,7 +15,8 @@ from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
 from reid.evaluation import Reranking, evaluate, write_reports
-from reid.evaluation.reports.result_diff import compare_files, comparison_json, comparison_table, unpaired_rerankings
+from reid.evaluation.reports.diff_table import comparison_table
+from reid.evaluation.reports.result_diff import compare_files, comparison_json, unpaired_rerankings
 from reid.records import Split
 
 Q, G = Split.QUERY, Split.GALLERY
@@ -166,3 +167,75 @@ def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_pa
     other = written(tmp_path / "d.json", 3, reranking=Reranking(neighbours=2))
     assert [pair.after["reranking"] for pair in compare_files(both, other)] == [""]
     assert len(unpaired_rerankings(both, other)) == 2
+
+
+def cells(table: str, name: str) -> list[list[str]]:
+    """Return the words of the lines that begin with ``name``, each followed by those of the next line."""
+    lines = table.splitlines()
+    return [
+        [*line.split()[1:], *lines[number + 1].split()]
+        for number, line in enumerate(lines)
+        if line.startswith(f"  {name} ")
+    ]
+
+
+def test_three_files_are_three_columns_with_differences_to_the_first(tmp_path: Path) -> None:
+    """Two, six and no right answers of eight: rank-1 25, 75 and 0 percent, mAP 62.5, 87.5 and 50 percent."""
+    files = [written(tmp_path / f"{right}.json", right) for right in (2, 6, 0)]
+    pairs = compare_files(*files)
+    assert [pair.positions for pair in pairs] == [(0, 1), (0, 2)]
+    table = comparison_table(pairs)
+    assert cells(table, "rank1") == [["25.0", "75.0", "0.0", "+50.0", "-25.0"]]
+    assert cells(table, "mAP")[0] == ["62.5", "87.5", "50.0", "+25.0", "-12.5"]
+    assert cells(table, "better on") == [["on", "4", "0", "worse", "on", "0", "2"]]
+    assert [line.split() for line in table.splitlines()[:3]] == [[str(n + 1), str(f)] for n, f in enumerate(files)]
+    entries = comparison_json(pairs)["pairs"]
+    assert [entry["files"] for entry in entries] == [[str(files[0]), str(files[1])], [str(files[0]), str(files[2])]]
+    assert [entry["mAP"]["change"] for entry in entries] == [0.25, -0.125]
+    for entry, other in zip(entries, files[1:], strict=True):
+        assert entry == comparison_json(compare_files(files[0], other))["pairs"][0], "as the two files alone"
+
+
+def test_many_files_continue_in_another_table(tmp_path: Path) -> None:
+    files = [written(tmp_path / f"{right}.json", right) for right in (0, 1, 2, 3, 4, 5, 6, 7)]
+    table = comparison_table(compare_files(*files))
+    assert [len(row) for row in cells(table, "rank1")] == [6 + 5, 3 + 2]
+    assert cells(table, "rank1")[1] == ["0.0", "75.0", "87.5", "+75.0", "+87.5"]
+    assert max(map(len, table.splitlines()[len(files) :])) <= 80
+
+
+def test_rows_that_some_of_three_files_have(tmp_path: Path) -> None:
+    """The plain rows of all are compared, and the re-ranked ones of the two that have them."""
+    reranking = Reranking(neighbours=1)
+    plain = written(tmp_path / "a.json", 2)
+    files = [plain, written(tmp_path / "b.json", 6, reranking=reranking)]
+    files += [written(tmp_path / "c.json", 0, reranking=reranking)]
+    pairs = compare_files(*files)
+    assert [(pair.positions, bool(pair.before["reranking"])) for pair in pairs] == [
+        ((0, 1), False), ((0, 2), False), ((1, 2), True),
+    ]  # fmt: skip
+    (line,) = unpaired_rerankings(*files)
+    assert f"compared with that of {files[1]}" in line
+    table = comparison_table(pairs)
+    assert cells(table, "rank1")[1][0] == "-"
+    assert "differences to 2" in table
+    with pytest.raises(DataError, match=r"a\.json and .*d\.json"):
+        compare_files(*files, written(tmp_path / "d.json", 2, queries=QUERIES[:5]))
+
+
+def test_score_norm_none_and_a_missing_one_are_the_same(tmp_path: Path) -> None:
+    """Version 0.1.0 wrote no score_norm, and null where nothing was re-ranked."""
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6)
+    content = json.loads(first.read_text())
+    del content["check"], content["results"][0]["score_norm"]
+    content["results"][0]["reranking"] = None
+    first.write_text(json.dumps(content))
+    (entry,) = comparison_json(compare_files(first, second, first))["pairs"][:1]
+    assert (entry["score_norm"], entry["reranking"]) == ("none", "")
+    assert unpaired_rerankings(first, second, first) == []
+
+
+def test_the_same_file_twice_keeps_its_columns(tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6)
+    table = comparison_table(compare_files(first, first, second))
+    assert cells(table, "rank1") == [["25.0", "25.0", "75.0", "+0.0", "+50.0"]]

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--street", type=Path, default=Path("data/street"))
     parser.add_argument("--vehicles", type=Path)
     parser.add_argument("--characters", type=Path)
-    parser.add_argument("--weights", type=Path, help="folder of .pth files")
+    parser.add_argument("--weights", type=Path, help="folder of .pth files; the last one is also tried on the street")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/normalize_auto.json"))
     parser.add_argument("--report", type=Path, default=Path("docs/results/normalize-auto.md"))
     parser.add_argument("--vectors", type=Path, default=Path("data/normalize-auto"), help="where vectors are kept")
@@ -196,7 +196,7 @@ def main() -> None:
     shipped = [SHIPPED / f"{name}.safetensors" for name in ("street", "small-plain")]
     places = [vehicles(options.vehicles, file) for file in [*published, *shipped] if options.vehicles]
     for category in ("person", "vehicle"):
-        places += [street(options.street, "street-b", category, file) for file in [*shipped, *reversed(published)]]
+        places += [street(options.street, "street-b", category, file) for file in [*shipped, *published[-1:]]]
         places += [street(options.street, "street-a", category, file) for file in shipped]
     places += [characters(options.characters, file) for file in published if options.characters]
     results = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else {}

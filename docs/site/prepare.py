@@ -33,7 +33,7 @@ REFERENCE = {
     "data": ("Data: reid.data", ("reid.data", "reid.data.protocols", "reid.data.video")),
     "street": ("The synthetic street: reid.data.street", ("reid.data.street",)),
     "training": ("Training: reid.training", ("reid.training",)),
-    "adaptation": ("Adaptation: reid.adaptation", ("reid.adaptation",)),
+    "adaptation": ("Adaptation to a site: reid.adaptation", ("reid.adaptation",)),
     "program": (
         "Records, files and the program",
         (

@@ -77,7 +77,7 @@ def search(
     Without --weights, the network that the gallery was built with embeds the image.  Behind the similarity of an answer
     stand its normalized score, which ranks the answers, the verdict (same, undecided or other), and its false-match
     rate: the share of pairs of different people of the same two cameras that are as similar.  These are left out where
-    the gallery has too few crops to compare with.
+    the gallery has too few crops for that.
     """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files

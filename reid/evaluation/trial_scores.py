@@ -34,6 +34,7 @@ from reid.retrieval.rerank import average_query_expansion, k_reciprocal
 from reid.retrieval.rerank_normalized import expand_normalized, k_reciprocal_normalized
 from reid.retrieval.score_normalization import NormalizedScores
 
+ARRAYS_OF_A_BLOCK = 4  # normalizing a block of scores holds the statistics of both sides beside it
 CMC_OVER = {"image": "rows", "single-shot": "rows", "identity": "identities"}
 
 
@@ -181,7 +182,8 @@ def _ranked_scores(
 ) -> tuple[ScoreBlocks, int]:
     """Return the scores that rank the gallery rows, and how many queries to score at a time."""
     queries, gallery = check_vectors(queries, gallery)
-    size = block_size(len(gallery), gallery.itemsize, memory)
+    arrays = 1 if normalized is None else ARRAYS_OF_A_BLOCK
+    size = block_size(len(gallery), gallery.itemsize * arrays, memory)
     if reranking is not None and reranking.neighbours:
         if normalized is None:
             queries = average_query_expansion(queries, gallery, reranking.neighbours)

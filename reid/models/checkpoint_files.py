@@ -27,7 +27,7 @@ from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
 from reid.models.networks.transformers import TRANSFORMERS
 from reid.models.runtime import RUNTIMES, RuntimeNetwork, program_of, read_files
-from reid.models.weights.families import COLOURS, PUBLISHED_NAMES, recognise
+from reid.models.weights.families import ANIMAL_NETWORKS, COLOURS, recognise
 from reid.models.weights.tensor_tables import Table, digest, load_strictly, packed, read_table, table_of, unpacked
 from reid.norm import DomainBatchNorm, DomainPolicy, convert_norm, domains_of, extract, system_of
 from reid.norm.convert import take_rows
@@ -186,7 +186,7 @@ def _read_published_weights(
     if backbone is None:
         raise WeightsError(
             f"{path}: not written by reid, so it does not say which network it is of; name the backbone,"
-            f" one of {', '.join((*BACKBONES, *TRANSFORMERS, *PUBLISHED_NAMES))}, timm:<name>"
+            f" one of {', '.join((*BACKBONES, *TRANSFORMERS, *ANIMAL_NETWORKS))}, timm:<name>"
         )
     try:
         origin = recognise(tensors, backbone, size)

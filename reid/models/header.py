@@ -12,7 +12,7 @@ from torch import nn
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder, NetworkSpec
-from reid.models.networks.backbones import TIMM_PREFIX
+from reid.models.networks.timm_backbones import TIMM_PREFIX
 from reid.models.networks.transformers import TRANSFORMERS
 from reid.norm.domain_embedding import DomainEmbedding
 from reid.old_names import current_fields

@@ -58,6 +58,7 @@ def _snorm(scores: FloatArray, query: SideTerms, gallery: SideTerms) -> FloatArr
 
 METHODS: dict[str, Callable[[FloatArray, SideTerms, SideTerms], FloatArray]] = {"csls": _csls, "snorm": _snorm}
 SCORE_NORMS = (NONE, *METHODS)
+USES_DEVIATION = ("snorm",)  # the other methods take means only, and no memory for deviations
 
 
 def check_score_norm(name: str) -> str:
@@ -169,7 +170,11 @@ class NormalizedScores:
 
 def _looked_up(statistics: CohortStatistics, columns: IntArray) -> SideTerms:
     """Return the statistics (N, M) of N vectors toward the cameras of M columns; without any, they change nothing."""
-    return usable_terms(np.take(statistics.mean, columns, axis=1), np.take(statistics.deviation, columns, axis=1))
+    mean = np.take(statistics.mean, columns, axis=1)
+    if statistics.method not in USES_DEVIATION:
+        mean = np.nan_to_num(mean)
+        return SideTerms(mean, mean)
+    return usable_terms(mean, np.take(statistics.deviation, columns, axis=1))
 
 
 def _looked_up_pairs(statistics: CohortStatistics, rows: IntArray, columns: IntArray) -> SideTerms:

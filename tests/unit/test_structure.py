@@ -37,7 +37,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ONE_FILE = {
     "faiss": ["reid/retrieval/faiss_index.py"],
     "pymilvus": [],
-    "timm": ["reid/models/networks/backbones.py"],
+    "timm": ["reid/models/networks/timm_backbones.py"],
 }
 FACES = ("__init__", "__main__")  # modules that every package may have
 

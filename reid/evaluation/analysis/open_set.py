@@ -133,6 +133,6 @@ def identification_rates(
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Raise DataError unless a rate is 0 or more and below 1; ``name`` says in the message which one it is."""
+    """Raise DataError unless a wished rate is 0 or more and below 1."""
     if not 0 <= rate < 1:
         raise DataError(f"expected a {name} of 0 or more and below 1, got {rate}")

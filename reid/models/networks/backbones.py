@@ -6,58 +6,19 @@ published weights file belong to a classifier that it does not have, and how its
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from reid.data.transforms import INTERPOLATIONS, EvaluationTransform
 from reid.errors import ConfigError, unknown_name
+from reid.models.networks.backbone import Backbone
 from reid.models.networks.mobilenet import mobilenet_layers
 from reid.models.networks.osnet import OSNet
 from reid.models.networks.resnet import RESNETS
 from reid.models.networks.resnet_changes import build_resnet
+from reid.models.networks.timm_backbones import TIMM_PREFIX, build_timm
 from reid.models.networks.transformers import TRANSFORMERS, build_transformer
 
-TIMM_PREFIX = "timm:"
 PLUS = "+"  # resnet50+ibn: a ResNet with changes, see reid.models.networks.resnet_changes.CHANGES
-
-
-class Backbone(nn.Module):
-    """Layers that run one after the other, with the names that their publisher gave them.
-
-    Args:
-        layers: The layers by name.
-        channels: C of the feature map.
-        heads: How keys begin that a published weights file may have and this network has no use for.
-        root: What stands before a published key in the keys of this network.
-        transform: Prepares images as the publisher did.
-    """
-
-    def __init__(
-        self,
-        layers: dict[str, nn.Module],
-        channels: int,
-        heads: tuple[str, ...],
-        root: str = "",
-        transform: EvaluationTransform | None = None,
-    ) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.channels = channels
-        self.heads = heads
-        self.root = root
-        self.transform = transform or EvaluationTransform()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute the feature map (B, ``channels``, h, w) of normalised images (B, 3, H, W) float."""
-        for layer in self.children():
-            images = layer(images)
-        return images
 
 
 def _build_osnet(width: float, variant: str = "plain") -> Backbone:
@@ -113,9 +74,10 @@ def build_backbone(name: str) -> Backbone:
             :data:`~reid.models.networks.transformers.TRANSFORMERS` with options, or ``timm:<name of a timm model>``.
 
     Raises:
-        ConfigError: If the name is not known, timm is missing, or its model gives no feature map at any image size.
+        ConfigError: If the name is not known, timm is missing, or its model takes images of one size only.
 
     Example:
+        >>> import torch
         >>> backbone = build_backbone("osnet_x0_25")
         >>> backbone(torch.zeros(1, 3, 64, 32)).shape
         torch.Size([1, 128, 4, 2])
@@ -123,7 +85,7 @@ def build_backbone(name: str) -> Backbone:
         128
     """
     if name.startswith(TIMM_PREFIX):
-        return _build_timm(name.removeprefix(TIMM_PREFIX))
+        return build_timm(name.removeprefix(TIMM_PREFIX))
     trunk, *changes = name.split(PLUS)
     if trunk in TRANSFORMERS:
         return _build_transformer_trunk(name)
@@ -134,53 +96,3 @@ def build_backbone(name: str) -> Backbone:
     if trunk not in RESNETS:
         raise ConfigError(f'backbone "{name}": only a ResNet takes changes ({", ".join(RESNETS)})')
     return _build_resnet_trunk(trunk, tuple(changes))
-
-
-def _build_timm(name: str) -> Backbone:
-    """A timm network without its pooling and classifier; it must give a feature map at any image size."""
-    try:
-        import timm
-    except ImportError as error:
-        raise ConfigError(
-            f'backbone "{TIMM_PREFIX}{name}" needs the package timm: run pip install "timm>=1.0.15,<2", '
-            'or pip install ".[timm]" in a checkout'
-        ) from error
-    if not timm.is_model(name):  # also refuses names that timm would look up on a hub
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise ConfigError(f'timm has no model "{name}"; nearest: {", ".join(near) or "none"}')
-    net = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
-    heads = net.default_cfg.get("classifier") or ()
-    prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-    return Backbone(
-        {"model": net}, _count_map_channels(name, net), prefixes, "model.", _timm_transform(net.default_cfg)
-    )
-
-
-def _timm_transform(published: Any) -> EvaluationTransform:
-    """How timm prepares images for a network.  Their size stays ours, because crops of people are not square."""
-    wanted = published.get("interpolation", "")
-    known = wanted if wanted in INTERPOLATIONS else EvaluationTransform.interpolation
-    return EvaluationTransform(mean=tuple(published["mean"]), std=tuple(published["std"]), interpolation=known)
-
-
-def _count_map_channels(name: str, net: Any) -> int:
-    """Run ``net`` once to count the channels of its feature map (B, C, h, w); ConfigError if it gives none."""
-    net.eval()
-    try:
-        with torch.no_grad():
-            shape = tuple(net(torch.zeros(1, 3, 96, 64)).shape)
-    except (AssertionError, RuntimeError, ValueError) as error:  # how timm refuses an image size
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f'backbone "{TIMM_PREFIX}{name}" does not take images of any size ({reason}); '
-            "choose a convolutional network"
-        ) from error
-    finally:
-        net.train()
-    channels = int(getattr(net, "head_hidden_size", None) or net.num_features)
-    if len(shape) != 4 or shape[1] != channels:
-        raise ConfigError(
-            f'backbone "{TIMM_PREFIX}{name}": expected a feature map (B, {channels}, h, w), got {shape}; '
-            "networks of tokens are not supported, choose a convolutional network"
-        )
-    return channels

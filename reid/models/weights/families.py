@@ -2,8 +2,9 @@
 
 A file is recognised by its keys.  Known are torchreid, FastReID (ResNet, with IBN, GeM and non-local blocks), the
 strong baseline and projects that build on it (AGW, the ResNets of TransReID), ResNets whose keys begin with
-``backbone.``, IBN-Net (a and b), torchvision and timm.  A tensor that a network does not have keeps its own name, so
-that the loader can name it in its error.  Features are taken after the neck, where the projects take them too.
+``backbone.``, IBN-Net (a and b), MegaDescriptor and MiewID for animals, torchvision and timm.  Transformers of
+persons are in :mod:`reid.models.weights.transformer_families`.  A tensor that a network does not have keeps its own
+name, so that the loader can name it in its error.  Features are taken after the neck, where the projects take them too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 from reid.data.transforms import EvaluationTransform, Triple
 from reid.errors import WeightsError
 from reid.models.embedder import NetworkSpec
-from reid.models.networks.backbones import PLUS, Backbone
+from reid.models.networks.backbone import Backbone
+from reid.models.networks.backbones import PLUS
 from reid.models.networks.resnet import RESNETS
 from reid.models.networks.transformers import TRANSFORMERS
 from reid.models.weights.tensor_tables import COUNTER, Table
@@ -33,7 +35,17 @@ PUBLISHED_NAMES = {  # names of projects for networks that are known backbones w
     "resnet50_ibn_b": "resnet50+ibnb",
     "resnet101_ibn_b": "resnet101+ibnb",
 }
+MIEWID_SIDE = 440
+ANIMAL_NETWORKS = {  # names of networks for animals -> the network in timm, and the side of its square images
+    "megadescriptor_t_224": ("timm:swin_tiny_patch4_window7_224", 224),
+    "megadescriptor_s_224": ("timm:swin_small_patch4_window7_224", 224),
+    "megadescriptor_b_224": ("timm:swin_base_patch4_window7_224", 224),
+    "megadescriptor_l_224": ("timm:swin_large_patch4_window7_224", 224),
+    "megadescriptor_l_384": ("timm:swin_large_patch4_window12_384", 384),
+    "miewid": ("timm:efficientnetv2_rw_m", MIEWID_SIDE),
+}
 SBS_SIZE = (384, 128)
+HALF: Triple = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,11 @@ class Family:
     heads: str
     changes: tuple[str, ...] = ()
     interpolation: str = "bilinear"
+
+    @property
+    def has_own_keys(self) -> bool:
+        """Whether the project has names of its own, rather than those of the network."""
+        return bool(self.sign)
 
 
 FASTREID = Family(
@@ -86,6 +103,13 @@ WRAPPED = Family(
     renames=STRONG_BASELINE.renames,
     heads=r"classifier\.|backbone\.fc\.",
 )
+MIEWID = Family(
+    "MiewID",
+    sign=r"pooling\.p$",
+    trunk="backbone.",
+    renames=((r"bn\.", "neck."), (r"pooling\.p$", "pooling.power")),
+    heads=r"final\.|fc\.|backbone\.classifier\.",
+)
 BARE = Family(
     "torchreid, torchvision or timm",
     sign="",
@@ -93,7 +117,8 @@ BARE = Family(
     renames=((r"fc\.(?=[01]\.)", "neck."),),
     heads="",  # the backbone knows them
 )
-FAMILIES = (FASTREID, STRONG_BASELINE, WRAPPED, BARE)
+MEGADESCRIPTOR = replace(BARE, name="MegaDescriptor")  # timm's names, and an image preparation of its own
+FAMILIES = (FASTREID, STRONG_BASELINE, MIEWID, WRAPPED, BARE)
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,7 @@ class Origin:
 
     family: Family
     spec: NetworkSpec
+    side: int = 0  # of square images, where the name of the network tells it
     cameras: tuple[str, ...] = ()  # none of these networks has a camera embedding
 
     def tensors_for(self, trunk: Backbone, tensors: Mapping[str, Tensor]) -> tuple[Table, tuple[str, ...]]:
@@ -119,6 +145,10 @@ class Origin:
         """
         ours: Table = {}
         left_out: list[str] = []
+        if not self.family.has_own_keys:
+            given, tensors = tensors, trunk.published(tensors)
+            kept = {id(tensor) for tensor in tensors.values()}
+            left_out += [key for key, tensor in given.items() if key not in tensors and id(tensor) not in kept]
         for key, tensor in tensors.items():
             if self._is_head(key, trunk):
                 left_out.append(key)
@@ -138,9 +168,14 @@ class Origin:
         Raises:
             WeightsError: If the file's mean or deviation is not of three numbers.
         """
-        if self.family is BARE:
+        if self.family is MEGADESCRIPTOR:
+            return EvaluationTransform(self.side, self.side, HALF, HALF)
+        if not self.family.has_own_keys:
             return trunk.transform
         transform = EvaluationTransform(interpolation=self.family.interpolation)
+        if self.family is MIEWID:
+            side = self.side or MIEWID_SIDE
+            transform = replace(transform, height=side, width=side)
         if self.family is FASTREID and _has(tensors, r".*NL_\d"):
             transform = replace(transform, height=SBS_SIZE[0], width=SBS_SIZE[1])
         if "pixel_mean" in tensors and "pixel_std" in tensors:
@@ -149,7 +184,7 @@ class Origin:
         return transform
 
     def _is_head(self, key: str, trunk: Backbone) -> bool:
-        if self.family is not BARE:
+        if self.family.has_own_keys:
             return re.match(self.family.heads, key) is not None
         return key.startswith(trunk.heads)
 
@@ -178,7 +213,8 @@ def recognise(
         The family of the weights, and the network that they belong to.
 
     Raises:
-        WeightsError: If they are FastReID's with reduced embeddings, which are not supported.
+        WeightsError: If they are FastReID's with reduced embeddings, which are not supported, or of another family
+            than the name of the network.
 
     Example:
         >>> import torch
@@ -189,7 +225,9 @@ def recognise(
     if backbone.split(PLUS)[0] in TRANSFORMERS:
         return recognise_transformer(tensors, backbone, size)
     family = next(family for family in FAMILIES if _has(tensors, family.sign))
-    named = PUBLISHED_NAMES.get(backbone, backbone)
+    named, side = ANIMAL_NETWORKS.get(backbone, (PUBLISHED_NAMES.get(backbone, backbone), 0))
+    if side:
+        family = _animal_family(backbone, family)
     if named in RESNETS or backbone in PUBLISHED_NAMES:
         found = _key_changes(tensors) + family.changes + _torchreid_changes(tensors, family)
         named = PLUS.join((named.split(PLUS)[0], *found))
@@ -201,12 +239,20 @@ def recognise(
             f"the head reduces {norm.shape[1]} features to {norm.shape[0]} by a convolution (EMBEDDING_DIM),"
             " which is not supported; FastReID's published weights without reduction are"
         )
-    has_gem = _has(tensors, r"heads\.pool_layer\.p$|global_pool\.p$")
-    return Origin(family, NetworkSpec(named, "gem" if has_gem else "average", _neck_of(tensors, family)))
+    has_gem = _has(tensors, r"heads\.pool_layer\.p$|global_pool\.p$|pooling\.p$")
+    return Origin(family, NetworkSpec(named, "gem" if has_gem else "average", _neck_of(tensors, family)), side)
+
+
+def _animal_family(backbone: str, found: Family) -> Family:
+    """Return the family that a network for animals has by its name, and refuse files with the keys of another."""
+    expected, key = (MIEWID, "pooling.p") if backbone == "miewid" else (MEGADESCRIPTOR, "patch_embed.proj.weight")
+    if found is not (MIEWID if expected is MIEWID else BARE):
+        raise WeightsError(f'expected keys of {expected.name} such as "{key}", got those of {found.name}')
+    return expected
 
 
 def _neck_of(tensors: Mapping[str, Tensor], family: Family) -> str:
-    if family is BARE:
+    if not family.has_own_keys:
         return "fc" if _has(tensors, r"fc\.0\.") else "none"
     return "bnneck" if any(re.sub(*family.renames[0], key) == "neck.weight" for key in tensors) else "none"
 

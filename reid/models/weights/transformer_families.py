@@ -16,7 +16,7 @@ from torch import Tensor
 from reid.data.transforms import EvaluationTransform
 from reid.errors import WeightsError
 from reid.models.embedder import NetworkSpec
-from reid.models.networks.backbones import Backbone
+from reid.models.networks.backbone import Backbone
 from reid.models.networks.transformers import (
     CLIP_FACTOR,
     TOKEN_SHAPES,

@@ -152,15 +152,48 @@ class TestTimm:
         with torch.inference_mode():
             torch.testing.assert_close(Given(converted)(images, labels), plain(images), rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+    @pytest.mark.parametrize("name", ["mixer_s16_224", "sequencer2d_s", "tnt_s_patch16_224"])
     def test_a_network_of_fixed_image_size_is_refused(self, name: str) -> None:
         with pytest.raises(ConfigError, match=f"timm:{name}") as caught:
             build_backbone(f"timm:{name}")
         assert "\n" not in str(caught.value)
 
-    def test_a_network_of_tokens_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match=r"\(B, \d+, h, w\), got \(1, \d+, \d+\)"):
-            build_backbone("timm:vit_tiny_patch16_dinov3_qkvb")
+    @pytest.mark.parametrize(
+        ("name", "size"),
+        [
+            ("vit_tiny_patch16_dinov3_qkvb", (256, 256)),
+            ("vit_small_patch14_dinov2", (56, 28)),
+            ("swin_tiny_patch4_window7_224", (224, 224)),
+        ],
+    )
+    def test_a_transformer_gives_what_timm_pools(self, name: str, size: tuple[int, int]) -> None:
+        import timm
+
+        backbone = build_backbone(f"timm:{name}").eval()
+        options = {} if name.startswith("swin") else {"img_size": size}
+        theirs = timm.create_model(name, pretrained=False, num_classes=0, **options).eval()
+        state = {
+            key: value for key, value in backbone.get_submodule("model").state_dict().items() if key != "pos_embed"
+        }
+        theirs.load_state_dict(state, strict=False)
+        if "dinov2" in name:  # a table of 37x37 positions for images of 518x518 pixels
+            from timm.layers import resample_abs_pos_embed
+
+            table = backbone.get_parameter("model.pos_embed")
+            theirs.pos_embed.data = resample_abs_pos_embed(table.data, [4, 2], num_prefix_tokens=1)
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            found = backbone(images)
+            assert found.shape == (2, backbone.channels, 1, 1)
+            torch.testing.assert_close(found[:, :, 0, 0], theirs(images), rtol=1e-4, atol=1e-4)
+            assert backbone(images[:, :, : size[0] // 2]).isfinite().all()
+
+    def test_a_transformer_takes_whole_patches(self) -> None:
+        backbone = build_backbone("timm:vit_small_patch14_dinov2")
+        assert (backbone.transform.height, backbone.transform.width) == (252, 126)
+        with pytest.raises(ConfigError, match="multiples of 14 pixels, got 256x128") as caught:
+            backbone(torch.zeros(1, 3, 256, 128))
+        assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("name", ["resnet18x", "hf_hub:timm/resnet18.a1_in1k", "local-dir:weights", ""])
     def test_an_unknown_or_remote_name_is_refused(self, name: str) -> None:

@@ -3,7 +3,8 @@
 Crops that are close together start as one group: density clusters of the camera-aware Jaccard similarity, see
 :mod:`reid.adaptation.clusters`.  Where density shows nothing, because each camera shows a person once, every crop
 starts by itself.  Then groups are joined along pairs of crops that are each other's nearest in the camera of the other,
-as long as the pairs of both groups score, as a mean, at least as high as a false-match rate demands.
+as long as the pairs of both groups score, as a mean, at least as high as a false-match rate demands.  The scores are
+normalized, and most pairs of crops show different people, so the bulk of the scores tells how those are distributed.
 
 Crops of different categories, or in different light, are never grouped together: their scores say little.
 """
@@ -23,7 +24,6 @@ from reid.errors import DataError, unknown_name
 from reid.records import FloatArray, IntArray
 from reid.retrieval.camera_neighbours import neighbours_in_each_camera
 from reid.retrieval.centering import centered_by_camera
-from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.score_normalization import NormalizedScores, normalize_among
 
 METHODS = ("auto", "density", "mutual")
@@ -31,6 +31,10 @@ JOIN_RATE = 1e-3  # false-match rate of the mean score of two groups that are jo
 ROUNDS = 5  # of joining, at most
 PAIRS_AT_ONCE = 2**22
 ROWS_AT_ONCE = 4096
+SAMPLED = 256  # crops of a camera, the most whose scores show how those of different people are distributed
+LEVELS = tuple(0.5 + 0.02 * step for step in range(21))  # quantiles of these scores that a line goes through
+FEWEST_PAIRS = 256  # of crops of two cameras; with fewer, the scores of all cameras are taken
+SMALLEST_SPREAD = 1e-6
 FEWEST_CROPS = 3  # of a category in one light; fewer form no group
 
 
@@ -170,8 +174,7 @@ def join_groups(scores: NormalizedScores, cameras: IntArray, start: IntArray, ra
     """
     if not scores.is_applied:
         return _renumbered(start)
-    thresholds = fit_thresholds(scores.gallery, scores.gallery_statistics)
-    level = _Levels(scores, thresholds)
+    level = _Levels(scores, cameras)
     first, second, height = _mutual_pairs(scores, cameras, level)
     wanted = -NormalDist().inv_cdf(rate)
     links = np.flatnonzero((height >= wanted) & (first < second))
@@ -199,23 +202,43 @@ def join_groups(scores: NormalizedScores, cameras: IntArray, start: IntArray, ra
 class _Levels:
     """Normalized scores in standard deviations of the scores of different people of the same two cameras."""
 
-    def __init__(self, scores: NormalizedScores, thresholds: MatchThresholds) -> None:
-        self._scores = scores
-        self._columns = scores.gallery_columns  # small and unknown cameras have that of all cameras together
-        self._centre, self._spread = thresholds.centre, thresholds.spread
+    def __init__(self, scores: NormalizedScores, cameras: IntArray) -> None:
+        self._scores, self._cameras = scores, cameras
+        count = int(cameras.max(initial=-1)) + 1
+        some = [_spread_out(np.flatnonzero(cameras == camera)) for camera in range(count)]
+        everywhere = _spread_out(np.arange(len(cameras)))
+        self._lines = np.empty((count, count, 2))  # centre and deviation
+        for one in range(count):
+            for other in range(count):
+                enough = len(some[one]) * len(some[other]) >= FEWEST_PAIRS
+                rows = (some[one], some[other]) if enough else (everywhere, everywhere)
+                self._lines[one, other] = self._fit(*rows)
+
+    def _fit(self, first: IntArray, second: IntArray) -> tuple[float, float]:
+        """Fit a normal distribution to the scores of different people: a line through the upper half of the bulk."""
+        vectors = self._scores.gallery.vectors
+        scores = self._scores.normalize(vectors[first] @ vectors[second].T, first, second)
+        different = scores[first[:, None] != second[None]]
+        normal = [NormalDist().inv_cdf(level) for level in LEVELS]
+        slope, intercept = np.polyfit(normal, np.quantile(different, LEVELS), 1)
+        return float(intercept), max(float(slope), SMALLEST_SPREAD)
 
     def of(self, first: IntArray, second: IntArray) -> npt.NDArray[np.float64]:
-        """Return the levels (E,) of pairs of crops, the mean of both directions."""
-        one, other = self._columns[first], self._columns[second]
-        score = self._scores.normalize_pairs(first, second).astype(np.float64)
-        there = (score - self._centre[one, other]) / self._spread[one, other]
-        back = (score - self._centre[other, one]) / self._spread[other, one]
-        return np.asarray((there + back) / 2)
+        """Return the levels (E,) of pairs of crops."""
+        lines = self._lines[self._cameras[first], self._cameras[second]]
+        scores = self._scores.normalize_pairs(first, second).astype(np.float64)
+        return np.asarray((scores - lines[:, 0]) / lines[:, 1])
 
     def mean(self, one: Sequence[int], other: Sequence[int]) -> float:
         """Return the mean level of all pairs of two groups; of very large groups, of some of their pairs."""
         first, second = (np.array(rows[: int(PAIRS_AT_ONCE**0.5)], np.int64) for rows in (one, other))
         return float(self.of(first.repeat(len(second)), np.tile(second, len(first))).mean())
+
+
+def _spread_out(rows: IntArray) -> IntArray:
+    """Return at most ``SAMPLED`` of some rows, evenly spread over them."""
+    chosen: IntArray = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(np.int64))]
+    return chosen
 
 
 def _mutual_pairs(

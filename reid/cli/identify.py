@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reid.cli.identify_answers import Folder, answers, gallery_folder
 from reid.cli.options import AsJson
 from reid.errors import ConfigError, unknown_name
 
@@ -21,8 +22,8 @@ METHODS = ("auto", "density", "mutual")  # those of reid.adaptation.person_group
 commands = typer.Typer()
 identify = typer.Typer(no_args_is_help=False)
 commands.add_typer(identify, name="identify")
+identify.add_typer(answers)
 
-Folder = Annotated[Path | None, typer.Option("--gallery", help="Folder of the gallery. Default: galleries/street.")]
 Instead = Annotated[
     bool, typer.Option("--instead", help="Replace older decisions that say the opposite; undo brings them back.")
 ]
@@ -69,7 +70,7 @@ def identify_gallery(
         raise ConfigError(unknown_name("--method", method, METHODS))
     if not 0 < false_match_rate < 1:
         raise ConfigError(f"--false-match-rate: expected a number above 0 and below 1, got {false_match_rate:g}")
-    folder = _folder(context, gallery)
+    folder = gallery_folder(context, gallery)
     from reid.adaptation.identify import identify as run
     from reid.evaluation.reports.person_report import person_lines, persons_json, summary_line
 
@@ -99,7 +100,7 @@ def identify_list(context: typer.Context, gallery: Folder = None, as_json: AsJso
     from reid.evaluation.reports.person_report import person_lines, persons_json, summary_line
     from reid.retrieval.persons.person_state import read_persons
 
-    state = read_persons(_folder(context, gallery))
+    state = read_persons(gallery_folder(context, gallery))
     report = persons_json(state)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
@@ -127,7 +128,7 @@ def identify_same(
     def make(state: PersonState) -> Decision:
         return decide_same(state, [find_subject(state, text) for text in subjects])
 
-    _decide(_folder(context, gallery), make, instead, as_json)
+    _decide(gallery_folder(context, gallery), make, instead, as_json)
 
 
 @identify.command(
@@ -151,7 +152,7 @@ def identify_different(
     def make(state: PersonState) -> Decision:
         return decide_different(state, find_subject(state, first), find_subject(state, second))
 
-    _decide(_folder(context, gallery), make, instead, as_json)
+    _decide(gallery_folder(context, gallery), make, instead, as_json)
 
 
 @identify.command("confirm", epilog="Example: reid identify confirm person-3 --gallery galleries/crops")
@@ -171,7 +172,7 @@ def identify_confirm(
     def make(state: PersonState) -> Decision:
         return decide_confirm(state, find_subject(state, person), [find_subject(state, text) for text in crops or ()])
 
-    _decide(_folder(context, gallery), make, instead, as_json)
+    _decide(gallery_folder(context, gallery), make, instead, as_json)
 
 
 @identify.command("split", epilog="Example: reid identify split crops/17.jpg crops/18.jpg --gallery galleries/crops")
@@ -188,7 +189,7 @@ def identify_split(
     def make(state: PersonState) -> Decision:
         return decide_split(state, [find_subject(state, text) for text in crops])
 
-    _decide(_folder(context, gallery), make, instead, as_json)
+    _decide(gallery_folder(context, gallery), make, instead, as_json)
 
 
 @identify.command("name", epilog='Example: reid identify name person-12 "Anna" --gallery galleries/crops')
@@ -206,7 +207,7 @@ def identify_name(
     def make(state: PersonState) -> Decision:
         return decide_name(state, find_subject(state, person), clean_label(name))
 
-    _decide(_folder(context, gallery), make, False, as_json)
+    _decide(gallery_folder(context, gallery), make, False, as_json)
 
 
 @identify.command("undo", epilog="Example: reid identify undo --gallery galleries/crops")
@@ -222,7 +223,7 @@ def identify_undo(
     from reid.evaluation.reports.person_report import decision_line
     from reid.retrieval.persons.person_changes import undo_decision
 
-    state, taken, position = undo_decision(_folder(context, gallery), number)
+    state, taken, position = undo_decision(gallery_folder(context, gallery), number)
     if as_json:
         typer.echo(json.dumps({"undone": taken.to_json(), "decisions": len(state.log.decisions)}, indent=2))
     else:
@@ -236,7 +237,7 @@ def identify_history(context: typer.Context, gallery: Folder = None, as_json: As
     from reid.retrieval.persons.person_files import read_decisions
     from reid.retrieval.storage import check_gallery
 
-    folder = _folder(context, gallery)
+    folder = gallery_folder(context, gallery)
     check_gallery(folder)
     tables = [one.to_json() for one in read_decisions(folder).decisions]
     if as_json:
@@ -258,7 +259,7 @@ def identify_export(
     from reid.retrieval.persons.person_files import read_decisions, write_exported_decisions
     from reid.retrieval.storage import check_gallery
 
-    folder = _folder(context, gallery)
+    folder = gallery_folder(context, gallery)
     check_gallery(folder)
     check_output_file(file, FORMAT, [str(folder / "decisions.json")])
     log = read_decisions(folder)
@@ -281,54 +282,8 @@ def identify_import(
     from reid.retrieval.persons.person_changes import import_decisions
     from reid.retrieval.persons.person_files import read_exported_decisions
 
-    _, added, known = import_decisions(_folder(context, gallery), read_exported_decisions(file), instead=instead)
+    _, added, known = import_decisions(gallery_folder(context, gallery), read_exported_decisions(file), instead=instead)
     typer.echo(f"{file}\t{added} decisions added, {known} were there already")
-
-
-@identify.command("handoff", epilog="Example: reid identify handoff --left a1 --within 600 --gallery galleries/crops")
-def identify_handoff(
-    context: typer.Context,
-    gallery: Folder = None,
-    left: Annotated[str, typer.Option(help="Camera that people left. Default: any.")] = "",
-    appeared: Annotated[str, typer.Option(help="Camera where they appeared next. Default: any, or none.")] = "",
-    within: Annotated[
-        float | None, typer.Option(min=0, help="Seconds within which they appeared. Later counts as not found again.")
-    ] = None,
-    visit_gap: Annotated[
-        float, typer.Option(min=0, help="Seconds without a crop after which somebody has left a camera.")
-    ] = 60.0,
-    as_json: AsJson = False,
-) -> None:
-    """List who left a camera and where they appeared next, from the times of the crops."""
-    from reid.retrieval.persons.handoffs import handoff_json, handoffs_of
-    from reid.retrieval.persons.person_state import read_persons
-
-    state = read_persons(_folder(context, gallery))
-    known = state.table.distinct("camera")
-    for option, camera in (("--left", left), ("--appeared", appeared)):
-        if camera and camera not in known:
-            raise ConfigError(f"{option}: {unknown_name('camera', camera, known)}")
-    found = handoffs_of(state, left, appeared, within, visit_gap)
-    rows = [handoff_json(state, one) for one in found]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        who = f"{row['person']} {row['name']}".rstrip()
-        found_again = row["appeared_camera"] is not None
-        to = "{appeared_camera}\t{appeared_time}\t{seconds:+.0f} s".format(**row) if found_again else "not found again"
-        typer.echo(f"{row['left_camera']}\t{row['left_time']}\t{to}\t{row['confidence']:.2f}\t{who}")
-
-
-def _folder(context: typer.Context, gallery: Path | None) -> Path:
-    """Return the folder of the gallery, which may stand before or behind the verb."""
-    from reid.pipeline import DEFAULT_GALLERY
-
-    folder: Path = gallery or context.obj or DEFAULT_GALLERY
-    from reid.retrieval.storage import check_gallery
-
-    check_gallery(folder)
-    return folder
 
 
 def _decide(folder: Path, make: Callable[[PersonState], Decision], instead: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from reid.retrieval.persons.resolution import resolve, rows_of_crops
 from reid.retrieval.row_table import CONTENT, RowTable
 from reid.retrieval.storage import GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, read_gallery, under_lock
+
+if TYPE_CHECKING:
+    from reid.retrieval.gallery import Gallery
 
 UNDECIDED = ""
 CONTENT_DIGITS = 32  # hexadecimal digits of the hash of a file, as in reid.retrieval.growth
@@ -167,6 +170,19 @@ def read_persons(folder: Path) -> PersonState:
         GalleryError: The gallery is missing or damaged.
     """
     return state_of(read_gallery(folder))
+
+
+def state_of_gallery(gallery: Gallery) -> PersonState:
+    """Return the persons of the rows of an open gallery, in its order; in memory, every crop is undecided.
+
+    Raises:
+        GalleryError: A file of the gallery is damaged.
+    """
+    rows = gallery.rows
+    if gallery.folder is None:
+        return _aligned(rows, PersonTable.empty(), DecisionLog())
+    table = read_attached(gallery.folder, PERSONS, PersonTable.read)
+    return _aligned(rows, table or PersonTable.empty(), read_decisions(gallery.folder))
 
 
 def _aligned(rows: GalleryRows, known: PersonTable, log: DecisionLog) -> PersonState:

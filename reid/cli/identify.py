@@ -89,7 +89,7 @@ def identify_gallery(
     added = report["added"]
     typer.echo(
         f"{summary_line(report)}; of the crops without a person before, {added['existing']} got an existing one,"
-        f" {added['new']} are {added['new_persons']} new ones, {added['undecided']} are undecided",
+        f" {added['new']} became {added['new_persons']} new persons, {added['undecided']} stay undecided",
         err=True,
     )
 

@@ -201,17 +201,19 @@ def regrouped(state: PersonState, labels: IntArray) -> tuple[IntArray, int]:
     Returns:
         (G,) int64, the numbers of the program's groups, and the number of the next new person.
     """
-    used = labels >= 0
     numbers: dict[int, int] = {}
-    taken: set[int] = set(np.unique(state.persons[state.confirmed]).tolist())
-    for rows in (used & state.confirmed, used & ~state.confirmed & (state.persons > 0)):
-        pairs, counts = np.unique(np.stack([labels[rows], state.persons[rows]]), axis=1, return_counts=True)
-        for position in np.lexsort((pairs[1], -counts)).tolist():
-            label, person = pairs[:, position].tolist()
-            first_pass = bool(state.confirmed[rows].any())
-            if label not in numbers and (first_pass or person not in taken):
-                numbers[label] = person
-                taken.add(person)
+    taken = set(np.unique(state.persons[state.confirmed]).tolist())
+    for label in np.unique(labels[state.confirmed & (labels >= 0)]).tolist():
+        inside = labels == label
+        there = state.persons[inside & np.isin(state.persons, state.persons[inside & state.confirmed])]
+        numbers[label] = int(np.bincount(there).argmax())
+    free = (labels >= 0) & ~state.confirmed & (state.persons > 0)
+    pairs, counts = np.unique(np.stack([labels[free], state.persons[free]]), axis=1, return_counts=True)
+    for position in np.lexsort((pairs[1], -counts)).tolist():
+        label, person = pairs[:, position].tolist()
+        if label not in numbers and person not in taken:
+            numbers[label] = person
+            taken.add(person)
     number = state.log.next_person
     base = np.zeros(len(labels), np.int64)
     for label in range(int(labels.max(initial=-1)) + 1):

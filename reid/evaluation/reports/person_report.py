@@ -27,7 +27,7 @@ def describe_persons(state: PersonState) -> list[dict[str, Any]]:
     numbers, starts = np.unique(state.persons[order], return_index=True)
     sureness, confirmed = state.sureness, state.confirmed
     persons = []
-    for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+    for number, rows in zip(numbers.tolist(), np.split(order, starts)[1:], strict=True):
         crops = []
         for row, sample in zip(rows.tolist(), state.table.samples_at(rows), strict=True):
             crops.append(

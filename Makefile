@@ -1,6 +1,7 @@
 # make demo   sets up, makes the default data set and gallery, serves the demo      (PORT=7860)
 # make test   sets up with the test tools and Chromium, builds the documentation, runs every test
 # make check  format, lint, types, the documentation and all tests but the browser's
+# make milvus-test  runs the tests of galleries in Milvus on a real server, which it installs beside
 # make docs   builds the documentation site into site/; open site/index.html
 PYTHON ?= python3
 PORT ?= 7860
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check lint docs setup setup-test chromium clean
+.PHONY: demo test check lint docs setup setup-test chromium clean milvus-test
 
 demo: setup
 	@$(BIN)/python demo/app.py --port $(PORT)
@@ -18,6 +19,16 @@ test: setup-test chromium docs
 
 check: setup-test lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not browser"
+
+# The wheel of the server needs an environment of its own.
+milvus-test: setup-test $(VENV)-milvus/.installed
+	REID_MILVUS_PYTHON=$(CURDIR)/$(VENV)-milvus/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k milvus \
+		tests/unit/retrieval/stores
+
+$(VENV)-milvus/.installed:
+	$(PYTHON) -m venv $(VENV)-milvus
+	$(VENV)-milvus/bin/python -m pip install --quiet --disable-pip-version-check milvus==2.3.5
+	@touch $@
 
 lint: setup-test
 	$(BIN)/ruff format --check .
@@ -62,4 +73,4 @@ chromium:
 	fi
 
 clean:
-	rm -rf $(VENV) data galleries build site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-milvus data galleries build site .mypy_cache .ruff_cache .pytest_cache

@@ -321,9 +321,9 @@ def gallery_checkpoint(folder: Path) -> Checkpoint:
         GalleryError: The gallery is missing or damaged, or holds no network.
     """
     from reid.models.checkpoint import load_checkpoint
-    from reid.retrieval.storage import open_gallery_folder
+    from reid.retrieval.folder_reading import read_attached
 
-    with open_gallery_folder(folder) as (_, files):
-        if NETWORK not in files:
-            raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
-        return load_checkpoint(files[NETWORK])
+    checkpoint = read_attached(folder, NETWORK, load_checkpoint)
+    if checkpoint is None:
+        raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
+    return checkpoint

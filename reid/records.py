@@ -25,6 +25,7 @@ IntArray = npt.NDArray[np.int64]
 
 PriorFrom = Literal["cameras", "network"]  # toward what statistics are shrunk: other cameras, or the network's own
 
+CELLS_AT_ONCE = 2**20  # of a ranking that are checked at a time, which bounds the memory
 UNIT_TOLERANCE = 1e-3  # how far the length of an embedding may be from 1
 
 _Name = TypeVar("_Name", bound=StrEnum)
@@ -252,12 +253,21 @@ class Ranking:
             raise DataError(f"ranking: rows {self.rows.shape} and scores {self.scores.shape} differ")
         if self.counts.shape != (len(self.rows),):
             raise DataError(f"ranking: expected counts ({len(self.rows)},), got {self.counts.shape}")
-        for i, count in enumerate(self.counts):
-            rows, scores = self.rows[i, :count], self.scores[i, :count]
-            if np.any(rows < 0) or len(np.unique(rows)) != count:
-                raise DataError(f"ranking: query {i} has a negative or repeated row")
-            if np.any(np.diff(scores) > 0) or np.any(np.isnan(scores)):
-                raise DataError(f"ranking: scores of query {i} are not descending")
+        step = max(1, CELLS_AT_ONCE // max(1, self.rows.shape[1]))
+        for start in range(0, len(self.rows), step):
+            self._check(slice(start, start + step))
+
+    def _check(self, part: slice) -> None:
+        rows, scores, ranks = self.rows[part], self.scores[part], np.arange(self.rows.shape[1])
+        valid = ranks < self.counts[part, None]
+        in_order = np.sort(np.where(valid, rows, -1 - ranks), axis=1)  # what is not valid has negative numbers, once
+        wrong = np.any((rows < 0) & valid, axis=1) | np.any(in_order[:, 1:] == in_order[:, :-1], axis=1)
+        if wrong.any():
+            raise DataError(f"ranking: query {part.start + int(np.argmax(wrong))} has a negative or repeated row")
+        wrong = np.any(valid & np.isnan(scores), axis=1)
+        wrong |= np.any(valid[:, 1:] & (scores[:, 1:] > scores[:, :-1]), axis=1)
+        if wrong.any():
+            raise DataError(f"ranking: scores of query {part.start + int(np.argmax(wrong))} are not descending")
 
     def answers(self, query: int) -> list[tuple[int, float]]:
         """Return the pairs (gallery row, score) of one query, best first."""

@@ -106,8 +106,8 @@ def impossibility(figures: ClusterFigures, cameras: int) -> str:
         return "all crops are of one camera, so no cluster shows what a camera changes"
     if cameras and figures.repeated < LEAST_REPEATED and figures.clustered < LEAST_CLUSTERED:
         return (
-            f"{figures.clustered:.0%} of the crops are in clusters, and {figures.repeated:.0%} have their like in the own"
-            " camera: each camera shows a person once, or crops of different light are mixed"
+            f"{figures.clustered:.0%} of the crops are in clusters, and {figures.repeated:.0%} have their like in the"
+            " own camera: each camera shows a person once, or crops of different light are mixed"
         )
     if figures.clustered < LEAST_CLUSTERED_AT_FIRST:
         return f"{figures.clustered:.0%} of the crops are in clusters, expected at least {LEAST_CLUSTERED_AT_FIRST:.0%}"

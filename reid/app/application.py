@@ -140,7 +140,7 @@ def _theme() -> gr.themes.Base:
 def _heading(data: ServedData) -> str:
     gallery = data.galleries[0].gallery
     identities = len({(sample.category, sample.identity) for sample in gallery.samples})
-    cameras = len({(data.site_of[sample.path], sample.camera) for sample in gallery.samples})
+    cameras = len({(data.site_of.get(sample.path, ""), sample.camera) for sample in gallery.samples})
     return (
         '<header class="reid-heading"><h1>reid</h1><p>Find a person or a vehicle again in other cameras and in other'
         f" light. Answers are ranked by similarity among <b>{len(gallery):,}</b> crops of <b>{identities:,}</b>"

@@ -137,7 +137,7 @@ def _rows_for(data: ServedData, served: ServedGallery, sample: Sample, options: 
         categories=[sample.category],
     )
     if options.site:
-        keep &= np.array([data.site_of[row.path] == options.site for row in served.gallery.samples], dtype=np.bool_)
+        keep &= np.array([data.site_of.get(row.path) == options.site for row in served.gallery.samples], dtype=np.bool_)
     return keep
 
 

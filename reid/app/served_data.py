@@ -101,7 +101,7 @@ class ServedGallery:
         stamp = stamp_of(self.folder)
         if stamp == self.stamp:
             return self
-        gallery, queries = Gallery.open(self.folder), load_queries(self.folder)
+        gallery, queries = self.gallery.reopened(), load_queries(self.folder)
         if not gallery.fingerprint == queries.fingerprint == self.checkpoint.fingerprint:
             raise GalleryError(f"{self.folder.name}: another program built this gallery again; start the page again")
         return replace(self, gallery=gallery, queries=queries, stamp=stamp)
@@ -303,7 +303,8 @@ def _open_if_current(
 ) -> ServedGallery | None:
     """Open the gallery in ``folder`` if it was built from these weights and data; else return None and warn.
 
-    Rows may be missing from it, because identities that were erased from a gallery stay erased.
+    Rows may be missing from it, because identities that were erased from a gallery stay erased, and it may have others,
+    because "reid index add" gives it further crops.
     """
     if not folder.exists():
         return None
@@ -318,7 +319,7 @@ def _open_if_current(
     is_current = (
         (checkpoint.weights, checkpoint.extra.get(DATA_KEY)) == (weights, digest)
         and checkpoint.fingerprint == gallery.fingerprint == queries.fingerprint
-        and set(gallery.samples) | set(queries.samples) <= set(samples)
+        and set(queries.samples) <= set(samples)
         and not lifted
     )
     if not is_current:

@@ -31,9 +31,10 @@ from reid.errors import ConfigError
 from reid.records import UnseenCameraPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from reid.data.protocols.data_sets import DataSet
+    from reid.evaluation import Details, Reranking
     from reid.models.checkpoint import Checkpoint
 
 commands = typer.Typer()
@@ -53,6 +54,14 @@ def evaluate(
     normalize: Normalize = None,
     unseen: Unseen = None,
     flip: Flip = False,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            "--embeddings",
+            help="Score these vectors instead of weights: .npy, .npz, .parquet, .safetensors or a FAISS index; --data"
+            " names their samples, a row for each vector in the same order.",
+        ),
+    ] = None,
     rules: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +100,7 @@ def evaluate(
     """
     from reid.data.manifest import check_files
     from reid.data.selection import evaluated_samples
-    from reid.evaluation import report_table, write_page, write_reports
+    from reid.evaluation import report_table
     from reid.evaluation.reports.detail_text import details_table
     from reid.pipeline import evaluate_data
 
@@ -100,6 +109,18 @@ def evaluate(
     settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
     unseen_policy(unseen, default)
     normalization_request(normalize, profiles)
+    shown = query_examples if html_file is not None else 0 if details else None
+    how = (reranking, memory and memory * 2**20, shown, str(score_norm or ""))
+    if embeddings is not None:
+        if weights or profiles or flip or unseen or normalize:
+            raise ConfigError(
+                "--embeddings: the vectors are computed already; leave --weights, --profiles, --normalize,"
+                " --unseen-camera and --flip out"
+            )
+        found = [_score_vectors(embeddings, data, root, settings, *how)]
+        typer.echo(f"{embeddings}\n{report_table(found[0].report)}{details_table(found[0]) if details else ''}")
+        _write(found, json_file, html_file)
+        return
     load = _loader(backbone, size, profiles, flip)
     if data is None and "{" not in str(weights):
         # before the street is drawn, which takes minutes
@@ -111,12 +132,54 @@ def evaluate(
         checkpoint = normalized_for(data_set.samples, load(_filled(weights, data_set)), normalize, profiles)
         return for_cameras_of(data_set.samples, checkpoint, unseen, default)
 
-    shown = query_examples if html_file is not None else 0 if details else None
-    how, scored = (reranking, memory and memory * 2**20, shown, str(score_norm or "")), []
+    scored = []
     for spec, choices in data_sets.items():
         for one in evaluate_data(choices, checkpoint_for, *how):
             scored.append(one)
             typer.echo(f"{spec}\n{report_table(one.report)}{details_table(one) if details else ''}")
+    _write(scored, json_file, html_file)
+
+
+def _score_vectors(
+    embeddings: Path,
+    data: list[str] | None,
+    root: Path | None,
+    settings: dict[str, str],
+    reranking: Reranking | None,
+    memory: int | None,
+    query_examples: int | None,
+    score_norm: str,
+) -> Details:
+    """Score vectors of a file by the protocol of their data set, or by the Market rule."""
+    from reid.data.protocols.data_sets import Scoring, open_data
+    from reid.data.protocols.protocol_table import Rule
+    from reid.evaluation import Details, details_of, evaluate
+    from reid.retrieval.foreign_embeddings import read_foreign
+    from reid.retrieval.score_normalization import NONE
+
+    if len(data or ()) > 1:
+        raise ConfigError("--embeddings: give one --data, whose rows are those of the file")
+    source = open_data(data[0], root, settings) if data else None
+    scoring = Scoring(Rule().changed(settings)) if source is None else source.scoring
+    found = read_foreign(embeddings, None if source is None else source.samples)
+    report = evaluate(
+        found.embeddings,
+        protocol=embeddings.name if source is None else source.name,
+        scoring=scoring,
+        provenance={"embeddings": embeddings.name},
+        reranking=reranking,
+        score_norm=score_norm or NONE,
+        memory=memory,
+    )
+    if query_examples is None:
+        return Details(report)
+    return details_of(report, found.embeddings, scoring, query_examples=query_examples, memory=memory)
+
+
+def _write(scored: Sequence[Details], json_file: Path | None, html_file: Path | None) -> None:
+    """Write the results to the files that were asked for."""
+    from reid.evaluation import write_page, write_reports
+
     if json_file is not None:
         write_reports([one.report for one in scored], json_file)
     if html_file is not None:

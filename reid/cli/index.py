@@ -1,13 +1,22 @@
-"""``reid index``: build a gallery, erase a person from one, or lift an erasure."""
+"""``reid index``: build a gallery, let it grow, ask what it holds, and look after it.
+
+The verbs that remove rows are in :mod:`reid.cli.index_erasure`, those that exchange rows with other galleries and
+programs in :mod:`reid.cli.index_exchange`.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reid.cli import index_erasure, index_exchange, index_tuning
+from reid.cli.gallery_options import Folder, Where, rows_and_columns
 from reid.cli.options import (
+    AsJson,
     Backbone,
     Data,
     Flip,
@@ -23,11 +32,17 @@ from reid.cli.options import (
     samples_of,
     unseen_policy,
 )
+from reid.cli.search import search_gallery
 from reid.errors import DataError
-from reid.records import UnseenCameraPolicy
+from reid.records import Modality, Sample, UnseenCameraPolicy, sample_columns
+
+if TYPE_CHECKING:
+    from reid.models.checkpoint import Checkpoint
 
 commands = typer.Typer()
-index = typer.Typer(help="Build a gallery, erase a person from one, or lift an erasure.", no_args_is_help=True)
+index = typer.Typer(
+    help="Build a gallery, let it grow, search it, remove people from it, and look after it.", no_args_is_help=True
+)
 commands.add_typer(index, name="index")
 
 
@@ -79,66 +94,250 @@ def index_build(
     typer.echo(f"{folder}\t{len(gallery)} images {shown} in {cameras} cameras")
 
 
-@index.command("erase", epilog="Example: reid index erase galleries/crops anna")
-def index_erase(
-    folder: Annotated[Path, typer.Argument(help="Folder of the gallery.")],
-    identity: Annotated[str, typer.Argument(help="Identity whose crops are removed.")],
-    category: Annotated[
-        str | None, typer.Option(help="Erase the identity in this category only: person, vehicle, ... Default: in all.")
-    ] = None,
+@index.command("create", epilog="Example: reid index create galleries/crops --weights street.safetensors")
+def index_create(
+    folder: Folder,
+    weights: Weights = None,
+    backbone: Backbone = None,
+    size: Size = None,
+    profiles: ProfileFiles = None,
+    unseen: Unseen = None,
+    flip: Flip = False,
 ) -> None:
-    """Remove every crop of an identity from a gallery and from all that the program derived from the same data.
+    """Create an empty gallery with the network that will embed its crops and its queries.
 
-    These are the vectors and records of the gallery, the embeddings of queries in the same folder, and the
-    application's other galleries beside it. A salted hash of the name stays, so that the crops do not come back when
-    the gallery is built again. The image files and the manifest stay as they are.
+    "reid index add" gives it rows. --unseen-camera nearest or mixture also holds for cameras that come later.
+    """
+    from reid.pipeline import NETWORK, check_weights, load_checkpoint
+
+    policy = unseen_policy(unseen)
+    if policy in (UnseenCameraPolicy.CALIBRATE, UnseenCameraPolicy.PRIOR):
+        raise DataError(f'--unseen-camera {policy}: needs crops, so give it to "reid index add"')
+    check_weights(weights, profiles or ())
+    checkpoint = load_checkpoint(weights, backbone, size, profiles or (), flip)
+    checkpoint = for_cameras_of((), checkpoint, unseen)
+    from reid.retrieval.gallery import Gallery
+
+    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), {NETWORK: checkpoint.save})
+    typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
+
+
+def _dimension(checkpoint: Checkpoint) -> int:
+    """Return the length of a vector of a network."""
+    import torch
+
+    images = torch.zeros(1, 3, checkpoint.transform.height, checkpoint.transform.width)
+    return int(checkpoint.embed(images, 0 if checkpoint.domain_fields else None).shape[1])
+
+
+@index.command("add", epilog="Example: reid index add galleries/crops --data today/manifest.csv")
+def index_add(
+    folder: Folder,
+    data: Data = None,
+    root: Root = None,
+    profiles: ProfileFiles = None,
+    unseen: Unseen = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed the crops of split gallery that the gallery does not have yet, and add them.
+
+    A crop is known by its path and its content. Where its content or labels have changed, its row is replaced. Crops
+    that were removed or erased stay out. The network is the gallery's own; --profiles adds statistics of new cameras.
+    A command that was stopped goes on where it was when it is repeated. Searches and the page see the new rows at once.
+    """
+    from reid.data.manifest import check_files
+    from reid.retrieval.storage import check_gallery
+
+    check_gallery(folder)
+    if not data:
+        raise DataError("reid index add: which crops? give their manifest by --data")
+    every_sample, samples, more = rows_and_columns(data, root)
+    check_files(samples)
+    from reid.pipeline import NETWORK, check_weights, gallery_checkpoint, progress_bar, workers
+    from reid.retrieval.embed import embed
+    from reid.retrieval.growth import add_samples
+    from reid.retrieval.refresh import check_unchanged
+    from reid.retrieval.upkeep import remove_old_rows
+
+    check_weights(None, profiles or ())
+    old = gallery_checkpoint(folder)
+    checkpoint = for_cameras_of(every_sample, with_profiles(old, profiles), unseen)
+    check_domains(folder, checkpoint, samples)
+    is_new = checkpoint.fingerprint != old.fingerprint
+    if is_new:
+        check_unchanged(folder, old, checkpoint)
+    with progress_bar("adding to the gallery", len(samples)) as progress:
+        added = add_samples(
+            folder,
+            samples,
+            lambda part: embed(checkpoint, part, workers=workers(), progress=progress),
+            more,
+            attach={NETWORK: checkpoint.save} if is_new else None,
+            fingerprint=checkpoint.fingerprint,
+        )
+        progress(len(samples) - added.added)
+    remove_old_rows(folder)
+    if as_json:
+        typer.echo(json.dumps(vars(added), indent=2))
+        return
+    notes = [f"{added.known} were there already"]
+    notes += [f"{added.replaced} of the new rows replace changed ones"] if added.replaced else []
+    notes += [f'{added.barred} stay out, they were erased or are too old; "reid index restore" lifts an erasure'] * (
+        added.barred > 0
+    )
+    typer.echo(f"{folder}\tadded {added.added} rows; {'; '.join(notes)}")
+
+
+def with_profiles(checkpoint: Checkpoint, profiles: Sequence[Path] | None) -> Checkpoint:
+    """Return a checkpoint with the statistics of some files of camera profiles."""
+    from reid.norm import Profiles
+
+    for path in profiles or ():
+        checkpoint = checkpoint.with_profiles(Profiles.load(path))
+    return checkpoint
+
+
+def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
+    """Refuse crops of cameras that the network of a gallery has no statistics for, before any is embedded."""
+    from reid.pipeline import unknown_domains
+
+    unknown = unknown_domains(checkpoint, samples) if checkpoint.unknown_domain is None else []
+    if unknown:
+        known = ", ".join(checkpoint.domains[:20]) + (", ..." if len(checkpoint.domains) > 20 else "")
+        fields = "/".join(checkpoint.domain_fields)
+        raise DataError(
+            f"{folder}: its network has no statistics for {fields} {', '.join(unknown[:10])};"
+            f' known: {known}; run "reid calibrate" on crops of them and pass --profiles, or pass --unseen-camera'
+        )
+
+
+@index.command("info", epilog="Example: reid index info galleries/crops --json")
+def index_info(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what a gallery holds: rows, cameras, identities, its network's fingerprint, segments and bytes."""
+    from reid.retrieval.storage import check_gallery
+
+    check_gallery(folder)
+    from reid.retrieval.gallery import Gallery
+
+    facts = Gallery.open(folder).info()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
+        typer.echo(f"{name}\t{text}")
+
+
+@index.command("list", epilog="Example: reid index list galleries/crops --where \"camera = 'door'\" --limit 20")
+def index_list(
+    folder: Folder,
+    where: Where = None,
+    limit: Annotated[int, typer.Option(min=0, help="Show at most so many rows; 0 shows all.")] = 100,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Column to show. Can be repeated. Default: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the rows of a gallery, one line each, in the order in which they were added."""
+    from reid.retrieval.storage import check_gallery
+
+    check_gallery(folder)
+    rows, count = _listed_rows(folder, where, limit, columns)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if rows:
+        typer.echo("\t".join(rows[0]))
+    for row in rows:
+        typer.echo("\t".join(str(value or "") for value in row.values()))
+    if len(rows) < count:
+        typer.echo(f"{len(rows)} of {count} rows are shown; --limit 0 shows all", err=True)
+
+
+def _listed_rows(
+    folder: Path, where: str | None, limit: int, columns: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], int]:
+    import numpy as np
+
+    from reid.retrieval.filters import parse_where, rows_where
+    from reid.retrieval.gallery import Gallery
+
+    table = Gallery.open(folder).table
+    rows = np.arange(len(table)) if where is None else np.flatnonzero(rows_where(parse_where(where), table))
+    shown = table.take(rows[:limit] if limit else rows)
+    texts: dict[str, list[Any]] = sample_columns(shown.samples_at(np.arange(len(shown))))
+    texts["time"] = [time.isoformat() if time else None for time in texts["time"]]
+    for name in columns or table.column_names:
+        column = shown.column(name)
+        texts.setdefault(name, column.to_pylist() if name != "domain" else texts["category"])
+    chosen = list(columns or table.column_names)
+    lines = zip(*(texts[name] for name in chosen), strict=True)
+    return [dict(zip(chosen, line, strict=True)) for line in lines], len(rows)
+
+
+@index.command("search", epilog="Example: reid index search galleries/crops query.jpg --where \"camera <> 'door'\"")
+def index_search(
+    folder: Folder,
+    image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
+    camera: Annotated[str, typer.Option(help="Camera that took the image.")] = "",
+    modality: Annotated[Modality, typer.Option(help="Light that the camera records.")] = Modality.VISIBLE,
+    category: Annotated[str, typer.Option(help="What the image shows: person, vehicle, ...")] = "person",
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Number of answers.")] = 10,
+    where: Where = None,
+    one_per: Annotated[
+        str,
+        typer.Option("--one-per", help="Show only the best answer of each identity, person, track or other column."),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Rank a gallery by similarity to one image; "reid search" knows more options."""
+    search_gallery(
+        image,
+        folder,
+        camera=camera,
+        modality=modality,
+        category=category,
+        k=k,
+        where=where,
+        one_per=one_per,
+        as_json=as_json,
+    )
+
+
+@index.command("verify", epilog="Example: reid index verify galleries/crops")
+def index_verify(folder: Folder) -> None:
+    """Check every byte of a gallery; a damaged or missing file is named, and the exit code is 1."""
+    from reid.retrieval.storage import check_gallery
+
+    check_gallery(folder)
+    from reid.retrieval.upkeep import verify_gallery
+
+    verify_gallery(folder)
+    typer.echo(f"{folder}\tevery file is as it was written")
+
+
+@index.command("compact", epilog="Example: reid index compact galleries/crops")
+def index_compact(folder: Folder) -> None:
+    """Write a gallery anew as one segment without removed rows, so that no file holds them any more.
+
+    A gallery of an earlier version is converted. Searches go on meanwhile.
     """
     from reid.retrieval.storage import check_gallery
 
     check_gallery(folder)
-    from reid.retrieval.erasure import erase_identity
-    from reid.retrieval.tombstones import read_tombstones
+    from reid.retrieval.gallery import Gallery
 
-    if not identity:
-        raise DataError("erase: expected an identity; unlabelled crops belong to no identity")
-    erased = erase_identity(folder, identity, category)
-    remaining = [line for one in erased for line in one.remaining]
-    if not remaining and not any(one.rows != 0 or one.finished for one in erased):
-        where = "" if category is None else f" in category {category}"
-        before = "; it was erased before" if read_tombstones(folder).holds(identity, category) else ""
-        raise DataError(f'{folder}: no row of identity "{identity}"{where}{before}')
-    for one in erased:
-        done = "removed, it was damaged" if one.rows is None else f"erased {one.rows} rows of {identity}"
-        typer.echo(f"{one.path}\t{'removed what an earlier erasure had left' if one.finished else done}")
-    for line in remaining:
-        typer.echo(
-            f"warning: {line}; it still holds erased rows, which answer no search; mend that, then erase again",
-            err=True,
-        )
-    if remaining:
-        raise typer.Exit(1)
+    gallery = Gallery.open(folder)
+    freed = gallery.compact()
+    typer.echo(f"{folder}\t{len(gallery)} rows in one segment, {freed:,} bytes less")
 
 
-@index.command("restore", epilog="Example: reid index restore galleries/crops anna")
-def index_restore(
-    folder: Annotated[Path, typer.Argument(help="Folder of the gallery.")],
-    identity: Annotated[str, typer.Argument(help="Identity that was erased.")],
-    category: Annotated[
-        str | None, typer.Option(help="Lift the erasure in this category only: person, vehicle, ... Default: in all.")
-    ] = None,
-) -> None:
-    """Lift an erasure: the crops of the identity come back when the gallery is built again."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    from reid.files import remove_partial_files
-    from reid.retrieval.erasure import lift_erasure
-    from reid.retrieval.tombstones import read_tombstones
+index.add_typer(index_erasure.commands)
+index.add_typer(index_exchange.commands)
+index.add_typer(index_tuning.commands)
 
-    remove_partial_files(folder)  # of a restoring that was killed
-    lifted = lift_erasure(folder, identity, category)
-    if not lifted:
-        hint = "; it was erased in every category: leave --category out"
-        whole = category is not None and read_tombstones(folder).holds(identity)
-        raise DataError(f'{folder}: identity "{identity}" was not erased here{hint if whole else ""}')
-    for one in lifted:
-        typer.echo(f"{one}\tlifted the erasure of {identity}; the next build brings its rows back")
+VERBS = tuple(
+    str(command.name)
+    for group in (index, index_erasure.commands, index_exchange.commands, index_tuning.commands)
+    for command in group.registered_commands
+)

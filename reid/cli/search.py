@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reid.cli.gallery_options import Where
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -29,6 +30,7 @@ from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
+    from reid.retrieval.filters import Filter
     from reid.retrieval.search import Answer
 
 NOBODY = "nobody in this gallery: the answers below are as good as those to somebody who is not in it"
@@ -64,6 +66,21 @@ def search(
             help="Share of pairs of different people that may get the verdict same. Default: 0.0001.",
         ),
     ] = None,
+    where: Where = None,
+    in_camera: Annotated[
+        list[str] | None, typer.Option("--in-camera", help="Show answers of this camera only. Can be repeated.")
+    ] = None,
+    not_in_camera: Annotated[
+        list[str] | None, typer.Option("--not-in-camera", help="Leave out answers of this camera. Can be repeated.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Show crops that were taken at this time or later (ISO 8601).")
+    ] = None,
+    before: Annotated[str | None, typer.Option(help="Show crops that were taken before this time (ISO 8601).")] = None,
+    one_per: Annotated[
+        str,
+        typer.Option("--one-per", help="Show only the best answer of each identity, person, track or other column."),
+    ] = "",
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
@@ -79,6 +96,41 @@ def search(
     rate: the share of pairs of different people of the same two cameras that are as similar.  These are left out where
     the gallery has too few crops for that.
     """
+    search_gallery(
+        image, gallery, camera=camera, modality=modality, category=category, k=k, cross_camera=cross_camera,
+        answers=answers, where=where, in_camera=in_camera, not_in_camera=not_in_camera, after=after, before=before,
+        one_per=one_per, score_norm=score_norm, false_match_rate=false_match_rate, weights=weights,
+        backbone=backbone, size=size, profiles=profiles, unseen=unseen, flip=flip, as_json=as_json,
+    )  # fmt: skip
+
+
+def search_gallery(
+    image: Path,
+    gallery: Path | None,
+    *,
+    camera: str,
+    modality: Modality,
+    category: str,
+    k: int,
+    cross_camera: bool = False,
+    answers: list[Modality] | None = None,
+    where: str | None = None,
+    in_camera: list[str] | None = None,
+    not_in_camera: list[str] | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    one_per: str = "",
+    score_norm: ScoreNormName | None = None,
+    false_match_rate: float | None = None,
+    weights: Path | None = None,
+    backbone: str | None = None,
+    size: tuple[int, int] | None = None,
+    profiles: list[Path] | None = None,
+    unseen: str | None = None,
+    flip: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Rank a gallery by similarity to one image, and print the answers."""
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
     from reid.pipeline import DEFAULT_GALLERY, check_weights, gallery_checkpoint, load_checkpoint, unknown_domains
@@ -88,6 +140,7 @@ def search(
     camera = clean_label(camera)
     query = Sample(image, "", camera, modality, category, Split.QUERY)
     policy = _checked_policy(unseen, flip, own_network)
+    chosen = _filter_of(where, in_camera, not_in_camera, after, before)
     check_gallery(folder)
     check_files([query])
     check_weights(weights, profiles or ())
@@ -99,7 +152,9 @@ def search(
 
     opened = Gallery.open(folder)
     if cross_camera:
-        _hint_nothing_excluded(camera, [sample.camera for sample in opened.samples], folder)
+        _hint_nothing_excluded(camera, opened.table.distinct("camera"), folder)
+    for name in [one_per] * bool(one_per):
+        opened.table.column(name)
     checkpoint = (
         gallery_checkpoint(folder) if own_network else load_checkpoint(weights, backbone, size, profiles or (), flip)
     )
@@ -119,6 +174,8 @@ def search(
         cross_camera=cross_camera,
         modalities=answers or None,
         categories=[category],
+        where=chosen,
+        one_per=one_per,
         score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
         same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )
@@ -141,6 +198,30 @@ def _check_category(category: str, known: Collection[str], folder: Path) -> None
         raise ConfigError(
             f"--category: {folder} has no such crops: {unknown_name('category', category, sorted(known))}"
         )
+
+
+def _filter_of(
+    where: str | None,
+    in_camera: list[str] | None,
+    not_in_camera: list[str] | None,
+    after: str | None,
+    before: str | None,
+) -> Filter | None:
+    """Return the filter that the options ask for; None where they ask for none."""
+    if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):
+        return None  # without importing what reads expressions
+    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of, without
+
+    for time in (after, before):
+        if time is not None:
+            time_of(time)
+    return both(
+        None if where is None else parse_where(where),
+        equals("camera", *(in_camera or ())),
+        without("camera", *(not_in_camera or ())),
+        None if after is None else ColumnCondition("time", ">=", (after,)),
+        None if before is None else ColumnCondition("time", "<", (before,)),
+    )
 
 
 def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:

@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,11 @@ _SPLITS = {str(s): s for s in Split}
 
 @dataclass(frozen=True)
 class ManifestReading:
-    """The samples of a table, and what a user should know about how they were read, one sentence each."""
+    """The samples of a table, notes on how they were read, and the texts of every other column by its name."""
 
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
+    more: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_manifest(path: Path | str) -> tuple[Sample, ...]:
@@ -42,8 +43,8 @@ def read_manifest(path: Path | str) -> tuple[Sample, ...]:
 
     The columns ``path``, ``identity`` and ``split`` are required.  The columns ``camera``, ``modality``,
     ``category``, ``time`` (ISO 8601) and ``track`` are optional: without them, and where a cell is empty, the camera
-    is "", the modality is visible, the category is person, the time is None and the track is "".  Other columns are
-    not read.  An image may stand in several splits (query and gallery), but only once in each.
+    is "", the modality is visible, the category is person, the time is None and the track is "".  Other columns
+    become no part of a sample.  An image may stand in several splits (query and gallery), but only once in each.
 
     Capitals of the header do not matter, and known synonyms of the columns are read, such as "camid".  Labels are
     brought into one form, see :mod:`reid.data.label_text`, and words such as "nan" or "None" count as empty cells.
@@ -90,6 +91,7 @@ def samples_of_rows(
     """
     reader = _RowReader(folder, source, columns.read_as.get("time", ""))
     samples: list[Sample] = []
+    more: dict[str, list[str]] = {name: [] for name in columns.names if name and name not in KNOWN_COLUMNS}
     first_rows: dict[tuple[Path, Split], str] = {}
     for where, row in rows:
         sample = reader.read(row, where)
@@ -97,9 +99,11 @@ def samples_of_rows(
         if first != where:
             raise DataError(f"{source}, {where}: {row['path']} is already in split {sample.split} at {first}; keep one")
         samples.append(sample)
+        for name, texts in more.items():
+            texts.append(row.get(name, ""))
     if not samples:
         raise DataError(f"{source}: the manifest has no rows; expected one row a crop below the header")
-    return ManifestReading(tuple(samples), (*columns.notes(), *reader.notes()))
+    return ManifestReading(tuple(samples), (*columns.notes(), *reader.notes()), more)
 
 
 def write_manifest(samples: Sequence[Sample], path: Path) -> None:
@@ -174,10 +178,7 @@ def _csv_body(path: Path, header: Sequence[str], reader: Any) -> Iterator[tuple[
             continue
         if len(cells) != len(header):
             raise DataError(f"{path}, {where}: expected {len(header)} cells ({shorten(header)}), got {len(cells)}")
-        yield (
-            where,
-            {name: restore(cell.strip()) for name, cell in zip(header, cells, strict=True) if name in KNOWN_COLUMNS},
-        )
+        yield where, {name: restore(cell.strip()) for name, cell in zip(header, cells, strict=True)}
 
 
 def _parquet_rows(path: Path) -> tuple[ManifestColumns, Iterator[tuple[str, dict[str, str]]]]:
@@ -188,7 +189,7 @@ def _parquet_rows(path: Path) -> tuple[ManifestColumns, Iterator[tuple[str, dict
         with pyarrow.parquet.ParquetFile(path) as file:
             own = file.schema_arrow.names
             columns = name_columns(str(path), own)
-            known = {name: own[position] for position, name in enumerate(columns.names) if name in KNOWN_COLUMNS}
+            known = {n: own[i] for i, n in enumerate(columns.names) if _has_texts(file.schema_arrow.field(i).type, n)}
             table = file.read(list(known.values()))  # pyarrow.parquet.read_table would import pandas
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet table ({_first_line(error)})") from error
@@ -197,6 +198,13 @@ def _parquet_rows(path: Path) -> tuple[ManifestColumns, Iterator[tuple[str, dict
         for i, row in enumerate(table.to_pylist(), start=1)
     )
     return columns, rows
+
+
+def _has_texts(kind: Any, name: str) -> bool:
+    """Whether a column is read: it is one of a manifest, or its cells are words, numbers or times."""
+    import pyarrow.types as types
+
+    return name in KNOWN_COLUMNS or not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _first_line(error: Exception) -> str:
@@ -232,7 +240,7 @@ class _RowReader:
         place = f"{self._source}, {where}"
         if not row["path"]:
             raise DataError(f"{place}: the path is empty; expected the file name of an image")
-        cells = {name: self._cell(name, cell) for name, cell in row.items()}
+        cells = {name: self._cell(name, cell) for name, cell in row.items() if name in KNOWN_COLUMNS}
         for name, cell in cells.items():
             if CONTROL.search(cell):
                 raise DataError(f"{place}: {name} {cell!a} has control characters; remove them")

@@ -16,7 +16,8 @@ from reid.data.loading import Progress, load_batches
 from reid.errors import DataError
 from reid.models.checkpoint import Checkpoint
 from reid.records import Embeddings, FloatArray, Sample
-from reid.retrieval.sample_table import decode_samples, encode_samples, first_line
+from reid.retrieval.row_table import first_line
+from reid.retrieval.sample_table import decode_samples, encode_samples
 from reid.retrieval.storage import write_private
 
 FORMAT = "reid-embeddings-1"

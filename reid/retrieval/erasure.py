@@ -1,25 +1,34 @@
-"""Erase an identity from a gallery and from all that the program derived from the same data.
+"""Erase rows from a gallery and from all that the program derived from the same data.
 
-An erasure reaches the index and the samples of the gallery, the embeddings of queries in the same folder, and the other
+An erasure reaches the vectors and rows of the gallery, the embeddings of queries in the same folder, and the other
 galleries that the application keeps beside it. Every folder gets a tombstone first, which hides the rows from that
 moment on; so a program that is stopped half-way leaves rows that answer nothing, and the next writer removes them.
+
+Erasing an identity also writes the affected segments anew, so that its bytes are gone at once. Removing rows by any
+other filter leaves the bytes in the files until the gallery is compacted.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from reid.errors import DataError, GalleryError, ReidError
+from reid.records import Sample
 from reid.retrieval.embed import load_embeddings
-from reid.retrieval.gallery import read_rows
-from reid.retrieval.gallery_header import HEADER
-from reid.retrieval.query_file import count_queries, erase_queries
-from reid.retrieval.sample_table import decode_samples
-from reid.retrieval.storage import QUERIES_FILE, open_gallery_folder, write_gallery
+from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
+from reid.retrieval.gallery_header import HEADER, read_header
+from reid.retrieval.query_file import erase_queries
+from reid.retrieval.receipts import new_receipt, write_receipt
+from reid.retrieval.row_table import RowTable
+from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
+from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones, write_tombstones
 
 # The folders of the galleries that the application keeps side by side, all of them derived from the same data.
@@ -46,6 +55,45 @@ class ErasedRows:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class _Erasure:
+    """What is erased: an identity, or the rows that a filter selects."""
+
+    identity: str = ""
+    category: str | None = None
+    where: Filter | None = None
+    identities: tuple[str, ...] = ()  # that the filter selects, and nothing else
+    forget: bool = True  # keep the same rows out later
+    compact: bool = True  # remove the bytes at once
+    receipt: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, table: RowTable) -> BoolArray:
+        """Return (N,) bool: the rows of a table that are erased; none where it lacks a column of the filter."""
+        if self.where is None:
+            return Tombstones().with_identity(self.identity, self.category).hidden_rows(table)
+        if not {name.lower() for name in columns_of(self.where)} <= {*table.column_names, "domain"}:
+            return np.zeros(len(table), np.bool_)
+        return rows_where(self.where, table)
+
+    def queries(self, samples: Sequence[Sample]) -> BoolArray:
+        """Return (N,) bool: the queries that are erased."""
+        return self.rows(RowTable.from_samples(samples))
+
+    def tombstones(self, before: Tombstones, tables: Sequence[RowTable], generation: str) -> Tombstones:
+        """Return the tombstones of a folder after the erasure of some rows of its tables."""
+        if self.where is None:
+            return before.with_identity(self.identity, self.category)
+        if not self.forget:
+            return before
+        if self.identities:
+            for name in self.identities:
+                before = before.with_identity(name)
+            return before
+        parts = [table.take(np.flatnonzero(self.rows(table))).column("path").to_pylist() for table in tables]
+        paths = [path for part in parts for path in part]
+        return before.with_paths(paths, generation) if paths else before
+
+
 def erase_identity(
     folder: Path, identity: str, category: str | None = None, *, replaces: str | None = None
 ) -> tuple[ErasedRows, ...]:
@@ -65,19 +113,53 @@ def erase_identity(
         GalleryError: The gallery is missing or damaged, cannot be written to, or holds another generation; or the disk
             has too little room, and then nothing was erased.
     """
-    only = Tombstones().with_identity(identity, category)
+    erasure = _Erasure(identity, category, receipt={"action": "erase", "by": ["identity"]})
+    return _erase(folder, erasure, replaces)
+
+
+def erase_rows(
+    folder: Path, where: Filter, *, forget: bool = True, identities: Sequence[str] = (), action: str = "remove"
+) -> tuple[ErasedRows, ...]:
+    """Remove the rows that a filter selects, from a gallery folder and from what was derived from the same data.
+
+    They answer no search from then on; their bytes are removed when the gallery is compacted.
+
+    Args:
+        folder: The folder of the gallery.
+        where: The filter.
+        forget: Keep the same images out when rows are added or the gallery is built again.
+        identities: The identities that the filter selects, where it selects nothing else; they are then kept out by
+            their names, other images of them as well.
+        action: The word for the receipt.
+
+    Returns:
+        As :func:`erase_identity`.
+
+    Raises:
+        DataError: The filter names an unknown column.
+        GalleryError: As :func:`erase_identity`.
+    """
+    rows_where(where, read_gallery(folder).kept_table())
+    names = sorted(columns_of(where))
+    receipt = {"action": action, "by": names}
+    erasure = _Erasure(where=where, identities=tuple(identities), forget=forget, compact=False, receipt=receipt)
+    return _erase(folder, erasure, None)
+
+
+def _erase(folder: Path, erasure: _Erasure, replaces: str | None) -> tuple[ErasedRows, ...]:
+    generation = str(read_header(folder)["generation"])
     derived = _galleries_beside(folder)
-    with open_gallery_folder(folder) as (header, _):
-        generation = str(header["generation"])
-    found = sum(_count_rows(one, only) for one in (folder, *derived))
-    if not found and not read_tombstones(folder).holds(identity, category):
-        return (ErasedRows(folder, 0, generation=generation),)
+    found = sum(_count_rows(one, erasure) for one in (folder, *derived))
+    erased_before = erasure.where is None and read_tombstones(folder).holds(erasure.identity, erasure.category)
+    if not found and not erased_before:
+        read_gallery(folder)  # a damaged gallery is an error
+        return (ErasedRows(folder, 0, generation=generation, finished=_sweep_after(folder, erasure)),)
     for one in (folder, *derived):
-        _check_room(one, only)
-    erased = _erase_in_folder(folder, identity, category, replaces)
+        _check_room(one, erasure)
+    erased = _erase_in_folder(folder, erasure, replaces)
     for one in derived:
         try:
-            erased += _erase_in_folder(one, identity, category, None)
+            erased += _erase_in_folder(one, erasure, None)
         except ReidError as error:
             erased += [ErasedRows(one, 0, (str(error),))]
     return tuple(erased)
@@ -109,27 +191,80 @@ def lift_erasure(folder: Path, identity: str, category: str | None = None) -> tu
     return tuple(lifted)
 
 
-def _erase_in_folder(folder: Path, identity: str, category: str | None, replaces: str | None) -> list[ErasedRows]:
+def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Path, ...]:
+    """Allow images that were removed by path, camera, time or another filter to come back when they are added again.
+
+    Args:
+        folder: The folder of the gallery.
+        paths: The images; None lifts the removal of all.
+
+    Returns:
+        The folders from which one of them had been removed.
+
+    Raises:
+        GalleryError: A folder cannot be written to, or its list of erased identities is damaged.
+    """
+    lifted = []
+    for one in (folder, *_application_folders(folder)):
+        if not (one / TOMBSTONES_FILE).exists():
+            continue
+        with write_gallery(one) as writer:
+            left = writer.tombstones.without_paths(paths)
+            if left.paths != writer.tombstones.paths:
+                write_tombstones(one, left)
+                lifted.append(one)
+    return tuple(lifted)
+
+
+def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> list[ErasedRows]:
     with write_gallery(folder, replaces) as writer:
-        files = writer.checked_files()
-        header = writer.header or {}
-        rows = read_rows(folder, header, files)
-        tombstones = writer.tombstones.with_identity(identity, category)
-        gone = tombstones.hidden(rows.samples)
+        stored = under_lock(writer)
+        table = stored.whole_table()
+        tables = [table, *_queries_of(folder)]
+        tombstones = erasure.tombstones(writer.tombstones, tables, stored.generation)
+        gone = erasure.rows(table) | replace(stored, tombstones=tombstones).hidden(table)
         with _tombstones_written(folder, tombstones, writer.tombstones):
-            if gone.any():
-                kept = rows.select(~gone)
-                facts = {key: value for key, value in header.items() if key not in _WRITTEN_ANEW}
-                others = [suffix for suffix in files if suffix not in kept.writers()]
-                writer.commit(kept.writers(), {**facts, **kept.facts(header["fingerprint"])}, keep=others)
-        removed, problems = erase_queries(folder, tombstones)
+            facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
+            receipt = new_receipt({**erasure.receipt, "rows": removed_rows})
+            if removed_rows:
+                writer.commit({**facts, "receipt": receipt})
+        if erasure.compact:
+            _remove_bytes(writer, stored)
+        removed, problems = erase_queries(folder, tombstones, erasure.queries)
         problems += writer.sweep()
-    generation, finished = str((writer.header or {})["generation"]), bool(writer.swept) and not gone.any()
-    erased = [ErasedRows(folder, int(gone.sum()), tuple(problems), generation, finished)]
+        finished = bool(writer.swept) and not removed_rows
+        if not removed_rows and (finished or removed != 0):
+            write_receipt(folder, {**receipt, "queries": removed})
+    generation = str((writer.header or {})["generation"])
+    erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
 
 
-_WRITTEN_ANEW = ("format", "version", "generation", "files")
+def _queries_of(folder: Path) -> list[RowTable]:
+    """Return the rows of the file of queries; none where there is no such file or it is damaged."""
+    try:
+        return [RowTable.from_samples(load_embeddings(folder / QUERIES_FILE).samples)]
+    except DataError:
+        return []
+
+
+def _sweep_after(folder: Path, erasure: _Erasure) -> bool:
+    """Remove what an erasure has left that was stopped at its very end; return whether there was something."""
+    if erasure.where is None:
+        return False
+    with write_gallery(folder) as writer:
+        writer.sweep()
+    return bool(writer.swept)
+
+
+def _remove_bytes(writer: GalleryWriter, before: StoredGallery) -> None:
+    """Write the segments that hold removed rows anew."""
+    stored = read_gallery(writer.folder, before.segments)
+    if read_header(writer.folder)["version"] == 1:  # nothing was removed
+        return
+    facts = compacted(writer, stored, everything=False)
+    if facts["segments"] != stored.facts["segments"]:
+        writer.commit(facts)
 
 
 @contextmanager
@@ -160,37 +295,34 @@ def _galleries_beside(folder: Path) -> list[Path]:
     return [one for one in beside if (paths := _paths_in(one)) is None or not own or not own.isdisjoint(paths)]
 
 
-def _paths_in(folder: Path) -> set[Path] | None:
+def _paths_in(folder: Path) -> set[str] | None:
     """Return the paths of all images in a gallery and its file of queries; None where nothing can be read."""
-    paths: set[Path] = set()
+    paths: set[str] = set()
     try:
-        with open_gallery_folder(folder) as (_, files):
-            paths |= {sample.path for sample in decode_samples(files["samples"].read_bytes(), files["samples"])}
-        paths |= {sample.path for sample in load_embeddings(folder / QUERIES_FILE).samples}
-    except (ReidError, KeyError):
+        paths |= set(read_gallery(folder).kept_table().column("path").to_pylist())
+        paths |= {str(sample.path) for sample in load_embeddings(folder / QUERIES_FILE).samples}
+    except ReidError:
         pass
     return paths or None
 
 
-def _count_rows(folder: Path, tombstones: Tombstones) -> int:
-    """Count the rows of a gallery and its file of queries that some tombstones hide; 0 where it is damaged."""
+def _count_rows(folder: Path, erasure: _Erasure) -> int:
+    """Count the rows of a gallery and its file of queries that are erased; 0 where it is damaged."""
     try:
-        with open_gallery_folder(folder) as (_, files):
-            samples = decode_samples(files["samples"].read_bytes(), files["samples"])
-            return int(tombstones.hidden(samples).sum()) + count_queries(folder, tombstones)
-    except (DataError, GalleryError, KeyError):
+        count = sum(int(erasure.rows(segment.kept_table()).sum()) for segment in read_gallery(folder).segments)
+        return count + sum(int(erasure.rows(queries).sum()) for queries in _queries_of(folder))
+    except (DataError, GalleryError):
         return 0
 
 
-def _check_room(folder: Path, tombstones: Tombstones) -> None:
+def _check_room(folder: Path, erasure: _Erasure) -> None:
     """Refuse to begin where the disk has no room for the new files, which are written before the old ones go."""
-    if not _count_rows(folder, tombstones):
+    if not erasure.compact or not _count_rows(folder, erasure):
         return
-    with open_gallery_folder(folder) as (_, files):
-        written = [files["index"], files["samples"]]
+    dirty = [s for s in read_gallery(folder).segments if erasure.rows(s.kept_table()).any()]
+    needed = MARGIN + sum(s.source.nbytes + s.table.arrow.nbytes for s in dirty)
     if (folder / QUERIES_FILE).exists():
-        written.append(folder / QUERIES_FILE)
-    needed = sum(path.stat().st_size for path in written) + MARGIN
+        needed += (folder / QUERIES_FILE).stat().st_size
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise GalleryError(

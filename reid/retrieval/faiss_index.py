@@ -1,12 +1,12 @@
-"""Exact search by inner product with a flat FAISS index.
+"""What the program takes from FAISS: flat and approximate indexes of inner products, and single products.
 
-No other file imports faiss. The index finds candidates with float32 arithmetic; their scores are then computed as
-:mod:`reid.retrieval.exact` defines them.
+No other file imports faiss. An index finds candidates; their scores are then computed as :mod:`reid.retrieval.exact`
+defines them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,129 +20,141 @@ import faiss as _faiss
 # isort: on
 import numpy as np
 
+from reid.errors import DataError
 from reid.records import FloatArray, IntArray
-from reid.retrieval.exact import best_positions, score_rows
 
 faiss: Any = _faiss  # its type stubs describe the C++ signatures
 
-EXTRA_CANDIDATES = 16  # beyond k; usually enough to prove that none of the k best was missed
 SINGLE_THREAD_QUERIES = 16  # for at most so many queries one thread is faster: starting others costs more
-COPY_BYTES = 256 * 2**20  # of the vectors that are copied at a time where only some rows may answer
-UNIT_ROUNDOFF = 2.0**-24  # of float32
+ROWS_IN_CACHE = 512  # that several queries are compared with before the next rows are read
 
 
 @dataclass(frozen=True)
-class FlatIndex:
-    """Vectors that are searched exactly.
+class CandidateIndex:
+    """An approximate index, which finds rows that are probably among the nearest ones.
 
     Args:
-        index: A flat index of FAISS (``IndexFlatIP``).
-        vectors: (G, D) float32, a view of its memory.
+        index: An index of FAISS that returns row numbers.
     """
 
     index: Any
-    vectors: FloatArray
 
     @classmethod
-    def build(cls, vectors: FloatArray) -> FlatIndex:
-        """Build an index of a copy of ``vectors`` (G, D) float32."""
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors))
-        return cls(index, _vectors_of(index))
+    def build(cls, factory: str, row_ids: IntArray, parts: Iterable[FloatArray], sample: FloatArray) -> CandidateIndex:
+        """Build an index.
+
+        Args:
+            factory: The factory string of FAISS, for inner products.
+            row_ids: (N,) int64, the numbers of the rows.
+            parts: Their vectors, (n, D) float32 each, in this order.
+            sample: (S, D) float32, some of them, to learn from.
+        """
+        index = faiss.IndexIDMap(faiss.index_factory(sample.shape[1], factory, faiss.METRIC_INNER_PRODUCT))
+        inner = faiss.downcast_index(index.index)
+        if hasattr(inner, "cp"):
+            inner.cp.min_points_per_centroid = 1  # whoever chooses the factory string knows the number of rows
+        index.train(np.ascontiguousarray(sample))
+        start = 0
+        for part in parts:
+            index.add_with_ids(np.ascontiguousarray(part), row_ids[start : start + len(part)])
+            start += len(part)
+        return cls(index)
 
     @classmethod
-    def read(cls, path: Path) -> FlatIndex:
+    def read(cls, path: Path) -> CandidateIndex:
         """Read an index that :meth:`write` wrote; RuntimeError when the file holds anything else."""
         index = faiss.read_index(str(path))
-        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise RuntimeError("the index is not a flat index of inner products")
-        return cls(index, _vectors_of(index))
+        if not isinstance(index, faiss.IndexIDMap) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise RuntimeError("the index is not one of row numbers and inner products")
+        return cls(index)
 
     def write(self, path: Path) -> None:
         """Write the index to a file; RuntimeError or OSError when it cannot be written."""
         faiss.write_index(self.index, str(path))
 
-    def search(self, queries: FloatArray, k: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
-        """Find the ``k`` best rows of each query.
+    @property
+    def row_ids(self) -> IntArray:
+        """(N,) int64, the numbers of the rows in the index."""
+        numbers: IntArray = faiss.vector_to_array(self.index.id_map)
+        return numbers
+
+    @property
+    def dimension(self) -> int:
+        """The length of a vector."""
+        return int(self.index.d)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the index, as large as its file."""
+        size = faiss.VectorIOWriter()
+        faiss.write_index(self.index, size)
+        return int(size.data.size())
+
+    @property
+    def effort(self) -> int:
+        """``nprobe`` of inverted lists or ``efSearch`` of a graph, which are kept with the index; 0 for others."""
+        inner = faiss.downcast_index(self.index.index)
+        return int(inner.hnsw.efSearch if hasattr(inner, "hnsw") else getattr(inner, "nprobe", 0))
+
+    def set_effort(self, effort: int) -> None:
+        """Set ``nprobe`` or ``efSearch``."""
+        inner = faiss.downcast_index(self.index.index)
+        if hasattr(inner, "hnsw"):
+            inner.hnsw.efSearch = effort
+        elif hasattr(inner, "nprobe"):
+            inner.nprobe = min(effort, inner.nlist)
+
+    def search(self, queries: FloatArray, n: int) -> tuple[IntArray, IntArray]:
+        """Find about the ``n`` best rows of each query.
 
         Args:
-            queries: (Q, D) float32, at least one.
-            k: The number of rows, at most the number of those that may answer.
-            allowed: (A,) int64, ascending, the rows that may answer; None allows all.
+            queries: (Q, D) float32.
+            n: The number of candidates, at most the number of rows.
 
         Returns:
-            Rows (Q, k) int64 and scores (Q, k) float32, best first.
+            Queries (E,), which ascend, and row numbers (E,): for each query at most ``n``, each once.
         """
-        size = len(self.vectors) if allowed is None else len(allowed)
-        rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
-        candidates, worst = self._find_candidates(queries, min(k + EXTRA_CANDIDATES, size), allowed)
-        for i, query in enumerate(queries):
-            rows[i], scores[i] = _choose_exactly(self.vectors, query, candidates[i], float(worst[i]), k, allowed)
-        return rows, scores
-
-    def _find_candidates(self, queries: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
-        """Find about the ``n`` best rows (Q, n) int64 in the float32 arithmetic of FAISS, and the worst score (Q,)."""
-        queries = np.ascontiguousarray(queries)
         with _faiss_threads(1 if len(queries) <= SINGLE_THREAD_QUERIES else None):
-            if allowed is None:
-                scores, found = self.index.search(queries, n)
-            elif len(queries) <= SINGLE_THREAD_QUERIES:
-                bitmap = np.zeros(len(self.vectors), np.bool_)
-                bitmap[allowed] = True
-                selector = faiss.IDSelectorBitmap(np.packbits(bitmap, bitorder="little"))
-                scores, found = self.index.search(queries, n, params=faiss.SearchParameters(sel=selector))
-            else:
-                scores, found = _search_copies(self.vectors, queries, n, allowed)
-        return found, scores[:, -1]
+            _, found = self.index.search(np.ascontiguousarray(queries), n)
+        query, rank = np.nonzero(found >= 0)  # FAISS fills up with -1
+        return query, found[query, rank]
 
 
-def _vectors_of(index: Any) -> FloatArray:
-    """Return the vectors (G, D) of a flat index without a copy; they are valid as long as the index is unchanged."""
-    if not index.ntotal:
-        return np.zeros((0, index.d), np.float32)
-    flat: FloatArray = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-    return flat.reshape(index.ntotal, index.d)
+def inner_products(
+    queries: FloatArray, vectors: FloatArray, start: int, stop: int, positions: IntArray | None = None
+) -> FloatArray:
+    """Compute the inner products of a few queries with rows, faster than a matrix product does for so few.
 
+    Args:
+        queries: (Q, D) float32.
+        vectors: (N, D) float32, without gaps in memory.
+        start: The first row.
+        stop: The row behind the last.
+        positions: (T,) int64, the rows instead of ``start`` to ``stop``.
 
-def _search_copies(vectors: FloatArray, queries: FloatArray, n: int, allowed: IntArray) -> tuple[FloatArray, IntArray]:
-    """Search the ``allowed`` rows; for a batch of queries this is several times faster than a selector of FAISS.
+    Returns:
+        (Q, T) float32, in the arithmetic of float32.
 
-    A selector computes pair by pair; contiguous copies of the rows take part in one matrix product.
+    Example:
+        >>> inner_products(np.float32([[1, 0]]), np.float32([[0.6, 0.8], [1, 0], [0, 1]]), 1, 3).tolist()
+        [[1.0, 0.0]]
     """
-    step = max(n, COPY_BYTES // (4 * vectors.shape[1]))
-    scores = np.empty((len(queries), 0), np.float32)
-    found = np.empty((len(queries), 0), np.int64)
-    for start in range(0, len(allowed), step):
-        part = allowed[start : start + step]
-        part_scores, positions = faiss.knn(queries, vectors[part], min(n, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-        scores = np.concatenate([scores, part_scores], axis=1)
-        found = np.concatenate([found, part[positions]], axis=1)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :n]
-        scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
-    return scores, found
-
-
-def _choose_exactly(
-    vectors: FloatArray, query: FloatArray, found: IntArray, worst: float, k: int, allowed: IntArray | None
-) -> tuple[IntArray, FloatArray]:
-    """Choose the ``k`` best rows and their scores, (k,) each, exactly from the candidates ``found`` (n,).
-
-    A row that is not a candidate has a float32 score of at most ``worst``, so an exact score of at most ``worst`` plus
-    the rounding error of a float32 inner product (Higham, 2002: D u |x| |y|). If the k-th best score is above that, no
-    row was missed. Otherwise all rows that might be among the k best are scored again.
-    """
-    size = len(vectors) if allowed is None else len(allowed)
-    rounding = 2 * (len(query) + 1) * UNIT_ROUNDOFF * max(1.0, float(np.linalg.norm(query)))
-    scores = score_rows(query, vectors[found])
-    best = best_positions(found, scores, k)
-    if len(found) < size and scores[best[-1]] <= worst + rounding:
-        rough = vectors @ query if allowed is None else vectors[allowed] @ query
-        bound = np.partition(rough, size - k)[size - k] - 2 * rounding
-        near = np.flatnonzero(rough >= bound)
-        found = near if allowed is None else allowed[near]
-        scores = score_rows(query, vectors[found])
-        best = best_positions(found, scores, k)
-    return found[best], scores[best]
+    queries, dimension = np.ascontiguousarray(queries), queries.shape[1]
+    pointer = faiss.swig_ptr
+    if positions is not None:
+        scores = np.empty((len(queries), len(positions)), np.float32)
+        for query, row in zip(queries, scores, strict=True):
+            faiss.fvec_inner_products_by_idx(
+                pointer(row), pointer(query), pointer(vectors), pointer(positions), dimension, 1, len(positions)
+            )
+        return scores
+    scores = np.empty((len(queries), stop - start), np.float32)
+    step = stop - start if len(queries) == 1 else ROWS_IN_CACHE
+    for first in range(start, stop, step):
+        part = vectors[first : min(first + step, stop)]
+        for query, row in zip(queries, scores[:, first - start :], strict=True):
+            faiss.fvec_inner_products_ny(pointer(row), pointer(query), pointer(part), dimension, len(part))
+    return scores
 
 
 @contextmanager
@@ -155,3 +167,24 @@ def _faiss_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def read_index_vectors(path: Path) -> FloatArray:
+    """Read the vectors (N, D) of an index file that any program wrote with FAISS, by their numbers.
+
+    Indexes that keep codes instead of vectors give what the codes stand for.
+
+    Raises:
+        DataError: The file is no index, or its vectors cannot be reconstructed.
+    """
+    try:
+        index = faiss.read_index(str(path))
+        if hasattr(index, "make_direct_map"):
+            index.make_direct_map()
+        vectors: FloatArray = (
+            np.empty((0, index.d), np.float32) if not index.ntotal else index.reconstruct_n(0, index.ntotal)
+        )
+        return vectors
+    except (RuntimeError, AttributeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1][-200:]
+        raise DataError(f"{path}: not an index of FAISS whose vectors can be read ({reason})") from error

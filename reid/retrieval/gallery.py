@@ -1,90 +1,41 @@
-"""The gallery: samples with embeddings that can be searched, saved and erased."""
+"""The gallery: samples with embeddings that can be searched, saved, extended and erased."""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from reid.errors import DataError, GalleryError
+from reid.errors import GalleryError
 from reid.files import Writer
-from reid.records import Embeddings, FloatArray, Ranking, Sample
-from reid.retrieval.exact import empty_ranking
-from reid.retrieval.faiss_index import FlatIndex
-from reid.retrieval.sample_table import decode_samples, encode_samples, first_line
-from reid.retrieval.storage import open_gallery_folder, stamp_of, write_gallery
-from reid.retrieval.tombstones import (
-    BoolArray,
-    Tombstones,
-    is_identity,
-    read_tombstones,
-    write_tombstones,
-)
+from reid.records import Embeddings
+from reid.retrieval.filters import Filter, parse_where, rows_where
+from reid.retrieval.gallery_reader import GalleryReader
+from reid.retrieval.gallery_rows import GalleryRows
+from reid.retrieval.row_table import ID, RowTable
+from reid.retrieval.segments import GallerySegment
+from reid.retrieval.storage import write_gallery
+from reid.retrieval.stored_gallery import new_facts, with_files, with_rows
+from reid.retrieval.stores.milvus_client import is_milvus_uri
+from reid.retrieval.tombstones import Tombstones, write_tombstones
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from reid.retrieval.growth import AddedRows
 
 
-@dataclass(frozen=True)
-class GalleryRows:
-    """One state of a gallery. It is replaced as a whole, so that a running search never reads half an erasure."""
-
-    samples: tuple[Sample, ...]
-    index: FlatIndex
-
-    def select(self, mask: BoolArray) -> GalleryRows:
-        """Return the rows where ``mask`` (G,) is true."""
-        if mask.all():
-            return self
-        samples = tuple(self.samples[i] for i in np.flatnonzero(mask))
-        return GalleryRows(samples, FlatIndex.build(self.index.vectors[mask]))
-
-    def writers(self) -> dict[str, Writer]:
-        """Return the writers of the data files."""
-        table = encode_samples(self.samples)
-        return {"index": self.index.write, "samples": lambda path: path.write_bytes(table)}
-
-    def facts(self, fingerprint: str) -> dict[str, object]:
-        """Return what the header says about the rows."""
-        return {"fingerprint": fingerprint, "dimension": self.index.vectors.shape[1], "count": len(self.samples)}
-
-
-def read_rows(folder: Path, header: Mapping[str, Any], files: Mapping[str, Path]) -> GalleryRows:
-    """Read the rows of a gallery from files whose checksums are right.
-
-    Args:
-        folder: The folder, for the message of an error.
-        header: The header of the gallery.
-        files: The data files by their suffixes.
-
-    Raises:
-        GalleryError: The files are damaged, or do not fit the header.
-    """
-    try:
-        samples = decode_samples(files["samples"].read_bytes(), files["samples"])
-        index = FlatIndex.read(files["index"])
-        count, dimension, _ = header["count"], header["dimension"], header["fingerprint"]
-    except (KeyError, RuntimeError, DataError) as error:
-        raise GalleryError(f"{folder}: the gallery is damaged ({_describe(error)}); build it again") from error
-    if (*index.vectors.shape, len(samples)) != (count, dimension, count):
-        raise GalleryError(
-            f"{folder}: the gallery is damaged, its header says {count} x {dimension} vectors, there are"
-            f" {index.vectors.shape[0]} x {index.vectors.shape[1]} and {len(samples)} samples; build it again"
-        )
-    return GalleryRows(samples, index)
-
-
-class Gallery:
+class Gallery(GalleryReader):
     """Embeddings that answer queries of the same network.
 
     Row i of every ranking is ``samples[i]``. Scores are inner products of unit vectors in -1..1, and a larger score
-    means more similar; of equal scores, the lower row comes first. Answers are exact. Use :meth:`build` or
-    :meth:`open` to get a gallery.
+    means more similar; of equal scores, the lower row comes first. Answers are exact. Use :meth:`build`, :meth:`create`
+    or :meth:`open` to get a gallery.
+
+    Where a gallery belongs to a folder, other programs may change the folder. Rows that were removed from it answer no
+    search from then on. Rows that were added are seen after :meth:`reload`, which also gives the rows new numbers.
 
     Example:
         >>> from reid.records import Sample
@@ -95,20 +46,13 @@ class Gallery:
         ['ben']
     """
 
-    def __init__(self, rows: GalleryRows, fingerprint: str, folder: Path | None = None):
-        self._rows = rows
-        self._fingerprint = fingerprint
-        self._folder = folder
-        self._generation: str | None = None  # of the files in the folder that hold these rows
-        self._stamp: tuple[object, ...] | None = None  # of the folder when its erased identities were last looked up
-        self._erased: tuple[GalleryRows, BoolArray] | None = None  # (G,) of rows that another program erased
-
     @classmethod
-    def build(cls, embeddings: Embeddings) -> Gallery:
+    def build(cls, embeddings: Embeddings, more: Mapping[str, Sequence[object]] | None = None) -> Gallery:
         """Build a gallery in memory.
 
         Args:
             embeddings: At least one embedding; every row becomes a row of the gallery.
+            more: Further columns for filters, by their names, one text or None for each embedding.
 
         Returns:
             The gallery, with the fingerprint of the embeddings.
@@ -118,32 +62,67 @@ class Gallery:
         """
         if not len(embeddings):
             raise GalleryError("no embeddings to build a gallery from; embed at least one image")
-        return cls(GalleryRows(embeddings.samples, FlatIndex.build(embeddings.vectors)), embeddings.fingerprint)
+        table = RowTable.from_samples(embeddings.samples, more=more)
+        segment = GallerySegment(table, np.zeros(0, np.int64), None, embeddings.vectors.copy())
+        return cls(GalleryRows(table, [segment], embeddings.vectors.shape[1]), embeddings.fingerprint)
 
     @classmethod
-    def open(cls, folder: Path | str) -> Gallery:
-        """Open a gallery that :meth:`save` wrote.
+    def open(cls, folder: Path | str) -> Self:
+        """Open the gallery of a folder, or one in Milvus.
 
         Args:
-            folder: The folder of the gallery.
-
-        Returns:
-            The gallery in memory; :meth:`erase` also writes to the folder.
+            folder: The folder of the gallery, ``milvus://HOST:PORT/COLLECTION``, or a file of Milvus Lite, which ends
+                in ".db". A folder is read as :meth:`GalleryReader.open
+                <reid.retrieval.gallery_reader.GalleryReader.open>` says.
 
         Raises:
-            GalleryError: The gallery is missing, incomplete or damaged.
+            ConfigError: The address of Milvus is wrong, or pymilvus is not installed.
+            GalleryError: The gallery is missing, incomplete or damaged, or the server does not answer.
         """
+        if is_milvus_uri(str(folder)):
+            from reid.retrieval.milvus_gallery import MilvusGallery
+
+            return cast("Self", MilvusGallery.open(folder))  # a MilvusGallery is a Gallery
+        return super().open(folder)
+
+    @classmethod
+    def create(
+        cls, folder: Path | str, fingerprint: str, dimension: int, attach: Mapping[str, Writer] | None = None
+    ) -> Self:
+        """Create an empty gallery in a folder; :meth:`add` gives it rows.
+
+        Args:
+            folder: The folder, which is made if it is missing, or the address of a collection of Milvus.
+            fingerprint: The fingerprint of the network whose embeddings it will hold.
+            dimension: The length D of a vector.
+            attach: Writers of further files that belong to the gallery, such as its network.
+
+        Raises:
+            GalleryError: The folder holds a gallery or something else already, or cannot be written to.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> with TemporaryDirectory() as folder:
+            ...     len(Gallery.create(folder, "f00d", 128))
+            0
+        """
+        if is_milvus_uri(str(folder)):
+            from reid.retrieval.milvus_gallery import MilvusGallery
+
+            return cast("Self", MilvusGallery.create(folder, fingerprint, dimension, attach))
         folder = Path(folder)
-        with open_gallery_folder(folder) as (header, files):
-            rows, stamp, tombstones = read_rows(folder, header, files), stamp_of(folder), read_tombstones(folder)
-        gallery = cls(rows.select(~tombstones.hidden(rows.samples)), str(header["fingerprint"]), folder)
-        gallery._generation, gallery._stamp = header["generation"], stamp
-        return gallery
+        with write_gallery(folder) as writer:
+            if writer.header is not None:
+                writer.sweep()
+                raise GalleryError(f"{folder}: holds a gallery already; choose another folder, or add rows to this one")
+            writer.commit(with_files(writer, new_facts(fingerprint, dimension), attach or {}))
+            writer.sweep()
+        return cls.open(folder)
 
     def save(self, folder: Path | str, attach: Mapping[str, Writer] | None = None) -> None:
         """Write the gallery to a folder, as a whole or not at all.
 
-        Rows of identities that were erased from the folder are left out, of this object as well.
+        Rows that were erased from the folder are left out, of this object as well.
 
         Args:
             folder: The folder; it is made if it is missing, and a gallery in it is replaced.
@@ -155,13 +134,116 @@ class Gallery:
         """
         folder = Path(folder)
         with write_gallery(folder) as writer:
-            rows = self._rows.select(~writer.tombstones.hidden(self._rows.samples))
-            writer.commit({**rows.writers(), **(attach or {})}, rows.facts(self._fingerprint))
+            rows = self._rows.select(~writer.tombstones.barred(self._rows.table.samples))
+            first_id = int((writer.header or {}).get("next_id", 0))
+            table = rows.table.with_column(ID, np.arange(first_id, first_id + len(rows.table)))
+            facts = new_facts(self._fingerprint, rows.dimension, first_id)
+            facts = with_files(writer, with_rows(writer, facts, table, [rows.vectors()]), attach or {})
+            writer.commit(facts)
             if writer.tombstones.lifted:
                 write_tombstones(folder, replace(writer.tombstones, lifted=False))
             writer.sweep()  # the next writer removes what remains
-            self._rows, self._folder, self._stamp = rows, folder, stamp_of(folder)
-            self._generation = str((writer.header or {})["generation"])
+        self.__dict__.update(Gallery.open(folder).__dict__)
+
+    def add(self, embeddings: Embeddings, more: Mapping[str, Sequence[object]] | None = None) -> AddedRows:
+        """Add rows, which are seen by every later search of every program.
+
+        Rows whose image is in the gallery already are passed over, and so are rows of erased identities and images.
+
+        Args:
+            embeddings: The rows, embedded by the network of the gallery.
+            more: Further columns for filters, by their names, one text or None for each embedding.
+
+        Returns:
+            How many rows were added and how many were passed over.
+
+        Raises:
+            GalleryError: Another network made the embeddings, the vectors have another length, or the folder cannot
+                be written to.
+
+        Example:
+            >>> from reid.records import Sample
+            >>> first, second = (Embeddings((Sample(n),), np.eye(2, dtype=np.float32)[:1], "f00d") for n in "ab")
+            >>> gallery = Gallery.build(first)
+            >>> gallery.add(second).added, len(gallery), gallery.add(first).known
+            (1, 2, 1)
+        """
+        from reid.retrieval.growth import add_in_memory, add_to_folder
+
+        if self._folder is None:
+            self._rows, added = add_in_memory(self._rows, self._fingerprint, embeddings, more)
+            return added
+        added = add_to_folder(self._folder, embeddings, more, known=self._rows.segments)
+        self.reload()
+        return added
+
+    def remove(self, where: str | Filter, *, forget: bool = True) -> int:
+        """Remove the rows that a filter selects; they answer no search from now on.
+
+        In a folder, their vectors and labels stay in the files until :meth:`compact`.
+
+        Args:
+            where: The filter, see :mod:`reid.retrieval.filters`.
+            forget: Keep the same images out when rows are added later, until the erasure is lifted.
+
+        Returns:
+            The number of removed rows.
+
+        Raises:
+            DataError: The filter is wrong, or names an unknown column.
+            GalleryError: The folder cannot be written to.
+
+        Example:
+            >>> from reid.records import Sample
+            >>> samples = (Sample(Path("1.jpg"), camera="door"), Sample(Path("2.jpg"), camera="hall"))
+            >>> gallery = Gallery.build(Embeddings(samples, np.eye(2, dtype=np.float32), "f00d"))
+            >>> gallery.remove("camera = 'door'"), len(gallery)
+            (1, 1)
+        """
+        chosen = parse_where(where) if isinstance(where, str) else where
+        if self._folder is None:
+            gone = rows_where(chosen, self._rows.table)
+            self._rows = self._rows.select(~gone)
+            return int(np.count_nonzero(gone))
+        from reid.retrieval.erasure import erase_rows
+
+        erased = erase_rows(self._folder, chosen, forget=forget)
+        self.reload()
+        return int(erased[0].rows or 0)
+
+    def compact(self) -> int:
+        """Write the gallery anew without removed rows, as one segment, and remove the files that held them.
+
+        Returns:
+            By how many bytes the files have become smaller.
+
+        Raises:
+            GalleryError: The gallery is damaged, or the folder cannot be written to.
+        """
+        from reid.retrieval.upkeep import compact_gallery
+
+        if self._folder is None:
+            return 0
+        freed = compact_gallery(self._folder)
+        self.reload()
+        return freed
+
+    def verify(self) -> None:
+        """Check every byte of the gallery's files.
+
+        Raises:
+            GalleryError: A file is damaged or missing; the message names it.
+        """
+        from reid.retrieval.upkeep import verify_gallery
+
+        if self._folder is not None:
+            verify_gallery(self._folder)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the gallery holds: rows, cameras, identities, fingerprint, times, segments, bytes and more."""
+        from reid.retrieval.upkeep import describe
+
+        return describe(self._rows.table, self._fingerprint, self.dimension, self._folder)
 
     def erase(self, identity: str, category: str | None = None) -> int:
         """Remove every row of one identity, in memory and in all that the program keeps of it on disk.
@@ -197,118 +279,7 @@ class Gallery:
             for line in (line for one in erased for line in one.remaining):
                 warnings.warn(f"{line}; it still holds erased rows", stacklevel=2)
         rows = self._rows
-        gone = np.array([is_identity(sample, identity, category) for sample in rows.samples], dtype=np.bool_)
+        gone = Tombstones().with_identity(identity, category).hidden_rows(rows.table)
         if gone.any():
             self._rows = rows.select(~gone)
         return int(np.count_nonzero(gone))
-
-    def search(self, vectors: FloatArray, k: int, *, fingerprint: str, keep: BoolArray | None = None) -> Ranking:
-        """Find the ``k`` nearest rows of each query.
-
-        Rows that another program has erased from the folder in the meantime do not answer.
-
-        Args:
-            vectors: (Q, D) float32 of unit length.
-            k: The number of answers, at least 1.
-            fingerprint: The fingerprint of the network that made ``vectors``.
-            keep: (G,) bool, which rows may answer; None allows all.
-
-        Returns:
-            A ranking with min(k, number of rows that may answer) answers for every query.
-
-        Raises:
-            GalleryError: Another network made the gallery, or the gallery is empty.
-            DataError: The vectors, ``k`` or ``keep`` have a wrong type or shape.
-        """
-        rows = self._rows
-        self._check(rows, vectors, k, fingerprint, keep)
-        erased = self._rows_erased_since(rows)
-        if erased.any():
-            keep = ~erased if keep is None else keep & ~erased
-        allowed = None if keep is None or keep.all() else np.flatnonzero(keep)
-        size = len(rows.samples) if allowed is None else len(allowed)
-        ranking = empty_ranking(len(vectors), min(k, size))
-        if not len(vectors) or not size:
-            return ranking
-        ranking.rows[:], ranking.scores[:] = rows.index.search(vectors, min(k, size), allowed)
-        ranking.counts[:] = min(k, size)
-        return Ranking(ranking.rows, ranking.scores, ranking.counts)
-
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        """The sample of each row."""
-        return self._rows.samples
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the network that made the vectors."""
-        return self._fingerprint
-
-    @property
-    def dimension(self) -> int:
-        """The length D of a vector."""
-        return int(self._rows.index.vectors.shape[1])
-
-    @property
-    def embeddings(self) -> Embeddings:
-        """The samples and a copy of their vectors."""
-        rows = self._rows
-        return Embeddings(rows.samples, rows.index.vectors.copy(), self._fingerprint)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the samples as a pandas table, for example to count the crops of each camera.
-
-        Returns:
-            One row for each gallery row, in the same order, and one column for each field of a sample. Paths,
-            modalities and splits are strings; an unknown time is a missing value.
-
-        Example:
-            >>> from reid.records import Sample
-            >>> samples = (Sample(Path("1.jpg"), "anna", "door"), Sample(Path("2.jpg"), "ben", "door"))
-            >>> gallery = Gallery.build(Embeddings(samples, np.eye(2, dtype=np.float32), "f00d"))
-            >>> gallery.to_frame().groupby("camera").identity.nunique()["door"].item()
-            2
-        """
-        import pandas as pd  # takes most of a second, and a search does not need it
-
-        samples = self._rows.samples
-        columns = {field.name: [getattr(sample, field.name) for sample in samples] for field in fields(Sample)}
-        columns |= {name: [str(value) for value in columns[name]] for name in ("path", "modality", "split")}
-        return pd.DataFrame(columns)
-
-    def __len__(self) -> int:
-        return len(self._rows.samples)
-
-    def _check(self, rows: GalleryRows, vectors: FloatArray, k: int, fingerprint: str, keep: BoolArray | None) -> None:
-        if fingerprint != self._fingerprint:
-            raise GalleryError(
-                f'the query was embedded by "{fingerprint}" and the gallery by "{self._fingerprint}"; their scores'
-                ' mean nothing: embed both with the same weights and profiles, then "reid index build"'
-            )
-        if not rows.samples:
-            raise GalleryError("the gallery is empty; build it again with at least one image")
-        dimension = rows.index.vectors.shape[1]
-        if vectors.ndim != 2 or vectors.dtype != np.float32 or vectors.shape[1] != dimension:
-            raise DataError(f"search: expected float32 queries (Q, {dimension}), got {vectors.dtype} {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise DataError("search: a query vector holds NaN or infinity")
-        if k < 1:
-            raise DataError(f"search: expected k of at least 1, got {k}")
-        if keep is not None and (keep.shape != (len(rows.samples),) or keep.dtype != np.bool_):
-            raise DataError(f"search: expected keep ({len(rows.samples)},) bool, got {keep.dtype} {keep.shape}")
-
-    def _rows_erased_since(self, rows: GalleryRows) -> BoolArray:
-        """Return (G,) bool: the rows in memory whose identities were erased from the folder after it was read."""
-        known = self._erased
-        stamp = None if self._folder is None else stamp_of(self._folder)
-        if known is None or known[0] is not rows or stamp != self._stamp:
-            tombstones = Tombstones() if self._folder is None else read_tombstones(self._folder)
-            known = rows, tombstones.hidden(rows.samples)
-            self._erased, self._stamp = known, stamp
-        return known[1]
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{json.dumps(str(error.args[0]))} is missing from the header"
-    return first_line(error)

@@ -1,26 +1,36 @@
-"""The header of a gallery folder: ``header.json`` lists the data files with their checksums."""
+"""The header of a gallery folder: ``header.json`` lists the data files with their sizes and checksums.
+
+Version 2 lists segments, each with its vectors, the table of its rows and the positions of its deleted rows, and files
+that belong to the gallery as a whole, such as its network. Version 1, which the program wrote at first, has one index
+and one table of samples.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from reid.errors import GalleryError
-from reid.retrieval.sample_table import first_line
+from reid.retrieval.row_table import first_line
 
 HEADER = "header.json"
 FORMAT = "reid-gallery"
-VERSION = 1
-MAX_HEADER_BYTES = 2**20
+VERSION = 2
+READABLE = (1, 2)
+MAX_HEADER_BYTES = 2**22
 REBUILD = 'build it again with "reid index build"'
 DATA_NAME = re.compile(r"data-[0-9a-f]{16}\.([\w-]+(?:\.[\w-]+)*)")  # the name of a data file ends with its suffix
+VECTORS, ROWS, DELETED = "vectors.npy", "rows.parquet", "deleted.npy"  # suffixes of the files of a segment
+OLD_INDEX, OLD_SAMPLES = "index", "samples"  # of version 1
+INDEX = "neighbours.index"  # the approximate index, which is derived from the vectors
 
 _GENERATION = re.compile("[0-9a-f]{16}")
 _SHA256 = re.compile("[0-9a-f]{64}")
+_WRITTEN_ANEW = ("format", "version", "generation", "check")
 
 
 def header_bytes(folder: Path) -> bytes:
@@ -46,8 +56,13 @@ def read_header(folder: Path) -> dict[str, Any]:
     Raises:
         GalleryError: It is missing or damaged, or of something else.
     """
-    content = header_bytes(folder)
-    if not (folder / HEADER).exists():
+    if not folder.is_dir():
+        raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
+    try:
+        content, exists = header_bytes(folder), (folder / HEADER).exists()
+    except OSError as error:
+        raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
+    if not exists:
         raise GalleryError(
             f"{folder}: not a gallery, or one that was not written to its end: there is no {HEADER}; {REBUILD}"
         )
@@ -58,26 +73,59 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise GalleryError(f"{folder}: {HEADER} is damaged ({first_line(error)}); {REBUILD}") from error
     if not known:
         raise GalleryError(f"{folder}: {HEADER} is not that of a gallery; {REBUILD}")
-    if version != VERSION:
-        raise GalleryError(f"{folder}: gallery version {version}, this program reads {VERSION}; {REBUILD}")
+    if type(version) is not int or version not in READABLE:
+        raise GalleryError(f"{folder}: gallery version {version}, this program reads 1 and {VERSION}; {REBUILD}")
     check = header.pop("check", None)  # version 0.1.0 wrote none
-    if check not in (None, _checksum(header)) or not _lists_own_files(header):
+    if (check is None and version > 1) or check not in (None, _checksum(header)) or not _is_whole(header):
         raise GalleryError(f"{folder}: {HEADER} is damaged, it is not what was written; {REBUILD}")
     return dict(header)
 
 
-def _lists_own_files(header: Mapping[str, Any]) -> bool:
-    """Whether every name in a header is one that a gallery writes, so that no other file can be taken for data."""
+def listed_files(header: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the entry of every data file that a header lists: its name, size in bytes and SHA-256."""
+    yield from header["files"].values()
+    for segment in header.get("segments", ()):
+        yield from segment["files"].values()
+
+
+def _is_whole(header: Mapping[str, Any]) -> bool:
+    """Whether a header has what a gallery needs, and lists only names that a gallery writes.
+
+    So no other file can be taken for data.
+    """
     try:
-        return _GENERATION.fullmatch(header["generation"]) is not None and all(
-            (name := DATA_NAME.fullmatch(entry["name"])) is not None
-            and name[1] == suffix
-            and type(entry["bytes"]) is int
-            and _SHA256.fullmatch(entry["sha256"]) is not None
-            for suffix, entry in header["files"].items()
+        tables = [header["files"], *(segment["files"] for segment in header.get("segments", ()))]
+        return (
+            _GENERATION.fullmatch(header["generation"]) is not None
+            and all(_is_entry(suffix, entry) for files in tables for suffix, entry in files.items())
+            and all(type(header[name]) is int for name in ("dimension", "count"))
+            and type(header["fingerprint"]) is str
+            and (header["version"] == 1 or _has_segments(header))
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_entry(suffix: str, entry: Mapping[str, Any]) -> bool:
+    name = DATA_NAME.fullmatch(entry["name"])
+    return (
+        name is not None
+        and name[1] == suffix
+        and type(entry["bytes"]) is int
+        and _SHA256.fullmatch(entry["sha256"]) is not None
+    )
+
+
+def _has_segments(header: Mapping[str, Any]) -> bool:
+    return type(header["next_id"]) is int and all(
+        {VECTORS, ROWS} <= segment["files"].keys() <= {VECTORS, ROWS, DELETED} and type(segment["rows"]) is int
+        for segment in header["segments"]
+    )
+
+
+def facts_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a new header takes over from an old one."""
+    return {key: value for key, value in header.items() if key not in _WRITTEN_ANEW}
 
 
 def encode_header(header: Mapping[str, Any]) -> str:

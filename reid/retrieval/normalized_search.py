@@ -21,6 +21,7 @@ from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of,
 from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.gallery_rows import first_of_groups, groups_by
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
 from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
@@ -255,10 +256,10 @@ _prepared: WeakKeyDictionary[Gallery, tuple[object, NormalizedGallery]] = WeakKe
 
 def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGallery:
     """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
-    known = _prepared.get(gallery)
-    samples = gallery.samples
-    if known is None or known[0] is not samples or known[1].statistics.method != method:
-        known = samples, NormalizedGallery.prepare(CohortRows.of_samples(samples, gallery.embeddings.vectors), method)
+    known, table = _prepared.get(gallery), gallery.table
+    if known is None or known[0] is not table or known[1].statistics.method != method:
+        rows = CohortRows.of_samples(gallery.samples, gallery.embeddings.vectors)
+        known = table, NormalizedGallery.prepare(rows, method)
         _prepared[gallery] = known
     return known[1]
 
@@ -272,6 +273,7 @@ def search_normalized(
     fingerprint: str,
     keep: BoolArray | None = None,
     method: str = "csls",
+    one_per: str = "",
 ) -> NormalizedRanking | None:
     """Find the rows of a gallery with the best normalized scores, as :meth:`Gallery.search` does by plain ones.
 
@@ -283,6 +285,7 @@ def search_normalized(
         fingerprint: The fingerprint of the network that made ``vectors``.
         keep: (G,) bool, which rows may answer; None allows all.
         method: "csls" or "snorm".
+        one_per: A column such as "identity"; only the best row of each of its labels answers.
 
     Returns:
         The answers; None where the gallery has too few crops to normalize scores.
@@ -297,12 +300,37 @@ def search_normalized(
     if not prepared.can_rank(rows, keep):
         return None
     allowed = np.ones(len(prepared.columns), np.bool_) if keep is None else keep.copy()
+    groups = groups_by(gallery.table, one_per) if one_per else None
     while True:
-        found = prepared.search(rows, k, allowed)
+        found = (
+            prepared.search(rows, k, allowed) if groups is None else _best_of_groups(prepared, rows, k, allowed, groups)
+        )
         gone = _erased(gallery, vectors, found.ranking, fingerprint)
         if not len(gone):
             return found
         allowed[gone] = False
+
+
+def _best_of_groups(
+    prepared: NormalizedGallery, rows: CohortRows, k: int, allowed: BoolArray, groups: IntArray
+) -> NormalizedRanking:
+    """Find the best row of each of the ``k`` nearest groups; ``groups`` (G,) int64 is the group of each row."""
+    size, wanted = int(np.count_nonzero(allowed)), min(k, len(np.unique(groups[allowed])))
+    depth = min(4 * k, size)
+    while True:
+        every = prepared.search(rows, depth, allowed)
+        counted = enumerate(every.ranking.counts)
+        best = [first_of_groups(every.ranking.rows[i, :count], groups, wanted) for i, count in counted]
+        if depth >= size or all(len(positions) >= wanted for positions in best):
+            break
+        depth = min(4 * depth, size)
+    found = _empty(len(rows.vectors), wanted)
+    for i, positions in enumerate(best):
+        found.ranking.rows[i, : len(positions)] = every.ranking.rows[i, positions]
+        found.ranking.scores[i, : len(positions)] = every.ranking.scores[i, positions]
+        found.similarities[i, : len(positions)] = every.similarities[i, positions]
+        found.ranking.counts[i] = len(positions)
+    return _checked(found)
 
 
 def _erased(gallery: Gallery, vectors: FloatArray, ranking: Ranking, fingerprint: str) -> IntArray:

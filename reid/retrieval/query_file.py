@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reid.errors import DataError
-from reid.records import Embeddings
+from reid.records import Embeddings, Sample
 from reid.retrieval.embed import FORMAT, load_embeddings, save_embeddings
 from reid.retrieval.storage import QUERIES_FILE, write_gallery
-from reid.retrieval.tombstones import Tombstones, read_tombstones
+from reid.retrieval.tombstones import BoolArray, Tombstones, read_tombstones
 
 
 def save_queries(folder: Path, queries: Embeddings) -> Embeddings:
@@ -22,7 +23,7 @@ def save_queries(folder: Path, queries: Embeddings) -> Embeddings:
         GalleryError: The folder cannot be written to.
     """
     with write_gallery(folder) as writer:
-        kept = queries.select(~writer.tombstones.hidden(queries.samples))
+        kept = queries.select(~writer.tombstones.barred(queries.samples))
         save_embeddings(kept, folder / QUERIES_FILE)
     return kept
 
@@ -35,21 +36,20 @@ def load_queries(folder: Path) -> Embeddings:
         GalleryError: The list of erased identities is damaged.
     """
     queries = load_embeddings(folder / QUERIES_FILE)
-    return queries.select(~read_tombstones(folder).hidden(queries.samples))
+    return queries.select(~read_tombstones(folder).barred(queries.samples))
 
 
-def count_queries(folder: Path, tombstones: Tombstones) -> int:
-    """Count the rows of the file that some tombstones hide; 0 where there is no file or it is damaged."""
-    try:
-        return int(tombstones.hidden(load_embeddings(folder / QUERIES_FILE).samples).sum())
-    except DataError:
-        return 0
-
-
-def erase_queries(folder: Path, tombstones: Tombstones) -> tuple[int | None, list[str]]:
-    """Write the file of queries anew without the rows that some tombstones hide; the caller holds the folder's lock.
+def erase_queries(
+    folder: Path, tombstones: Tombstones, erased: Callable[[Sequence[Sample]], BoolArray]
+) -> tuple[int | None, list[str]]:
+    """Write the file of queries anew without erased rows; the caller holds the folder's lock.
 
     A damaged file of this program is removed, because it may hold such rows; the application computes it again.
+
+    Args:
+        folder: The folder of the gallery.
+        tombstones: What was erased from it.
+        erased: Returns (N,) bool, which samples are erased besides those that the tombstones name.
 
     Returns:
         The number of rows that were removed (None where the file was removed), and one line for what remains.
@@ -59,7 +59,7 @@ def erase_queries(folder: Path, tombstones: Tombstones) -> tuple[int | None, lis
         return 0, []
     try:
         queries = load_embeddings(path)
-        gone = tombstones.hidden(queries.samples)
+        gone = tombstones.barred(queries.samples) | erased(queries.samples)
         if gone.any():
             save_embeddings(queries.select(~gone), path)
         return int(gone.sum()), []

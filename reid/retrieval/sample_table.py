@@ -9,8 +9,10 @@ from pathlib import Path
 
 from reid.errors import DataError
 from reid.records import Modality, Sample, Split
+from reid.retrieval.row_table import first_line
 
 _COLUMNS = ("path", "identity", "camera", "modality", "domain", "split", "time")
+_TRACK = "track"  # version 0.1.0 did not write it
 
 
 def encode_samples(samples: Sequence[Sample]) -> bytes:
@@ -29,16 +31,20 @@ def encode_samples(samples: Sequence[Sample]) -> bytes:
     import pyarrow.parquet as pq
 
     rows = [
-        (str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value, s.time and s.time.isoformat())
+        (
+            str(s.path), s.identity, s.camera, s.modality.value, s.category, s.split.value,
+            s.time and s.time.isoformat(), s.track,
+        )
         for s in samples
-    ]
-    columns: list[Sequence[str | None]] = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
+    ]  # fmt: skip
+    names = (*_COLUMNS, _TRACK)
+    columns: list[Sequence[str | None]] = list(zip(*rows, strict=True)) or [()] * len(names)
     try:
         arrays = [pa.array(column, pa.string()) for column in columns]
     except UnicodeEncodeError as error:
         raise DataError(f"a path or label is not valid Unicode and cannot be saved: {error.object!r}") from error
     stream = io.BytesIO()
-    pq.write_table(pa.table(dict(zip(_COLUMNS, arrays, strict=True))), stream)
+    pq.write_table(pa.table(dict(zip(names, arrays, strict=True))), stream)
     return stream.getvalue()
 
 
@@ -66,17 +72,13 @@ def decode_samples(data: bytes, source: Path) -> tuple[Sample, ...]:
     try:
         table = pq.ParquetFile(pa.BufferReader(data)).read()  # read_table would import pandas
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
+        columns.append(table.column(_TRACK).to_pylist() if _TRACK in table.column_names else [""] * table.num_rows)
         return tuple(
             Sample(
                 Path(path), identity, camera, Modality(modality), category, Split(split),
-                datetime.fromisoformat(time) if time else None,
+                datetime.fromisoformat(time) if time else None, track,
             )
-            for path, identity, camera, modality, category, split, time in zip(*columns, strict=True)
+            for path, identity, camera, modality, category, split, time, track in zip(*columns, strict=True)
         )  # fmt: skip
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{source}: the table of samples is damaged ({first_line(error)})") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its type when the message is empty."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,9 +16,11 @@ from reid.errors import GalleryError
 from reid.models.checkpoint import Checkpoint
 from reid.records import FloatArray, Modality, Sample, Split
 from reid.retrieval.cohort_rows import cohort_camera
+from reid.retrieval.filters import Filter, rows_where
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.match_thresholds import NOBODY_RATE, SAME_RATE, MatchVerdict, false_alarm_rate, verdict_of
 from reid.retrieval.normalized_search import NormalizedRanking, normalized_gallery, search_normalized
+from reid.retrieval.row_table import RowTable, SampleRows
 from reid.retrieval.score_normalization import NONE, check_score_norm
 
 DEFAULT_SCORE_NORM = "csls"  # docs/scores.md has the measurements that decide
@@ -120,6 +122,8 @@ def rows_that_may_answer(
         >>> rows_that_may_answer(gallery, other_than_camera="door").tolist()
         [False, True]
     """
+    if isinstance(samples, SampleRows):
+        return _rows_of_table(samples.table, other_than_camera, modalities, categories)
     return np.array(
         [
             not (other_than_camera and sample.camera == other_than_camera)
@@ -129,6 +133,23 @@ def rows_that_may_answer(
         ],
         dtype=np.bool_,
     )
+
+
+def _rows_of_table(
+    table: RowTable, camera: str, modalities: Collection[Modality] | None, categories: Collection[str] | None
+) -> npt.NDArray[np.bool_]:
+    """Say which rows of a table may answer, label by label instead of row by row."""
+    keep = np.ones(len(table), np.bool_)
+    for name, allowed in (("modality", modalities), ("category", categories)):
+        if allowed is not None:
+            keep &= _rows_with(table, name, {str(value) for value in allowed})
+    return keep & ~_rows_with(table, "camera", {camera}) if camera else keep
+
+
+def _rows_with(table: RowTable, name: str, allowed: Collection[str]) -> npt.NDArray[np.bool_]:
+    codes, words = table.codes(name)
+    flags = np.array([word in allowed for word in words], np.bool_)
+    return flags[codes] if len(codes) else np.zeros(0, np.bool_)
 
 
 def search_image(
@@ -145,6 +166,8 @@ def search_image(
     categories: Collection[str] | None = None,
     score_norm: str = DEFAULT_SCORE_NORM,
     same_rate: float = SAME_RATE,
+    where: Filter | None = None,
+    one_per: str = "",
 ) -> list[Answer]:
     """Find the gallery rows that are nearest to an image.
 
@@ -163,6 +186,8 @@ def search_image(
         score_norm: "csls" or "snorm" ranks by scores that are normalized per pair of cameras, and judges each answer,
             where the gallery has enough crops of the category; "none" ranks by plain scores.
         same_rate: The highest false-match rate of the verdict "same", above 0 and at most that of "undecided".
+        where: A further filter, see :mod:`reid.retrieval.filters`; None allows all.
+        one_per: A column such as "identity"; only the best answer of each of its labels is returned.
 
     Returns:
         At most ``k`` answers, best first; fewer where fewer rows may answer.
@@ -179,18 +204,26 @@ def search_image(
         modalities=modalities,
         categories=categories,
     )
+    if where is not None:
+        keep &= rows_where(where, gallery.table)
     if len(keep) and not keep.any():
-        raise GalleryError(
-            f"none of the {len(keep)} gallery rows fits the camera, modality and category of this search"
-        )
+        what = "the filters of this search" if where is not None else "the camera, modality and category of this search"
+        raise GalleryError(f"none of the {len(keep)} gallery rows fits {what}")
     query = Sample(image if isinstance(image, Path) else UPLOADED, "", camera, modality, category, Split.QUERY)
     found = None
     if check_score_norm(score_norm) != NONE:
         found = search_normalized(
-            gallery, vectors, [query], k, fingerprint=checkpoint.fingerprint, keep=keep, method=score_norm
+            gallery,
+            vectors,
+            [query],
+            k,
+            fingerprint=checkpoint.fingerprint,
+            keep=keep,
+            method=score_norm,
+            one_per=one_per,
         )
     if found is None:
-        ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint)
+        ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint, one_per=one_per)
         return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
     return judge_answers(gallery, found, query, int(np.count_nonzero(keep)), score_norm, same_rate)
 

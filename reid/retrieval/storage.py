@@ -1,13 +1,14 @@
-"""Gallery folders on disk: private, and written as a whole or not at all.
+"""Gallery folders on disk: private, and changed as a whole or not at all.
 
 A gallery folder holds ``header.json`` and data files; the header lists their names and checksums, and has a checksum of
-its own. New data files are written beside the old ones. They take effect when the header is replaced, which the file
-system does at once or not at all, and then the old files are removed. A program that is stopped at any moment therefore
-leaves the old gallery or the new one.
+its own. Data files are written once and never changed. New ones take effect when the header is replaced, which the file
+system does at once or not at all, and then the files that it no longer lists are removed. A program that is stopped at
+any moment therefore leaves the gallery before the change or after it.
 
-Readers remove nothing. Writers check the gallery first, and after they have written they remove the files that a
-gallery writes and that the header does not list: those of the old gallery, and those of programs that were killed.
-Files with other names are never touched.
+One program writes at a time; the lock of the folder keeps others out. Readers need no lock: what they have opened stays
+as it is, and where a file is gone before they have opened it, they start again with the new header. Readers remove
+nothing. Writers remove, after they have written, the files that a gallery writes and that the header does not list:
+those of the gallery before, and those of programs that were killed. Files with other names are never touched.
 
 Embeddings of people are biometric data, so folders have the mode 0700 and files 0600.
 """
@@ -15,10 +16,10 @@ Embeddings of people are biometric data, so folders have the mode 0700 and files
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import secrets
 import stat
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,25 +33,36 @@ from reid.errors import GalleryError, WeightsError
 from reid.files import PARTIAL_FOLDER, Writer, locked, remove_partial_files, sync, write_whole
 from reid.retrieval.gallery_header import (
     DATA_NAME,
+    DELETED,
     FORMAT,
     HEADER,
-    REBUILD,
+    OLD_INDEX,
+    OLD_SAMPLES,
+    ROWS,
+    VECTORS,
     VERSION,
     encode_header,
     header_bytes,
     header_if_readable,
+    listed_files,
     read_header,
 )
-from reid.retrieval.sample_table import first_line
+from reid.retrieval.receipts import RECEIPTS_FILE, write_receipt
+from reid.retrieval.row_table import first_line
+from reid.retrieval.segments import sha256_of
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
 
 QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the application keeps in the gallery's folder
 
-_OWN_SUFFIXES = frozenset({"index", "samples", "network.safetensors"})
+WAIT = 2.0  # seconds that a writer waits for another one
+NETWORK_SUFFIX = "network.safetensors"
+
+_OWN_SUFFIXES = frozenset({OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX})
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")
 _OWN_MARK = b'"reid-'  # the format in the header of our safetensors files begins so
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)  # where flock does not work
 
 
 def write_private(path: Path, write: Writer) -> None:
@@ -91,7 +103,7 @@ class GalleryWriter:
     Args:
         folder: The folder.
         header: The header of the gallery that it holds; None where there is none that can be read.
-        tombstones: The erased identities of the folder.
+        tombstones: The erased rows of the folder.
     """
 
     folder: Path
@@ -99,68 +111,73 @@ class GalleryWriter:
     tombstones: Tombstones
     swept: int = 0  # how many files were removed
     _suffixes: set[str] = field(default_factory=lambda: set(_OWN_SUFFIXES))
+    _written: list[Path] = field(default_factory=list)
 
-    def checked_files(self) -> dict[str, Path]:
-        """Check all data files of the gallery and return them by their suffixes.
-
-        Raises:
-            GalleryError: There is no gallery, or one of its files is damaged or missing.
-        """
-        return _checked_files(self.folder, read_header(self.folder))
-
-    def commit(self, writers: Mapping[str, Writer], facts: Mapping[str, Any], keep: Collection[str] = ()) -> None:
-        """Write data files and a header that lists them; the gallery stays as it was if that fails.
+    def write_data(self, suffix: str, write: Writer) -> dict[str, Any]:
+        """Write a data file, which counts as soon as a header lists it.
 
         Args:
-            writers: The writer of each new data file, by the suffix of its name.
-            facts: Further entries of the header.
-            keep: The suffixes of old data files that the new header lists as well.
+            suffix: The suffix of its name.
+            write: Fills the file.
+
+        Returns:
+            The entry for the header.
 
         Raises:
-            OSError: A file cannot be written.
+            OSError: The file cannot be written.
         """
-        generation = secrets.token_hex(8)
-        files: dict[str, Any] = {}
-        self._suffixes |= {*writers, *(self.header or {"files": ()})["files"]}
-        written: list[Path] = []
-        try:
-            self.folder.chmod(0o700)
-            for suffix in keep:
-                files[suffix] = self._kept(suffix, self.folder / f"data-{generation}.{suffix}", written)
-            for suffix, write in writers.items():
-                path = self.folder / f"data-{generation}.{suffix}"
-                written.append(path)
-                write_private(path, write)
-                files[suffix] = {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-            header = {"format": FORMAT, "version": VERSION, "generation": generation, **facts, "files": files}
-            text = encode_header(header)
-            write_private(self.folder / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
-        except BaseException:
-            if generation.encode() not in header_bytes(self.folder):  # else the new header already counts
-                for path in written:
-                    path.unlink(missing_ok=True)
-            raise
-        self.header = header
+        self.folder.chmod(0o700)
+        path = self.folder / f"data-{secrets.token_hex(8)}.{suffix}"
+        self._suffixes.add(suffix)
+        self._written.append(path)
+        write_private(path, write)
+        return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
-    def _kept(self, suffix: str, path: Path, written: list[Path]) -> dict[str, Any]:
-        """Give an old data file a second name, without a copy; return its entry in the new header."""
-        entry: dict[str, Any] = dict((self.header or {})["files"][suffix])
+    def rename_data(self, suffix: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a data file a second name, without a copy; return its new entry for the header."""
+        path = self.folder / f"data-{secrets.token_hex(8)}.{suffix}"
+        self._suffixes.add(suffix)
+        self._written.append(path)
         try:
             path.hardlink_to(self.folder / entry["name"])
         except OSError:  # a file system without hard links: it keeps its name
-            return entry
-        written.append(path)
+            return dict(entry)
         return {**entry, "name": path.name}
 
+    def commit(self, facts: Mapping[str, Any]) -> None:
+        """Replace the header; from then on the gallery is what it says.
+
+        Args:
+            facts: The entries of the header.
+
+        Raises:
+            OSError: The header cannot be written; then the gallery stays as it was.
+        """
+        self._suffixes |= set((self.header or {"files": ()})["files"])
+        header = {"format": FORMAT, "version": VERSION, "generation": secrets.token_hex(8), **facts}
+        text = encode_header(header)
+        write_private(self.folder / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
+        self.header = header
+        self._written.clear()
+
+    def discard(self) -> None:
+        """Remove the data files that were written and are in no header."""
+        for path in self._written:
+            if path.name.encode() not in header_bytes(self.folder):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        self._written.clear()
+
     def sweep(self) -> list[str]:
-        """Remove the files that a gallery writes and that its header does not list.
+        """Remove the files that a gallery writes and that its header does not list, and log the receipt of the header.
 
         Returns:
             One line for each file that could not be removed.
         """
         if self.header is None:
             return []
-        used = {entry["name"] for entry in self.header["files"].values()}
+        write_receipt(self.folder, self.header.get("receipt"))
+        used = {entry["name"] for entry in listed_files(self.header)}
         remaining = []
         for path in sorted(self.folder.iterdir()):
             if path.name not in used and _is_leftover(path, self._suffixes):
@@ -188,17 +205,22 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         The writer.
 
     Raises:
-        GalleryError: The folder cannot be written to, holds files of something else or holds another generation.
+        GalleryError: The folder cannot be written to, is being written by another program, holds files of something
+            else or holds another generation.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with locked(folder):
+        with _write_lock(folder):
             if replaces is None:
                 _check_replaceable(folder)
             header = header_if_readable(folder) if replaces is None else read_header(folder)
             if replaces is not None and header is not None and header["generation"] != replaces:
                 raise GalleryError(f"{folder}: the gallery was changed by another program; open it again, then repeat")
-            yield GalleryWriter(folder, header, read_tombstones(folder))
+            writer = GalleryWriter(folder, header, read_tombstones(folder))
+            try:
+                yield writer
+            finally:
+                writer.discard()
     except OSError as error:
         raise GalleryError(
             f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another folder or free some"
@@ -206,47 +228,36 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         ) from error
 
 
-def write_gallery_folder(folder: Path, writers: Mapping[str, Writer], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a new gallery and remove the old one.
-
-    Args:
-        folder: The folder of the gallery; it is made if it is missing.
-        writers: The writer of each data file, by the suffix of its name.
-        facts: Further entries of the header.
-
-    Returns:
-        The header of the new gallery.
-
-    Raises:
-        GalleryError: The folder cannot be written to, or holds files of something else.
-    """
-    with write_gallery(folder) as writer:
-        writer.commit(writers, facts)
-        writer.sweep()  # the next writer removes what remains
-    return dict(writer.header or {})
-
-
 @contextmanager
-def open_gallery_folder(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Path]]]:
-    """Check the files of a gallery and keep them in place during the ``with`` block; nothing is changed or removed.
-
-    Args:
-        folder: The folder of the gallery.
-
-    Yields:
-        The header, and the data files by the suffix of their names.
+def _write_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; wait a moment for another writer, which may be about to finish.
 
     Raises:
-        GalleryError: The gallery is missing, incomplete or damaged, or it cannot be read.
+        GalleryError: Another program is still writing, or the file system has no locks.
     """
-    if not folder.is_dir():
-        raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
+    end = time.monotonic() + WAIT
+    while True:
+        lock = locked(folder, wait=False)
+        try:
+            lock.__enter__()
+            break
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise GalleryError(
+                    f"{folder}: another program is writing to this gallery; wait until it has finished, then repeat"
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise GalleryError(
+                    f"{folder}: this file system has no locks ({error.strerror}), so two programs could write at the"
+                    " same time; put the gallery on a local disk, or mount the network share with locks"
+                ) from error
+            raise
     try:
-        with locked(folder, shared=True):
-            header = read_header(folder)
-            yield header, _checked_files(folder, header)
-    except OSError as error:
-        raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
+        yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 def check_gallery(folder: Path) -> None:
@@ -255,13 +266,7 @@ def check_gallery(folder: Path) -> None:
     Raises:
         GalleryError: The folder is missing or holds no gallery, or the header of the gallery is damaged.
     """
-    if not folder.is_dir():
-        raise GalleryError(f'{folder}: no gallery there; build one with "reid index build"')
-    try:
-        with locked(folder, shared=True):
-            read_header(folder)
-    except OSError as error:
-        raise GalleryError(f"{folder}: the gallery cannot be read ({error.strerror or error})") from error
+    read_header(folder)
 
 
 def stamp_of(folder: Path) -> tuple[object, ...]:
@@ -277,29 +282,11 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _checked_files(folder: Path, header: Mapping[str, Any]) -> dict[str, Path]:
-    return {suffix: _checked(folder, entry) for suffix, entry in header["files"].items()}
-
-
-def _checked(folder: Path, entry: Mapping[str, Any]) -> Path:
-    path = folder / str(entry["name"])
-    if not path.is_file():
-        raise GalleryError(f"{folder}: the gallery is damaged, {path.name} is missing; {REBUILD}")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise GalleryError(
-            f"{folder}: the gallery is damaged, {path.name} has {size} bytes instead of {entry['bytes']}; {REBUILD}"
-        )
-    if _sha256(path) != entry["sha256"]:
-        raise GalleryError(f"{folder}: the gallery is damaged, {path.name} has other contents; {REBUILD}")
-    return path
-
-
 def _check_replaceable(folder: Path) -> None:
     """Refuse a folder that holds no gallery but files of something else."""
     if FORMAT.encode() in header_bytes(folder):
         return
-    own = {HEADER, QUERIES_FILE, TOMBSTONES_FILE, PARTIAL_FOLDER}
+    own = {HEADER, QUERIES_FILE, TOMBSTONES_FILE, RECEIPTS_FILE, PARTIAL_FOLDER}
     if (folder / HEADER).exists() and DATA_NAME.search(header_bytes(folder).decode("latin-1")) is None:
         own.remove(HEADER)
     foreign = [path.name for path in folder.iterdir() if path.name not in own and not _is_leftover(path, _OWN_SUFFIXES)]
@@ -319,8 +306,3 @@ def _is_leftover(path: Path, suffixes: Collection[str]) -> bool:
             start = stream.read(2**20)
         return not start or _OWN_MARK in start
     return _OLD_PART.fullmatch(path.name) is not None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -50,6 +50,8 @@ class Steps:
         original: Callable[..., Any] = getattr(owner, name)
 
         def step(*arguments: Any, **options: Any) -> Any:
+            if not isinstance(arguments[position], str | os.PathLike):  # into memory
+                return original(*arguments, **options)
             kill = self.take(name)
             path = Path(arguments[position])
             result = original(*arguments, **options)
@@ -67,11 +69,16 @@ class Steps:
 def patch_all(steps: Steps) -> None:
     """Replace what writes files."""
     import faiss
+    import pyarrow.parquet
     import safetensors.numpy
     import safetensors.torch
 
+    import reid.retrieval.stored_gallery
+
     for name in STEPS:
         steps.patch(os, name)
+    steps.patch_writer(pyarrow.parquet, "write_table", 1)
+    steps.patch_writer(reid.retrieval.stored_gallery, "write_vectors", 0)
     steps.patch_writer(safetensors.numpy, "serialize_file", 1)
     steps.patch_writer(safetensors.torch, "serialize_file", 1)
     steps.patch_writer(faiss, "write_index", 1)

@@ -49,7 +49,7 @@ def test_who_is_not_there_is_an_error_and_leaves_no_trace(reid, galleries: Path,
 
 
 def test_what_remains_is_named_and_the_gallery_is_right(reid, galleries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (old,) = Path("street").glob("*.index")
+    (old,) = Path("street").glob("*.vectors.npy")
     unlink = Path.unlink
 
     def stuck(path: Path, missing_ok: bool = False) -> None:
@@ -84,8 +84,8 @@ def test_a_lifted_erasure_is_a_line_for_each_gallery(reid, galleries: Path) -> N
 
 
 def test_a_damaged_gallery_beside_is_named(reid, galleries: Path) -> None:
-    (index,) = Path("street-plain").glob("*.index")
-    index.write_bytes(b"damaged")
+    (vectors,) = Path("street-plain").glob("*.vectors.npy")
+    vectors.write_bytes(b"damaged")
     code, out, err = reid("index", "erase", "street", "id3")
     assert code == 1
     assert "street\terased 10 rows" in out

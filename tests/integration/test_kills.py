@@ -156,7 +156,29 @@ class Case:
 
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
+EMPTY = ("index", "create", "G", *WEIGHTS)
+SOME = ("index", "add", "G", "--data", "some.csv")
+OTHER = (("index", "build", *WEIGHTS, "--out", "H", "--data", "all.csv"), EMPTY, SOME)
 CASES = {
+    "create": Case(EMPTY, gallery_state, steps=4),
+    "add": Case(("index", "add", "G", "--data", "all.csv"), gallery_state, (EMPTY, SOME), add_queries, steps=8),
+    "remove": Case(
+        ("index", "remove", "G", "--camera", "x"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=8
+    ),
+    "retain": Case(("index", "retain", "G", "--days", "30"), gallery_state, (EMPTY, SOME), steps=4),
+    "compact": Case(
+        ("index", "compact", "G"), gallery_state, (EMPTY, SOME, ("index", "remove", "G", "--camera", "x")), steps=6
+    ),
+    "merge": Case(("index", "merge", "G", "H"), gallery_state, OTHER, steps=4),
+    "refresh": Case(
+        ("index", "refresh", "G", *WEIGHTS, "--flip"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=6
+    ),
+    "import": Case(
+        ("index", "import", "G", "--embeddings", "v.npy", "--data", "some.csv"),
+        gallery_state,
+        prepare=lambda folder: np.save(folder / "v.npy", np.eye(12, 16, dtype=np.float32)),
+        steps=4,
+    ),
     "first build": Case((*BUILD, "all.csv"), gallery_state, steps=6),
     "build again": Case((*BUILD, "some.csv"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=5),
     "erase": Case(("index", "erase", "G", "anna"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=12),
@@ -233,9 +255,9 @@ def test_a_killed_command_leaves_old_or_new_files_and_the_next_run_cleans_up(
         assert killed["code"] == KILLED, (what, killed)
         assert case.state(folder) in (old, new), what
         again = ask(list(case.arguments), folder, None)
-        # What was killed at its very end leaves nothing to do, which is told with exit code 1.
-        told = any(words in again["err"] for words in ("erased before", "not erased here"))
-        finished = case.state(folder) == new and told
+        # An erasure that was killed at its very end leaves nothing to do, which is told with exit code 1.
+        done = ("erased before", "not erased here", "no row fulfils", "holds a gallery already")
+        finished = case.state(folder) == new and any(words in again["err"] for words in done)
         assert again["code"] == 0 or finished, (what, again["err"])
         assert "Traceback" not in again["err"]
         assert case.state(folder) == new, what

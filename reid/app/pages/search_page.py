@@ -245,7 +245,7 @@ class SearchPage:
         ranking = [
             present.RankedCrop(
                 rank,
-                crop_of(answer.sample, self._data.site_of[answer.sample.path]),
+                crop_of(answer.sample, self._data.site_of.get(answer.sample.path, "")),
                 answer.score,
                 str(verdict),
             )

@@ -52,6 +52,7 @@ class DataSet:
         scoring: How they are scored.
         protocol: The table; None for a manifest.
         notes: What a user should know about how a manifest was read, one sentence each.
+        more: The texts of further columns of a manifest by their names, in the order of the samples.
     """
 
     name: str
@@ -59,6 +60,7 @@ class DataSet:
     scoring: Scoring
     protocol: Protocol | None = None
     notes: tuple[str, ...] = ()
+    more: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def known_protocols() -> list[str]:
@@ -189,7 +191,7 @@ def open_data(spec: str, root: Path | None = None, rule: Mapping[str, str] | Non
 
 def _open_manifest(path: Path, name: str, rule: Mapping[str, str] | None) -> DataSet:
     reading = read_table(path)
-    return DataSet(name, reading.samples, Scoring(Rule().changed(rule or {})), notes=reading.notes)
+    return DataSet(name, reading.samples, Scoring(Rule().changed(rule or {})), notes=reading.notes, more=reading.more)
 
 
 def _open(protocol: Protocol, root: Path, chosen: Mapping[str, str], rule: Mapping[str, str]) -> DataSet:

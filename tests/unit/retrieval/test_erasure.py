@@ -19,7 +19,9 @@ from reid.records import Embeddings
 from reid.retrieval import erasure, storage
 from reid.retrieval.embed import load_embeddings, save_embeddings
 from reid.retrieval.erasure import erase_identity, lift_erasure
+from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.gallery_header import encode_header
 from reid.retrieval.query_file import load_queries, save_queries
 from reid.retrieval.storage import QUERIES_FILE, check_gallery_folder
 from reid.retrieval.tombstones import TOMBSTONES_FILE, read_tombstones
@@ -99,7 +101,8 @@ def saved_queries(folder: Path) -> Path:
 def test_one_changed_digit_in_a_header_destroys_nothing(folder: Path) -> None:
     header = folder / "header.json"
     text = header.read_text()
-    for old in (json.loads(text)["generation"], *(f["sha256"] for f in json.loads(text)["files"].values())):
+    (segment,) = json.loads(text)["segments"]
+    for old in (json.loads(text)["generation"], *(f["sha256"] for f in segment["files"].values())):
         header.write_text(text.replace(old, ("0" if old[0] != "0" else "1") + old[1:], 1))
         before = listing(folder)
         for use in (Gallery.open, lambda one: erase_identity(one, "id3")):
@@ -114,12 +117,13 @@ def test_one_changed_digit_in_a_header_destroys_nothing(folder: Path) -> None:
 def test_a_header_names_files_of_the_gallery_only(folder: Path) -> None:
     header = folder / "header.json"
     table = json.loads(header.read_text())
-    (folder / "mine").write_bytes(Path(folder / table["files"]["index"]["name"]).read_bytes())
-    del table["check"]  # as version 0.1.0 wrote it
-    header.write_text(json.dumps(table))
+    files = table["segments"][0]["files"]
+    (folder / "mine").write_bytes(Path(folder / files["vectors.npy"]["name"]).read_bytes())
+    del table["check"]
+    header.write_text(encode_header(table))
     assert len(Gallery.open(folder)) == 70
-    table["files"]["index"]["name"] = "mine"
-    header.write_text(json.dumps(table))
+    files["vectors.npy"]["name"] = "mine"
+    header.write_text(encode_header(table))
     with pytest.raises(GalleryError, match=r"header\.json is damaged"):
         Gallery.open(folder)
 
@@ -239,7 +243,8 @@ def test_an_odd_folder_does_not_stop_an_erasure(folder: Path) -> None:
 def test_what_cannot_be_removed_is_named_and_removed_by_the_next_writer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (old,) = folder.glob("*.index")
+    (old,) = folder.glob("*.vectors.npy")
+    (rows_of_old,) = folder.glob("*.rows.parquet")
     unlink = Path.unlink
 
     def stuck(path: Path, missing_ok: bool = False) -> None:
@@ -252,7 +257,7 @@ def test_what_cannot_be_removed_is_named_and_removed_by_the_next_writer(
         (erased,) = erase_identity(folder, "id3")
     assert erased.rows == 10
     assert [line.split(": ")[0] for line in erased.remaining] == [str(old)]
-    assert not list(folder.glob(f"{old.stem}.samples")), "each file is removed by itself"
+    assert not rows_of_old.exists(), "each file is removed by itself"
     assert len(Gallery.open(folder)) == 60
     assert [one.remaining for one in erase_identity(folder, "id3")] == [()]
     assert not old.exists()
@@ -274,22 +279,8 @@ def test_an_erasure_does_not_write_the_network_anew(tmp_path: Path) -> None:
     inode = before.stat().st_ino
     erase_identity(tmp_path, "id3")
     erase_identity(tmp_path, "id4")
-
-    with storage.open_gallery_folder(tmp_path) as (_, files):
-        assert files["network.safetensors"].stat().st_ino == inode
-        assert files["network.safetensors"] != before, "each gallery has names of its own"
-
-
-def test_a_file_system_without_hard_links_keeps_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Gallery.build(rows()).save(tmp_path, {"network.safetensors": lambda path: path.write_bytes(b"weights")})
-
-    def refuse(path: Path, target: Path) -> None:
-        raise PermissionError(1, "Operation not permitted", str(path))
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    erase_identity(tmp_path, "id3")
-    with storage.open_gallery_folder(tmp_path) as (_, files):
-        assert files["network.safetensors"].read_bytes() == b"weights"
+    inodes = read_attached(tmp_path, "network.safetensors", lambda path: path.stat().st_ino)
+    assert inodes == inode
 
 
 def test_a_first_build_that_was_killed_leaves_a_folder_for_the_next(tmp_path: Path) -> None:
@@ -300,7 +291,7 @@ def test_a_first_build_that_was_killed_leaves_a_folder_for_the_next(tmp_path: Pa
     save_embeddings(rows(), tmp_path / ".tmpAbC123")
     check_gallery_folder(tmp_path)
     Gallery.build(rows()).save(tmp_path)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".index", ".json", ".samples"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npy", ".parquet"]
 
 
 def test_a_damaged_list_of_erasures_is_not_taken_for_an_empty_one(folder: Path) -> None:

@@ -12,6 +12,7 @@ from reid.records import Embeddings
 from reid.retrieval import faiss_index
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.stores import tile_search
 
 
 @pytest.mark.parametrize("queries", [1, 5, 40])  # pair by pair, and with a matrix product
@@ -37,10 +38,10 @@ def test_a_gallery_of_equal_vectors_answers_with_its_first_rows():
     assert ranking.rows.tolist() == [[0, 1, 2, 3]] * 3
 
 
-def test_batches_of_copies_are_merged(monkeypatch):
+def test_tiles_of_picked_rows_are_merged(monkeypatch):
     random = np.random.default_rng(3)
     vectors, queried, keep = random_rows(random, 600, 16), random_rows(random, 30, 16), random.random(600) < 0.7
-    monkeypatch.setattr(faiss_index, "COPY_BYTES", 4 * 16 * 50)
+    monkeypatch.setattr(tile_search, "TILE_ROWS", 50)
     ranking = Gallery.build(embeddings_of(vectors)).search(queried, 20, keep=keep, fingerprint="f00d")
     assert_same_ranking(ranking, exact_search(queried, vectors, 20, np.tile(keep, (30, 1))))
 

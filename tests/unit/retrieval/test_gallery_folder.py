@@ -12,7 +12,7 @@ import pytest
 
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import GalleryError, WeightsError
-from reid.retrieval import faiss_index, storage
+from reid.retrieval import storage, stored_gallery
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
 
@@ -62,12 +62,12 @@ def test_a_stopped_save_leaves_the_old_gallery(saved, monkeypatch):
     data, folder = saved
     calls = []
 
-    def full(index, path):
+    def full(path, *rest):
         calls.append(path)
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(faiss_index.faiss, "write_index", full)
+    monkeypatch.setattr(stored_gallery, "write_vectors", full)
     with pytest.raises(GalleryError, match="No space left on device"):
         Gallery.build(embeddings_of(random_rows(np.random.default_rng(1), 5, 12))).save(folder)
     assert calls
@@ -109,14 +109,13 @@ DAMAGES = {
     "another program's header": lambda folder: edit(folder, format="other"),
     "a later version": lambda folder: edit(folder, version=99),
     "no fingerprint": lambda folder: edit(folder, fingerprint=None),
-    "no files": lambda folder: edit(folder, files={}),
+    "no segments": lambda folder: edit(folder, segments=[]),
     "files are a list": lambda folder: edit(folder, files=[]),
     "another count": lambda folder: edit(folder, count=71),
-    "no index": lambda folder: single_file(folder, "*.index").unlink(),
-    "no samples": lambda folder: single_file(folder, "*.samples").unlink(),
-    "half an index": lambda folder: os.truncate(single_file(folder, "*.index"), 100),
-    "a flipped bit in the index": lambda folder: flip(single_file(folder, "*.index")),
-    "a flipped bit in the samples": lambda folder: flip(single_file(folder, "*.samples")),
+    "no vectors": lambda folder: single_file(folder, "*.vectors.npy").unlink(),
+    "no rows": lambda folder: single_file(folder, "*.rows.parquet").unlink(),
+    "half the vectors": lambda folder: os.truncate(single_file(folder, "*.vectors.npy"), 100),
+    "a flipped bit in the rows": lambda folder: flip(single_file(folder, "*.rows.parquet")),
 }
 
 
@@ -128,6 +127,19 @@ def test_a_damaged_folder_is_one_clear_line(saved, damage):
         Gallery.open(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_a_flipped_bit_in_the_vectors_is_one_clear_line_before_anything_is_answered(saved):
+    data, folder = saved
+    flip(single_file(folder, "*.vectors.npy"))
+    gallery = Gallery.open(folder)
+    for use in (
+        lambda: gallery.search(data.vectors, 3, fingerprint="f00d"),
+        lambda: gallery.embeddings,
+        gallery.verify,
+    ):
+        with pytest.raises(GalleryError, match=r"vectors\.npy has other contents"):
+            use()
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
@@ -153,7 +165,7 @@ def test_erasing_an_identity_removes_it_everywhere(saved):
             one.search(data.vectors, 60, fingerprint="f00d"), exact_search(data.vectors, remaining.vectors, 60)
         )
     assert vector not in contents(folder)
-    assert sorted(path.suffix for path in folder.iterdir()) == [".index", ".json", ".json", ".samples"]
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".jsonl", ".npy", ".parquet"]
     assert gallery.erase("id3") == 0
 
 
@@ -188,7 +200,7 @@ def test_the_next_writer_finishes_an_erasure_that_was_stopped_before_deleting(sa
     assert vector in contents(folder), "readers remove nothing"
     Gallery.open(folder).erase("id4")
     assert vector not in contents(folder)
-    assert len(list(folder.iterdir())) == 4
+    assert len(list(folder.iterdir())) == 5
 
 
 def test_an_erasure_that_fails_erases_nothing(saved, monkeypatch):
@@ -198,7 +210,7 @@ def test_an_erasure_that_fails_erases_nothing(saved, monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(storage, "_sha256", fail)
+    monkeypatch.setattr(storage, "sha256_of", fail)
     with pytest.raises(GalleryError, match="Input/output error"):
         gallery.erase("id3")
     monkeypatch.undo()
@@ -220,7 +232,7 @@ def test_an_error_of_the_network_file_names_the_gallery(tmp_path: Path) -> None:
         raise WeightsError(f"{path}: cannot be written (full)") from OSError("No space left on device")
 
     with pytest.raises(GalleryError) as caught:
-        storage.write_gallery_folder(tmp_path / "gallery", {"network": full}, {})
+        Gallery.create(tmp_path / "gallery", "f00d", 4, {"network": full})
     assert str(caught.value).startswith(f"{tmp_path}/gallery: ")
     assert "(No space left on device)" in str(caught.value)
     assert not list((tmp_path / "gallery").iterdir())

@@ -1,0 +1,57 @@
+"""Options and arguments of commands that work on galleries, and how their data is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reid.cli.options import data_specs
+from reid.errors import DataError
+from reid.records import Sample, Split
+
+Folder = Annotated[Path, typer.Argument(help="Folder of the gallery.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        help="Condition over the columns, such as \"camera IN ('a1', 'a2') AND time >= '2024-05-01'\". Known are =, <>,"
+        " <, <=, >, >=, IN, BETWEEN, LIKE, IS NULL, AND, OR and NOT."
+    ),
+]
+
+
+def rows_and_columns(
+    data: list[str] | None, root: Path | None, every_split: bool = False
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...], dict[str, list[str | None]]]:
+    """Read the rows of all ``data``, or of the synthetic street, with their further columns.
+
+    Args:
+        data: Manifests, folders or names of published data sets.
+        root: The folder of a published data set.
+        every_split: Keep rows of every split, not only those of split gallery.
+
+    Returns:
+        All samples; those of split gallery; and the further columns of these by their names.
+
+    Raises:
+        DataError: A source is missing or wrong, or no row is of split gallery.
+    """
+    from reid.data.protocols.data_sets import open_data
+
+    every_sample: list[Sample] = []
+    rows: list[Sample] = []
+    more: dict[str, list[str | None]] = {}
+    for spec in data_specs(data):
+        source = open_data(spec, root)
+        chosen = [i for i, s in enumerate(source.samples) if every_split or s.split is Split.GALLERY]
+        for name in source.more:
+            more.setdefault(name, [None] * len(rows))
+        for name, column in more.items():
+            texts = source.more.get(name)
+            column += [None if texts is None else texts[i] for i in chosen]
+        every_sample += source.samples
+        rows += [source.samples[i] for i in chosen]
+    if not rows:
+        raise DataError(f"{', '.join(data or ())}: no row of split gallery; expected at least one")
+    return tuple(every_sample), tuple(rows), {name: texts for name, texts in more.items() if not name.startswith("_")}

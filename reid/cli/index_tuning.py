@@ -1,0 +1,47 @@
+"""``reid index tune``: give a large gallery an approximate index."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from reid.cli.gallery_options import Folder
+from reid.cli.options import AsJson
+
+commands = typer.Typer()
+
+
+@commands.command("tune", epilog="Example: reid index tune galleries/crops --index-kind auto --recall 0.99")
+def index_tune(
+    folder: Folder,
+    index_kind: Annotated[
+        str,
+        typer.Option(
+            help="Kind of index: flat (exact, none is needed), fp16, sq8, ivf-flat, ivf-pq, hnsw, or auto, which"
+            " chooses by the number of rows."
+        ),
+    ] = "auto",
+    recall: Annotated[
+        float, typer.Option(help="Share of the nearest rows that searches shall find; the search settings follow it.")
+    ] = 0.99,
+    as_json: AsJson = False,
+) -> None:
+    """Build an approximate index, which makes searches of a large gallery fast, and show its measured recall.
+
+    The recall is measured on rows of the gallery itself. Searches with a filter stay exact with every kind. Rows that
+    are added later are compared one by one until the gallery is tuned again. Compacting a gallery after rows were
+    removed also removes its index.
+    """
+    from reid.retrieval.stores.index_kinds import check_index_kind
+
+    check_index_kind(index_kind)
+    from reid.retrieval.storage import check_gallery
+
+    check_gallery(folder)
+    from reid.retrieval.gallery_index import index_gallery
+
+    report = index_gallery(folder, index_kind, recall)
+    typer.echo(json.dumps(asdict(report), indent=2) if as_json else f"{folder}\t{report.line}")

@@ -1,0 +1,204 @@
+"""Exchange rows with other galleries and other programs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reid.data.manifest import read_table, write_manifest
+from reid.errors import DataError, GalleryError
+from reid.files import Writer, write_whole
+from reid.records import Embeddings
+from reid.retrieval.embed import save_embeddings
+from reid.retrieval.filters import parse_where, rows_where
+from reid.retrieval.folder_reading import read_attached
+from reid.retrieval.foreign_embeddings import read_foreign
+from reid.retrieval.gallery import Gallery
+from reid.retrieval.gallery_header import HEADER
+from reid.retrieval.growth import AddedRows
+from reid.retrieval.row_table import FIELDS, RowTable
+from reid.retrieval.storage import NETWORK_SUFFIX, write_private
+
+
+def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
+    """Add the rows of other galleries to a gallery, which is created where there is none.
+
+    Args:
+        folder: The folder of the gallery.
+        others: The folders of the others; all have the same fingerprint.
+
+    Returns:
+        What became of the rows of each of the others.
+
+    Raises:
+        GalleryError: Another network made one of the galleries, or a folder cannot be read or written.
+    """
+    opened = [Gallery.open(other) for other in others]
+    known = Gallery.open(folder).fingerprint if (folder / HEADER).exists() else opened[0].fingerprint
+    for gallery in opened:
+        if gallery.fingerprint != known:
+            raise GalleryError(
+                f'{gallery.folder}: was embedded by "{gallery.fingerprint}", the others by "{known}"; their scores mean'
+                ' nothing together: "reid index refresh" gives a gallery another network'
+            )
+    added = []
+    for other, gallery in zip(others, opened, strict=True):
+        more = _further_columns(gallery.table)
+        if (folder / HEADER).exists():
+            added.append(Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows())
+            continue
+        network = read_attached(other, NETWORK_SUFFIX, lambda path: path.read_bytes())
+        attach = {} if network is None else {NETWORK_SUFFIX: partial(_write_bytes, network)}
+        added.append(_create(folder, gallery.embeddings, more, attach))
+    return added
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _create(
+    folder: Path, embeddings: Embeddings, more: Mapping[str, Sequence[object]], attach: Mapping[str, Writer]
+) -> AddedRows:
+    """Write a new gallery with its first rows, both at once."""
+    if not len(embeddings):
+        Gallery.create(folder, embeddings.fingerprint, embeddings.vectors.shape[1], attach)
+        return AddedRows()
+    gallery = Gallery.build(embeddings, more)
+    gallery.save(folder, attach)
+    return AddedRows(len(gallery), 0, 0, len(embeddings) - len(gallery))
+
+
+def _further_columns(table: RowTable) -> dict[str, Sequence[object]]:
+    """Return the columns of a table that are no fields of a sample, those of the program included."""
+    own = ("_id", "_offset")
+    names = [name for name in table.arrow.column_names if name not in FIELDS and name not in own]
+    return {name: table.arrow.column(name).to_pylist() for name in names}
+
+
+def import_rows(
+    folder: Path, embeddings: Path, data: Path | None = None, model: str | None = None
+) -> tuple[AddedRows, int]:
+    """Add embeddings that another program computed to a gallery, which is created where there is none.
+
+    Args:
+        folder: The folder of the gallery.
+        embeddings: The file of the vectors, see :func:`reid.retrieval.foreign_embeddings.read_foreign`.
+        data: The manifest of the vectors.
+        model: The name of the model that computed them; the fingerprint of the gallery.
+
+    Returns:
+        What became of the rows, and how many vectors were scaled to unit length.
+
+    Raises:
+        DataError: A file is missing or damaged, or the numbers of rows differ.
+        GalleryError: The gallery holds vectors of another model, or cannot be written to.
+    """
+    reading = None if data is None else read_table(data)
+    found = (
+        read_foreign(embeddings, fingerprint=model)
+        if reading is None
+        else read_foreign(embeddings, reading.samples, reading.more, model)
+    )
+    if not (folder / HEADER).exists():
+        return _create(folder, found.embeddings, found.more, {}), found.scaled
+    return Gallery.open(folder).add(found.embeddings, found.more), found.scaled
+
+
+def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
+    """Write vectors and rows of a gallery to a file for other programs.
+
+    Args:
+        folder: The folder of the gallery.
+        out: The file; its suffix is one of :data:`EXPORTS`. A ``.npy`` file gets a manifest of the same name beside it.
+        where: A filter; None writes all rows.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: The filter is wrong, no row fulfils it, or the file cannot be written.
+        GalleryError: The gallery is missing or damaged.
+    """
+    gallery = Gallery.open(folder)
+    table = gallery.table
+    rows = np.arange(len(table)) if where is None else np.flatnonzero(rows_where(parse_where(where), table))
+    if not len(rows):
+        raise DataError(f"{folder}: no row to export")
+    embeddings = gallery.embeddings.select(rows)
+    try:
+        EXPORTS[out.suffix.lower()](embeddings, table.take(rows), out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return len(rows)
+
+
+def _columns(table: RowTable) -> dict[str, list[Any]]:
+    samples = table.samples_at(np.arange(len(table)))
+    columns: dict[str, list[Any]] = {name: [str(getattr(sample, name)) for sample in samples] for name in FIELDS}
+    columns["path"] = [str(sample.path.absolute()) for sample in samples]  # it holds beside any other folder
+    columns["time"] = [sample.time.isoformat() if sample.time else "" for sample in samples]
+    return columns | {name: table.column(name).to_pylist() for name in table.column_names if name not in FIELDS}
+
+
+def _write_parquet(embeddings: Embeddings, table: RowTable, out: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(embeddings.vectors).reshape(-1)), embeddings.vectors.shape[1]
+    )
+    columns = {**_columns(table), "vector": vectors}
+    whole = pa.table(columns).replace_schema_metadata({"fingerprint": embeddings.fingerprint})
+    write_private(out, lambda part: pq.write_table(whole, part))
+
+
+def _write_npz(embeddings: Embeddings, table: RowTable, out: Path) -> None:
+    arrays: dict[str, Any] = {
+        name: np.array(["" if value is None else value for value in values]) for name, values in _columns(table).items()
+    }
+    arrays |= {"vectors": embeddings.vectors, "fingerprint": np.array(embeddings.fingerprint)}
+
+    def write(part: Path) -> None:
+        with part.open("wb") as stream:
+            np.savez(stream, **arrays)
+
+    write_private(out, write)
+
+
+def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
+    def write(part: Path) -> None:
+        with part.open("wb") as stream:
+            np.save(stream, embeddings.vectors)
+
+    write_private(out, write)
+    beside = out.with_suffix(".csv")
+    if len(table.column_names) == len(FIELDS):
+        write_manifest(embeddings.samples, beside)
+        return
+    columns = _columns(table)
+
+    def write_csv(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+    write_whole(beside, write_csv)
+
+
+def _write_safetensors(embeddings: Embeddings, _table: RowTable, out: Path) -> None:
+    save_embeddings(embeddings, out)
+
+
+EXPORTS: dict[str, Callable[[Embeddings, RowTable, Path], None]] = {
+    ".parquet": _write_parquet,
+    ".npz": _write_npz,
+    ".npy": _write_npy,
+    ".safetensors": _write_safetensors,
+}

@@ -13,8 +13,8 @@ from reid.errors import ConfigError, unknown_name
 from reid.records import Modality, Sample, Split
 
 if TYPE_CHECKING:
-    from reid.retrieval.person_search import PersonAnswer
     from reid.retrieval.persons.person_state import PersonState
+    from reid.retrieval.search import Answer
 
 answers = typer.Typer()
 
@@ -99,19 +99,18 @@ def identify_match(
     queries = [Sample(image, "", "", modality, category, Split.QUERY) for image in images]
     check_files(queries)
     from reid.retrieval.gallery import Gallery
-    from reid.retrieval.person_search import embed_together, search_persons
-    from reid.retrieval.persons.person_state import state_of_gallery
+    from reid.retrieval.person_search import embed_together, label_persons, search_persons
     from reid.retrieval.search import DEFAULT_SCORE_NORM
 
     opened, checkpoint = Gallery.open(folder), gallery_checkpoint(folder)
-    state = state_of_gallery(opened)
+    state = label_persons(opened)
     asked = [Sample(images[0], "", one, modality, category, Split.QUERY) for one in cameras]
     missing = unknown_domains(checkpoint, asked) if checkpoint.unknown_domain is None else []
     if missing:
         raise ConfigError(f"--camera: {unknown_name('camera of the network', missing[0], checkpoint.domains)}")
     vectors = embed_together(checkpoint, images, cameras, modality=modality, category=category)
     found = search_persons(
-        opened, state.persons, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,
+        opened, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,
         camera=cameras[0] if len(set(cameras)) == 1 else "", score_norm=str(score_norm or DEFAULT_SCORE_NORM),
     )  # fmt: skip
     rows = [person_answer_json(state, rank, one) for rank, one in enumerate(found, 1)]
@@ -120,25 +119,24 @@ def identify_match(
         return
     for row in rows:
         judged = "\t{verdict}\t{false_match_rate:.2g}".format(**row) if "verdict" in row else ""
-        typer.echo("{rank}\t{score:.4f}{judged}\t{person}\t{name}\t{crops} crops\t{path}".format(judged=judged, **row))
+        typer.echo(
+            "{rank}\t{score:.4f}{judged}\t{person}\t{person_name}\t{person_crops} crops\t{path}".format(
+                judged=judged, **row
+            )
+        )
 
 
-def person_answer_json(state: PersonState, rank: int, answer: PersonAnswer) -> dict[str, Any]:
+def person_answer_json(state: PersonState, rank: int, answer: Answer) -> dict[str, Any]:
     """Return what is printed about a person that answers a query."""
-    from reid.retrieval.persons.decisions import person_name
-
-    best = answer.best
     row: dict[str, Any] = {
         "rank": rank,
-        "person": person_name(answer.person) if answer.person else "undecided",
-        "name": state.names.get(answer.person, ""),
-        "crops": answer.crops,
-        "score": best.score,
-        "camera": best.sample.camera,
-        "identity": best.sample.identity,
-        "path": str(best.sample.path),
+        **state.describe(answer.row),
+        "score": answer.score,
+        "camera": answer.sample.camera,
+        "identity": answer.sample.identity,
+        "path": str(answer.sample.path),
     }
-    row |= {} if best.normalized is None else {"normalized_score": best.normalized}
-    if best.match is not None:
-        row |= {"verdict": str(best.match.verdict), "false_match_rate": best.match.false_match_rate}
+    row |= {} if answer.normalized is None else {"normalized_score": answer.normalized}
+    if answer.match is not None:
+        row |= {"verdict": str(answer.match.verdict), "false_match_rate": answer.match.false_match_rate}
     return row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,11 @@ from PIL import Image
 
 from reid.errors import DataError, GalleryError
 from reid.models.checkpoint import Checkpoint
-from reid.records import FloatArray, IntArray, Modality, Sample, Split
+from reid.records import FloatArray, Modality, Sample, Split
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.match_thresholds import SAME_RATE
 from reid.retrieval.normalized_search import search_normalized
+from reid.retrieval.persons.person_state import PersonState, state_of_gallery
 from reid.retrieval.score_normalization import NONE, check_score_norm
 from reid.retrieval.search import (
     DEFAULT_SCORE_NORM,
@@ -25,22 +25,7 @@ from reid.retrieval.search import (
     rows_that_may_answer,
 )
 
-DEPTH = 8  # answers for each person that are looked at first
-
-
-@dataclass(frozen=True)
-class PersonAnswer:
-    """A person that answers a query.
-
-    Attributes:
-        person: Its number; 0 for a crop without a person, which answers by itself.
-        best: Its best crop.
-        crops: How many of its crops may answer.
-    """
-
-    person: int
-    best: Answer
-    crops: int
+PERSON_COLUMN = "person"
 
 
 def embed_together(
@@ -82,7 +67,6 @@ def embed_together(
 
 def search_persons(
     gallery: Gallery,
-    persons: IntArray,
     vectors: FloatArray,
     *,
     fingerprint: str,
@@ -91,12 +75,11 @@ def search_persons(
     category: str = "person",
     k: int = 10,
     score_norm: str = DEFAULT_SCORE_NORM,
-) -> list[PersonAnswer]:
+) -> list[Answer]:
     """Find the persons of a gallery whose best crops are nearest to a query.
 
     Args:
-        gallery: The gallery.
-        persons: (G,) int64, the person of each row, 0 for none.
+        gallery: The gallery, after :func:`label_persons`.
         vectors: (1, D) float32, the query.
         fingerprint: The fingerprint of the network that made it.
         camera: The camera of the query; "" where it is unknown or there are several.
@@ -106,38 +89,35 @@ def search_persons(
         score_norm: How scores are normalized, see :func:`reid.retrieval.search.search_image`.
 
     Returns:
-        At most ``k`` persons, the best first.
+        The best crop of each of at most ``k`` persons, the best first; a crop without a person answers by itself.
 
     Raises:
         GalleryError: No crop shows this category, or another network made the gallery.
-        DataError: The lengths differ.
     """
-    if persons.shape != (len(gallery.samples),):
-        raise DataError(f"search: expected a person for each of {len(gallery.samples)} rows, got {persons.shape}")
     keep = rows_that_may_answer(gallery.samples, categories=[category])
     if not keep.any():
         raise GalleryError(f"none of the {len(keep)} gallery rows shows the category {category}")
-    query, rows = Sample(UPLOADED, "", camera, modality, category, Split.QUERY), int(np.count_nonzero(keep))
-    groups = np.where(persons > 0, persons, -1 - np.arange(len(persons)))
-    wanted, depth = min(k, len(np.unique(groups[keep]))), min(DEPTH * k, rows)
-    while True:
-        found = None
-        if check_score_norm(score_norm) != NONE:
-            found = search_normalized(
-                gallery, vectors, [query], depth, fingerprint=fingerprint, keep=keep, method=score_norm
-            )
-        if found is None:
-            ranking = gallery.search(vectors, depth, keep=keep, fingerprint=fingerprint)
-            answers = [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
-        else:
-            answers = judge_answers(gallery, found, query, rows, score_norm, SAME_RATE)
-        best: dict[int, Answer] = {}
-        for answer in answers:
-            best.setdefault(int(groups[answer.row]), answer)
-        if len(best) >= wanted or depth >= rows:
-            break
-        depth = min(4 * depth, rows)
-    return [
-        PersonAnswer(max(group, 0), answer, int(np.count_nonzero(groups[keep] == group)))
-        for group, answer in list(best.items())[:k]
-    ]
+    query, found = Sample(UPLOADED, "", camera, modality, category, Split.QUERY), None
+    if check_score_norm(score_norm) != NONE:
+        found = search_normalized(
+            gallery, vectors, [query], k, fingerprint=fingerprint, keep=keep, method=score_norm, one_per=PERSON_COLUMN
+        )  # fmt: skip
+    if found is None:
+        ranking = gallery.search(vectors, k, keep=keep, fingerprint=fingerprint, one_per=PERSON_COLUMN)
+        return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
+    return judge_answers(gallery, found, query, int(np.count_nonzero(keep)), score_norm, SAME_RATE)
+
+
+def label_persons(gallery: Gallery) -> PersonState:
+    """Give the rows of an open gallery the column "person", for filters and groups; return the persons.
+
+    Rows that are undecided have no label there.  A column of this name that came with the manifest stays as it is
+    until "reid identify" has found persons.
+
+    Raises:
+        GalleryError: A file of the gallery is damaged.
+    """
+    state = state_of_gallery(gallery)
+    if PERSON_COLUMN not in gallery.table.column_names or (state.persons > 0).any():
+        gallery.add_labels(PERSON_COLUMN, state.labels())
+    return state

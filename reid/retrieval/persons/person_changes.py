@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from reid.records import IntArray
-from reid.retrieval.persons.decisions import NO_PERSON, Decision, undone
+from reid.retrieval.persons.decisions import NO_PERSON, Decision
 from reid.retrieval.persons.person_files import DecisionLog
 from reid.retrieval.persons.person_state import PersonState, add_decision, change_persons
+from reid.retrieval.persons.replaying import undone
 from reid.retrieval.persons.resolution import rows_of_crops
 
 Make = Callable[[PersonState], Decision]

@@ -21,14 +21,15 @@ import numpy.typing as npt
 from reid.errors import DataError, GalleryError
 from reid.files import write_whole
 from reid.records import FloatArray, IntArray
-from reid.retrieval.persons.decisions import FORMAT, CropKey, Decision, replay
+from reid.retrieval.gallery_header import read_header
+from reid.retrieval.persons.decisions import FORMAT, CropKey, Decision
+from reid.retrieval.persons.replaying import replay
+from reid.retrieval.row_table import CONTENT, RowTable, first_line
 
 if TYPE_CHECKING:
-    from reid.retrieval.row_table import RowTable
     from reid.retrieval.storage import GalleryWriter
 
 DECISIONS_FILE = "decisions.json"
-CONTENT = "_content"  # the column of reid.retrieval.row_table
 PERSONS = "persons.parquet"  # the suffix of the derived file
 MAX_BYTES = 2**30
 _COLUMNS = ("path", "content", "base", "person", "confidence")
@@ -92,7 +93,7 @@ def read_decisions(folder: Path) -> DecisionLog:
         return _decode(path, checked=True)
     except (OSError, DataError, GalleryError, ValueError, RecursionError) as error:
         raise GalleryError(
-            f"{path}: the decisions about persons are damaged ({_first_line(error)}); put a copy back, or move the file"
+            f"{path}: the decisions about persons are damaged ({first_line(error)}); put a copy back, or move the file"
             ' away and read an export with "reid identify import"'
         ) from error
 
@@ -109,7 +110,7 @@ def read_exported_decisions(path: Path) -> DecisionLog:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected decisions as JSON ({_first_line(error)})") from error
+        raise DataError(f"{path}: expected decisions as JSON ({first_line(error)})") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -216,7 +217,7 @@ class PersonTable:
             confidence = table.column("confidence").to_numpy().astype(np.float32)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise GalleryError(
-                f'{path}: the persons of the gallery are damaged ({_first_line(error)}); run "reid identify" again'
+                f'{path}: the persons of the gallery are damaged ({first_line(error)}); run "reid identify" again'
             ) from error
         return cls(paths, contents, base, persons, confidence, facts)
 
@@ -234,6 +235,15 @@ class PersonTable:
                 row = -1  # another image has taken its place
             found[position] = by_content.get(content, -1) if row < 0 and content else row
         return found
+
+
+def has_persons(folder: Path) -> bool:
+    """Return whether "reid identify" has found persons in a gallery, or somebody has decided about them.
+
+    Raises:
+        GalleryError: The gallery is missing or damaged.
+    """
+    return PERSONS in read_header(folder)["files"] or (folder / DECISIONS_FILE).exists()
 
 
 def forget_crops(writer: GalleryWriter, files: Mapping[str, Any], gone: Collection[tuple[str, str]]) -> dict[str, Any]:
@@ -326,7 +336,3 @@ def _another_crop(table: PersonTable, person: int, erased: Collection[str]) -> C
 
 def _checksum(table: object) -> str:
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,8 +16,9 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.gallery_rows import GalleryRows
-from reid.retrieval.persons.decisions import CropKey, Decision, HumanWord, append, person_name, replay
+from reid.retrieval.persons.decisions import CropKey, Decision, person_name
 from reid.retrieval.persons.person_files import PERSONS, DecisionLog, PersonTable, read_decisions, write_decisions
+from reid.retrieval.persons.replaying import HumanWord, append, replay
 from reid.retrieval.persons.resolution import resolve, rows_of_crops
 from reid.retrieval.row_table import CONTENT, RowTable
 from reid.retrieval.storage import GalleryWriter, write_gallery
@@ -104,6 +105,15 @@ class PersonState:
     def labels(self) -> list[str]:
         """Return the person of each crop (G,) as text, such as "person-12"; "" where it is undecided."""
         return [person_name(number) if number else UNDECIDED for number in self.persons.tolist()]
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return the person of a row as JSON values: its id, its name, and how many crops it has."""
+        number = int(self.persons[row])
+        return {
+            "person": person_name(number) if number else UNDECIDED,
+            "person_name": self.names.get(number, ""),
+            "person_crops": int(np.count_nonzero(self.persons == number)) if number else 1,
+        }
 
     def key_of(self, row: int) -> CropKey:
         """Return what names the crop of a row in decisions; the file is read where its hash is not known."""

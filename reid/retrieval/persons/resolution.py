@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.records import FloatArray, IntArray
-from reid.retrieval.persons.decisions import NO_PERSON, Decision, HumanWord
+from reid.retrieval.persons.decisions import NO_PERSON, Decision
+from reid.retrieval.persons.replaying import HumanWord
 
 ROUNDS = 10  # of dividing a group, at most
 Vectors = Callable[[IntArray], FloatArray]

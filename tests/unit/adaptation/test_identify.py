@@ -15,10 +15,11 @@ from reid.adaptation.person_groups import group_crops
 from reid.errors import GalleryError
 from reid.records import Embeddings, Sample
 from reid.retrieval.gallery import Gallery
-from reid.retrieval.persons.decisions import ContradictionError, Decision, append
+from reid.retrieval.persons.decisions import Decision
 from reid.retrieval.persons.person_changes import record_decision, undo_decision
 from reid.retrieval.persons.person_files import DecisionLog
 from reid.retrieval.persons.person_state import PersonState, read_persons
+from reid.retrieval.persons.replaying import ContradictionError, append
 from reid.retrieval.persons.requests import decide_different, decide_name, decide_same, find_subject
 
 COUNT, ADDED = 16, 8

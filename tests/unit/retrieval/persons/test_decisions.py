@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reid.errors import DataError, GalleryError
-from reid.retrieval.persons.decisions import (
-    ContradictionError,
-    CropKey,
-    Decision,
-    append,
-    person_number,
-    replay,
-    undone,
-)
+from reid.retrieval.persons.decisions import CropKey, Decision, person_number
+from reid.retrieval.persons.replaying import ContradictionError, append, replay, undone
 
 KEYS = [CropKey(f"{name}.jpg", f"hash-{name}" if name in "ab" else "") for name in "abcdef"]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reid.retrieval.persons.decisions import ContradictionError, CropKey, Decision, append, replay
+from reid.retrieval.persons.decisions import CropKey, Decision
+from reid.retrieval.persons.replaying import ContradictionError, append, replay
 from reid.retrieval.persons.resolution import resolve, rows_of_crops
 
 COUNT = 12

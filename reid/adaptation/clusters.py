@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reid.adaptation.site_crops import SiteCrops
 from reid.adaptation.stop_rule import ClusterFigures, figures_of
 from reid.records import FloatArray, IntArray
 from reid.retrieval.camera_jaccard import camera_jaccard
 from reid.retrieval.camera_neighbours import own_and_other_neighbours
+from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.score_normalization import normalize_among
 
 if TYPE_CHECKING:
     import scipy.sparse
+
+    from reid.adaptation.site_crops import SiteCrops
 
 
 SMALLEST_K, LARGEST_K = 4, 8  # neighbours in a camera; few where people have few or unequal numbers of crops
@@ -84,28 +86,6 @@ class Clustering:
         """The mean quality of the groups, weighted by their crops, 0..1."""
         crops = [figures.crops for figures in self.figures]
         return float(np.average([figures.quality for figures in self.figures], weights=crops))
-
-
-def centered_by_camera(vectors: FloatArray, cameras: IntArray) -> FloatArray:
-    """Subtract from each row the mean of its camera, and scale to unit length.
-
-    Args:
-        vectors: (N, D) float32.
-        cameras: (N,) int64.
-
-    Returns:
-        (N, D) float32; a row that equals the mean of its camera stays as it was.
-
-    Example:
-        >>> centered_by_camera(np.float32([[1, 1], [1, -1], [0, 1]]), np.array([0, 0, 1])).tolist()
-        [[0.0, 1.0], [0.0, -1.0], [0.0, 1.0]]
-    """
-    means = np.zeros((int(cameras.max(initial=0)) + 1, vectors.shape[1]))
-    np.add.at(means, cameras, vectors)
-    means /= np.bincount(cameras, minlength=len(means)).clip(1)[:, None]
-    moved = vectors - means[cameras]
-    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-    return np.where(lengths > 1e-6, moved / lengths.clip(1e-6), vectors).astype(np.float32)
 
 
 def cluster_group(vectors: FloatArray, cameras: IntArray, settings: ClusterSettings) -> IntArray:

@@ -31,6 +31,7 @@ from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
     from reid.retrieval.filters import Filter
+    from reid.retrieval.persons.person_state import PersonState
     from reid.retrieval.search import Answer
 
 NOBODY = "nobody in this gallery: the answers below are as good as those to somebody who is not in it"
@@ -81,6 +82,12 @@ def search(
         str,
         typer.Option("--one-per", help="Show only the best answer of each identity, person, track or other column."),
     ] = "",
+    group_by: Annotated[
+        str,
+        typer.Option(
+            "--group-by", help='The same as --one-per; "person" stands for the persons that reid identify has found.'
+        ),
+    ] = "",
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
@@ -99,7 +106,7 @@ def search(
     search_gallery(
         image, gallery, camera=camera, modality=modality, category=category, k=k, cross_camera=cross_camera,
         answers=answers, where=where, in_camera=in_camera, not_in_camera=not_in_camera, after=after, before=before,
-        one_per=one_per, score_norm=score_norm, false_match_rate=false_match_rate, weights=weights,
+        one_per=one_per or group_by, score_norm=score_norm, false_match_rate=false_match_rate, weights=weights,
         backbone=backbone, size=size, profiles=profiles, unseen=unseen, flip=flip, as_json=as_json,
     )  # fmt: skip
 
@@ -134,6 +141,7 @@ def search_gallery(
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
     from reid.pipeline import DEFAULT_GALLERY, check_weights, gallery_checkpoint, load_checkpoint, unknown_domains
+    from reid.retrieval.persons.person_files import has_persons
     from reid.retrieval.storage import check_gallery
 
     folder, own_network = gallery or DEFAULT_GALLERY, not (weights or profiles)
@@ -148,9 +156,13 @@ def search_gallery(
     with collector_paused():
         from reid.retrieval.gallery import Gallery
         from reid.retrieval.match_thresholds import SAME_RATE
+        from reid.retrieval.person_search import label_persons
         from reid.retrieval.search import DEFAULT_SCORE_NORM, nobody_found, search_image
 
     opened = Gallery.open(folder)
+    persons = label_persons(opened) if has_persons(folder) else None
+    if one_per == "person" and persons is None and one_per not in opened.table.column_names:
+        raise ConfigError(f'{folder}: has no persons yet; run "reid identify" on it first')
     if cross_camera:
         _hint_nothing_excluded(camera, opened.table.distinct("camera"), folder)
     for name in [one_per] * bool(one_per):
@@ -181,15 +193,18 @@ def search_gallery(
     )
     if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
         typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
-    rows = [_row(rank, answer, nobody_found(found)) for rank, answer in enumerate(found, 1)]
+    nobody = nobody_found(found)
+    rows = [_row(rank, answer, nobody, persons) for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    if nobody_found(found):
+    if nobody:
         typer.echo(NOBODY)
     for row in rows:
         judged = "\t{normalized_score:.4f}\t{verdict}\t{false_match_rate:.2g}" if "verdict" in row else ""
-        typer.echo(f"{{rank}}\t{{score:.4f}}{judged}\t{{identity}}\t{{camera}}\t{{modality}}\t{{path}}".format(**row))
+        person = "\t{person}\t{person_name}" if persons is not None else ""
+        line = f"{{rank}}\t{{score:.4f}}{judged}\t{{identity}}\t{{camera}}\t{{modality}}\t{{path}}{person}"
+        typer.echo(line.format(**row).rstrip("\t"))
 
 
 def _check_category(category: str, known: Collection[str], folder: Path) -> None:
@@ -292,7 +307,7 @@ def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]
     return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
-def _row(rank: int, answer: Answer, nobody: bool) -> dict[str, Any]:
+def _row(rank: int, answer: Answer, nobody: bool, persons: PersonState | None) -> dict[str, Any]:
     """Return what is printed about an answer; what is not known is left out, as version 0.1.0 did not know it."""
     sample = answer.sample
     row: dict[str, Any] = {
@@ -312,4 +327,4 @@ def _row(rank: int, answer: Answer, nobody: bool) -> dict[str, Any]:
             "false_alarm_rate": answer.match.false_alarm_rate,
             "nobody_in_gallery": nobody,
         }
-    return row
+    return row if persons is None else row | persons.describe(answer.row)

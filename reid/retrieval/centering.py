@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reid.errors import DataError
-from reid.records import Embeddings, FloatArray, domain_of
+from reid.records import Embeddings, FloatArray, IntArray, domain_of
 
 FEWEST = 2  # crops of a camera; one vector minus its own mean is zero
 
@@ -80,3 +80,25 @@ def centered(
         digest.update(name.encode() + means[name].tobytes())
     vectors = (moved / lengths).astype(np.float32)
     return Embeddings(embeddings.samples, vectors, digest.hexdigest()[: len(embeddings.fingerprint)])
+
+
+def centered_by_camera(vectors: FloatArray, cameras: IntArray) -> FloatArray:
+    """Subtract from each row the mean of its camera, and scale to unit length.
+
+    Args:
+        vectors: (N, D) float32.
+        cameras: (N,) int64.
+
+    Returns:
+        (N, D) float32; a row that equals the mean of its camera stays as it was.
+
+    Example:
+        >>> centered_by_camera(np.float32([[1, 1], [1, -1], [0, 1]]), np.array([0, 0, 1])).tolist()
+        [[0.0, 1.0], [0.0, -1.0], [0.0, 1.0]]
+    """
+    means = np.zeros((int(cameras.max(initial=0)) + 1, vectors.shape[1]))
+    np.add.at(means, cameras, vectors)
+    means /= np.bincount(cameras, minlength=len(means)).clip(1)[:, None]
+    moved = vectors - means[cameras]
+    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
+    return np.where(lengths > 1e-6, moved / lengths.clip(1e-6), vectors).astype(np.float32)

@@ -24,6 +24,7 @@ from reid.records import Sample
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import HEADER, read_header
+from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import new_receipt, write_receipt
 from reid.retrieval.row_table import RowTable
@@ -252,9 +253,10 @@ def _erase_in_folder(
         gone = erasure.rows(table) | stored.hidden(table) | tombstones.hidden_rows(table)
         with _tombstones_written(folder, tombstones, writer.tombstones):
             facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
+            files = forget_crops(writer, stored.facts["files"], erased_crops(table, gone))
             receipt = new_receipt({**erasure.receipt, "rows": removed_rows})
             if removed_rows:
-                writer.commit({**facts, "receipt": receipt})
+                writer.commit({**facts, "files": files, "receipt": receipt})
         if erasure.compact:
             _remove_bytes(writer, stored)
         removed, problems = erase_queries(folder, tombstones, erasure.queries)

@@ -16,6 +16,7 @@ from reid.records import Embeddings
 from reid.retrieval.filters import Filter, parse_where, rows_where
 from reid.retrieval.gallery_reader import GalleryReader
 from reid.retrieval.gallery_rows import GalleryRows
+from reid.retrieval.persons.person_files import erased_crops, kept_person_files
 from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import write_gallery
@@ -134,10 +135,12 @@ class Gallery(GalleryReader):
         """
         folder = Path(folder)
         with write_gallery(folder) as writer:
-            rows = self._rows.select(~writer.tombstones.barred(self._rows.table.samples))
+            barred = writer.tombstones.barred(self._rows.table.samples)
+            persons = kept_person_files(writer, erased_crops(self._rows.table, barred))
+            rows = self._rows.select(~barred)
             first_id = int((writer.header or {}).get("next_id", 0))
             table = rows.table.with_column(ID, np.arange(first_id, first_id + len(rows.table)))
-            facts = new_facts(self._fingerprint, rows.dimension, first_id)
+            facts = {**new_facts(self._fingerprint, rows.dimension, first_id), "files": persons}
             facts = with_files(writer, with_rows(writer, facts, table, [rows.vectors()]), attach or {})
             writer.commit(facts)
             if writer.tombstones.lifted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -136,6 +137,27 @@ class GalleryReader:
     def table(self) -> RowTable:
         """The rows as columns, further columns of the manifest included."""
         return self._rows.table
+
+    @property
+    def rows(self) -> GalleryRows:
+        """The rows with their vectors, as they are now; they are replaced as a whole when the gallery changes."""
+        return self._rows
+
+    def add_labels(self, name: str, labels: Sequence[str]) -> None:
+        """Add a column for filters and groups to the rows in memory, in the place of an older one; it is not written.
+
+        Args:
+            name: The name of the column.
+            labels: The text of each row (G,), "" where it is unknown.
+
+        Raises:
+            DataError: The number of labels is another one.
+        """
+        if len(labels) != len(self._rows.table):
+            raise DataError(f'column "{name}": {len(labels)} values for {len(self._rows.table)} rows')
+        removed = self._rows_removed_since(self._rows)
+        self._rows = self._rows.labelled(name, labels)
+        self._removed = self._rows, removed
 
     @property
     def folder(self) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from threading import Lock
 
 import numpy as np
@@ -63,6 +63,15 @@ class GalleryRows:
             self._store.remove(self.table.row_ids[~mask])
             left._store = self._store
         return left
+
+    def labelled(self, name: str, labels: Sequence[str]) -> GalleryRows:
+        """Return the rows with a column of text (G,), in the place of an older one of this name."""
+        import pyarrow as pa
+
+        table = self.table.with_column(name, pa.array(labels, pa.string()).dictionary_encode())
+        rows = GalleryRows(table, self.segments, self.dimension, self.index)
+        rows._store = self._store
+        return rows
 
     def vectors(self) -> FloatArray:
         """Return a copy (G, D) of the vectors of all rows."""

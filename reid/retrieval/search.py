@@ -225,7 +225,7 @@ def search_image(
     if found is None:
         ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint, one_per=one_per)
         return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
-    return _judged(gallery, found, query, int(np.count_nonzero(keep)), score_norm, same_rate)
+    return judge_answers(gallery, found, query, int(np.count_nonzero(keep)), score_norm, same_rate)
 
 
 def nobody_found(answers: Sequence[Answer]) -> bool:
@@ -240,7 +240,7 @@ def nobody_found(answers: Sequence[Answer]) -> bool:
     return bool(answers) and answers[0].match is not None and answers[0].match.false_alarm_rate > NOBODY_RATE
 
 
-def _judged(
+def judge_answers(
     gallery: Gallery, found: NormalizedRanking, query: Sample, rows: int, method: str, same_rate: float
 ) -> list[Answer]:
     """Return the answers to one query with their verdicts; ``rows`` may answer."""

@@ -47,6 +47,7 @@ from reid.retrieval.gallery_header import (
     listed_files,
     read_header,
 )
+from reid.retrieval.persons.person_files import DECISIONS_FILE, PERSONS
 from reid.retrieval.receipts import RECEIPTS_FILE, write_receipt
 from reid.retrieval.row_table import first_line
 from reid.retrieval.segments import sha256_of
@@ -57,7 +58,7 @@ QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the app
 WAIT = 2.0  # seconds that a writer waits for another one
 NETWORK_SUFFIX = "network.safetensors"
 
-_OWN_SUFFIXES = frozenset({OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX})
+_OWN_SUFFIXES = frozenset({OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX, PERSONS})
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")
@@ -286,7 +287,7 @@ def _check_replaceable(folder: Path) -> None:
     """Refuse a folder that holds no gallery but files of something else."""
     if FORMAT.encode() in header_bytes(folder):
         return
-    own = {HEADER, QUERIES_FILE, TOMBSTONES_FILE, RECEIPTS_FILE, PARTIAL_FOLDER}
+    own = {HEADER, QUERIES_FILE, TOMBSTONES_FILE, RECEIPTS_FILE, DECISIONS_FILE, PARTIAL_FOLDER}
     if (folder / HEADER).exists() and DATA_NAME.search(header_bytes(folder).decode("latin-1")) is None:
         own.remove(HEADER)
     foreign = [path.name for path in folder.iterdir() if path.name not in own and not _is_leftover(path, _OWN_SUFFIXES)]

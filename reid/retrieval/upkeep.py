@@ -12,9 +12,10 @@ from reid.errors import DataError, GalleryError
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.erasure import ErasedRows, erase_rows
 from reid.retrieval.filters import ColumnCondition, Filter, rows_where
-from reid.retrieval.folder_reading import read_gallery_folder
+from reid.retrieval.folder_reading import read_attached, read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
+from reid.retrieval.persons.person_files import PERSONS, PersonTable, read_decisions
 from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment, checked_file, damaged
@@ -44,6 +45,8 @@ def verify_gallery(folder: Path) -> None:
     stored = read_gallery(folder)
     read_tombstones(folder)
     read_receipts(folder)
+    read_decisions(folder)
+    read_attached(folder, PERSONS, PersonTable.read)
     _check_rows(stored)
     if (folder / QUERIES_FILE).exists():
         load_embeddings(folder / QUERIES_FILE)
@@ -188,8 +191,11 @@ def describe(table: RowTable, fingerprint: str, dimension: int, folder: Path | N
         return facts
     header = read_header(folder)
     stored = read_gallery(folder)
+    persons = read_attached(folder, PERSONS, PersonTable.read) or PersonTable.empty()
     return {
         **facts,
+        "persons": len(set(persons.persons.tolist()) - {0}),
+        "decisions": len(read_decisions(folder).decisions),
         "segments": len(stored.segments),
         "removed_rows": sum(len(segment.table) for segment in stored.segments) - len(stored.kept_table()),
         "bytes": bytes_of(folder),

@@ -236,6 +236,7 @@ def evaluate_data(
     reranking: Reranking | None = None,
     memory: int | None = None,
     query_examples: int | None = None,
+    score_norm: str = "none",
 ) -> Iterator[Details]:
     """Evaluate one data set, or all choices of one, such as the ten trials of "regdb:trial=all".
 
@@ -245,6 +246,7 @@ def evaluate_data(
         reranking: A second result for each one, with re-ranking.
         memory: The most bytes of scores held at a time; None means 64 MiB.
         query_examples: How many of the best and of the worst queries to show; None computes scores only.
+        score_norm: Adds results with scores that are normalized by "csls" or "snorm".
 
     Yields:
         The report of each choice, then the means over choices that papers report.  A mean has scores only.
@@ -253,7 +255,7 @@ def evaluate_data(
 
     groups: dict[tuple[tuple[str, str], ...], list[Report]] = {}
     for data in data_sets:
-        details = _evaluate_one(data, load(data), reranking, memory, query_examples)
+        details = _evaluate_one(data, load(data), reranking, memory, query_examples, score_norm)
         yield details
         variants = data.protocol.variants if data.protocol else {}
         kept = {name: choice for name, choice in data.scoring.variant.items() if not variants[name].mean}
@@ -265,23 +267,16 @@ def evaluate_data(
 
 
 def _evaluate_one(
-    data: DataSet,
-    checkpoint: Checkpoint,
-    reranking: Reranking | None,
-    memory: int | None,
-    query_examples: int | None,
-) -> Details:
+    data: DataSet, checkpoint: Checkpoint, reranking: Reranking | None, memory: int | None, query_examples: int | None,
+    score_norm: str,
+) -> Details:  # fmt: skip
     from reid.evaluation import Details, details_of, evaluate
 
     embeddings, scoring = embed_samples(checkpoint, evaluated_samples(data)), data.scoring
     report = evaluate(
-        embeddings,
-        protocol=data.name,
-        scoring=scoring,
-        provenance=_provenance(checkpoint),
-        reranking=reranking,
-        memory=memory,
-    )
+        embeddings, protocol=data.name, scoring=scoring, provenance=_provenance(checkpoint),
+        reranking=reranking, score_norm=score_norm, memory=memory,
+    )  # fmt: skip
     if query_examples is None:
         return Details(report)
     return details_of(report, embeddings, scoring, query_examples=query_examples, memory=memory)

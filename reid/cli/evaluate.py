@@ -13,6 +13,8 @@ from reid.cli.options import (
     Flip,
     ProfileFiles,
     Root,
+    ScoreNorm,
+    ScoreNormName,
     Size,
     Unseen,
     Weights,
@@ -66,6 +68,7 @@ def evaluate(
         typer.Option(metavar="K1 K2 LAMBDA", help="Also score k-reciprocal re-ranking, with values such as 20 6 0.3."),
     ] = None,
     expand_queries: Annotated[int, typer.Option(min=0, help="Also score query expansion by so many neighbours.")] = 0,
+    score_norm: ScoreNorm = ScoreNormName.NONE,
     memory: Annotated[int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
     html_file: Annotated[
@@ -120,7 +123,7 @@ def evaluate(
 
     scored = []
     for spec, choices in data_sets.items():
-        for one in evaluate_data(choices, checkpoint_for, reranking, memory and memory * 2**20, shown):
+        for one in evaluate_data(choices, checkpoint_for, reranking, memory and memory * 2**20, shown, str(score_norm)):
             scored.append(one)
             typer.echo(f"{spec}\n{report_table(one.report)}{details_table(one) if details else ''}")
     _write(scored, json_file, html_file)

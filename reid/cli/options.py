@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -61,6 +62,24 @@ DomainFields = Annotated[
         "--by", help='Fields that name a domain together, such as "category/camera". Default: those of the weights.'
     ),
 ]
+
+
+class ScoreNormName(StrEnum):
+    """The score normalizations of :mod:`reid.retrieval.score_normalization`."""
+
+    NONE = "none"
+    CSLS = "csls"
+    SNORM = "snorm"
+
+
+ScoreNorm = Annotated[
+    ScoreNormName,
+    typer.Option(
+        "--score-norm",
+        help="Also score with scores that are normalized per pair of cameras, without labels: csls, or the adaptive"
+        " symmetric s-norm.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -68,6 +87,13 @@ def finite(value: float | None) -> float | None:
     """Refuse "nan" and "inf" as the number of an option, which its bounds let pass."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value:g} is not a finite number")
+    return value
+
+
+def same_rate(value: float | None) -> float | None:
+    """Refuse a false-match rate that is not above 0 and below 1."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} is not a rate above 0 and below 1")
     return value
 
 

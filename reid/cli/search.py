@@ -16,10 +16,12 @@ from reid.cli.options import (
     Backbone,
     Flip,
     ProfileFiles,
+    ScoreNormName,
     Size,
     Unseen,
     Weights,
     check_cameras,
+    same_rate,
     unseen_policy,
 )
 from reid.errors import ConfigError, unknown_name
@@ -28,6 +30,9 @@ from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
     from reid.retrieval.filters import Filter
+    from reid.retrieval.search import Answer
+
+NOBODY = "nobody in this gallery: the answers below are as good as those to somebody who is not in it"
 
 commands = typer.Typer()
 
@@ -61,6 +66,20 @@ def search(
         str,
         typer.Option("--one-per", help="Show only the best answer of each identity, person, track or other column."),
     ] = "",
+    score_norm: Annotated[
+        ScoreNormName | None,
+        typer.Option(
+            help="Rank by scores that are normalized per pair of cameras, and judge each answer. Default: csls where"
+            " the gallery has enough crops.",
+        ),
+    ] = None,
+    false_match_rate: Annotated[
+        float | None,
+        typer.Option(
+            callback=same_rate,
+            help="Share of pairs of different people that may get the verdict same. Default: 0.0001.",
+        ),
+    ] = None,
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
@@ -71,13 +90,16 @@ def search(
 ) -> None:
     """Rank a gallery by similarity to one image.
 
-    Without --weights, the network that the gallery was built with embeds the image. Filters lose no answer: the best
-    rows among those that fulfil them are shown.
+    Without --weights, the network that the gallery was built with embeds the image.  Behind the similarity of an answer
+    stand its normalized score, which ranks the answers, the verdict (same, undecided or other), and its false-match
+    rate: the share of pairs of different people of the same two cameras that are as similar.  These are left out where
+    the gallery has too few crops for that.  Filters lose no answer: the best rows that fulfil them are shown.
     """
     search_gallery(
         image, gallery, camera=camera, modality=modality, category=category, k=k, cross_camera=cross_camera,
         answers=answers, where=where, in_camera=in_camera, not_in_camera=not_in_camera, after=after, before=before,
-        one_per=one_per, weights=weights, backbone=backbone, size=size, profiles=profiles, unseen=unseen, flip=flip,
+        one_per=one_per, score_norm=score_norm, false_match_rate=false_match_rate, weights=weights,
+        backbone=backbone, size=size, profiles=profiles, unseen=unseen, flip=flip,
         as_json=as_json,
     )  # fmt: skip
 
@@ -98,6 +120,8 @@ def search_gallery(
     after: str | None = None,
     before: str | None = None,
     one_per: str = "",
+    score_norm: ScoreNormName | None = None,
+    false_match_rate: float | None = None,
     weights: Path | None = None,
     backbone: str | None = None,
     size: tuple[int, int] | None = None,
@@ -121,7 +145,8 @@ def search_gallery(
     check_files([query])
     check_weights(weights, profiles or ())
     from reid.retrieval.gallery import Gallery
-    from reid.retrieval.search import search_image
+    from reid.retrieval.match_thresholds import SAME_RATE
+    from reid.retrieval.search import DEFAULT_SCORE_NORM, nobody_found, search_image
 
     opened = Gallery.open(folder)
     if cross_camera:
@@ -138,13 +163,20 @@ def search_gallery(
     found = search_image(
         checkpoint, opened, image, camera=camera, modality=modality, category=category, k=k, cross_camera=cross_camera,
         modalities=answers or None, categories=[category], where=chosen, one_per=one_per,
+        score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )  # fmt: skip
-    rows = [_row(rank, answer.sample, answer.score) for rank, answer in enumerate(found, 1)]
+    if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
+        typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
+    rows = [_row(rank, answer, nobody_found(found)) for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
+    if nobody_found(found):
+        typer.echo(NOBODY)
     for row in rows:
-        typer.echo("{rank}\t{score:.4f}\t{identity}\t{camera}\t{modality}\t{path}".format(**row))
+        judged = "\t{normalized_score:.4f}\t{verdict}\t{false_match_rate:.2g}" if "verdict" in row else ""
+        typer.echo(f"{{rank}}\t{{score:.4f}}{judged}\t{{identity}}\t{{camera}}\t{{modality}}\t{{path}}".format(**row))
 
 
 def _filter_of(
@@ -239,13 +271,24 @@ def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]
     return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
-def _row(rank: int, sample: Sample, score: float) -> dict[str, Any]:
-    return {
+def _row(rank: int, answer: Answer, nobody: bool) -> dict[str, Any]:
+    """Return what is printed about an answer; what is not known is left out, as version 0.1.0 did not know it."""
+    sample = answer.sample
+    row: dict[str, Any] = {
         "rank": rank,
-        "score": score,
+        "score": answer.score,
         "identity": sample.identity,
         "camera": sample.camera,
         "modality": str(sample.modality),
         "domain": sample.category,
         "path": str(sample.path),
     }
+    if answer.normalized is not None and answer.match is not None:
+        row |= {
+            "normalized_score": answer.normalized,
+            "verdict": str(answer.match.verdict),
+            "false_match_rate": answer.match.false_match_rate,
+            "false_alarm_rate": answer.match.false_alarm_rate,
+            "nobody_in_gallery": nobody,
+        }
+    return row

@@ -7,13 +7,8 @@
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable, camera_bias, pair_table
 from reid.evaluation.analysis.details import Details, details_of
 from reid.evaluation.analysis.intervals import Interval, PairedDifference, metric_intervals, paired_difference
-from reid.evaluation.analysis.open_set import (
-    BestScores,
-    ScoreHistograms,
-    best_scores,
-    identification_rates,
-    score_histograms,
-)
+from reid.evaluation.analysis.match_rates import ScoreHistograms, score_histograms
+from reid.evaluation.analysis.open_set import BestScores, best_scores, identification_rates
 from reid.evaluation.labels import Labels, market_labels
 from reid.evaluation.metrics import (
     MetricOptions,
@@ -27,7 +22,8 @@ from reid.evaluation.reports.html_page import write_page
 from reid.evaluation.reports.report_json import report_json, write_reports
 from reid.evaluation.reports.report_text import report_table
 from reid.evaluation.results import Report, Result, mean_report
-from reid.evaluation.run import Reranking, evaluate
+from reid.evaluation.run import evaluate
+from reid.evaluation.trial_scores import Reranking
 
 __all__ = [
     "BestScores",

@@ -295,15 +295,15 @@ class _Codes(dict[str | FileKey, int]):
         return self[name]
 
 
-def sort_by_track(gallery: Embeddings) -> tuple[Embeddings, IntArray]:
-    """Put the gallery rows of each track together, for a ranking of tracks instead of images.
+def track_order(gallery: Embeddings) -> tuple[IntArray, IntArray]:
+    """Order the gallery rows so that those of each track are together, for a ranking of tracks instead of images.
 
     A track is what one camera recorded of one passer-by (Liu et al., "PROVID: Progressive and Multimodal Vehicle
     Reidentification for Large-Scale Urban Surveillance", IEEE Transactions on Multimedia 2018).  Rows with the same
     track name that differ in identity or camera are different tracks.
 
     Returns:
-        The sorted gallery, and the position at which each of the T tracks starts, (T,) int64.
+        The order (G,) int64 of the rows, and the position in it at which each of the T tracks starts, (T,) int64.
 
     Raises:
         DataError: A row has no track or no camera.  Without a camera it is not known which tracks the query's own
@@ -320,4 +320,4 @@ def sort_by_track(gallery: Embeddings) -> tuple[Embeddings, IntArray]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     tracks = np.array([numbers[name] for name in names], np.int64)
     order = np.argsort(tracks, kind="stable").astype(np.int64)
-    return gallery.select(order), np.searchsorted(tracks[order], np.arange(len(numbers))).astype(np.int64)
+    return order, np.searchsorted(tracks[order], np.arange(len(numbers))).astype(np.int64)

@@ -274,8 +274,24 @@ def single_shot_ranks(
     Returns:
         Ranks (repeats, Q), int64; 0 without a right image.
     """
+    scores, _ = vector_scores(query_vectors, gallery_vectors, labels, block=block_size(labels.gallery, 8))
+    return drawn_ranks(scores, labels, repeats, seed)
+
+
+def drawn_ranks(scores: ScoreBlocks, labels: Labels, repeats: int, seed: int = 0) -> IntArray:
+    """Rank the right image as :func:`single_shot_ranks` does, by any scores.
+
+    Args:
+        scores: The scores of the queries, as :func:`reid.evaluation.score_metrics` takes them.
+        labels: The labels of the Q queries and G gallery rows.
+        repeats: How often to draw.
+        seed: Seed of the draws.
+
+    Returns:
+        Ranks (repeats, Q), int64; 0 without a right image.
+    """
     labels = replace(labels, query_locations=None, gallery_locations=None)
-    scores, size = vector_scores(query_vectors, gallery_vectors, labels, block=block_size(labels.gallery, 8))
+    size = block_size(labels.gallery, 8)
     by_identity = labels.gallery_by_identity
     sizes = np.diff(by_identity.starts, append=len(by_identity.order))
     generator = np.random.default_rng(seed)

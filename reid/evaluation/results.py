@@ -12,9 +12,11 @@ from reid import __version__
 from reid.data.protocols.gallery_draws import ALL as ALL_ROWS
 from reid.errors import DataError
 from reid.evaluation.analysis.intervals import Interval, metric_intervals
+from reid.evaluation.analysis.open_set import Identification
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
 from reid.records import Sample
+from reid.retrieval.score_normalization import NONE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +41,10 @@ class Result:
         left_out: The number of pairs of a query and a gallery row that the rule leaves out, over all trials.
         query_samples: The queries, (Q,), in the order of the rows of ``metrics``.
         reranking: How the ranking was changed; "" for the plain result, beside which a changed one stands.
+        score_norm: How scores were normalized per pair of cameras: "none", "csls" or "snorm".
+        score_norm_stamp: The method and its parameters; "" for scores as they are.
+        identification: The open-set identification rates; () where all queries or none have a right answer, and for
+            means.
     """
 
     category: str
@@ -52,6 +58,20 @@ class Result:
     left_out: int = 0
     query_samples: tuple[Sample, ...] = ()
     reranking: str = ""
+    score_norm: str = NONE
+    score_norm_stamp: str = ""
+    identification: tuple[Identification, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the result is that of the scores as they are, without re-ranking."""
+        return not self.reranking and self.score_norm == NONE
+
+    @property
+    def change(self) -> str:
+        """How the result differs from the plain one, in a word or two; "" for the plain one."""
+        norm = "" if self.score_norm == NONE else self.score_norm
+        return " ".join(filter(None, [norm, "re-ranked" if self.reranking else ""]))
 
     def intervals(self) -> dict[str, Interval]:
         """Compute bootstrap intervals of mAP, mINP and rank-1 over the identities of the queries.
@@ -70,7 +90,7 @@ class Report:
     Attributes:
         protocol: The name of the protocol.
         fingerprint: A hash of the weights, the image preparation and the statistics that made the vectors.
-        results: One result for each category and direction, and a second one where the ranking was changed.
+        results: One result for each category and direction, and further ones where scores or the ranking were changed.
         notes: What could not be scored and why, one line each.
         rule: The rule in words.
         ties: The tie rule in words.
@@ -109,9 +129,9 @@ class Report:
         """Return the results as a table with one row for each.
 
         Returns:
-            Columns category, direction, reranking, rank1, rank5, rank10, mAP, mINP, r_precision, map_at_r (fractions
-            in 0..1), queries, unmatched_queries, gallery, query_identities, gallery_identities, pairs_left_out,
-            protocol and fingerprint.
+            Columns category, direction, score_norm, reranking, rank1, rank5, rank10, mAP, mINP, r_precision, map_at_r
+            (fractions in 0..1), queries, unmatched_queries, gallery, query_identities, gallery_identities,
+            pairs_left_out, protocol and fingerprint.
 
         Example:
             >>> Report("market", "f00d", ()).to_frame().empty
@@ -126,6 +146,7 @@ class Report:
         return {
             "category": result.category,
             "direction": result.direction,
+            "score_norm": result.score_norm,
             "reranking": result.reranking,
             **{f"rank{k}": metrics.rank(k) for k in (1, 5, 10)},
             "mAP": metrics.mAP,
@@ -146,7 +167,7 @@ class Report:
         """Return the scores of the single queries as a table with one row for each query of each result.
 
         Returns:
-            Columns path, identity, camera, modality, category, direction, reranking, average_precision,
+            Columns path, identity, camera, modality, category, direction, score_norm, reranking, average_precision,
             inverse_negative_penalty, first_rank (the rank of the first right answer) and rank1.  Scores of queries
             without a right answer are missing.
         """
@@ -162,6 +183,7 @@ class Report:
                     {
                         **{name: str(getattr(sample, name)) for name in fields},
                         "direction": result.direction,
+                        "score_norm": result.score_norm,
                         "reranking": result.reranking,
                         "average_precision": float(metrics.average_precision[i]),
                         "inverse_negative_penalty": float(metrics.inverse_negative_penalty[i]),
@@ -170,7 +192,7 @@ class Report:
                     }
                 )
         scores = ("average_precision", "inverse_negative_penalty", "first_rank", "rank1")
-        frame = pd.DataFrame(rows, columns=[*fields, "direction", "reranking", *scores])
+        frame = pd.DataFrame(rows, columns=[*fields, "direction", "score_norm", "reranking", *scores])
         return frame.astype({"first_rank": "Int64"})
 
 
@@ -188,7 +210,10 @@ def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report
         DataError: The reports do not have the same results.
     """
     first = reports[0]
-    keys = [[(result.category, result.direction, result.reranking) for result in report.results] for report in reports]
+    keys = [
+        [(result.category, result.direction, result.score_norm, result.reranking) for result in report.results]
+        for report in reports
+    ]
     if any(other != keys[0] for other in keys):
         raise DataError(f"{first.protocol}: the splits do not have the same results; their mean means nothing")
     results = [
@@ -197,6 +222,7 @@ def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report
             metrics=mean_of_splits([result.metrics for result in column]),
             unmatched=tuple(sample for result in column for sample in result.unmatched),
             trials=tuple(result.metrics for result in column),
+            identification=(),
             left_out=sum(result.left_out for result in column),
             query_samples=tuple(sample for result in column for sample in result.query_samples),
         )

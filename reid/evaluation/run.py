@@ -8,52 +8,25 @@ depends on the order of rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from reid.data.protocols.data_sets import Scoring
 from reid.data.protocols.gallery_draws import draw_galleries
-from reid.data.protocols.protocol_table import Rule
 from reid.errors import DataError
-from reid.evaluation.labels import BoolArray, Labels, market_labels, sort_by_track
-from reid.evaluation.metrics import MetricOptions, Metrics, NoMatchError, score_metrics, vector_metrics
-from reid.evaluation.ranks import single_shot_ranks
+from reid.evaluation.cohort_scores import EvaluationCohorts
+from reid.evaluation.labels import BoolArray
+from reid.evaluation.metrics import NoMatchError
 from reid.evaluation.results import RULE, Report, Result, mean_of_galleries
-from reid.evaluation.score_blocks import Vectors, best_of_tracks, block_size, check_vectors, inner_products
+from reid.evaluation.trial_scores import Reranking, score_trial
 from reid.files import file_keys
-from reid.records import Embeddings, IntArray, Modality, Sample, Split
-from reid.retrieval.rerank import average_query_expansion, k_reciprocal
+from reid.records import Embeddings, Modality, Sample, Split
+from reid.retrieval.score_normalization import NONE, check_score_norm
 
 ALL = "all"
 MIXED = "mixed"
-CMC_OVER = {"image": "rows", "single-shot": "rows", "identity": "identities"}
-
-
-@dataclass(frozen=True)
-class Reranking:
-    """How to order the answers again with the help of neighbours.
-
-    Args:
-        k_reciprocal: k1, k2 and lambda of k-reciprocal re-ranking (Zhong et al. 2017); None for none.
-        neighbours: How many neighbours expand each query (average query expansion); 0 for none.
-
-    Example:
-        >>> Reranking((20, 6, 0.3)).stamp
-        'k-reciprocal, k1 20, k2 6, lambda 0.3'
-    """
-
-    k_reciprocal: tuple[int, int, float] | None = None
-    neighbours: int = 0
-
-    @property
-    def stamp(self) -> str:
-        """The words that must stand beside every number computed with it."""
-        words = [f"average query expansion over {self.neighbours}"] if self.neighbours else []
-        if self.k_reciprocal:
-            words.append("k-reciprocal, k1 {}, k2 {}, lambda {:g}".format(*self.k_reciprocal))
-        return "; ".join(words)
 
 
 def evaluate(
@@ -63,6 +36,7 @@ def evaluate(
     scoring: Scoring | None = None,
     provenance: Mapping[str, object] | None = None,
     reranking: Reranking | None = None,
+    score_norm: str = NONE,
     memory: int | None = None,
 ) -> Report:
     """Score the rows of split "query" against those of split "gallery"; other rows are not used.
@@ -75,6 +49,9 @@ def evaluate(
         scoring: The rule, the choices of the protocol and its locations; by default the Market-1501 rule.
         provenance: How the vectors came about, stated in the report.
         reranking: Adds a second result with this re-ranking to every plain result.
+        score_norm: "csls" or "snorm" adds a result with scores that are normalized per pair of cameras, see
+            :mod:`reid.retrieval.score_normalization`, and re-ranked ones where ``reranking`` is given too.  The cohort
+            of a camera is its crops among all gallery rows of the category.
         memory: Bytes of scores to hold at a time (default: 64 MiB); it changes no number.
 
     Returns:
@@ -94,8 +71,9 @@ def evaluate(
         >>> report["person", "all"].metrics.mAP
         0.5
     """
-    how = scoring or Scoring()
-    queries, gallery = _query_and_gallery_rows(embeddings.samples, how.rule.ignore == "itself")
+    how, norms = scoring or Scoring(), [NONE, *([check_score_norm(score_norm)] if score_norm != NONE else [])]
+    queries, gallery = query_and_gallery_rows(embeddings.samples, how.rule.ignore == "itself")
+    cohorts = None if score_norm == NONE else EvaluationCohorts.measure(embeddings, queries, gallery, score_norm)
     results: list[Result] = []
     notes: list[str] = []
     for rows in _directions(embeddings.samples, queries, gallery, how.rule.modalities == MIXED):
@@ -104,8 +82,8 @@ def evaluate(
             continue
         try:
             results += [
-                _score_direction(embeddings, rows, how, change, memory)
-                for change in ([None, reranking] if reranking else [None])
+                _score_direction(embeddings, rows, how, change, cohorts if norm != NONE else None, memory)
+                for change, norm in product([None, reranking] if reranking else [None], norms)
             ]
         except NoMatchError as error:
             notes.append(f"{rows.category} {rows.direction}: {error}")
@@ -124,7 +102,7 @@ def evaluate(
     )
 
 
-def _query_and_gallery_rows(samples: Sequence[Sample], leave_one_out: bool) -> tuple[BoolArray, BoolArray]:
+def query_and_gallery_rows(samples: Sequence[Sample], leave_one_out: bool) -> tuple[BoolArray, BoolArray]:
     """Find the rows (N,) bool of queries and gallery; ``leave_one_out``: each image not for training is both."""
     if leave_one_out:
         images: dict[object, int] = {}
@@ -179,15 +157,25 @@ def _directions(
 
 
 def _score_direction(
-    embeddings: Embeddings, rows: _DirectionRows, how: Scoring, reranking: Reranking | None, memory: int | None
+    embeddings: Embeddings,
+    rows: _DirectionRows,
+    how: Scoring,
+    reranking: Reranking | None,
+    cohorts: EvaluationCohorts | None,
+    memory: int | None,
 ) -> Result:
     queries = embeddings.select(rows.queries)
     gallery_rows = np.flatnonzero(rows.gallery).tolist()
     drawn = draw_galleries(embeddings.samples, gallery_rows, how.rule, how.permutation)
-    trials, left_out, identities = [], 0, set()
+    trials, left_out, identities, stamps = [], 0, set(), dict[str, None]()
     for chosen in drawn.trials:
-        gallery = embeddings.select(np.array(chosen, dtype=np.int64))
-        metrics, labels = score_trial(queries, gallery, how.rule, how.locations, reranking, memory)
+        answers = np.array(chosen, dtype=np.int64)
+        gallery = embeddings.select(answers)
+        normalized = None if cohorts is None else cohorts.scores(np.flatnonzero(rows.queries), answers)
+        metrics, labels, identification = score_trial(
+            queries, gallery, how.rule, how.locations, reranking, memory, normalized
+        )
+        stamps |= {normalized.stamp: None} if normalized else {}
         trials.append(metrics)
         left_out += labels.count_left_out()
         identities |= _identities(gallery)
@@ -204,112 +192,11 @@ def _score_direction(
         left_out,
         queries.samples,
         reranking.stamp if reranking else "",
+        NONE if cohorts is None else cohorts.statistics.method,
+        " | ".join(stamps),
+        identification if len(trials) == 1 else (),
     )
 
 
 def _identities(embeddings: Embeddings) -> set[str]:
     return {sample.identity for sample in embeddings.samples if sample.identity}
-
-
-def score_trial(
-    queries: Embeddings,
-    gallery: Embeddings,
-    rule: Rule,
-    locations: Mapping[str, str] | None = None,
-    reranking: Reranking | None = None,
-    memory: int | None = None,
-) -> tuple[Metrics, Labels]:
-    """Score queries against one gallery under a rule.
-
-    Args:
-        queries: The queries.
-        gallery: The gallery of this trial.
-        rule: The rule of the protocol.
-        locations: Maps a camera to the camera that it shares a location with.
-        reranking: How to order the answers again; None for not at all.
-        memory: Bytes of scores to hold at a time.
-
-    Returns:
-        The metrics, and the labels by which answers counted as right.
-    """
-    _check_rule(rule, reranking)
-    starts = None
-    if rule.ranked == "track":
-        gallery, starts = sort_by_track(gallery)
-    answers = gallery.samples if starts is None else tuple(gallery.samples[row] for row in starts)
-    labels = market_labels(queries.samples, answers, ignore=rule.ignore, locations=locations)
-    options = _options_of(rule)
-    if reranking is not None:
-        return _score_reranked(queries.vectors, gallery.vectors, starts, labels, options, reranking, memory), labels
-    metrics = _score_vectors(queries.vectors, gallery.vectors, starts, labels, options, memory)
-    if rule.cmc != "single-shot":
-        return metrics, labels
-    ranks = single_shot_ranks(queries.vectors, gallery.vectors, labels, rule.repeats)
-    return _with_ranks(metrics, ranks), labels
-
-
-def _check_rule(rule: Rule, reranking: Reranking | None) -> None:
-    needs_images = rule.cmc == "single-shot" or rule.ignore == "itself"
-    if rule.ranked == "track" and needs_images:
-        raise DataError(
-            f"rule: ranked=track puts tracks in place of images; cmc={rule.cmc}, ignore={rule.ignore} needs images,"
-            " so choose other settings or ranked=image"
-        )
-    if reranking is not None and needs_images:
-        raise DataError("re-ranking uses the whole gallery and needs queries outside of it; not for this protocol")
-
-
-def _options_of(rule: Rule) -> MetricOptions:
-    wanted = {"trapezoid": rule.precision == "trapezoid", "all_queries": rule.unmatched == "zero"}
-    variants = tuple(name for name, chosen in wanted.items() if chosen)
-    return MetricOptions(rule.ties, variants, CMC_OVER[rule.cmc])
-
-
-def _score_vectors(
-    queries: Vectors,
-    gallery: Vectors,
-    starts: IntArray | None,
-    labels: Labels,
-    options: MetricOptions,
-    memory: int | None,
-) -> Metrics:
-    """Score by inner products; ``starts`` (T,) are the first rows of the tracks that are ranked instead of rows."""
-    if starts is None:
-        return vector_metrics(queries, gallery, labels, options, memory=memory)
-    queries, gallery = check_vectors(queries, gallery)
-    size = block_size(len(gallery), gallery.itemsize, memory)
-    return score_metrics(best_of_tracks(inner_products(queries, gallery, size), starts), labels, options, block=size)
-
-
-def _score_reranked(
-    queries: Vectors,
-    gallery: Vectors,
-    starts: IntArray | None,
-    labels: Labels,
-    options: MetricOptions,
-    reranking: Reranking,
-    memory: int | None,
-) -> Metrics:
-    if reranking.neighbours:
-        queries = average_query_expansion(queries, gallery, reranking.neighbours)
-    if not reranking.k_reciprocal:
-        return _score_vectors(queries, gallery, starts, labels, options, memory)
-    k1, k2, weight = reranking.k_reciprocal
-    scores = k_reciprocal(queries, gallery, k1=k1, k2=k2, weight=weight)
-    ranked = scores if starts is None else best_of_tracks(scores, starts)
-    return score_metrics(ranked, labels, options, block=block_size(len(gallery), memory=memory))
-
-
-def _with_ranks(metrics: Metrics, ranks: IntArray) -> Metrics:
-    """Replace the CMC of ``metrics`` by that of single-shot ``ranks`` (repeats, Q), the mean over the repeats."""
-    matched = metrics.first_match > 0
-    counted = len(matched) if "all_queries" in metrics.variants else int(np.count_nonzero(matched))
-    length = len(metrics.cmc)
-    counts = np.bincount(np.minimum(ranks[:, matched], length + 1).reshape(-1), minlength=length + 2)
-    return replace(
-        metrics,
-        cmc=np.cumsum(counts[1 : length + 1]) / (counted * len(ranks)),
-        rank1=np.where(matched, (ranks == 1).mean(axis=0), np.nan),
-        first_match=np.where(matched, np.median(ranks, axis=0).astype(np.int64), 0),
-        cmc_over="single-shot",
-    )

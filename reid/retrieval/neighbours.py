@@ -67,7 +67,7 @@ def nearest_rows(queries: FloatArray, vectors: FloatArray, k: int) -> Neighbours
         part = queries[start : start + size]
         scores = np.matmul(part, vectors.T, out=buffer[: len(part)])  # (B, N)
         least[start : start + size] = scores.min(axis=1)
-        query, row, score = _pairs_above(scores, _lower_bound(scores, k)[:, None] - margin)
+        query, row, score = _pairs_above(scores, lower_bound(scores, k)[:, None] - margin)
         lists.append(_keep_nearest((start + query, row, score), queries, vectors, k))
     return _neighbours(lists, least, k)
 
@@ -106,7 +106,7 @@ def nearest_among(vectors: FloatArray, k: int) -> Neighbours:
         np.minimum(least[start:], scores.min(axis=0), out=least[start:])
         np.minimum(least[start:stop], scores.min(axis=1), out=least[start:stop])
         np.fill_diagonal(scores, np.inf)
-        bound = np.maximum(best[start:stop].min(axis=1), _lower_bound(scores, k))
+        bound = np.maximum(best[start:stop].min(axis=1), lower_bound(scores, k))
         query, row, score = _pairs_above(scores, bound[:, None] - margin)
         lists.append((start + query, start + row, score))
         _update_best(best, start + query, score)
@@ -199,7 +199,7 @@ def _neighbours(lists: list[Pairs], least: FloatArray, k: int) -> Neighbours:
     return Neighbours(rows.reshape(-1, k), scores.reshape(-1, k), least)
 
 
-def _lower_bound(scores: FloatArray, k: int) -> FloatArray:
+def lower_bound(scores: FloatArray, k: int) -> FloatArray:
     """Return (B,) a close lower bound of the k-th largest of ``scores`` (B, N), in one pass; -inf where N < k.
 
     Each row is cut into parts. The k-th largest of their maxima is a lower bound, because k parts reach it.

@@ -6,7 +6,7 @@ report it beside the plain one, together with :attr:`Reranked.stamp`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,11 @@ import numpy.typing as npt
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.neighbours import nearest_among, nearest_rows
+
+Closeness = Callable[[int, int], FloatArray]
+"""(start, stop) -> minus half the distances (stop - start, G) of these queries; the array may be overwritten."""
+Distances = Callable[[IntArray, IntArray], FloatArray]
+"""The distances (E,), at least 0, of pairs of rows, both (E,)."""
 
 ROWS_AT_ONCE = 512
 PAIRS_AT_ONCE = 2**20
@@ -51,8 +56,8 @@ class Reranked:
     distance, so that a larger score means more similar. :func:`reid.evaluation.score_metrics` takes such an object.
     """
 
-    queries: FloatArray
-    gallery: FloatArray
+    closeness: Closeness
+    rows: int
     farthest: FloatArray
     query_features: SparseRows
     gallery_columns: SparseRows
@@ -70,16 +75,14 @@ class Reranked:
         near /= 2 - near  # rows sum to 1, so sum max = 2 - sum min
         near -= 1  # minus the Jaccard distance
         near *= np.float32(1 - self.weight)
-        plain = self.queries[start:stop] @ self.gallery.T
-        plain -= 1  # minus half the squared distance
-        np.minimum(plain, 0, out=plain)  # rounding
+        plain = self.closeness(start, stop)
         plain *= np.float32(2 * self.weight) / self.farthest[start:stop, None]
         near += plain
         return near
 
     def _sum_of_minima(self, start: int, stop: int) -> FloatArray:
         """Return (B, G): the sum over all columns of the smaller of the query's and the gallery row's value."""
-        sums = np.zeros((stop - start) * len(self.gallery), np.float32)
+        sums = np.zeros((stop - start) * self.rows, np.float32)
         query, where = self.query_features.entries(np.arange(start, stop))
         columns, values = self.query_features.columns[where], self.query_features.values[where]
         load = np.cumsum(np.diff(self.gallery_columns.bounds)[columns])
@@ -87,9 +90,9 @@ class Reranked:
         for block in np.split(np.arange(len(columns)), cuts):
             which, entry = self.gallery_columns.entries(columns[block])
             smaller = np.minimum(values[block][which], self.gallery_columns.values[entry])
-            cells = query[block][which] * len(self.gallery) + self.gallery_columns.columns[entry]
+            cells = query[block][which] * self.rows + self.gallery_columns.columns[entry]
             np.add.at(sums, cells, smaller)
-        return sums.reshape(stop - start, len(self.gallery))
+        return sums.reshape(stop - start, self.rows)
 
 
 def k_reciprocal(
@@ -121,8 +124,7 @@ def k_reciprocal(
         >>> reranked(0, 1).argmax(axis=1).tolist()
         [1]
     """
-    if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
-        raise DataError(f"re-ranking: expected k1 and k2 >= 1 and a lambda of 0..1, got {k1}, {k2} and {weight}")
+    check_parameters(k1, k2, weight)
     if query_vectors.ndim != 2 or query_vectors.shape[1:] != gallery_vectors.shape[1:] or not len(query_vectors):
         raise DataError(
             f"re-ranking: expected vectors (Q, D) and (G, D), got {query_vectors.shape} and {gallery_vectors.shape}"
@@ -130,13 +132,58 @@ def k_reciprocal(
     vectors = np.concatenate([query_vectors, gallery_vectors])
     near = nearest_among(vectors, max(k1 + 1, k2))
     farthest = np.maximum(2 - 2 * near.least, SMALLEST_DISTANCE)
-    features = _encode_rows(vectors, near.rows[:, : k1 + 1], near.scores[:, : k1 + 1], farthest, k1)
-    if k2 > 1:
-        features = _average_neighbours(features, near.rows[:, :k2])
+
+    def distances(row: IntArray, column: IntArray) -> FloatArray:
+        squared: FloatArray = np.maximum(2 - 2 * np.einsum("nd,nd->n", vectors[row], vectors[column]), 0)
+        return squared
+
+    def closeness(start: int, stop: int) -> FloatArray:
+        plain: FloatArray = query_vectors[start:stop] @ gallery_vectors.T
+        plain -= 1
+        np.minimum(plain, 0, out=plain)  # rounding
+        return plain
+
+    known = np.maximum(2 - 2 * near.scores, 0)
     queries = len(query_vectors)
+    return rerank_neighbours(closeness, distances, near.rows, known, farthest, queries, (k1, k2, weight))
+
+
+def check_parameters(k1: int, k2: int, weight: float) -> None:
+    """Raise DataError unless the parameters of k-reciprocal re-ranking are in range."""
+    if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
+        raise DataError(f"re-ranking: expected k1 and k2 >= 1 and a lambda of 0..1, got {k1}, {k2} and {weight}")
+
+
+def rerank_neighbours(
+    closeness: Closeness,
+    distances: Distances,
+    near: IntArray,
+    known: FloatArray,
+    farthest: FloatArray,
+    queries: int,
+    parameters: tuple[int, int, float],
+) -> Reranked:
+    """Re-rank by k-reciprocal encoding of any distances.
+
+    Args:
+        closeness: Minus half the distances of queries and gallery rows.
+        distances: The distances of pairs among the N = Q + G rows, queries before the gallery.
+        near: (N, K) int64, the nearest rows of each row, itself first; K is at least k1 + 1 and k2, or N.
+        known: (N, K) float32, their distances.
+        farthest: (N,) float32 above 0, the largest distance of each row.
+        queries: The number Q of queries.
+        parameters: k1, k2 and lambda, see :func:`k_reciprocal`.
+
+    Returns:
+        The re-ranked scores.
+    """
+    k1, k2, weight = parameters
+    features = _encode_rows(distances, near[:, : k1 + 1], known[:, : k1 + 1], farthest, k1)
+    if k2 > 1:
+        features = _average_neighbours(features, near[:, :k2])
     return Reranked(
-        query_vectors,
-        gallery_vectors,
+        closeness,
+        len(near) - queries,
         farthest[:queries],
         features,
         _transpose_gallery(features, queries),
@@ -146,21 +193,21 @@ def k_reciprocal(
     )
 
 
-def _encode_rows(vectors: FloatArray, near: IntArray, scores: FloatArray, farthest: FloatArray, k1: int) -> SparseRows:
+def _encode_rows(distances: Distances, near: IntArray, given: FloatArray, farthest: FloatArray, k1: int) -> SparseRows:
     """Encode each row as weights over its expanded k-reciprocal set: exp(-distance), with the sum 1 (eq. 5 and 7)."""
     half = min(int(np.around(k1 / 2)) + 1, near.shape[1])
     mutual, mutual_half = _is_mutual(near), _is_mutual(near[:, :half])
     parts = []
     for rows in _row_blocks(len(near)):
         row, column = _reciprocal_sets(rows, near, mutual, mutual_half)
-        listed = rows[:, None] * len(near) + near[rows]  # (B, K) keys of the pairs that have a score already
+        listed = rows[:, None] * len(near) + near[rows]  # (B, K) keys of the pairs whose distance is given
         order = np.argsort(listed, axis=None)
         keys = row * len(near) + column
         position = np.minimum(np.searchsorted(listed.ravel(), keys, sorter=order), listed.size - 1)
         known = listed.ravel()[order[position]] == keys
-        score = scores[rows].ravel()[order[position]]
-        score[~known] = np.einsum("nd,nd->n", vectors[row[~known]], vectors[column[~known]])
-        value = np.exp(-np.maximum(2 - 2 * score, 0) / farthest[row])
+        distance = given[rows].ravel()[order[position]]
+        distance[~known] = distances(row[~known], column[~known])
+        value = np.exp(-distance / farthest[row])
         total = np.bincount(row - rows[0], value, len(rows))
         parts.append((row, column, value / total[row - rows[0]]))
     return _to_sparse(parts, len(near))
@@ -246,7 +293,11 @@ def average_query_expansion(query_vectors: FloatArray, gallery_vectors: FloatArr
         >>> average_query_expansion(np.float32([[1, 0]]), np.float32([[0, 1], [0.6, 0.8]]), 1).round(2).tolist()
         [[0.8899999856948853, 0.44999998807907104]]
     """
-    near = nearest_rows(query_vectors, gallery_vectors, neighbours).rows
+    return expanded_by(query_vectors, gallery_vectors, nearest_rows(query_vectors, gallery_vectors, neighbours).rows)
+
+
+def expanded_by(query_vectors: FloatArray, gallery_vectors: FloatArray, near: IntArray) -> FloatArray:
+    """Replace each query by the mean of itself and the gallery rows ``near`` (Q, K), scaled to unit length."""
     sums = query_vectors.astype(np.float64)
     for rows in near.T:
         sums += gallery_vectors[rows]

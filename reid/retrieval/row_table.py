@@ -188,7 +188,7 @@ class RowTable:
         codes, words = self.codes(name)
         return sorted({words[code] for code in np.unique(codes).tolist()} - {""})
 
-    @property
+    @cached_property
     def samples(self) -> SampleRows:
         """The rows as a sequence of samples, each made when it is asked for."""
         return SampleRows(self)

@@ -15,20 +15,52 @@ from reid.data.loading import domain_indices
 from reid.errors import GalleryError
 from reid.models.checkpoint import Checkpoint
 from reid.records import FloatArray, Modality, Sample, Split
+from reid.retrieval.cohort_rows import cohort_camera
 from reid.retrieval.filters import Filter, rows_where
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.gallery_rows import first_of_groups, groups_by
+from reid.retrieval.match_thresholds import NOBODY_RATE, SAME_RATE, MatchVerdict, false_alarm_rate, verdict_of
+from reid.retrieval.normalized_search import NormalizedRanking, normalized_gallery, search_normalized
 from reid.retrieval.row_table import RowTable, SampleRows
+from reid.retrieval.score_normalization import NONE, check_score_norm
 
+DEFAULT_SCORE_NORM = "csls"  # docs/scores.md has the measurements that decide
 UPLOADED = Path("uploaded image")  # stands for the path of an image in memory, in errors
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a ranking: a gallery row, its sample and its score, a similarity in -1..1."""
+    """One answer of a ranking.
+
+    Args:
+        row: The gallery row.
+        sample: Its sample.
+        score: The similarity of both crops in -1..1.
+        normalized: The score normalized per pair of cameras, by which answers are then ranked; None where scores are
+            ranked as they are.
+        match: Whether the answer shows the same person or object; None where this is not known.
+    """
 
     row: int
     sample: Sample
     score: float
+    normalized: float | None = None
+    match: Match | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Whether an answer shows the same person or object as the query.
+
+    Args:
+        verdict: Same, undecided or other.
+        false_match_rate: The share of pairs of different people, of these two cameras, that are as similar.
+        false_alarm_rate: How often a search for somebody who is not in the gallery gets an answer as good or better.
+    """
+
+    verdict: MatchVerdict
+    false_match_rate: float
+    false_alarm_rate: float
 
 
 def embed_image(
@@ -135,6 +167,8 @@ def search_image(
     categories: Collection[str] | None = None,
     where: Filter | None = None,
     one_per: str = "",
+    score_norm: str = DEFAULT_SCORE_NORM,
+    same_rate: float = SAME_RATE,
 ) -> list[Answer]:
     """Find the gallery rows that are nearest to an image.
 
@@ -152,6 +186,9 @@ def search_image(
         categories: Allow answers of these categories only; None allows all.
         where: A further filter, see :mod:`reid.retrieval.filters`; None allows all.
         one_per: A column such as "identity"; only the best answer of each of its labels is returned.
+        score_norm: "csls" or "snorm" ranks by scores that are normalized per pair of cameras, and judges each answer,
+            where the gallery has enough crops of the category; "none" ranks by plain scores.
+        same_rate: The highest false-match rate of the verdict "same", above 0 and at most that of "undecided".
 
     Returns:
         At most ``k`` answers, best first; fewer where fewer rows may answer.
@@ -173,5 +210,47 @@ def search_image(
     if len(keep) and not keep.any():
         what = "the filters of this search" if where is not None else "the camera, modality and category of this search"
         raise GalleryError(f"none of the {len(keep)} gallery rows fits {what}")
-    ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint, one_per=one_per)
-    return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
+    query = Sample(image if isinstance(image, Path) else UPLOADED, "", camera, modality, category, Split.QUERY)
+    found = None
+    if check_score_norm(score_norm) != NONE:
+        depth = max(k, int(np.count_nonzero(keep))) if one_per else k
+        found = search_normalized(
+            gallery, vectors, [query], depth, fingerprint=checkpoint.fingerprint, keep=keep, method=score_norm
+        )
+    if found is None:
+        ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint, one_per=one_per)
+        return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
+    judged = _judged(gallery, found, query, int(np.count_nonzero(keep)), score_norm, same_rate)
+    if not one_per:
+        return judged
+    rows = np.array([answer.row for answer in judged], np.int64)
+    return [judged[position] for position in first_of_groups(rows, groups_by(gallery.table, one_per), k).tolist()]
+
+
+def nobody_found(answers: Sequence[Answer]) -> bool:
+    """Return whether nobody in the gallery is likely to be the query: its best answer is one that strangers get.
+
+    Args:
+        answers: The answers to one query, best first.
+
+    Returns:
+        Whether the false-alarm rate of the best answer is above ``NOBODY_RATE``; false where answers are not judged.
+    """
+    return bool(answers) and answers[0].match is not None and answers[0].match.false_alarm_rate > NOBODY_RATE
+
+
+def _judged(
+    gallery: Gallery, found: NormalizedRanking, query: Sample, rows: int, method: str, same_rate: float
+) -> list[Answer]:
+    """Return the answers to one query with their verdicts; ``rows`` may answer."""
+    own = cohort_camera(query)
+    thresholds = normalized_gallery(gallery, method).thresholds([own])
+    answers = []
+    for position, (row, score) in enumerate(found.ranking.answers(0)):
+        sample = gallery.samples[row]
+        similarity = float(found.similarities[0, position])
+        rate = thresholds.false_match_rate(similarity, own, cohort_camera(sample))
+        known = not np.isnan(rate)
+        match = Match(verdict_of(rate, same_rate), rate, false_alarm_rate(rate, rows)) if known else None
+        answers.append(Answer(row, sample, similarity, score, match))
+    return answers

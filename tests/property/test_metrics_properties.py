@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from reid.evaluation.analysis.open_set import best_scores, score_histograms
+from reid.evaluation.analysis.match_rates import score_histograms
+from reid.evaluation.analysis.open_set import best_scores
 from reid.evaluation.labels import Labels
 from reid.evaluation.metrics import MetricOptions, NoMatchError, market_metrics, score_metrics
 from reid.retrieval.rerank import k_reciprocal

@@ -5,7 +5,7 @@ Everything that the HTML page and the details in text show is computed here, onc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +13,33 @@ import numpy as np
 from reid.data.protocols.data_sets import Scoring
 from reid.errors import DataError
 from reid.evaluation.analysis.breakdown import CameraBias, PairTable, camera_bias, pair_table
-from reid.evaluation.analysis.open_set import (
+from reid.evaluation.analysis.match_rates import (
     BINS,
-    Identification,
     OperatingPoint,
-    best_scores,
-    identification_rates,
+    ScoreHistograms,
+    histograms_of_blocks,
     score_histograms,
 )
+from reid.evaluation.analysis.open_set import (
+    FALSE_ALARM_RATES,
+    Identification,
+    best_of_blocks,
+    best_scores,
+    identification_rates,
+)
 from reid.evaluation.analysis.query_examples import QueryExample, query_examples
+from reid.evaluation.cohort_scores import EvaluationCohorts
 from reid.evaluation.labels import Labels, market_labels
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
 from reid.evaluation.results import Report, Result
-from reid.evaluation.run import MIXED
+from reid.evaluation.run import MIXED, query_and_gallery_rows
+from reid.evaluation.score_blocks import block_size
 from reid.records import Embeddings, IntArray, Modality, Split
+from reid.retrieval.score_normalization import NormalizedScores
 
 FALSE_MATCH_RATES = (0.1, 0.01, 0.001, 0.0001)
-FALSE_ALARM_RATES = (0.1, 0.01)
+SCALES = {"csls": 4.0, "snorm": 64.0}  # powers of two that normalized scores do not exceed
 MOST_PAIRS = 900  # of cameras; a larger table cannot be read
 FEWEST_BINS = 24  # of a histogram, between its lowest and its highest score
 
@@ -53,7 +62,9 @@ class Verification:
 
 @dataclass(frozen=True, eq=False)
 class ResultDetails:
-    """The details of one plain result; None or () for what cannot be computed from the data.
+    """The details of one result without re-ranking; None or () for what cannot be computed from the data.
+
+    Of normalized scores there are the thresholds and the open set only.
 
     All ``gallery`` rows are used, also where the protocol draws some of them for each trial or ranks tracks.
     ``cameras`` has the scores by pairs of cameras.  ``unmatched`` counts the queries without a right answer.
@@ -107,11 +118,19 @@ def details_of(
     how = scoring or Scoring()
     found: list[ResultDetails] = []
     by_modality: dict[str, list[tuple[str, PairTable]]] = {}
+    cohorts: EvaluationCohorts | None = None
     for result in report.results:
         if result.reranking:
             continue
-        queries, gallery = _rows_of(embeddings, result, how.rule.ignore == "itself")
+        rows = _rows_of(embeddings, result, how.rule.ignore == "itself")
+        queries, gallery = (embeddings.select(side) for side in rows)
         labels = market_labels(queries.samples, gallery.samples, ignore=how.rule.ignore, locations=how.locations)
+        if not result.is_plain:
+            if cohorts is None:
+                sides = query_and_gallery_rows(embeddings.samples, how.rule.ignore == "itself")
+                cohorts = EvaluationCohorts.measure(embeddings, sides[0], sides[1], result.score_norm)
+            found.append(_normalized_details(result, cohorts.scores(rows[0], rows[1]), labels, memory))
+            continue
         found.append(_result_details(result, queries, gallery, labels, how.rule.ties, query_examples, memory))
         source, arrow, target = result.direction.partition("->")
         if arrow:
@@ -125,8 +144,8 @@ def details_of(
     return Details(report, tuple(found), tables)
 
 
-def _rows_of(embeddings: Embeddings, result: Result, leave_one_out: bool) -> tuple[Embeddings, Embeddings]:
-    """Find the queries and all gallery rows of a result; with ``leave_one_out`` every image is both."""
+def _rows_of(embeddings: Embeddings, result: Result, leave_one_out: bool) -> tuple[IntArray, IntArray]:
+    """Find the positions of queries and gallery rows of a result; with ``leave_one_out`` every image is both."""
     source, _, target = result.direction.partition("->")
     sides = []
     for split, modality in ((Split.QUERY, source if target else ""), (Split.GALLERY, target)):
@@ -135,8 +154,8 @@ def _rows_of(embeddings: Embeddings, result: Result, leave_one_out: bool) -> tup
             chosen = sample.split is not Split.TRAIN if leave_one_out else sample.split is split
             if chosen and sample.category == result.category and modality in ("", MIXED, sample.modality):
                 rows.setdefault(sample.path if leave_one_out else row, row)
-        sides.append(embeddings.select(np.array(list(rows.values()), np.int64)))
-    if sides[0].samples != result.query_samples:
+        sides.append(np.array(list(rows.values()), np.int64))
+    if embeddings.select(sides[0]).samples != result.query_samples:
         raise DataError(
             f"details of {result.category} {result.direction}: the vectors are of {len(sides[0])} queries, not the"
             f" {len(result.query_samples)} of the report; pass the embeddings it was made of"
@@ -163,7 +182,7 @@ def _result_details(
         result,
         len(gallery),
         unmatched,
-        _verification(queries, gallery, labels, memory),
+        _verification(lambda: score_histograms(queries.vectors, gallery.vectors, labels, memory)),
         identification_rates(best, FALSE_ALARM_RATES) if 0 < unmatched < len(queries) else (),
         _by_camera(queries, gallery, labels, ties, memory),
         _bias(queries, gallery, labels, memory),
@@ -171,9 +190,27 @@ def _result_details(
     )
 
 
-def _verification(queries: Embeddings, gallery: Embeddings, labels: Labels, memory: int | None) -> Verification | None:
+def _normalized_details(result: Result, scores: NormalizedScores, labels: Labels, memory: int | None) -> ResultDetails:
+    size = block_size(labels.gallery, memory=memory)
+    best = best_of_blocks(scores, labels, size)
+    unmatched = int(np.count_nonzero(best.right == -np.inf))
+    scale = SCALES[result.score_norm]
+    return ResultDetails(
+        result,
+        labels.gallery,
+        unmatched,
+        _verification(lambda: histograms_of_blocks(scores, labels, size, scale)),
+        identification_rates(best, FALSE_ALARM_RATES) if 0 < unmatched < labels.queries else (),
+        None,
+        None,
+        (),
+        (),
+    )
+
+
+def _verification(count_scores: Callable[[], ScoreHistograms]) -> Verification | None:
     try:
-        histograms = score_histograms(queries.vectors, gallery.vectors, labels, memory)
+        histograms = count_scores()
     except DataError:  # all pairs are of one identity, or all of two
         return None
     count = int(histograms.different.sum())

@@ -30,7 +30,7 @@ def details_table(details: Details) -> str:
 
 def _result_lines(details: ResultDetails) -> Iterator[str]:
     yield ""
-    yield f"{details.result.category} {details.result.direction}"
+    yield " ".join(filter(None, [details.result.category, details.result.direction, details.result.change]))
     if details.gallery != details.result.metrics.gallery:
         yield f"  over all {details.gallery:,} gallery images, whatever trials draw or tracks join"
     if details.verification:

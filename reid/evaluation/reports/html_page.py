@@ -80,7 +80,7 @@ def _score_table(results: Iterable[Result]) -> str:
     rows = []
     for result in results:
         metrics, intervals = result.metrics, result.intervals()
-        name = _arrow(result.direction) + (", re-ranked" if result.reranking else "")
+        name = ", ".join(filter(None, [_arrow(result.direction), result.change]))
         cells = [
             _percent(metrics.rank(1), intervals.get("rank1")),
             _percent(metrics.rank(5)),
@@ -96,18 +96,18 @@ def _score_table(results: Iterable[Result]) -> str:
 
 
 def _cmc_figure(category: str, results: Sequence[Result]) -> str:
-    plain = [result.direction for result in results if not result.reranking]
+    plain = [result.direction for result in results if result.is_plain]
     curves = []
     for result in results:
-        name = _arrow(result.direction) + (", re-ranked" if result.reranking else "")
+        name = ", ".join(filter(None, [_arrow(result.direction), result.change]))
         colour = COLOURS[plain.index(result.direction) % len(COLOURS)]
-        curves.append(Curve(name, result.metrics.cmc[:CMC_RANKS], colour, bool(result.reranking)))
+        curves.append(Curve(name, result.metrics.cmc[:CMC_RANKS], colour, not result.is_plain))
     title = f"{category}: CMC"
     return f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{cmc_chart(title, curves)}</figure>'
 
 
 def _result_section(details: ResultDetails) -> str:
-    name = f"{details.result.category} {_arrow(details.result.direction)}"
+    name = f"{details.result.category} {_arrow(details.result.direction)} {details.result.change}".rstrip()
     other = details.gallery != details.result.metrics.gallery
     source = f"; the scores above have another gallery ({details.result.gallery_source})" if other else ""
     note = f" Over all {details.gallery:,} gallery images{source}." if other else ""

@@ -52,7 +52,21 @@ def _entry(report: Report, result: Result) -> dict[str, Any]:
         "intervals": {name: [i.low, i.high] for name, i in result.intervals().items()},
         "per_query": _per_query(result),
         "trials": [{**_scores(one), "queries": one.queries, "gallery": one.gallery} for one in result.trials],
-        "reranking": result.reranking or None,
+        "score_norm": result.score_norm,
+        "score_norm_stamp": result.score_norm_stamp,
+        "reranking": result.reranking,
+        "identification": [
+            {
+                "false_alarm_rate": one.wished,
+                "reached_false_alarm_rate": one.false_alarm_rate,
+                "threshold": one.threshold,
+                "rate": one.rate.value,
+                "interval": [one.rate.low, one.rate.high],
+                "known": one.known,
+                "unmatched": one.unmatched,
+            }
+            for one in result.identification
+        ],
         "rule": report.rule,
         "settings": dict(report.settings),
         "ties": report.ties,

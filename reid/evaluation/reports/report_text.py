@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from reid.evaluation.results import Report, Result
+from reid.retrieval.score_normalization import NONE
 
 WIDTH = 80
 _ROW = "{:<9.9} {:<18.18}{:>7}{:>7}{:>8}{:>7}{:>7}{:>8}{:>8}"
@@ -31,8 +32,8 @@ def _result_lines(result: Result) -> list[str]:
     metrics = result.metrics
     values = (metrics.rank(1), metrics.rank(5), metrics.rank(10), metrics.mAP, metrics.mINP)
     percents = (f"{100 * value:.1f}" for value in values)
-    direction = "  re-ranked" if result.reranking else result.direction
-    category = "" if result.reranking else result.category
+    direction = result.direction if result.is_plain else f"  {result.change}"
+    category = result.category if result.is_plain else ""
     lines = [_ROW.format(category, direction, *percents, metrics.queries, metrics.gallery)]
     if intervals := result.intervals():
         half = {name: f"±{50 * (interval.high - interval.low):.1f}" for name, interval in intervals.items()}
@@ -49,9 +50,13 @@ def stamp_lines(report: Report) -> list[str]:
         f"percent; protocol {report.protocol}{variant}, rule {report.rule}, ties {report.ties}",
         f"fingerprint {report.fingerprint}{provenance}; version {report.version}",
         f"gallery: {' | '.join(dict.fromkeys(result.gallery_source for result in report.results))}",
+        *dict.fromkeys(
+            f"{result.score_norm}: {result.score_norm_stamp}" for result in report.results if result.score_norm != NONE
+        ),
         *dict.fromkeys(f"re-ranked: {result.reranking}" for result in report.results if result.reranking),
     ]
-    plain = [result for result in report.results if not result.reranking]
+    lines += [_open_set(result) for result in report.results if result.identification]
+    plain = [result for result in report.results if result.is_plain]
     lines += _statements(report, plain)
     for category in dict.fromkeys(result.category for result in plain):
         lines.append(f"{category}: {_left_out([result for result in plain if result.category == category])}")
@@ -82,6 +87,14 @@ def _statements_of(report: Report, result: Result) -> list[str]:
         metrics = result.metrics
         lines.append(f"R-precision {100 * metrics.r_precision:.1f}, MAP@R {100 * metrics.map_at_r:.1f}")
     return lines
+
+
+def _open_set(result: Result) -> str:
+    rates = ", ".join(
+        f"{100 * one.rate.value:.1f} at a false-alarm rate of {100 * one.wished:g} %" for one in result.identification
+    )
+    name = " ".join(filter(None, [result.category, result.direction, result.change]))
+    return f"{name}: open-set identification {rates}"
 
 
 def _left_out(results: Sequence[Result]) -> str:

@@ -18,6 +18,7 @@ from reid.errors import DataError
 from reid.evaluation.analysis.intervals import PairedDifference, paired_difference
 from reid.evaluation.reports.report_json import read_results
 from reid.old_names import current_rule, current_rule_text
+from reid.retrieval.score_normalization import NONE
 
 # What must be equal for two scores to mean the same, and how an error names it.
 SAME = {
@@ -31,7 +32,8 @@ SAME = {
     "queries_without_match": "number of queries without a right answer",
     "gallery": "number of gallery rows",
 }
-NAMES = ("domain", "direction", "reranking")
+NAMES = ("domain", "direction", "score_norm", "reranking")
+CHANGES = NAMES[2:]  # by which a result differs from the plain one, and may stand in one of the files only
 LEAST_P = 0.001  # a table does not show smaller p-values
 SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
@@ -50,7 +52,7 @@ class ResultPair:
 def compare_files(first: Path, second: Path) -> list[ResultPair]:
     """Pair the results of two files that ``reid evaluate --json`` wrote, plain with plain and re-ranked with re-ranked.
 
-    Re-ranked results that only one of the files has are left out, see :func:`unpaired_rerankings`.
+    Normalized and re-ranked results that only one of the files has are left out, see :func:`unpaired_rerankings`.
 
     Raises:
         DataError: A file cannot be read, or the files measured different things.
@@ -60,7 +62,7 @@ def compare_files(first: Path, second: Path) -> list[ResultPair]:
         names = [[entry[field] for entry in side.values()] for side in (before, after)]
         if not any(name in names[1] for name in names[0]):
             raise DataError(_refusal(first, second, (), SAME[field], names[0][0], names[1][0]))
-    different = [key for key in before.keys() ^ after.keys() if not key[-1]]
+    different = [key for key in before.keys() ^ after.keys() if not any(key[-len(CHANGES) :])]
     if different or not before.keys() & after.keys():
         only = [" ".join(filter(None, key)) for key in different or before.keys() ^ after.keys()]
         raise DataError(f"{first} and {second} cannot be compared: only one of them has {', '.join(sorted(only))}")
@@ -79,12 +81,13 @@ def compare_files(first: Path, second: Path) -> list[ResultPair]:
 
 
 def unpaired_rerankings(first: Path, second: Path) -> list[str]:
-    """Name the re-ranked results that only one of the files has, one sentence each."""
+    """Name the normalized and re-ranked results that only one of the files has, one sentence each."""
     before, after = _results(first), _results(second)
     return [
-        f"only {first if key in before else second} has {' '.join(filter(None, key[-3:]))}; it is not compared"
+        f"only {first if key in before else second} has {' '.join(filter(None, key[-len(NAMES) :]))};"
+        " it is not compared"
         for key in [*before, *after]
-        if key[-1] and not (key in before and key in after)
+        if any(key[-len(CHANGES) :]) and not (key in before and key in after)
     ]
 
 
@@ -92,7 +95,7 @@ def comparison_table(pairs: list[ResultPair]) -> str:
     """Write lines of at most 80 columns: percent of the first file, of the second, and the difference."""
     lines = [f"{'':32}{'before':>10}{'after':>10}{'change':>10}"]
     for pair in pairs:
-        lines.append(" ".join(filter(None, [pair.category, pair.direction, pair.before["reranking"]])))
+        lines.append(" ".join(filter(None, [pair.category, pair.direction, *(pair.before[name] for name in CHANGES)])))
         for name in SCORES:
             values = [100 * float(entry[name]) for entry in (pair.before, pair.after)]
             lines.append(f"  {name:<30}{values[0]:>10.1f}{values[1]:>10.1f}{values[1] - values[0]:>+10.1f}")
@@ -112,6 +115,7 @@ def comparison_json(pairs: list[ResultPair]) -> dict[str, Any]:
     entries = []
     for pair in pairs:
         entry: dict[str, Any] = {name: pair.before[name] for name in NAMES}
+        entry["score_norm"] = entry["score_norm"] or NONE
         for name in SCORES:
             before, after = float(pair.before[name]), float(pair.after[name])
             entry[name] = {"before": before, "after": after, "change": after - before}
@@ -132,7 +136,7 @@ def _results(path: Path) -> dict[tuple[str, ...], dict[str, Any]]:
         if not entries:
             raise ValueError("no results")
         return {
-            (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] or "" for name in NAMES)): entry
+            (entry["protocol"], *map(str, entry["variant"].values()), *(entry[name] for name in NAMES)): entry
             for entry in map(_checked, entries)
         }
     except OSError as error:
@@ -155,7 +159,9 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     if columns and not len(values) == len(columns["picture"]) == len(columns["identity"]):
         raise ValueError("columns of different lengths")
     settings = {**Rule().model_dump(), **current_rule(entry["settings"])}
-    return {**entry, "rule": current_rule_text(entry["rule"]), "settings": settings}
+    norm = entry.get("score_norm", NONE)  # version 0.1.0 had none, and null for no re-ranking
+    changes = {"score_norm": "" if norm == NONE else norm, "reranking": entry["reranking"] or ""}
+    return {**entry, **changes, "rule": current_rule_text(entry["rule"]), "settings": settings}
 
 
 def _refusal(first: Path, second: Path, result: tuple[str, ...], name: str, one: object, other: object) -> str:

@@ -26,8 +26,8 @@ def report() -> Report:
 
 def test_a_row_for_each_result(report: Report) -> None:
     frame = report.to_frame()
-    assert list(frame.columns[:8]) == [
-        "category", "direction", "reranking", "rank1", "rank5", "rank10", "mAP", "mINP"
+    assert list(frame.columns[:9]) == [
+        "category", "direction", "score_norm", "reranking", "rank1", "rank5", "rank10", "mAP", "mINP"
     ]  # fmt: skip
     assert list(frame.index) == list(range(4))
     for (_, row), result in zip(frame.iterrows(), report.results, strict=True):
@@ -46,7 +46,7 @@ def test_a_row_for_each_result(report: Report) -> None:
 def test_a_row_for_each_query_of_each_result(report: Report) -> None:
     frame = report.per_query_frame()
     assert list(frame.columns) == [
-        "path", "identity", "camera", "modality", "category", "direction", "reranking",
+        "path", "identity", "camera", "modality", "category", "direction", "score_norm", "reranking",
         "average_precision", "inverse_negative_penalty", "first_rank", "rank1",
     ]  # fmt: skip
     assert len(frame) == 8

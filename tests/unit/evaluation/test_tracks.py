@@ -23,7 +23,7 @@ from reid.errors import DataError
 from reid.evaluation import Reranking, evaluate, report_table
 from reid.evaluation.analysis.details import details_of
 from reid.evaluation.metrics import Metrics
-from reid.evaluation.run import score_trial
+from reid.evaluation.trial_scores import score_trial
 from reid.records import Embeddings, Sample, Split
 from reid.retrieval.rerank import k_reciprocal
 

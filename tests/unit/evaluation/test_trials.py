@@ -23,7 +23,7 @@ from reid.evaluation import Reranking, evaluate
 from reid.evaluation.labels import market_labels
 from reid.evaluation.ranks import single_shot_ranks
 from reid.evaluation.results import mean_of_galleries, mean_report
-from reid.evaluation.run import score_trial
+from reid.evaluation.trial_scores import score_trial
 from reid.records import Embeddings, Modality, Sample, Split
 
 Q, G = Split.QUERY, Split.GALLERY
@@ -137,7 +137,7 @@ def test_single_shot_draws_one_image_of_each_identity() -> None:
     """
     query = embeddings(rows(Q, ("a", "1", 0)))
     gallery = embeddings(rows(G, ("b", "1", 5), ("b", "2", 60), ("c", "2", 30), ("a", "2", 20), ("a", "1", 1)))
-    metrics, labels = score_trial(query, gallery, Rule(cmc="single-shot", repeats=4000))
+    metrics, labels, _ = score_trial(query, gallery, Rule(cmc="single-shot", repeats=4000))
     assert metrics.rank(1) == pytest.approx(0.5, abs=0.04)
     assert metrics.rank(2) == 1
     assert metrics.mAP == 0.5  # over all images: b5 a20
@@ -155,7 +155,7 @@ def test_single_shot_agrees_with_a_loop_over_draws() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     given = Embeddings(tuple(samples), vectors, "f")
     fast = single_shot_ranks(vectors, vectors, market_labels(samples, samples), 3000).mean(axis=0)
-    metrics, _ = score_trial(given, given, Rule(cmc="single-shot", repeats=20))
+    metrics, *_ = score_trial(given, given, Rule(cmc="single-shot", repeats=20))
     assert metrics.queries_without_match == 0
     for i in range(0, 24, 5):
         ranks = []
@@ -172,10 +172,10 @@ def test_single_shot_agrees_with_a_loop_over_draws() -> None:
 def test_single_shot_of_unmatched_queries() -> None:
     query = embeddings(rows(Q, ("a", "1", 0), ("z", "1", 0), ("b", "1", 3)))
     gallery = embeddings(rows(G, ("a", "2", 1), ("b", "1", 2), ("c", "2", 9)))
-    metrics, labels = score_trial(query, gallery, Rule(cmc="single-shot", repeats=3))
+    metrics, labels, _ = score_trial(query, gallery, Rule(cmc="single-shot", repeats=3))
     assert single_shot_ranks(query.vectors, gallery.vectors, labels, 2).tolist() == [[1, 0, 0]] * 2
     assert (metrics.queries_without_match, metrics.rank(1)) == (2, 1)
-    counted, _ = score_trial(query, gallery, Rule(cmc="single-shot", repeats=3, unmatched="zero"))
+    counted, *_ = score_trial(query, gallery, Rule(cmc="single-shot", repeats=3, unmatched="zero"))
     assert counted.rank(50) == pytest.approx(1 / 3)
 
 
@@ -183,7 +183,7 @@ def test_equal_scores_count_as_worse_in_single_shot() -> None:
     """An embedding that maps everything to one point is last, not lucky."""
     query = embeddings(rows(Q, ("a", "1", 0)))
     gallery = embeddings(rows(G, ("a", "2", 0), ("b", "2", 0), ("c", "2", 0)))
-    _, labels = score_trial(query, gallery, Rule())
+    _, labels, _ = score_trial(query, gallery, Rule())
     assert single_shot_ranks(query.vectors, gallery.vectors, labels, 3).tolist() == [[3]] * 3
 
 

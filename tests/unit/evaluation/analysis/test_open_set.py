@@ -12,8 +12,9 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from reid.errors import DataError
-from reid.evaluation.analysis import open_set as openset
-from reid.evaluation.analysis.open_set import STEP, BestScores, best_scores, identification_rates, score_histograms
+from reid.evaluation.analysis import match_rates
+from reid.evaluation.analysis.match_rates import STEP, score_histograms
+from reid.evaluation.analysis.open_set import BestScores, best_scores, identification_rates
 from reid.evaluation.labels import Labels
 
 RATES = (0.0, 0.01, 0.1, 0.3, 0.5)
@@ -153,8 +154,8 @@ def test_the_interval_is_that_of_drawing_identities():
 def test_memory_decides_how_fine_the_histograms_by_identity_are(monkeypatch):
     query, gallery, labels = case(5)
     fine = score_histograms(query, gallery, labels)
-    monkeypatch.setattr(openset, "BY_IDENTITY_BYTES", 2 * 25 * 300 * 8)
-    monkeypatch.setattr(openset, "PAIRS_AT_ONCE", 450)
+    monkeypatch.setattr(match_rates, "BY_IDENTITY_BYTES", 2 * 25 * 300 * 8)
+    monkeypatch.setattr(match_rates, "PAIRS_AT_ONCE", 450)
     coarse = score_histograms(query, gallery, labels)
     np.testing.assert_array_equal(fine.same, coarse.same)
     np.testing.assert_array_equal(fine.different, coarse.different)

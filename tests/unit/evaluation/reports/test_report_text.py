@@ -119,7 +119,7 @@ def test_the_stamp(report):
     entry = report_json(stamped)["results"][0]
     assert (entry["variant"], entry["made"]["neck"], entry["version"]) == ({"trial": "3"}, "bnneck", "9.9")
     assert (entry["queries_valid"], entry["pairs_left_out"], entry["gallery_source"]) == (2, 0, "all gallery rows")
-    assert (entry["reranking"], entry["trials"], entry["per_query"], entry["intervals"]) == (None, [], {}, {})
+    assert (entry["reranking"], entry["trials"], entry["per_query"], entry["intervals"]) == ("", [], {}, {})
 
 
 def test_pairs_left_out_are_counted_by_direction(report):

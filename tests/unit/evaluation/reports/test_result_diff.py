@@ -28,6 +28,7 @@ def written(
     scoring: Scoring | None = None,
     queries: list | None = None,
     reranking: Reranking | None = None,
+    score_norm: str = "none",
     **provenance,
 ) -> Path:
     """Write results of eight people; the first ``right`` have their row first (AP 1), the others second (AP 1/2)."""
@@ -36,7 +37,14 @@ def written(
         offset = 40 * number - 140
         pairs += rows(Q, (name, camera, degrees + offset))
         pairs += rows(G, (name, "2", offset + (2 if number < right else 8)), (name + "x", "2", offset + 5))
-    report = evaluate(embeddings(pairs), protocol="p", scoring=scoring, provenance=provenance, reranking=reranking)
+    report = evaluate(
+        embeddings(pairs),
+        protocol="p",
+        scoring=scoring,
+        provenance=provenance,
+        reranking=reranking,
+        score_norm=score_norm,
+    )
     write_reports([report], path)
     return path
 
@@ -152,11 +160,29 @@ def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
         compare_files(first, second)
 
 
+def test_normalized_results_are_compared_with_normalized_ones(tmp_path: Path) -> None:
+    plain, both = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6, score_norm="csls")
+    (pair,) = compare_files(plain, both)
+    assert (pair.before["score_norm"], pair.after["score_norm"]) == ("", "")
+    (line,) = unpaired_rerankings(plain, both)
+    assert str(both) in line
+    assert "csls" in line
+    again = written(tmp_path / "c.json", 3, score_norm="csls")
+    assert [pair.after["score_norm"] for pair in compare_files(both, again)] == ["", "csls"]
+    old = json.loads(plain.read_text())
+    del old["check"]
+    for entry in old["results"]:  # as version 0.1.0 wrote it
+        del entry["score_norm"], entry["score_norm_stamp"], entry["identification"]
+        entry["reranking"] = None
+    plain.write_text(json.dumps(old))
+    assert len(compare_files(plain, both)) == 1
+
+
 def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_path: Path) -> None:
     plain = written(tmp_path / "a.json", 2)
     both = written(tmp_path / "b.json", 6, reranking=Reranking(neighbours=1))
     (pair,) = compare_files(plain, both)
-    assert (pair.before["reranking"], pair.after["reranking"]) == (None, None)
+    assert (pair.before["reranking"], pair.after["reranking"]) == ("", "")
     (line,) = unpaired_rerankings(plain, both)
     assert str(both) in line
     assert "expansion over 1" in line
@@ -164,5 +190,5 @@ def test_plain_results_are_compared_where_only_one_file_has_reranked_ones(tmp_pa
     assert [bool(pair.before["reranking"]) for pair in compare_files(both, again)] == [False, True]
     assert unpaired_rerankings(both, again) == []
     other = written(tmp_path / "d.json", 3, reranking=Reranking(neighbours=2))
-    assert [pair.after["reranking"] for pair in compare_files(both, other)] == [None]
+    assert [pair.after["reranking"] for pair in compare_files(both, other)] == [""]
     assert len(unpaired_rerankings(both, other)) == 2

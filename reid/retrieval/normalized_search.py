@@ -1,0 +1,316 @@
+"""Search a gallery by scores that are normalized per pair of cameras, exactly and under any filter.
+
+The scores of a block of queries with all gallery rows are normalized in place, in a few passes over an array that the
+matrix product has just written, and the best are computed again exactly.  For CSLS, :func:`extended_queries` and
+:func:`extended_gallery` write the normalized score as an inner product of slightly longer vectors, which any index of
+inner products searches; :func:`rescore` normalizes the candidates that an index has found by plain scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from reid.errors import DataError
+from reid.records import FloatArray, IntArray, Ranking, Sample
+from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of, inner_products
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured
+from reid.retrieval.exact import best_positions, empty_ranking, score_rows
+from reid.retrieval.gallery import Gallery
+from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
+from reid.retrieval.neighbours import lower_bound
+from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
+
+QUERIES_AT_ONCE = 64
+UNIT_ROUNDOFF = 2.0**-24  # of float32
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedRanking:
+    """A ranking by normalized scores, with the plain ones.
+
+    Args:
+        ranking: The answers; ``ranking.scores`` (Q, K) are normalized.
+        similarities: (Q, K) float32, the inner products of the same answers.
+    """
+
+    ranking: Ranking
+    similarities: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class NormalizedGallery:
+    """The rows of a gallery with their cohort statistics, ready to be searched.
+
+    Args:
+        rows: The G rows.
+        statistics: Their statistics (G, C); those toward a camera are measured when a query of it comes, unless all are
+            there.
+        is_measured: Whether the statistics toward all cameras are there.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> vectors = random.standard_normal((80, 8)).astype(np.float32)
+        >>> vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        >>> gallery = NormalizedGallery.measure(CohortRows.of_cameras(["door", "hall"] * 40, vectors))
+        >>> found = gallery.search(CohortRows.of_cameras(["door"], vectors[3:4]), k=2)
+        >>> int(found.ranking.rows[0, 0]), round(float(found.similarities[0, 0]), 3)
+        (3, 1.0)
+    """
+
+    rows: CohortRows
+    statistics: CohortStatistics
+    is_measured: bool = True
+    _toward: dict[int, SideTerms] = field(default_factory=dict, repr=False)
+    _fitted: dict[str, MatchThresholds] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def measure(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
+        """Measure the rows of a gallery toward all cameras, to search it many times or to keep the statistics."""
+        return cls(rows, measure_cohorts(rows, rows, method))
+
+    @classmethod
+    def prepare(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
+        """Measure nothing yet; a search measures the rows toward the cameras of its queries, which is a part of it."""
+        cohort = cohort_of(rows)
+        prepared = cls(rows, unmeasured(len(rows.vectors), cohort, method), is_measured=False)
+        prepared.__dict__["cohort"] = cohort
+        return prepared
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The rows that queries are compared with."""
+        return cohort_of(self.rows)
+
+    @cached_property
+    def columns(self) -> IntArray:
+        """The column (G,) int64 of the statistics that holds for each row's camera; -1 where none does."""
+        return self.statistics.columns(self.rows.cameras)
+
+    @cached_property
+    def _all_rows(self) -> IntArray:
+        return np.arange(len(self.rows.vectors))
+
+    def toward(self, column: int) -> SideTerms:
+        """Return the statistics (G,) of the rows toward the camera of a column, which is measured if it was not yet."""
+        if column not in self._toward:
+            if not self.is_measured:
+                measure_toward(self.statistics, self.rows, self.cohort, self.statistics.cameras[column])
+            self._toward[column] = usable_terms(
+                np.ascontiguousarray(self.statistics.mean[:, column]),
+                np.ascontiguousarray(self.statistics.deviation[:, column]),
+            )
+        return self._toward[column]
+
+    def thresholds(self, query_cameras: Sequence[str]) -> MatchThresholds:
+        """Fit the false-match rates of queries of some cameras; once for each camera."""
+        missing = [name for name in dict.fromkeys(query_cameras) if name not in self._fitted]
+        for name in missing:
+            self._fitted[name] = fit_thresholds(self.rows, self.statistics, [name])
+        tables = [self._fitted[name] for name in dict.fromkeys(query_cameras)]
+        return MatchThresholds.merged(tables)
+
+    def can_rank(self, queries: CohortRows, keep: BoolArray | None = None) -> bool:
+        """Return whether the gallery has enough crops to normalize the scores of these queries and rows."""
+        columns = self.columns if keep is None else self.columns[keep]
+        return bool((columns >= 0).all() and (self.statistics.columns(queries.cameras) >= 0).all())
+
+    def search(self, queries: CohortRows, k: int, keep: BoolArray | None = None) -> NormalizedRanking:
+        """Find the ``k`` rows with the best normalized scores for each query.
+
+        Args:
+            queries: The Q queries.
+            k: The number of answers, at least 1.
+            keep: (G,) bool, which rows may answer; None allows all.
+
+        Returns:
+            The answers, exactly those of scoring every row that may answer; of equal scores, the lower row is first.
+
+        Raises:
+            DataError: ``k`` is below 1, the vectors have different lengths, or there are too few crops for a cohort.
+        """
+        if k < 1:
+            raise DataError(f"search: expected k of at least 1, got {k}")
+        if not self.can_rank(queries, keep):
+            raise DataError("search: too few crops of this category to normalize scores; search without")
+        allowed = self._all_rows if keep is None else np.flatnonzero(keep)
+        terms, own = self._query_terms(queries)
+        found = _empty(len(queries.vectors), min(k, len(allowed)))
+        everything = len(allowed) == len(self.rows.vectors)
+        vectors = self.rows.vectors if everything else self.rows.vectors[allowed]
+        for start in range(0, len(queries.vectors) if len(allowed) else 0, QUERIES_AT_ONCE):
+            block = queries.vectors[start : start + QUERIES_AT_ONCE]
+            scores = inner_products(block, vectors)  # (B, A)
+            for position, products in enumerate(scores):
+                query = start + position
+                sides = self._sides(terms, own, query, slice(None) if everything else allowed)
+                normalized = METHODS[self.statistics.method](products, *sides)
+                near = _candidates(normalized, found.ranking.rows.shape[1], self._margin(queries, query, sides))
+                self._choose(found, queries.vectors[query], query, allowed[near], terms, own)
+        return _checked(found)
+
+    def rescore(self, queries: CohortRows, candidates: Sequence[IntArray], k: int) -> NormalizedRanking:
+        """Rank candidates by normalized scores, such as those that an approximate index finds by plain ones.
+
+        Args:
+            queries: The Q queries.
+            candidates: For each query its rows (T,) int64.
+            k: The number of answers, at least 1.
+
+        Returns:
+            The answers; a query with fewer candidates has fewer.
+        """
+        terms, own = self._query_terms(queries)
+        found = _empty(len(queries.vectors), k)
+        for query, rows in enumerate(candidates):
+            self._choose(found, queries.vectors[query], query, rows, terms, own)
+        return _checked(found)
+
+    def _query_terms(self, queries: CohortRows) -> tuple[SideTerms, IntArray]:
+        """Return the statistics (Q, C) of the queries toward each camera, and the column (Q,) of their own."""
+        if queries is self.rows and self.is_measured:
+            statistics = self.statistics
+        else:
+            statistics = measure_cohorts(queries, self.cohort, self.statistics.method)
+        return usable_terms(statistics.mean, statistics.deviation), self.statistics.columns(queries.cameras)
+
+    def _sides(
+        self, terms: SideTerms, own: IntArray, query: int, rows: IntArray | slice
+    ) -> tuple[SideTerms, SideTerms]:
+        columns, toward = self.columns[rows], self.toward(int(own[query]))
+        return (
+            SideTerms(terms.mean[query][columns], terms.deviation[query][columns]),
+            SideTerms(toward.mean[rows], toward.deviation[rows]),
+        )
+
+    def _margin(self, queries: CohortRows, query: int, sides: tuple[SideTerms, SideTerms]) -> np.float32:
+        """Return how far rounding may move a normalized score, twice (Higham 2002: D u |x| |y|)."""
+        rounding = 4 * (queries.vectors.shape[1] + 8) * UNIT_ROUNDOFF * max(1.0, np.linalg.norm(queries.vectors[query]))
+        if self.statistics.method == "csls":
+            return np.float32(2 * rounding)
+        smallest = min(float(side.deviation.min()) for side in sides)
+        return np.float32(2 * rounding * max(1.0, 1 / smallest**2))
+
+    def _choose(
+        self, found: NormalizedRanking, vector: FloatArray, query: int, rows: IntArray, terms: SideTerms, own: IntArray
+    ) -> None:
+        """Write the best of some rows as the answers to a query; scores are those of :mod:`reid.retrieval.exact`."""
+        products = score_rows(vector, self.rows.vectors[rows])
+        scores = METHODS[self.statistics.method](products.copy(), *self._sides(terms, own, query, rows))
+        best = best_positions(rows, scores, found.ranking.rows.shape[1])
+        found.ranking.rows[query, : len(best)] = rows[best]
+        found.ranking.scores[query, : len(best)] = scores[best]
+        found.similarities[query, : len(best)] = products[best]
+        found.ranking.counts[query] = len(best)
+
+
+def _candidates(scores: FloatArray, k: int, margin: np.float32) -> IntArray:
+    """Return the positions of the ``k`` best scores (A,) and of all that rounding may have put behind them."""
+    bound = lower_bound(scores[None], k)[0]
+    return np.flatnonzero(scores >= bound - margin)
+
+
+def _empty(queries: int, k: int) -> NormalizedRanking:
+    return NormalizedRanking(empty_ranking(queries, k), np.full((queries, k), -np.inf, np.float32))
+
+
+def _checked(found: NormalizedRanking) -> NormalizedRanking:
+    ranking = found.ranking
+    return NormalizedRanking(Ranking(ranking.rows, ranking.scores, ranking.counts), found.similarities)
+
+
+def extended_gallery(gallery: NormalizedGallery) -> FloatArray:
+    """Write the rows of a gallery so that inner products with :func:`extended_queries` are their CSLS scores.
+
+    Returns:
+        (G, D + 2 C) float32, for any index that finds the largest inner products.
+
+    Raises:
+        DataError: The statistics are not those of CSLS.
+    """
+    if gallery.statistics.method != "csls":
+        raise DataError(f"extended vectors: expected the statistics of csls, got {gallery.statistics.method}")
+    own = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[gallery.columns]
+    toward = np.stack([gallery.toward(column).mean for column in range(own.shape[1])], axis=1)
+    return np.concatenate([gallery.rows.vectors, own, toward], axis=1)
+
+
+def extended_queries(gallery: NormalizedGallery, queries: CohortRows) -> FloatArray:
+    """Write queries for the rows of :func:`extended_gallery`.
+
+    Returns:
+        (Q, D + 2 C) float32.
+    """
+    terms, own = gallery._query_terms(queries)
+    cameras = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[own]
+    return np.concatenate([2 * queries.vectors, -terms.mean, -cameras], axis=1)
+
+
+_prepared: WeakKeyDictionary[Gallery, tuple[object, NormalizedGallery]] = WeakKeyDictionary()
+
+
+def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGallery:
+    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
+    known = _prepared.get(gallery)
+    samples = gallery.samples
+    if known is None or known[0] is not samples or known[1].statistics.method != method:
+        known = samples, NormalizedGallery.prepare(CohortRows.of_samples(samples, gallery.embeddings.vectors), method)
+        _prepared[gallery] = known
+    return known[1]
+
+
+def search_normalized(
+    gallery: Gallery,
+    vectors: FloatArray,
+    queries: Sequence[Sample],
+    k: int,
+    *,
+    fingerprint: str,
+    keep: BoolArray | None = None,
+    method: str = "csls",
+) -> NormalizedRanking | None:
+    """Find the rows of a gallery with the best normalized scores, as :meth:`Gallery.search` does by plain ones.
+
+    Args:
+        gallery: The gallery.
+        vectors: (Q, D) float32 of unit length.
+        queries: The samples of the queries, which name their cameras and categories.
+        k: The number of answers, at least 1.
+        fingerprint: The fingerprint of the network that made ``vectors``.
+        keep: (G,) bool, which rows may answer; None allows all.
+        method: "csls" or "snorm".
+
+    Returns:
+        The answers; None where the gallery has too few crops to normalize scores.
+
+    Raises:
+        GalleryError: Another network made the gallery, or the gallery is empty.
+        DataError: The vectors, ``k`` or ``keep`` have a wrong type or shape.
+    """
+    gallery.search(vectors[:1], 1, fingerprint=fingerprint, keep=keep)  # refuses what a plain search refuses
+    prepared = normalized_gallery(gallery, method)
+    rows = CohortRows.of_samples(queries, vectors)
+    if not prepared.can_rank(rows, keep):
+        return None
+    allowed = np.ones(len(prepared.columns), np.bool_) if keep is None else keep.copy()
+    while True:
+        found = prepared.search(rows, k, allowed)
+        gone = _erased(gallery, vectors, found.ranking, fingerprint)
+        if not len(gone):
+            return found
+        allowed[gone] = False
+
+
+def _erased(gallery: Gallery, vectors: FloatArray, ranking: Ranking, fingerprint: str) -> IntArray:
+    """Return the answers (E,) that another program has erased from the folder, which a plain search leaves out."""
+    answers = np.unique(np.concatenate([ranking.rows[i, :count] for i, count in enumerate(ranking.counts)]))
+    if not len(answers):
+        return answers
+    keep = np.zeros(len(gallery.samples), np.bool_)
+    keep[answers] = True
+    alive = gallery.search(vectors[:1], len(answers), fingerprint=fingerprint, keep=keep)
+    return np.setdiff1d(answers, alive.rows[0, : alive.counts[0]])

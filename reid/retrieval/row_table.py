@@ -93,6 +93,7 @@ class RowTable:
             if not {*FIELDS, OFFSET, ID} <= set(names):
                 raise ValueError(f"expected the columns {', '.join(FIELDS)}")
             own._check()
+            pa.default_memory_pool().release_unused()  # what decoding took, as much again as the table
             return own
         except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{path}: the table of rows is damaged ({first_line(error)})") from error

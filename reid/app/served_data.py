@@ -311,6 +311,7 @@ def _open_if_current(
     try:
         stamp = stamp_of(folder)
         checkpoint, gallery = gallery_checkpoint(folder), Gallery.open(folder)
+        gallery.verify()  # otherwise damaged vectors would show when a visitor searches
         queries = load_queries(folder)
         lifted = read_tombstones(folder).lifted
     except ReidError as error:

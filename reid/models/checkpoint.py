@@ -22,7 +22,6 @@ from reid.models.embedder import NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters
 from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
 from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
-from reid.norm.convert import norm_layers
 from reid.norm.site_cohort import SiteCohort, join_cohorts
 from reid.norm.unseen_domains import UNKNOWN_DOMAIN, answer, check_policy
 from reid.records import UnseenCameraPolicy

@@ -93,6 +93,7 @@ class RowTable:
             if not {*FIELDS, OFFSET, ID} <= set(names):
                 raise ValueError(f"expected the columns {', '.join(FIELDS)}")
             own._check()
+            pa.default_memory_pool().release_unused()  # what decoding took, as much again as the table
             return own
         except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{path}: the table of rows is damaged ({first_line(error)})") from error
@@ -188,7 +189,7 @@ class RowTable:
         codes, words = self.codes(name)
         return sorted({words[code] for code in np.unique(codes).tolist()} - {""})
 
-    @property
+    @cached_property
     def samples(self) -> SampleRows:
         """The rows as a sequence of samples, each made when it is asked for."""
         return SampleRows(self)

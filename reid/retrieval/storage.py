@@ -36,6 +36,7 @@ from reid.retrieval.gallery_header import (
     DELETED,
     FORMAT,
     HEADER,
+    INDEX,
     OLD_INDEX,
     OLD_SAMPLES,
     ROWS,
@@ -58,7 +59,11 @@ QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the app
 WAIT = 2.0  # seconds that a writer waits for another one
 NETWORK_SUFFIX = "network.safetensors"
 
-_OWN_SUFFIXES = frozenset({OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX, PERSONS})
+COHORTS_SUFFIX = "cohorts.safetensors"  # statistics of the rows toward each camera, derived from the vectors
+
+_OWN_SUFFIXES = frozenset(
+    {OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX, PERSONS, INDEX, COHORTS_SUFFIX}
+)
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")

@@ -158,8 +158,8 @@ def test_removed_rows_are_gone_and_stay_out(vectors: Path, run: Run, refused: Ru
     content = b"".join(path.read_bytes() for path in vectors.iterdir())
     for sample, vector in zip(everything.samples, everything.vectors, strict=True):
         assert (vector.tobytes() in content) != is_gone(int(sample.path.stem))
-    log = (vectors / "receipts.jsonl").read_text()
-    assert not any(word in log for word in ("p1", "x2", "4.png", "c0", "155"))
+    said = [{k: v for k, v in one.items() if k not in ("id", "previous", "time")} for one in read_receipts(vectors)]
+    assert not any(word in str(said) for word in ("p1", "x2", "4.png", "c0", "155"))
     assert [receipt["action"] for receipt in read_receipts(vectors)] == ["remove", "compact"]
     run("index", "restore", "G", *(("p1",) if name == "identity" else ("--removed",)))
     again = run("index", "import", "G", "--embeddings", "v.npy", "--data", "all.csv", "--model", "theirs")

@@ -144,7 +144,9 @@ def _matched_numbers(state: PersonState, decisions: Sequence[Decision]) -> dict[
         counts = np.bincount(state.persons[rows[number]], minlength=1)
         barred = {NO_PERSON, *numbers.values(), *not_here.get(number, ())}
         counts[[one for one in barred if one < len(counts)]] = 0
-        if counts.any():
+        if number < len(counts) and counts[number]:
+            numbers[number] = number
+        elif counts.any():
             numbers[number] = int(counts.argmax())
         elif number not in used and number not in numbers.values():
             numbers[number] = number

@@ -28,8 +28,9 @@ from reid.evaluation import evaluate
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.records import Embeddings, FloatArray, Sample, Split, domain_of
 from reid.retrieval.camera_measurement import CameraMeasurement
-from reid.retrieval.camera_normalization import group_crops, normalize_cameras
+from reid.retrieval.camera_normalization import MOST_OF_COHORT, group_crops, normalize_cameras
 from reid.retrieval.centering import camera_means, centered
+from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.embed import embed
 from reid.retrieval.normalization_candidates import candidate_vectors, draw_compared, vectors_by_halves
 from reid.retrieval.normalization_choice import CameraLevels, LevelsChoice, choose_levels, parse_normalization
@@ -139,16 +140,23 @@ class Vectors:
         return choose_levels(candidate_vectors(compared, plain, halves), compared.pairs)
 
 
-def scores(samples: Sequence[Sample], vectors: FloatArray) -> dict[str, tuple[float, float]]:
+def scores(samples: Sequence[Sample], vectors: FloatArray, cohort: CohortRows) -> dict[str, tuple[float, float]]:
     """The mAP and rank-1, means over the directions, by the normalization of scores."""
     found: dict[str, list[tuple[float, float]]] = {}
     embeddings = Embeddings(tuple(samples), vectors, "vectors")
     for norm in SCORE_NORMS:
-        for result in evaluate(embeddings, score_norm=norm).results:
+        for result in evaluate(embeddings, score_norm=norm, cohort=cohort).results:
             if result.score_norm == norm:
                 found.setdefault(norm, []).append((result.metrics.mAP, result.metrics.rank(1)))
     return {norm: (float(np.mean([s[0] for s in rows])), float(np.mean([s[1] for s in rows])))
             for norm, rows in found.items()}  # fmt: skip
+
+
+def draw_cohort(pool: Sequence[Sample], fields: Sequence[str]) -> list[Sample]:
+    """Some crops of each camera, as many as profiles keep."""
+    random = np.random.default_rng(0)
+    groups = group_crops(pool, fields, 1).values()
+    return [rows[row] for rows in groups for row in random.permutation(len(rows))[:MOST_OF_COHORT].tolist()]
 
 
 def measure(place: Place, folder: Path) -> dict[str, Any]:
@@ -158,15 +166,22 @@ def measure(place: Place, folder: Path) -> dict[str, Any]:
     choice = vectors.choice(by_levels)
     counts = Counter(domain_of(sample, vectors.fields) for sample in place.pool)
     score_norm, _ = choose_score_norm(counts)
+    drawn = draw_cohort(place.pool, vectors.fields)
+    cohorts = {
+        levels: CohortRows.of_samples(drawn, np.stack([table[sample.path] for sample in drawn]))
+        for levels, table in by_levels.items()
+    }
     found: dict[str, Any] = {}
     for name, samples in place.scored.items():
         found[name] = {
-            levels: scores(samples, np.stack([table[sample.path] for sample in samples]))
+            levels: scores(samples, np.stack([table[sample.path] for sample in samples]), cohorts[levels])
             for levels, table in by_levels.items()
         }
         chosen = [str(choice.levels.get(domain_of(sample, vectors.fields), CameraLevels())) for sample in samples]
         own = [by_levels[levels][sample.path] for levels, sample in zip(chosen, samples, strict=True)]
-        found[name]["auto"] = scores(samples, np.stack(own))
+        of_drawn = [str(choice.levels.get(domain_of(sample, vectors.fields), CameraLevels())) for sample in drawn]
+        kept = np.stack([by_levels[levels][sample.path] for levels, sample in zip(of_drawn, drawn, strict=True)])
+        found[name]["auto"] = scores(samples, np.stack(own), CohortRows.of_samples(drawn, kept))
     return {
         "weights": vectors.checkpoint.weights,
         "backbone": vectors.checkpoint.spec.backbone,

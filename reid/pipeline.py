@@ -274,11 +274,13 @@ def _evaluate_one(
     score_norm: str,
 ) -> Details:  # fmt: skip
     from reid.evaluation import Details, details_of, evaluate
+    from reid.retrieval.camera_normalization import cohort_rows_of
 
     embeddings, scoring = embed_samples(checkpoint, evaluated_samples(data)), data.scoring
     report = evaluate(
         embeddings, protocol=data.name, scoring=scoring, provenance=provenance_of(checkpoint),
-        reranking=reranking, score_norm=score_norm or checkpoint.score_norm or "none", memory=memory,
+        reranking=reranking, score_norm=score_norm or checkpoint.score_norm or "none",
+        cohort=cohort_rows_of(checkpoint), memory=memory,
     )  # fmt: skip
     if query_examples is None:
         return Details(report)

@@ -180,15 +180,15 @@ def _histograms(side: Side) -> str:
 def _sample_clusters(clustering: Clustering, crops: SiteCrops) -> str:
     """Show the largest clusters, a row of crops for each."""
     sizes = np.bincount(clustering.labels[clustering.labels >= 0])
-    strips = []
+    rows_of_crops = []
     for cluster in np.argsort(-sizes, kind="stable")[:SAMPLE_CLUSTERS].tolist():
         rows = np.flatnonzero(clustering.labels == cluster)
         chosen = rows[np.linspace(0, len(rows) - 1, min(SAMPLE_CROPS, len(rows))).astype(int)]
         figures = "".join(_crop_figure(crops.samples[row]) for row in chosen.tolist())
-        strips.append(f'<div class="example">{figures}</div>')
-    if not strips:
+        rows_of_crops.append(f'<div class="example">{figures}</div>')
+    if not rows_of_crops:
         return "<p>No clusters to show.</p>"
-    return f'<h3>Largest clusters</h3><div class="examples">{"".join(strips)}</div>'
+    return f'<h3>Largest clusters</h3><div class="examples">{"".join(rows_of_crops)}</div>'
 
 
 def _crop_figure(sample: Sample) -> str:

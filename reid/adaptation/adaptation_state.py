@@ -36,10 +36,10 @@ def state_file(out: Path) -> Path:
 
 
 def run_key(fingerprint: str, samples: Sequence[Sample], settings: dict[str, Any]) -> str:
-    """Hash everything that decides the result: the weights, the crops without their identities, the settings."""
+    """Hash everything that decides the result: the weights, the settings, and the crops without their identities."""
     digest = hashlib.sha256(json.dumps([fingerprint, settings], sort_keys=True).encode())
     for sample in samples:
-        row = (str(sample.path), sample.identity, sample.camera, str(sample.modality), sample.category)
+        row = (str(sample.path), sample.camera, str(sample.modality), sample.category)
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
 

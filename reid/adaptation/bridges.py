@@ -11,11 +11,12 @@ from itertools import combinations
 import numpy as np
 
 from reid.adaptation.contrast import unit_means
+from reid.adaptation.stop_rule import FEWEST_CLUSTERS
 from reid.records import FloatArray, IntArray
 
 ROTATIONS = 20  # sets of unrelated vectors, by which chance is measured
-LEAST_DEVIATIONS = 5.0  # above the mean of these sets
-LEAST_SHARE = 0.5  # of the smaller set of clusters; fewer matches are mostly wrong
+LEAST_OF_COUNT = 2.0  # deviations of the number of matches above its mean over these sets
+LEAST_OF_PEAK = 8.0  # deviations of how far the best of a row stands out; wrong matches were at 4, right ones at 14
 
 
 def mutual_matches(scores: FloatArray) -> IntArray:
@@ -41,7 +42,9 @@ def matches_beyond_chance(first: FloatArray, second: FloatArray, seed: int = 0) 
     """Find matches of two sets of vectors, if there are far more than between unrelated sets of the same geometry.
 
     A random rotation of the second set keeps how its vectors lie to each other and takes away what they have in common
-    with the first.  The number of mutual matches must exceed the mean over 20 rotations by 5 deviations.
+    with the first.  Two numbers must exceed their mean over 20 rotations: that of mutual matches, by 2 deviations, and
+    how far the best of a row stands out from the row, by 8.  Sets that share a structure but no identities, such as
+    visible and infrared crops of a network that cannot match across light, reach neither.
 
     Args:
         first: (A, D) float32, unit rows.
@@ -56,16 +59,24 @@ def matches_beyond_chance(first: FloatArray, second: FloatArray, seed: int = 0) 
         >>> len(matches_beyond_chance(vectors, vectors)), len(matches_beyond_chance(vectors[:20], vectors[20:]))
         (40, 0)
     """
-    found = mutual_matches(_compared(first, second))
-    if len(first) < 2 or len(second) < 2:
+    scores = _compared(first, second)
+    found = mutual_matches(scores)
+    if len(first) < FEWEST_CLUSTERS or len(second) < FEWEST_CLUSTERS:
         return found[:0]
     random = np.random.default_rng(seed)
-    counts = []
+    by_chance = []
     for _ in range(ROTATIONS):
         rotation, _ = np.linalg.qr(random.standard_normal((second.shape[1], second.shape[1])))
-        counts.append(len(mutual_matches(_compared(first, second @ rotation.astype(np.float32)))))
-    needed = np.mean(counts) + LEAST_DEVIATIONS * max(float(np.std(counts)), 1.0)
-    return found if len(found) >= needed else found[:0]
+        by_chance.append(_strength(_compared(first, second @ rotation.astype(np.float32))))
+    mean, deviation = np.mean(by_chance, axis=0), np.std(by_chance, axis=0).clip(1e-6)
+    above = (np.array(_strength(scores)) - mean) / deviation
+    return found if above[0] >= LEAST_OF_COUNT and above[1] >= LEAST_OF_PEAK else found[:0]
+
+
+def _strength(scores: FloatArray) -> tuple[float, float]:
+    """Return the number of mutual matches, and the mean of how many deviations the best of a row is above the row."""
+    peaks = (scores.max(1) - scores.mean(1)) / scores.std(1).clip(1e-12)
+    return float(len(mutual_matches(scores))), float(peaks.mean())
 
 
 def _compared(first: FloatArray, second: FloatArray) -> FloatArray:

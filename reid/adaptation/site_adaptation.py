@@ -220,7 +220,12 @@ def adapt_by_clusters(checkpoint: Checkpoint, samples: Sequence[Sample], options
     )
     if options.on_start is not None:
         options.on_start(rounds.units)
-    settings = {"method": "cluster", "epochs": options.epochs, "steps": options.steps, "seed": options.seed}
+    settings = {
+        "epochs": options.epochs,
+        "steps": options.steps,
+        "seed": options.seed,
+        "identities": None if identities is None else identities.tolist(),
+    }
     key = run_key(checkpoint.fingerprint, site.samples, settings)
     path = options.state
     state = None if path is None else load_state(path, key)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from reid.adaptation.site_crops import SiteCrops
 from reid.data.loading import Progress
-from reid.errors import WeightsError
+from reid.errors import ConfigError, WeightsError
 from reid.models.calibration import can_be_calibrated
 from reid.models.checkpoint import Checkpoint
 from reid.norm import (
@@ -169,5 +169,10 @@ def _with_domains_of(checkpoint: Checkpoint, domains: tuple[str, ...], own_affin
     if not known:
         policy = (domain_batchnorm if own_affine else camera_batchnorm)(domains)
         return convert_norm(checkpoint.network, policy)
+    if not norm_layers(checkpoint.network):
+        raise ConfigError(
+            f"{checkpoint.source}: {checkpoint.spec.backbone} has no BatchNorm, so it keeps no statistics to adapt;"
+            " center its embeddings per camera instead, with --normalize"
+        )
     rows = [known.index(name) if name in known else None for name in domains]
     return take_rows(checkpoint.network, domains, rows)

@@ -106,5 +106,8 @@ def calibrate(
             progress=progress,
         )
     profiles.save(out)
-    for line in report.lines() if asked else report.camera_lines():
-        typer.echo(line)
+    if asked is not None or not has_statistics:
+        typer.echo("\n".join(report.lines()))
+        return
+    for name, images in zip(profiles.domains, profiles.images, strict=True):
+        typer.echo(f"{name}\t{images} images")

@@ -16,7 +16,7 @@ def diff(
     before: Annotated[Path, typer.Argument(metavar="A.json", help='Results of "reid evaluate --json".')],
     others: Annotated[
         list[Path],
-        typer.Argument(metavar="B.json...", help="One or more results of the same data and protocol."),
+        typer.Argument(metavar="B.json...", help="The others, of the same data and protocol."),
     ],
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write as well.")] = None,
 ) -> None:

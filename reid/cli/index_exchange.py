@@ -68,8 +68,8 @@ def index_import(
 ) -> None:
     """Add embeddings that another program computed; the gallery is created where there is none.
 
-    Rows of every split are added. All vectors of a gallery come from one model: give files that belong together the
-    same --model. Without it, the fingerprint is a hash of the vectors.
+    Rows of split gallery are added, or all rows where none is of this split. All vectors of a gallery come from one
+    model: give files that belong together the same --model. Without it, the fingerprint is a hash of the vectors.
     """
     from reid.retrieval.exchange import import_rows
 

@@ -19,15 +19,20 @@ commands.add_typer(weights, name="weights")
 
 @weights.command("list", epilog="Example: reid weights list")
 def weights_list(as_json: AsJson = False) -> None:
-    """Print the public weights that this program can load: name, backbone, training data and licence."""
+    """Print the public weights that this program can load: name, backbone, training data, licence, source and hash.
+
+    Nothing is fetched.  The hash is the beginning of the SHA-256, where the publisher states it; the Hugging Face
+    hub states that of a file when it is fetched.
+    """
     from reid.models.weights.public_weights import public_weights
 
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in public_weights()], indent=2))
         return
     for entry in public_weights():
-        by_hand = "" if entry.url else f"\tby hand from {entry.page}"
-        typer.echo(f"{entry.name}\t{entry.backbone}\t{entry.trained_on}\t{entry.licence}{by_hand}")
+        source = f"from {entry.page}" if entry.url else f"by hand from {entry.page}"
+        stated = f"\tsha256 {entry.sha256}" if entry.sha256 else "\tsha256 stated by the hub" if entry.hub else ""
+        typer.echo(f"{entry.name}\t{entry.backbone}\t{entry.trained_on}\t{entry.licence}\t{source}{stated}")
 
 
 @weights.command("get", epilog="Example: reid weights get osnet_x0_25_msmt17 --out weights")

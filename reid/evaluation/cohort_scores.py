@@ -10,7 +10,7 @@ from reid.evaluation.labels import BoolArray
 from reid.files import file_keys
 from reid.records import Embeddings, IntArray
 from reid.retrieval.cohort_rows import CohortRows
-from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, with_other_cameras
 from reid.retrieval.score_normalization import NormalizedScores
 
 
@@ -24,12 +24,22 @@ class EvaluationCohorts:
     position: IntArray
 
     @classmethod
-    def measure(cls, embeddings: Embeddings, queries: BoolArray, gallery: BoolArray, method: str) -> EvaluationCohorts:
-        """Measure the rows that are a query or in the gallery, (N,) bool each, toward the cameras of the gallery."""
+    def measure(
+        cls,
+        embeddings: Embeddings,
+        queries: BoolArray,
+        gallery: BoolArray,
+        method: str,
+        others: CohortRows | None = None,
+    ) -> EvaluationCohorts:
+        """Measure the rows that are a query or in the gallery, (N,) bool each, toward the cameras of the gallery.
+
+        ``others`` are crops of cameras of which the gallery has too few.
+        """
         used = embeddings.select(queries | gallery)
         keys = file_keys(sample.path for sample in used.samples)
         rows = CohortRows.of_samples(used.samples, used.vectors, keys)
-        cohort = rows.select(gallery[queries | gallery])
+        cohort = with_other_cameras(rows.select(gallery[queries | gallery]), others)
         return cls(rows, cohort, measure_cohorts(rows, cohort, method), np.cumsum(queries | gallery) - 1)
 
     def scores(self, queries: IntArray, gallery: IntArray) -> NormalizedScores:

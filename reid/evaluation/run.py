@@ -25,6 +25,7 @@ from reid.evaluation.trial_scores import Reranking, score_trial
 from reid.files import file_keys
 from reid.records import Embeddings, Modality, Sample, Split
 from reid.retrieval.camera_rerank import METHOD
+from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.score_normalization import NONE, check_score_norm
 
 ALL = "all"
@@ -39,6 +40,7 @@ def evaluate(
     provenance: Mapping[str, object] | None = None,
     reranking: Reranking | None = None,
     score_norm: str = NONE,
+    cohort: CohortRows | None = None,
     memory: int | None = None,
 ) -> Report:
     """Score the rows of split "query" against those of split "gallery"; other rows are not used.
@@ -54,6 +56,7 @@ def evaluate(
         score_norm: "csls" or "snorm" adds a result with scores that are normalized per pair of cameras, see
             :mod:`reid.retrieval.score_normalization`, and re-ranked ones where ``reranking`` is given too.  The cohort
             of a camera is its crops among all gallery rows of the category.
+        cohort: Other crops of the cameras, for the cameras of which the gallery has too few to normalize scores.
         memory: Bytes of scores to hold at a time (default: 64 MiB); it changes no number.
 
     Returns:
@@ -75,7 +78,9 @@ def evaluate(
     """
     how, norms = scoring or Scoring(), [NONE, *([check_score_norm(score_norm)] if score_norm != NONE else [])]
     queries, gallery = query_and_gallery_rows(embeddings.samples, how.rule.ignore == "itself")
-    cohorts = None if score_norm == NONE else EvaluationCohorts.measure(embeddings, queries, gallery, score_norm)
+    cohorts = (
+        None if score_norm == NONE else EvaluationCohorts.measure(embeddings, queries, gallery, score_norm, cohort)
+    )
     results: list[Result] = []
     notes: list[str] = []
     for rows in _directions(embeddings.samples, queries, gallery, how.rule.modalities == MIXED):

@@ -23,6 +23,7 @@ from reid.norm.convert import PLAIN_NORMS, NormLayer, norm_layers, take_rows
 from reid.norm.domain_policy import FUSED_NORMS
 from reid.norm.domain_whitening import DomainWhitening
 from reid.norm.profile_centers import replace_centers
+from reid.norm.site_cohort import join_cohorts
 from reid.records import PriorFrom, Sample, domain_of
 
 BATCH_SIZE = 128
@@ -169,6 +170,7 @@ def replace_domains(old: Profiles, new: Profiles) -> Profiles:
         levels=old.levels_of(new, domains),
         score_norm=new.score_norm or old.score_norm,
         choice=new.choice or old.choice,
+        cohort=join_cohorts(old.cohort, new.cohort),
     )
 
 

@@ -23,6 +23,7 @@ from reid.models.embedding_centers import EmbeddingCenters
 from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
 from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
 from reid.norm.convert import norm_layers
+from reid.norm.site_cohort import SiteCohort, join_cohorts
 from reid.norm.unseen_domains import UNKNOWN_DOMAIN, UNSEEN_DOMAIN_ANSWERS, answer
 from reid.records import UnseenCameraPolicy
 
@@ -50,6 +51,7 @@ class Checkpoint:
         extra: Free text that is kept beside the weights.
         unseen_camera_policy: What the network does with images of a camera, or other domain, that it does not know.
         centers: What is subtracted from the embeddings of each of ``domains``; None where nothing is.
+        cohort: Embeddings of crops of the cameras, with which scores are normalized where a gallery lacks a camera.
     """
 
     network: nn.Module
@@ -63,6 +65,7 @@ class Checkpoint:
     extra: Mapping[str, str] = field(default_factory=dict)
     unseen_camera_policy: UnseenCameraPolicy = UnseenCameraPolicy.ERROR
     centers: EmbeddingCenters | None = None
+    cohort: SiteCohort | None = None
 
     @property
     def has_statistics(self) -> bool:
@@ -106,7 +109,7 @@ class Checkpoint:
             changes["centers"] = newer if self.centers is None else self.centers.updated(newer)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
         extra = {**self.extra, **{key: text for key, text in words.items() if text}}
-        return replace(self._with_changes(**changes), extra=extra)
+        return replace(self._with_changes(**changes), extra=extra, cohort=join_cohorts(self.cohort, profiles.cohort))
 
     def _check_profiles(self, profiles: Profiles) -> None:
         if self.runtime and profiles.mean:
@@ -234,7 +237,7 @@ class Checkpoint:
     def _with_changes(self, **changes: Any) -> Checkpoint:
         """These weights with something else about them, and so another fingerprint."""
         changed = _assemble(replace(self._contents(), **changes), self.source)
-        return replace(changed, weights=self.weights, extra=self.extra)
+        return replace(changed, weights=self.weights, extra=self.extra, cohort=self.cohort)
 
     def _contents(self) -> CheckpointContents:
         fields = self.domain_fields if self.has_statistics else ()

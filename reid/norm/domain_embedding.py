@@ -46,7 +46,7 @@ class DomainEmbedding(NamedRows):
         check_known_domains(condition, self.domains)
         domain = condition.domain if self.domains else 0
         if domain is None or isinstance(domain, int):
-            return self.vectors[domain or 0].expand(len(images), -1)
+            return self.vectors[domain or 0].expand(images.shape[0], -1)
         if len(domain) != len(images):
             raise ConditionError(
                 f"this layer sees {len(images)} rows of {len(domain)} images; pass the domain as an int"

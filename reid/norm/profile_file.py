@@ -1,7 +1,7 @@
 """Files of profiles: safetensors with one table for each norm layer, and a header with checksums.
 
-The tables are ``<layer>.running_mean``, ``.running_var`` and ``.running_cov``, and ``embedding.centers``.  Version
-0.1.0 reads the files too; it knows neither centers nor levels, and leaves them out.
+The tables are ``<layer>.running_mean``, ``.running_var`` and ``.running_cov``, ``embedding.centers`` and
+``embedding.cohort``.  Version 0.1.0 reads the files too, and leaves out what it does not know.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reid.errors import WeightsError
 from reid.norm.profile_header import parse_profile_header
+from reid.norm.site_cohort import SiteCohort
 from reid.norm.tensor_file import write_table
 from reid.old_names import current_fields, fields_in_files
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = "reid-profiles-1"
 DAMAGED = "{path}: damaged, its {what} not what was saved; calibrate again"
-CENTERS = "embedding.centers"
+CENTERS, COHORT = "embedding.centers", "embedding.cohort"
 _TABLES = {"mean": "running_mean", "var": "running_var", "cov": "running_cov"}
 
 
@@ -44,6 +45,8 @@ def write_profiles(path: Path, profiles: Profiles) -> None:
     header |= {"names": profiles.domains, "by": fields_in_files(profiles.domain_fields)}
     if profiles.centers is not None:
         tensors[CENTERS] = profiles.centers.contiguous()
+    if profiles.cohort is not None:
+        tensors[COHORT], header["cohort"] = profiles.cohort.packed(profiles.domains)
     # what older files do not have is left out where there is nothing to say
     header |= {key: value for key in ("levels", "score_norm", "choice") if (value := getattr(profiles, key))}
     header["digest"] = _digest(tensors)
@@ -81,8 +84,14 @@ def read_profiles(path: Path) -> dict[str, Any]:
     }
     if tables["mean"].keys() != (tables["var"] | tables["cov"]).keys():
         raise WeightsError(DAMAGED.format(path=path, what="layers are"))
+    try:
+        table = tensors.get(COHORT)
+        cohort = None if table is None else SiteCohort.unpacked(header.domains, table, header.cohort)
+    except ValueError as error:
+        raise WeightsError(DAMAGED.format(path=path, what="cohort is")) from error
     return {
         **tables,
+        "cohort": cohort,
         "domains": tuple(header.domains),
         "images": tuple(header.images),
         "domain_fields": current_fields(header.domain_fields),

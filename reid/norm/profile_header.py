@@ -25,6 +25,7 @@ class ProfileHeader(BaseModel):
         levels: What each domain is normalized by; [] where nobody recorded it.
         score_norm: The normalization of scores to use by default; "" leaves it open.
         choice: How the levels were chosen.
+        cohort: For each domain, category and camera of the crops of its cohort.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -39,6 +40,7 @@ class ProfileHeader(BaseModel):
     levels: list[str] = Field(default_factory=list)
     score_norm: Literal["", "none", "csls", "snorm"] = ""
     choice: str = ""
+    cohort: list[list[str]] = Field(default_factory=list)
 
 
 def parse_profile_header(text: str, tensors: Mapping[str, Tensor]) -> ProfileHeader:

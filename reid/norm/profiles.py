@@ -16,6 +16,7 @@ from reid.errors import DataError, WeightsError, unknown_name
 from reid.norm.covariance import CovarianceStatistics
 from reid.norm.profile_centers import merge_centers
 from reid.norm.profile_file import read_profiles, write_profiles
+from reid.norm.site_cohort import SiteCohort, join_cohorts
 from reid.norm.statistics import Statistics
 
 MIXED = "profiles: one has covariances where the other has none; they are of two networks"
@@ -44,6 +45,7 @@ class Profiles:
         levels: What each domain is normalized by, such as "statistics+centering"; () where nobody recorded it.
         score_norm: The normalization of scores to use by default: "csls", "snorm" or "none"; "" leaves it open.
         choice: In one line, how the levels were chosen; "" where they were given.
+        cohort: Embeddings of crops of the domains, for normalized scores of cameras that a gallery lacks; None without.
 
     Example:
         >>> old = Profiles(("door",), (3,), {"bn": torch.tensor([[0.0]])}, {"bn": torch.tensor([[1.0]])})
@@ -67,6 +69,7 @@ class Profiles:
     levels: tuple[str, ...] = ()
     score_norm: str = ""
     choice: str = ""
+    cohort: SiteCohort | None = None
 
     def statistics(self, layer: str) -> Statistics | CovarianceStatistics:
         """Return what was measured in a layer; the mass of a domain is its number of images."""
@@ -96,9 +99,11 @@ class Profiles:
         images = tuple(self.images[row] for row in rows)
         centers = None if self.centers is None else self.centers[rows]
         levels = tuple(self.levels[row] for row in rows) if self.levels else ()
+        cohort = None if self.cohort is None else self.cohort.of_domains(domains)
         return replace(
-            self, domains=tuple(domains), images=images, mean=mean, var=var, cov=cov, centers=centers, levels=levels
-        )
+            self, domains=tuple(domains), images=images, mean=mean, var=var, cov=cov, centers=centers, levels=levels,
+            cohort=cohort,
+        )  # fmt: skip
 
     def merge(self, other: Profiles) -> Profiles:
         """Merge the profiles of different images: a domain that is in both counts all its images.
@@ -128,6 +133,7 @@ class Profiles:
             levels=self.levels_of(other, names),
             score_norm=other.score_norm or self.score_norm,
             choice=other.choice or self.choice,
+            cohort=join_cohorts(self.cohort, other.cohort),
         )
 
     def levels_text(self) -> str:
@@ -208,7 +214,7 @@ class Profiles:
         groups = sorted({(parents or {}).get(name, "") for name in self.domains})
         member = torch.tensor([groups.index((parents or {}).get(name, "")) for name in self.domains])
         shrunk = {layer: _shrink(self.statistics(layer), member, len(groups), prior) for layer in self.mean}
-        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the cameras", centers=None)
+        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the cameras", centers=None, cohort=None)
 
     def towards(self, source: Profiles, prior: float) -> Profiles:
         """Shrink the statistics of each domain toward those of ``source``, which the network has without them.
@@ -233,7 +239,7 @@ class Profiles:
         old = source.select(self.domains)
         share = torch.tensor([[images / (images + prior)] for images in self.images])
         shrunk = {layer: _interpolate(old.statistics(layer), self.statistics(layer), share) for layer in self.mean}
-        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the network", centers=None)
+        return replace(_with_statistics(self, shrunk), prior=f"{prior:g} of the network", centers=None, cohort=None)
 
     def save(self, path: Path) -> None:
         """Write the profiles to a safetensors file, completely or not at all.

@@ -19,9 +19,12 @@ from reid.errors import DataError
 from reid.models.calibration import can_be_calibrated, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint
 from reid.norm import Profiles
+from reid.norm.site_cohort import SiteCohort
 from reid.records import Embeddings, FloatArray, PriorFrom, Sample, domain_of
 from reid.retrieval.camera_measurement import CameraMeasurement, Crops
 from reid.retrieval.centering import camera_means
+from reid.retrieval.cohort_rows import CohortRows, cohort_camera
+from reid.retrieval.embed import embed
 from reid.retrieval.normalization_candidates import (
     FEWEST,
     MOST_IN_ALL,
@@ -32,6 +35,7 @@ from reid.retrieval.normalization_candidates import (
 from reid.retrieval.normalization_choice import (
     AS_IT_IS,
     AUTO,
+    SCORE_LEVELS,
     STATISTICS,
     CameraLevels,
     LevelsChoice,
@@ -40,6 +44,8 @@ from reid.retrieval.normalization_choice import (
     parse_normalization,
 )
 from reid.retrieval.normalization_report import CameraChoice, NormalizationReport, choose_score_norm
+
+MOST_OF_COHORT = 256  # crops of a camera whose embeddings the profiles keep
 
 
 def normalize_cameras(
@@ -95,7 +101,19 @@ def normalize_cameras(
     found = [CameraChoice(name, counts[name], str(levels[name])) for name in levels]
     report = NormalizationReport(tuple(found), choice.candidates, choice.share, choice.reason, score_norm, score_reason)
     summary = report.summary() if request.is_auto else ""
-    return replace(profiles, score_norm=score_norm, choice=summary), report
+    profiles = replace(profiles, score_norm=score_norm, choice=summary)
+    return replace(profiles, cohort=_measure_cohort(measurement, crops, profiles)), report
+
+
+def cohort_rows_of(checkpoint: Checkpoint) -> CohortRows | None:
+    """Return the cohort that the profiles of a network hold, for normalized scores; None without."""
+    cohort = checkpoint.cohort
+    if cohort is None:
+        return None
+    keys = np.arange(len(cohort.cameras), dtype=np.uint64)
+    # the bits of the largest numbers, which no hash of an image is likely to have
+    images = np.iinfo(np.uint64).max - keys
+    return CohortRows(cohort.vectors.numpy().astype(np.float32), np.array(cohort.cameras, np.str_), keys, images)
 
 
 def levels_of(checkpoint: Checkpoint) -> CameraLevels:
@@ -107,9 +125,9 @@ def count_images(samples: Sequence[Sample], request: NormalizationRequest, has_s
     """Return how many images :func:`normalize_cameras` runs through a network, at the most."""
     total = len(samples)
     if not request.is_auto:
-        return total * request.levels.count
+        return total * (request.levels.count + (request.score_norm in SCORE_LEVELS))
     compared = min(total, MOST_IN_ALL)
-    return 2 * total + compared * (3 if has_statistics else 1)
+    return 3 * total + compared * (3 if has_statistics else 1)
 
 
 def group_crops(samples: Sequence[Sample], domain_fields: Sequence[str], minimum: int) -> dict[str, list[Sample]]:
@@ -171,6 +189,22 @@ def with_centers(profiles: Profiles, means: Mapping[str, FloatArray]) -> Profile
         for name, level in zip(profiles.domains, profiles.levels, strict=True)
     )
     return replace(profiles, centers=centers, levels=levels)
+
+
+def _measure_cohort(measurement: CameraMeasurement, crops: Crops, profiles: Profiles) -> SiteCohort | None:
+    """Embed drawn crops of each camera as the profiles ask; None where scores are not to be normalized."""
+    if profiles.score_norm not in SCORE_LEVELS:
+        return None
+    random = np.random.default_rng(measurement.seed)
+    samples, domains = [], []
+    for name in profiles.domains:
+        drawn = np.sort(random.permutation(len(crops[name]))[:MOST_OF_COHORT])
+        samples += [crops[name][row] for row in drawn.tolist()]
+        domains += [name] * len(drawn)
+    network = measurement.checkpoint.with_profiles(profiles)
+    vectors = embed(network, samples, workers=measurement.workers, progress=measurement.progress).vectors
+    cameras = tuple(cohort_camera(sample) for sample in samples)
+    return SiteCohort(tuple(domains), cameras, torch.from_numpy(vectors))
 
 
 def _measure(measurement: CameraMeasurement, crops: Crops, levels: Mapping[str, CameraLevels]) -> Profiles:

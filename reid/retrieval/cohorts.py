@@ -294,3 +294,23 @@ def _fill(statistics: CohortStatistics, rows: IntArray, column: int, nearest: Fl
     statistics.mean[rows, column] = mean
     statistics.deviation[rows, column] = np.sqrt(square)
     statistics.lowest[rows, column] = nearest[:, -1] if nearest.shape[1] == k else -np.inf
+
+
+def with_other_cameras(gallery: CohortRows, others: CohortRows | None) -> CohortRows:
+    """Add crops of those cameras of which a gallery has too few for a cohort.
+
+    Args:
+        gallery: The rows of the gallery; a camera with ``FEWEST`` rows or more keeps to its own.
+        others: Crops of the cameras of the site; None for none.
+
+    Example:
+        >>> door = CohortRows.of_cameras(["door"] * FEWEST, np.eye(FEWEST, dtype=np.float32))
+        >>> yard = CohortRows.of_cameras(["door", "yard"], np.eye(2, FEWEST, dtype=np.float32))
+        >>> sorted(set(with_other_cameras(door, yard).cameras.tolist())), len(with_other_cameras(door, yard).cameras)
+        (['/door', '/yard'], 33)
+    """
+    if others is None:
+        return gallery
+    names, counts = np.unique(gallery.cameras, return_counts=True)
+    enough = names[counts >= FEWEST]
+    return CohortRows.joined(gallery, others.select(~np.isin(others.cameras, enough)))

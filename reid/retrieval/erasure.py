@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import new_receipt, write_receipt
 from reid.retrieval.row_table import RowTable
+from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
-from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones, write_tombstones
+from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, write_tombstones
 
 # The folders of the galleries that the application keeps side by side, all of them derived from the same data.
 APPLICATION_GALLERIES = ("street", "street-plain", "street-small-camera", "street-small-plain")
@@ -81,7 +82,7 @@ class _Erasure:
         return self.rows(RowTable.from_samples(samples))
 
     def tombstones(self, before: Tombstones, tables: Sequence[RowTable], generation: str) -> Tombstones:
-        """Return the tombstones of a folder after the erasure of some rows of its tables."""
+        """Return the tombstones of a folder after the erasure of some rows of its tables: the gallery, the queries."""
         if self.where is None:
             return before.with_identity(self.identity, self.category)
         if not self.forget:
@@ -92,11 +93,16 @@ class _Erasure:
             return before
         parts = [table.take(np.flatnonzero(self.rows(table))).column("path").to_pylist() for table in tables]
         paths = [path for part in parts for path in part]
-        return before.with_paths(paths, generation) if paths else before
+        return before.with_paths(paths, generation if parts[0] else before.pending) if paths else before
 
 
 def erase_identity(
-    folder: Path, identity: str, category: str | None = None, *, replaces: str | None = None
+    folder: Path,
+    identity: str,
+    category: str | None = None,
+    *,
+    replaces: str | None = None,
+    known: Sequence[GallerySegment] = (),
 ) -> tuple[ErasedRows, ...]:
     """Erase an identity from a gallery folder and from what the application derived from the same data.
 
@@ -105,6 +111,7 @@ def erase_identity(
         identity: The identity.
         category: Erase it in this category only; None erases it in every category.
         replaces: The generation that the caller knows; None accepts any.
+        known: Segments that were read before.
 
     Returns:
         One value for the gallery, then one for each other gallery or file of queries that was changed or should have
@@ -115,11 +122,17 @@ def erase_identity(
             has too little room, and then nothing was erased.
     """
     erasure = _Erasure(identity, category, receipt={"action": "erase", "by": ["identity"]})
-    return _erase(folder, erasure, replaces)
+    return _erase(folder, erasure, replaces, known)
 
 
 def erase_rows(
-    folder: Path, where: Filter, *, forget: bool = True, identities: Sequence[str] = (), action: str = "remove"
+    folder: Path,
+    where: Filter,
+    *,
+    forget: bool = True,
+    identities: Sequence[str] = (),
+    action: str = "remove",
+    known: Sequence[GallerySegment] = (),
 ) -> tuple[ErasedRows, ...]:
     """Remove the rows that a filter selects, from a gallery folder and from what was derived from the same data.
 
@@ -132,6 +145,7 @@ def erase_rows(
         identities: The identities that the filter selects, where it selects nothing else; they are then kept out by
             their names, other images of them as well.
         action: The word for the receipt.
+        known: Segments that were read before.
 
     Returns:
         As :func:`erase_identity`.
@@ -140,30 +154,41 @@ def erase_rows(
         DataError: The filter names an unknown column.
         GalleryError: As :func:`erase_identity`.
     """
-    rows_where(where, read_gallery(folder).kept_table())
+    stored = read_gallery(folder, known)
+    rows_where(where, stored.kept_table())
     names = sorted(columns_of(where))
     receipt = {"action": action, "by": names}
     erasure = _Erasure(where=where, identities=tuple(identities), forget=forget, compact=False, receipt=receipt)
-    return _erase(folder, erasure, None)
+    return _erase(folder, erasure, None, stored.segments)
 
 
-def _erase(folder: Path, erasure: _Erasure, replaces: str | None) -> tuple[ErasedRows, ...]:
-    generation = str(read_header(folder)["generation"])
+def _erase(
+    folder: Path, erasure: _Erasure, replaces: str | None, known: Sequence[GallerySegment]
+) -> tuple[ErasedRows, ...]:
+    stored = read_gallery(folder, known)  # a damaged gallery is an error
     derived = _galleries_beside(folder)
-    found = sum(_count_rows(one, erasure) for one in (folder, *derived))
-    erased_before = erasure.where is None and read_tombstones(folder).holds(erasure.identity, erasure.category)
+    segments = {folder: stored.segments} | {one: _segments_of(one) for one in derived}
+    found = sum(_count_rows(one, parts, erasure) for one, parts in segments.items())
+    erased_before = erasure.where is None and stored.tombstones.holds(erasure.identity, erasure.category)
     if not found and not erased_before:
-        read_gallery(folder)  # a damaged gallery is an error
-        return (ErasedRows(folder, 0, generation=generation, finished=_sweep_after(folder, erasure)),)
-    for one in (folder, *derived):
-        _check_room(one, erasure)
-    erased = _erase_in_folder(folder, erasure, replaces)
+        return (ErasedRows(folder, 0, generation=stored.generation, finished=_sweep_after(folder, erasure)),)
+    for one, parts in segments.items():
+        _check_room(one, parts, erasure)
+    erased = _erase_in_folder(folder, erasure, replaces, stored.segments)
     for one in derived:
         try:
-            erased += _erase_in_folder(one, erasure, None)
+            erased += _erase_in_folder(one, erasure, None, segments[one])
         except ReidError as error:
             erased += [ErasedRows(one, 0, (str(error),))]
     return tuple(erased)
+
+
+def _segments_of(folder: Path) -> tuple[GallerySegment, ...]:
+    """Return the segments of a gallery; none where it is damaged."""
+    try:
+        return read_gallery(folder).segments
+    except ReidError:
+        return ()
 
 
 def lift_erasure(folder: Path, identity: str, category: str | None = None) -> tuple[Path, ...]:
@@ -217,13 +242,15 @@ def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Pat
     return tuple(lifted)
 
 
-def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> list[ErasedRows]:
+def _erase_in_folder(
+    folder: Path, erasure: _Erasure, replaces: str | None, known: Sequence[GallerySegment]
+) -> list[ErasedRows]:
     with write_gallery(folder, replaces) as writer:
-        stored = under_lock(writer)
+        stored = under_lock(writer, known)
         table = stored.whole_table()
         tables = [table, *_queries_of(folder)]
         tombstones = erasure.tombstones(writer.tombstones, tables, stored.generation)
-        gone = erasure.rows(table) | replace(stored, tombstones=tombstones).hidden(table)
+        gone = erasure.rows(table) | stored.hidden(table) | tombstones.hidden_rows(table)
         with _tombstones_written(folder, tombstones, writer.tombstones):
             facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
             files = forget_crops(writer, stored.facts["files"], erased_crops(table, gone))
@@ -292,8 +319,8 @@ def _application_folders(folder: Path) -> list[Path]:
 
 def _galleries_beside(folder: Path) -> list[Path]:
     """Return the application's other galleries that share images with this one; a damaged one may do so as well."""
-    own = _paths_in(folder)
     beside = [one for one in _application_folders(folder) if (one / HEADER).exists()]
+    own = _paths_in(folder) if beside else None
     return [one for one in beside if (paths := _paths_in(one)) is None or not own or not own.isdisjoint(paths)]
 
 
@@ -308,20 +335,17 @@ def _paths_in(folder: Path) -> set[str] | None:
     return paths or None
 
 
-def _count_rows(folder: Path, erasure: _Erasure) -> int:
-    """Count the rows of a gallery and its file of queries that are erased; 0 where it is damaged."""
-    try:
-        count = sum(int(erasure.rows(segment.kept_table()).sum()) for segment in read_gallery(folder).segments)
-        return count + sum(int(erasure.rows(queries).sum()) for queries in _queries_of(folder))
-    except (DataError, GalleryError):
-        return 0
+def _count_rows(folder: Path, segments: Sequence[GallerySegment], erasure: _Erasure) -> int:
+    """Count the rows of some segments of a gallery and of its file of queries that are erased."""
+    tables = [*(segment.kept_table() for segment in segments), *_queries_of(folder)]
+    return sum(int(erasure.rows(table).sum()) for table in tables)
 
 
-def _check_room(folder: Path, erasure: _Erasure) -> None:
+def _check_room(folder: Path, segments: Sequence[GallerySegment], erasure: _Erasure) -> None:
     """Refuse to begin where the disk has no room for the new files, which are written before the old ones go."""
-    if not erasure.compact or not _count_rows(folder, erasure):
+    dirty = [segment for segment in segments if erasure.rows(segment.kept_table()).any()]
+    if not erasure.compact or not _count_rows(folder, dirty, erasure):
         return
-    dirty = [s for s in read_gallery(folder).segments if erasure.rows(s.kept_table()).any()]
     needed = MARGIN + sum(s.source.nbytes + s.table.arrow.nbytes for s in dirty)
     if (folder / QUERIES_FILE).exists():
         needed += (folder / QUERIES_FILE).stat().st_size

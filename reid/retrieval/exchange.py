@@ -13,7 +13,7 @@ import numpy as np
 from reid.data.manifest import read_table, write_manifest
 from reid.errors import DataError, GalleryError
 from reid.files import Writer, write_whole
-from reid.records import Embeddings
+from reid.records import Embeddings, Split
 from reid.retrieval.embed import save_embeddings
 from reid.retrieval.filters import parse_where, rows_where
 from reid.retrieval.folder_reading import read_attached
@@ -86,6 +86,8 @@ def import_rows(
 ) -> tuple[AddedRows, int]:
     """Add embeddings that another program computed to a gallery, which is created where there is none.
 
+    Rows of split gallery are added, or all rows where none is of this split.
+
     Args:
         folder: The folder of the gallery.
         embeddings: The file of the vectors, see :func:`reid.retrieval.foreign_embeddings.read_foreign`.
@@ -105,9 +107,13 @@ def import_rows(
         if reading is None
         else read_foreign(embeddings, reading.samples, reading.more, model)
     )
+    of_gallery = np.array([sample.split is Split.GALLERY for sample in found.embeddings.samples], np.bool_)
+    rows = np.flatnonzero(of_gallery) if of_gallery.any() else np.arange(len(of_gallery))
+    vectors = found.embeddings.select(rows)
+    more = {name: [texts[i] for i in rows.tolist()] for name, texts in found.more.items()}
     if not (folder / HEADER).exists():
-        return _create(folder, found.embeddings, found.more, {}), found.scaled
-    return Gallery.open(folder).add(found.embeddings, found.more), found.scaled
+        return _create(folder, vectors, more, {}), found.scaled
+    return Gallery.open(folder).add(vectors, more), found.scaled
 
 
 def export_rows(folder: Path, out: Path, where: str | None = None) -> int:

@@ -210,7 +210,7 @@ class Gallery(GalleryReader):
             return int(np.count_nonzero(gone))
         from reid.retrieval.erasure import erase_rows
 
-        erased = erase_rows(self._folder, chosen, forget=forget)
+        erased = erase_rows(self._folder, chosen, forget=forget, known=self._rows.segments)
         self.reload()
         return int(erased[0].rows or 0)
 
@@ -227,7 +227,7 @@ class Gallery(GalleryReader):
 
         if self._folder is None:
             return 0
-        freed = compact_gallery(self._folder)
+        freed = compact_gallery(self._folder, self._rows.segments)
         self.reload()
         return freed
 
@@ -277,7 +277,9 @@ class Gallery(GalleryReader):
         if self._folder is not None:
             from reid.retrieval.erasure import erase_identity
 
-            erased = erase_identity(self._folder, identity, category, replaces=self._generation)
+            erased = erase_identity(
+                self._folder, identity, category, replaces=self._generation, known=self._rows.segments
+            )
             self._generation, self._stamp = erased[0].generation, None
             for line in (line for one in erased for line in one.remaining):
                 warnings.warn(f"{line}; it still holds erased rows", stacklevel=2)

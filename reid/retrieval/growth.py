@@ -216,15 +216,19 @@ def _positions(table: RowTable, samples: Sequence[Sample]) -> IntArray:
     import pyarrow.compute as pc
 
     rows = np.full(len(samples), -1, np.int64)
-    known = table.column("path")
-    written = [str(sample.path) for sample in samples]
-    for spell in (str, os.path.abspath, os.path.relpath):
-        open_ones = np.flatnonzero(rows < 0)
-        if not len(open_ones) or not len(table):
-            break
-        spelled = pa.array([spell(written[i]) for i in open_ones.tolist()], pa.string())
-        found = pc.index_in(spelled, value_set=known).fill_null(-1).to_numpy(zero_copy_only=False)
-        rows[open_ones] = found
+    owners: dict[str, list[int]] = {}
+    for position, sample in enumerate(samples):
+        written = str(sample.path)
+        for text in dict.fromkeys((written, os.path.abspath(written), os.path.relpath(written))):  # noqa: PTH100
+            owners.setdefault(text, []).append(position)
+    if not owners or not len(table):
+        return rows
+    # The few new paths are hashed and the many known ones looked up; the other way round takes twenty times as long.
+    spelled = pa.array(list(owners), pa.string())
+    found = pc.index_in(table.column("path"), value_set=spelled).fill_null(-1).to_numpy()
+    positions = list(owners.values())
+    for row in np.flatnonzero(found >= 0)[::-1].tolist():  # the first row of a path is the one that stays
+        rows[positions[found[row]]] = row
     return rows
 
 
@@ -316,6 +320,7 @@ def oldest_time(facts: Mapping[str, Any]) -> str | None:
 
 
 def check_network(embeddings: Embeddings, fingerprint: str, dimension: int, where: str) -> None:
+    """Raise GalleryError unless embeddings come from the network of a gallery; ``where`` names the gallery."""
     if embeddings.fingerprint != fingerprint:
         raise GalleryError(
             f'{where}: the new rows were embedded by "{embeddings.fingerprint}", the gallery by "{fingerprint}"; their'

@@ -18,6 +18,7 @@ from typing import Any
 
 from reid.errors import GalleryError
 from reid.files import sync
+from reid.structured_text import parse_json
 
 RECEIPTS_FILE = "receipts.jsonl"  # in the folder of a gallery
 
@@ -70,7 +71,7 @@ def read_receipts(folder: Path) -> list[dict[str, Any]]:
     receipts, previous = [], b""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            receipt = json.loads(line)
+            receipt = parse_json(line.decode("utf-8"))
             if not previous or receipt["previous"] == _hash(previous):
                 receipts.append(dict(receipt))
                 previous = line

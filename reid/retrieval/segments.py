@@ -105,22 +105,27 @@ def checked_file(folder: Path, entry: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_segment(folder: Path, entry: dict[str, Any], dimension: int) -> GallerySegment:
+def read_segment(
+    folder: Path, entry: dict[str, Any], dimension: int, known: GallerySegment | None = None
+) -> GallerySegment:
     """Read a segment; the table and the deleted rows are checked, the vectors when they are used.
 
     Args:
         folder: The folder of the gallery.
         entry: What the header says of the segment.
         dimension: The length of a vector.
+        known: The same segment as it was read before; then only the deleted rows are read.
 
     Raises:
         GalleryError: A file is damaged or missing.
     """
     files, rows = entry["files"], entry["rows"]
-    table = _read_table(folder, files[ROWS])
     deleted = np.zeros(0, np.int64)
     if DELETED in files:
         deleted = np.load(checked_file(folder, files[DELETED])).astype(np.int64)
+    if known is not None:
+        return GallerySegment(known.table, deleted, entry, known.source, known.path, known._checked)
+    table = _read_table(folder, files[ROWS])
     path = checked_size(folder, files[VECTORS])
     start = _numpy_header(rows, dimension)
     with path.open("rb") as stream:

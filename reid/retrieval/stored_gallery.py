@@ -84,14 +84,14 @@ def read_gallery(folder: Path, known: Iterable[GallerySegment] = ()) -> StoredGa
     Raises:
         GalleryError: The gallery is missing, incomplete or damaged.
     """
-    by_files = {segment_key(segment.entry): segment for segment in known if segment.entry is not None}
+    by_name = {vectors_name(segment.entry): segment for segment in known if segment.entry is not None}
 
     def read(header: Facts) -> StoredGallery:
         if header["version"] == 1:
             segments: tuple[GallerySegment, ...] = (read_old_segment(folder, header),)
         else:
             segments = tuple(
-                by_files.get(segment_key(entry)) or read_segment(folder, entry, header["dimension"])
+                read_segment(folder, entry, header["dimension"], by_name.get(vectors_name(entry)))
                 for entry in header["segments"]
             )
         return StoredGallery(folder, header["generation"], facts_of_version_2(header), segments, Tombstones())
@@ -101,9 +101,9 @@ def read_gallery(folder: Path, known: Iterable[GallerySegment] = ()) -> StoredGa
     return replace(stored, tombstones=read_tombstones(folder))
 
 
-def segment_key(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what tells the state of a segment from any other: the names of its files."""
-    return tuple(sorted(str(file["name"]) for file in entry["files"].values()))
+def vectors_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of the file of a segment's vectors, which no other segment ever has."""
+    return str(entry["files"][VECTORS]["name"])
 
 
 def facts_of_version_2(header: Mapping[str, Any]) -> Facts:

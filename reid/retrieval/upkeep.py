@@ -18,7 +18,7 @@ from reid.retrieval.growth import oldest_time
 from reid.retrieval.persons.person_files import PERSONS, PersonTable, read_decisions
 from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
-from reid.retrieval.segments import checked_file, damaged
+from reid.retrieval.segments import GallerySegment, checked_file, damaged
 from reid.retrieval.storage import NETWORK_SUFFIX, QUERIES_FILE, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock
 from reid.retrieval.tombstones import read_tombstones
@@ -69,11 +69,12 @@ def _check_rows(stored: StoredGallery) -> None:
         raise damaged(stored.folder, f"its header says {stored.facts['count']} rows, there are {count}")
 
 
-def compact_gallery(folder: Path) -> int:
+def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
     """Write a gallery anew without removed rows, as one segment, and remove the files that held them.
 
     Args:
         folder: The folder of the gallery; a gallery of version 1 is converted.
+        known: Segments that were read before.
 
     Returns:
         By how many bytes the files have become smaller.
@@ -83,7 +84,7 @@ def compact_gallery(folder: Path) -> int:
     """
     before = bytes_of(folder)
     with write_gallery(folder, replaces=str(read_header(folder)["generation"])) as writer:
-        stored = under_lock(writer)
+        stored = under_lock(writer, known)
         if read_header(folder)["version"] == 1:
             writer.commit(stored.facts)
             stored = read_gallery(folder)

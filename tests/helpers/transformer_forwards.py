@@ -9,7 +9,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from helpers.plain_forwards import norm
 from helpers.published_tables import Table
 
 
@@ -136,6 +138,38 @@ def clip_reid(
     return torch.cat((whole, whole @ table[f"{root}.proj"]), 1) if projected else whole
 
 
+def clip_resnet(
+    table: Table, images: Tensor, *, strided: bool = False, last_stride: int = 1, from_mean: bool = True
+) -> Tensor:
+    """``strided`` convolutions in place of pooling, a coarse last stage and all tokens as queries are mistakes."""
+    root = "image_encoder"
+
+    def convolved(key: str, x: Tensor, number: int, stride: int = 1) -> Tensor:
+        kernels = table[f"{key}.conv{number}.weight"]
+        return norm(table, f"{key}.bn{number}", functional.conv2d(x, kernels, None, stride, kernels.shape[-1] // 2))
+
+    x = images
+    for number in (1, 2, 3):
+        x = convolved(root, x, number, 2 if number == 1 else 1).relu()
+    x = functional.avg_pool2d(x, 2)
+    for stage, (blocks, halved) in enumerate(((3, 1), (4, 2), (6, 2), (3, last_stride)), 1):
+        for block in range(blocks):
+            key, stride = f"{root}.layer{stage}.{block}", halved if block == 0 else 1
+            y = convolved(key, convolved(key, x, 1).relu(), 2, stride if strided else 1).relu()
+            y = convolved(key, y if strided else functional.avg_pool2d(y, stride), 3)
+            if f"{key}.downsample.0.weight" in table:
+                x = functional.conv2d(functional.avg_pool2d(x, stride), table[f"{key}.downsample.0.weight"])
+                x = norm(table, f"{key}.downsample.1", x)
+            x = (x + y).relu()
+    tokens = x.flatten(2).transpose(1, 2)
+    positions = table[f"{root}.attnpool.positional_embedding"][: tokens.shape[1] + 1]
+    tokens = torch.cat((tokens.mean(1, keepdim=True), tokens), 1) + positions
+    qkv = torch.cat([affine(table, f"{root}.attnpool.{name}_proj", tokens) for name in "qkv"], -1)
+    mixed = heads_of(qkv, 32, None)
+    pooled = affine(table, f"{root}.attnpool.c_proj", mixed[:, 0] if from_mean else mixed.mean(1))
+    return torch.cat((x.mean((2, 3)), pooled), 1)
+
+
 def window_attention(table: Table, key: str, x: Tensor, heads: int, shift: int, masked: bool = True) -> Tensor:
     """Mix tokens (B, H, W, C): each window gathers its tokens from the map that is padded and turned by ``shift``."""
     size, height, width, channels = x.shape
@@ -184,7 +218,7 @@ def solider(
         if stage == 3:
             break
         key = f"{prefix}stages.{stage}.downsample"
-        x = torch.nn.functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         corners = [x[:, i::2, j::2] for i in range(2) for j in range(2)]
         corners = [corners[n] for n in (0, 2, 1, 3)] if by_columns else corners
         joined = torch.stack(corners, -1).flatten(3)  # the four values of a channel stand together

@@ -71,6 +71,32 @@ def clip_reid(*, patches: int, cameras: int = 0) -> Shapes:
     return shapes | {"prompt_learner.cls_ctx": (IDENTITIES, 4, 512), "text_encoder.text_projection": (512, 512)}
 
 
+def clip_resnet(*, patches: int) -> Shapes:
+    """CLIP-ReID with the ResNet-50 of CLIP."""
+    root = "image_encoder"
+    shapes: Shapes = {}
+    for number, (inputs, outputs) in enumerate(((3, 32), (32, 32), (32, 64)), 1):
+        shapes |= {f"{root}.conv{number}.weight": (outputs, inputs, 3, 3)} | batch_norm(f"{root}.bn{number}", outputs)
+    channels = 64
+    for stage, (inner, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        for block in range(blocks):
+            key = f"{root}.layer{stage}.{block}"
+            sizes = ((inner, channels, 1), (inner, inner, 3), (4 * inner, inner, 1))
+            for number, (outputs, inputs, side) in enumerate(sizes, 1):
+                shapes |= {f"{key}.conv{number}.weight": (outputs, inputs, side, side)}
+                shapes |= batch_norm(f"{key}.bn{number}", outputs)
+            if block == 0:
+                shapes |= {f"{key}.downsample.0.weight": (4 * inner, channels, 1, 1)}
+                shapes |= batch_norm(f"{key}.downsample.1", 4 * inner)
+            channels = 4 * inner
+    shapes[f"{root}.attnpool.positional_embedding"] = (patches + 1, 2048)
+    for name, outputs in (("k", 2048), ("q", 2048), ("v", 2048), ("c", 1024)):
+        shapes |= linear(f"{root}.attnpool.{name}_proj", 2048, outputs)
+    for end, channels in (("", 2048), ("_proj", 1024)):
+        shapes |= {f"classifier{end}.weight": (IDENTITIES, channels)} | batch_norm(f"bottleneck{end}", channels)
+    return shapes | {"prompt_learner.cls_ctx": (IDENTITIES, 4, 512), "text_encoder.text_projection": (512, 1024)}
+
+
 def solider(
     prefix: str = "base.",
     width: int = 96,

@@ -13,6 +13,7 @@ from helpers.drawn_sites import draw_site
 from helpers.small_checkpoints import plain_network, save_network
 from reid.adaptation import site_adaptation
 from reid.adaptation.adaptation_state import save_state, state_file
+from reid.cli.adapt import METHODS
 from reid.data.manifest import write_manifest
 from reid.models.checkpoint import load_checkpoint
 
@@ -58,6 +59,10 @@ def test_the_adapted_weights_work_in_every_command(reid, fails, site: Path, weig
     code, text, _ = reid("search", image, "--camera", "door", "--gallery", tmp_path / "new")
     assert code == 0
     assert len(text.splitlines()) == 10
+
+
+def test_the_command_knows_the_methods() -> None:
+    assert tuple(site_adaptation.METHODS) == METHODS  # it names them without importing torch
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(

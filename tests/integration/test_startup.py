@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reid.cli import app
+from reid.records import Embeddings, Sample
+from reid.retrieval.gallery import Gallery
 
 HEAVY = ("torch", "torchvision", "faiss", "gradio", "pandas", "pyarrow", "matplotlib")
 # Runs the command line in a new process, and prints to stderr which heavy libraries it imported.
@@ -172,10 +175,8 @@ def test_wrong_input(crops: Path, words: tuple[str, ...], word: str) -> None:
 
 
 def test_a_missing_image_of_a_search(crops: Path) -> None:
-    (crops / "gallery").mkdir()
-    (crops / "gallery" / "header.json").write_text(
-        json.dumps({"format": "reid-gallery", "version": 1, "generation": 16 * "0", "files": {}}), encoding="utf-8"
-    )
+    rows = Embeddings((Sample(crops / "1.jpg", "anna"),), np.eye(1, 4, dtype=np.float32), "f00d")
+    Gallery.build(rows).save(crops / "gallery")
     for words, word in ((("missing.jpg",), "missing.jpg"), (("query.jpg", "--weights", "none.pth"), "none.pth")):
         code, _, err, heavy = run(crops, "search", *words, "--gallery", "gallery")
         assert (code, len(err), heavy) == (1, 1, [])

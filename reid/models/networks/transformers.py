@@ -1,4 +1,4 @@
-"""Transformers of person re-identification by name: TransReID, CLIP-ReID and SOLIDER.
+"""Transformers of person re-identification by name: TransReID, CLIP-ReID with its ResNet, and SOLIDER.
 
 A name says all that is needed to build the network, such as "transreid_vit_base+256x128+stride12+sie+jpm5":
 the image size, the distance of the patches, a camera embedding and the jigsaw patches with their shift.
@@ -14,10 +14,11 @@ from torch import nn
 
 from reid.data.transforms import EvaluationTransform, Triple
 from reid.errors import ConfigError
+from reid.models.networks.clip_resnet import ClipResNet
 from reid.models.networks.semantic_swin import SemanticSwin, SwinShape
 from reid.models.networks.vision_transformer import JIGSAW_SHIFT, PATCH, TokenShape, VisionTransformer
 
-HALF: Triple = (0.5, 0.5, 0.5)  # mean and deviation of all published configurations
+HALF: Triple = (0.5, 0.5, 0.5)  # mean and deviation of the published configurations of transformers
 MAX_PIXELS = 1024  # of a side
 SEMANTIC_PART = 0.2  # SOLIDER's for re-identification
 TRANSREID_FACTOR, CLIP_FACTOR = 3.0, 1.0  # of the camera embedding in the published configurations
@@ -32,7 +33,8 @@ SWIN_SHAPES = {
     "solider_swin_small": SwinShape(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "solider_swin_base": SwinShape(128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
-TRANSFORMERS = (*TOKEN_SHAPES, *SWIN_SHAPES)
+CLIP_RESNET = "clipreid_rn50"
+TRANSFORMERS = (*TOKEN_SHAPES, CLIP_RESNET, *SWIN_SHAPES)
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,15 @@ def build_transformer(name: str) -> tuple[nn.Module, int, EvaluationTransform]:
             raise ConfigError(f'backbone "{name}": {trunk} takes the option semanticPART only')
         swin = SemanticSwin(SWIN_SHAPES[trunk], _part(options))
         return swin, swin.channels, EvaluationTransform(384, 128, HALF, HALF)
+    height, width = options.size or (256, 128)
+    if trunk == CLIP_RESNET:
+        if options != TransformerOptions(options.size):
+            raise ConfigError(f'backbone "{name}": {trunk} takes the option HEIGHTxWIDTH only')
+        network: VisionTransformer | ClipResNet = ClipResNet(height, width)
+        return network, network.channels, EvaluationTransform(height, width)
     shape = TOKEN_SHAPES[trunk]
     if options.part is not None or (shape.is_clip and options.jigsaw):
         raise ConfigError(f'backbone "{name}": {trunk} does not take {"jpm" if options.jigsaw else "semantic"}')
-    height, width = options.size or (256, 128)
     network = VisionTransformer(
         shape, height, width, options.stride or PATCH, bool(options.camera_factor), options.jigsaw or 0
     )

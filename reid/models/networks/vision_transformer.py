@@ -169,7 +169,7 @@ class VisionTransformer(nn.Module):
     def _embed(self, images: Tensor) -> Tensor:
         """Turn images into the class token and the tokens of the patches, (B, 1 + N, C)."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        first = self.class_token.expand(len(images), 1, -1)
+        first = self.class_token.expand(images.shape[0], 1, -1)
         if self.cameras is None:
             tokens = torch.cat((first, patches), 1) + self.positions
         else:

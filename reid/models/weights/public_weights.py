@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.files import write_whole
 from reid.models.runtime import RUNTIMES
+from reid.models.weights.hub_download import HOST, download_from_hub, hub_client
 from reid.models.weights.tensor_tables import read_table
 
 TABLE = "public_weights.toml"
@@ -46,6 +47,8 @@ class PublicWeights:
         trained_on: The data that the network was trained on.
         sha256: The beginning of the file's hash; "" where the publisher states none.
         size: Height and width of images, where they are not those of the family.
+        hub: The repository "owner/name" on the Hugging Face hub that holds the file; "" where it is elsewhere.
+        file: The file in that repository.
     """
 
     name: str
@@ -56,6 +59,8 @@ class PublicWeights:
     trained_on: str
     sha256: str = ""
     size: tuple[int, int] | None = None
+    hub: str = ""
+    file: str = ""
 
     def path_in(self, folder: Path) -> Path:
         """Return where the file is in a folder once it is fetched: it has the name of the table."""
@@ -98,6 +103,9 @@ def public_weights() -> tuple[PublicWeights, ...]:
     rows: dict[str, dict[str, Any]] = tomllib.loads(text)
     for row in rows.values():
         row["size"] = tuple(row["size"]) if "size" in row else None
+        if "hub" in row:
+            row["page"] = f"https://{HOST}/{row['hub']}"
+            row["url"] = f"{row['page']}/resolve/main/{row['file']}"
     return tuple(PublicWeights(name=name, **row) for name, row in rows.items())
 
 
@@ -119,14 +127,19 @@ def fetch(
     *,
     opener: Opener | None = None,
     progress: Progress | None = None,
+    hub: Any = None,
 ) -> Fetched:
     """Download weights into a folder, unless they are there, and check them.
+
+    Files on the Hugging Face hub are fetched by the package huggingface_hub where it is installed (extra "hub"), and
+    compared with the hash that the hub states; otherwise, and everywhere else, from their address.
 
     Args:
         weights: The row of the table.
         folder: The folder.
         opener: Opens an address in place of :func:`urllib.request.urlopen`.
         progress: Is called with the bytes so far and, where it is known, their total.
+        hub: Stands in for the package huggingface_hub.
 
     Returns:
         The file and its hash.
@@ -144,13 +157,28 @@ def fetch(
             f"{weights.name}: no program can fetch it; download it from {weights.page} to {path}{second}"
         )
     fetched: list[Fetched] = []
+    client = (hub or (hub_client() if opener is None else None)) if weights.hub else None
 
     def get(part: Path) -> None:
-        _download(weights, part, path, opener or urlopen, progress)
-        fetched.append(_check(weights, part))
+        known = weights
+        if client is None:
+            _download(weights, part, path, opener or urlopen, progress)
+        else:
+            known = replace(weights, sha256=_get_from_hub(client, weights, part, path, progress) or weights.sha256)
+        fetched.append(_check(known, part))
 
     write_whole(path, get, private=False)
     return replace(fetched[0], path=path)
+
+
+def _get_from_hub(client: Any, weights: PublicWeights, part: Path, path: Path, progress: Progress | None) -> str:
+    """Download a file from the hub, and return the hash that the hub states."""
+    try:
+        return download_from_hub(client, weights.hub, weights.file, part, progress)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{weights.name}: {error}; without a connection, download {weights.url} elsewhere and put it at {path}"
+        ) from error
 
 
 def _download(weights: PublicWeights, part: Path, path: Path, opener: Opener, progress: Progress | None) -> None:

@@ -19,6 +19,7 @@ from reid.models.embedder import NetworkSpec
 from reid.models.networks.backbone import Backbone
 from reid.models.networks.transformers import (
     CLIP_FACTOR,
+    CLIP_RESNET,
     TOKEN_SHAPES,
     TRANSREID_FACTOR,
     TransformerOptions,
@@ -104,6 +105,13 @@ CLIP_REID = TransformerFamily(
     heads=r"(?:classifier|bottleneck)(?:_proj)?\.|prompt_learner\.|text_encoder\.",
     embedding="cv_embed",
     factor=CLIP_FACTOR,
+)
+CLIP_REID_RESNET = TransformerFamily(
+    "CLIP-ReID",
+    sign="attnpool.positional_embedding",
+    prefix=r"image_encoder\.",
+    renames=(),
+    heads=CLIP_REID.heads + r"|cv_embed$",  # its ResNet has no use for a camera embedding
 )
 SOLIDER = TransformerFamily(
     "SOLIDER",
@@ -232,12 +240,16 @@ def recognise_transformer(
         ('transreid_deit_small+256x128+stride12+sie', ('c1', 'c2'))
     """
     trunk, options = parse_transformer(backbone)
-    family = SOLIDER if trunk not in TOKEN_SHAPES else CLIP_REID if TOKEN_SHAPES[trunk].is_clip else TRANSREID
+    family = _family_of(trunk)
     if not any(re.fullmatch(family.prefix + re.escape(family.sign), key) for key in tensors):
         shown = ", ".join(shorten(key).strip("'") for key in list(tensors)[:3])
         raise WeightsError(f'expected keys of {family.name} such as "...{family.sign}", got {shown}, ...')
     if family is SOLIDER:
         return TransformerOrigin(family, NetworkSpec(_solider_name(trunk, options, tensors), neck="none"))
+    if family is CLIP_REID_RESNET:
+        found = _with_size(replace(options, stride=PATCH), _positions(tensors, family), size)
+        name = transformer_name(trunk, replace(options, size=found.size))
+        return TransformerOrigin(family, NetworkSpec(name, neck="none"))
     options = _with_size(options, _positions(tensors, family), size)
     if "b1.0.norm1.weight" in tensors and options.jigsaw is None:
         is_square = options.size is not None and options.size[0] == options.size[1]
@@ -253,6 +265,14 @@ def recognise_transformer(
     return TransformerOrigin(family, spec, camera_names(len(embedding) // views) if factor else (), factor, views)
 
 
+def _family_of(trunk: str) -> TransformerFamily:
+    if trunk == CLIP_RESNET:
+        return CLIP_REID_RESNET
+    if trunk not in TOKEN_SHAPES:
+        return SOLIDER
+    return CLIP_REID if TOKEN_SHAPES[trunk].is_clip else TRANSREID
+
+
 def camera_names(count: int) -> tuple[str, ...]:
     """Name the cameras of an embedding as the data set with so many cameras does, or c1, c2, and so on.
 
@@ -265,10 +285,10 @@ def camera_names(count: int) -> tuple[str, ...]:
 
 def _positions(tensors: Mapping[str, Tensor], family: TransformerFamily) -> int:
     """Return the number of patches: the positions without that of the class token."""
-    name = r"pos_embed" if family is TRANSREID else r"positional_embedding"
+    name = r"pos_embed" if family is TRANSREID else r"(?:attnpool\.)?positional_embedding"
     table = next((tensor for key, tensor in tensors.items() if re.fullmatch(family.prefix + name, key)), None)
     if table is None or table.ndim < 2:
-        raise WeightsError(f"expected the positions of {family.name} under {name}, got none")
+        raise WeightsError(f"expected a table of positions of {family.name}, got none")
     return int(table.shape[-2]) - 1
 
 

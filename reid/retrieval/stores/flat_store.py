@@ -236,11 +236,11 @@ def search_segments(
     k = min(k, sum(sizes))
     if not k or not len(queries):
         return empty_ranking(len(queries), k)
-    rows, (tile_rows, shortest_run) = StoredPositions(segments), tile_settings(len(queries))
+    rows, settings = StoredPositions(segments), tile_settings(len(queries))
 
     def tiles() -> Iterator[tuple[int, Tile]]:
         for offset, segment, mask in zip(rows.offsets.tolist(), segments, masks, strict=False):
-            for tile in tiles_of(segment.vectors, mask, tile_rows, shortest_run):
+            for tile in tiles_of(segment.vectors, mask, *settings):
                 yield offset, tile
 
     return find_nearest(np.ascontiguousarray(queries), k, tiles(), rows.vectors_at)

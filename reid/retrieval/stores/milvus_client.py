@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from reid.errors import ConfigError, GalleryError
 from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.stores.milvus_filters import HAS_TIME, MORE, TEXT_FIELDS, TIME
+from reid.structured_text import parse_json
 
 Result = TypeVar("Result")
 
@@ -129,7 +130,7 @@ class MilvusConnection:
             return None
         properties = self._call(lambda client: client.describe_collection(name)).get("properties") or {}
         try:
-            facts = json.loads(properties.get(FACTS, ""))
+            facts = parse_json(properties.get(FACTS, ""))
         except ValueError:
             facts = None
         if not isinstance(facts, dict) or "dimension" not in facts:
@@ -269,9 +270,7 @@ class MilvusConnection:
         for pause in (*PAUSES, None):
             try:
                 if self._client is None:
-                    self._client = self._library.MilvusClient(
-                        self.address.server, token=self.address.token, timeout=TIMEOUT
-                    )
+                    self._client = self._connected()
                 return work(self._client)
             except (self._library.MilvusException, ValueError, OSError) as error:
                 if pause is None or not _is_lost(error):
@@ -279,6 +278,15 @@ class MilvusConnection:
             self.close()
             time.sleep(pause or 0)
         raise AssertionError
+
+    def _connected(self) -> Any:
+        """Return a new client, for which the collection is loaded if it was before."""
+        # A connection that clients share is not made anew as long as another client has it.
+        own = {"dedicated": True} if "://" in self.address.server else {}
+        client = self._library.MilvusClient(self.address.server, token=self.address.token, timeout=TIMEOUT, **own)
+        if self._is_loaded:
+            client.load_collection(self.address.collection)
+        return client
 
     def _describe(self, error: Exception) -> GalleryError:
         line = " ".join(str(getattr(error, "message", "") or error).split())[:300]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.records import FloatArray, IntArray
+from reid.retrieval.stores.store import BoolArray
 from reid.retrieval.stores.tiles import Tile
 
 if TYPE_CHECKING:
@@ -77,13 +78,14 @@ class Float32Products:
     def __init__(self, queries: FloatArray):
         self.queries = queries
         self.scores: FloatArray = np.empty((0, 0), np.float32)
+        self.mask: BoolArray | None = None
         # A float32 inner product is wrong by at most D u |x| |y| (Higham 2002, eq. 3.5), two by twice that.
         self.errors = (2 * (queries.shape[1] + 2) * FLOAT32_ROUNDOFF * LONGEST_ROW * _lengths(queries)).astype(
             np.float32
         )
 
     def score(self, first: int, stop: int, tile: Tile) -> None:
-        """Compute the scores of a tile; -inf for rows that may not answer."""
+        """Compute the scores of a tile, also of rows that may not answer."""
         queries = self.queries[first:stop]
         if len(self.queries) <= FEW_QUERIES:
             from reid.retrieval.faiss_index import inner_products
@@ -91,17 +93,16 @@ class Float32Products:
             self.scores = inner_products(queries, tile.vectors, tile.start, tile.stop, tile.positions)
         else:
             self.scores = queries @ tile.rows.T
-        if tile.mask is not None:
-            self.scores[:, ~tile.mask] = -np.inf
+        self.mask = tile.mask
 
     def lower_bound(self, k: int) -> FloatArray:
         """Return (B,) a lower bound of the k-th largest score."""
-        return lower_bound(self.scores, k)
+        return lower_bound(self.scores if self.mask is None else self.scores[:, self.mask], k)
 
     def above(self, bounds: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
         """Return the scores that are not below ``bounds``, and their queries and columns."""
         bounds = np.maximum(bounds, np.finfo(np.float32).min)
-        query, column = np.divmod(np.flatnonzero(self.scores >= bounds[:, None]), max(1, self.scores.shape[1]))
+        query, column = _answering(np.flatnonzero(self.scores >= bounds[:, None]), self.scores.shape[1], self.mask)
         return query, column, self.scores[query, column]
 
     def margin(self, bounds: FloatArray, first: int, stop: int) -> FloatArray:
@@ -117,6 +118,7 @@ class Bfloat16Products:
 
         self.queries = torch.from_numpy(np.ascontiguousarray(queries)).bfloat16()
         self.scores: torch.Tensor = torch.empty((0, 0), dtype=torch.bfloat16)
+        self.mask: BoolArray | None = None
         self._tile: Tile | None = None
         self._rows = self.scores
         lengths = _lengths(queries)
@@ -126,18 +128,18 @@ class Bfloat16Products:
         self.errors: Float64Array = 1.01 * LONGEST_ROW * (BFLOAT16_ROUNDOFF * lengths + residuals + 2 * sums)
 
     def score(self, first: int, stop: int, tile: Tile) -> None:
-        """Compute the scores of a tile; -inf for rows that may not answer."""
+        """Compute the scores of a tile, also of rows that may not answer."""
         import torch
 
         if tile is not self._tile:
             self._tile, self._rows = tile, torch.from_numpy(_as_writable(tile.rows)).bfloat16()
         self.scores = self.queries[first:stop] @ self._rows.T
-        if tile.mask is not None:
-            self.scores[:, torch.from_numpy(~tile.mask)] = -torch.inf
+        self.mask = tile.mask
 
     def lower_bound(self, k: int) -> FloatArray:
         """Return (B,) a lower bound of the k-th largest score."""
-        return lower_bound(self.scores.float().numpy(), k)
+        scores = self.scores.float().numpy()
+        return lower_bound(scores if self.mask is None else scores[:, self.mask], k)
 
     def above(self, bounds: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
         """Return the scores that are not below ``bounds``, and their queries and columns."""
@@ -147,12 +149,12 @@ class Bfloat16Products:
             bits: npt.NDArray[np.int16] = self.scores.view(torch.int16).numpy()
             least = (bounds.view(np.uint32) >> 16).astype(np.int16)
             hits = np.flatnonzero(bits >= least[:, None])
-            query, column = np.divmod(hits, max(1, bits.shape[1]))
+            query, column = _answering(hits, bits.shape[1], self.mask)
             score = (bits[query, column].astype(np.uint32) << 16).view(np.float32)
         else:
             scores = self.scores.float().numpy()
             hits = np.flatnonzero(scores >= np.maximum(bounds, np.finfo(np.float32).min)[:, None])
-            query, column = np.divmod(hits, max(1, scores.shape[1]))
+            query, column = _answering(hits, scores.shape[1], self.mask)
             score = scores[query, column]
         return query, column, score
 
@@ -181,6 +183,15 @@ def lower_bound(scores: FloatArray, k: int) -> FloatArray:
         scores = scores[:, : depth * parts].reshape(len(scores), depth, parts).max(axis=1)
     bound: FloatArray = np.partition(scores, -k, axis=1)[:, -k].copy()
     return bound
+
+
+def _answering(hits: IntArray, size: int, mask: BoolArray | None) -> tuple[IntArray, IntArray]:
+    """Return the queries and columns of positions (E,) in scores (B, ``size``), without rows that may not answer."""
+    query, column = np.divmod(hits, max(1, size))
+    if mask is None:
+        return query, column
+    kept = mask[column]
+    return query[kept], column[kept]
 
 
 def _lengths(vectors: FloatArray) -> Float64Array:

@@ -20,6 +20,7 @@ from reid.retrieval.stores.tiles import Tile
 TILE_ROWS, TILE_ROWS_OF_FEW = 4096, 65536
 QUERIES_AT_ONCE = 256
 SHORTEST_RUN, SHORTEST_RUN_OF_FEW = 1024, 128  # rows; a matrix product copies shorter runs, which costs it little
+WASTE, WASTE_OF_FEW = 1.3, 2.2  # rows that are scored for each row that may answer, before rows are picked out
 PAIRS_PER_RANK = 8  # that are collected before they are reduced to the k best of each query
 
 VectorsAt = Callable[[IntArray], tuple[IntArray, FloatArray]]
@@ -144,10 +145,11 @@ def find_nearest(queries: FloatArray, k: int, tiles: Iterable[tuple[int, Tile]],
     return found.reduce().ranking(k)
 
 
-def tile_settings(queries: int) -> tuple[int, int]:
-    """Return the largest number of rows of a tile, and the shortest run that is not copied, for so many queries."""
-    few = queries <= FEW_QUERIES
-    return (TILE_ROWS_OF_FEW, SHORTEST_RUN_OF_FEW) if few else (TILE_ROWS, SHORTEST_RUN)
+def tile_settings(queries: int) -> tuple[int, int, float]:
+    """Return the arguments ``rows``, ``shortest_run`` and ``largest_waste`` of ``tiles_of`` for so many queries."""
+    if queries <= FEW_QUERIES:
+        return TILE_ROWS_OF_FEW, SHORTEST_RUN_OF_FEW, WASTE_OF_FEW
+    return TILE_ROWS, SHORTEST_RUN, WASTE
 
 
 def _update_best(best: FloatArray, query: IntArray, score: FloatArray) -> None:

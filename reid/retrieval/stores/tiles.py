@@ -16,7 +16,6 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.stores.store import BoolArray
 
 LARGEST_GAP = 16  # rows between two runs that are read although they may not answer
-LARGEST_WASTE = 2.2  # rows read for each row that may answer; beyond this, rows are picked out
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,9 @@ class Tile:
         return columns + self.start if self.positions is None else self.positions[columns]
 
 
-def tiles_of(vectors: FloatArray, mask: BoolArray | None, rows: int, shortest_run: int) -> Iterator[Tile]:
+def tiles_of(
+    vectors: FloatArray, mask: BoolArray | None, rows: int, shortest_run: int, largest_waste: float
+) -> Iterator[Tile]:
     """Cut the rows that may answer into tiles.
 
     Args:
@@ -62,13 +63,14 @@ def tiles_of(vectors: FloatArray, mask: BoolArray | None, rows: int, shortest_ru
         mask: (N,) bool, which rows may answer; None: all.
         rows: The largest number of rows of a tile.
         shortest_run: Rows are picked out where the runs are shorter than this on average.
+        largest_waste: Rows are picked out where more than so many would be read for each that may answer.
 
     Yields:
         The tiles, which hold every row that may answer once.
 
     Example:
         >>> vectors, mask = np.zeros((9, 2), np.float32), np.arange(9) > 2
-        >>> [(tile.start, tile.stop) for tile in tiles_of(vectors, mask, rows=4, shortest_run=1)]
+        >>> [(tile.start, tile.stop) for tile in tiles_of(vectors, mask, rows=4, shortest_run=1, largest_waste=2)]
         [(3, 7), (7, 9)]
     """
     if mask is None:
@@ -79,7 +81,7 @@ def tiles_of(vectors: FloatArray, mask: BoolArray | None, rows: int, shortest_ru
     span, kept = int((stops - starts).sum()), int(np.count_nonzero(mask))
     if kept == 0:
         return
-    if span >= shortest_run * len(starts) and span <= LARGEST_WASTE * kept:
+    if span >= shortest_run * len(starts) and span <= largest_waste * kept:
         for first, last in zip(starts.tolist(), stops.tolist(), strict=True):
             for start in range(first, last, rows):
                 stop = min(start + rows, last)

@@ -196,6 +196,6 @@ def test_a_track_that_holds_the_query_is_the_query_itself() -> None:
         image("4.jpg", "a", "3", "u"),
     )  # fmt: skip
     query = Embeddings((image("sub/../2.jpg", "a", "1", "", Q),), at([0]), "f")
-    metrics, labels = score_trial(query, Embeddings(gallery, at([40, 0, 10, 20]), "f"), Rule(ranked="track"))
+    metrics, labels, _ = score_trial(query, Embeddings(gallery, at([40, 0, 10, 20]), "f"), Rule(ranked="track"))
     assert labels.count_left_out() == 1
     assert (metrics.rank(1), metrics.mAP) == (0, 0.5)

@@ -176,7 +176,7 @@ def test_single_shot_leaves_out_locations() -> None:
     """
     query = embeddings(rows(Q, ("a", "1", 0)))
     gallery = embeddings(rows(G, ("b", "1", 1), ("c", "1", 2), ("c", "2", 50), ("a", "2", 20), ("a", "1", 0)))
-    metrics, labels = score_trial(query, gallery, Rule(cmc="single-shot", ignore="location", repeats=200))
+    metrics, labels, _ = score_trial(query, gallery, Rule(cmc="single-shot", ignore="location", repeats=200))
     assert metrics.rank(1) == 1
     assert set(single_shot_ranks(query.vectors, gallery.vectors, labels, 50).reshape(-1).tolist()) == {1}
     assert score_trial(query, gallery, Rule(cmc="single-shot", repeats=200))[0].rank(1) == 0

@@ -21,7 +21,7 @@ from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm import Profiles
 from reid.records import Sample
-from reid.retrieval.camera_normalization import count_images, normalize_cameras
+from reid.retrieval.camera_normalization import cohort_rows_of, count_images, normalize_cameras
 from reid.retrieval.centering import camera_means, centered
 from reid.retrieval.embed import embed
 from reid.retrieval.normalization_choice import NormalizationRequest, parse_normalization
@@ -179,3 +179,19 @@ def test_profiles_of_centers_are_saved_and_read(small: Checkpoint, crops: list[S
     assert again.centers is not None
     assert torch.equal(again.centers, profiles.centers)
     assert (again.levels, again.score_norm, again.domains) == (profiles.levels, "csls", profiles.domains)
+
+
+def test_profiles_keep_a_cohort_where_scores_are_normalized(small: Checkpoint, crops: list[Sample]) -> None:
+    """A gallery without crops of the camera of a query is normalized with those of the profiles."""
+    checkpoint = with_network(small, batch_norm=False)
+    profiles, _ = normalize_cameras(checkpoint, crops, parse_normalization("centering+csls"))
+    assert normalize_cameras(checkpoint, crops, parse_normalization("centering"))[0].cohort is None
+    network = checkpoint.with_profiles(profiles)
+    rows = cohort_rows_of(network)
+    assert cohort_rows_of(checkpoint) is None
+    assert rows is not None
+    assert sorted(set(rows.cameras.tolist())) == ["person/door", "person/hall", "person/yard"]
+    by_path = {sample.path: vector for sample, vector in zip(crops, embed(network, crops).vectors, strict=True)}
+    yard = [by_path[sample.path] for sample in crops if sample.camera == "yard"]
+    found = rows.vectors[rows.cameras == "person/yard"]
+    np.testing.assert_allclose(np.sort(found @ yard[0]), np.sort(np.stack(yard) @ yard[0]), atol=1e-5)

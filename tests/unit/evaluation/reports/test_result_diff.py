@@ -164,12 +164,12 @@ def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
 def test_normalized_results_are_compared_with_normalized_ones(tmp_path: Path) -> None:
     plain, both = written(tmp_path / "a.json", 2), written(tmp_path / "b.json", 6, score_norm="csls")
     (pair,) = compare_files(plain, both)
-    assert (pair.before["score_norm"], pair.after["score_norm"]) == ("", "")
+    assert (pair.before["score_norm"], pair.after["score_norm"]) == ("none", "none")
     (line,) = unpaired_rerankings(plain, both)
     assert str(both) in line
     assert "csls" in line
     again = written(tmp_path / "c.json", 3, score_norm="csls")
-    assert [pair.after["score_norm"] for pair in compare_files(both, again)] == ["", "csls"]
+    assert [pair.after["score_norm"] for pair in compare_files(both, again)] == ["none", "csls"]
     old = json.loads(plain.read_text())
     del old["check"]
     for entry in old["results"]:  # as version 0.1.0 wrote it

@@ -23,8 +23,9 @@ import torch
 
 from reid.errors import ConfigError, WeightsError
 from reid.models.networks.backbones import BACKBONES
+from reid.models.networks.transformers import TRANSFORMERS
 from reid.models.runtime import RUNTIMES
-from reid.models.weights.families import PUBLISHED_NAMES
+from reid.models.weights.families import ANIMAL_NETWORKS, PUBLISHED_NAMES
 from reid.models.weights.public_weights import Fetched, PublicWeights, fetch, find_weights, public_weights
 from reid.models.weights.tensor_tables import read_table
 
@@ -96,7 +97,10 @@ class TestTable:
 
     def test_every_row_is_complete(self) -> None:
         for weights in public_weights():
-            assert weights.backbone in (*BACKBONES, *PUBLISHED_NAMES, *RUNTIMES.values())
+            trunk = weights.backbone.split("+")[0]
+            known = (*BACKBONES, *TRANSFORMERS, *PUBLISHED_NAMES, *ANIMAL_NETWORKS, *RUNTIMES.values())
+            assert trunk in known or trunk.startswith("timm:")
+            assert weights.hub == "" or weights.url == f"{weights.page}/resolve/main/{weights.file}"
             assert weights.licence
             assert weights.trained_on
             assert weights.page.startswith("https://")
@@ -118,6 +122,17 @@ class TestTable:
             ("mobilenet_v2", MobileNet_V2_Weights),
         ):
             assert find_weights(f"{name}_imagenet").url == published.IMAGENET1K_V1.url
+
+    def test_the_networks_of_timm_are_timms(self) -> None:
+        timm = pytest.importorskip("timm", reason='the extra "timm" is not installed')
+        rows = [weights for weights in public_weights() if weights.backbone.startswith("timm:")]
+        assert len(rows) >= 6
+        for weights in rows:
+            name = weights.backbone.removeprefix("timm:")
+            tags = {weights.hub.removeprefix(f"timm/{name}.")}
+            assert tags & set(timm.list_pretrained(f"{name}.*")) or weights.hub.removeprefix("timm/") in (
+                timm.list_pretrained(f"{name}.*")
+            )
 
     def test_an_unknown_name_names_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match='did you mean "osnet_x1_0_msmt17"'):

@@ -88,6 +88,14 @@ FILES = {
         ({"factor": 3.0}, {"everywhere": True}, {"quick": False}),
         cameras=True,
     ),
+    "CLIP-ReID of its ResNet": Published(
+        "clipreid_rn50",
+        tables.clip_resnet(patches=8),
+        forwards.clip_resnet,
+        (64, 32),
+        {},
+        ({"strided": True}, {"last_stride": 2}, {"from_mean": False}),
+    ),
     "SOLIDER": Published(
         "solider_swin_tiny",
         tables.solider(),
@@ -106,8 +114,12 @@ def table_of(name: str) -> Table:
     """Random numbers in the shapes of a file; a branch of a block is kept small, as it is after training."""
     table = filled(FILES[name].shapes)
     for key, tensor in table.items():
-        if key.endswith(("attn.proj.weight", "fc2.weight", "c_proj.weight", "out_proj.weight", "ffn.layers.1.weight")):
+        if key.endswith(
+            ("bn3.weight", "attn.proj.weight", "fc2.weight", "c_proj.weight", "out_proj.weight", "ffn.layers.1.weight")
+        ):
             table[key] = tensor * 0.5
+        elif key.endswith("q_proj.weight"):
+            table[key] = tensor * 10  # attention that prefers some positions
         elif key.endswith("relative_position_index"):
             table[key] = torch.zeros(tensor.shape, dtype=torch.int64)
     return table
@@ -169,7 +181,7 @@ def test_another_file_is_one_line(name: str, tmp_path: Path) -> None:
     file, is_solider = FILES[name], "SOLIDER" in name
     other = tables.transreid(patches=8) if is_solider else tables.solider("backbone.")
     wider = file.shapes | {key: (7,) for key in file.shapes if key.endswith("bias")}
-    cut = dict(list(file.shapes.items())[:9])
+    cut = dict(list(file.shapes.items())[:9]) | {k: s for k, s in file.shapes.items() if "positional" in k}
     for shapes, word in ((other, "expected keys of"), (wider, "of another size"), (cut, "parameters, and the file")):
         if shapes is wider and "CLIP" in name:
             continue  # 300 MB for the same answer
@@ -291,6 +303,7 @@ class TestCameras:
         "transreid_vit_base+256x128+stride0",
         "clipreid_vit_b16+jpm",
         "transreid_vit_base+semantic0.2",
+        "clipreid_rn50+sie",
         "solider_swin_tiny+sie",
         "solider_swin_tiny+semantic2",
     ],
@@ -311,6 +324,7 @@ def test_the_sizes_are_those_of_the_projects(name: str) -> None:
         "transreid_vit_small": tables.transreid(768, 8, 2304, patches=128, qkv_bias=False),
         "transreid_deit_small": tables.transreid(patches=128),
         "clipreid_vit_b16": tables.clip_reid(patches=128),
+        "clipreid_rn50": tables.clip_resnet(patches=128),
         "solider_swin_tiny": tables.solider(),
         "solider_swin_small": tables.solider(depths=(2, 2, 18, 2)),
         "solider_swin_base": tables.solider(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),

@@ -64,7 +64,7 @@ def test_tiles_hold_every_row_that_may_answer_once(data):
     vectors = np.zeros((len(keep), 2), np.float32)
     rows, shortest = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     found = []
-    for tile in tiles.tiles_of(vectors, keep, rows, shortest):
+    for tile in tiles.tiles_of(vectors, keep, rows, shortest, data.draw(st.sampled_from([1.0, 1.5, 4.0]))):
         assert 0 < tile.size <= rows
         columns = np.arange(tile.size) if tile.mask is None else np.flatnonzero(tile.mask)
         found.extend(tile.rows_at(columns).tolist())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reid.errors import GalleryError
+from reid.errors import GalleryError, ReidError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.folder_reading import read_attached
@@ -229,7 +229,11 @@ def change_persons(
         if writer.header is None:
             read_gallery(folder)  # tells what is wrong
         stored = under_lock(writer)
-        state = change(state_of(stored))
+        try:
+            state = change(state_of(stored))
+        except ReidError:
+            writer.sweep()  # what a change that was stopped has left
+            raise
         write_state(writer, stored, state)
     return state
 

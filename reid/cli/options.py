@@ -33,7 +33,10 @@ Root = Annotated[
 Weights = Annotated[Path | None, typer.Option(help="Weights file. Default: the shipped weights.")]
 Backbone = Annotated[
     str | None,
-    typer.Option(help="Network that the weights are for, such as osnet_x0_25. Needed where the file does not name it."),
+    typer.Option(
+        help="Network that the weights are for, such as osnet_x0_25, transreid_vit_base or timm:NAME. Needed where the"
+        " file does not name it."
+    ),
 ]
 Size = Annotated[
     tuple[int, int] | None,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.data.transforms import EvaluationTransform
-from reid.errors import ConditionError, ConfigError, WeightsError, unknown_name
+from reid.errors import ConditionError, ConfigError, WeightsError
 from reid.models.checkpoint_files import CheckpointContents, fingerprint_of, read_contents, write_contents
 from reid.models.embedder import NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters
@@ -24,7 +24,7 @@ from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
 from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
 from reid.norm.convert import norm_layers
 from reid.norm.site_cohort import SiteCohort, join_cohorts
-from reid.norm.unseen_domains import UNKNOWN_DOMAIN, UNSEEN_DOMAIN_ANSWERS, answer
+from reid.norm.unseen_domains import UNKNOWN_DOMAIN, answer, check_policy
 from reid.records import UnseenCameraPolicy
 
 MIN_SIDE, MAX_SIDE = 32, 2048  # pixels of a side that a user may ask images to be resized to
@@ -169,15 +169,9 @@ class Checkpoint:
             A checkpoint of the same weights; this one where the network has no domains.
 
         Raises:
-            ConfigError: If the policy is not known.
+            ConfigError: If the policy is not known, or is "nearest" and no domain has statistics.
         """
-        if policy not in UNSEEN_DOMAIN_ANSWERS:
-            raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN_DOMAIN_ANSWERS))
-        if policy == UnseenCameraPolicy.NEAREST and self.has_statistics and not norm_layers(self.network):
-            raise ConfigError(
-                f"{self.source}: keeps no statistics per camera, so no camera is nearest to an image; choose prior or"
-                " mixture"
-            )
+        check_policy(self.network, policy, self.source)
         return self._with_changes(unseen_camera_policy=UnseenCameraPolicy(policy)) if self.domain_fields else self
 
     def with_flip(self) -> Checkpoint:

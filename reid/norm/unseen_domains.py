@@ -153,6 +153,25 @@ UNSEEN_DOMAIN_ANSWERS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
+def check_policy(network: nn.Module, policy: str, source: str) -> None:
+    """Refuse a policy that is unknown, or that needs statistics which a network with domains does not keep.
+
+    Args:
+        network: The network, plain or with domains.
+        policy: A name of :data:`UNSEEN_DOMAIN_ANSWERS`.
+        source: The file of the network, for the message.
+
+    Raises:
+        ConfigError: If the policy cannot be used.
+    """
+    if policy not in UNSEEN_DOMAIN_ANSWERS:
+        raise ConfigError(unknown_name("policy for an unknown domain", policy, UNSEEN_DOMAIN_ANSWERS))
+    if policy == "nearest" and domains_of(network) and not norm_layers(network):
+        raise ConfigError(
+            f"{source}: keeps no statistics per camera, so no camera is nearest to an image; choose prior or mixture"
+        )
+
+
 def answer(network: nn.Module, images: Tensor, domain: Tensor | int, policy: str) -> Tensor:
     """Run a network on images, each in its domain; ``policy`` decides about those of an unknown domain.
 

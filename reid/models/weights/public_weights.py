@@ -76,15 +76,19 @@ class Fetched:
         path: The file.
         sha256: Its hash, 64 hex digits.
         digits: How many of them its publisher states.
+        is_on_hub: Whether the publisher's hash is that of the Hugging Face hub, which tells it to its own client.
     """
 
     path: Path
     sha256: str
     digits: int
+    is_on_hub: bool = False
 
     @property
     def verdict(self) -> str:
         """What the hash proves, as a sentence."""
+        if self.digits == 0 and self.is_on_hub:
+            return f'sha256 {self.sha256}: not verified now; the extra "hub" compares it with that of the hub'
         if self.digits == 0:
             return f"sha256 {self.sha256}: could not be verified, the publisher states none"
         stated = "" if self.digits == DIGITS else f" in the first {self.digits} digits, all that the publisher states"
@@ -221,4 +225,4 @@ def _check(weights: PublicWeights, path: Path) -> Fetched:
         )
     if weights.backbone not in RUNTIMES.values():  # a model is a graph of known operations and holds no code
         read_table(path)
-    return Fetched(path, found, len(weights.sha256))
+    return Fetched(path, found, len(weights.sha256), bool(weights.hub))

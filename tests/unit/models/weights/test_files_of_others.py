@@ -14,11 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers import transformer_tables as tables
 from helpers.python2_pickles import compress_entry, huge_storage, write_python2
 from helpers.small_checkpoints import plain_network
 from reid.errors import WeightsError
 from reid.models.checkpoint import load_checkpoint
+from reid.models.embedder import Embedder
 from reid.models.weights.tensor_tables import read_table, table_of
+from reid.models.weights.transformer_families import recognise_transformer
 
 TABLE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
 PYTHON2 = Path(__file__).parents[5] / "shared" / "faults" / "checkpoints" / "py2_rank1.pth.tar"
@@ -225,3 +228,18 @@ def test_sizes_that_the_file_does_not_hold_are_refused(tmp_path: Path) -> None:
 def test_tensors_that_are_larger_than_their_memory_are_refused(tmp_path: Path, tensor: Tensor) -> None:
     torch.save({"state_dict": {**TABLE, "pixel_mean": tensor}}, tmp_path / "w.pth")
     assert "pixel_mean" in refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", ""])
+def test_pretrained_files_of_solider_have_other_prefixes(prefix: str, tmp_path: Path) -> None:
+    """They hold the table under "teacher", with a head of the pre-training."""
+    shapes = tables.solider(prefix) | ({"head.mlp.0.weight": (5, 768)} if prefix else {})
+    small = {f"module.{key}": torch.zeros(1) for key in shapes}
+    torch.save({"teacher": small, "epoch": 3}, tmp_path / "w.pth")
+    read, _ = read_table(tmp_path / "w.pth")
+    origin = recognise_transformer(read, "solider_swin_tiny")
+    with torch.device("meta"):
+        network = Embedder(origin.spec)
+    ours, left_out = origin.tensors_for(network.backbone, read)
+    assert set(ours) == set(network.state_dict())
+    assert ("head.mlp.0.weight" in left_out) == bool(prefix)

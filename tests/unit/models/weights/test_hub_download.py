@@ -55,7 +55,8 @@ def test_the_hash_of_the_hub_is_checked(content: bytes, tmp_path: Path) -> None:
     digest, heard = hashlib.sha256(content).hexdigest(), []
     client = Client(content, digest)
     fetched = fetch(ROW, tmp_path, hub=client, progress=lambda *reported: heard.append(reported))
-    assert fetched == Fetched(tmp_path / "net.pth", digest, 64)
+    assert fetched == Fetched(tmp_path / "net.pth", digest, 64, is_on_hub=True)
+    assert "agrees with the publisher's" in fetched.verdict
     assert client.asked == [("o/n", "m.pth", "c0ffee")]
     assert heard == [(0, len(content)), (len(content), len(content))]
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
@@ -71,7 +72,9 @@ def test_another_hash_is_refused(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("etag", [None, '"d41d8cd98f00b204e9800998ecf8427e"'])
 def test_a_small_file_has_no_hash(content: bytes, etag: str | None, tmp_path: Path) -> None:
-    assert fetch(ROW, tmp_path, hub=Client(content, etag)).digits == 0
+    fetched = fetch(ROW, tmp_path, hub=Client(content, etag))
+    assert fetched.digits == 0
+    assert 'the extra "hub"' in fetched.verdict
 
 
 @pytest.mark.parametrize("failure", [OSError("403 gated\nmore"), ConnectionError("offline mode"), KeyError("no route")])

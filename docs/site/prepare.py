@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 REFERENCE = {
     "norm": ("Normalization: reid.norm", ("reid.norm", "reid.norm.specialised")),
     "models": ("Networks and weights: reid.models", ("reid.models", "reid.models.networks", "reid.models.weights")),
-    "retrieval": ("Search: reid.retrieval", ("reid.retrieval", "reid.retrieval.stores")),
+    "retrieval": ("Search: reid.retrieval", ("reid.retrieval", "reid.retrieval.persons", "reid.retrieval.stores")),
     "evaluation": (
         "Evaluation: reid.evaluation",
         ("reid.evaluation", "reid.evaluation.analysis", "reid.evaluation.reports"),

@@ -175,8 +175,20 @@ def extended(state: PersonState, labels: IntArray) -> tuple[IntArray, int]:
                 base[open_rows] = number
                 number += 1
             continue
-        base[open_rows] = known[_nearest_person(state, open_rows, rows, known)]
+        numbers = np.array([_group_number(state, rows, person) for person in known.tolist()])
+        base[open_rows] = numbers[_nearest_person(state, open_rows, rows, known)]
     return base, number
+
+
+def _group_number(state: PersonState, rows: IntArray, person: int) -> int:
+    """Return the number for crops that join a person in a group: that of a group that decisions made this person.
+
+    So the crops go where the other crops of the group go when these decisions are undone.
+    """
+    numbers, counts = np.unique(state.base[rows], return_counts=True)
+    same = [(count, number) for number, count in zip(numbers.tolist(), counts.tolist(), strict=True) if number]
+    same = [(count, number) for count, number in same if state.word.final(number) == person]
+    return max(same, key=lambda one: (one[0], -one[1]))[1] if same else person
 
 
 def _nearest_person(state: PersonState, open_rows: IntArray, rows: IntArray, known: IntArray) -> IntArray:
@@ -217,9 +229,11 @@ def regrouped(state: PersonState, labels: IntArray) -> tuple[IntArray, int]:
     number = state.log.next_person
     base = np.zeros(len(labels), np.int64)
     for label in range(int(labels.max(initial=-1)) + 1):
-        if label not in numbers:
-            numbers[label], number = number, number + 1
-        base[labels == label] = numbers[label]
+        rows = np.flatnonzero(labels == label)
+        if label in numbers:
+            base[rows] = _group_number(state, rows, numbers[label])
+        else:
+            base[rows], number = number, number + 1
     return base, number
 
 

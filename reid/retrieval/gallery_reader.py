@@ -143,20 +143,20 @@ class GalleryReader:
         """The rows with their vectors, as they are now; they are replaced as a whole when the gallery changes."""
         return self._rows
 
-    def add_labels(self, name: str, labels: Sequence[str]) -> None:
+    def add_column(self, name: str, texts: Sequence[str]) -> None:
         """Add a column for filters and groups to the rows in memory, in the place of an older one; it is not written.
 
         Args:
             name: The name of the column.
-            labels: The text of each row (G,), "" where it is unknown.
+            texts: The text of each row (G,), "" where it is unknown.
 
         Raises:
-            DataError: The number of labels is another one.
+            DataError: The number of texts is another one.
         """
-        if len(labels) != len(self._rows.table):
-            raise DataError(f'column "{name}": {len(labels)} values for {len(self._rows.table)} rows')
+        if len(texts) != len(self._rows.table):
+            raise DataError(f'column "{name}": {len(texts)} values for {len(self._rows.table)} rows')
         removed = self._rows_removed_since(self._rows)
-        self._rows = self._rows.labelled(name, labels)
+        self._rows = self._rows.with_column(name, texts)
         self._removed = self._rows, removed
 
     @property

@@ -64,11 +64,11 @@ class GalleryRows:
             left._store = self._store
         return left
 
-    def labelled(self, name: str, labels: Sequence[str]) -> GalleryRows:
+    def with_column(self, name: str, texts: Sequence[str]) -> GalleryRows:
         """Return the rows with a column of text (G,), in the place of an older one of this name."""
         import pyarrow as pa
 
-        table = self.table.with_column(name, pa.array(labels, pa.string()).dictionary_encode())
+        table = self.table.with_column(name, pa.array(texts, pa.string()).dictionary_encode())
         rows = GalleryRows(table, self.segments, self.dimension, self.index)
         rows._store = self._store
         return rows

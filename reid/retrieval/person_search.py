@@ -119,5 +119,5 @@ def label_persons(gallery: Gallery) -> PersonState:
     """
     state = state_of_gallery(gallery)
     if PERSON_COLUMN not in gallery.table.column_names or (state.persons > 0).any():
-        gallery.add_labels(PERSON_COLUMN, state.labels())
+        gallery.add_column(PERSON_COLUMN, state.labels())
     return state

@@ -15,7 +15,7 @@ from reid.retrieval.filters import ColumnCondition, Filter, rows_where
 from reid.retrieval.folder_reading import read_attached, read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
-from reid.retrieval.persons.person_files import PERSONS, PersonTable, read_decisions
+from reid.retrieval.persons.person_files import PERSONS, PersonTable, erased_crops, forget_crops, read_decisions
 from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment, checked_file, damaged
@@ -90,6 +90,7 @@ def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
             stored = read_gallery(folder)
         facts = compacted(writer, stored, everything=True)
         gone = sum(len(segment.table) for segment in stored.segments) - facts["count"]
+        facts["files"] = forget_crops(writer, facts["files"], _dropped_crops(stored) if gone else ())
         if facts["segments"] != stored.facts["segments"]:
             receipt = {"receipt": new_receipt({"action": "compact", "rows": gone})} if gone else {}
             writer.commit({**facts, **receipt})
@@ -97,6 +98,13 @@ def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
     if problems:
         raise GalleryError(f"{problems[0]}; it may still hold removed rows; mend that, then compact again")
     return before - bytes_of(folder)
+
+
+def _dropped_crops(stored: StoredGallery) -> list[tuple[str, str]]:
+    """Return the crops that are in the files of a gallery but not among its rows any more."""
+    kept = set(stored.kept_table().column("path").to_pylist())
+    parts = [erased_crops(segment.table, np.ones(len(segment.table), np.bool_)) for segment in stored.segments]
+    return [crop for part in parts for crop in part if crop[0] not in kept]
 
 
 def retain(folder: Path, days: float | None) -> tuple[ErasedRows, ...]:

@@ -29,6 +29,8 @@ from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.persons.person_files import read_decisions
+from reid.retrieval.persons.person_state import read_persons
 from reid.retrieval.query_file import load_queries, save_queries
 from reid.retrieval.storage import QUERIES_FILE
 from reid.retrieval.tombstones import read_tombstones
@@ -102,6 +104,11 @@ def gallery_state(folder: Path) -> object:
     gallery = Gallery.open(folder / "G")
     queries = load_queries(folder / "G").samples if (folder / "G" / QUERIES_FILE).exists() else ()
     return gallery.samples, gallery.embeddings.vectors.tobytes(), queries
+
+
+def persons_state(folder: Path) -> object:
+    """What a gallery answers, and the person of each of its rows."""
+    return gallery_state(folder), read_persons(folder / "G").labels()
 
 
 def file_state(read: Callable[[Path], object], name: str) -> State:
@@ -189,6 +196,33 @@ CASES = {
         add_queries,
         steps=6,
     ),
+    "identify": Case(("identify", "--gallery", "G"), persons_state, ((*BUILD, "all.csv"),), add_queries, steps=4),
+    "decide": Case(
+        ("identify", "same", "crops/x/anna/2.png", "crops/y/ben/5.png", "--gallery", "G"),
+        persons_state,
+        ((*BUILD, "all.csv"), ("identify", "--gallery", "G")),
+        add_queries,
+        steps=6,
+    ),
+    "undo": Case(
+        ("identify", "undo", "1", "--gallery", "G"),
+        persons_state,
+        (
+            (*BUILD, "all.csv"),
+            ("identify", "same", "crops/x/anna/2.png", "crops/y/ben/5.png", "--gallery", "G"),
+        ),
+        steps=6,
+    ),
+    "erase a decided one": Case(
+        ("index", "erase", "G", "anna"),
+        lambda folder: (persons_state(folder), read_decisions(folder / "G").decisions[0].person),
+        (
+            (*BUILD, "all.csv"),
+            ("identify", "same", "crops/x/anna/2.png", "crops/y/ben/5.png", "--gallery", "G"),
+        ),
+        add_queries,
+        steps=8,
+    ),
     "embed": Case(
         ("embed", *WEIGHTS, "--data", "all.csv", "--out", "e.safetensors"),
         file_state(embeddings_state, "e.safetensors"),
@@ -256,7 +290,7 @@ def test_a_killed_command_leaves_old_or_new_files_and_the_next_run_cleans_up(
         assert case.state(folder) in (old, new), what
         again = ask(list(case.arguments), folder, None)
         # An erasure that was killed at its very end leaves nothing to do, which is told with exit code 1.
-        done = ("erased before", "not erased here", "no row fulfils", "holds a gallery already")
+        done = ("erased before", "not erased here", "no row fulfils", "holds a gallery already", "no decision")
         finished = case.state(folder) == new and any(words in again["err"] for words in done)
         assert again["code"] == 0 or finished, (what, again["err"])
         assert "Traceback" not in again["err"]

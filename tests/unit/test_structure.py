@@ -43,6 +43,7 @@ PARTS_OF_COMMANDS = (
     "options",
     "old_usage",
     "gallery_options",
+    "identify_answers",
     "index_erasure",
     "index_exchange",
     "index_tuning",

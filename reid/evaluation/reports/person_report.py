@@ -43,7 +43,7 @@ def describe_persons(state: PersonState) -> list[dict[str, Any]]:
         persons.append(
             {
                 "person": person_name(number),
-                "name": state.names.get(number, ""),
+                "name": state.names_of_persons.get(number, ""),
                 "confidence": round(float(sureness[rows].mean()), 4),
                 "number_of_crops": len(crops),
                 "confirmed": int(confirmed[rows].sum()),

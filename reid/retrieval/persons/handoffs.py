@@ -20,7 +20,7 @@ VISIT_GAP = 60.0  # seconds without a crop after which somebody has left a camer
 
 
 @dataclass(frozen=True)
-class Visit:
+class CameraVisit:
     """A stay of a person in front of one camera.
 
     Attributes:
@@ -47,8 +47,8 @@ class Handoff:
         appeared: The next visit, of another camera; None where the person was not found again.
     """
 
-    left: Visit
-    appeared: Visit | None
+    left: CameraVisit
+    appeared: CameraVisit | None
 
     @property
     def seconds(self) -> float | None:
@@ -56,7 +56,7 @@ class Handoff:
         return None if self.appeared is None else (self.appeared.start - self.left.end).total_seconds()
 
 
-def find_visits(samples: Sequence[Sample], persons: IntArray, gap: float = VISIT_GAP) -> list[Visit]:
+def find_visits(samples: Sequence[Sample], persons: IntArray, gap: float = VISIT_GAP) -> list[CameraVisit]:
     """Find the visits of all persons.
 
     Args:
@@ -95,13 +95,13 @@ def find_visits(samples: Sequence[Sample], persons: IntArray, gap: float = VISIT
         else:
             visits.append([row])
     found = [
-        Visit(int(persons[v[0]]), samples[v[0]].camera, times[v[0]], times[v[-1]], tuple(v)) for v in visits
+        CameraVisit(int(persons[v[0]]), samples[v[0]].camera, times[v[0]], times[v[-1]], tuple(v)) for v in visits
     ]  # fmt: skip
     return sorted(found, key=lambda visit: (visit.person, visit.start, visit.end, visit.camera))
 
 
 def find_handoffs(
-    visits: Sequence[Visit], left: str = "", appeared: str = "", within: float | None = None
+    visits: Sequence[CameraVisit], left: str = "", appeared: str = "", within: float | None = None
 ) -> list[Handoff]:
     """Find who left a camera, and where they appeared next.
 
@@ -117,8 +117,8 @@ def find_handoffs(
     Example:
         >>> from datetime import datetime, timedelta
         >>> noon = datetime(2024, 5, 1, 12)
-        >>> one = Visit(1, "door", noon, noon, (0,))
-        >>> two = Visit(1, "yard", noon + timedelta(minutes=2), noon + timedelta(minutes=3), (1,))
+        >>> one = CameraVisit(1, "door", noon, noon, (0,))
+        >>> two = CameraVisit(1, "yard", noon + timedelta(minutes=2), noon + timedelta(minutes=3), (1,))
         >>> [(handoff.left.camera, handoff.seconds) for handoff in find_handoffs([one, two], left="door")]
         [('door', 120.0)]
     """
@@ -168,7 +168,7 @@ def handoff_json(state: PersonState, handoff: Handoff) -> dict[str, Any]:
     rows = [*left.rows, *(next_visit.rows if next_visit else ())]
     return {
         "person": person_name(left.person),
-        "name": state.names.get(left.person, ""),
+        "name": state.names_of_persons.get(left.person, ""),
         "left_camera": left.camera,
         "left_time": left.end.isoformat(),
         "left_path": state.paths[left.rows[-1]],

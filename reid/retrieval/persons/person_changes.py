@@ -91,7 +91,7 @@ def import_decisions(folder: Path, log: DecisionLog, *, instead: bool = False) -
             if _meaning(decision) in known:
                 counts[1] += 1
                 continue
-            state = add_decision(state, renumbered(decision, numbers), instead=instead)
+            state = add_decision(state, _here(state, decision, numbers), instead=instead)
             counts[0] += 1
         return state
 
@@ -99,15 +99,21 @@ def import_decisions(folder: Path, log: DecisionLog, *, instead: bool = False) -
     return state, counts[0], counts[1]
 
 
-def renumbered(decision: Decision, numbers: dict[int, int]) -> Decision:
-    """Return a decision with other numbers of persons."""
+def _here(state: PersonState, decision: Decision, numbers: dict[int, int]) -> Decision:
+    """Return a decision of another gallery with the numbers that its persons have in this one."""
+    person = numbers.get(decision.person, NO_PERSON)
+    absorbed: set[int] = set()
+    if decision.absorbed:  # here these are the persons of the same crops
+        rows_of = rows_of_crops([decision], state.paths, state.contents)
+        rows = [row for key in decision.crops for row in rows_of.get(key.name, _NO_ROWS).tolist()]
+        absorbed = set(state.persons[rows].tolist()) - {NO_PERSON, person}
+    other = numbers.get(decision.other_person, NO_PERSON)
     return replace(
-        decision,
-        person=numbers.get(decision.person, NO_PERSON),
-        other_person=numbers.get(decision.other_person, NO_PERSON),
-        absorbed=tuple(numbers[one] for one in decision.absorbed if numbers[one] != numbers.get(decision.person)),
-        replaced=tuple(renumbered(one, numbers) for one in decision.replaced),
-    )
+        decision, person=person, other_person=other, absorbed=tuple(sorted(absorbed)), replaced=(), positions=()
+    )  # fmt: skip
+
+
+_NO_ROWS = np.zeros(0, np.int64)
 
 
 def _meaning(decision: Decision) -> tuple[object, ...]:
@@ -123,20 +129,24 @@ def _matched_numbers(state: PersonState, decisions: Sequence[Decision]) -> dict[
     """
     rows_of = rows_of_crops(decisions, state.paths, state.contents)
     rows: dict[int, list[int]] = {}
+    not_here: dict[int, set[int]] = {}  # persons of this gallery that a person of the file was told apart from
     for decision in decisions:
-        for person, keys in ((decision.person, decision.crops), (decision.other_person, decision.others)):
+        sides = [(decision.person, decision.crops), (decision.other_person, decision.others)]
+        found = [[row for key in keys for row in rows_of.get(key.name, _NO_ROWS).tolist()] for _, keys in sides]
+        for (person, _), own in zip(sides, found, strict=True):
             if person:
-                found = rows.setdefault(person, [])
-                for key in keys:
-                    found += rows_of.get(key.name, np.zeros(0, np.int64)).tolist()
+                rows.setdefault(person, []).extend(own)
+        not_here.setdefault(decision.person, set()).update(state.persons[found[1]].tolist())
     numbers: dict[int, int] = {}
-    used = set(np.unique(state.persons).tolist()) | set(state.names)
+    used = set(np.unique(state.persons).tolist()) | set(state.names_of_persons)
     next_person = max([state.log.next_person, *(one + 1 for decision in decisions for one in decision.numbers())])
-    for number in sorted({one for decision in decisions for one in decision.numbers()}):
-        counts = np.bincount(state.persons[rows.get(number, [])], minlength=1)
-        counts[NO_PERSON] = 0
-        counts[[one for one in numbers.values() if one < len(counts)]] = 0  # that another person of the file is
-        if counts.any():
+    for number in sorted(rows):
+        counts = np.bincount(state.persons[rows[number]], minlength=1)
+        barred = {NO_PERSON, *numbers.values(), *not_here.get(number, ())}
+        counts[[one for one in barred if one < len(counts)]] = 0
+        if number < len(counts) and counts[number]:
+            numbers[number] = number
+        elif counts.any():
             numbers[number] = int(counts.argmax())
         elif number not in used and number not in numbers.values():
             numbers[number] = number

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reid.errors import GalleryError
+from reid.errors import GalleryError, ReidError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.folder_reading import read_attached
@@ -98,9 +98,9 @@ class PersonState:
         return np.where(self.confirmed, 1, np.where(self.persons > 0, self.confidence, 0)).astype(np.float32)
 
     @property
-    def names(self) -> dict[int, str]:
+    def names_of_persons(self) -> dict[int, str]:
         """The names that people gave to persons, by their numbers."""
-        return dict(self.word.names)
+        return dict(self.word.names_of_persons)
 
     def labels(self) -> list[str]:
         """Return the person of each crop (G,) as text, such as "person-12"; "" where it is undecided."""
@@ -111,7 +111,7 @@ class PersonState:
         number = int(self.persons[row])
         return {
             "person": person_name(number) if number else UNDECIDED,
-            "person_name": self.names.get(number, ""),
+            "person_name": self.names_of_persons.get(number, ""),
             "person_crops": int(np.count_nonzero(self.persons == number)) if number else 1,
         }
 
@@ -154,9 +154,11 @@ def contents_of(table: RowTable) -> list[str | None]:
     return list(table.arrow.column(CONTENT).to_pylist())
 
 
-def codes_of(table: RowTable, names: Sequence[str]) -> IntArray:
+def codes_of(table: RowTable, columns: Sequence[str]) -> IntArray:
     """Return a number (G,) int64 for each row; rows with the same texts in some columns have the same."""
-    codes = np.stack([table.codes(name)[0] for name in names]) if len(table) else np.zeros((len(names), 0), np.int32)
+    codes = (
+        np.stack([table.codes(name)[0] for name in columns]) if len(table) else np.zeros((len(columns), 0), np.int32)
+    )
     numbers: IntArray = np.unique(codes, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
     return numbers
 
@@ -227,7 +229,11 @@ def change_persons(
         if writer.header is None:
             read_gallery(folder)  # tells what is wrong
         stored = under_lock(writer)
-        state = change(state_of(stored))
+        try:
+            state = change(state_of(stored))
+        except ReidError:
+            writer.sweep()  # what a change that was stopped has left
+            raise
         write_state(writer, stored, state)
     return state
 

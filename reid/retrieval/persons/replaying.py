@@ -21,13 +21,13 @@ class HumanWord:
         person_of: The number of the person of every confirmed crop, by the name of its key.
         barred: The pairs of crops, by the names of their keys, that show different people.
         alias: For each person that was found to be another one, that other one.
-        names: The names of persons by their numbers.
+        names_of_persons: The names of persons by their numbers.
     """
 
     person_of: Mapping[str, int]
     barred: frozenset[tuple[str, str]]
     alias: Mapping[int, int]
-    names: Mapping[int, str]
+    names_of_persons: Mapping[int, str]
 
     def final(self, person: int) -> int:
         """Return the person that a person was found to be; itself where it is nobody else."""
@@ -70,7 +70,7 @@ def replay(decisions: Sequence[Decision]) -> HumanWord:
         >>> from reid.retrieval.persons.decisions import CropKey
         >>> a, b = CropKey("a.jpg"), CropKey("b.jpg")
         >>> word = replay([Decision("same", 1, (a, b)), Decision("name", 1, (a,), text="Anna")])
-        >>> word.person_of["b.jpg"], word.names[1]
+        >>> word.person_of["b.jpg"], word.names_of_persons[1]
         (1, 'Anna')
     """
     state = _Replay(decisions)

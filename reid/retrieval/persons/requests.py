@@ -46,7 +46,7 @@ def find_subject(state: PersonState, text: str) -> Subject:
         GalleryError: There is no such person and no such crop.
     """
     number = state.word.final(person_number(text)) or _named(state, text)
-    if number and ((state.persons == number).any() or number in state.names):
+    if number and ((state.persons == number).any() or number in state.names_of_persons):
         return Subject(text, number)
     spelled = {text, os.path.abspath(text), os.path.relpath(text)} if text else set()  # noqa: PTH100 (links stay)
     rows = [row for row, path in enumerate(state.paths) if path in spelled]
@@ -59,7 +59,7 @@ def find_subject(state: PersonState, text: str) -> Subject:
 
 
 def _named(state: PersonState, text: str) -> int:
-    return next((number for number, name in state.names.items() if name == text), NO_PERSON)
+    return next((number for number, name in state.names_of_persons.items() if name == text), NO_PERSON)
 
 
 def _anchor(state: PersonState, subject: Subject, without: Sequence[int] = ()) -> int:

@@ -162,9 +162,9 @@ def test_a_name_stays_when_the_crop_that_it_was_given_by_is_removed(tmp_path: Pa
     identify(tmp_path)
     record_decision(tmp_path, lambda at: decide_name(at, find_subject(at, "p03_door_0.jpg"), "Anna"))
     assert Gallery.open(tmp_path).remove("path = 'p03_door_0.jpg'") == 1
-    assert list(read_persons(tmp_path).names.values()) == ["Anna"]
+    assert list(read_persons(tmp_path).names_of_persons.values()) == ["Anna"]
     Gallery.open(tmp_path).erase("p03")
-    assert read_persons(tmp_path).names == {}
+    assert read_persons(tmp_path).names_of_persons == {}
 
 
 def test_a_gallery_without_crops_is_one_line(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_joined_persons_have_one_name_and_number() -> None:
         same(3, 2, 0, absorbed=(4,)),
     ]
     word = replay(log)
-    assert dict(word.names) == {3: "Anna"}
+    assert dict(word.names_of_persons) == {3: "Anna"}
     assert [word.final(number) for number in (1, 2, 3, 4, 5)] == [3, 3, 3, 3, 5]
 
 

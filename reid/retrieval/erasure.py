@@ -11,7 +11,7 @@ other filter leaves the bytes in the files until the gallery is compacted.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError, GalleryError, ReidError
+from reid.files import remove_partial_files
 from reid.records import Sample
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import HEADER, read_header
 from reid.retrieval.query_file import erase_queries
-from reid.retrieval.receipts import new_receipt, write_receipt
+from reid.retrieval.receipts import log_receipt, new_receipt
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
@@ -179,16 +180,7 @@ def lift_erasure(folder: Path, identity: str, category: str | None = None) -> tu
     Raises:
         GalleryError: A folder cannot be written to, or its list of erased identities is damaged.
     """
-    lifted = []
-    for one in (folder, *_application_folders(folder)):
-        if not (one / TOMBSTONES_FILE).exists():
-            continue
-        with write_gallery(one) as writer:
-            left = writer.tombstones.without_identity(identity, category)
-            if left.erased != writer.tombstones.erased:
-                write_tombstones(one, left)
-                lifted.append(one)
-    return tuple(lifted)
+    return _lift(folder, lambda tombstones: tombstones.without_identity(identity, category))
 
 
 def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Path, ...]:
@@ -204,13 +196,19 @@ def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Pat
     Raises:
         GalleryError: A folder cannot be written to, or its list of erased identities is damaged.
     """
+    return _lift(folder, lambda tombstones: tombstones.without_paths(paths))
+
+
+def _lift(folder: Path, change: Callable[[Tombstones], Tombstones]) -> tuple[Path, ...]:
+    """Change the tombstones of a gallery and of those beside it; return the folders in which something changed."""
     lifted = []
     for one in (folder, *_application_folders(folder)):
+        remove_partial_files(one)  # of a restoring that was killed
         if not (one / TOMBSTONES_FILE).exists():
             continue
         with write_gallery(one) as writer:
-            left = writer.tombstones.without_paths(paths)
-            if left.paths != writer.tombstones.paths:
+            left = change(writer.tombstones)
+            if left != writer.tombstones:
                 write_tombstones(one, left)
                 lifted.append(one)
     return tuple(lifted)
@@ -234,7 +232,7 @@ def _erase_in_folder(folder: Path, erasure: _Erasure, replaces: str | None) -> l
         problems += writer.sweep()
         finished = bool(writer.swept) and not removed_rows
         if not removed_rows and (finished or removed != 0):
-            write_receipt(folder, {**receipt, "queries": removed})
+            log_receipt(folder, {**receipt, "queries": removed})
     generation = str((writer.header or {})["generation"])
     erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased

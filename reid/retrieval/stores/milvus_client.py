@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from reid.errors import ConfigError, GalleryError
 from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.stores.milvus_filters import HAS_TIME, MORE, TEXT_FIELDS, TIME
+from reid.structured_text import parse_json
 
 Result = TypeVar("Result")
 
@@ -129,7 +130,7 @@ class MilvusConnection:
             return None
         properties = self._call(lambda client: client.describe_collection(name)).get("properties") or {}
         try:
-            facts = json.loads(properties.get(FACTS, ""))
+            facts = parse_json(properties.get(FACTS, ""))
         except ValueError:
             facts = None
         if not isinstance(facts, dict) or "dimension" not in facts:

@@ -28,6 +28,7 @@ from reid.retrieval.gallery_header import HEADER, read_header
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import log_receipt, new_receipt
 from reid.retrieval.row_table import RowTable
+from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones, write_tombstones
@@ -304,10 +305,15 @@ def _paths_in(folder: Path) -> set[str] | None:
     return paths or None
 
 
+def _table_of(segment: GallerySegment, erasure: _Erasure) -> RowTable:
+    """Return the rows that an erasure reaches; where it removes bytes, those that were removed before as well."""
+    return segment.table if erasure.compact else segment.kept_table()
+
+
 def _count_rows(folder: Path, erasure: _Erasure) -> int:
     """Count the rows of a gallery and its file of queries that are erased; 0 where it is damaged."""
     try:
-        count = sum(int(erasure.rows(segment.kept_table()).sum()) for segment in read_gallery(folder).segments)
+        count = sum(int(erasure.rows(_table_of(segment, erasure)).sum()) for segment in read_gallery(folder).segments)
         return count + sum(int(erasure.rows(queries).sum()) for queries in _queries_of(folder))
     except (DataError, GalleryError):
         return 0
@@ -317,7 +323,8 @@ def _check_room(folder: Path, erasure: _Erasure) -> None:
     """Refuse to begin where the disk has no room for the new files, which are written before the old ones go."""
     if not erasure.compact or not _count_rows(folder, erasure):
         return
-    dirty = [s for s in read_gallery(folder).segments if erasure.rows(s.kept_table()).any()]
+    segments = read_gallery(folder).segments
+    dirty = [s for s in segments if len(s.kept) < len(s.table) or erasure.rows(s.table).any()]
     needed = MARGIN + sum(s.source.nbytes + s.table.arrow.nbytes for s in dirty)
     if (folder / QUERIES_FILE).exists():
         needed += (folder / QUERIES_FILE).stat().st_size

@@ -1,4 +1,4 @@
-"""The log of receipts: every erasure has one, even where programs stop; something else of its name stops none midway."""
+"""The log of receipts: every erasure has one, even where programs stop, and none stops halfway because of the log."""
 
 from __future__ import annotations
 

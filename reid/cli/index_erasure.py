@@ -197,11 +197,9 @@ def index_restore(
     """Lift an erasure: the crops come back when the gallery is built again or they are added again."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    from reid.files import remove_partial_files
     from reid.retrieval.erasure import lift_erasure, lift_removal
     from reid.retrieval.tombstones import read_tombstones
 
-    remove_partial_files(folder)  # of a restoring that was killed
     if identity is None:
         if not path and not removed:
             raise ConfigError("reid index restore: what? give an identity, --path or --removed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,9 +56,17 @@ class FolderListing:
 def list_files(folder: Path) -> FolderListing:
     """List the files below a folder.  Links are followed, hidden files and folders are left out."""
     listing = FolderListing()
-    _list_folder(folder, folder, (), listing)
+    _list_folder(folder, folder, tuple(_keys_above(folder)), listing)
     listing.files.sort()
     return listing
+
+
+def _keys_above(folder: Path) -> Iterator[tuple[int, int]]:
+    """Yield what tells the folders apart that a folder lies in; a link to one of them would lead back to it."""
+    for parent in folder.resolve().parents:
+        with suppress(OSError):
+            status = parent.stat()
+            yield status.st_dev, status.st_ino
 
 
 def _list_folder(folder: Path, top: Path, above: tuple[tuple[int, int], ...], listing: FolderListing) -> None:

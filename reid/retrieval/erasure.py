@@ -11,7 +11,7 @@ other filter leaves the bytes in the files until the gallery is compacted.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from reid.errors import DataError, GalleryError, ReidError
+from reid.files import remove_partial_files
 from reid.records import Sample
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import HEADER, read_header
 from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
-from reid.retrieval.receipts import new_receipt, write_receipt
+from reid.retrieval.receipts import log_receipt, new_receipt
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
@@ -205,16 +206,7 @@ def lift_erasure(folder: Path, identity: str, category: str | None = None) -> tu
     Raises:
         GalleryError: A folder cannot be written to, or its list of erased identities is damaged.
     """
-    lifted = []
-    for one in (folder, *_application_folders(folder)):
-        if not (one / TOMBSTONES_FILE).exists():
-            continue
-        with write_gallery(one) as writer:
-            left = writer.tombstones.without_identity(identity, category)
-            if left.erased != writer.tombstones.erased:
-                write_tombstones(one, left)
-                lifted.append(one)
-    return tuple(lifted)
+    return _lift(folder, lambda tombstones: tombstones.without_identity(identity, category))
 
 
 def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Path, ...]:
@@ -230,13 +222,19 @@ def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Pat
     Raises:
         GalleryError: A folder cannot be written to, or its list of erased identities is damaged.
     """
+    return _lift(folder, lambda tombstones: tombstones.without_paths(paths))
+
+
+def _lift(folder: Path, change: Callable[[Tombstones], Tombstones]) -> tuple[Path, ...]:
+    """Change the tombstones of a gallery and of those beside it; return the folders in which something changed."""
     lifted = []
     for one in (folder, *_application_folders(folder)):
+        remove_partial_files(one)  # of a restoring that was killed
         if not (one / TOMBSTONES_FILE).exists():
             continue
         with write_gallery(one) as writer:
-            left = writer.tombstones.without_paths(paths)
-            if left.paths != writer.tombstones.paths:
+            left = change(writer.tombstones)
+            if left != writer.tombstones:
                 write_tombstones(one, left)
                 lifted.append(one)
     return tuple(lifted)
@@ -263,7 +261,7 @@ def _erase_in_folder(
         problems += writer.sweep()
         finished = bool(writer.swept) and not removed_rows
         if not removed_rows and (finished or removed != 0):
-            write_receipt(folder, {**receipt, "queries": removed})
+            log_receipt(folder, {**receipt, "queries": removed})
     generation = str((writer.header or {})["generation"])
     erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
@@ -335,17 +333,22 @@ def _paths_in(folder: Path) -> set[str] | None:
     return paths or None
 
 
+def _table_of(segment: GallerySegment, erasure: _Erasure) -> RowTable:
+    """Return the rows that an erasure reaches; where it removes bytes, those that were removed before as well."""
+    return segment.table if erasure.compact else segment.kept_table()
+
+
 def _count_rows(folder: Path, segments: Sequence[GallerySegment], erasure: _Erasure) -> int:
     """Count the rows of some segments of a gallery and of its file of queries that are erased."""
-    tables = [*(segment.kept_table() for segment in segments), *_queries_of(folder)]
+    tables = [*(_table_of(segment, erasure) for segment in segments), *_queries_of(folder)]
     return sum(int(erasure.rows(table).sum()) for table in tables)
 
 
 def _check_room(folder: Path, segments: Sequence[GallerySegment], erasure: _Erasure) -> None:
     """Refuse to begin where the disk has no room for the new files, which are written before the old ones go."""
-    dirty = [segment for segment in segments if erasure.rows(segment.kept_table()).any()]
-    if not erasure.compact or not _count_rows(folder, dirty, erasure):
+    if not erasure.compact or not _count_rows(folder, segments, erasure):
         return
+    dirty = [s for s in segments if len(s.kept) < len(s.table) or erasure.rows(s.table).any()]
     needed = MARGIN + sum(s.source.nbytes + s.table.arrow.nbytes for s in dirty)
     if (folder / QUERIES_FILE).exists():
         needed += (folder / QUERIES_FILE).stat().st_size

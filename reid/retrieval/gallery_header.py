@@ -16,6 +16,7 @@ from typing import Any
 
 from reid.errors import GalleryError
 from reid.retrieval.row_table import first_line
+from reid.structured_text import parse_json
 
 HEADER = "header.json"
 FORMAT = "reid-gallery"
@@ -67,9 +68,9 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"{folder}: not a gallery, or one that was not written to its end: there is no {HEADER}; {REBUILD}"
         )
     try:
-        header = json.loads(content.decode("utf-8"))
+        header = parse_json(content.decode("utf-8"))
         known, version = header["format"] == FORMAT, header["version"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GalleryError(f"{folder}: {HEADER} is damaged ({first_line(error)}); {REBUILD}") from error
     if not known:
         raise GalleryError(f"{folder}: {HEADER} is not that of a gallery; {REBUILD}")

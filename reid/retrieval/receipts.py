@@ -2,13 +2,14 @@
 
 The log only grows. Each line holds a hash of the line before it, so that a line that is changed or taken out shows. A
 receipt is part of the header that makes its erasure count, and is copied to the log afterwards; where a program is
-stopped in between, the next writer copies it.
+stopped in between, the next writer copies it before it replaces that header.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from reid.files import sync
 from reid.structured_text import parse_json
 
 RECEIPTS_FILE = "receipts.jsonl"  # in the folder of a gallery
+
+_LOG = logging.getLogger(__name__)
 
 
 def new_receipt(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +43,11 @@ def write_receipt(folder: Path, receipt: Mapping[str, Any] | None) -> None:
         receipt: The receipt; None does nothing.
 
     Raises:
+        GalleryError: Something else has the name of the log, such as a folder or a pipe.
         OSError: The log cannot be written.
     """
-    path = folder / RECEIPTS_FILE
-    before = path.read_bytes() if path.is_file() else b""
+    path = receipts_path(folder)
+    before = path.read_bytes() if path.exists() else b""
     if receipt is None or json.dumps(receipt["id"]).encode() in before:
         return
     lines = before.splitlines()
@@ -57,6 +61,27 @@ def write_receipt(folder: Path, receipt: Mapping[str, Any] | None) -> None:
         os.close(descriptor)
     if not before:
         sync(folder)
+
+
+def receipts_path(folder: Path) -> Path:
+    """Return the path of the log of a gallery folder.
+
+    Raises:
+        GalleryError: Something else has its name, such as a folder, a link or a pipe.
+    """
+    path = folder / RECEIPTS_FILE
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise GalleryError(f"{path}: expected the file of the receipts, got something else; move it away, then repeat")
+    return path
+
+
+def log_receipt(folder: Path, receipt: Mapping[str, Any] | None) -> None:
+    """Append a receipt to the log after its erasure has happened; a failure is a warning, because that stays true."""
+    try:
+        write_receipt(folder, receipt)
+    except (OSError, GalleryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        _LOG.warning("warning: %s: the receipt is not written yet (%s)", folder / RECEIPTS_FILE, reason or error)
 
 
 def read_receipts(folder: Path) -> list[dict[str, Any]]:

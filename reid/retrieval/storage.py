@@ -49,7 +49,7 @@ from reid.retrieval.gallery_header import (
     read_header,
 )
 from reid.retrieval.persons.person_files import DECISIONS_FILE, PERSONS
-from reid.retrieval.receipts import RECEIPTS_FILE, write_receipt
+from reid.retrieval.receipts import RECEIPTS_FILE, log_receipt, receipts_path, write_receipt
 from reid.retrieval.row_table import first_line
 from reid.retrieval.segments import sha256_of
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
@@ -160,6 +160,9 @@ class GalleryWriter:
             OSError: The header cannot be written; then the gallery stays as it was.
         """
         self._suffixes |= set((self.header or {"files": ()})["files"])
+        receipt = (self.header or {}).get("receipt")
+        if receipt != facts.get("receipt"):  # the new header replaces it
+            write_receipt(self.folder, receipt)
         header = {"format": FORMAT, "version": VERSION, "generation": secrets.token_hex(8), **facts}
         text = encode_header(header)
         write_private(self.folder / HEADER, lambda part: part.write_text(text, encoding="utf-8"))
@@ -182,7 +185,6 @@ class GalleryWriter:
         """
         if self.header is None:
             return []
-        write_receipt(self.folder, self.header.get("receipt"))
         used = {entry["name"] for entry in listed_files(self.header)}
         remaining = []
         for path in sorted(self.folder.iterdir()):
@@ -193,6 +195,7 @@ class GalleryWriter:
                 except OSError as error:
                     remaining.append(f"{path}: cannot be removed ({error.strerror or error})")
         remaining += [f"{path}: cannot be removed" for path in remove_partial_files(self.folder)]
+        log_receipt(self.folder, self.header.get("receipt"))
         with suppress(OSError):
             sync(self.folder)
         return remaining
@@ -219,6 +222,7 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         with _write_lock(folder):
             if replaces is None:
                 _check_replaceable(folder)
+            receipts_path(folder)  # checked before anything is erased
             header = header_if_readable(folder) if replaces is None else read_header(folder)
             if replaces is not None and header is not None and header["generation"] != replaces:
                 raise GalleryError(f"{folder}: the gallery was changed by another program; open it again, then repeat")

@@ -24,6 +24,7 @@ from reid.errors import GalleryError
 from reid.files import write_whole
 from reid.records import Sample
 from reid.retrieval.row_table import RowTable, SampleRows
+from reid.structured_text import parse_json
 
 TOMBSTONES_FILE = "erasures.json"  # in the folder of a gallery
 FORMAT = "reid-erasures-1"
@@ -169,7 +170,7 @@ def read_tombstones(folder: Path) -> Tombstones:
     try:
         if not path.is_file() or path.stat().st_size > MAX_BYTES:
             raise ValueError("it is no file of this program")
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = parse_json(path.read_text(encoding="utf-8"))
         if table["format"] != FORMAT or table.pop("check") != _checksum(table):
             raise ValueError("its checksum differs")
         pairs = frozenset((str(identity), str(category)) for identity, category in table["erased"])
@@ -177,7 +178,7 @@ def read_tombstones(folder: Path) -> Tombstones:
         return Tombstones(
             bytes.fromhex(table["salt"]), pairs, bool(table["lifted"]), paths, str(table.get("pending", ""))
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GalleryError(
             f"{path}: the list of erased identities is damaged ({type(error).__name__}); put a copy back, or delete it,"
             " build the gallery again and erase again whom it named"

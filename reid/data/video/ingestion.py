@@ -119,13 +119,12 @@ class IngestResult:
     doubts: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Describe the result for the user, one finding a line."""
+        """Describe the result for the user, one finding a line; the doubts are told apart from these."""
         known = self.crops - self.added
         before = f", {known} of them listed before" if known else ""
         return [
             f"{self.manifest}: {self.crops} crops of {self.tracks} tracks{before}",
             f"searched {self.searched} of {self.frames} frames with {self.detector}",
-            *self.doubts,
             *self.warnings,
         ]
 

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -186,7 +187,7 @@ class DetectionLog:
         """Record that all ``frames`` frames of the video have been searched, and what was mended in their times."""
         mended = {"retimed": retiming.frames, "restarts": retiming.restarts} if retiming.frames else {}
         self._write({"frames": frames, **mended})
-        self.retiming = retiming
+        self.retiming = replace(retiming)  # reading the frames again, to cut out crops, begins to count anew
         os.fsync(self._file.fileno())
         self.frames = frames
 

@@ -102,11 +102,13 @@ def test_links_are_followed_and_loops_are_named(tmp_path: Path) -> None:
     (tmp_path / "elsewhere/2.jpg").unlink()
     (crops / "c1/bo").symlink_to(tmp_path / "elsewhere/anna", target_is_directory=True)
     (crops / "c1/again").symlink_to(crops, target_is_directory=True)
+    (crops / "c1/above").symlink_to(tmp_path, target_is_directory=True)
     (crops / "c1/anna/gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     found = init_manifest(crops)
     assert rows(found) == [("anna", "c1"), ("bo", "c1"), ("anna", "c2")]
     left_out = [line for line in found.lines() if line.startswith("left out")]
     assert any("c1/again" in line for line in left_out)
+    assert any("c1/above" in line for line in left_out)
     assert any("gone.jpg" in line for line in left_out)
 
 

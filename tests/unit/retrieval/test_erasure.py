@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.random_embeddings import embeddings_of, random_rows
@@ -18,7 +19,8 @@ from reid.errors import GalleryError
 from reid.records import Embeddings
 from reid.retrieval import erasure, storage
 from reid.retrieval.embed import load_embeddings, save_embeddings
-from reid.retrieval.erasure import erase_identity, lift_erasure
+from reid.retrieval.erasure import erase_identity, erase_rows, lift_erasure
+from reid.retrieval.filters import equals
 from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import encode_header
@@ -316,3 +318,21 @@ def test_damaged_queries_are_removed_by_an_erasure(folder: Path) -> None:
     (erased,) = erase_identity(folder, "id4")
     assert str(path) in erased.remaining[0]
     assert path.exists()
+
+
+def test_an_erasure_reaches_the_bytes_of_rows_that_were_removed_before(tmp_path: Path) -> None:
+    Gallery.build(renamed(rows(), "id3", identity="Rosalind")).save(tmp_path / "g")
+    taken = [s.path for s in Gallery.open(tmp_path / "g").samples if s.identity == "Rosalind"]
+    vector = Gallery.open(tmp_path / "g").embeddings.vectors[[s.path in taken for s in rows().samples]][0].tobytes()
+    erase_rows(tmp_path / "g", equals("path", *map(str, taken)))
+    assert vector in bytes_in(tmp_path / "g")  # "reid index compact" removes the bytes
+    (erased,) = erase_identity(tmp_path / "g", "Rosalind")
+    assert (erased.rows, erased.finished) == (0, True)
+    assert vector not in bytes_in(tmp_path / "g")
+    assert "Rosalind" not in distinct_names(tmp_path / "g")
+
+
+def distinct_names(folder: Path) -> set[str]:
+    """Every identity that a file of the folder still names."""
+    tables = [pq.read_table(path) for path in folder.glob("*.rows.parquet")]
+    return {name for table in tables for name in table.column("identity").to_pylist()}

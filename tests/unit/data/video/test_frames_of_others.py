@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from PIL import Image
 
 from helpers.walking_people import RATE, SIZE, TWO, draw_frame, write_video
 from reid.data.video import frames as module
-from reid.data.video.frames import Retiming, load_cv2, open_video
-from reid.data.video.ingestion import Settings, _warnings
+from reid.data.video.frames import Pixels, Retiming, load_cv2, open_video
+from reid.data.video.ingestion import Settings, _warnings, ingest
 from reid.data.video.tracking import FrameDetections
+from reid.records import FloatArray
 
 NOTHING = np.empty((0, 5), np.float32)
 
@@ -74,6 +76,24 @@ def test_what_was_mended_is_counted(video: Path, monkeypatch: pytest.MonkeyPatch
     opened = open_video(video)
     list(opened.frames(lambda _number: False))
     assert opened.retiming == Retiming(frames=2, restarts=0)
+
+
+def test_an_ingest_counts_what_was_mended_in_the_whole_video_and_says_it_once(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneBox:
+        name, min_score = "one", 0.5
+
+        def __call__(self, _pixels: Pixels) -> FloatArray:
+            return np.array([[10, 10, 60, 110, 0.9]], np.float32)
+
+    for stamps in ([*range(0, 600, 100)] * 4, [*range(0, 600, 100)] * 2):  # crops are cut in a second reading, once
+        state(monkeypatch, stamps=stamps)
+        plan = Settings("north", max_crops=1)
+        result = ingest(open_video(video), OneBox(), tmp_path / "crops", plan, bar=lambda *_: nullcontext(print))
+        (doubt,) = result.doubts
+        assert "the times of 6 of 12 frames" in doubt
+        assert doubt not in result.lines()
 
 
 def test_equal_stamps_rise(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,11 @@ for words in json.loads(sys.argv[1]):
             raise
 print("imported:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
-GROUPS = {"cameras": ("report", "watch", "merge", "center"), "index": ("build", "erase"), "weights": ("list", "get")}
+GROUPS = {
+    "cameras": ("report", "watch", "merge", "center", "probe"),
+    "index": ("build", "erase"),
+    "weights": ("list", "get"),
+}
 
 
 def run(folder: Path, *words: object) -> tuple[int, str, list[str], list[str]]:

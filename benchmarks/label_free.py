@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from label_free_places import Place, all_places
+from label_free_probes import PROBES, measure_probe
 from label_free_report import page
 
 from reid.adaptation.site_adaptation import RECIPE, adapt, adapt_by_clusters
@@ -36,10 +37,11 @@ from reid.records import Embeddings, Sample, UnseenCameraPolicy
 from reid.retrieval.camera_normalization import normalize_cameras
 from reid.retrieval.embed import embed
 
-SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "weights" / "street.safetensors"
+SHIPPED = Path(__file__).resolve().parents[1] / "demo" / "weights"
+IN_PROGRAM = {"shipped": "street", "small, BN": "small-plain", "small, camera BN": "small-camera"}
 PLAIN, CSLS, SNORM, METRIC, JACCARD = "cosine", "csls", "snorm", "learned metric", "rerank camera"
-AS_IT_IS, ADAPTED, MIXED_BATCHES = "as it is", "adapted", "adapted, mixed batches"
-LEVELS = {"calibrated": "statistics", "centered": "centering", "both": "statistics+centering", "auto": "auto"}
+AS_IT_IS, CALIBRATED, ADAPTED, MIXED_BATCHES = "as it is", "calibrated", "adapted", "adapted, mixed batches"
+LEVELS = {CALIBRATED: "statistics", "centered": "centering", "both": "statistics+centering", "auto": "auto"}
 SEEDS = (0, 1, 2)
 
 
@@ -82,9 +84,13 @@ class Measurement:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """A network as it was published; unknown cameras get the mixture of those that it knows."""
-        if name == "shipped":
-            return load_checkpoint(SHIPPED)
+        if name in IN_PROGRAM:
+            return load_checkpoint(SHIPPED / f"{IN_PROGRAM[name]}.safetensors")
         return load_checkpoint((self.weights or Path()) / f"osnet_x0_25_{name}.pth", "osnet_x0_25")
+
+    def file_of(self, job: Job) -> Path:
+        """Where the adapted network of a job is kept."""
+        return self.kept / "adapted" / f"{job.name.replace('|', ',')}.safetensors"
 
     def prepared(self, job: Job) -> tuple[Checkpoint, dict[str, Any]]:
         """The network of a job, and how it came about."""
@@ -99,7 +105,7 @@ class Measurement:
 
     def adapted(self, job: Job, checkpoint: Checkpoint, place: Place) -> tuple[Checkpoint, dict[str, Any]]:
         """The adapted network of a job, from the folder if it is there."""
-        file = self.kept / "adapted" / f"{job.name.replace('|', ',')}.safetensors"
+        file = self.file_of(job)
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
             start = time.process_time()
@@ -214,12 +220,19 @@ def main() -> None:
     for job in all_jobs(places, names):
         if options.only not in job.name or job.name in read(options.json):
             continue
-        file = options.kept / "adapted" / f"{job.name.replace('|', ',')}.safetensors"
-        if options.made and job.level in (ADAPTED, MIXED_BATCHES) and not file.is_file():
+        if options.made and job.level in (ADAPTED, MIXED_BATCHES) and not measurement.file_of(job).is_file():
             continue
         found = measurement.measure(job)
         add(options.json, job.name, found)
         print(job.name, found["scores"][PLAIN], flush=True)
+    for network, level in PROBES if streets else ():
+        job = Job(next(iter(streets)) + " visible", network, level)
+        name = f"probe|{network}|{level}|{job.seed}"
+        if options.only in name and name not in read(options.json):
+            found = measure_probe(measurement, job)
+            if found:
+                add(options.json, name, found)
+                print(name, found[-1], flush=True)
     options.report.write_text(page(read(options.json)), encoding="utf-8")
 
 
@@ -227,7 +240,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def add(path: Path, name: str, found: dict[str, Any]) -> None:
+def add(path: Path, name: str, found: Any) -> None:
     """Add figures to a file that another run may add to at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}")

@@ -12,7 +12,7 @@ from reid.data.manifest import read_manifest
 from reid.data.protocols.protocol_table import Rule
 from reid.records import Modality, Sample, Split
 
-APART, MIXED, LEAVE_ONE_OUT = Rule(), Rule(modalities="mixed"), Rule(ignore="itself")
+APART, MIXED = Rule(), Rule(modalities="mixed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def characters(folder: Path) -> Place:
     """Handwritten characters without cameras: 40 to adapt to, and 40 others to score."""
     samples = read_manifest(folder / "manifest.csv")
     scored = [sample for sample in samples if sample.split is not Split.TRAIN]
-    return Place("characters", of_split(samples, Split.TRAIN), scored, (LEAVE_ONE_OUT,))
+    return Place("characters", of_split(samples, Split.TRAIN), scored)
 
 
 def of_split(samples: Sequence[Sample], split: Split) -> list[Sample]:

@@ -50,8 +50,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, search, evaluate,
-    diff, serve, weights, export,
+    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, search,
+    evaluate, diff, serve, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

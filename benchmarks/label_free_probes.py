@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from label_free_measure import ADAPTED, CALIBRATED, Job, Measurement
 
 from reid.evaluation.analysis.probes import EMBEDDING, probe_features, probe_network
 from reid.models.checkpoint import Checkpoint
@@ -13,9 +14,6 @@ from reid.records import FloatArray, Sample
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.embed import embed
 from reid.retrieval.score_normalization import normalize_scores
-
-if TYPE_CHECKING:
-    from label_free import Job, Measurement
 
 ASKED = 48  # people
 SCORES = {"scores": "none", "scores, csls": "csls"}  # level -> normalization of the scores with the pool
@@ -28,8 +26,6 @@ PROBES = (
 
 def measure_probe(measurement: Measurement, job: Job) -> list[dict[str, object]]:
     """Probe the network of a job on people who took no part; [] where it is not adapted yet."""
-    from label_free import ADAPTED, CALIBRATED, Job
-
     place = measurement.places[job.place]
     samples = asked_crops(place.scored)
     if job.level == ADAPTED:

@@ -22,9 +22,9 @@ What crops of a site are worth when nobody has said who is on them: a network as
 with `reid adapt`, and each of these with scores that are normalized per pair of cameras (`--score-norm csls` or
 `snorm`), with a metric learned from mutual neighbours (`--learn-metric`) and with camera-aware re-ranking
 (`--rerank camera`). The people who are scored took no part: statistics, centers and weights come from other people of
-the same cameras. Normalized scores and re-ranking use, as always, the other crops of the gallery. Labels are used for
-scoring only. Rank-1 / mAP in percent, Market rule; "mixed" is every query against visible and infrared crops
-together."""
+the same cameras. Normalized scores, the learned metric and re-ranking use, as always, the other crops of the gallery
+(the latter two the queries as well, and CSLS scores). Labels are used for scoring only. Rank-1 / mAP in percent, Market
+rule; "mixed" is every query against visible and infrared crops together."""
 STREETS = """\
 The shipped network was trained on street-a of seed 0. It adapts to 40 people (960 crops, 640 of them visible) in six
 cameras, two of them infrared, and other people are scored. Mean ± standard deviation over the seeds of the
@@ -65,7 +65,8 @@ def page(results: Results) -> str:
     if rows := pool_rows(jobs):
         head = ["crops to adapt to", "network", f"{VISIBLE}, {PLAIN}", f"{VISIBLE}, csls", f"{MIXED}, {PLAIN}"]
         parts += ["## Other crops to adapt to", POOLS, markdown(head, rows)]
-    parts += ["## What the adaptations say of themselves", verdicts(jobs)]
+    if any("adaptation" in result for result in jobs.values()):
+        parts += ["## What the adaptations say of themselves", verdicts(jobs)]
     if probes := {name: result for name, result in results.items() if name.startswith("probe|")}:
         parts += ["## What the stages know", PROBES, *probe_tables(probes)]
     parts += ["## What was not done", NOT_DONE, stamp(jobs)]

@@ -140,6 +140,8 @@ def test_misspelt_commands(tmp_path: Path, words: tuple[str, ...], word: str) ->
         (("cameras", "report", "--plot", "curve.png"), "curve.png"),
         (("cameras", "report", "--data", "whole.csv", "--weights", "none.pth"), "none.pth"),
         (("cameras", "watch", "--data", "none.csv", "--reference", "whole.csv"), "none.csv"),
+        (("cameras", "probe", "--data", "none.csv"), "none.csv"),
+        (("cameras", "probe", "--data", "whole.csv", "--weights", "none.pth"), "none.pth"),
         (("cameras", "merge", "none.st", "none.st", "--out", "p.st"), "none.st"),
         (("validate", "--data", "none.csv"), "none.csv"),
         (("diff", "none.json", "none.json"), "none.json"),

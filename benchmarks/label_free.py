@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from label_free_measure import ADAPTED, MIXED_BATCHES, PLAIN, Job, Measurement, all_jobs
+from label_free_measure import EPOCHS, PLAIN, Job, Measurement, all_jobs
 from label_free_places import all_places
 from label_free_probes import PROBES, measure_probe
 from label_free_report import page
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--kept", type=Path, default=Path("data/label-free"), help="where networks and vectors are kept"
     )
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of adaptations")
     options = parser.parse_args()
     torch.set_num_threads(1)
     streets = {name: Path(folder) for name, _, folder in (one.partition("=") for one in options.street)}
@@ -48,9 +50,10 @@ def main() -> None:
     )
     measurement = Measurement(places, options.weights, options.kept)
     for job in all_jobs(places, names):
+        job = replace(job, epochs=options.epochs)
         if options.only not in job.name or job.name in read(options.json):
             continue
-        if options.made and job.level in (ADAPTED, MIXED_BATCHES) and not measurement.file_of(job).is_file():
+        if options.made and job.is_adaptation and not measurement.file_of(job).is_file():
             continue
         found = measurement.measure(job)
         add(options.json, job.name, found)

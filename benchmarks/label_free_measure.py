@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from label_free_places import Place
 
+from reid.adaptation.contrast_rounds import EPOCHS
 from reid.adaptation.site_adaptation import RECIPE, adapt, adapt_by_clusters
 from reid.adaptation.site_adaptation import Options as AdaptationOptions
 from reid.data.protocols.data_sets import Scoring
@@ -39,10 +40,16 @@ class Job:
     network: str
     level: str
     seed: int = 0
+    epochs: int = EPOCHS
 
     @property
     def name(self) -> str:
-        return f"{self.place}|{self.network}|{self.level}|{self.seed}"
+        fewer = f", {self.epochs} epochs" if self.is_adaptation and self.epochs != EPOCHS else ""
+        return f"{self.place}|{self.network}|{self.level}{fewer}|{self.seed}"
+
+    @property
+    def is_adaptation(self) -> bool:
+        return self.level in (ADAPTED, MIXED_BATCHES)
 
 
 def all_jobs(places: Mapping[str, Place], networks: Sequence[str]) -> list[Job]:
@@ -97,9 +104,9 @@ class Measurement:
             start = time.process_time()
             state = file.with_suffix(".state")
             if job.level == MIXED_BATCHES:
-                found = adapt_in_mixed_batches(checkpoint, place.pool, job.seed, state)
+                found = adapt_in_mixed_batches(checkpoint, place.pool, job, state)
             else:
-                found = adapt(checkpoint, place.pool, seed=job.seed, state=state).checkpoint
+                found = adapt(checkpoint, place.pool, epochs=job.epochs, seed=job.seed, state=state).checkpoint
             extra = {**found.extra, "cpu seconds": f"{time.process_time() - start:.0f}"}
             replace(found, extra=extra).save(file)
             state.unlink(missing_ok=True)
@@ -153,7 +160,7 @@ SCORINGS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def adapt_in_mixed_batches(checkpoint: Checkpoint, pool: Sequence[Sample], seed: int, state: Path) -> Checkpoint:
+def adapt_in_mixed_batches(checkpoint: Checkpoint, pool: Sequence[Sample], job: Job, state: Path) -> Checkpoint:
     """Adapt with one set of statistics for all cameras, of the whole batch in training; the cameras stay known.
 
     A network with statistics per camera starts from their mixture.
@@ -167,7 +174,7 @@ def adapt_in_mixed_batches(checkpoint: Checkpoint, pool: Sequence[Sample], seed:
     fields = module.site_fields
     module.site_fields = lambda *_: ()
     try:
-        return adapt_by_clusters_with_recipe(plain, pool, AdaptationOptions(seed=seed, state=state))
+        return adapt_by_clusters_with_recipe(plain, pool, AdaptationOptions(job.epochs, seed=job.seed, state=state))
     finally:
         module.site_fields = fields
 
@@ -176,5 +183,11 @@ def adapt_by_clusters_with_recipe(
     checkpoint: Checkpoint, pool: Sequence[Sample], options: AdaptationOptions
 ) -> Checkpoint:
     found = adapt_by_clusters(checkpoint, pool, options)
-    recipe = {"method": "cluster", "kept_epoch": found.kept_epoch, "adapted": found.is_adapted, "notes": found.notes}
+    recipe = {
+        "method": "cluster",
+        "epochs": options.epochs,
+        "kept_epoch": found.kept_epoch,
+        "adapted": found.is_adapted,
+        "notes": found.notes,
+    }
     return replace(found.checkpoint, extra={**found.checkpoint.extra, RECIPE: json.dumps(recipe)})

@@ -20,6 +20,7 @@ from reid import __version__
 from reid.cli import (
     adapt,
     calibrate,
+    camera_probe,
     cameras,
     diff,
     embed,
@@ -50,8 +51,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, embed, index, identify, search, evaluate,
-    diff, serve, weights, export,
+    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, identify,
+    search, evaluate, diff, serve, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

@@ -242,3 +242,26 @@ def test_unknown_cameras_by_policy(reid, manifest: Path, camera_weights: Path, t
     assert reid("evaluate", *common, "--json", tmp_path / "scores.json")[0] == 0
     results = json.loads((tmp_path / "scores.json").read_text())["results"]
     assert all(entry["made"]["unseen cameras"] == policy for entry in results)
+
+
+def test_a_probe_of_every_stage(reid, manifest: Path, plain_weights: Path) -> None:
+    code, answer, err = reid("cameras", "probe", "--data", manifest, "--weights", plain_weights, "--json")
+    assert code == 0, err
+    found = json.loads(answer)
+    assert {one["group"] for one in found} == {"person visible", "person infrared"}
+    assert [one["stage"] for one in found if one["group"] == "person visible"][-1] == "embedding"
+    for one in found:
+        assert one["camera_chance"] == pytest.approx(0.25 if "visible" in one["group"] else 0.5)
+        assert 0 <= min(one["camera"], one["identity"]) <= max(one["camera"], one["identity"]) <= 1
+    code, text, _ = reid(
+        "cameras", "probe", "--data", manifest, "--weights", plain_weights, "--normalize", "statistics"
+    )
+    assert code == 0
+    assert text.count("person visible") == text.count("person infrared") > 3
+
+
+def test_a_probe_of_one_camera_is_refused(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:
+    alone = rows_of(manifest, tmp_path / "alone.csv", lambda row: row["camera"] == "b1")
+    code, out, err = reid("cameras", "probe", "--data", alone, "--weights", plain_weights)
+    assert (code, out) == (1, "")
+    assert "2 cameras" in err.splitlines()[-1]

@@ -38,7 +38,7 @@ for words in json.loads(sys.argv[1]):
 print("imported:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
 GROUPS = {
-    "cameras": ("report", "watch", "merge", "center"),
+    "cameras": ("report", "watch", "merge", "center", "probe"),
     "index": ("build", "erase"),
     "identify": (
         "list",
@@ -156,6 +156,8 @@ def test_misspelt_commands(tmp_path: Path, words: tuple[str, ...], word: str) ->
         (("cameras", "report", "--plot", "curve.png"), "curve.png"),
         (("cameras", "report", "--data", "whole.csv", "--weights", "none.pth"), "none.pth"),
         (("cameras", "watch", "--data", "none.csv", "--reference", "whole.csv"), "none.csv"),
+        (("cameras", "probe", "--data", "none.csv"), "none.csv"),
+        (("cameras", "probe", "--data", "whole.csv", "--weights", "none.pth"), "none.pth"),
         (("cameras", "merge", "none.st", "none.st", "--out", "p.st"), "none.st"),
         (("validate", "--data", "none.csv"), "none.csv"),
         (("diff", "none.json", "none.json"), "none.json"),

@@ -99,8 +99,6 @@ def _is_whole(header: Mapping[str, Any]) -> bool:
         return (
             _GENERATION.fullmatch(header["generation"]) is not None
             and all(_is_entry(suffix, entry) for files in tables for suffix, entry in files.items())
-            and all(type(header[name]) is int for name in ("dimension", "count"))
-            and type(header["fingerprint"]) is str
             and (header["version"] == 1 or _has_segments(header))
         )
     except (KeyError, TypeError, AttributeError):
@@ -118,9 +116,14 @@ def _is_entry(suffix: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _has_segments(header: Mapping[str, Any]) -> bool:
-    return type(header["next_id"]) is int and all(
-        {VECTORS, ROWS} <= segment["files"].keys() <= {VECTORS, ROWS, DELETED} and type(segment["rows"]) is int
-        for segment in header["segments"]
+    numbers_are_right = all(type(header[name]) is int for name in ("dimension", "count", "next_id"))
+    return (
+        numbers_are_right
+        and type(header["fingerprint"]) is str
+        and all(
+            {VECTORS, ROWS} <= segment["files"].keys() <= {VECTORS, ROWS, DELETED} and type(segment["rows"]) is int
+            for segment in header["segments"]
+        )
     )
 
 

@@ -33,8 +33,8 @@ def read_old_segment(folder: Path, header: Mapping[str, Any]) -> GallerySegment:
         GalleryError: A file is damaged or missing.
     """
     files = {suffix: checked_file(folder, entry) for suffix, entry in header["files"].items()}
-    count, dimension = header["count"], header["dimension"]
     try:
+        count, dimension, _ = header["count"], header["dimension"], header["fingerprint"]
         samples = decode_samples(files[OLD_SAMPLES].read_bytes(), files[OLD_SAMPLES])
         vectors = read_flat_index(files[OLD_INDEX])
     except (KeyError, DataError) as error:

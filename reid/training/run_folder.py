@@ -21,7 +21,7 @@ import torch
 
 from reid.config import Experiment, differences, load_config, to_toml
 from reid.errors import ConfigError, WeightsError
-from reid.files import locked, remove_partial_files, write_whole
+from reid.files import locked, remove_partial_files, require_regular_file, write_whole
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
 from reid.structured_text import parse_json, shorten
@@ -103,7 +103,10 @@ class RunFolder:
 
         Raises:
             ConfigError: The folder holds a run of another experiment, or it cannot be made.
+            DataError: A pipe, socket or device has the name of a file of the run.
         """
+        for file in (self.state, self.metrics, self.weights):
+            require_regular_file(file, "file of a run")
         if self.experiment.exists():
             changed = differences(load_config(self.experiment), experiment)
             if changed and not self.has_results and self._wrote_experiment():

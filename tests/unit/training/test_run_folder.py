@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from reid.config import Experiment, load_config, parse_config
-from reid.errors import ConfigError, WeightsError
+from reid.errors import ConfigError, DataError, WeightsError
 from reid.training.run_folder import RunFolder, replace_file
 
 ONE = parse_config({"data": {"manifests": ["m.csv"]}}, "one")
@@ -158,3 +159,11 @@ def test_a_flipped_bit_in_the_state_is_noticed(tmp_path: Path) -> None:
     folder.state.write_bytes(content)
     with pytest.raises(WeightsError, match=r"state\.pt"):
         folder.load_state()
+
+
+@pytest.mark.parametrize("name", ["state.pt", "metrics.jsonl", "weights.safetensors"])
+def test_a_pipe_with_the_name_of_a_file_of_a_run_is_an_error_and_no_wait(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=name):
+        RunFolder(tmp_path).open(ONE)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

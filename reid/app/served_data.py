@@ -35,7 +35,7 @@ from reid.pipeline import (
     with_unseen_cameras,
 )
 from reid.records import Embeddings, Sample, Split
-from reid.retrieval.erasure import APPLICATION_GALLERIES
+from reid.retrieval.application_galleries import APPLICATION_GALLERIES
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.query_file import load_queries, save_queries
 from reid.retrieval.storage import stamp_of

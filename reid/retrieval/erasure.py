@@ -22,9 +22,10 @@ import numpy as np
 from reid.errors import DataError, GalleryError, ReidError
 from reid.files import remove_partial_files
 from reid.records import Sample
+from reid.retrieval.application_galleries import application_folders, galleries_beside
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
-from reid.retrieval.gallery_header import HEADER, read_header
+from reid.retrieval.gallery_header import read_header
 from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import log_receipt, new_receipt
@@ -35,7 +36,6 @@ from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, write_tombstones
 
 # The folders of the galleries that the application keeps side by side, all of them derived from the same data.
-APPLICATION_GALLERIES = ("street", "street-plain", "street-small-camera", "street-small-plain")
 MARGIN = 2**18  # bytes of free space for the header, the tombstones and blocks that are not full
 
 
@@ -167,7 +167,7 @@ def _erase(
     folder: Path, erasure: _Erasure, replaces: str | None, known: Sequence[GallerySegment]
 ) -> tuple[ErasedRows, ...]:
     stored = read_gallery(folder, known)  # a damaged gallery is an error
-    derived = _galleries_beside(folder)
+    derived = galleries_beside(folder)
     segments = {folder: stored.segments} | {one: _segments_of(one) for one in derived}
     found = sum(_count_rows(one, parts, erasure) for one, parts in segments.items())
     erased_before = erasure.where is None and stored.tombstones.holds(erasure.identity, erasure.category)
@@ -228,7 +228,7 @@ def lift_removal(folder: Path, paths: Sequence[Path] | None = None) -> tuple[Pat
 def _lift(folder: Path, change: Callable[[Tombstones], Tombstones]) -> tuple[Path, ...]:
     """Change the tombstones of a gallery and of those beside it; return the folders in which something changed."""
     lifted = []
-    for one in (folder, *_application_folders(folder)):
+    for one in (folder, *application_folders(folder)):
         remove_partial_files(one)  # of a restoring that was killed
         if not (one / TOMBSTONES_FILE).exists():
             continue
@@ -304,33 +304,6 @@ def _tombstones_written(folder: Path, tombstones: Tombstones, before: Tombstones
         with suppress(OSError):
             write_tombstones(folder, before)
         raise
-
-
-def _application_folders(folder: Path) -> list[Path]:
-    """Return the other folders beside a gallery of the application that may hold its galleries."""
-    name = folder.resolve().name
-    if name not in APPLICATION_GALLERIES:
-        return []
-    parent = folder.parent if folder.name == name else folder.resolve().parent
-    return [parent / other for other in APPLICATION_GALLERIES if other != name]
-
-
-def _galleries_beside(folder: Path) -> list[Path]:
-    """Return the application's other galleries that share images with this one; a damaged one may do so as well."""
-    beside = [one for one in _application_folders(folder) if (one / HEADER).exists()]
-    own = _paths_in(folder) if beside else None
-    return [one for one in beside if (paths := _paths_in(one)) is None or not own or not own.isdisjoint(paths)]
-
-
-def _paths_in(folder: Path) -> set[str] | None:
-    """Return the paths of all images in a gallery and its file of queries; None where nothing can be read."""
-    paths: set[str] = set()
-    try:
-        paths |= set(read_gallery(folder).kept_table().column("path").to_pylist())
-        paths |= {str(sample.path) for sample in load_embeddings(folder / QUERIES_FILE).samples}
-    except ReidError:
-        pass
-    return paths or None
 
 
 def _table_of(segment: GallerySegment, erasure: _Erasure) -> RowTable:

@@ -17,7 +17,8 @@ from reid.config import differences, load_config, parse_config
 from reid.errors import DataError, WeightsError
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Split
-from reid.retrieval.erasure import APPLICATION_GALLERIES, erase_identity, lift_erasure
+from reid.retrieval.application_galleries import APPLICATION_GALLERIES
+from reid.retrieval.erasure import erase_identity, lift_erasure
 from reid.retrieval.gallery import Gallery
 
 ROOT = Path(__file__).parents[3]

@@ -40,6 +40,7 @@ ONE_FILE = {
     "timm": ["reid/models/networks/timm_backbones.py"],
 }
 PARTS_OF_COMMANDS = (
+    "camera_probe",
     "options",
     "old_usage",
     "gallery_options",

@@ -25,13 +25,14 @@ from reid.retrieval.gallery_header import read_header
 from reid.retrieval.persons.decisions import FORMAT, CropKey, Decision
 from reid.retrieval.persons.replaying import replay
 from reid.retrieval.row_table import CONTENT, RowTable, first_line
+from reid.structured_text import parse_json
 
 if TYPE_CHECKING:
     from reid.retrieval.storage import GalleryWriter
 
 DECISIONS_FILE = "decisions.json"
 PERSONS = "persons.parquet"  # the suffix of the derived file
-MAX_BYTES = 2**30
+MAX_BYTES = 2**28
 _COLUMNS = ("path", "content", "base", "person", "confidence")
 _NOTE = b"reid-persons"
 
@@ -118,7 +119,7 @@ def read_exported_decisions(path: Path) -> DecisionLog:
 def _decode(path: Path, *, checked: bool) -> DecisionLog:
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise ValueError("it is no file of this program")
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(table, dict):
         raise ValueError("it is no table")
     check = table.pop("check", None)
@@ -211,7 +212,7 @@ class PersonTable:
         try:
             with pq.ParquetFile(path) as file:
                 table = file.read()
-            facts = json.loads((table.schema.metadata or {})[_NOTE])
+            facts = parse_json((table.schema.metadata or {})[_NOTE].decode("utf-8"))
             paths, contents = (table.column(name).to_pylist() for name in _COLUMNS[:2])
             base, persons = (table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS[2:4])
             confidence = table.column("confidence").to_numpy().astype(np.float32)

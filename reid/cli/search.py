@@ -174,7 +174,7 @@ def search_gallery(
     checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
     if checkpoint.unknown_domain is None and unknown_domains(checkpoint, [query]):
         raise ConfigError(_unknown_domain(folder, checkpoint, query, own_network, opened.samples))
-    _check_category(category, {sample.category for sample in opened.samples}, folder)
+    _check_category(category, opened.table.distinct("category"), folder)
     found = search_image(
         checkpoint,
         opened,

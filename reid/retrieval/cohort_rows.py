@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Sample
+from reid.retrieval.row_table import RowTable
 
 HashArray = npt.NDArray[np.uint64]
 LabelArray = npt.NDArray[np.str_]
@@ -67,6 +68,21 @@ class CohortRows:
         keys = [_hash("/".join(sample.path.parts[-PATH_PARTS:])) for sample in samples]
         images = [_hash(str(sample.path if files is None else files[sample.path])) for sample in samples]
         return cls(vectors, cameras, np.array(keys, np.uint64), np.array(images, np.uint64))
+
+    @classmethod
+    def of_table(cls, table: RowTable, vectors: FloatArray) -> CohortRows:
+        """Return what :meth:`of_samples` returns for the rows of a gallery, without making their samples."""
+        (categories, names), (cameras, words) = table.codes("category"), table.codes("camera")
+        labels = np.array([f"{name}/{word}" for name in names for word in words] or [""], dtype=np.str_)
+        paths = table.column("path").to_pylist()
+        keys = [_hash("/".join(Path(path).parts[-PATH_PARTS:])) for path in paths]
+        images = [_hash(path) for path in paths]
+        return cls(
+            vectors,
+            labels[categories.astype(np.int64) * len(words) + cameras],
+            np.array(keys, np.uint64),
+            np.array(images, np.uint64),
+        )
 
     @classmethod
     def of_cameras(cls, cameras: Sequence[str] | npt.NDArray[np.generic], vectors: FloatArray) -> CohortRows:

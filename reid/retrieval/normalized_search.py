@@ -258,7 +258,7 @@ def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGall
     """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
     known, table = _prepared.get(gallery), gallery.table
     if known is None or known[0] is not table or known[1].statistics.method != method:
-        rows = CohortRows.of_samples(gallery.samples, gallery.embeddings.vectors)
+        rows = CohortRows.of_table(table, gallery.rows.vectors())
         known = table, NormalizedGallery.prepare(rows, method)
         _prepared[gallery] = known
     return known[1]

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.random_embeddings import random_rows
 from reid.errors import DataError
 from reid.records import Sample
 from reid.retrieval.cohort_rows import CohortRows, cohort_of
 from reid.retrieval.cohort_updates import add_rows, remove_rows
 from reid.retrieval.cohorts import CohortStatistics, measure_cohorts
-from tests.helpers.random_embeddings import random_rows
+from reid.retrieval.row_table import RowTable
 
 
 def gallery_rows(seed, count, cameras=3, dimension=12):
@@ -127,3 +128,17 @@ def test_statistics_of_other_rows_are_refused():
         remove_rows(statistics, rows.select(np.arange(20)), np.ones(20, np.bool_))
     with pytest.raises(DataError, match="snorm"):
         measure_cohorts(rows, rows, "norm")
+
+
+def test_the_rows_of_a_table_are_those_of_its_samples():
+    samples = [
+        Sample(Path("a/1.jpg"), camera="door"),
+        Sample(Path("/b/2.jpg"), camera="", category="vehicle"),
+        Sample(Path("3.jpg"), camera="hall"),
+        Sample(Path("a/b/c/4.jpg"), camera="door", category="vehicle"),
+    ]
+    vectors = np.eye(4, dtype=np.float32)
+    one, other = CohortRows.of_samples(samples, vectors), CohortRows.of_table(RowTable.from_samples(samples), vectors)
+    assert other.cameras.tolist() == one.cameras.tolist() == ["person/door", "vehicle/", "person/hall", "vehicle/door"]
+    assert other.keys.tolist() == one.keys.tolist()
+    assert other.images.tolist() == one.images.tolist()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.random_embeddings import random_rows, tied_rows
 from reid.errors import DataError, GalleryError
 from reid.records import Embeddings, Sample
 from reid.retrieval.cohort_rows import CohortRows
@@ -20,7 +21,6 @@ from reid.retrieval.normalized_search import (
     search_normalized,
 )
 from reid.retrieval.score_normalization import normalize_scores
-from tests.helpers.random_embeddings import random_rows, tied_rows
 
 
 def site(seed, count=160, cameras=3, tied=False, dimension=16):

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.random_embeddings import random_rows
 from reid.errors import DataError
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.cohorts import measure_cohorts
 from reid.retrieval.score_normalization import METHODS, NormalizedScores, normalize_among, normalize_scores
-from tests.helpers.random_embeddings import random_rows
 
 CAMERAS = ("door", "hall", "yard")
 

@@ -261,9 +261,15 @@ def _listed_rows(
 
     from reid.retrieval.filters import parse_where, rows_where
     from reid.retrieval.gallery import Gallery
+    from reid.retrieval.person_filters import on_paths
+    from reid.retrieval.person_search import label_persons
+    from reid.retrieval.persons.person_files import has_persons
 
-    table = Gallery.open(folder).table
-    rows = np.arange(len(table)) if where is None else np.flatnonzero(rows_where(parse_where(where), table))
+    gallery = Gallery.open(folder)
+    if has_persons(folder):
+        label_persons(gallery)
+    table, chosen_rows = gallery.table, None if where is None else on_paths(folder, parse_where(where))
+    rows = np.arange(len(table)) if chosen_rows is None else np.flatnonzero(rows_where(chosen_rows, table))
     shown = table.take(rows[:limit] if limit else rows)
     texts: dict[str, list[Any]] = sample_columns(shown.samples_at(np.arange(len(shown))))
     texts["time"] = [time.isoformat() if time else None for time in texts["time"]]

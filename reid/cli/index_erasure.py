@@ -61,9 +61,7 @@ def index_remove(
     folder: Folder,
     where: Where = None,
     identity: Annotated[list[str] | None, typer.Option(help="Identity to remove. Can be repeated.")] = None,
-    person: Annotated[
-        list[str] | None, typer.Option(help="Person to remove, by the column person. Can be repeated.")
-    ] = None,
+    person: Annotated[list[str] | None, typer.Option(help="Id or name of a person to remove. Can be repeated.")] = None,
     path: Annotated[list[str] | None, typer.Option(help="Path of a crop to remove. Can be repeated.")] = None,
     track: Annotated[list[str] | None, typer.Option(help="Track to remove. Can be repeated.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Camera to remove. Can be repeated.")] = None,
@@ -130,8 +128,10 @@ def _remove(
     compact: bool,
 ) -> None:
     from reid.retrieval.erasure import erase_rows
+    from reid.retrieval.person_filters import on_paths
     from reid.retrieval.upkeep import compact_gallery, delete_images, selected_paths
 
+    chosen = on_paths(folder, chosen)
     paths = selected_paths(folder, chosen) if delete_files else []
     erased = erase_rows(folder, chosen, forget=not allow_again, identities=identities or ())
     if not any(one.rows != 0 or one.finished for one in erased):

@@ -156,13 +156,19 @@ def search_gallery(
     with collector_paused():
         from reid.retrieval.gallery import Gallery
         from reid.retrieval.match_thresholds import SAME_RATE
+        from reid.retrieval.person_filters import asks_for_persons, with_ids_of_names
         from reid.retrieval.person_search import label_persons
         from reid.retrieval.search import DEFAULT_SCORE_NORM, nobody_found, search_image
 
     opened = Gallery.open(folder)
     persons = label_persons(opened) if has_persons(folder) else None
-    if one_per == "person" and persons is None and one_per not in opened.table.column_names:
+    if (
+        (one_per == "person" or asks_for_persons(chosen))
+        and persons is None
+        and "person" not in opened.table.column_names
+    ):
         raise ConfigError(f'{folder}: has no persons yet; run "reid identify" on it first')
+    chosen = with_ids_of_names(chosen, persons) if chosen is not None and persons is not None else chosen
     if cross_camera:
         _hint_nothing_excluded(camera, opened.table.distinct("camera"), folder)
     for name in [one_per] * bool(one_per):

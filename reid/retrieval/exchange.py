@@ -21,6 +21,7 @@ from reid.retrieval.foreign_embeddings import read_foreign
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.growth import AddedRows
+from reid.retrieval.person_filters import on_paths
 from reid.retrieval.row_table import FIELDS, RowTable
 from reid.retrieval.storage import NETWORK_SUFFIX, write_private
 
@@ -133,7 +134,11 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
     """
     gallery = Gallery.open(folder)
     table = gallery.table
-    rows = np.arange(len(table)) if where is None else np.flatnonzero(rows_where(parse_where(where), table))
+    rows = (
+        np.arange(len(table))
+        if where is None
+        else np.flatnonzero(rows_where(on_paths(folder, parse_where(where)), table))
+    )
     if not len(rows):
         raise DataError(f"{folder}: no row to export")
     embeddings = gallery.embeddings.select(rows)

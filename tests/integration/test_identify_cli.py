@@ -187,3 +187,34 @@ def test_a_program_that_is_stopped_before_the_header_loses_no_decision(
 
 def _stop(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_every_verb_that_selects_rows_knows_persons_by_id_and_by_name(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def index(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["index", *map(str, words)])
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    code, _, err = index("remove", gallery, "--person", "person-2")
+    assert (code, "reid identify" in err) == (1, True)  # nobody has been identified
+    run(capsys, "--gallery", gallery)
+    run(capsys, "name", "person-2", "Anna O'Brien", "--gallery", gallery)
+    crops = {path for path, person in persons(capsys, gallery).items() if person == "person-2"}
+    for who in ("person-2", "Anna O''Brien"):
+        code, out, _ = index("list", gallery, "--where", f"person = '{who}'", "--json")
+        assert (code, {row["path"] for row in json.loads(out)}) == (0, crops)
+        code, out, _ = index("list", gallery, "--where", f"NOT person IN ('{who}', 'person-3')", "--limit", 0, "--json")
+        assert (code, len(json.loads(out))) == (0, 64)
+    assert index("export", gallery, "--where", "person = 'person-2'", "--out", tmp_path / "e.npz")[0] == 0
+    with np.load(tmp_path / "e.npz") as exported:
+        assert {len(exported[name]) for name in exported.files if exported[name].ndim} == {len(crops)}
+    assert index("remove", gallery, "--person", "Anna O'Brien", "--camera", "nowhere")[0] == 1
+    code, out, _ = index("remove", gallery, "--person", "Anna O'Brien", "--compact")
+    assert (code, "removed 8 rows" in out) == (0, True)
+    assert not crops & set(Gallery.open(gallery).table.column("path").to_pylist())
+    assert all(
+        "Anna" not in file.read_bytes().decode(errors="replace") for file in gallery.rglob("*") if file.is_file()
+    )

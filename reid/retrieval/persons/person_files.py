@@ -117,7 +117,7 @@ def read_exported_decisions(path: Path) -> DecisionLog:
 
 
 def _decode(path: Path, *, checked: bool) -> DecisionLog:
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+    if path.stat().st_size > MAX_BYTES or not path.is_file():
         raise ValueError("it is no file of this program")
     table = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(table, dict):

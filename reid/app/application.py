@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from reid.app.asgi import Application
+    from reid.app.first_view import FirstValues
     from reid.app.guard import PageGuard
     from reid.app.served_data import ServedData
     from reid.app.uploads import UploadStore
@@ -30,7 +31,7 @@ OPEN_WARNING = (
 KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
-def build_page(data: ServedData, uploads: UploadStore) -> gr.Blocks:
+def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
     """Build the page with its three tabs.
 
     Args:
@@ -38,7 +39,7 @@ def build_page(data: ServedData, uploads: UploadStore) -> gr.Blocks:
         uploads: Where the page finds what visitors upload.
 
     Returns:
-        The page, not yet served.
+        The page, not yet served; and the components whose first values depend on the galleries.
     """
     # Importing gradio takes seconds, and it reads the folder for uploads from the environment.
     import gradio as gr
@@ -49,16 +50,16 @@ def build_page(data: ServedData, uploads: UploadStore) -> gr.Blocks:
 
     blocks: gr.Blocks
     with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML(_heading(data), apply_default_css=False)
+        heading = gr.HTML(_heading(data), apply_default_css=False)
         with gr.Tab("Search", id="search"):
-            SearchPage(data, uploads)
+            search = SearchPage(data, uploads)
         with gr.Tab("Scores", id="scores"):
             ScorePage(data)
         with gr.Tab("Cameras", id="cameras"):
-            build_camera_page(data)
+            walls = build_camera_page(data)
     blocks.queue(max_size=32, default_concurrency_limit=2)
     blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
-    return blocks
+    return blocks, [([heading], lambda: [_current_heading(data)]), search.first_values, walls]
 
 
 def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
@@ -68,14 +69,16 @@ def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
         data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
         local: Whether it is served on a loopback address.
     """
+    from reid.app.first_view import FirstView
     from reid.app.guard import PageGuard
     from reid.app.messages import MessageRules
     from reid.app.sessions import Sessions
     from reid.app.uploads import UploadStore
 
     uploads = UploadStore()
-    blocks = build_page(data, uploads)
-    return PageGuard(web_application(blocks), MessageRules(blocks), Sessions(blocks), uploads, local)
+    blocks, values = build_page(data, uploads)
+    page = FirstView(web_application(blocks), blocks, data, values)
+    return PageGuard(page, MessageRules(blocks), Sessions(blocks), uploads, local)
 
 
 def web_application(blocks: gr.Blocks) -> Application:
@@ -135,6 +138,15 @@ def _theme() -> gr.themes.Base:
         input_background_fill="*background_fill_primary",
         input_border_width="1px",
     )
+
+
+def _current_heading(data: ServedData) -> str:
+    from reid.errors import ReidError
+
+    try:
+        return _heading(data)
+    except ReidError:  # the pages say what is wrong
+        return '<header class="reid-heading"><h1>reid</h1></header>'
 
 
 def _heading(data: ServedData) -> str:

@@ -166,6 +166,24 @@ class ServedData:
             self._erased_queries = frozenset(key for key, (_, s) in enumerate(self.queries) if s not in kept)
         return self._erased_queries
 
+    @property
+    def state(self) -> int | None:
+        """A number that changes when another program has changed a gallery; None while one cannot be read."""
+        try:
+            return self.version if self.galleries else None
+        except ReidError:
+            return None
+
+    @property
+    def current_sites(self) -> tuple[SiteData, ...]:
+        """The sites without the crops of identities that were erased.
+
+        Raises:
+            ReidError: A gallery or its list of erased identities cannot be read.
+        """
+        tombstones = [read_tombstones(one.folder) for one in self.galleries]
+        return tuple(SiteData(site.name, without_erased(site.samples, tombstones)) for site in self.sites)
+
     @cached_property
     def queries(self) -> tuple[tuple[SiteData, Sample], ...]:
         """Every query with its site; a page names a query by its index in this tuple."""

@@ -15,6 +15,9 @@ from PIL import Image
 
 from helpers.page_fuzz import JOIN, UPLOAD, Case, ask, cut_connections, fuzz, memory_of, running_page
 from helpers.tiny_page import page_arguments
+from reid.retrieval.erasure import erase_identity
+from reid.retrieval.gallery import Gallery
+from reid.retrieval.tombstones import TOMBSTONES_FILE
 
 GROWTH = 150  # MiB that 500 requests may leave behind; 10,000 left 15
 UPLOAD_GROWTH = 450  # MiB for six of the largest images at the same time; they took 243
@@ -94,3 +97,23 @@ def peak_of(process: int) -> int:
     """Return the largest resident memory that a process has had, in MiB."""
     status = Path(f"/proc/{process}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def test_a_page_that_is_opened_later_shows_nobody_who_was_erased(arguments: list[str], tmp_path: Path) -> None:
+    """The last test here, because it changes the galleries."""
+    street = Path(arguments[arguments.index("--galleries") + 1]) / "street"
+    with running_page(arguments, tmp_path) as (_, port, _):
+        shown = [ask(port, Case("GET", path, b"", {}))[1].decode() for path in ("/", "/config")]
+        names = {sample.identity for sample in Gallery.open(street).samples}
+        seen = {name for name in names if f"{name} " in shown[1]}
+        erased = max(seen, key=shown[1].count)
+        erase_identity(street, erased)
+        for path, before in zip(("/", "/config"), shown, strict=True):
+            assert erased in before
+            status, later = ask(port, Case("GET", path, b"", {}))
+            assert (status, later.decode().count(erased)) == (200, 0)
+            assert later.count(b"data:image") > before.count("data:image") / 2
+        for gallery in street.parent.iterdir():
+            (gallery / TOMBSTONES_FILE).write_text("{}")  # damaged: nobody knows who was erased
+        status, later = ask(port, Case("GET", "/config", b"", {}))
+        assert (status, later.count(b"data:image")) == (200, 0)

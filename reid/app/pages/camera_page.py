@@ -7,6 +7,7 @@ from collections import defaultdict
 import gradio as gr
 
 from reid.app import presentation as present
+from reid.app.first_view import FirstValues
 from reid.app.pages.crop_cards import crop_of
 from reid.app.served_data import ServedData, SiteData
 from reid.errors import ReidError
@@ -29,14 +30,21 @@ trained on, such as those of a second site, get their statistics when this page 
 """
 
 
-def build_camera_page(data: ServedData) -> None:
-    """Build the page; to be called inside a ``gr.Blocks``."""
+def build_camera_page(data: ServedData) -> FirstValues:
+    """Build the page, to be called inside a ``gr.Blocks``; return its images, and what makes them again."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             gr.Markdown(EXPLANATION, elem_classes="reid-prose")
         with gr.Column(scale=8, min_width=320):
-            for site in data.sites:
-                gr.HTML(_walls_html(site), apply_default_css=False)
+            walls = [gr.HTML(_walls_html(site), apply_default_css=False) for site in data.sites]
+    return walls, lambda: _current_walls(data)
+
+
+def _current_walls(data: ServedData) -> list[str]:
+    try:
+        return [_walls_html(site) for site in data.current_sites]
+    except ReidError as error:
+        return [present.message_html(str(error))] * len(data.sites)
 
 
 def _walls_html(site: SiteData) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from reid.app import presentation as present
+from reid.app.first_view import FirstValues
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.fields import accept_any_choice, hold_upload_name
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query, read_upload
@@ -48,14 +49,13 @@ class SearchPage:
     def __init__(self, data: ServedData, uploads: UploadStore):
         self._data = data
         self._uploads = uploads
-        keys = _draw(self._keys(data.sites[0].name, data.categories[0], ANY), FIRST_CROPS_SEED)
-        queries = [self._query(key) for key in keys]
-        first = next((query for query in queries if query.sample.modality is Modality.VISIBLE), queries[0])
+        keys, chosen = self._first_crops()
+        first: Query | str = "choose a query first" if chosen is None else self._query(chosen)
         self.query = gr.State(first, time_to_live=3600)
         with gr.Row():
             with gr.Column(scale=3, min_width=290, elem_classes="reid-side"), gr.Tabs():
                 with gr.Tab("From the data set", id="choose"):
-                    self._build_picker(keys, keys[queries.index(first)])
+                    self._build_picker(keys, chosen)
                 with gr.Tab("Upload", id="upload"):
                     self._build_upload()
             with gr.Column(scale=9, min_width=320):
@@ -64,7 +64,24 @@ class SearchPage:
         self._connect_upload()
         self._connect_options()
 
-    def _build_picker(self, keys: Sequence[int], chosen: int) -> None:
+    @property
+    def first_values(self) -> FirstValues:
+        """The components that show crops when the page is opened, and what makes their values again."""
+        return (self.query, self.picker, self.card, self.answers), self._make_first_values
+
+    def _make_first_values(self) -> tuple[Query | str, str, str, str]:
+        keys, chosen = self._first_crops()
+        query = "no query is left; choose another site, category or camera" if chosen is None else self._query(chosen)
+        shown = self.show_answers(query, True, BOTH, OWN_SITE, ANSWERS_SHOWN)
+        return query, self._picker_html(keys, chosen), *shown
+
+    def _first_crops(self) -> tuple[list[int], int | None]:
+        """Return the crops that are offered first, and which of them is searched for; None where there is none."""
+        keys = _draw(self._keys(self._data.sites[0].name, self._data.categories[0], ANY), FIRST_CROPS_SEED)
+        visible = [key for key in keys if self._query(key).sample.modality is Modality.VISIBLE]
+        return keys, next(iter([*visible, *keys]), None)
+
+    def _build_picker(self, keys: Sequence[int], chosen: int | None) -> None:
         sites, categories = [site.name for site in self._data.sites], list(self._data.categories)
         fixed: dict[str, Any] = {"filterable": False, "min_width": 80}
         with gr.Row(elem_classes="reid-filters"):
@@ -93,7 +110,7 @@ class SearchPage:
         self.upload_category = gr.Radio(categories, value=categories[0], label="Category", elem_id="upload-category")
         gr.HTML(present.hint_html(UPLOAD_HINT))
 
-    def _build_answers(self, first: Query) -> None:
+    def _build_answers(self, first: Query | str) -> None:
         card, answers = self.show_answers(first, True, BOTH, OWN_SITE, ANSWERS_SHOWN)
         with gr.Row(elem_classes="reid-top"):
             with gr.Column(scale=4, min_width=250):

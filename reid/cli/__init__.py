@@ -5,6 +5,7 @@ data or the run are wrong (one line tells why, and ``--debug`` shows the traceba
 understood, 3 when ``reid cameras watch`` found a camera that drifted, and 130 after an interruption.
 
 Each module holds the command that it is named after; the groups ``cameras``, ``index`` and ``weights`` hold several.
+``camera_probe`` holds one of the group ``cameras``.
 """
 
 from __future__ import annotations

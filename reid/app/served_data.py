@@ -7,7 +7,6 @@ application notices an erasure before it answers.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +16,9 @@ from threading import Lock
 import numpy as np
 import typer
 
+from reid.app.data_digest import digest_of_data
 from reid.data.manifest import read_manifest
-from reid.data.street.generation import PLAN_FILE, StreetPlan
+from reid.data.street.generation import StreetPlan
 from reid.errors import DataError, GalleryError, ReidError, WeightsError
 from reid.evaluation import Report, evaluate
 from reid.models.checkpoint import Checkpoint
@@ -232,7 +232,7 @@ def prepare_data(
     samples = tuple(sample for site in sites for sample in site.samples)
     if not any(sample.split is Split.QUERY for sample in samples):
         raise DataError(f'{data}: no row of split "query"; the application needs queries to search with')
-    digest = _digest(manifests)
+    digest = digest_of_data(manifests)
     served = [
         _open_or_build(title, checkpoint, samples, galleries / _folder_name(title), digest)
         for title, checkpoint in loaded.items()
@@ -346,12 +346,3 @@ def _open_if_current(
         typer.echo(f"{folder}: {reason}; building it again", err=True)
         return None
     return ServedGallery(title, categories, checkpoint, gallery, queries, folder, stamp)
-
-
-def _digest(manifests: Sequence[Path]) -> str:
-    """Hash the manifests and, where there is one, the plan of the street: a gallery was built from these data."""
-    digest = hashlib.sha256()
-    plans = {path.parents[1] / PLAN_FILE for path in manifests}
-    for path in [*manifests, *sorted(plan for plan in plans if plan.is_file())]:
-        digest.update(path.name.encode() + b"\0" + path.parent.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:32]

@@ -106,8 +106,5 @@ def calibrate(
             progress=progress,
         )
     profiles.save(out)
-    if asked is not None or not has_statistics:
-        typer.echo("\n".join(report.lines()))
-        return
-    for name, images in zip(profiles.domains, profiles.images, strict=True):
-        typer.echo(f"{name}\t{images} images")
+    measured = [f"{name}\t{images} images" for name, images in zip(profiles.domains, profiles.images, strict=True)]
+    typer.echo("\n".join(report.lines() if asked is not None or not has_statistics else measured))

@@ -38,6 +38,14 @@ if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
 
 commands = typer.Typer()
+EmbeddingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--embeddings",
+        help="Score these vectors instead of weights: .npy, .npz, .parquet, .safetensors or a FAISS index; --data"
+        " names their samples, a row for each vector in the same order.",
+    ),
+]
 
 
 @commands.command(
@@ -54,14 +62,7 @@ def evaluate(
     normalize: Normalize = None,
     unseen: Unseen = None,
     flip: Flip = False,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            "--embeddings",
-            help="Score these vectors instead of weights: .npy, .npz, .parquet, .safetensors or a FAISS index; --data"
-            " names their samples, a row for each vector in the same order.",
-        ),
-    ] = None,
+    embeddings: EmbeddingsFile = None,
     rules: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,30 +101,21 @@ def evaluate(
     """
     from reid.data.manifest import check_files
     from reid.data.selection import evaluated_samples
-    from reid.evaluation import report_table
-    from reid.evaluation.reports.detail_text import details_table
     from reid.pipeline import evaluate_data
 
     _check_outputs(json_file, html_file, data)
     reranking = reranking_of(rerank, expand_queries, learn_metric)
-    settings, default = rule_settings(rules), UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
-    unseen_policy(unseen, default)
+    settings, default = rule_settings(rules), _unseen_default(data, unseen)
     normalization_request(normalize, profiles)
     shown = query_examples if html_file is not None else 0 if details else None
     how = (reranking, memory and memory * 2**20, shown, str(score_norm or ""))
     if embeddings is not None:
-        if weights or profiles or flip or unseen or normalize:
-            raise ConfigError(
-                "--embeddings: the vectors are computed already; leave --weights, --profiles, --normalize,"
-                " --unseen-camera and --flip out"
-            )
-        found = [_score_vectors(embeddings, data, root, settings, *how)]
-        typer.echo(f"{embeddings}\n{report_table(found[0].report)}{details_table(found[0]) if details else ''}")
-        _write(found, json_file, html_file)
+        _refuse_network_options(weights, profiles, flip, unseen, normalize)
+        found = _score_vectors(embeddings, data, root, settings, *how)
+        _write([_print_scored(str(embeddings), found, details)], json_file, html_file)
         return
     load = _loader(backbone, size, profiles, flip)
-    if data is None and "{" not in str(weights):
-        # before the street is drawn, which takes minutes
+    if data is None and "{" not in str(weights):  # before the street is drawn, which takes minutes
         check_cameras(load(str(weights or "")), None if normalize else unseen)
     data_sets = {spec: _open_all(spec, root, settings) for spec in data_specs(data)}
     check_files([row for choices in data_sets.values() for one in choices for row in evaluated_samples(one)])
@@ -132,12 +124,36 @@ def evaluate(
         checkpoint = normalized_for(data_set.samples, load(_filled(weights, data_set)), normalize, profiles)
         return for_cameras_of(data_set.samples, checkpoint, unseen, default)
 
-    scored = []
-    for spec, choices in data_sets.items():
-        for one in evaluate_data(choices, checkpoint_for, *how):
-            scored.append(one)
-            typer.echo(f"{spec}\n{report_table(one.report)}{details_table(one) if details else ''}")
+    scored = [
+        _print_scored(spec, one, details)
+        for spec, choices in data_sets.items()
+        for one in evaluate_data(choices, checkpoint_for, *how)
+    ]
     _write(scored, json_file, html_file)
+
+
+def _unseen_default(data: list[str] | None, unseen: str | None) -> UnseenCameraPolicy:
+    """Return the policy for unknown cameras that holds without the option, after checking the option."""
+    default = UnseenCameraPolicy.ERROR if data else UnseenCameraPolicy.CALIBRATE
+    unseen_policy(unseen, default)
+    return default
+
+
+def _refuse_network_options(*options: object) -> None:
+    if any(options):
+        raise ConfigError(
+            "--embeddings: the vectors are computed already; leave --weights, --profiles, --normalize,"
+            " --unseen-camera and --flip out"
+        )
+
+
+def _print_scored(name: str, scored: Details, details: bool) -> Details:
+    """Print what was scored, and return it."""
+    from reid.evaluation import report_table
+    from reid.evaluation.reports.detail_text import details_table
+
+    typer.echo(f"{name}\n{report_table(scored.report)}{details_table(scored) if details else ''}")
+    return scored
 
 
 def _score_vectors(

@@ -89,8 +89,7 @@ def ingest(
     )
     try:
         result = run(opened, finder, out, settings, bar=progress_bar, append_to=append_to)
-        for line in result.lines():
-            typer.echo(line)
+        typer.echo("\n".join(result.lines()))
         for doubt in result.doubts:
             typer.echo(f"warning: {doubt}", err=True)
     except KeyboardInterrupt:

@@ -31,6 +31,7 @@ from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
     from reid.retrieval.filters import Filter
+    from reid.retrieval.gallery import Gallery
     from reid.retrieval.persons.person_state import PersonState
     from reid.retrieval.search import Answer
 
@@ -141,7 +142,6 @@ def search_gallery(
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
     from reid.pipeline import DEFAULT_GALLERY, check_weights, gallery_checkpoint, load_checkpoint, unknown_domains
-    from reid.retrieval.persons.person_files import has_persons
     from reid.retrieval.storage import check_gallery
 
     folder, own_network = gallery or DEFAULT_GALLERY, not (weights or profiles)
@@ -156,23 +156,12 @@ def search_gallery(
     with collector_paused():
         from reid.retrieval.gallery import Gallery
         from reid.retrieval.match_thresholds import SAME_RATE
-        from reid.retrieval.person_filters import asks_for_persons, with_ids_of_names
-        from reid.retrieval.person_search import label_persons
         from reid.retrieval.search import DEFAULT_SCORE_NORM, nobody_found, search_image
 
     opened = Gallery.open(folder)
-    persons = label_persons(opened) if has_persons(folder) else None
-    if (
-        (one_per == "person" or asks_for_persons(chosen))
-        and persons is None
-        and "person" not in opened.table.column_names
-    ):
-        raise ConfigError(f'{folder}: has no persons yet; run "reid identify" on it first')
-    chosen = with_ids_of_names(chosen, persons) if chosen is not None and persons is not None else chosen
+    persons, chosen = _with_persons(folder, opened, chosen, one_per)
     if cross_camera:
         _hint_nothing_excluded(camera, opened.table.distinct("camera"), folder)
-    for name in [one_per] * bool(one_per):
-        opened.table.column(name)
     checkpoint = (
         gallery_checkpoint(folder) if own_network else load_checkpoint(weights, backbone, size, profiles or (), flip)
     )
@@ -199,7 +188,27 @@ def search_gallery(
     )
     if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
         typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
-    nobody = nobody_found(found)
+    _print_answers(found, nobody_found(found), persons, as_json)
+
+
+def _with_persons(
+    folder: Path, opened: Gallery, chosen: Filter | None, one_per: str
+) -> tuple[PersonState | None, Filter | None]:
+    """Return the persons of a gallery, None where it has none, and the filter with their ids in place of names."""
+    from reid.retrieval.person_filters import asks_for_persons, with_ids_of_names
+    from reid.retrieval.person_search import label_persons
+    from reid.retrieval.persons.person_files import has_persons
+
+    persons = label_persons(opened) if has_persons(folder) else None
+    wanted = one_per == "person" or asks_for_persons(chosen)
+    if wanted and persons is None and "person" not in opened.table.column_names:
+        raise ConfigError(f'{folder}: has no persons yet; run "reid identify" on it first')
+    if one_per:
+        opened.table.column(one_per)  # an error where there is none
+    return persons, with_ids_of_names(chosen, persons) if chosen is not None and persons is not None else chosen
+
+
+def _print_answers(found: Sequence[Answer], nobody: bool, persons: PersonState | None, as_json: bool) -> None:
     rows = [_row(rank, answer, nobody, persons) for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))

@@ -126,4 +126,5 @@ def with_centers_of(profiles: Profiles, known: EmbeddingCenters | None) -> Embed
     if known is None:
         return None
     left = [name for name in known.domains if name not in set(profiles.domains)]
-    return known.only_of(left).only_of(known.domains) if left else None
+    kept = known.only_of(left).only_of(known.domains) if left else None
+    return kept if kept is not None and bool(kept.vectors.any()) else None

@@ -115,6 +115,13 @@ def test_statistics_without_centers_end_the_centering_of_their_cameras(plain: Ch
     assert torch.equal(new.embed(IMAGES, DOMAIN), plain.with_profiles(both).embed(IMAGES, DOMAIN))
 
 
+def test_cameras_without_centers_leave_nothing_behind(known: Checkpoint) -> None:
+    names = ("b1", "b2")
+    new = known.with_profiles(statistics_of(known, names))
+    centered = new.with_profiles(profiles(new.weights, names))  # the cameras of the network itself are not centered
+    assert centered.with_profiles(statistics_of(known, names)).fingerprint == new.fingerprint
+
+
 def test_statistics_of_one_camera_leave_the_centers_of_others(known: Checkpoint) -> None:
     centered, one = known.with_profiles(profiles(known.fingerprint)), statistics_of(known, CAMERAS[1:])
     new = centered.with_profiles(one)

@@ -112,7 +112,7 @@ def impossibility(figures: ClusterFigures, cameras: int) -> str:
     if figures.clustered < LEAST_CLUSTERED_AT_FIRST:
         return f"{figures.clustered:.0%} of the crops are in clusters, expected at least {LEAST_CLUSTERED_AT_FIRST:.0%}"
     if figures.clusters < FEWEST_CLUSTERS:
-        return f"the crops form {figures.clusters} clusters, expected at least {FEWEST_CLUSTERS}"
+        return f"the number of clusters of the crops is {figures.clusters}, expected at least {FEWEST_CLUSTERS}"
     return ""
 
 

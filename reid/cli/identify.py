@@ -11,7 +11,7 @@ import typer
 
 from reid.cli.identify_answers import Folder, answers, gallery_folder
 from reid.cli.options import AsJson
-from reid.errors import ConfigError, unknown_name
+from reid.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     from reid.retrieval.persons.decisions import Decision
@@ -263,7 +263,10 @@ def identify_export(
     check_gallery(folder)
     check_output_file(file, FORMAT, [str(folder / "decisions.json")])
     log = read_decisions(folder)
-    write_exported_decisions(file, log)
+    try:
+        write_exported_decisions(file, log)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written ({error.strerror or error})") from error
     typer.echo(f"{file}\t{len(log.decisions)} decisions")
 
 
@@ -282,8 +285,11 @@ def identify_import(
     from reid.retrieval.persons.person_changes import import_decisions
     from reid.retrieval.persons.person_files import read_exported_decisions
 
-    _, added, known = import_decisions(gallery_folder(context, gallery), read_exported_decisions(file), instead=instead)
-    typer.echo(f"{file}\t{added} decisions added, {known} were there already")
+    log = read_exported_decisions(file)
+    _, added, known = import_decisions(gallery_folder(context, gallery), log, instead=instead)
+    passed_over = len(log.decisions) - added - known
+    rest = f", {passed_over} passed over: the gallery has erased crops, and none of theirs" if passed_over else ""
+    typer.echo(f"{file}\t{added} decisions added, {known} were there already{rest}")
 
 
 def _decide(folder: Path, make: Callable[[PersonState], Decision], instead: bool, as_json: bool) -> None:

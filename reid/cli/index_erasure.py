@@ -210,8 +210,11 @@ def index_restore(
         return
     lifted = lift_erasure(folder, identity, category)
     if not lifted:
-        hint = "; it was erased in every category: leave --category out"
-        whole = category is not None and read_tombstones(folder).holds(identity)
-        raise DataError(f'{folder}: identity "{identity}" was not erased here{hint if whole else ""}')
+        before, hint = read_tombstones(folder), ""
+        if category is not None and before.holds(identity):
+            hint = "; it was erased in every category: leave --category out"
+        elif before.paths:
+            hint = "; crops that were removed by other conditions come back with --path or --removed"
+        raise DataError(f'{folder}: identity "{identity}" was not erased here{hint}')
     for one in lifted:
         typer.echo(f"{one}\tlifted the erasure of {identity}; the next build brings its rows back")

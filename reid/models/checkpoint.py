@@ -19,7 +19,7 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConditionError, ConfigError, WeightsError
 from reid.models.checkpoint_files import CheckpointContents, fingerprint_of, read_contents, write_contents
 from reid.models.embedder import NetworkSpec
-from reid.models.embedding_centers import EmbeddingCenters
+from reid.models.embedding_centers import EmbeddingCenters, with_centers_of
 from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
 from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
 from reid.norm.site_cohort import SiteCohort, join_cohorts
@@ -103,12 +103,12 @@ class Checkpoint:
         changes: dict[str, Any] = {}
         if profiles.mean:
             changes |= {"network": install(self.network, profiles), "domain_fields": profiles.domain_fields}
-        if profiles.centers is not None:
-            newer = EmbeddingCenters(profiles.domain_fields, profiles.domains, profiles.centers)
-            changes["centers"] = newer if self.centers is None else self.centers.updated(newer)
+        if profiles.mean or profiles.centers is not None:
+            changes["centers"] = with_centers_of(profiles, self.centers)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
         extra = {**self.extra, **{key: text for key, text in words.items() if text}}
-        return replace(self._with_changes(**changes), extra=extra, cohort=join_cohorts(self.cohort, profiles.cohort))
+        cohort = join_cohorts(self.cohort, profiles.cohort, stale=profiles.domains if changes else ())
+        return replace(self._with_changes(**changes), extra=extra, cohort=cohort)
 
     def _check_profiles(self, profiles: Profiles) -> None:
         if self.runtime and profiles.mean:

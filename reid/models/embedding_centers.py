@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reid.errors import DataError, WeightsError
+from reid.norm import Profiles
 from reid.old_names import fields_in_files
 
 SHORTEST = 1e-6  # length of a centered embedding from which it has a direction
@@ -103,3 +104,27 @@ class EmbeddingCenters:
             "names": list(self.domains),
             "digest": hashlib.sha256(self.vectors.contiguous().numpy().tobytes()).hexdigest(),
         }
+
+
+def with_centers_of(profiles: Profiles, known: EmbeddingCenters | None) -> EmbeddingCenters | None:
+    """Return the centers of a network after profiles were installed.
+
+    Args:
+        profiles: The profiles.
+        known: The centers of before.  Those of domains that get statistics, but no center, are given up: they were
+            measured on embeddings that the network does not compute any more.
+
+    Returns:
+        The centers; None where nothing is subtracted.
+
+    Raises:
+        WeightsError: If the centers have other dimensions.
+    """
+    if profiles.centers is not None:
+        newer = EmbeddingCenters(profiles.domain_fields, profiles.domains, profiles.centers)
+        return newer if known is None else known.updated(newer)
+    if known is None:
+        return None
+    left = [name for name in known.domains if name not in set(profiles.domains)]
+    kept = known.only_of(left).only_of(known.domains) if left else None
+    return kept if kept is not None and bool(kept.vectors.any()) else None

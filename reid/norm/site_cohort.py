@@ -66,6 +66,15 @@ class SiteCohort:
         return cls(owners, tuple(camera for names in cameras for camera in names), vectors)
 
 
-def join_cohorts(older: SiteCohort | None, newer: SiteCohort | None) -> SiteCohort | None:
-    """Return the crops of two cohorts, either of which may be missing."""
+def join_cohorts(older: SiteCohort | None, newer: SiteCohort | None, stale: Sequence[str] = ()) -> SiteCohort | None:
+    """Return the crops of two cohorts, either of which may be missing.
+
+    Args:
+        older: Crops of before; those of domains that the newer has as well are left out.
+        newer: Crops of now.
+        stale: Domains whose embeddings have changed, so that the older crops of them are left out.
+    """
+    if older is not None and stale:
+        older = older.of_domains([name for name in older.domains if name not in set(stale)])
+        older = older if older.domains else None
     return newer if older is None else older.replaced_by(newer)

@@ -77,6 +77,11 @@ class Tombstones:
     paths: frozenset[str] = frozenset()
     pending: str = ""
 
+    @property
+    def bars_anything(self) -> bool:
+        """Whether an identity or an image was erased and may not come back."""
+        return bool(self.erased or self.paths)
+
     def hidden(self, samples: Sequence[Sample]) -> BoolArray:
         """Return (N,) bool: the samples whose identities were erased."""
         if not self.erased:

@@ -91,3 +91,11 @@ def test_a_damaged_gallery_beside_is_named(reid, galleries: Path) -> None:
     assert "street\terased 10 rows" in out
     assert "street-plain" in err
     assert err.count("\n") == 1
+
+
+def test_restore_tells_how_crops_come_back_that_were_removed_by_other_conditions(reid, galleries: Path) -> None:
+    camera = Gallery.open("street").samples[0].camera
+    assert reid("index", "remove", "street", "--identity", "id3", "--camera", camera)[0] == 0
+    code, _, err = reid("index", "restore", "street", "id3")
+    assert (code, err.count("\n"), "--removed" in err) == (1, 1, True)
+    assert reid("index", "restore", "street", "--removed")[0] == 0

@@ -218,3 +218,32 @@ def test_every_verb_that_selects_rows_knows_persons_by_id_and_by_name(
     assert all(
         "Anna" not in file.read_bytes().decode(errors="replace") for file in gallery.rglob("*") if file.is_file()
     )
+
+
+def test_an_older_export_brings_no_erased_crop_back(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples, file = Gallery.open(gallery).samples, tmp_path / "decisions.json"
+    erased = next(one for one in samples if "p02" in str(one.path))
+    run(capsys, "--gallery", gallery)
+    run(capsys, "name", str(erased.path), "Anna", "--gallery", gallery)
+    run(capsys, "same", str(erased.path), "p05_door_0.jpg", "--gallery", gallery)
+    run(capsys, "name", "p07_door_0.jpg", "Ben", "--gallery", gallery)
+    run(capsys, "export", file, "--gallery", gallery)
+    with pytest.raises(SystemExit):
+        main(["index", "erase", str(gallery), erased.identity])
+    for _ in range(2):
+        assert run(capsys, "import", file, "--gallery", gallery)[0] == 0
+    text = (gallery / "decisions.json").read_text()
+    assert "p02" not in text
+    assert "Ben" in text
+    _, out, _ = run(capsys, "history", "--gallery", gallery)
+    assert len({line.split("\t", 1)[1] for line in out.splitlines()}) == len(out.splitlines())  # nothing comes twice
+
+
+def test_a_name_is_one_printable_line(gallery: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "--gallery", gallery)
+    for name in ("a\tb", "a\nb", "\x1b[31m"):
+        code, out, err = run(capsys, "name", "person-3", name, "--gallery", gallery)
+        assert (code, out, len(err)) == (1, "", 1)
+    assert run(capsys, "name", "person-3", "Zo\u00eb \u540d\u524d O'Brien", "--gallery", gallery)[0] == 0

@@ -14,6 +14,7 @@ from reid.retrieval.persons.person_files import DecisionLog
 from reid.retrieval.persons.person_state import PersonState, add_decision, change_persons
 from reid.retrieval.persons.replaying import undone
 from reid.retrieval.persons.resolution import rows_of_crops
+from reid.retrieval.tombstones import read_tombstones
 
 Make = Callable[[PersonState], Decision]
 
@@ -70,6 +71,9 @@ def undo_decision(folder: Path, number: int | None = None) -> tuple[PersonState,
 def import_decisions(folder: Path, log: DecisionLog, *, instead: bool = False) -> tuple[PersonState, int, int]:
     """Add decisions of another gallery, all or none.
 
+    Where crops were erased from the gallery, decisions do not bring back the paths of crops that it does not have: it
+    keeps no list of the erased crops, so each of these may be one.
+
     Args:
         folder: The folder of the gallery.
         log: The decisions.
@@ -86,8 +90,9 @@ def import_decisions(folder: Path, log: DecisionLog, *, instead: bool = False) -
 
     def change(state: PersonState) -> PersonState:
         known = {_meaning(one) for one in state.log.decisions}
-        numbers = _matched_numbers(state, log.decisions)
-        for decision in log.decisions:
+        decisions = _of_crops_here(state, log.decisions) if read_tombstones(folder).bars_anything else log.decisions
+        numbers = _matched_numbers(state, decisions)
+        for decision in decisions:
             if _meaning(decision) in known:
                 counts[1] += 1
                 continue
@@ -97,6 +102,13 @@ def import_decisions(folder: Path, log: DecisionLog, *, instead: bool = False) -
 
     state = change_persons(folder, change)
     return state, counts[0], counts[1]
+
+
+def _of_crops_here(state: PersonState, decisions: Sequence[Decision]) -> list[Decision]:
+    """Return decisions without the crops that the gallery does not have."""
+    rows_of = rows_of_crops(decisions, state.paths, state.contents)
+    missing = {key for one in decisions for key in one.named_crops() if not len(rows_of.get(key.name, _NO_ROWS))}
+    return [kept for one in decisions if (kept := one.without(missing)) is not None]
 
 
 def _here(state: PersonState, decision: Decision, numbers: dict[int, int]) -> Decision:

@@ -160,8 +160,10 @@ def decide_name(state: PersonState, subject: Subject, text: str) -> Decision:
     """Give a person a name; an empty name takes it away.
 
     Raises:
-        GalleryError: The name looks like an id, or another person has it.
+        GalleryError: The name looks like an id, is no line of text, or another person has it.
     """
+    if not text.isprintable():
+        raise GalleryError(f"{text!r}: expected a name on one line, without tabs and other control characters")
     if person_number(text):
         raise GalleryError(f"{text}: expected a name, got an id of a person; choose another name")
     person = subject.person or state.log.next_person

@@ -13,7 +13,8 @@ from helpers.small_checkpoints import CAMERAS, DOMAIN, IMAGES, camera_network, p
 from reid.errors import ConditionError, WeightsError
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.embedding_centers import EmbeddingCenters
-from reid.norm import Profiles
+from reid.norm import Profiles, calibrate
+from reid.norm.site_cohort import SiteCohort, join_cohorts
 
 LENGTH = 128
 
@@ -99,6 +100,37 @@ def test_later_profiles_replace_cameras_and_add_others(plain: Checkpoint) -> Non
     assert later.domains == ("a1", "a2", "b1")
     assert later.centers is not None
     torch.testing.assert_close(later.centers.vectors, torch.cat([centers_of()[:1], centers_of() * 3]))
+
+
+def statistics_of(checkpoint: Checkpoint, names: tuple[str, ...]) -> Profiles:
+    batches = [(2 * IMAGES, torch.arange(len(IMAGES)) % len(names))]
+    return calibrate(checkpoint.network, batches, names, weights=checkpoint.weights, domain_fields=("camera",))
+
+
+def test_statistics_without_centers_end_the_centering_of_their_cameras(plain: Checkpoint) -> None:
+    centered = plain.with_profiles(profiles(plain.fingerprint))
+    both = statistics_of(plain, CAMERAS)
+    new = centered.with_profiles(both)
+    assert new.fingerprint == plain.with_profiles(both).fingerprint
+    assert torch.equal(new.embed(IMAGES, DOMAIN), plain.with_profiles(both).embed(IMAGES, DOMAIN))
+
+
+def test_cameras_without_centers_leave_nothing_behind(known: Checkpoint) -> None:
+    names = ("b1", "b2")
+    new = known.with_profiles(statistics_of(known, names))
+    centered = new.with_profiles(profiles(new.weights, names))  # the cameras of the network itself are not centered
+    assert centered.with_profiles(statistics_of(known, names)).fingerprint == new.fingerprint
+
+
+def test_statistics_of_one_camera_leave_the_centers_of_others(known: Checkpoint) -> None:
+    centered, one = known.with_profiles(profiles(known.fingerprint)), statistics_of(known, CAMERAS[1:])
+    new = centered.with_profiles(one)
+    assert torch.equal(new.embed(IMAGES, 0), centered.embed(IMAGES, 0))
+    assert torch.equal(new.embed(IMAGES, 1), known.with_profiles(one).embed(IMAGES, 1))
+    cohort = SiteCohort(CAMERAS, CAMERAS, torch.eye(2))
+    left = join_cohorts(cohort, None, stale=CAMERAS[1:])
+    assert left is not None
+    assert left.domains == CAMERAS[:1]
 
 
 def test_centers_of_another_network_are_refused(plain: Checkpoint) -> None:

@@ -103,11 +103,13 @@ class Measurement:
             file.parent.mkdir(parents=True, exist_ok=True)
             start = time.process_time()
             state = file.with_suffix(".state")
+            continued = state.is_file()
             if job.level == MIXED_BATCHES:
                 found = adapt_in_mixed_batches(checkpoint, place.pool, job, state)
             else:
                 found = adapt(checkpoint, place.pool, epochs=job.epochs, seed=job.seed, state=state).checkpoint
-            extra = {**found.extra, "cpu seconds": f"{time.process_time() - start:.0f}"}
+            seconds = {} if continued else {"cpu seconds": f"{time.process_time() - start:.0f}"}
+            extra = {**found.extra, **seconds}
             replace(found, extra=extra).save(file)
             state.unlink(missing_ok=True)
         found = load_checkpoint(file)

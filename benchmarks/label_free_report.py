@@ -206,7 +206,8 @@ def street_tables(jobs: Results) -> Iterator[str]:
     if any(f"|{MIXED_BATCHES}" in name for name in jobs):
         yield wrapped(
             '"Mixed batches" is the same adaptation with one set of statistics for all cameras, taken over the whole'
-            " batch in training, from the mixture of the statistics that the network has."
+            " batch in training, from the mixture of the statistics that the network has. Compare rows of"
+            " as many epochs."
         )
 
 

@@ -257,7 +257,8 @@ def probe_tables(probes: Results) -> Iterator[str]:
             _, network, level, _ = key.split("|")
             networks[f"{network}, {TITLES.get(level, level)}"] = {row["stage"]: row[name] for row in rows}
             chance = rows[0][f"{name}_chance"]
-        stages = list(dict.fromkeys(stage for row in networks.values() for stage in row))
+        names = dict.fromkeys(stage for row in networks.values() for stage in row)
+        stages = sorted(names, key="embedding".__eq__)
         table = [
             [network, *(f"{100 * row[stage]:.1f}" if stage in row else "" for stage in stages)]
             for network, row in networks.items()

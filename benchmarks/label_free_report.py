@@ -206,7 +206,8 @@ def street_tables(jobs: Results) -> Iterator[str]:
     if any(f"|{MIXED_BATCHES}" in name for name in jobs):
         yield wrapped(
             '"Mixed batches" is the same adaptation with one set of statistics for all cameras, taken over the whole'
-            " batch in training, from the mixture of the statistics that the network has."
+            " batch in training, from the mixture of the statistics that the network has. Compare rows of"
+            " as many epochs."
         )
 
 
@@ -256,7 +257,8 @@ def probe_tables(probes: Results) -> Iterator[str]:
             _, network, level, _ = key.split("|")
             networks[f"{network}, {TITLES.get(level, level)}"] = {row["stage"]: row[name] for row in rows}
             chance = rows[0][f"{name}_chance"]
-        stages = list(dict.fromkeys(stage for row in networks.values() for stage in row))
+        names = dict.fromkeys(stage for row in networks.values() for stage in row)
+        stages = sorted(names, key="embedding".__eq__)
         table = [
             [network, *(f"{100 * row[stage]:.1f}" if stage in row else "" for stage in stages)]
             for network, row in networks.items()

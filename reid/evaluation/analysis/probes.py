@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
+from reid.evaluation.labels import BoolArray
 from reid.models.checkpoint import Checkpoint
 from reid.models.runtime import RuntimeNetwork
 from reid.norm import in_callers_order
@@ -142,7 +143,7 @@ def probe_features(group: str, stage: str, features: FloatArray, samples: Sequen
     )
 
 
-def _share_told(features: FloatArray, labels: IntArray, learned: IntArray, asked: IntArray) -> float:
+def _share_told(features: FloatArray, labels: IntArray, learned: BoolArray, asked: BoolArray) -> float:
     """Return the share of the ``asked`` rows whose label a ridge classifier tells that ``learned`` from others."""
     from sklearn.linear_model import RidgeClassifier
 

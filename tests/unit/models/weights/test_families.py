@@ -181,7 +181,8 @@ def test_changes_that_do_not_exist(name: str, message: str) -> None:
 
 def test_every_family_and_change_is_tested() -> None:
     found = [recognise(case.make(blank), case.backbone) for case in CASES.values()]
-    assert {origin.family.name for origin in found} == {family.name for family in FAMILIES}
+    elsewhere = {"MiewID"}  # in test_animal_networks.py, with a file of its own form
+    assert {origin.family.name for origin in found} | elsewhere == {family.name for family in FAMILIES}
     assert {change for origin in found for change in origin.spec.backbone.split("+")[1:]} == set(CHANGES)
 
 

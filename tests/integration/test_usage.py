@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_usage_errors_exit_with_2_and_one_line(reid) -> None:
     for arguments, words in (
         (["nonsense"], "No such command 'nonsense'; see reid --help"),
-        (["index", "search"], "No such command 'search'; see reid index --help"),
+        (["index", "find"], "No such command 'find'; see reid index --help"),
         (["search"], "Missing argument 'image'; see reid search --help"),
         (["evaluate", "--size", "big", "3"], "'--size': Input should be a valid integer"),
         (["evaluate", "--size", "3"], "Option '--size' requires 2 arguments; see --help"),

@@ -22,6 +22,7 @@ def hub_client() -> Any:
     """Return the package huggingface_hub, or None where it is not installed."""
     try:
         import huggingface_hub
+        import huggingface_hub.errors  # its errors are no attribute before they are imported
     except ImportError:
         return None
     return huggingface_hub

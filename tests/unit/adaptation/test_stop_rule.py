@@ -16,7 +16,7 @@ GOOD = ClusterFigures("person visible", 400, 40, 0.8, 1.0, 0.9, 4.0, 0.8)
     [
         ({"crops": 10}, 2, "10 crops"),
         ({}, 1, "one camera"),
-        ({"clusters": 2}, 2, "2 clusters"),
+        ({"clusters": 2}, 2, "is 2, expected"),
         ({"clustered": 0.1}, 2, "10%"),
         ({"repeated": 0.3, "clustered": 0.3}, 2, "a person once"),
     ],

@@ -189,6 +189,7 @@ class GalleryReader:
 
         Example:
             >>> from reid.records import Sample
+            >>> from reid.retrieval.gallery import Gallery
             >>> samples = (Sample(Path("1.jpg"), "anna", "door"), Sample(Path("2.jpg"), "ben", "door"))
             >>> gallery = Gallery.build(Embeddings(samples, np.eye(2, dtype=np.float32), "f00d"))
             >>> gallery.to_frame().groupby("camera").identity.nunique()["door"].item()

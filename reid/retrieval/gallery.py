@@ -280,7 +280,7 @@ class Gallery(GalleryReader):
             erased = erase_identity(
                 self._folder, identity, category, replaces=self._generation, known=self._rows.segments
             )
-            self._generation, self._stamp = erased[0].generation, None
+            self._generation, self._stamp, self._looked_up = erased[0].generation, None, None
             for line in (line for one in erased for line in one.remaining):
                 warnings.warn(f"{line}; it still holds erased rows", stacklevel=2)
         rows = self._rows

@@ -30,7 +30,8 @@ class GalleryReader:
         self._folder = folder
         self._generation: str | None = None  # of the files in the folder that hold these rows
         self._lineage = ""
-        self._stamp: tuple[object, ...] | None = None  # of the folder when its removed rows were last looked up
+        self._stamp: tuple[object, ...] | None = None  # of the folder when these rows were read
+        self._looked_up: tuple[object, ...] | None = None  # of the folder when its removed rows were last looked up
         self._removed: tuple[GalleryRows, BoolArray] | None = None  # (G,) of rows that another program removed
 
     @classmethod
@@ -58,7 +59,8 @@ class GalleryReader:
         index = index_file_of(stored.folder, stored.facts)
         rows = GalleryRows(stored.kept_table(), stored.segments, stored.facts["dimension"], index)
         gallery = cls(rows, stored.facts["fingerprint"], stored.folder)
-        gallery._generation, gallery._lineage, gallery._stamp = stored.generation, stored.facts["lineage"], stamp
+        gallery._generation, gallery._lineage = stored.generation, stored.facts["lineage"]
+        gallery._stamp = gallery._looked_up = stamp
         gallery._removed = rows, np.zeros(len(rows.table), np.bool_)
         return gallery
 
@@ -225,9 +227,9 @@ class GalleryReader:
         """Return (G,) bool: the rows in memory that were removed from the folder after it was read."""
         known = self._removed
         stamp = None if self._folder is None else stamp_of(self._folder)
-        if known is None or known[0] is not rows or stamp != self._stamp:
+        if known is None or known[0] is not rows or stamp != self._looked_up:
             known = rows, self._compare_with_folder(rows)
-            self._removed, self._stamp = known, stamp
+            self._removed, self._looked_up = known, stamp
         return known[1]
 
     def _compare_with_folder(self, rows: GalleryRows) -> BoolArray:

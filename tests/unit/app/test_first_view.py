@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,12 @@ class Page:
 
     def get_config_file(self) -> dict[str, Any]:
         return {"value": self.component.value}
+
+
+def _run(coroutine: Coroutine[object, object, object]) -> None:
+    """Run a coroutine in a thread of its own: browser tests leave a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.mark.parametrize(
@@ -41,10 +49,10 @@ def test_the_page_is_current_before_it_is_sent(path: str, expected: str) -> None
         return ["ben"]
 
     view = FirstView(send_config, blocks, data, [([blocks.component], make)])  # type: ignore[arg-type]
-    asyncio.run(view({"type": "http", "path": path}, nothing, nothing))
+    _run(view({"type": "http", "path": path}, nothing, nothing))
     assert (sent, made) == (["anna"], [])
     data.state = None  # a gallery cannot be read
     for _ in range(2):
-        asyncio.run(view({"type": "http", "path": path}, nothing, nothing))
+        _run(view({"type": "http", "path": path}, nothing, nothing))
     assert sent[1:] == [expected] * 2
     assert len(made) == (expected == "ben")

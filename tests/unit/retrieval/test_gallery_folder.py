@@ -12,6 +12,7 @@ import pytest
 
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import GalleryError, WeightsError
+from reid.records import Embeddings, Sample
 from reid.retrieval import storage, stored_gallery
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
@@ -236,3 +237,14 @@ def test_an_error_of_the_network_file_names_the_gallery(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{tmp_path}/gallery: ")
     assert "(No space left on device)" in str(caught.value)
     assert not list((tmp_path / "gallery").iterdir())
+
+
+def test_a_reader_takes_over_new_rows_after_it_has_searched(tmp_path: Path) -> None:
+    rows = Embeddings((Sample(Path("1.jpg"), "anna"),), np.eye(1, 4, dtype=np.float32), "f00d")
+    Gallery.build(rows).save(tmp_path / "g")
+    reader = Gallery.open(tmp_path / "g")
+    more = Embeddings((Sample(Path("2.jpg"), "ben"),), np.eye(1, 4, 1, dtype=np.float32), "f00d")
+    Gallery.open(tmp_path / "g").add(more)
+    assert reader.search(rows.vectors, 5, fingerprint="f00d").counts.tolist() == [1]
+    assert reader.reload()
+    assert reader.search(rows.vectors, 5, fingerprint="f00d").counts.tolist() == [2]

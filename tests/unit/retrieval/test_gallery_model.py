@@ -55,6 +55,7 @@ class GalleryMachine(RuleBasedStateMachine):
         self.rows: list[int] = []
         self.barred: set[int] = set()
         self.erased: set[str] = set()
+        self.kept_bytes: set[int] = set()  # numbers of removed rows whose bytes are still in the files
 
     def teardown(self) -> None:
         if hasattr(self, "place"):
@@ -83,6 +84,7 @@ class GalleryMachine(RuleBasedStateMachine):
         assert self.gallery.remove(where, forget=forget) == len(gone)
         self.rows = [number for number in self.rows if number not in gone]
         self.barred |= set(gone) if forget else set()
+        self.kept_bytes |= set(gone)
 
     @precondition(lambda self: self.rows)
     @rule(identity=st.sampled_from(["p0", "p2"]))
@@ -90,11 +92,14 @@ class GalleryMachine(RuleBasedStateMachine):
         gone = [number for number in self.rows if sample_of(number).identity == identity]
         assert self.gallery.erase(identity) == len(gone)
         self.rows = [number for number in self.rows if number not in gone]
-        self.erased |= {identity} if gone else set()
+        reached = {number for number in self.kept_bytes if sample_of(number).identity == identity}
+        self.erased |= {identity} if gone or reached else set()
+        self.kept_bytes -= reached
 
     @rule()
     def compact(self) -> None:
         self.gallery.compact()
+        self.kept_bytes.clear()
 
     @rule()
     def reopen(self) -> None:

@@ -26,6 +26,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
+CountOrNone = Annotated[int, Field(ge=0, le=10**6)]  # 0 switches off what is counted
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 DomainField = Literal["category", "modality", "camera"]
 
@@ -41,6 +42,8 @@ class Data(_Section):
     unlabelled: tuple[str, ...] = ()  # manifests of a site to adapt to; their identities are never read
     categories: tuple[str, ...] = ()  # the categories to keep; () keeps all
     size: tuple[Side, Side] = (128, 64)  # height and width in pixels that crops are resized to
+    singletons: Literal["leave out", "error"] = "leave out"  # what to do with identities that have one image
+    held_out: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0  # fraction of the identities that only measures epochs
 
 
 class Network(_Section):
@@ -102,6 +105,11 @@ class Train(_Section):
     positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 2  # the last bits of the results depend on it
+    validate_every: CountOrNone = 0  # epochs between two measurements on data.held_out; 0 measures none
+    keep: Literal["last", "best"] = (
+        "last"  # which epoch becomes the weights: the last, or that of the best held-out mAP
+    )
+    patience: CountOrNone = 0  # measurements without a better mAP after which the training ends; 0 ends it never
 
     @model_validator(mode="after")
     def _batches_fit_into_memory(self) -> Train:
@@ -135,6 +143,18 @@ class Experiment(_Section):
     norm: Norm = Norm()
     train: Train = Train()
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _held_out_identities_are_measured(self) -> Experiment:
+        recipe = self.train
+        if recipe.validate_every and not self.data.held_out:
+            raise ValueError(
+                f"train.validate_every = {recipe.validate_every} measures held-out identities: set data.held_out, such"
+                " as 0.1"
+            )
+        if not recipe.validate_every and (recipe.keep == "best" or recipe.patience):
+            raise ValueError('train.keep = "best" and train.patience need measurements: set train.validate_every')
+        return self
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:

@@ -214,6 +214,18 @@ def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
         raise ConfigError(f"{where}: {key}: {_one_line(first['msg'])}{got}") from error
 
 
+def apply_sets(experiment: Experiment, sets: Sequence[str]) -> Experiment:
+    """Return an experiment with overrides such as "train.epochs=3", as :func:`load_config` reads them.
+
+    Raises:
+        ConfigError: A key or a value is wrong.
+    """
+    table = experiment.model_dump(mode="json")
+    for item in sets:
+        _override(table, item)
+    return parse_config(table, "--set")
+
+
 def leaf_names() -> tuple[str, ...]:
     """Return every key that an experiment may hold, such as "data.manifests"."""
     return tuple(

@@ -95,15 +95,20 @@ class Processes:
 ONE_PROCESS = Processes()
 
 
-def processes_of_environment() -> Processes:
-    """Read from the variables of ``torchrun`` which process this is; one process where they are not set."""
+def rank_and_count() -> tuple[int, int]:
+    """Return the number of this process and the number of all, from the variables that torchrun sets; (0, 1) without.
+
+    Raises:
+        ConfigError: The variables hold no such numbers.
+    """
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        return Processes(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        found = int(rank), int(count)
     except ValueError:
-        raise ConfigError(
-            f"RANK={os.environ.get('RANK')} and WORLD_SIZE={os.environ.get('WORLD_SIZE')}: expected numbers, as"
-            " torchrun sets them"
-        ) from None
+        found = (-1, 0)
+    if not 0 <= found[0] < found[1]:
+        raise ConfigError(f"RANK={rank} and WORLD_SIZE={count}: expected a process and a count, as torchrun sets them")
+    return found
 
 
 @contextmanager
@@ -120,7 +125,7 @@ def joined_processes(remedy: str, backend: str = "gloo") -> Iterator[Processes]:
         ConfigError: Another process ended or cannot be reached.
         SilentExit: This process ends because another one does, which has told why.
     """
-    processes = processes_of_environment()
+    processes = Processes(*rank_and_count())
     if processes.count == 1:
         yield processes
         return

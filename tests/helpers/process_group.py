@@ -18,8 +18,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(words: Sequence[object], count: int, cwd: Path) -> list[subprocess.Popen[str]]:
-    """Start ``python -m reid.cli`` with these words in ``count`` processes of one group."""
+def start(
+    words: Sequence[object], count: int, cwd: Path, program: Sequence[object] = ("-m", "reid.cli")
+) -> list[subprocess.Popen[str]]:
+    """Start ``python -m reid.cli``, or another program, with these words in ``count`` processes of one group."""
     port = free_port()
     running = []
     for rank in range(count):
@@ -30,11 +32,11 @@ def start(words: Sequence[object], count: int, cwd: Path) -> list[subprocess.Pop
             "MASTER_PORT": str(port),
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         }
         running.append(
             subprocess.Popen(
-                [sys.executable, "-m", "reid.cli", *map(str, words)],
+                [sys.executable, *map(str, (*program, *words))],
                 cwd=cwd,
                 env=environment,
                 stdout=subprocess.PIPE,

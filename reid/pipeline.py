@@ -222,14 +222,20 @@ def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str 
     from reid.retrieval.embed import embed
 
     check_files(samples)
-    keys = [(sample.path, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
-    distinct = dict(zip(keys, samples, strict=True))
+    distinct, rows = distinct_images(checkpoint, samples)
     with progress_bar(title, len(distinct)) as progress:
-        embeddings = embed(checkpoint, list(distinct.values()), workers=workers(), progress=progress)
+        embeddings = embed(checkpoint, distinct, workers=workers(), progress=progress)
     if len(distinct) == len(samples):
         return embeddings
+    return Embeddings(tuple(samples), embeddings.vectors[rows], embeddings.fingerprint)
+
+
+def distinct_images(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[list[Sample], list[int]]:
+    """Return the samples of distinct images and domains, and for each of all samples which of them has its vector."""
+    keys = [(sample.path, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
+    distinct = dict(zip(keys, samples, strict=True))
     row_of = {key: row for row, key in enumerate(distinct)}
-    return Embeddings(tuple(samples), embeddings.vectors[[row_of[key] for key in keys]], embeddings.fingerprint)
+    return list(distinct.values()), [row_of[key] for key in keys]
 
 
 def evaluate_data(

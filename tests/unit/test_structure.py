@@ -50,6 +50,7 @@ PARTS_OF_COMMANDS = (
     "index_tuning",
     "own_data",
     "rerank_options",
+    "shared_embedding",
     "start_up",
 )  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have

@@ -172,7 +172,8 @@ def _rough_scores(query: FloatArray, segments: Sequence[CodedRows], position: In
 
     if len(segments) == 1:
         inside = np.ascontiguousarray(position - segments[0].offset)
-        return inner_products(query, segments[0].vectors, 0, 0, inside)[0].astype(np.float64)
+        only: Float64Array = inner_products(query, segments[0].vectors, 0, 0, inside)[0].astype(np.float64)
+        return only
     scores = np.empty(len(position), np.float64)
     owner = np.searchsorted([segment.offset for segment in segments], position, side="right") - 1
     for number in np.unique(owner).tolist():

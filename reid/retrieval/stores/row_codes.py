@@ -6,7 +6,7 @@ scores could be among the best. Sums of products of bytes are exact, so the boun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,7 @@ Float64Array = npt.NDArray[np.float64]
 
 LARGEST = 127  # a code is a whole number of at most this size
 ZERO = 128  # the byte that stands for the code 0
+SMALLEST_STEP = 1e-30  # numbers that differ by less in all rows are taken for equal
 ROWS_AT_ONCE = 1024
 PARAMETER_ROWS = 8  # of a file, which hold the steps and centres as float32
 ROUNDING = 1e-6  # added to bounds for the rounding of scores to float32, relative to the largest possible score
@@ -65,6 +66,19 @@ class RowCodes:
         codes = np.concatenate(list(encoder.parts()))
         return cls(codes, encoder.steps, encoder.centres, order, **encoder.bounds())
 
+    @classmethod
+    def of_file(cls, values: ByteArray, bounds: Mapping[str, float], order: IntArray | None) -> RowCodes:
+        """Return the codes of a file.
+
+        Args:
+            values: (8 + N, D) uint8, as :func:`map_codes` returns them.
+            bounds: What :func:`write_codes` returned.
+            order: (N,) int64, the row of each code, as it was written.
+        """
+        parameters = np.frombuffer(values[:PARAMETER_ROWS].tobytes(), "<f4").astype(np.float32)
+        steps, centres = parameters.reshape(2, -1)
+        return cls(values[PARAMETER_ROWS:], steps, centres, order, **bounds)
+
     def take_mask(self, mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
         """Return a mask (N,) over the vectors as one over the codes."""
         return mask if mask is None or self.order is None else mask[self.order]
@@ -102,16 +116,16 @@ class Encoder:
             np.minimum(low, part.min(axis=0), out=low)
             np.maximum(high, part.max(axis=0), out=high)
         steps = (high - low) / np.float32(2 * LARGEST)
-        return cls(vectors, order, np.where(steps > 0, steps, np.float32(1)), (low + high) / np.float32(2))
+        return cls(vectors, order, np.where(steps > SMALLEST_STEP, steps, np.float32(1)), (low + high) / np.float32(2))
 
     def parts(self) -> Iterator[ByteArray]:
         """Yield the codes (n, D) of some rows at a time."""
-        inverse = 1 / self.steps
+        inverse: FloatArray = np.float32(1) / self.steps
         for start in range(0, len(self.vectors), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             scaled = self.vectors[rows] if self.order is None else self.vectors[self.order[rows]]
             scaled = (scaled - self.centres) * inverse
-            whole = np.clip(np.rint(scaled), -LARGEST, LARGEST)
+            whole: FloatArray = np.clip(np.rint(scaled), -LARGEST, LARGEST)
             scaled -= whole
             self.scaled_error = max(self.scaled_error, _longest(scaled))
             scaled *= self.steps
@@ -208,7 +222,7 @@ def write_codes(path: Path, vectors: FloatArray, order: IntArray | None) -> dict
     Its first eight rows hold the steps and the centres as float32, the others the codes.
 
     Returns:
-        The bounds that :func:`read_codes` needs.
+        The bounds that :meth:`RowCodes.of_file` needs.
     """
     encoder = Encoder.of(vectors, order)
     with path.open("wb") as stream:
@@ -221,25 +235,17 @@ def write_codes(path: Path, vectors: FloatArray, order: IntArray | None) -> dict
     return encoder.bounds()
 
 
-def read_codes(path: Path, bounds: dict[str, float], order: IntArray | None) -> RowCodes:
-    """Map the codes of a file into memory.
-
-    Args:
-        path: The file that :func:`write_codes` wrote.
-        bounds: What it returned.
-        order: (N,) int64, the row of each code, as it was written.
+def map_codes(path: Path) -> ByteArray:
+    """Map the file (8 + N, D) that :func:`write_codes` wrote into memory.
 
     Raises:
         ValueError: The file is none of codes.
         OSError: The file cannot be read.
     """
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    if mapped.dtype != np.uint8 or mapped.ndim != 2 or len(mapped) < PARAMETER_ROWS:
+    values: ByteArray = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    if values.dtype != np.uint8 or values.ndim != 2 or len(values) < PARAMETER_ROWS:
         raise ValueError("expected rows of bytes")
-    values = np.asarray(mapped)
-    parameters = np.frombuffer(values[:PARAMETER_ROWS].tobytes(), "<f4").astype(np.float32)
-    steps, centres = parameters.reshape(2, -1)
-    return RowCodes(values[PARAMETER_ROWS:], steps, centres, order, **bounds)
+    return values
 
 
 def _longest(rows: FloatArray) -> float:

@@ -12,7 +12,7 @@ from helpers.store_contract import columns_of
 from reid.retrieval.exact import exact_search
 from reid.retrieval.stores import code_search, flat_store
 from reid.retrieval.stores.flat_store import FlatStore
-from reid.retrieval.stores.row_codes import CodedQueries, RowCodes, read_codes, write_codes
+from reid.retrieval.stores.row_codes import CodedQueries, RowCodes, map_codes, write_codes
 from reid.retrieval.stores.row_numbers import camera_order
 
 
@@ -155,7 +155,7 @@ def test_codes_of_a_file_are_those_that_were_written(tmp_path):
     vectors = random_rows(np.random.default_rng(0), 3000, 5)
     order = np.random.default_rng(1).permutation(3000)
     bounds = write_codes(tmp_path / "codes.npy", vectors, order)
-    found, expected = read_codes(tmp_path / "codes.npy", bounds, order), RowCodes.of(vectors, order)
+    found, expected = RowCodes.of_file(map_codes(tmp_path / "codes.npy"), bounds, order), RowCodes.of(vectors, order)
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), value)
     assert np.load(tmp_path / "codes.npy").shape == (3008, 5)

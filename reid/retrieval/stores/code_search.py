@@ -217,8 +217,7 @@ def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs 
                 return None
             for one in open_pieces:
                 pieces[one].scan(i, coded[pieces[one].owner], n)
-            lower = np.concatenate([piece.scores - error for piece, error in zip(pieces, errors, strict=True)])
-            bound = np.partition(lower, -k)[-k] if len(lower) >= k else -np.inf
+            bound = _bound_of(queries[i : i + 1], k, segments, pieces)
             open_pieces = [
                 one
                 for one in open_pieces
@@ -228,7 +227,18 @@ def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs 
         for piece in pieces:
             position = segments[piece.owner].positions(piece.rows)
             pairs.take(np.full(len(position), i), position, piece.scores, coded[piece.owner].errors)
+        pairs.bound[i] = max(pairs.bound[i], bound)
     return pairs
+
+
+def _bound_of(query: FloatArray, k: int, segments: Sequence[CodedRows], pieces: Sequence[_Piece]) -> float:
+    """Return a lower bound of the k-th best score of a query (1, D): that of the ``k`` rows that look best by codes."""
+    scores = np.concatenate([piece.scores for piece in pieces])
+    if len(scores) < k:
+        return -np.inf
+    position = np.concatenate([segments[piece.owner].positions(piece.rows) for piece in pieces])
+    best = _rough_scores(query, segments, position[np.argpartition(-scores, k - 1)[:k]])
+    return float(best.min() - 2 * Float32Products(query).errors[0])
 
 
 def _pieces(owner: int, segment: CodedRows) -> list[_Piece]:

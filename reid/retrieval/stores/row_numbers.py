@@ -49,7 +49,11 @@ class RowNumbers:
         count = len(self.row_ids)
         found = np.zeros(count, np.bool_)
         if count and len(wanted):
-            found[self.positions(wanted)] = True
+            first, last = self._ends()
+            if self.order is None and last - first + 1 == count and first <= wanted.min() and wanted.max() <= last:
+                found[wanted - first] = True
+            else:
+                found[self.positions(wanted)] = True
         return found
 
     def positions(self, wanted: IntArray) -> IntArray:

@@ -322,7 +322,7 @@ def _check_room(folder: Path, segments: Sequence[GallerySegment], erasure: _Eras
     if not erasure.compact or not _count_rows(folder, segments, erasure):
         return
     dirty = [s for s in segments if len(s.kept) < len(s.table) or erasure.rows(s.table).any()]
-    needed = MARGIN + sum(s.source.nbytes + s.table.arrow.nbytes for s in dirty)
+    needed = MARGIN + sum(s.source.nbytes * 5 // 4 + s.table.arrow.nbytes for s in dirty)
     if (folder / QUERIES_FILE).exists():
         needed += (folder / QUERIES_FILE).stat().st_size
     free = shutil.disk_usage(folder).free

@@ -16,11 +16,14 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
-from reid.retrieval.gallery_header import DELETED, REBUILD, ROWS, VECTORS
+from reid.retrieval.gallery_header import CODES, DELETED, REBUILD, ROWS, VECTORS
 from reid.retrieval.row_table import RowTable, first_line
+from reid.retrieval.stores.row_codes import PARAMETER_ROWS, CodeSource, RowCodes, map_codes
+from reid.retrieval.stores.row_numbers import camera_order
 
 PAGE = 4096  # bytes; the quick checksum adds up pages word by word
 BYTES_AT_ONCE = 2**24
@@ -36,6 +39,7 @@ class GallerySegment:
         entry: What the header says of the segment; None where it is not in a folder of version 2.
         source: The vectors (N, D) float32, mapped into memory, of a file that is not checked yet, or in memory.
         path: The file of the vectors; None where they are in memory.
+        codes: The short codes of the vectors, of a file that is not checked yet; None where there is none.
     """
 
     table: RowTable
@@ -43,6 +47,7 @@ class GallerySegment:
     entry: dict[str, Any] | None
     source: FloatArray
     path: Path | None = None
+    codes: CodeSource | None = None
     _checked: bool = False
     _lock: Lock = field(default_factory=Lock)
 
@@ -60,6 +65,13 @@ class GallerySegment:
                     raise damaged(self.path.parent, f"{self.path.name} has other contents")
             self._checked = True
         return self.source
+
+    def code_source(self) -> CodeSource:
+        """Return the short codes of the vectors; where no file has them, they are made when a search needs them."""
+        with self._lock:
+            if self.codes is None:
+                self.codes = CodeSource(lambda: RowCodes.of(self.source, camera_order(self.table)))
+            return self.codes
 
     @property
     def kept(self) -> IntArray:
@@ -124,7 +136,7 @@ def read_segment(
     if DELETED in files:
         deleted = np.load(checked_file(folder, files[DELETED])).astype(np.int64)
     if known is not None:
-        return GallerySegment(known.table, deleted, entry, known.source, known.path, known._checked)
+        return GallerySegment(known.table, deleted, entry, known.source, known.path, known.codes, known._checked)
     table = _read_table(folder, files[ROWS])
     path = checked_size(folder, files[VECTORS])
     start = _numpy_header(rows, dimension)
@@ -133,7 +145,24 @@ def read_segment(
     if not is_right or len(table) != rows or not rows:
         raise damaged(folder, f"{path.name} does not hold {rows} x {dimension} vectors, or there are {len(table)} rows")
     vectors = np.memmap(path, np.float32, "r", len(start), (rows, dimension))
-    return GallerySegment(table, deleted, entry, vectors, path)
+    codes = _codes_of(folder, files[CODES], table, dimension) if CODES in files else None
+    return GallerySegment(table, deleted, entry, vectors, path, codes)
+
+
+def _codes_of(folder: Path, entry: Mapping[str, Any], table: RowTable, dimension: int) -> CodeSource:
+    """Return the codes of a file, which is read and compared with its quick checksum when a search needs it."""
+    path = checked_size(folder, entry)
+
+    def read() -> RowCodes:
+        try:
+            values = map_codes(path)
+        except (OSError, ValueError, TypeError) as error:
+            raise damaged(folder, f"{path.name} cannot be read ({first_line(error)})") from error
+        if values.shape != (PARAMETER_ROWS + len(table), dimension) or fold(values) != entry["fold"]:
+            raise damaged(folder, f"{path.name} has other contents")
+        return RowCodes.of_file(values, entry["bounds"], camera_order(table))
+
+    return CodeSource(read, is_stored=True)
 
 
 def _read_table(folder: Path, entry: Mapping[str, Any]) -> RowTable:
@@ -174,8 +203,8 @@ def _numpy_header(rows: int, dimension: int) -> bytes:
     return stream.getvalue()
 
 
-def fold(vectors: FloatArray) -> str:
-    """Return a quick checksum of vectors in hex: SHA-256 of the sum of all pages of memory, word by word.
+def fold(vectors: npt.NDArray[Any]) -> str:
+    """Return a quick checksum of vectors or codes in hex: SHA-256 of the sum of all pages of memory, word by word.
 
     Every change of one word changes it. It reads at the speed of the memory, several times faster than SHA-256.
     """

@@ -18,14 +18,27 @@ from reid.errors import GalleryError
 from reid.files import Writer
 from reid.records import FloatArray, IntArray
 from reid.retrieval.folder_reading import read_gallery_folder
-from reid.retrieval.gallery_header import DELETED, INDEX, OLD_INDEX, OLD_SAMPLES, ROWS, VECTORS, facts_of, read_header
+from reid.retrieval.gallery_header import (
+    CODES,
+    DELETED,
+    INDEX,
+    OLD_INDEX,
+    OLD_SAMPLES,
+    ROWS,
+    VECTORS,
+    facts_of,
+    read_header,
+)
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import GallerySegment, fold, read_segment, write_vectors
 from reid.retrieval.storage import GalleryWriter
+from reid.retrieval.stores.row_codes import map_codes, write_codes
+from reid.retrieval.stores.row_numbers import camera_order
 from reid.retrieval.tombstones import Tombstones, read_tombstones
 
 MOST_SEGMENTS = 32  # more are merged when rows are added
+FEWEST_CODED = 4096  # rows of a segment whose codes are kept in a file; those of fewer are made in a moment
 SMALL = 8  # a segment with less than this fraction of all rows is small
 VECTORS_AT_ONCE = 2**16  # that are copied at a time while segments are merged
 
@@ -184,8 +197,19 @@ def _write_segment(
 ) -> Facts:
     rows = len(table)
     vectors = writer.write_data(VECTORS, lambda path: write_vectors(path, parts(), rows, dimension))
-    vectors["fold"] = fold(np.load(writer.folder / vectors["name"], mmap_mode="r"))
-    return {"rows": rows, "files": {VECTORS: vectors, ROWS: writer.write_data(ROWS, table.write)}}
+    written = np.load(writer.folder / vectors["name"], mmap_mode="r")
+    vectors["fold"] = fold(written)
+    files = {VECTORS: vectors, ROWS: writer.write_data(ROWS, table.write)}
+    return {"rows": rows, "files": {**files, **_write_codes(writer, table, np.asarray(written))}}
+
+
+def _write_codes(writer: GalleryWriter, table: RowTable, vectors: FloatArray) -> Facts:
+    """Write the short codes of a large segment, its rows by camera, so that a filter by camera reads a few runs."""
+    if len(table) < FEWEST_CODED:
+        return {}
+    bounds: dict[str, float] = {}
+    entry = writer.write_data(CODES, lambda path: bounds.update(write_codes(path, vectors, camera_order(table))))
+    return {CODES: {**entry, "bounds": bounds, "fold": fold(map_codes(writer.folder / entry["name"]))}}
 
 
 def without_rows(writer: GalleryWriter, stored: StoredGallery, row_ids: IntArray) -> tuple[Facts, int]:

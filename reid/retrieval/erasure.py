@@ -26,6 +26,7 @@ from reid.retrieval.application_galleries import application_folders, galleries_
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import read_header
+from reid.retrieval.kept_cohorts import with_cohorts
 from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import log_receipt, new_receipt
@@ -254,7 +255,7 @@ def _erase_in_folder(
             files = forget_crops(writer, stored.facts["files"], erased_crops(table, gone))
             receipt = new_receipt({**erasure.receipt, "rows": removed_rows})
             if removed_rows:
-                writer.commit({**facts, "files": files, "receipt": receipt})
+                writer.commit(with_cohorts(writer, {**facts, "files": files, "receipt": receipt}, stored))
         if erasure.compact:
             _remove_bytes(writer, stored)
         removed, problems = erase_queries(folder, tombstones, erasure.queries)
@@ -291,7 +292,7 @@ def _remove_bytes(writer: GalleryWriter, before: StoredGallery) -> None:
         return
     facts = compacted(writer, stored, everything=False)
     if facts["segments"] != stored.facts["segments"]:
-        writer.commit(facts)
+        writer.commit(with_cohorts(writer, facts, stored))
 
 
 @contextmanager

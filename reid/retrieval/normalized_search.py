@@ -22,6 +22,7 @@ from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_to
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_rows import first_of_groups, groups_by
+from reid.retrieval.kept_cohorts import METHOD, cohorts_of, read_cohorts
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
 from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
@@ -52,6 +53,7 @@ class NormalizedGallery:
         statistics: Their statistics (G, C); those toward a camera are measured when a query of it comes, unless all are
             there.
         is_measured: Whether the statistics toward all cameras are there.
+        fitted: The false-match rates for all pairs of cameras; None where they are fitted when a query comes.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -66,6 +68,7 @@ class NormalizedGallery:
     rows: CohortRows
     statistics: CohortStatistics
     is_measured: bool = True
+    fitted: MatchThresholds | None = None
     _toward: dict[int, SideTerms] = field(default_factory=dict, repr=False)
     _fitted: dict[str, MatchThresholds] = field(default_factory=dict, repr=False)
 
@@ -109,6 +112,8 @@ class NormalizedGallery:
 
     def thresholds(self, query_cameras: Sequence[str]) -> MatchThresholds:
         """Fit the false-match rates of queries of some cameras; once for each camera."""
+        if self.fitted is not None:
+            return self.fitted
         missing = [name for name in dict.fromkeys(query_cameras) if name not in self._fitted]
         for name in missing:
             self._fitted[name] = fit_thresholds(self.rows, self.statistics, [name])
@@ -255,11 +260,25 @@ _prepared: WeakKeyDictionary[Gallery, tuple[object, NormalizedGallery]] = WeakKe
 
 
 def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGallery:
-    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
+    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery.
+
+    It uses the statistics and thresholds that the folder of the gallery keeps (:mod:`reid.retrieval.kept_cohorts`).
+    Where it keeps none, a search measures what it needs.
+
+    Raises:
+        GalleryError: The file of the statistics is damaged.
+    """
     known, table = _prepared.get(gallery), gallery.table
     if known is None or known[0] is not table or known[1].statistics.method != method:
         rows = CohortRows.of_table(table, gallery.rows.vectors())
-        known = table, NormalizedGallery.prepare(rows, method)
+        kept = None if gallery.folder is None or method != METHOD else read_cohorts(gallery.folder)
+        current = None if kept is None else cohorts_of(kept, table, rows, gallery.rows)
+        prepared = (
+            NormalizedGallery.prepare(rows, method)
+            if current is None
+            else NormalizedGallery(rows, current.statistics, fitted=current.thresholds)
+        )
+        known = table, prepared
         _prepared[gallery] = known
     return known[1]
 

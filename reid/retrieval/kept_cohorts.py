@@ -27,7 +27,7 @@ from reid.errors import DataError, GalleryError
 from reid.records import IntArray
 from reid.retrieval.cohort_rows import COHORT_LIMIT, CohortRows
 from reid.retrieval.cohort_updates import update_rows
-from reid.retrieval.cohorts import FEWEST_OF_SMALL, CohortStatistics, measure_cohorts
+from reid.retrieval.cohorts import FEWEST, CohortStatistics, measure_cohorts
 from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.gallery_rows import GalleryRows
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds, refit_thresholds
@@ -225,7 +225,7 @@ def is_worth_keeping(counts: IntArray) -> bool:
         [False, True, False]
     """
     compared = int(counts.sum()) * int(np.minimum(counts, COHORT_LIMIT).sum())
-    return int(counts.max(initial=0)) >= FEWEST_OF_SMALL and compared <= MOST_COMPARISONS
+    return int(counts.max(initial=0)) >= FEWEST and compared <= MOST_COMPARISONS
 
 
 def _readable(folder: Path, facts: Facts) -> KeptCohorts | None:

@@ -16,6 +16,7 @@ from reid.retrieval.folder_reading import read_attached, read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
 from reid.retrieval.kept_cohorts import read_cohorts, with_cohorts
+from reid.retrieval.kept_site import read_site
 from reid.retrieval.persons.person_files import PERSONS, PersonTable, erased_crops, forget_crops, read_decisions
 from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
@@ -49,6 +50,7 @@ def verify_gallery(folder: Path) -> None:
     read_decisions(folder)
     read_attached(folder, PERSONS, PersonTable.read)
     read_cohorts(folder)
+    read_site(folder)
     _check_rows(stored)
     if (folder / QUERIES_FILE).exists():
         load_embeddings(folder / QUERIES_FILE)

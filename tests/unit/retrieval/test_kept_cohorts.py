@@ -73,7 +73,7 @@ def test_after_every_change_it_is_what_a_new_measurement_finds(seed, changes):
 
 def test_a_wrong_update_is_noticed(tmp_path, monkeypatch):
     """The comparison above refuses statistics in which the new rows are missing from the cohorts."""
-    Gallery.build(crops(0, 80)).save(tmp_path)
+    Gallery.build(crops(0, 90)).save(tmp_path)
     monkeypatch.setattr(
         kept_cohorts, "update_rows", lambda old, before, after, origin: measure_cohorts(after, before, "csls")
     )
@@ -103,7 +103,7 @@ def test_a_search_with_what_is_kept_answers_like_one_that_measures(tmp_path):
 
 
 def test_a_gallery_in_memory_that_lags_behind_its_folder_is_searched_with_its_own_rows(tmp_path):
-    Gallery.build(crops(4, 60)).save(tmp_path)
+    Gallery.build(crops(4, 80)).save(tmp_path)
     reader = Gallery.open(tmp_path)
     Gallery.open(tmp_path).remove("identity = 'id3'")
     prepared = normalized_gallery(reader)
@@ -117,7 +117,7 @@ def test_a_gallery_in_memory_that_lags_behind_its_folder_is_searched_with_its_ow
 
 
 def test_erased_rows_leave_no_bytes_behind(tmp_path):
-    Gallery.build(crops(6, 80)).save(tmp_path)
+    Gallery.build(crops(6, 100)).save(tmp_path)
     kept = read_cohorts(tmp_path)
     gone = [row for row, sample in enumerate(Gallery.open(tmp_path).samples) if sample.identity == "id5"]
     traces = [kept.statistics.mean[row].tobytes() for row in gone]
@@ -130,7 +130,7 @@ def test_erased_rows_leave_no_bytes_behind(tmp_path):
 
 
 def test_a_damaged_file_is_refused_by_readers_and_written_anew_by_writers(tmp_path):
-    Gallery.build(crops(7, 60)).save(tmp_path)
+    Gallery.build(crops(7, 80)).save(tmp_path)
     (file,) = tmp_path.glob("*.cohorts.safetensors")
     content = bytearray(file.read_bytes())
     content[-9] ^= 1
@@ -153,7 +153,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 def test_where_nothing_is_kept_a_search_measures(tmp_path, monkeypatch):
     monkeypatch.setattr(kept_cohorts, "MOST_COMPARISONS", 0)
-    Gallery.build(crops(8, 60)).save(tmp_path)
+    Gallery.build(crops(8, 80)).save(tmp_path)
     assert read_cohorts(tmp_path) is None
     assert not normalized_gallery(Gallery.open(tmp_path)).is_measured
     monkeypatch.undo()
@@ -164,5 +164,5 @@ def test_where_nothing_is_kept_a_search_measures(tmp_path, monkeypatch):
 def test_a_gallery_of_few_crops_keeps_nothing(tmp_path):
     Gallery.build(crops(9, 12)).save(tmp_path)
     assert read_cohorts(tmp_path) is None
-    Gallery.open(tmp_path).add(crops(10, 40))
+    Gallery.open(tmp_path).add(crops(10, 60))
     assert_kept(tmp_path)

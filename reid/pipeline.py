@@ -19,7 +19,7 @@ from tqdm import tqdm
 from reid.data.manifest import check_files
 from reid.data.selection import evaluated_samples, gallery_samples
 from reid.errors import DataError, GalleryError, WeightsError
-from reid.files import prepare_output_folder
+from reid.files import Writer, prepare_output_folder
 from reid.models.provenance import UNSEEN_CAMERA_KEY, provenance_of
 from reid.records import Embeddings, Sample, Split, UnseenCameraPolicy, domain_of
 
@@ -318,8 +318,15 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     if not kept:
         raise DataError(f'{out}: the identities of all rows were erased; "reid index restore" lifts an erasure')
     gallery = Gallery.build(embed_samples(checkpoint, kept, "building the gallery"))
-    gallery.save(out, {NETWORK: checkpoint.save})
+    gallery.save(out, gallery_files(checkpoint))
     return gallery
+
+
+def gallery_files(checkpoint: Checkpoint) -> dict[str, Writer]:
+    """Return the writers of the files that a gallery keeps of its network, by their suffixes."""
+    from reid.retrieval.kept_site import network_files
+
+    return network_files(checkpoint)
 
 
 def gallery_checkpoint(folder: Path) -> Checkpoint:
@@ -330,8 +337,9 @@ def gallery_checkpoint(folder: Path) -> Checkpoint:
     """
     from reid.models.checkpoint import load_checkpoint
     from reid.retrieval.folder_reading import read_attached
+    from reid.retrieval.kept_site import with_site_of
 
     checkpoint = read_attached(folder, NETWORK, load_checkpoint)
     if checkpoint is None:
         raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
-    return checkpoint
+    return with_site_of(checkpoint, folder)

@@ -108,7 +108,7 @@ def index_create(
 
     "reid index add" gives it rows. --unseen-camera nearest or mixture also holds for cameras that come later.
     """
-    from reid.pipeline import NETWORK, check_weights, load_checkpoint
+    from reid.pipeline import check_weights, gallery_files, load_checkpoint
 
     policy = unseen_policy(unseen)
     if policy in (UnseenCameraPolicy.CALIBRATE, UnseenCameraPolicy.PRIOR):
@@ -118,7 +118,7 @@ def index_create(
     checkpoint = for_cameras_of((), checkpoint, unseen)
     from reid.retrieval.gallery import Gallery
 
-    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), {NETWORK: checkpoint.save})
+    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), gallery_files(checkpoint))
     typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
 
 
@@ -153,7 +153,7 @@ def index_add(
         raise DataError("reid index add: which crops? give their manifest by --data")
     every_sample, samples, more = rows_and_columns(data, root)
     check_files(samples)
-    from reid.pipeline import NETWORK, check_weights, gallery_checkpoint, progress_bar, workers
+    from reid.pipeline import check_weights, gallery_checkpoint, gallery_files, progress_bar, workers
     from reid.retrieval.embed import embed
     from reid.retrieval.growth import add_samples
     from reid.retrieval.refresh import check_unchanged
@@ -172,7 +172,7 @@ def index_add(
             samples,
             lambda part: embed(checkpoint, part, workers=workers(), progress=progress),
             more,
-            attach={NETWORK: checkpoint.save} if is_new else None,
+            attach=gallery_files(checkpoint) if is_new else None,
             fingerprint=checkpoint.fingerprint,
         )
         progress(len(samples) - added.added)

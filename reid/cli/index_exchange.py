@@ -100,7 +100,7 @@ def index_refresh(
         raise ConfigError("reid index refresh: what has changed? give --profiles or --weights")
     check_weights(weights, profiles or ())
     from reid.cli.index import with_profiles
-    from reid.pipeline import NETWORK, embed_samples, gallery_checkpoint, load_checkpoint
+    from reid.pipeline import embed_samples, gallery_checkpoint, gallery_files, load_checkpoint
     from reid.retrieval.refresh import refresh_gallery
 
     old = gallery_checkpoint(folder)
@@ -108,6 +108,6 @@ def index_refresh(
     if flip and not weights:
         raise ConfigError("--flip: belongs to --weights; the gallery's own network embeds as it was built")
     again, kept = refresh_gallery(
-        folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), {NETWORK: new.save}
+        folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), gallery_files(new)
     )
     typer.echo(f"{folder}\tembedded {again} rows again, kept {kept}; fingerprint {new.fingerprint}")

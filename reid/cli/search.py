@@ -183,12 +183,12 @@ def search_gallery(
         categories=[category],
         where=chosen,
         one_per=one_per,
-        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
+        score_norm=(method := str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM)),
         same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )
     if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
         typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
-    _print_answers(found, nobody_found(found), persons, as_json)
+    _print_answers(found, method, nobody_found(found), persons, as_json)
 
 
 def _with_persons(
@@ -208,8 +208,10 @@ def _with_persons(
     return persons, with_ids_of_names(chosen, persons) if chosen is not None and persons is not None else chosen
 
 
-def _print_answers(found: Sequence[Answer], nobody: bool, persons: PersonState | None, as_json: bool) -> None:
-    rows = [_row(rank, answer, nobody, persons) for rank, answer in enumerate(found, 1)]
+def _print_answers(
+    found: Sequence[Answer], method: str, nobody: bool, persons: PersonState | None, as_json: bool
+) -> None:
+    rows = [_row(rank, answer, method, nobody, persons) for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -322,7 +324,7 @@ def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]
     return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
-def _row(rank: int, answer: Answer, nobody: bool, persons: PersonState | None) -> dict[str, Any]:
+def _row(rank: int, answer: Answer, method: str, nobody: bool, persons: PersonState | None) -> dict[str, Any]:
     """Return what is printed about an answer; what is not known is left out, as version 0.1.0 did not know it."""
     sample = answer.sample
     row: dict[str, Any] = {
@@ -334,9 +336,10 @@ def _row(rank: int, answer: Answer, nobody: bool, persons: PersonState | None) -
         "domain": sample.category,
         "path": str(sample.path),
     }
-    if answer.normalized is not None and answer.match is not None:
+    if answer.normalized is not None:
+        row |= {"normalized_score": answer.normalized, "score_norm": method}
+    if answer.match is not None:
         row |= {
-            "normalized_score": answer.normalized,
             "verdict": str(answer.match.verdict),
             "false_match_rate": answer.match.false_match_rate,
             "false_alarm_rate": answer.match.false_alarm_rate,

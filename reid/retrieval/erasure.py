@@ -21,11 +21,13 @@ import numpy as np
 
 from reid.errors import DataError, GalleryError, ReidError
 from reid.files import remove_partial_files
-from reid.records import Sample
+from reid.records import FloatArray, IntArray, Sample
 from reid.retrieval.application_galleries import application_folders, galleries_beside
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import read_header
+from reid.retrieval.kept_cohorts import with_cohorts
+from reid.retrieval.kept_site import without_crops
 from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import log_receipt, new_receipt
@@ -252,9 +254,10 @@ def _erase_in_folder(
         with _tombstones_written(folder, tombstones, writer.tombstones):
             facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
             files = forget_crops(writer, stored.facts["files"], erased_crops(table, gone))
+            files = without_crops(writer, files, _vectors_of(stored, table.row_ids[gone]))
             receipt = new_receipt({**erasure.receipt, "rows": removed_rows})
             if removed_rows:
-                writer.commit({**facts, "files": files, "receipt": receipt})
+                writer.commit(with_cohorts(writer, {**facts, "files": files, "receipt": receipt}, stored))
         if erasure.compact:
             _remove_bytes(writer, stored)
         removed, problems = erase_queries(folder, tombstones, erasure.queries)
@@ -265,6 +268,12 @@ def _erase_in_folder(
     generation = str((writer.header or {})["generation"])
     erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
+
+
+def _vectors_of(stored: StoredGallery, row_ids: IntArray) -> FloatArray:
+    """Return the vectors (E, D) of the rows with some ids."""
+    parts = [s.vectors[np.isin(s.table.row_ids, row_ids)] for s in stored.segments]
+    return np.concatenate([np.zeros((0, int(stored.facts["dimension"])), np.float32), *parts])
 
 
 def _queries_of(folder: Path) -> list[RowTable]:
@@ -291,7 +300,7 @@ def _remove_bytes(writer: GalleryWriter, before: StoredGallery) -> None:
         return
     facts = compacted(writer, stored, everything=False)
     if facts["segments"] != stored.facts["segments"]:
-        writer.commit(facts)
+        writer.commit(with_cohorts(writer, facts, stored))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.growth import AddedRows
 from reid.retrieval.person_filters import on_paths
 from reid.retrieval.row_table import FIELDS, RowTable
-from reid.retrieval.storage import NETWORK_SUFFIX, write_private
+from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, write_private
 
 
 def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
@@ -53,8 +53,8 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
         if (folder / HEADER).exists():
             added.append(Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows())
             continue
-        network = read_attached(other, NETWORK_SUFFIX, lambda path: path.read_bytes())
-        attach = {} if network is None else {NETWORK_SUFFIX: partial(_write_bytes, network)}
+        contents = {one: read_attached(other, one, Path.read_bytes) for one in (NETWORK_SUFFIX, SITE_SUFFIX)}
+        attach = {one: partial(_write_bytes, content) for one, content in contents.items() if content is not None}
         added.append(_create(folder, gallery.embeddings, more, attach))
     return added
 

@@ -17,6 +17,7 @@ from reid.files import Writer
 from reid.records import Embeddings, IntArray, Sample
 from reid.retrieval.filters import BoolArray, ColumnCondition
 from reid.retrieval.gallery_rows import GalleryRows
+from reid.retrieval.kept_cohorts import commit_cohorts
 from reid.retrieval.row_table import CONTENT, FIELDS, FILE_TIME, RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import GalleryWriter, write_gallery
@@ -116,7 +117,7 @@ def add_to_folder(
         check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
         plan = _plan(stored, embeddings.samples, more)
         part = embeddings.select(plan.new)
-        _append(writer, stored, part, _selected(more, plan.new), plan.replaced)
+        commit_cohorts(writer, _append(writer, stored, part, _selected(more, plan.new), plan.replaced))
         writer.sweep()
     return plan.counts
 
@@ -166,6 +167,7 @@ def add_samples(
             embeddings = embed([samples[i] for i in new.tolist()])
             check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
             stored = _append(writer, stored, embeddings, _selected(files, new), plan.replaced[part])
+        commit_cohorts(writer, stored)
         writer.sweep()
     return plan.counts
 

@@ -1,9 +1,9 @@
 """Search a gallery by scores that are normalized per pair of cameras, exactly and under any filter.
 
 The scores of a block of queries with all gallery rows are normalized in place, in a few passes over an array that the
-matrix product has just written, and the best are computed again exactly.  For CSLS, :func:`extended_queries` and
-:func:`extended_gallery` write the normalized score as an inner product of slightly longer vectors, which any index of
-inner products searches; :func:`rescore` normalizes the candidates that an index has found by plain scores.
+matrix product has just written, and the best are computed again exactly.  For an index that is approximate,
+:mod:`reid.retrieval.extended_vectors` writes the scores of CSLS as inner products, and
+:meth:`NormalizedGallery.rescore` normalizes the candidates that an index has found by plain scores.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking, Sample
 from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of, inner_products
-from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured, with_other_cameras
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_rows import first_of_groups, groups_by
+from reid.retrieval.kept_cohorts import METHOD, cohorts_of, read_cohorts
+from reid.retrieval.kept_site import read_site
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
+from reid.retrieval.row_table import RowTable
 from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
 
 QUERIES_AT_ONCE = 64
@@ -52,6 +55,8 @@ class NormalizedGallery:
         statistics: Their statistics (G, C); those toward a camera are measured when a query of it comes, unless all are
             there.
         is_measured: Whether the statistics toward all cameras are there.
+        fitted: The false-match rates for all pairs of cameras; None where they are fitted when a query comes.
+        compared: The rows that cohorts are chosen from, where there are others beside those of the gallery.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -66,6 +71,8 @@ class NormalizedGallery:
     rows: CohortRows
     statistics: CohortStatistics
     is_measured: bool = True
+    fitted: MatchThresholds | None = None
+    compared: CohortRows | None = None
     _toward: dict[int, SideTerms] = field(default_factory=dict, repr=False)
     _fitted: dict[str, MatchThresholds] = field(default_factory=dict, repr=False)
 
@@ -75,10 +82,14 @@ class NormalizedGallery:
         return cls(rows, measure_cohorts(rows, rows, method))
 
     @classmethod
-    def prepare(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
-        """Measure nothing yet; a search measures the rows toward the cameras of its queries, which is a part of it."""
-        cohort = cohort_of(rows)
-        prepared = cls(rows, unmeasured(len(rows.vectors), cohort, method), is_measured=False)
+    def prepare(cls, rows: CohortRows, method: str = "csls", others: CohortRows | None = None) -> NormalizedGallery:
+        """Measure nothing yet; a search measures the rows toward the cameras of its queries, which is a part of it.
+
+        ``others`` are further crops of the cameras, for those of which the gallery has too few.
+        """
+        compared = with_other_cameras(rows, others)
+        cohort = cohort_of(compared)
+        prepared = cls(rows, unmeasured(len(rows.vectors), cohort, method), is_measured=False, compared=compared)
         prepared.__dict__["cohort"] = cohort
         return prepared
 
@@ -109,9 +120,11 @@ class NormalizedGallery:
 
     def thresholds(self, query_cameras: Sequence[str]) -> MatchThresholds:
         """Fit the false-match rates of queries of some cameras; once for each camera."""
+        if self.fitted is not None:
+            return self.fitted
         missing = [name for name in dict.fromkeys(query_cameras) if name not in self._fitted]
         for name in missing:
-            self._fitted[name] = fit_thresholds(self.rows, self.statistics, [name])
+            self._fitted[name] = fit_thresholds(self.compared or self.rows, self.statistics, [name])
         tables = [self._fitted[name] for name in dict.fromkeys(query_cameras)]
         return MatchThresholds.merged(tables)
 
@@ -139,7 +152,7 @@ class NormalizedGallery:
         if not self.can_rank(queries, keep):
             raise DataError("search: too few crops of this category to normalize scores; search without")
         allowed = self._all_rows if keep is None else np.flatnonzero(keep)
-        terms, own = self._query_terms(queries)
+        terms, own = self.query_terms(queries)
         found = _empty(len(queries.vectors), min(k, len(allowed)))
         everything = len(allowed) == len(self.rows.vectors)
         vectors = self.rows.vectors if everything else self.rows.vectors[allowed]
@@ -165,13 +178,13 @@ class NormalizedGallery:
         Returns:
             The answers; a query with fewer candidates has fewer.
         """
-        terms, own = self._query_terms(queries)
+        terms, own = self.query_terms(queries)
         found = _empty(len(queries.vectors), k)
         for query, rows in enumerate(candidates):
             self._choose(found, queries.vectors[query], query, rows, terms, own)
         return _checked(found)
 
-    def _query_terms(self, queries: CohortRows) -> tuple[SideTerms, IntArray]:
+    def query_terms(self, queries: CohortRows) -> tuple[SideTerms, IntArray]:
         """Return the statistics (Q, C) of the queries toward each camera, and the column (Q,) of their own."""
         if queries is self.rows and self.is_measured:
             statistics = self.statistics
@@ -224,44 +237,35 @@ def _checked(found: NormalizedRanking) -> NormalizedRanking:
     return NormalizedRanking(Ranking(ranking.rows, ranking.scores, ranking.counts), found.similarities)
 
 
-def extended_gallery(gallery: NormalizedGallery) -> FloatArray:
-    """Write the rows of a gallery so that inner products with :func:`extended_queries` are their CSLS scores.
-
-    Returns:
-        (G, D + 2 C) float32, for any index that finds the largest inner products.
-
-    Raises:
-        DataError: The statistics are not those of CSLS.
-    """
-    if gallery.statistics.method != "csls":
-        raise DataError(f"extended vectors: expected the statistics of csls, got {gallery.statistics.method}")
-    own = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[gallery.columns]
-    toward = np.stack([gallery.toward(column).mean for column in range(own.shape[1])], axis=1)
-    return np.concatenate([gallery.rows.vectors, own, toward], axis=1)
-
-
-def extended_queries(gallery: NormalizedGallery, queries: CohortRows) -> FloatArray:
-    """Write queries for the rows of :func:`extended_gallery`.
-
-    Returns:
-        (Q, D + 2 C) float32.
-    """
-    terms, own = gallery._query_terms(queries)
-    cameras = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[own]
-    return np.concatenate([2 * queries.vectors, -terms.mean, -cameras], axis=1)
-
-
 _prepared: WeakKeyDictionary[Gallery, tuple[object, NormalizedGallery]] = WeakKeyDictionary()
 
 
 def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGallery:
-    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
+    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery.
+
+    It uses the statistics and thresholds that the folder of the gallery keeps (:mod:`reid.retrieval.kept_cohorts`).
+    Where it keeps none, a search measures what it needs.
+
+    Raises:
+        GalleryError: The file of the statistics is damaged.
+    """
     known, table = _prepared.get(gallery), gallery.table
     if known is None or known[0] is not table or known[1].statistics.method != method:
-        rows = CohortRows.of_table(table, gallery.rows.vectors())
-        known = table, NormalizedGallery.prepare(rows, method)
+        known = table, _prepare(gallery, table, method)
         _prepared[gallery] = known
     return known[1]
+
+
+def _prepare(gallery: Gallery, table: RowTable, method: str) -> NormalizedGallery:
+    rows, folder = CohortRows.of_table(table, gallery.rows.vectors()), gallery.folder
+    others = None if folder is None else read_site(folder)
+    if others is not None and len(with_other_cameras(rows, others).cameras) > len(rows.cameras):
+        return NormalizedGallery.prepare(rows, method, others)
+    kept = None if folder is None or method != METHOD else read_cohorts(folder)
+    current = None if kept is None else cohorts_of(kept, table, rows, gallery.rows)
+    if current is None:
+        return NormalizedGallery.prepare(rows, method)
+    return NormalizedGallery(rows, current.statistics, fitted=current.thresholds)
 
 
 def search_normalized(

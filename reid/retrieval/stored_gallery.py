@@ -32,7 +32,7 @@ from reid.retrieval.gallery_header import (
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import GallerySegment, fold, read_segment, write_vectors
-from reid.retrieval.storage import GalleryWriter
+from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, GalleryWriter
 from reid.retrieval.stores.row_codes import map_codes, write_codes
 from reid.retrieval.stores.row_numbers import camera_order
 from reid.retrieval.tombstones import Tombstones, read_tombstones
@@ -158,9 +158,17 @@ def under_lock(writer: GalleryWriter, known: Iterable[GallerySegment] = ()) -> S
 
 
 def with_files(writer: GalleryWriter, facts: Facts, attach: Mapping[str, Writer]) -> Facts:
-    """Write files that belong to the gallery as a whole, by the suffixes of their names."""
+    """Write files that belong to the gallery as a whole, by the suffixes of their names.
+
+    A new network takes the place of the old one and of the crops of its cameras.
+    """
     written = {suffix: writer.write_data(suffix, write) for suffix, write in attach.items()}
-    return {**facts, "files": {**facts["files"], **written}}
+    old = {
+        suffix: entry
+        for suffix, entry in facts["files"].items()
+        if suffix != SITE_SUFFIX or NETWORK_SUFFIX not in attach
+    }
+    return {**facts, "files": {**old, **written}}
 
 
 def with_rows(

@@ -15,6 +15,8 @@ from reid.retrieval.filters import ColumnCondition, Filter, rows_where
 from reid.retrieval.folder_reading import read_attached, read_gallery_folder
 from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
 from reid.retrieval.growth import oldest_time
+from reid.retrieval.kept_cohorts import read_cohorts, with_cohorts
+from reid.retrieval.kept_site import read_site
 from reid.retrieval.persons.person_files import PERSONS, PersonTable, erased_crops, forget_crops, read_decisions
 from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
@@ -47,6 +49,8 @@ def verify_gallery(folder: Path) -> None:
     read_receipts(folder)
     read_decisions(folder)
     read_attached(folder, PERSONS, PersonTable.read)
+    read_cohorts(folder)
+    read_site(folder)
     _check_rows(stored)
     if (folder / QUERIES_FILE).exists():
         load_embeddings(folder / QUERIES_FILE)
@@ -91,7 +95,8 @@ def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
         facts = compacted(writer, stored, everything=True)
         gone = sum(len(segment.table) for segment in stored.segments) - facts["count"]
         facts["files"] = forget_crops(writer, facts["files"], _dropped_crops(stored) if gone else ())
-        if facts["segments"] != stored.facts["segments"]:
+        facts = with_cohorts(writer, facts, stored)
+        if facts["segments"] != stored.facts["segments"] or facts["files"] != stored.facts["files"]:
             receipt = {"receipt": new_receipt({"action": "compact", "rows": gone})} if gone else {}
             writer.commit({**facts, **receipt})
         problems = writer.sweep()

@@ -21,6 +21,7 @@ from reid.data.manifest import read_manifest
 from reid.data.street.generation import StreetPlan
 from reid.errors import DataError, GalleryError, ReidError, WeightsError
 from reid.evaluation import Report, evaluate
+from reid.files import remove_partial_files
 from reid.models.checkpoint import Checkpoint
 from reid.old_names import current_experiment
 from reid.pipeline import (
@@ -306,6 +307,7 @@ def _open_or_build(
     digest = digest if loaded.fingerprint == loaded.weights else f"{digest}-{loaded.fingerprint}"
     current = _open_if_current(title, categories, folder, samples, loaded.weights, digest)
     if current is not None:
+        remove_partial_files(folder)  # of an earlier start that was killed
         return current
     named = replace(loaded, extra={**loaded.extra, DATA_KEY: digest})
     checkpoint = with_unseen_cameras(named, samples, "calibrate")

@@ -48,7 +48,7 @@ SWEEP = """title = "Two"
 seeds = 1
 [experiment]
 data = {manifests = ["all.csv"], size = [32, 16]}
-network = {backbone = "osnet_x0_25", pretrained = false}
+network = {backbone = "osnet_x0_25"}
 train = {epochs = 1, identities_per_batch = 3, visits = 1, threads = 1}
 [[evaluation]]
 name = "seen"
@@ -207,9 +207,9 @@ CASES |= {
     "export rows": Case(
         ("index", "export", "G", "--out", "rows.parquet"), file_state(parquet_state, "rows.parquet"), (ALL,)
     ),
-    "different": Case(("identify", "different", ANNA, "crops/x/anna/1.png", *IN_G), persons_and_names, (ALL, GROUP)),
+    "different": Case(("identify", "different", ANNA, "crops/x/carl/2.png", *IN_G), persons_and_names, (ALL, GROUP)),
     "confirm": Case(("identify", "confirm", "person-1", *IN_G), persons_and_names, (ALL, GROUP, SAME)),
-    "split": Case(("identify", "split", ANNA, *IN_G), persons_and_names, (ALL, GROUP, SAME)),
+    "split": Case(("identify", "split", ANNA, "--instead", *IN_G), persons_and_names, (ALL, GROUP, SAME)),
     "name": Case(("identify", "name", "person-1", "Anna", *IN_G), persons_and_names, (ALL, GROUP, SAME)),
     "export decisions": Case(
         ("identify", "export", "d.json", *IN_G),
@@ -231,8 +231,8 @@ CASES |= {
         report_and_profiles_state,
     ),
     "merge profiles": Case(
-        ("cameras", "merge", "p.safetensors", "q.safetensors", "--out", "p.safetensors"),
-        file_state(lambda path: Profiles.load(path).images, "p.safetensors"),
+        ("cameras", "merge", "p.safetensors", "q.safetensors", "--out", "r.safetensors"),
+        file_state(lambda path: Profiles.load(path).images, "r.safetensors"),
         tuple(
             ("calibrate", *WEIGHTS, "--data", "all.csv", "--by", "camera", "--out", out)
             for out in ("p.safetensors", "q.safetensors")

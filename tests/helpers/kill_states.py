@@ -30,12 +30,12 @@ from reid.training.run_folder import RunFolder
 State = Callable[[Path], object]
 
 
-def gallery_state(folder: Path, name: str = "G") -> object:
+def gallery_state(folder: Path) -> object:
     """What a gallery and its queries answer; "none" where there is no gallery yet."""
-    if not (folder / name / "header.json").exists():
+    if not (folder / "G" / "header.json").exists():
         return "none"
-    gallery = Gallery.open(folder / name)
-    queries = load_queries(folder / name).samples if (folder / name / QUERIES_FILE).exists() else ()
+    gallery = Gallery.open(folder / "G")
+    queries = load_queries(folder / "G").samples if (folder / "G" / QUERIES_FILE).exists() else ()
     return gallery.samples, gallery.embeddings.vectors.tobytes(), queries
 
 
@@ -116,17 +116,20 @@ def sweep_state(folder: Path) -> object:
 
 def served_state(folder: Path) -> object:
     """The galleries of the application; those that are there can be opened."""
-    names = sorted(path.parent.name for path in (folder / "served").rglob("header.json"))
-    found = [gallery_state(folder / "served", name) for name in names]
+    galleries = [Gallery.open(path.parent) for path in sorted((folder / "served").rglob("header.json"))]
+    found = [
+        ([(one.path.name, one.identity) for one in gallery.samples], gallery.embeddings.vectors.tobytes())
+        for gallery in galleries
+    ]
     return found if len(found) == 2 else "none"
 
 
 def persons_and_names(folder: Path) -> object:
-    """The persons of the rows, and the decisions without their times."""
-    decisions = [(one.verb, one.person, one.text) for one in read_decisions(folder / "G").decisions]
+    """The persons of the rows, and the decisions without their times; a decision that is repeated is one."""
+    decisions = {(one.verb, one.person, one.text) for one in read_decisions(folder / "G").decisions}
     return persons_state(folder), decisions
 
 
 def parquet_state(path: Path) -> object:
-    """The rows of a Parquet file."""
-    return pyarrow.parquet.read_table(path).to_pydict()
+    """The rows of a Parquet file, without the folder of their images."""
+    return pyarrow.parquet.read_table(path).drop_columns(["path"]).to_pydict()

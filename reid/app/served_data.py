@@ -305,8 +305,7 @@ def _open_or_build(
     samples = [sample for sample in every_sample if sample.category in categories]
     # with profiles, the fingerprint is another than that of the weights
     digest = digest if loaded.fingerprint == loaded.weights else f"{digest}-{loaded.fingerprint}"
-    current = _open_if_current(title, categories, folder, samples, loaded.weights, digest)
-    if current is not None:
+    if current := _open_if_current(title, categories, folder, samples, loaded.weights, digest):
         remove_partial_files(folder)  # of an earlier start that was killed
         return current
     named = replace(loaded, extra={**loaded.extra, DATA_KEY: digest})

@@ -162,6 +162,15 @@ def unknown_domains(checkpoint: Checkpoint, samples: Iterable[Sample]) -> list[s
     return sorted({domain_of(sample, checkpoint.domain_fields) for sample in samples} - set(checkpoint.domains))
 
 
+def domains_to_offer(checkpoint: Checkpoint, samples: Iterable[Sample]) -> list[str]:
+    """Return the domains that a checkpoint knows and some samples show; all that it knows where they show none.
+
+    A network knows the cameras that it was trained on as well, which mean nothing to those who calibrated their own.
+    """
+    shown = {domain_of(sample, checkpoint.domain_fields) for sample in samples}
+    return [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
+
+
 def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], policy: str) -> Checkpoint:
     """Prepare a checkpoint for the cameras of some samples.
 

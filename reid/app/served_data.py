@@ -21,6 +21,7 @@ from reid.data.manifest import read_manifest
 from reid.data.street.generation import StreetPlan
 from reid.errors import DataError, GalleryError, ReidError, WeightsError
 from reid.evaluation import Report, evaluate
+from reid.files import remove_partial_files
 from reid.models.checkpoint import Checkpoint
 from reid.old_names import current_experiment
 from reid.pipeline import (
@@ -304,8 +305,8 @@ def _open_or_build(
     samples = [sample for sample in every_sample if sample.category in categories]
     # with profiles, the fingerprint is another than that of the weights
     digest = digest if loaded.fingerprint == loaded.weights else f"{digest}-{loaded.fingerprint}"
-    current = _open_if_current(title, categories, folder, samples, loaded.weights, digest)
-    if current is not None:
+    if current := _open_if_current(title, categories, folder, samples, loaded.weights, digest):
+        remove_partial_files(folder)  # of an earlier start that was killed
         return current
     named = replace(loaded, extra={**loaded.extra, DATA_KEY: digest})
     checkpoint = with_unseen_cameras(named, samples, "calibrate")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reid.cli.options import data_specs
 from reid.errors import DataError
 from reid.records import Sample, Split
+
+if TYPE_CHECKING:
+    from reid.models.checkpoint import Checkpoint
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the gallery.")]
 Where = Annotated[
@@ -55,3 +59,20 @@ def rows_and_columns(
     if not rows:
         raise DataError(f"{', '.join(data or ())}: no row of split gallery; expected at least one")
     return tuple(every_sample), tuple(rows), {name: texts for name, texts in more.items() if not name.startswith("_")}
+
+
+def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
+    """Refuse crops of cameras that the network of a gallery has no statistics for, before any is embedded."""
+    from reid.pipeline import domains_to_offer, unknown_domains
+
+    unknown = unknown_domains(checkpoint, samples) if checkpoint.unknown_domain is None else []
+    if unknown:
+        from reid.retrieval.gallery import Gallery
+
+        offered = domains_to_offer(checkpoint, Gallery.open(folder).samples)
+        known = ", ".join(offered[:20]) + (", ..." if len(offered) > 20 else "")
+        fields = "/".join(checkpoint.domain_fields)
+        raise DataError(
+            f"{folder}: its network has no statistics for {fields} {', '.join(unknown[:10])};"
+            f' known: {known}; run "reid calibrate" on crops of them and pass --profiles, or pass --unseen-camera'
+        )

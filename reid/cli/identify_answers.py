@@ -91,7 +91,7 @@ def identify_match(
     """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
-    from reid.pipeline import gallery_checkpoint, unknown_domains
+    from reid.pipeline import domains_to_offer, gallery_checkpoint, unknown_domains
 
     folder, cameras = gallery_folder(context, gallery), [clean_label(one) for one in camera or [""]]
     if len(cameras) not in (1, len(images)):
@@ -107,7 +107,8 @@ def identify_match(
     asked = [Sample(images[0], "", one, modality, category, Split.QUERY) for one in cameras]
     missing = unknown_domains(checkpoint, asked) if checkpoint.unknown_domain is None else []
     if missing:
-        raise ConfigError(f"--camera: {unknown_name('camera of the network', missing[0], checkpoint.domains)}")
+        offered = domains_to_offer(checkpoint, opened.samples)
+        raise ConfigError(f"--camera: {unknown_name('camera of the network', missing[0], offered)}")
     vectors = embed_together(checkpoint, images, cameras, modality=modality, category=category)
     found = search_persons(
         opened, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reid.cli import index_erasure, index_exchange, index_tuning
-from reid.cli.gallery_options import Folder, Where, rows_and_columns
+from reid.cli.gallery_options import Folder, Where, check_domains, rows_and_columns
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -34,7 +34,7 @@ from reid.cli.options import (
 )
 from reid.cli.search import search_gallery
 from reid.errors import DataError
-from reid.records import Modality, Sample, UnseenCameraPolicy, sample_columns
+from reid.records import Modality, UnseenCameraPolicy, sample_columns
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -195,20 +195,6 @@ def with_profiles(checkpoint: Checkpoint, profiles: Sequence[Path] | None) -> Ch
     for path in profiles or ():
         checkpoint = checkpoint.with_profiles(Profiles.load(path))
     return checkpoint
-
-
-def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
-    """Refuse crops of cameras that the network of a gallery has no statistics for, before any is embedded."""
-    from reid.pipeline import unknown_domains
-
-    unknown = unknown_domains(checkpoint, samples) if checkpoint.unknown_domain is None else []
-    if unknown:
-        known = ", ".join(checkpoint.domains[:20]) + (", ..." if len(checkpoint.domains) > 20 else "")
-        fields = "/".join(checkpoint.domain_fields)
-        raise DataError(
-            f"{folder}: its network has no statistics for {fields} {', '.join(unknown[:10])};"
-            f' known: {known}; run "reid calibrate" on crops of them and pass --profiles, or pass --unseen-camera'
-        )
 
 
 @index.command("info", epilog="Example: reid index info galleries/crops --json")

@@ -288,8 +288,9 @@ def _unknown_domain(
 
     The domains of the gallery are offered.  Its network may know others, such as those that it was trained on.
     """
-    shown = {domain_of(sample, checkpoint.domain_fields) for sample in gallery}
-    domains = [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
+    from reid.pipeline import domains_to_offer
+
+    domains = domains_to_offer(checkpoint, gallery)
     fields, known = "/".join(checkpoint.domain_fields), ", ".join(domains)
     what = "statistics" if checkpoint.has_statistics else "centers"
     where = f"{folder}: its network has" if own_network else f"{checkpoint.source}: these weights have"

@@ -106,7 +106,8 @@ class Checkpoint:
         if profiles.mean or profiles.centers is not None:
             changes["centers"] = with_centers_of(profiles, self.centers)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
-        extra = {**self.extra, **{key: text for key, text in words.items() if text}}
+        kept = {key: text for key, text in self.extra.items() if not (changes and key == LEVELS)}
+        extra = {**kept, **{key: text for key, text in words.items() if text}}
         cohort = join_cohorts(self.cohort, profiles.cohort, stale=profiles.domains if changes else ())
         return replace(self._with_changes(**changes), extra=extra, cohort=cohort)
 

@@ -67,7 +67,10 @@ class EmbeddingCenters:
         center = rows[index]  # -1: the mean of all
         moved = embeddings - center
         if bool((moved.norm(dim=1) < SHORTEST).any()):
-            raise DataError("centering: an image's embedding equals the center of its camera, so it has no direction")
+            raise DataError(
+                "centering: the embedding of an image equals the center of its camera, so nothing is left of it when"
+                " the center is subtracted; look whether the center was measured on copies of this picture"
+            )
         return torch.where(center.any(1, keepdim=True), functional.normalize(moved), embeddings)
 
     def spread(self, domains: Sequence[str]) -> EmbeddingCenters:

@@ -30,7 +30,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from reid.errors import GalleryError, WeightsError
-from reid.files import PARTIAL_FOLDER, Writer, locked, remove_partial_files, sync, write_whole
+from reid.files import PARTIAL_FOLDER, Writer, folder_for_files, locked, remove_partial_files, sync, write_whole
 from reid.retrieval.gallery_header import (
     CODES,
     DATA_NAME,
@@ -95,7 +95,7 @@ def check_gallery_folder(folder: Path) -> None:
     """Check that a gallery can be written to a folder, before the work of building it begins.
 
     Args:
-        folder: The folder; it is made if it is missing.
+        folder: The folder; it may be missing.
 
     Raises:
         GalleryError: The folder cannot be written to, or it holds files of something else.
@@ -220,8 +220,7 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
             else or holds another generation.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _write_lock(folder):
+        with folder_for_files(folder, 0o700), _write_lock(folder):
             if replaces is None:
                 _check_replaceable(folder)
             receipts_path(folder)  # checked before anything is erased

@@ -244,6 +244,10 @@ def check_output_file(out: Path, mark: str, inputs: Sequence[str] | None = None)
     """
     prepare_output_folder(out.parent, out)
     if not out.exists():
+        if out.is_symlink():
+            raise ConfigError(
+                f"{out}: is a link that leads nowhere; it would be lost, so choose another name or delete it"
+            )
         return
     if not out.is_file():
         raise ConfigError(f"{out}: expected a file to write, this is a folder or device; choose another name")

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reid.data.label_text import CONTROL, NULL_WORDS, clean_label, defuse, means_unknown, restore
+from reid.data.label_text import CONTROL, clean_label, defuse, means_missing, means_unknown, restore
 from reid.data.manifest_columns import COLUMNS as COLUMNS
 from reid.data.manifest_columns import KNOWN_COLUMNS, OPTIONAL_COLUMNS, ManifestColumns, name_columns, shorten
 from reid.errors import DataError, unknown_name
@@ -272,7 +272,7 @@ class _RowReader:
         if name == "path":
             return cell
         label = clean_label(cell)
-        if label and name != "split" and (label in NULL_WORDS or (name in LABELS and means_unknown(label))):
+        if label and name != "split" and (means_missing(label) or (name in LABELS and means_unknown(label))):
             self._missing[name, label] += 1
             return ""
         return label
@@ -312,7 +312,7 @@ def _row(sample: Sample, folder: Path) -> dict[str, str]:
             raise DataError(
                 f"{sample.path}: {name} {cell!a} has outer blanks or characters that no table holds; rename it"
             )
-        if (name in LABELS and means_unknown(cell)) or (name == "category" and cell in NULL_WORDS):
+        if (name in LABELS and means_unknown(cell)) or (name == "category" and means_missing(cell)):
             raise DataError(
                 f'{sample.path}: {name} "{cell}" is a word for an unknown {name}; rename it, or leave it empty'
             )

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from reid.data.manifest import read_table, write_manifest
-from reid.errors import DataError, GalleryError
-from reid.files import Writer, write_whole
+from reid.errors import ConfigError, DataError, GalleryError
+from reid.files import Writer, check_output_file, write_whole
 from reid.records import Embeddings, Split
 from reid.retrieval.embed import save_embeddings
 from reid.retrieval.filters import parse_where, rows_where
@@ -129,9 +129,11 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
         The number of rows.
 
     Raises:
+        ConfigError: A file of something else is in the place of the file.
         DataError: The filter is wrong, no row fulfils it, or the file cannot be written.
         GalleryError: The gallery is missing or damaged.
     """
+    _check_export_file(out)
     gallery = Gallery.open(folder)
     table = gallery.table
     rows = (
@@ -147,6 +149,28 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
     return len(rows)
+
+
+def _check_export_file(out: Path) -> None:
+    """Refuse to write over something else than an earlier export."""
+    suffix, beside = out.suffix.lower(), out.with_suffix(".csv")
+    check_output_file(out, _MARKS[suffix])
+    if suffix == ".npy" and (beside.exists() or beside.is_symlink()) and not out.exists():
+        raise ConfigError(
+            f"{beside}: exists and would be lost, because the rows are written there; choose another name"
+        )
+    if suffix == ".parquet" and out.exists() and out.stat().st_size and not _is_exported_table(out):
+        raise ConfigError(f"{out}: exists and is something else; it would be lost, so choose another name or delete it")
+
+
+def _is_exported_table(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return b"fingerprint" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _columns(table: RowTable) -> dict[str, list[Any]]:
@@ -173,7 +197,8 @@ def _write_npz(embeddings: Embeddings, table: RowTable, out: Path) -> None:
     arrays: dict[str, Any] = {
         name: np.array(["" if value is None else value for value in values]) for name, values in _columns(table).items()
     }
-    arrays |= {"vectors": embeddings.vectors, "fingerprint": np.array(embeddings.fingerprint)}
+    first = {"fingerprint": np.array(embeddings.fingerprint)}  # by which an export is recognised
+    arrays = {**first, **arrays, "vectors": embeddings.vectors}
 
     def write(part: Path) -> None:
         with part.open("wb") as stream:
@@ -187,8 +212,12 @@ def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
         with part.open("wb") as stream:
             np.save(stream, embeddings.vectors)
 
+    out.unlink(missing_ok=True)  # so that a program that is killed leaves no vectors beside rows of others
+    _write_csv(embeddings, table, out.with_suffix(".csv"))
     write_private(out, write)
-    beside = out.with_suffix(".csv")
+
+
+def _write_csv(embeddings: Embeddings, table: RowTable, beside: Path) -> None:
     if len(table.column_names) == len(FIELDS):
         write_manifest(embeddings.samples, beside)
         return
@@ -213,3 +242,4 @@ EXPORTS: dict[str, Callable[[Embeddings, RowTable, Path], None]] = {
     ".npy": _write_npy,
     ".safetensors": _write_safetensors,
 }
+_MARKS = {".parquet": "PAR1", ".npz": "fingerprint.npy", ".npy": "NUMPY", ".safetensors": "reid-embeddings-"}

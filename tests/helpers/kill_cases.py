@@ -109,6 +109,7 @@ class Case:
         before: Commands that run first.
         prepare: Changes the folder after them.
         steps: How many of the steps the suite takes.
+        between: What may be there as well after a kill, where two files cannot be replaced at once.
     """
 
     arguments: tuple[str, ...]
@@ -116,6 +117,7 @@ class Case:
     before: tuple[tuple[str, ...], ...] = ()
     prepare: Callable[[Path], object] = field(default=lambda folder: None)
     steps: int = 3
+    between: tuple[object, ...] = ()
 
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
@@ -263,6 +265,7 @@ CASES |= {
         file_state(lambda path: load_checkpoint(path).fingerprint if path.exists() else "none", "m.onnx"),
         (("export", *WEIGHTS, "--out", "m.onnx"),),
         steps=4,
+        between=("none",),  # no model, rather than a new one beside an old card
     ),
     "serve": Case(
         ("serve", "--port", "0", "--data", "sites", "--galleries", "served", *WEIGHTS, "--plain", "w.safetensors"),

@@ -125,6 +125,8 @@ def test_a_link_that_leads_nowhere_is_no_place_for_files(tmp_path: Path) -> None
     for name in ("link", "loop"):
         with pytest.raises(ConfigError, match=name):
             prepare_output_folder(tmp_path / name / "folder")
+        with pytest.raises(ConfigError, match="leads nowhere"):
+            check_output_file(tmp_path / name, "results")
 
 
 def test_a_folder_is_removed_where_no_file_was_put_into_it(tmp_path: Path) -> None:

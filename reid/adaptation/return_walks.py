@@ -34,7 +34,7 @@ class WalkPlan:
     Attributes:
         starts: (S,) int64, the crops at which walks begin.
         likes: (N, 3) int64, the mutual neighbours of each crop in its own camera, -1 for none.
-        routes: (R, 3) or (R, 2) int64, the cameras that walks visit, in their order.
+        routes: (R, 3) int64, the cameras that walks visit, in their order; -1 for no third one.
     """
 
     starts: IntArray
@@ -42,24 +42,35 @@ class WalkPlan:
     routes: IntArray
 
     @classmethod
-    def prepare(cls, vectors: FloatArray, cameras: IntArray, starts: IntArray, seed: int = 0) -> WalkPlan:
+    def prepare(
+        cls,
+        vectors: FloatArray,
+        cameras: IntArray,
+        starts: IntArray,
+        kinds: IntArray | None = None,
+        seed: int = 0,
+    ) -> WalkPlan:
         """Plan walks on the embeddings of before a training.
 
         Args:
             vectors: (N, D) float32, unit rows, of the network before the training.
             cameras: (N,) int64, the camera of each crop.
             starts: (S,) int64, the crops at which walks begin.
+            kinds: (N,) int64, what each crop shows; walks stay among crops of one kind.  None: all show the same.
             seed: Decides which routes are taken where there are many.
 
         Example:
             >>> vectors = np.float32([[1, 0], [0.9, 0.435], [0, 1], [1, 0], [0, 1]])
             >>> plan = WalkPlan.prepare(vectors, np.array([0, 0, 0, 1, 1]), np.arange(5))
             >>> plan.routes.tolist()
-            [[0, 1], [1, 0]]
+            [[0, 1, -1], [1, 0, -1]]
         """
-        known = np.unique(cameras)
-        routes = np.array(list(_routes(known, seed)), np.int64).reshape(-1, min(CAMERAS_OF_WALK, max(len(known), 1)))
-        return cls(starts, _likes_of(vectors, cameras), routes)
+        kinds = np.zeros(len(cameras), np.int64) if kinds is None else kinds
+        routes = [route for kind in np.unique(kinds) for route in _routes(np.unique(cameras[kinds == kind]), seed)]
+        table = np.full((len(routes), CAMERAS_OF_WALK), -1, np.int64)
+        for number, route in enumerate(routes):
+            table[number, : len(route)] = route
+        return cls(starts, _likes_of(vectors, cameras), table)
 
     def returning(self, vectors: FloatArray, cameras: IntArray) -> FloatArray:
         """Return the share (S,) of the walks of each start that return, 0..1; NaN where none begins in its camera.
@@ -82,7 +93,7 @@ class WalkPlan:
             begin = np.flatnonzero(cameras[self.starts] == route[0])
             first = self.starts[begin]
             at = first
-            for camera in (*route[1:], route[0]):
+            for camera in (*(one for one in route[1:] if one >= 0), route[0]):
                 at = nearest[camera][at]
             returned[begin] += (at == first) | (self.likes[first] == at[:, None]).any(axis=1)
             walked[begin] += 1

@@ -322,22 +322,6 @@ def index_verify(folder: Folder) -> None:
     typer.echo(f"{folder}\tevery file is as it was written")
 
 
-@index.command("compact", epilog="Example: reid index compact galleries/crops")
-def index_compact(folder: Folder) -> None:
-    """Write a gallery anew as one segment without removed rows, so that no file holds them any more.
-
-    A gallery of an earlier version is converted. Searches go on meanwhile.
-    """
-    from reid.retrieval.storage import check_gallery
-
-    check_gallery(folder)
-    from reid.retrieval.gallery import Gallery
-
-    gallery = Gallery.open(folder)
-    freed = gallery.compact()
-    typer.echo(f"{folder}\t{len(gallery)} rows in one segment, {freed:,} bytes less")
-
-
 index.add_typer(index_erasure.commands)
 index.add_typer(index_exchange.commands)
 index.add_typer(index_tuning.commands)

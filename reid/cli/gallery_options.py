@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,13 @@ from reid.cli.options import data_specs
 from reid.errors import DataError
 from reid.records import Sample, Split
 
+if TYPE_CHECKING:
+    from reid.retrieval.filters import Filter
+
 Folder = Annotated[Path, typer.Argument(help="Folder of the gallery.")]
+Place = Annotated[
+    Path, typer.Argument(help="Folder of the gallery, or its address in Milvus: milvus://HOST:PORT/NAME or FILE.db.")
+]
 Where = Annotated[
     str | None,
     typer.Option(
@@ -55,3 +61,27 @@ def rows_and_columns(
     if not rows:
         raise DataError(f"{', '.join(data or ())}: no row of split gallery; expected at least one")
     return tuple(every_sample), tuple(rows), {name: texts for name, texts in more.items() if not name.startswith("_")}
+
+
+def filter_of(
+    where: str | None,
+    in_camera: list[str] | None,
+    not_in_camera: list[str] | None,
+    after: str | None,
+    before: str | None,
+) -> Filter | None:
+    """Return the filter that the options ask for; None where they ask for none."""
+    if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):
+        return None  # without importing what reads expressions
+    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of, without
+
+    for time in (after, before):
+        if time is not None:
+            time_of(time)
+    return both(
+        None if where is None else parse_where(where),
+        equals("camera", *(in_camera or ())),
+        without("camera", *(not_in_camera or ())),
+        None if after is None else ColumnCondition("time", ">=", (after,)),
+        None if before is None else ColumnCondition("time", "<", (before,)),
+    )

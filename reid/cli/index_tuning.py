@@ -1,4 +1,4 @@
-"""``reid index tune`` gives a large gallery an approximate index, and ``reid index compact`` writes it anew."""
+"""Verbs of ``reid index`` that look after a gallery: ``tune``, ``compact`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from reid.cli.gallery_options import Folder
+from reid.cli.gallery_options import Folder, Place
+from reid.cli.index_milvus import milvus_uri
 from reid.cli.options import AsJson
 
 commands = typer.Typer()
@@ -48,7 +49,7 @@ def index_tune(
 
 
 @commands.command("compact", epilog="Example: reid index compact galleries/crops")
-def index_compact(folder: Folder) -> None:
+def index_compact(folder: Place) -> None:
     """Write a gallery anew without removed rows, so that no file holds them any more.
 
     A gallery of an earlier version is converted, and an index that held removed rows is built again. Searches go on
@@ -56,6 +57,12 @@ def index_compact(folder: Folder) -> None:
     """
     from reid.retrieval.storage import check_gallery
 
+    if (uri := milvus_uri(folder)) is not None:
+        from reid.retrieval.gallery import Gallery
+
+        Gallery.open(uri).compact()
+        typer.echo(f"{uri}\tasked Milvus to write its files anew, which it does in its own time")
+        return
     check_gallery(folder)
     from reid.retrieval.gallery import Gallery
 
@@ -64,3 +71,21 @@ def index_compact(folder: Folder) -> None:
     count = len(gallery.rows.segments)
     parts = "one segment" if count == 1 else f"{count} segments"
     typer.echo(f"{folder}\t{len(gallery)} rows in {parts}, {freed:,} bytes less")
+
+
+@commands.command("verify", epilog="Example: reid index verify galleries/crops")
+def index_verify(folder: Place) -> None:
+    """Check every byte of a gallery; a damaged or missing file is named, and the exit code is 1."""
+    from reid.retrieval.storage import check_gallery
+
+    if (uri := milvus_uri(folder)) is not None:
+        from reid.retrieval.gallery import Gallery
+
+        Gallery.open(uri).verify()
+        typer.echo(f"{uri}\tevery row can be read, and every vector has unit length")
+        return
+    check_gallery(folder)
+    from reid.retrieval.upkeep import verify_gallery
+
+    verify_gallery(folder)
+    typer.echo(f"{folder}\tevery file is as it was written")

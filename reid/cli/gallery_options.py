@@ -14,8 +14,12 @@ from reid.records import Sample, Split
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
+    from reid.retrieval.filters import Filter
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the gallery.")]
+Place = Annotated[
+    Path, typer.Argument(help="Folder of the gallery, or its address in Milvus: milvus://HOST:PORT/NAME or FILE.db.")
+]
 Where = Annotated[
     str | None,
     typer.Option(
@@ -76,3 +80,27 @@ def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample
             f"{folder}: its network has no statistics for {fields} {', '.join(unknown[:10])};"
             f' known: {known}; run "reid calibrate" on crops of them and pass --profiles, or pass --unseen-camera'
         )
+
+
+def filter_of(
+    where: str | None,
+    in_camera: list[str] | None,
+    not_in_camera: list[str] | None,
+    after: str | None,
+    before: str | None,
+) -> Filter | None:
+    """Return the filter that the options ask for; None where they ask for none."""
+    if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):
+        return None  # without importing what reads expressions
+    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of, without
+
+    for time in (after, before):
+        if time is not None:
+            time_of(time)
+    return both(
+        None if where is None else parse_where(where),
+        equals("camera", *(in_camera or ())),
+        without("camera", *(not_in_camera or ())),
+        None if after is None else ColumnCondition("time", ">=", (after,)),
+        None if before is None else ColumnCondition("time", "<", (before,)),
+    )

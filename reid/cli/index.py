@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reid.cli import index_erasure, index_exchange, index_tuning
-from reid.cli.gallery_options import Folder, Where, check_domains, rows_and_columns
+from reid.cli.gallery_options import Place, Where, check_domains, rows_and_columns
+from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -33,7 +34,7 @@ from reid.cli.options import (
     unseen_policy,
 )
 from reid.cli.search import search_gallery
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
 from reid.records import Modality, UnseenCameraPolicy, sample_columns
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def index_build(
 
 @index.command("create", epilog="Example: reid index create galleries/crops --weights street.safetensors")
 def index_create(
-    folder: Folder,
+    folder: Place,
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
@@ -106,6 +107,7 @@ def index_create(
 ) -> None:
     """Create an empty gallery with the network that will embed its crops and its queries.
 
+    Milvus keeps no network, so give the same weights and profiles to every command that embeds.
     "reid index add" gives it rows. --unseen-camera nearest or mixture also holds for cameras that come later.
     """
     from reid.pipeline import check_weights, gallery_files, load_checkpoint
@@ -118,7 +120,8 @@ def index_create(
     checkpoint = for_cameras_of((), checkpoint, unseen)
     from reid.retrieval.gallery import Gallery
 
-    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), gallery_files(checkpoint))
+    network = gallery_files(checkpoint) if milvus_uri(folder) is None else None
+    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), network)
     typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
 
 
@@ -132,9 +135,10 @@ def _dimension(checkpoint: Checkpoint) -> int:
 
 @index.command("add", epilog="Example: reid index add galleries/crops --data today/manifest.csv")
 def index_add(
-    folder: Folder,
+    folder: Place,
     data: Data = None,
     root: Root = None,
+    weights: Weights = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
     as_json: AsJson = False,
@@ -143,16 +147,25 @@ def index_add(
 
     A crop is known by its path and its content. Where its content or labels have changed, its row is replaced. Crops
     that were removed or erased stay out. The network is the gallery's own; --profiles adds statistics of new cameras.
+    A gallery in Milvus has none: give the --weights and --profiles that it was created with.
     A command that was stopped goes on where it was when it is repeated. Searches and the page see the new rows at once.
     """
     from reid.data.manifest import check_files
     from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+    uri = milvus_uri(folder)
+    if uri is None:
+        check_gallery(folder)
+        if weights:
+            raise ConfigError('--weights: the gallery has its own network; "reid index refresh" gives it another one')
     if not data:
         raise DataError("reid index add: which crops? give their manifest by --data")
     every_sample, samples, more = rows_and_columns(data, root)
     check_files(samples)
+    if uri is not None:
+        network = network_of_milvus(every_sample, weights, profiles, unseen)
+        add_in_milvus(uri, samples, more, network, as_json)
+        return
     from reid.pipeline import check_weights, gallery_checkpoint, gallery_files, progress_bar, workers
     from reid.retrieval.embed import embed
     from reid.retrieval.growth import add_samples
@@ -198,11 +211,12 @@ def with_profiles(checkpoint: Checkpoint, profiles: Sequence[Path] | None) -> Ch
 
 
 @index.command("info", epilog="Example: reid index info galleries/crops --json")
-def index_info(folder: Folder, as_json: AsJson = False) -> None:
+def index_info(folder: Place, as_json: AsJson = False) -> None:
     """Show what a gallery holds: rows, cameras, identities, its network's fingerprint, segments and bytes."""
     from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+    if milvus_uri(folder) is None:
+        check_gallery(folder)
     from reid.retrieval.gallery import Gallery
 
     facts = Gallery.open(folder).info()
@@ -216,7 +230,7 @@ def index_info(folder: Folder, as_json: AsJson = False) -> None:
 
 @index.command("list", epilog="Example: reid index list galleries/crops --where \"camera = 'door'\" --limit 20")
 def index_list(
-    folder: Folder,
+    folder: Place,
     where: Where = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many rows; 0 shows all.")] = 100,
     columns: Annotated[
@@ -227,7 +241,8 @@ def index_list(
     """List the rows of a gallery, one line each, in the order in which they were added."""
     from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+    if milvus_uri(folder) is None:
+        check_gallery(folder)
     rows, count = _listed_rows(folder, where, limit, columns)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -252,9 +267,12 @@ def _listed_rows(
     from reid.retrieval.persons.person_files import has_persons
 
     gallery = Gallery.open(folder)
-    if has_persons(folder):
+    is_folder = milvus_uri(folder) is None
+    if is_folder and has_persons(folder):
         label_persons(gallery)
-    table, chosen_rows = gallery.table, None if where is None else on_paths(folder, parse_where(where))
+    table, chosen_rows = gallery.table, None if where is None else parse_where(where)
+    if is_folder and chosen_rows is not None:
+        chosen_rows = on_paths(folder, chosen_rows)
     rows = np.arange(len(table)) if chosen_rows is None else np.flatnonzero(rows_where(chosen_rows, table))
     shown = table.take(rows[:limit] if limit else rows)
     texts: dict[str, list[Any]] = sample_columns(shown.samples_at(np.arange(len(shown))))
@@ -269,7 +287,7 @@ def _listed_rows(
 
 @index.command("search", epilog="Example: reid index search galleries/crops query.jpg --where \"camera <> 'door'\"")
 def index_search(
-    folder: Folder,
+    folder: Place,
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
     camera: Annotated[str, typer.Option(help="Camera that took the image.")] = "",
     modality: Annotated[Modality, typer.Option(help="Light that the camera records.")] = Modality.VISIBLE,
@@ -280,9 +298,14 @@ def index_search(
         str,
         typer.Option("--one-per", help="Show only the best answer of each identity, person, track or other column."),
     ] = "",
+    weights: Weights = None,
+    profiles: ProfileFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank a gallery by similarity to one image; "reid search" knows more options."""
+    """Rank a gallery by similarity to one image; "reid search" knows more options.
+
+    A gallery in Milvus has no network: give the --weights and --profiles that it was created with.
+    """
     search_gallery(
         image,
         folder,
@@ -292,36 +315,10 @@ def index_search(
         k=k,
         where=where,
         one_per=one_per,
+        weights=weights,
+        profiles=profiles,
         as_json=as_json,
     )
-
-
-@index.command("verify", epilog="Example: reid index verify galleries/crops")
-def index_verify(folder: Folder) -> None:
-    """Check every byte of a gallery; a damaged or missing file is named, and the exit code is 1."""
-    from reid.retrieval.storage import check_gallery
-
-    check_gallery(folder)
-    from reid.retrieval.upkeep import verify_gallery
-
-    verify_gallery(folder)
-    typer.echo(f"{folder}\tevery file is as it was written")
-
-
-@index.command("compact", epilog="Example: reid index compact galleries/crops")
-def index_compact(folder: Folder) -> None:
-    """Write a gallery anew as one segment without removed rows, so that no file holds them any more.
-
-    A gallery of an earlier version is converted. Searches go on meanwhile.
-    """
-    from reid.retrieval.storage import check_gallery
-
-    check_gallery(folder)
-    from reid.retrieval.gallery import Gallery
-
-    gallery = Gallery.open(folder)
-    freed = gallery.compact()
-    typer.echo(f"{folder}\t{len(gallery)} rows in one segment, {freed:,} bytes less")
 
 
 index.add_typer(index_erasure.commands)

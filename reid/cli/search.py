@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reid.cli.gallery_options import Where
+from reid.cli.gallery_options import Where, filter_of
+from reid.cli.index_milvus import milvus_uri, search_in_milvus
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -43,7 +44,9 @@ commands = typer.Typer()
 @commands.command(epilog="Example: reid search query.jpg --camera a1 --cross-camera")
 def search(
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
-    gallery: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/street.")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Folder of the gallery, or its address in Milvus. Default: galleries/street.")
+    ] = None,
     camera: Annotated[
         str, typer.Option(help="Camera that took the image. Needed if the network has statistics for each camera.")
     ] = "",
@@ -148,7 +151,21 @@ def search_gallery(
     camera = clean_label(camera)
     query = Sample(image, "", camera, modality, category, Split.QUERY)
     policy = _checked_policy(unseen, flip, own_network)
-    chosen = _filter_of(where, in_camera, not_in_camera, after, before)
+    chosen = filter_of(where, in_camera, not_in_camera, after, before)
+    uri = milvus_uri(folder)
+    if uri is not None:
+        check_files([query])
+        check_weights(weights, profiles or ())
+        network = load_checkpoint(weights, backbone, size, profiles or (), flip)
+        check_cameras(network, unseen)
+        network = network if unseen is None else network.with_unseen_camera_policy(policy)
+        _print_answers(
+            search_in_milvus(
+                uri, image, network, camera=camera, modality=modality, category=category, k=k,
+                cross_camera=cross_camera, answers=answers, where=chosen, one_per=one_per,
+            ), False, None, as_json,
+        )  # fmt: skip
+        return
     check_gallery(folder)
     check_files([query])
     check_weights(weights, profiles or ())
@@ -230,30 +247,6 @@ def _check_category(category: str, known: Collection[str], folder: Path) -> None
         raise ConfigError(
             f"--category: {folder} has no such crops: {unknown_name('category', category, sorted(known))}"
         )
-
-
-def _filter_of(
-    where: str | None,
-    in_camera: list[str] | None,
-    not_in_camera: list[str] | None,
-    after: str | None,
-    before: str | None,
-) -> Filter | None:
-    """Return the filter that the options ask for; None where they ask for none."""
-    if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):
-        return None  # without importing what reads expressions
-    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of, without
-
-    for time in (after, before):
-        if time is not None:
-            time_of(time)
-    return both(
-        None if where is None else parse_where(where),
-        equals("camera", *(in_camera or ())),
-        without("camera", *(not_in_camera or ())),
-        None if after is None else ColumnCondition("time", ">=", (after,)),
-        None if before is None else ColumnCondition("time", "<", (before,)),
-    )
 
 
 def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:

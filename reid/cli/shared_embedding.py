@@ -31,8 +31,8 @@ EngineName = Annotated[
     Engine,
     typer.Option(
         "--engine",
-        help="What embeds: local is this machine, or all processes that torchrun started; ray is a Ray cluster, with the"
-        " extra ray.",
+        help="What embeds: local is this machine, or all processes that torchrun started; ray is a Ray cluster, with"
+        " the extra ray.",
     ),
 ]
 ShardRows = Annotated[
@@ -40,7 +40,7 @@ ShardRows = Annotated[
     typer.Option(
         min=64,
         help="Keep the embeddings of each SHARD_ROWS images in a file of their own beside OUT until all are there, so"
-        " that an interrupted command continues. A multiple of 64. Default: 4096 with torchrun or Ray, else all images.",
+        " that an interrupted command continues. A multiple of 64. Default: 4096 with torchrun or Ray; else one shard.",
     ),
 ]
 RayWorkers = Annotated[

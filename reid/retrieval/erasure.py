@@ -35,7 +35,7 @@ from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
-from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, write_tombstones
+from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, rows_of_identity, write_tombstones
 
 # The folders of the galleries that the application keeps side by side, all of them derived from the same data.
 MARGIN = 2**18  # bytes of free space for the header, the tombstones and blocks that are not full
@@ -75,7 +75,7 @@ class _Erasure:
     def rows(self, table: RowTable) -> BoolArray:
         """Return (N,) bool: the rows of a table that are erased; none where it lacks a column of the filter."""
         if self.where is None:
-            return Tombstones().with_identity(self.identity, self.category).hidden_rows(table)
+            return rows_of_identity(table, self.identity, self.category)
         if not {name.lower() for name in columns_of(self.where)} <= {*table.column_names, "domain"}:
             return np.zeros(len(table), np.bool_)
         return rows_where(self.where, table)

@@ -216,7 +216,9 @@ class Gallery(GalleryReader):
         return int(erased[0].rows or 0)
 
     def compact(self) -> int:
-        """Write the gallery anew without removed rows, as one segment, and remove the files that held them.
+        """Write the gallery anew without removed rows, as few segments, and remove the files that held them.
+
+        An approximate index that held removed rows is built again.
 
         Returns:
             By how many bytes the files have become smaller.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -163,6 +163,24 @@ def _codes_of(folder: Path, entry: Mapping[str, Any], table: RowTable, dimension
         return RowCodes.of_file(values, entry["bounds"], camera_order(table))
 
     return CodeSource(read, is_stored=True)
+
+
+def parts_of_rows(
+    pairs: Sequence[tuple[GallerySegment, IntArray]], size: int
+) -> Iterator[list[tuple[GallerySegment, IntArray]]]:
+    """Yield some rows of segments in parts of ``size`` rows; the last one may have fewer."""
+    part: list[tuple[GallerySegment, IntArray]] = []
+    room = size
+    for segment, whole in pairs:
+        rows = whole
+        while len(rows):
+            part.append((segment, rows[:room]))
+            rows, room = rows[room:], room - len(rows[:room])
+            if not room:
+                yield part
+                part, room = [], size
+    if part:
+        yield part
 
 
 def _read_table(folder: Path, entry: Mapping[str, Any]) -> RowTable:

@@ -53,6 +53,7 @@ from reid.retrieval.persons.person_files import DECISIONS_FILE, PERSONS
 from reid.retrieval.receipts import RECEIPTS_FILE, log_receipt, receipts_path, write_receipt
 from reid.retrieval.row_table import first_line
 from reid.retrieval.segments import sha256_of
+from reid.retrieval.stores.milvus_client import is_milvus_uri, whole_uri
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
 
 QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the application keeps in the gallery's folder
@@ -219,6 +220,7 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         GalleryError: The folder cannot be written to, is being written by another program, holds files of something
             else or holds another generation.
     """
+    _refuse_milvus(folder)
     try:
         with folder_for_files(folder, 0o700), _write_lock(folder):
             if replaces is None:
@@ -277,7 +279,17 @@ def check_gallery(folder: Path) -> None:
     Raises:
         GalleryError: The folder is missing or holds no gallery, or the header of the gallery is damaged.
     """
+    _refuse_milvus(folder)
     read_header(folder)
+
+
+def _refuse_milvus(folder: Path) -> None:
+    """Raise GalleryError where a place is the address of a gallery in Milvus, for work that needs a folder."""
+    if is_milvus_uri(str(folder)):
+        raise GalleryError(
+            f"{whole_uri(str(folder))}: this needs a gallery in a folder; on Milvus work reid search and reid index"
+            " create, add, list, info, search, remove, erase, compact and verify"
+        )
 
 
 def stamp_of(folder: Path) -> tuple[object, ...]:

@@ -31,7 +31,7 @@ from reid.retrieval.gallery_header import (
 )
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
-from reid.retrieval.segments import GallerySegment, fold, read_segment, write_vectors
+from reid.retrieval.segments import GallerySegment, fold, parts_of_rows, read_segment, write_vectors
 from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, GalleryWriter
 from reid.retrieval.stores.row_codes import map_codes, write_codes
 from reid.retrieval.stores.row_numbers import camera_order
@@ -39,7 +39,8 @@ from reid.retrieval.tombstones import Tombstones, read_tombstones
 
 MOST_SEGMENTS = 32  # more are merged when rows are added
 FEWEST_CODED = 4096  # rows of a segment whose codes are kept in a file; those of fewer are made in a moment
-SMALL = 8  # a segment with less than this fraction of all rows is small
+LARGEST_SEGMENT, MOST_PARTS = 2**17, 16  # rows of a compacted segment, unless that would make more parts than this
+SMALL = 32  # a segment with less than this fraction of all rows is small
 VECTORS_AT_ONCE = 2**16  # that are copied at a time while segments are merged
 
 Facts = dict[str, Any]
@@ -263,8 +264,8 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
     Args:
         writer: The writer.
         stored: The gallery, without changes that are not committed.
-        everything: Merge all segments to one. Otherwise only segments with removed rows are written anew, each by
-            itself.
+        everything: Merge all segments to one, or to a few where there are very many rows, so that a later erasure
+            writes a part of them anew. Otherwise only segments with removed rows are written anew, each by itself.
 
     Raises:
         GalleryError: A file is damaged; nothing is written.
@@ -275,8 +276,9 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
     dirty = [len(rows) < len(segment.table) for segment, rows in zip(stored.segments, kept, strict=True)]
     pairs = list(zip(stored.segments, kept, strict=True))
     count = sum(len(rows) for rows in kept)
-    if everything and (len(pairs) > 1 or any(dirty)):
-        entries = [_merged(writer, pairs, stored.facts["dimension"])] if count else []
+    size = max(LARGEST_SEGMENT, -(-count // MOST_PARTS))
+    if everything and (len(pairs) > -(-count // size) or any(dirty)):
+        entries = [_merged(writer, part, stored.facts["dimension"]) for part in parts_of_rows(pairs, size)]
     else:
         entries = [
             _merged(writer, [pair], stored.facts["dimension"]) if is_dirty else entry

@@ -13,7 +13,8 @@ from reid.retrieval.embed import load_embeddings
 from reid.retrieval.erasure import ErasedRows, erase_rows
 from reid.retrieval.filters import ColumnCondition, Filter, rows_where
 from reid.retrieval.folder_reading import read_attached, read_gallery_folder
-from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
+from reid.retrieval.gallery_header import HEADER, INDEX, VECTORS, listed_files, read_header
+from reid.retrieval.gallery_index import index_gallery
 from reid.retrieval.growth import oldest_time
 from reid.retrieval.kept_cohorts import read_cohorts, with_cohorts
 from reid.retrieval.kept_site import read_site
@@ -74,7 +75,9 @@ def _check_rows(stored: StoredGallery) -> None:
 
 
 def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
-    """Write a gallery anew without removed rows, as one segment, and remove the files that held them.
+    """Write a gallery anew without removed rows, as few segments, and remove the files that held them.
+
+    An approximate index that held removed rows is built again; searches are exact until it is there.
 
     Args:
         folder: The folder of the gallery; a gallery of version 1 is converted.
@@ -102,6 +105,8 @@ def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
         problems = writer.sweep()
     if problems:
         raise GalleryError(f"{problems[0]}; it may still hold removed rows; mend that, then compact again")
+    if INDEX in stored.facts["files"] and INDEX not in facts["files"] and facts["count"]:
+        index_gallery(folder, stored.facts["index"]["index_kind"], stored.facts["index"]["wished"])
     return before - bytes_of(folder)
 
 

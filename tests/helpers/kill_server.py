@@ -8,8 +8,8 @@ is no step.  Three parts of the program are replaced, because they would need mi
 network is traced once for ``export``, ``weights get`` receives the file ``remote.pth``, and ``serve`` prepares its
 galleries only.
 
-Each line of stdin asks for one run, ``{"arguments": [...], "folder": "...", "step": n or null}``; each line of stdout
-is the answer, ``{"code": n, "steps": [...], "err": "..."}``.
+Each line of stdin asks for one run, ``{"arguments": [...], "folder": "...", "step": n or null, "after": seconds or
+null}``; each line of stdout is the answer, ``{"code": n, "steps": [...], "seconds": n, "err": "..."}``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 KILLED = 137
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 STEPS = ("replace", "fsync", "unlink", "rmdir", "mkdir")
 
 
@@ -100,8 +103,11 @@ def patch_all(steps: Steps) -> None:
     steps.patch_writer(faiss, "write_index", 1)
 
 
-def run_forked(arguments: list[str], folder: str, step: int | None) -> dict[str, Any]:
-    """Run a command in a fork and return its exit code, its steps and what it wrote to stderr."""
+def run_forked(arguments: list[str], folder: str, step: int | None, after: float | None = None) -> dict[str, Any]:
+    """Run a command in a fork and return its exit code, its steps, its seconds and what it wrote to stderr.
+
+    It is killed at a step, or after some seconds, or not at all.
+    """
     from reid.cli import main
 
     with tempfile.TemporaryFile() as log, tempfile.TemporaryFile() as err:
@@ -122,10 +128,17 @@ def run_forked(arguments: list[str], folder: str, step: int | None) -> dict[str,
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+        start = time.monotonic()
+        if after is not None:
+            while time.monotonic() - start < after and os.waitid(os.P_PID, child, ENDED) is None:
+                time.sleep(0.001)
+            os.kill(child, signal.SIGKILL)  # it is not waited for yet, so the number is still its own
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        seconds = time.monotonic() - start
         log.seek(0)
         err.seek(0)
-        return {"code": code, "steps": log.read().decode().split(), "err": err.read().decode(errors="replace")}
+        steps, text = log.read().decode().split(), err.read().decode(errors="replace")
+        return {"code": code, "steps": steps, "seconds": seconds, "err": text}
 
 
 class Answer(io.BytesIO):
@@ -182,7 +195,7 @@ def answer_all() -> None:
     """Answer each line of stdin."""
     for line in sys.stdin:
         request = json.loads(line)
-        answer = run_forked(request["arguments"], request["folder"], request["step"])
+        answer = run_forked(request["arguments"], request["folder"], request["step"], request.get("after"))
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,12 @@ from reid.cli import app
 EVERY_STEP = bool(os.environ.get("REID_EVERY_STEP"))
 TESTS = Path(__file__).parents[1]
 
-Ask = Callable[[list[str], Path, int | None], dict[str, Any]]
+Ask = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    """Run a command in a fork, killed at a step or not at all."""
+@contextmanager
+def asking() -> Iterator[Ask]:
+    """Run commands in forks, killed at a step, after some seconds, or not at all."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, TESTS / "helpers" / "kill_server.py"],
@@ -45,14 +47,21 @@ def ask() -> Iterator[Ask]:
         assert server.stdout is not None
         stdin, stdout = server.stdin, server.stdout
 
-        def request(arguments: list[str], folder: Path, step: int | None) -> dict[str, Any]:
-            stdin.write(json.dumps({"arguments": arguments, "folder": str(folder), "step": step}) + "\n")
+        def request(arguments: list[str], folder: Path, step: int | None, after: float | None = None) -> dict[str, Any]:
+            asked = {"arguments": arguments, "folder": str(folder), "step": step, "after": after}
+            stdin.write(json.dumps(asked) + "\n")
             stdin.flush()
             answer: dict[str, Any] = json.loads(stdout.readline())
             return answer
 
         yield request
         stdin.close()
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    with asking() as request:
+        yield request
 
 
 @pytest.fixture(scope="module")
@@ -84,22 +93,43 @@ def chosen(steps: list[str], count: int) -> list[int]:
 def test_a_killed_command_leaves_old_or_new_files_and_the_next_run_cleans_up(
     case: Case, ask: Ask, template: Path, tmp_path: Path
 ) -> None:
-    start = Path(shutil.copytree(template, tmp_path / "start"))
-    for arguments in case.before:
-        assert ask(list(arguments), start, None)["code"] == 0
-    case.prepare(start)
-    whole = Path(shutil.copytree(start, tmp_path / "whole"))
-    full = ask(list(case.arguments), whole, None)
-    assert full["code"] == 0, full["err"]
-    old, new = case.state(start), case.state(whole)
-    assert old != new or case.before
-    for step in chosen(full["steps"], case.steps):
-        what = f"killed at step {step}, {full['steps'][step]}"
-        folder = Path(shutil.copytree(start, tmp_path / "killed"))
-        killed = ask(list(case.arguments), folder, step)
-        assert killed["code"] == KILLED, (what, killed)
-        assert case.state(folder) in (old, new, *case.between), what
-        again = ask(list(case.arguments), folder, None)
+    trial = Trial(case, ask, template, tmp_path)
+    for step in chosen(trial.steps, case.steps):
+        trial.kill(step)
+
+
+class Trial:
+    """A command that is killed again and again, each time in a copy of the same folder.
+
+    Args:
+        case: The command.
+        ask: Runs it.
+        template: The folder that the case begins with.
+        place: An empty folder for copies.
+    """
+
+    def __init__(self, case: Case, ask: Ask, template: Path, place: Path):
+        self.case, self.ask, self.place = case, ask, place
+        self.start = Path(shutil.copytree(template, place / "start"))
+        for arguments in case.before:
+            assert ask(list(arguments), self.start, None)["code"] == 0
+        case.prepare(self.start)
+        self.whole = Path(shutil.copytree(self.start, place / "whole"))
+        full = ask(list(case.arguments), self.whole, None)
+        assert full["code"] == 0, full["err"]
+        self.steps: list[str] = full["steps"]
+        self.seconds: float = full["seconds"]
+        self.old, self.new = case.state(self.start), case.state(self.whole)
+        assert self.old != self.new or case.before
+
+    def kill(self, step: int | None, after: float | None = None) -> bool:
+        """Kill the command at a step or after some seconds; return whether it had not ended before."""
+        what = f"killed at step {step}, {self.steps[step]}" if step is not None else f"killed after {after} s"
+        folder = Path(shutil.copytree(self.start, self.place / "killed"))
+        killed = self.ask(list(self.case.arguments), folder, step, after)
+        assert killed["code"] == KILLED or (after is not None and killed["code"] in (0, -SIGKILL)), (what, killed)
+        assert self.case.state(folder) in (self.old, self.new, *self.case.between), what
+        again = self.ask(list(self.case.arguments), folder, None)
         # An erasure that was killed at its very end leaves nothing to do, which is told with exit code 1.
         done = (
             "erased before",
@@ -109,14 +139,15 @@ def test_a_killed_command_leaves_old_or_new_files_and_the_next_run_cleans_up(
             "no decision",
             "would leave",
         )
-        finished = case.state(folder) == new and any(words in again["err"] for words in done)
+        finished = self.case.state(folder) == self.new and any(words in again["err"] for words in done)
         assert again["code"] == 0 or finished, (what, again["err"])
         assert "Traceback" not in again["err"]
-        assert case.state(folder) == new, what
-        assert names(folder) == names(whole), what
+        assert self.case.state(folder) == self.new, what
+        assert names(folder) == names(self.whole), what
         for name in USERS_FILES:
             assert (folder / name).read_text() == "years of work"
         shutil.rmtree(folder)
+        return bool(killed["code"] != 0)
 
 
 def commands_of(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -47,6 +47,7 @@ PARTS_OF_COMMANDS = (
     "identify_answers",
     "index_erasure",
     "index_exchange",
+    "index_milvus",
     "index_tuning",
     "own_data",
     "rerank_options",

@@ -31,8 +31,8 @@ EngineName = Annotated[
     Engine,
     typer.Option(
         "--engine",
-        help="What embeds: local is this machine, or all processes that torchrun started; ray is a Ray cluster, with"
-        " the extra ray.",
+        help="What embeds: local is this machine, or all processes that torchrun started; ray is a Ray cluster and"
+        " needs the extra ray.",
     ),
 ]
 ShardRows = Annotated[
@@ -40,7 +40,7 @@ ShardRows = Annotated[
     typer.Option(
         min=64,
         help="Keep the embeddings of each SHARD_ROWS images in a file of their own beside OUT until all are there, so"
-        " that an interrupted command continues. A multiple of 64. Default: 4096 with torchrun or Ray; else one shard.",
+        " that an interrupted command continues. A multiple of 64. Default: 4096 with torchrun or Ray, else no shards.",
     ),
 ]
 RayWorkers = Annotated[
@@ -73,11 +73,13 @@ def embed_in_shards(
         shard_rows: The number of images of a shard.
         workers: The number of workers of Ray.
     """
+    from reid.data.loading import domain_indices
     from reid.pipeline import distinct_images
     from reid.retrieval.embedding_shards import EmbeddingShards
     from reid.training.processes import SilentExit, joined_processes
 
     distinct, rows = distinct_images(checkpoint, samples)
+    domain_indices(distinct, checkpoint.domain_fields, checkpoint.domains, checkpoint.unknown_domain)  # all are known
     shards = EmbeddingShards(_folder_of(out), tuple(distinct), shard_rows or SHARD_ROWS)
     try:
         with joined_processes(f"the same command continues {shards.folder} at the shards that are missing") as group:

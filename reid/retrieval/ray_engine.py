@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from reid.data.loading import Progress
-from reid.errors import ConfigError
+from reid.errors import ConfigError, ReidError
 from reid.models.checkpoint import Checkpoint
 from reid.retrieval.embedding_shards import EmbeddingShards
 
@@ -82,6 +82,19 @@ def embed_with_ray(
         )
         for row in answers.iter_rows():
             progress(int(row["images"]))
+    except ray.exceptions.RayError as error:
+        raise _own_error(error) from error
     finally:
         if started:
             ray.shutdown()
+
+
+def _own_error(error: BaseException) -> ReidError:
+    """Find the error of this package that made a worker fail, or describe Ray's in one line."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ReidError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ConfigError(f"--engine ray: {lines[-1]}; the same command continues at the shards that are missing")

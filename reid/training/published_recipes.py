@@ -22,6 +22,7 @@ class PublishedRecipe:
         target: The published figure and its paper, in a sentence.
         remarks: The other paragraphs of the header: what was not run here, and what differs from the paper.
         experiment: The experiment, with paths as the file has them.
+        protocol: The protocol of its data set, such as "market1501" or "regdb:trial=1".
     """
 
     name: str
@@ -29,11 +30,7 @@ class PublishedRecipe:
     target: str
     remarks: tuple[str, ...]
     experiment: Experiment
-
-    @property
-    def protocol(self) -> str:
-        """The name of its published data set, such as "market1501"."""
-        return self.name.split("-", 1)[0]
+    protocol: str
 
 
 def recipe_folder() -> Path:
@@ -65,7 +62,9 @@ def read_recipe(name: str) -> PublishedRecipe:
     paragraphs = _paragraphs([line.removeprefix("#") for line in lines])
     target = next(text for text in paragraphs if text.startswith("Target: "))
     remarks = tuple(text for text in paragraphs[1:] if text != target)
-    return PublishedRecipe(name, path, target, remarks, load_config(path))
+    words = next(line.split() for line in lines if "--protocol" in line)
+    protocol = words[words.index("--protocol") + 1]
+    return PublishedRecipe(name, path, target, remarks, load_config(path), protocol)
 
 
 def write_manifest(recipe: PublishedRecipe, root: Path) -> None:

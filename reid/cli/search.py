@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reid.cli.gallery_options import Where
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -40,7 +41,7 @@ NOBODY = "nobody in this gallery: the answers below are as good as those to some
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid search query.jpg --camera a1 --cross-camera")
+@commands.command(cls=NetworkCommand, epilog="Example: reid search query.jpg --camera a1 --cross-camera")
 def search(
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
     gallery: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/street.")] = None,

@@ -48,6 +48,7 @@ PARTS_OF_COMMANDS = (
     "index_erasure",
     "index_exchange",
     "index_tuning",
+    "network_options",
     "rerank_options",
     "start_up",
 )  # in reid/cli

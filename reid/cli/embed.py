@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reid.cli.network_options import ReadingCommand
 from reid.cli.options import (
     Backbone,
     Data,
@@ -34,7 +35,9 @@ from reid.records import Split
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid embed --data crops/manifest.csv --out embeddings.safetensors")
+@commands.command(
+    cls=ReadingCommand, epilog="Example: reid embed --data crops/manifest.csv --out embeddings.safetensors"
+)
 def embed(
     out: Annotated[Path, typer.Option(help="Embeddings file to write.")],
     data: Data = None,

@@ -16,6 +16,7 @@ import typer
 from reid.cli import index_erasure, index_exchange, index_tuning
 from reid.cli.gallery_options import Place, Where, check_domains, rows_and_columns
 from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus
+from reid.cli.network_options import NetworkCommand, ReadingCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -47,7 +48,9 @@ index = typer.Typer(
 commands.add_typer(index, name="index")
 
 
-@index.command("build", epilog="Example: reid index build --data crops/manifest.csv --out galleries/crops")
+@index.command(
+    "build", cls=ReadingCommand, epilog="Example: reid index build --data crops/manifest.csv --out galleries/crops"
+)
 def index_build(
     out: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/street.")] = None,
     data: Data = None,
@@ -95,7 +98,9 @@ def index_build(
     typer.echo(f"{folder}\t{len(gallery)} images {shown} in {cameras} cameras")
 
 
-@index.command("create", epilog="Example: reid index create galleries/crops --weights street.safetensors")
+@index.command(
+    "create", cls=NetworkCommand, epilog="Example: reid index create galleries/crops --weights street.safetensors"
+)
 def index_create(
     folder: Place,
     weights: Weights = None,
@@ -118,22 +123,15 @@ def index_create(
     check_weights(weights, profiles or ())
     checkpoint = load_checkpoint(weights, backbone, size, profiles or (), flip)
     checkpoint = for_cameras_of((), checkpoint, unseen)
+    from reid.retrieval.embed import dimension_of
     from reid.retrieval.gallery import Gallery
 
     network = gallery_files(checkpoint) if milvus_uri(folder) is None else None
-    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), network)
+    Gallery.create(folder, checkpoint.fingerprint, dimension_of(checkpoint), network)
     typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
 
 
-def _dimension(checkpoint: Checkpoint) -> int:
-    """Return the length of a vector of a network."""
-    import torch
-
-    images = torch.zeros(1, 3, checkpoint.transform.height, checkpoint.transform.width)
-    return int(checkpoint.embed(images, 0 if checkpoint.domain_fields else None).shape[1])
-
-
-@index.command("add", epilog="Example: reid index add galleries/crops --data today/manifest.csv")
+@index.command("add", cls=NetworkCommand, epilog="Example: reid index add galleries/crops --data today/manifest.csv")
 def index_add(
     folder: Place,
     data: Data = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reid.cli.gallery_options import Folder, Where
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import Backbone, Flip, ProfileFiles, Size, Weights
 from reid.errors import ConfigError, unknown_name
 
@@ -78,7 +79,9 @@ def index_import(
     typer.echo(f"{folder}\tadded {added.added} rows; {added.known} were there already, {added.barred} stay out{notes}")
 
 
-@commands.command("refresh", epilog="Example: reid index refresh galleries/crops --profiles cameras.safetensors")
+@commands.command(
+    "refresh", cls=NetworkCommand, epilog="Example: reid index refresh galleries/crops --profiles cameras.safetensors"
+)
 def index_refresh(
     folder: Folder,
     weights: Weights = None,

@@ -12,6 +12,7 @@ import typer
 
 from reid.cli.gallery_options import Where, filter_of
 from reid.cli.index_milvus import milvus_uri, search_in_milvus
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -41,7 +42,7 @@ NOBODY = "nobody in this gallery: the answers below are as good as those to some
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid search query.jpg --camera a1 --cross-camera")
+@commands.command(cls=NetworkCommand, epilog="Example: reid search query.jpg --camera a1 --cross-camera")
 def search(
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
     gallery: Annotated[

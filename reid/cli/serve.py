@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import ProfileFiles
 
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid serve --port 7860")
+@commands.command(cls=NetworkCommand, epilog="Example: reid serve --port 7860")
 def serve(
     port: Annotated[int, typer.Option(help="Port to serve on. 0 takes any free port.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to serve on. Default: this machine only.")] = "127.0.0.1",

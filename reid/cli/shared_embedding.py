@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reid.errors import ConfigError
-from reid.records import Embeddings, Sample
+from reid.records import Embeddings, Sample, domain_of
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
+    from reid.retrieval.embed import distinct_samples
     from reid.retrieval.embedding_shards import EmbeddingShards
 
 SHARD_ROWS = 4096
@@ -74,11 +75,11 @@ def embed_in_shards(
         workers: The number of workers of Ray.
     """
     from reid.data.loading import domain_indices
-    from reid.pipeline import distinct_images
     from reid.retrieval.embedding_shards import EmbeddingShards
     from reid.training.processes import SilentExit, joined_processes
 
-    distinct, rows = distinct_images(checkpoint, samples)
+    by_key = distinct_samples(checkpoint, samples)
+    distinct = list(by_key.values())
     domain_indices(distinct, checkpoint.domain_fields, checkpoint.domains, checkpoint.unknown_domain)  # all are known
     shards = EmbeddingShards(_folder_of(out), tuple(distinct), shard_rows or SHARD_ROWS)
     try:
@@ -94,6 +95,8 @@ def embed_in_shards(
         raise typer.Exit(1) from None
     if merged is None or len(distinct) == len(samples):
         return merged
+    row_of = {key: row for row, key in enumerate(by_key)}
+    rows = [row_of[sample.path, domain_of(sample, checkpoint.domain_fields)] for sample in samples]
     return Embeddings(tuple(samples), merged.vectors[rows], merged.fingerprint)
 
 

@@ -22,6 +22,7 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters
+from reid.models.execution import USUAL, Execution
 from reid.models.header import DomainNames, check_domain_count, check_network_size, parse_extra, parse_header
 from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
@@ -98,7 +99,7 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
     write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
 
 
-def fingerprint_of(contents: CheckpointContents) -> str:
+def fingerprint_of(contents: CheckpointContents, execution: Execution = USUAL) -> str:
     """Return a hash that changes with anything that changes embeddings."""
     parts = [
         asdict(contents.spec),
@@ -114,6 +115,8 @@ def fingerprint_of(contents: CheckpointContents) -> str:
         parts.append({UNSEEN_KEY: contents.unseen_camera_policy})
     if contents.centers is not None:
         parts.append(contents.centers.fingerprint_part())
+    if execution.fingerprint_parts():
+        parts.append(execution.fingerprint_parts())
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 

@@ -103,7 +103,11 @@ def embed_image(
         if checkpoint.domain_fields
         else None
     )
-    upright = read_image(image) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
+    size = (checkpoint.transform.width, checkpoint.transform.height)
+    decoder = checkpoint.execution.decoder
+    upright = (
+        read_image(image, decoder, size) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
+    )
     images = checkpoint.transform.normalise(checkpoint.transform.resize(upright)[None])  # (1, 3, H, W)
     vectors: FloatArray = checkpoint.embed(images, domain).cpu().numpy()
     return vectors

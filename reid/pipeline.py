@@ -20,7 +20,7 @@ from reid.data.manifest import check_files
 from reid.data.selection import evaluated_samples, gallery_samples
 from reid.data.unreadable import current_unreadable
 from reid.errors import DataError, GalleryError, WeightsError
-from reid.files import Writer, prepare_output_folder
+from reid.files import prepare_output_folder
 from reid.models.execution import as_stored, current_execution, execution_with
 from reid.models.provenance import UNSEEN_CAMERA_KEY, provenance_of
 from reid.records import Embeddings, Sample, Split, UnseenCameraPolicy, domain_of
@@ -172,15 +172,6 @@ def unknown_domains(checkpoint: Checkpoint, samples: Iterable[Sample]) -> list[s
     return sorted({domain_of(sample, checkpoint.domain_fields) for sample in samples} - set(checkpoint.domains))
 
 
-def domains_to_offer(checkpoint: Checkpoint, samples: Iterable[Sample]) -> list[str]:
-    """Return the domains that a checkpoint knows and some samples show; all that it knows where they show none.
-
-    A network knows the cameras that it was trained on as well, which mean nothing to those who calibrated their own.
-    """
-    shown = {domain_of(sample, checkpoint.domain_fields) for sample in samples}
-    return [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
-
-
 def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], policy: str) -> Checkpoint:
     """Prepare a checkpoint for the cameras of some samples.
 
@@ -327,6 +318,7 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     """
     rows = gallery_samples(samples)
     from reid.retrieval.gallery import Gallery
+    from reid.retrieval.kept_site import network_files
     from reid.retrieval.storage import check_gallery_folder
     from reid.retrieval.tombstones import read_tombstones, without_erased
 
@@ -335,15 +327,8 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     if not kept:
         raise DataError(f'{out}: the identities of all rows were erased; "reid index restore" lifts an erasure')
     gallery = Gallery.build(embed_samples(checkpoint, kept, "building the gallery"))
-    gallery.save(out, gallery_files(checkpoint))
+    gallery.save(out, network_files(checkpoint))
     return gallery
-
-
-def gallery_files(checkpoint: Checkpoint) -> dict[str, Writer]:
-    """Return the writers of the files that a gallery keeps of its network, by their suffixes."""
-    from reid.retrieval.kept_site import network_files
-
-    return network_files(checkpoint)
 
 
 def gallery_checkpoint(folder: Path) -> Checkpoint:

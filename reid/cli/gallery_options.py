@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 
 from reid.cli.options import data_specs
 from reid.errors import DataError
-from reid.records import Sample, Split
+from reid.records import Sample, Split, domain_of
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -65,9 +65,18 @@ def rows_and_columns(
     return tuple(every_sample), tuple(rows), {name: texts for name, texts in more.items() if not name.startswith("_")}
 
 
+def domains_to_offer(checkpoint: Checkpoint, samples: Iterable[Sample]) -> list[str]:
+    """Return the domains that a checkpoint knows and some samples show; all that it knows where they show none.
+
+    A network knows the cameras that it was trained on as well, which mean nothing to those who calibrated their own.
+    """
+    shown = {domain_of(sample, checkpoint.domain_fields) for sample in samples}
+    return [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
+
+
 def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
     """Refuse crops of cameras that the network of a gallery has no statistics for, before any is embedded."""
-    from reid.pipeline import domains_to_offer, unknown_domains
+    from reid.pipeline import unknown_domains
 
     unknown = unknown_domains(checkpoint, samples) if checkpoint.unknown_domain is None else []
     if unknown:

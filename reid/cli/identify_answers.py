@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reid.cli.gallery_options import domains_to_offer
 from reid.cli.options import AsJson, ScoreNormName
 from reid.errors import ConfigError, unknown_name
 from reid.records import Modality, Sample, Split
@@ -91,7 +92,7 @@ def identify_match(
     """
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
-    from reid.pipeline import domains_to_offer, gallery_checkpoint, unknown_domains
+    from reid.pipeline import gallery_checkpoint, unknown_domains
 
     folder, cameras = gallery_folder(context, gallery), [clean_label(one) for one in camera or [""]]
     if len(cameras) not in (1, len(images)):

@@ -115,7 +115,8 @@ def index_create(
     Milvus keeps no network, so give the same weights and profiles to every command that embeds.
     "reid index add" gives it rows. --unseen-camera nearest or mixture also holds for cameras that come later.
     """
-    from reid.pipeline import check_weights, gallery_files, load_checkpoint
+    from reid.pipeline import check_weights, load_checkpoint
+    from reid.retrieval.kept_site import network_files
 
     policy = unseen_policy(unseen)
     if policy in (UnseenCameraPolicy.CALIBRATE, UnseenCameraPolicy.PRIOR):
@@ -126,7 +127,7 @@ def index_create(
     from reid.retrieval.embed import dimension_of
     from reid.retrieval.gallery import Gallery
 
-    network = gallery_files(checkpoint) if milvus_uri(folder) is None else None
+    network = network_files(checkpoint) if milvus_uri(folder) is None else None
     Gallery.create(folder, checkpoint.fingerprint, dimension_of(checkpoint), network)
     typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
 
@@ -164,9 +165,10 @@ def index_add(
         network = network_of_milvus(every_sample, weights, profiles, unseen)
         add_in_milvus(uri, samples, more, network, as_json)
         return
-    from reid.pipeline import check_weights, gallery_checkpoint, gallery_files, progress_bar, workers
+    from reid.pipeline import check_weights, gallery_checkpoint, progress_bar, workers
     from reid.retrieval.embed import embed
     from reid.retrieval.growth import add_samples
+    from reid.retrieval.kept_site import network_files
     from reid.retrieval.refresh import check_unchanged
     from reid.retrieval.upkeep import remove_old_rows
 
@@ -183,7 +185,7 @@ def index_add(
             samples,
             lambda part: embed(checkpoint, part, workers=workers(), progress=progress),
             more,
-            attach=gallery_files(checkpoint) if is_new else None,
+            attach=network_files(checkpoint) if is_new else None,
             fingerprint=checkpoint.fingerprint,
         )
         progress(len(samples) - added.added)

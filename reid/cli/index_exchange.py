@@ -103,7 +103,8 @@ def index_refresh(
         raise ConfigError("reid index refresh: what has changed? give --profiles or --weights")
     check_weights(weights, profiles or ())
     from reid.cli.index import with_profiles
-    from reid.pipeline import embed_samples, gallery_checkpoint, gallery_files, load_checkpoint
+    from reid.pipeline import embed_samples, gallery_checkpoint, load_checkpoint
+    from reid.retrieval.kept_site import network_files
     from reid.retrieval.refresh import refresh_gallery
 
     old = gallery_checkpoint(folder)
@@ -111,6 +112,6 @@ def index_refresh(
     if flip and not weights:
         raise ConfigError("--flip: belongs to --weights; the gallery's own network embeds as it was built")
     again, kept = refresh_gallery(
-        folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), gallery_files(new)
+        folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), network_files(new)
     )
     typer.echo(f"{folder}\tembedded {again} rows again, kept {kept}; fingerprint {new.fingerprint}")

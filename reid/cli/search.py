@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reid.cli.gallery_options import Where, filter_of
+from reid.cli.gallery_options import Where, domains_to_offer, filter_of
 from reid.cli.index_milvus import milvus_uri, search_in_milvus
 from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
@@ -164,7 +164,7 @@ def search_gallery(
             search_in_milvus(
                 uri, image, network, camera=camera, modality=modality, category=category, k=k,
                 cross_camera=cross_camera, answers=answers, where=chosen, one_per=one_per,
-            ), False, None, as_json,
+            ), "none", False, None, as_json,
         )  # fmt: skip
         return
     check_gallery(folder)
@@ -282,7 +282,6 @@ def _unknown_domain(
 
     The domains of the gallery are offered.  Its network may know others, such as those that it was trained on.
     """
-    from reid.pipeline import domains_to_offer
 
     domains = domains_to_offer(checkpoint, gallery)
     fields, known = "/".join(checkpoint.domain_fields), ", ".join(domains)

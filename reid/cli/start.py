@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reid.cli.options import Backbone
-from reid.cli.start_steps import Network, StartRecord, Step, hold_start, run_steps
+from reid.cli.start_steps import StartNetwork, StartRecord, Step, hold_start, run_steps
 from reid.errors import ConfigError, DataError, WeightsError
 from reid.records import Sample, Split
 
@@ -192,7 +192,7 @@ def _ingest_steps(found: SiteFolder, wishes: Wishes) -> list[Step]:
     return steps
 
 
-def _choose_weights(wishes: Wishes, record: StartRecord) -> tuple[Network, list[Step]]:
+def _choose_weights(wishes: Wishes, record: StartRecord) -> tuple[StartNetwork, list[Step]]:
     """Return the network, and the step that fetches them where they were asked for by name."""
     from reid.models.weights.public_weights import find_weights, public_weights
 
@@ -211,15 +211,15 @@ def _choose_weights(wishes: Wishes, record: StartRecord) -> tuple[Network, list[
         )
     record.remember("weights", chosen or SHIPPED)
     if chosen in ("", SHIPPED):
-        return Network(backbone=wishes.backbone), []
+        return StartNetwork(backbone=wishes.backbone), []
     if Path(chosen).is_file():
-        return Network(Path(chosen), wishes.backbone), []
+        return StartNetwork(Path(chosen), wishes.backbone), []
     if chosen not in {entry.name for entry in public_weights()}:
         raise WeightsError(f'{chosen}: no such file, and no name of "reid weights list"')
     entry, folder = find_weights(chosen), wishes.out / "weights"
     path = entry.path_in(folder)
     fetch = Step("weights", ("weights", "get", chosen, "--out", str(folder)), path)
-    return Network(path, wishes.backbone or entry.backbone, entry.size), [fetch]
+    return StartNetwork(path, wishes.backbone or entry.backbone, entry.size), [fetch]
 
 
 def _tell_crops(found: SiteFolder, data: Path) -> tuple[Sample, ...]:
@@ -246,7 +246,9 @@ def _tell_crops(found: SiteFolder, data: Path) -> tuple[Sample, ...]:
     return samples
 
 
-def _normalize(samples: Sequence[Sample], data: Path, network: Network, wishes: Wishes, record: StartRecord) -> Network:
+def _normalize(
+    samples: Sequence[Sample], data: Path, network: StartNetwork, wishes: Wishes, record: StartRecord
+) -> StartNetwork:
     """Calibrate, or adapt where the crops show that this helps.
 
     Returns:
@@ -267,7 +269,7 @@ def _normalize(samples: Sequence[Sample], data: Path, network: Network, wishes: 
         step = Step("adaptation", ("adapt", *common, "--out", str(adapted)), adapted, reads)
         run_steps(record, [step])
         if _was_adapted(adapted):
-            found = Network(adapted)
+            found = StartNetwork(adapted)
     return found
 
 

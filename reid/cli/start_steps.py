@@ -58,11 +58,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Network:
+class StartNetwork:
     """The network of the steps; without weights the shipped one.
 
     Example:
-        >>> Network(Path("a.pth"), "osnet_x0_25", (256, 128)).words
+        >>> StartNetwork(Path("a.pth"), "osnet_x0_25", (256, 128)).words
         ('--weights', 'a.pth', '--backbone', 'osnet_x0_25', '--size', '256', '128')
     """
 

@@ -35,7 +35,7 @@ def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[
     """Build the page with its three tabs.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+        data: The sites and galleries that :func:`reid.app.data_preparation.prepare_data` returns.
         uploads: Where the page finds what visitors upload.
 
     Returns:
@@ -66,7 +66,7 @@ def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
     """Build the page as a web application behind its guard.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+        data: The sites and galleries that :func:`reid.app.data_preparation.prepare_data` returns.
         local: Whether it is served on a loopback address.
     """
     from reid.app.first_view import FirstView
@@ -150,14 +150,10 @@ def _current_heading(data: ServedData) -> str:
 
 
 def _heading(data: ServedData) -> str:
-    gallery = data.galleries[0].gallery
-    identities = len({(sample.category, sample.identity) for sample in gallery.samples})
-    cameras = len({(data.site_of.get(sample.path, ""), sample.camera) for sample in gallery.samples})
-    return (
-        '<header class="reid-heading"><h1>reid</h1><p>Find a person or a vehicle again in other cameras and in other'
-        f" light. Answers are ranked by similarity among <b>{len(gallery):,}</b> crops of <b>{identities:,}</b>"
-        f" identities in <b>{cameras}</b> cameras.</p></header>"
-    )
+    from reid.app.presentation import heading_html
+    from reid.app.statistics import count_gallery
+
+    return heading_html(count_gallery(data))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -178,18 +174,45 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve on (default: %(default)s, this machine only)"
     )
+    parser.add_argument("--gallery", type=Path, help="folder of a gallery to show as it is")
     parser.add_argument(
         "--data",
         type=Path,
-        help="folder whose subfolders hold manifest.csv; the synthetic street is made in a folder without any"
-        " (default: data/street)",
+        help="manifest, or folder that holds one or whose subfolders do; the synthetic street is made in a folder"
+        " without any files (default: data/street)",
     )
     parser.add_argument("--galleries", type=Path, help="folder for the computed galleries (default: galleries)")
     parser.add_argument("--weights", type=Path, help="weights to show (default: the shipped ones)")
+    parser.add_argument("--backbone", help="name of the network of the weights, where they do not say it")
     parser.add_argument("--profiles", type=Path, action="append", help="camera profiles of these weights")
     parser.add_argument("--plain", type=Path, help="plain-BN weights to compare with (default: the shipped pair)")
     parser.add_argument("--identities", type=int, help="test people at each site of a new synthetic street")
     return parser.parse_args(arguments)
+
+
+def open_data_of(options: argparse.Namespace) -> ServedData:
+    """Open the gallery that the options name, or prepare the data that they name.
+
+    Raises:
+        ConfigError: Options are given that do not go together.
+        ReidError: The gallery, the data or the weights cannot be read.
+    """
+    from reid.errors import ConfigError
+
+    profiles = options.profiles or ()
+    if options.gallery is not None:
+        names = {"--data": options.data, "--galleries": options.galleries, "--plain": options.plain}
+        beside = [name for name, value in {**names, "--identities": options.identities}.items() if value is not None]
+        if beside:
+            raise ConfigError(f"--gallery: shows a gallery as it is, so {beside[0]} has no meaning beside it")
+        from reid.app.opened_gallery import open_served_gallery
+
+        return open_served_gallery(options.gallery, options.weights, options.backbone, profiles)
+    from reid.app.data_preparation import prepare_data
+    from reid.pipeline import DEFAULT_DATA, DEFAULT_GALLERY
+
+    data, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
+    return prepare_data(data, galleries, options.weights, options.plain, options.identities, profiles, options.backbone)
 
 
 def _interrupt(number: int, _frame: Any) -> None:
@@ -206,10 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 after serving, 1 after an error (one line on stderr), 130 after an interruption before that.
     """
     options = parse_arguments(arguments)
-    from reid.app.served_data import prepare_data
     from reid.app.server import is_loopback, listen, private_folder, serve
     from reid.errors import ReidError
-    from reid.pipeline import DEFAULT_DATA, DEFAULT_GALLERY
 
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -218,10 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         with private_folder(), listen(options.host, options.port) as listener:
             if not is_loopback(options.host):
                 typer.echo(OPEN_WARNING.format(host=options.host), err=True)
-            folder, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
-            data = prepare_data(
-                folder, galleries, options.weights, options.plain, options.identities, options.profiles or ()
-            )
+            data = open_data_of(options)
             local = is_loopback(str(listener.getsockname()[0]))
             serve(guarded_application(data, local), listener)
     except ReidError as error:

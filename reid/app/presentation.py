@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from reid.app.statistics import GalleryCounts
 from reid.evaluation.reports.charts import COLOURS, Curve, cmc_chart
 
 THUMBNAIL = (192, 256)  # pixels; most crops are smaller and keep their size
@@ -105,6 +106,25 @@ def describe(crop: Crop) -> str:
     """
     who = f"{crop.category} {crop.identity}" if crop.identity else f"unknown {crop.category}"
     return f"{who} seen by {crop.modality} camera {crop.camera or 'unknown'}"
+
+
+def heading_html(counts: GalleryCounts) -> str:
+    """Return the heading of the page: its name, and what the gallery holds."""
+    crops = f"<b>{counts.crops:,}</b> crop{'s' * (counts.crops != 1)}"
+    parts = [crops]
+    if counts.identities:
+        parts.append(f"of <b>{counts.identities:,}</b> identities")
+        parts += [f"({counts.unlabelled:,} crops unlabelled)"] * (counts.unlabelled > 0)
+    else:
+        parts.append("of unknown identity")
+    if counts.cameras:
+        parts.append(f"in <b>{counts.cameras}</b> camera{'s' * (counts.cameras != 1)}")
+    else:
+        parts.append("of unknown cameras")
+    return (
+        f'<header class="reid-heading"><h1>reid</h1><p>Gallery <b>{escape(counts.name)}</b>:'
+        f" {' '.join(parts)}. Choose a crop or upload one, and find it again in other cameras.</p></header>"
+    )
 
 
 def picker_html(crops: Mapping[int, Crop], chosen: int | None = None) -> str:

@@ -7,20 +7,26 @@ from typing import Annotated
 
 import typer
 
-from reid.cli.options import ProfileFiles
+from reid.cli.options import Backbone, ProfileFiles
 
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid serve --port 7860")
+@commands.command(epilog="Example: reid serve --gallery galleries/crops --port 7860")
 def serve(
     port: Annotated[int, typer.Option(help="Port to serve on. 0 takes any free port.")] = 7860,
     host: Annotated[str, typer.Option(help="Address to serve on. Default: this machine only.")] = "127.0.0.1",
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            help='Folder of a gallery that is shown as it is; "reid index build" and "reid index create" make one.'
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder whose subfolders hold manifest.csv. In a folder without any, the synthetic street is drawn."
-            " Default: data/street."
+            help="Manifest, or folder that holds manifest.csv or whose subfolders do. In a folder without any files,"
+            " the synthetic street is drawn. Default: data/street."
         ),
     ] = None,
     galleries: Annotated[
@@ -29,6 +35,7 @@ def serve(
     weights: Annotated[
         Path | None, typer.Option(help="Weights file of the network to show. Default: the shipped weights.")
     ] = None,
+    backbone: Backbone = None,
     profiles: ProfileFiles = None,
     plain: Annotated[
         Path | None,
@@ -41,12 +48,15 @@ def serve(
         int | None, typer.Option(min=1, help="People for testing at each site of a street that is drawn.")
     ] = None,
 ) -> None:
-    """Serve the application: search, scores and cameras on a page for this machine's browser."""
+    """Serve the application on a page for this machine's browser: a gallery, or the synthetic street without any.
+
+    Crops that other programs add to the gallery or remove from it are noticed at once.
+    """
     from reid.app.application import main
 
     given = {
-        "--port": port, "--host": host, "--data": data, "--galleries": galleries, "--weights": weights,
-        "--plain": plain, "--identities": identities,
+        "--port": port, "--host": host, "--gallery": gallery, "--data": data, "--galleries": galleries,
+        "--weights": weights, "--backbone": backbone, "--plain": plain, "--identities": identities,
     }  # fmt: skip
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
     raise typer.Exit(main([*arguments, *(f"--profiles={path}" for path in profiles or ())]))

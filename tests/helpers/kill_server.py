@@ -117,7 +117,7 @@ def main() -> None:
     import faiss
     import torch
 
-    import reid.app.served_data
+    import reid.app.data_preparation
     import reid.evaluation
     import reid.models.export
     import reid.retrieval.erasure

@@ -9,7 +9,8 @@ import gradio as gr
 from reid.app import presentation as present
 from reid.app.first_view import FirstValues
 from reid.app.pages.crop_cards import crop_of
-from reid.app.served_data import ServedData, SiteData
+from reid.app.served_data import ServedData
+from reid.app.site_data import SiteData
 from reid.errors import ReidError
 from reid.records import Sample
 
@@ -42,7 +43,7 @@ def build_camera_page(data: ServedData) -> FirstValues:
 
 def _current_walls(data: ServedData) -> list[str]:
     try:
-        return [_walls_html(site) for site in data.current_sites]
+        return [_walls_html(site) for site in data.sites]
     except ReidError as error:
         return [present.message_html(str(error))] * len(data.sites)
 

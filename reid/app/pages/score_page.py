@@ -28,7 +28,7 @@ class ScorePage:
     def __init__(self, data: ServedData):
         self._data = data
         self._reports: dict[str, tuple[int, list[tuple[str, Report]]]] = {}
-        site, category = data.sites[0].name, data.categories[0]
+        site, category = data.sites[0].name, data.query_crops.categories[0]
         directions = self._directions(site, category)
         direction = next((name for _, name in directions), None)
         with gr.Row(elem_classes="reid-chosen"):
@@ -36,7 +36,11 @@ class ScorePage:
                 [one.name for one in data.sites], value=site, label="Site", elem_id="scores-site", min_width=200
             )
             self.category = gr.Radio(
-                list(data.categories), value=category, label="Category", elem_id="scores-category", min_width=180
+                list(data.query_crops.categories),
+                value=category,
+                label="Category",
+                elem_id="scores-category",
+                min_width=180,
             )
             shown: dict[str, Any] = {"label": "Direction", "elem_id": "scores-direction", "scale": 2, "min_width": 300}
             self.direction = accept_any_choice(gr.Radio(directions, value=direction, **shown))

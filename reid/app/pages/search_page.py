@@ -16,10 +16,11 @@ from reid.app import presentation as present
 from reid.app.first_view import FirstValues
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.fields import accept_any_choice, hold_upload_name
-from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query, read_upload
+from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
 from reid.app.served_data import ServedData
+from reid.app.upload_images import read_upload
 from reid.app.uploads import UploadStore
-from reid.errors import ReidError
+from reid.errors import DataError, ReidError
 from reid.records import Modality, Sample, Split
 from reid.retrieval.search import UPLOADED
 
@@ -77,12 +78,12 @@ class SearchPage:
 
     def _first_crops(self) -> tuple[list[int], int | None]:
         """Return the crops that are offered first, and which of them is searched for; None where there is none."""
-        keys = _draw(self._keys(self._data.sites[0].name, self._data.categories[0], ANY), FIRST_CROPS_SEED)
+        keys = _draw(self._keys(self._data.sites[0].name, self._data.query_crops.categories[0], ANY), FIRST_CROPS_SEED)
         visible = [key for key in keys if self._query(key).sample.modality is Modality.VISIBLE]
         return keys, next(iter([*visible, *keys]), None)
 
     def _build_picker(self, keys: Sequence[int], chosen: int | None) -> None:
-        sites, categories = [site.name for site in self._data.sites], list(self._data.categories)
+        sites, categories = [site.name for site in self._data.sites], list(self._data.query_crops.categories)
         fixed: dict[str, Any] = {"filterable": False, "min_width": 80}
         with gr.Row(elem_classes="reid-filters"):
             self.site = gr.Dropdown(sites, value=sites[0], label="Site", elem_id="site", **fixed)
@@ -97,7 +98,7 @@ class SearchPage:
             self.random = gr.Button("Random query", size="sm", min_width=90, variant="primary", elem_id="random")
 
     def _build_upload(self) -> None:
-        cameras, categories = self._cameras(), list(self._data.categories)
+        cameras, categories = self._cameras(), list(self._data.query_crops.categories)
         first = next(iter(cameras))
         modality = str(cameras[first][1].modality)
         self.file = hold_upload_name(gr.File(label="A crop of one person or vehicle", height=132, elem_id="upload"))
@@ -198,7 +199,7 @@ class SearchPage:
     def choose_pressed(self, event: gr.EventData) -> Query | str:
         """Return the query whose button was pressed; its key comes from the browser, so it is checked."""
         key = event._data.get("key") if isinstance(event._data, dict) else None
-        if not isinstance(key, int) or not 0 <= key < len(self._data.queries) or key in self._data.erased_queries:
+        if not isinstance(key, int) or self._data.query_crops.find(key) is None:
             return "this query does not exist; choose one of the crops"
         return self._query(key)
 
@@ -223,11 +224,11 @@ class SearchPage:
             image = read_upload(content)
         except ReidError as error:
             return None, str(error)
-        return None, self._label(Query(Sample(UPLOADED), "", image), camera_label, category, modality)
+        return None, self._label(Query(Sample(UPLOADED), "", (image,)), camera_label, category, modality)
 
     def relabel_upload(self, query: Query | str, camera_label: str, category: str, modality: str) -> Query | str:
         """Return an uploaded query with its labels as they are chosen now, and any other query as it is."""
-        if isinstance(query, str) or query.upload is None:
+        if isinstance(query, str) or not query.uploads:
             return query
         return self._label(query, camera_label, category, modality)
 
@@ -262,7 +263,7 @@ class SearchPage:
         ranking = [
             present.RankedCrop(
                 rank,
-                crop_of(answer.sample, self._data.site_of.get(answer.sample.path, "")),
+                crop_of(answer.sample, self._data.site_of(answer.sample)),
                 answer.score,
                 str(verdict),
             )
@@ -278,8 +279,11 @@ class SearchPage:
         )
 
     def _query(self, key: int) -> Query:
-        site, sample = self._data.queries[key]
-        return Query(sample, site.name)
+        crops = self._data.query_crops
+        found = crops.find(key)
+        if found is None:
+            raise DataError("this query does not exist; choose one of the crops")
+        return Query(found[1], found[0], row=key if crops.are_gallery_rows else None)
 
     def _label(self, query: Query, camera_label: str, category: str, modality: str) -> Query:
         site, camera = self._cameras()[camera_label]
@@ -290,13 +294,8 @@ class SearchPage:
 
     def _keys(self, site: str, category: str, camera: str) -> list[int]:
         """Return the indices in ``ServedData.queries`` of the queries that fit the filters and were not erased."""
-        erased = self._data.erased_queries
-        return [
-            key
-            for key, (own_site, sample) in enumerate(self._data.queries)
-            if own_site.name == site and sample.category == category and camera in (ANY, sample.camera)
-            if key not in erased
-        ]
+        wanted = None if camera == ANY else camera
+        return list(self._data.query_crops.matching(site, category, wanted).tolist())
 
     def _picker_html(self, keys: Sequence[int], chosen: int | None = None) -> str:
         try:

@@ -37,6 +37,7 @@ from reid.cli import (
     sweep,
     synth,
     train,
+    users,
     validate,
     weights,
 )
@@ -54,7 +55,7 @@ app = typer.Typer(
 )
 for module in (
     init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, identify,
-    search, evaluate, diff, start, serve, weights, export,
+    search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

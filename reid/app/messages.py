@@ -15,6 +15,8 @@ from typing import Any
 
 import gradio as gr
 
+from reid.app.access import role_for
+from reid.app.accounts import Role
 from reid.app.pages.fields import accepts_any_choice
 from reid.app.refusals import Refused
 from reid.structured_text import parse_json
@@ -35,17 +37,20 @@ class Message:
         session: The name that the page gave to its session.
         body: The message as JSON, without anything that gradio need not know.
         uploads: The names of uploads in it.
+        role: The role that its sender needs.
     """
 
     session: str
     body: bytes
     uploads: tuple[str, ...]
+    role: Role = Role.VIEWER
 
 
 @dataclass(frozen=True)
 class _Event:
     rules: tuple[Rule, ...]
     takes_key: bool  # whether the function reads which crop was pressed
+    role: Role
 
 
 class MessageRules:
@@ -57,7 +62,9 @@ class MessageRules:
 
     def __init__(self, blocks: gr.Blocks):
         self._events = {
-            number: _Event(tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data))
+            number: _Event(
+                tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data), role_for(event.fn)
+            )
             for number, event in blocks.fns.items()
         }
         self._triggers = frozenset(blocks.blocks)
@@ -94,7 +101,7 @@ class MessageRules:
             "trigger_id": trigger,
             "session_hash": session,
         }
-        return Message(session, json.dumps(cleaned).encode(), uploads)
+        return Message(session, json.dumps(cleaned).encode(), uploads, event.role)
 
 
 def _refuse_constant(_name: str) -> None:

@@ -6,7 +6,6 @@ path of the machine. The description for programs (OpenAPI) is at ``/api/openapi
 
 from __future__ import annotations
 
-import re
 from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 
@@ -23,14 +22,13 @@ from reid.app.accounts import Role, User
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.job_kinds import submit_job
 from reid.app.query import SearchOptions
-from reid.app.refusals import REASONS, Refused
+from reid.app.refusals import REASONS, Refused, without_paths
 from reid.errors import ReidError
 from reid.records import Modality
 from reid.structured_text import one_line
 
 SEARCHES = 2  # at a time; others wait
 LONGEST = 200  # characters of a text
-_PATH = re.compile(r"(?<![\w.<>])(?:[\w.~-]*/)+([\w.-]+)")
 
 Text = Annotated[str, Query(max_length=LONGEST)]
 Texts = Annotated[list[Annotated[str, Field(max_length=LONGEST)]], Query(max_length=50)]
@@ -277,13 +275,3 @@ def _answer_errors(rest: FastAPI) -> None:
 
 def _line(status: int, text: str) -> JSONResponse:
     return JSONResponse({"detail": one_line(text)}, status)
-
-
-def without_paths(text: str) -> str:
-    """Return a text with only the last name of every path.
-
-    Example:
-        >>> without_paths("/srv/site/galleries/shop: the gallery is empty")
-        'shop: the gallery is empty'
-    """
-    return _PATH.sub(r"\1", text)

@@ -32,10 +32,10 @@ KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
 def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
-    """Build the page with its three tabs.
+    """Build the page.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.data_preparation.prepare_data` returns.
+        data: What :mod:`reid.app.data_preparation` or :mod:`reid.app.opened_gallery` returns.
         uploads: Where the page finds what visitors upload.
 
     Returns:
@@ -44,22 +44,15 @@ def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[
     # Importing gradio takes seconds, and it reads the folder for uploads from the environment.
     import gradio as gr
 
-    from reid.app.pages.camera_page import build_camera_page
-    from reid.app.pages.score_page import ScorePage
-    from reid.app.pages.search_page import SearchPage
+    from reid.app.page_hub import PageHub
+    from reid.app.pages import all_pages
 
     blocks: gr.Blocks
     with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
-        heading = gr.HTML(_heading(data), apply_default_css=False)
-        with gr.Tab("Search", id="search"):
-            search = SearchPage(data, uploads)
-        with gr.Tab("Scores", id="scores"):
-            ScorePage(data)
-        with gr.Tab("Cameras", id="cameras"):
-            walls = build_camera_page(data)
+        hub = PageHub(data, all_pages(data, uploads))
     blocks.queue(max_size=32, default_concurrency_limit=2)
     blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
-    return blocks, [([heading], lambda: [_current_heading(data)]), search.first_values, walls]
+    return blocks, [hub.first_values]
 
 
 def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
@@ -138,22 +131,6 @@ def _theme() -> gr.themes.Base:
         input_background_fill="*background_fill_primary",
         input_border_width="1px",
     )
-
-
-def _current_heading(data: ServedData) -> str:
-    from reid.errors import ReidError
-
-    try:
-        return _heading(data)
-    except ReidError:  # the pages say what is wrong
-        return '<header class="reid-heading"><h1>reid</h1></header>'
-
-
-def _heading(data: ServedData) -> str:
-    from reid.app.presentation import heading_html
-    from reid.app.statistics import count_gallery
-
-    return heading_html(count_gallery(data))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).parent / "pages" / "style.css"
 UPLOAD_LIMIT = "10mb"
-OPEN_WARNING = (
-    "warning: --host {host}: everyone who can reach this machine can see the images of people and search them;"
-    " there is no password"
-)
 KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
@@ -164,6 +160,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--profiles", type=Path, action="append", help="camera profiles of these weights")
     parser.add_argument("--plain", type=Path, help="plain-BN weights to compare with (default: the shipped pair)")
     parser.add_argument("--identities", type=int, help="test people at each site of a new synthetic street")
+    from reid.app.serving_options import add_safety_arguments
+
+    add_safety_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -206,19 +205,24 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 after serving, 1 after an error (one line on stderr), 130 after an interruption before that.
     """
     options = parse_arguments(arguments)
-    from reid.app.server import is_loopback, listen, private_folder, serve
+    from reid.app.server import listen, private_folder, serve
+    from reid.app.serving_options import address_for_others, check_safety, tls_of, warn_without_tls
     from reid.errors import ReidError
 
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:
+        check_safety(options)
         with private_folder(), listen(options.host, options.port) as listener:
-            if not is_loopback(options.host):
-                typer.echo(OPEN_WARNING.format(host=options.host), err=True)
+            warn_without_tls(options)
             data = open_data_of(options)
-            local = is_loopback(str(listener.getsockname()[0]))
-            serve(guarded_application(data, local), listener)
+            from reid.app.serving import gated_application
+
+            with gated_application(options, data, lambda _, local: guarded_application(data, local)) as gate:
+                port, tls = listener.getsockname()[1], tls_of(options)
+                scheme = "http" if tls is None else "https"
+                serve(gate, listener, address_for_others(options.host, port, scheme, options.allow_host or ()), tls)
     except ReidError as error:
         typer.echo(f"error: {error}", err=True)
         return 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 REASONS = {
     400: "the request is not one that this page sends",
-    403: "this page answers only requests of its own",
+    401: "log in first, or with another name or password",
+    403: "this page answers only requests of its own, and what the user may do",
     404: "not found",
     405: "this address is not used in this way",
     408: "the request took too long",

@@ -33,9 +33,11 @@ from reid.cli import (
     init,
     search,
     serve,
+    start,
     sweep,
     synth,
     train,
+    users,
     validate,
     weights,
 )
@@ -53,7 +55,7 @@ app = typer.Typer(
 )
 for module in (
     init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, identify,
-    search, evaluate, diff, serve, weights, export,
+    search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

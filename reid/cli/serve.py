@@ -47,16 +47,51 @@ def serve(
     identities: Annotated[
         int | None, typer.Option(min=1, help="People for testing at each site of a street that is drawn.")
     ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(help='Users file of "reid users add". Without one, only this machine is served, without a login.'),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate file (PEM), for https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="File of the certificate's key (PEM).")] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host name under which the page is opened, as behind a proxy. Can be repeated. Default: those of"
+            " this machine."
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder for jobs, the log of searches and crops that are sent. Default: GALLERY-state."),
+    ] = None,
+    import_folder: Annotated[
+        list[Path] | None, typer.Option(help="Folder below which jobs may read data. Can be repeated. Default: none.")
+    ] = None,
+    purpose: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Purpose that a search has to name, one of these. Can be repeated. Default: none is asked for."
+        ),
+    ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(help="Address that is told which person a camera has seen. Default: none.")
+    ] = None,
 ) -> None:
     """Serve the application on a page for this machine's browser: a gallery, or the synthetic street without any.
 
-    Crops that other programs add to the gallery or remove from it are noticed at once.
+    Beside it, /api answers other programs. Elsewhere than on this machine (--host), a users file is needed. Crops that
+    other programs add to the gallery or remove from it are noticed at once.
     """
     from reid.app.application import main
 
     given = {
         "--port": port, "--host": host, "--gallery": gallery, "--data": data, "--galleries": galleries,
         "--weights": weights, "--backbone": backbone, "--plain": plain, "--identities": identities,
+        "--users": users, "--tls-cert": tls_cert, "--tls-key": tls_key, "--state": state, "--webhook": webhook,
+    }  # fmt: skip
+    repeated = {
+        "--profiles": profiles, "--allow-host": allow_host, "--import-folder": import_folder, "--purpose": purpose,
     }  # fmt: skip
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
-    raise typer.Exit(main([*arguments, *(f"--profiles={path}" for path in profiles or ())]))
+    arguments += [f"{name}={value}" for name, values in repeated.items() for value in values or ()]
+    raise typer.Exit(main(arguments))

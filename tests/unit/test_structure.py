@@ -49,6 +49,7 @@ PARTS_OF_COMMANDS = (
     "index_exchange",
     "index_tuning",
     "rerank_options",
+    "start_steps",
     "start_up",
 )  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have

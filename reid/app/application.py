@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from reid.app.asgi import Application
     from reid.app.first_view import FirstValues
+    from reid.app.gallery_service import GalleryService
     from reid.app.guard import PageGuard
     from reid.app.served_data import ServedData
     from reid.app.uploads import UploadStore
@@ -27,11 +28,11 @@ UPLOAD_LIMIT = "10mb"
 KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
-def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
+def build_page(service: GalleryService, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
     """Build the page.
 
     Args:
-        data: What :mod:`reid.app.data_preparation` or :mod:`reid.app.opened_gallery` returns.
+        service: The gallery that the page shows.
         uploads: Where the page finds what visitors upload.
 
     Returns:
@@ -45,17 +46,17 @@ def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[
 
     blocks: gr.Blocks
     with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
-        hub = PageHub(data, all_pages(data, uploads))
+        hub = PageHub(service.data, all_pages(service, uploads))
     blocks.queue(max_size=32, default_concurrency_limit=2)
     blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
     return blocks, [hub.first_values]
 
 
-def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
+def guarded_application(service: GalleryService, local: bool = True) -> PageGuard:
     """Build the page as a web application behind its guard.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.data_preparation.prepare_data` returns.
+        service: The gallery that the page shows.
         local: Whether it is served on a loopback address.
     """
     from reid.app.first_view import FirstView
@@ -65,8 +66,8 @@ def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
     from reid.app.uploads import UploadStore
 
     uploads = UploadStore()
-    blocks, values = build_page(data, uploads)
-    page = FirstView(web_application(blocks), blocks, data, values)
+    blocks, values = build_page(service, uploads)
+    page = FirstView(web_application(blocks), blocks, service.data, values)
     return PageGuard(page, MessageRules(blocks), Sessions(blocks), uploads, local)
 
 
@@ -219,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
             data = open_data_of(options)
             from reid.app.serving import gated_application
 
-            with gated_application(options, data, lambda _, local: guarded_application(data, local)) as gate:
+            with gated_application(options, data, guarded_application) as gate:
                 port, tls = listener.getsockname()[1], tls_of(options)
                 scheme = "http" if tls is None else "https"
                 serve(gate, listener, address_for_others(options.host, port, scheme, options.allow_host or ()), tls)

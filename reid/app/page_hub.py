@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import gradio as gr
 import typer
 
+from reid.app.access import user_of_event
 from reid.app.first_view import FirstValues
 from reid.app.gallery_counts import count_gallery
 from reid.app.page_values import PageAction, PageParts, PageValues, Visit
 from reid.app.presentation import escape, heading_html, message_html
+from reid.app.refusals import Refused
 from reid.app.served_data import ServedData
 from reid.errors import ReidError
 
@@ -86,7 +88,7 @@ class PageHub:
             "</dialog>"
         )
 
-    def answer(self, visit: Visit, event: gr.EventData) -> tuple[str, Visit]:
+    def answer(self, visit: Visit, event: gr.EventData, request: gr.Request) -> tuple[str, Visit]:
         """Answer one question of the page; a wrong question gets one line.
 
         Returns:
@@ -94,6 +96,7 @@ class PageHub:
         """
         question = event._data if isinstance(event._data, dict) else {}
         values = PageValues(question)
+        visit.user = user_of_event(request)
         parts = self.ask(values, visit)
         address = {"page": values.text("page"), "seq": values.number("seq", 0)}
         return json.dumps({**parts.to_json(), **address}), visit
@@ -109,6 +112,8 @@ class PageHub:
         except ReidError as error:
             text = " ".join(str(error).split())
             return PageParts(error=text[:1].upper() + text[1:])
+        except Refused:
+            return PageParts(error=f"Your role is {visit.user.role}, and it may not do this; ask an administrator.")
         except Exception as error:  # noqa: BLE001 - the page must get an answer; the fault is the program's
             typer.echo(f"fault in the page: {type(error).__name__}: {error}", err=True)
             return PageParts(error=FAULT)

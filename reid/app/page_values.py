@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from reid.app.accounts import OWNER, User
+
 MOST_IMAGES = 8  # of one query, and that are kept for one visitor's page
 
 
@@ -62,6 +64,8 @@ class PageParts:
         status: What a screen reader says.
         export: The rows that the page can save.
         reveal: Whether the page scrolls to its results where they are out of sight.
+        again: The action that the page asks for a moment later, as long as it is open; "" for none.
+        document: A page of HTML that the page can save.
     """
 
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +74,8 @@ class PageParts:
     status: str = ""
     export: list[dict[str, object]] | None = None
     reveal: bool = False
+    again: str = ""
+    document: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the parts as the page's script reads them."""
@@ -77,9 +83,10 @@ class PageParts:
 
 
 class Visit:
-    """What the application remembers of one open page: the images that its visitor uploaded."""
+    """What the application knows of one open page: its visitor, and the images that were uploaded."""
 
     def __init__(self) -> None:
+        self.user: User = OWNER
         self.images: dict[str, Image.Image] = {}
 
     def keep(self, name: str, image: Image.Image) -> None:

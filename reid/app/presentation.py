@@ -17,7 +17,6 @@ from PIL import Image
 from reid.app.gallery_counts import GalleryCounts
 
 THUMBNAIL = (192, 256)  # pixels; most crops are smaller and keep their size
-CAMERAS_PER_ROW = 6
 NARROWEST, WIDEST = 0.4, 1.8  # width / height of a frame; crops beyond these are shown whole, with margins
 MARKS = {"right": "✓", "wrong": "✗", "same camera": "↺", "unknown": "?"}
 NOTES = {
@@ -86,6 +85,11 @@ def escape(text: str) -> str:
         '&lt;b&gt;&#123;x&#125;'
     """
     return html.escape(text, quote=True).translate(TEMPLATE_CHARACTERS)
+
+
+def plain_text(drawn: str) -> str:
+    """Return HTML of another part of the program without characters that start a template of the page framework."""
+    return drawn.translate(TEMPLATE_CHARACTERS)
 
 
 def data_uri(image: Image.Image) -> str:
@@ -293,18 +297,6 @@ def legend_html() -> str:
 def card_html(title: str, content: str) -> str:
     """Return a card with a title; ``content`` is HTML, ``title`` is plain text."""
     return f'<section class="reid-card"><h3 class="reid-title">{escape(title)}</h3>{content}</section>'
-
-
-def camera_wall_html(title: str, crops: Sequence[Crop]) -> str:
-    """Return one crop for each camera of a site, side by side under a title."""
-    cards = "".join(
-        f'<li class="reid-camera"><img src="{crop.uri}" alt="{escape(describe(crop))}">'
-        f'<b>{escape(crop.camera or "unknown")}</b><span class="reid-tag reid-{escape(crop.modality)}">'
-        f"{escape(crop.modality)}</span></li>"
-        for crop in crops
-    )
-    style = _grid_style(crops, min(len(crops), CAMERAS_PER_ROW))
-    return f'<section class="reid-wall"><h3>{escape(title)}</h3><ul {style}>{cards}</ul></section>'
 
 
 def hint_html(text: str) -> str:

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from reid.app import people
 from reid.app import presentation as present
+from reid.app.access import require
+from reid.app.accounts import Role
+from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, Visit
 from reid.app.pages.controls import checkbox_html, hidden_html, page_html, tip_html
 from reid.app.pages.crop_cards import crop_of
 from reid.app.pages.timeline import timeline_html
-from reid.app.served_data import ServedData
 from reid.errors import GalleryError
 from reid.retrieval.persons.decisions import person_name, person_number
 from reid.retrieval.persons.person_files import has_persons
-from reid.retrieval.persons.person_state import PersonState, state_of_gallery
+from reid.retrieval.persons.person_state import PersonState
 
 PERSONS_SHOWN = 12  # on a page
 CROPS_SHOWN = 12  # of a person
@@ -30,14 +32,15 @@ class PeoplePage:
     """What the page does.
 
     Args:
-        data: What the application serves.
+        service: The gallery.
     """
 
     name = "people"
     title = "People"
 
-    def __init__(self, data: ServedData) -> None:
-        self._data = data
+    def __init__(self, service: GalleryService) -> None:
+        self._service = service
+        self._data = service.data
         self.actions: Mapping[str, PageAction] = {
             "show": self.show,
             "identify": self.identify,
@@ -63,8 +66,9 @@ class PeoplePage:
         """Show the questions and the persons."""
         return self._shown(values, "")
 
-    def identify(self, values: PageValues, _visit: Visit) -> PageParts:
+    def identify(self, values: PageValues, visit: Visit) -> PageParts:
         """Group the crops of the gallery into persons."""
+        require(visit.user, Role.OPERATOR)
         from reid.adaptation.identify import identify
 
         served = self._data.main
@@ -74,18 +78,23 @@ class PeoplePage:
         added = f"{found.new_persons} new persons; {found.undecided} crops stay undecided."
         return self._shown(values, added)
 
-    def undo(self, values: PageValues, _visit: Visit) -> PageParts:
+    def undo(self, values: PageValues, visit: Visit) -> PageParts:
         """Take the last decision back."""
+        require(visit.user, Role.OPERATOR)
+        self._service.audit.record("decide", visit.user.name, {"verb": "undo", "subjects": 0})
         return self._shown(values, people.undo(self._data.main.folder))
 
     def _decision(self, verb: str) -> PageAction:
-        def decide(values: PageValues, _visit: Visit) -> PageParts:
+        def decide(values: PageValues, visit: Visit) -> PageParts:
+            require(visit.user, Role.OPERATOR)
             named = values.text("persons").split(",") if values.text("persons") else list(values.words("chosen"))
             persons = [number for number in map(person_number, named) if number]
             if not persons:
                 raise GalleryError("choose persons first: check the boxes beside their names")
             text = values.text(f"name-{person_name(persons[0])}".replace("-", "_"), values.text("name"))
             crops = [int(word) for word in values.words("crops") if word.isascii() and word.isdigit()]
+            facts = {"verb": verb, "subjects": len(persons) + len(crops)}
+            self._service.audit.record("decide", visit.user.name, facts)
             done = people.decide(self._data.main.folder, verb, persons, crops, text, instead=values.flag("instead"))
             return self._shown(values, done)
 
@@ -102,7 +111,10 @@ class PeoplePage:
         return PageParts({"dialog-content": html}, status=f"timeline of {card.title}")
 
     def _state(self) -> PersonState:
-        return state_of_gallery(self._data.main.gallery)
+        state = self._service.persons.current()
+        if state is None:
+            raise GalleryError("this gallery has no persons any more; group its crops again")
+        return state
 
     def _shown(self, values: PageValues, done: str) -> PageParts:
         served = self._data.main
@@ -185,8 +197,9 @@ class PeoplePage:
             f'</b></label></div><p class="reid-soft">{len(card.rows)} crops, {card.confirmed} confirmed, in cameras'
             f" {present.escape(', '.join(card.cameras))}{when}</p>"
             f"{self._crops_html(state, card.rows[:CROPS_SHOWN].tolist(), 'crops')}"
-            f'<div class="reid-row"><input type="text" name="{field}" value="{present.escape(card.name)}" maxlength="80"'
-            f' aria-label="Name of {title}" placeholder="Name" data-quiet data-volatile style="max-width: 150px">'
+            f'<div class="reid-row"><input type="text" name="{field}" value="{present.escape(card.name)}"'
+            f' maxlength="80" aria-label="Name of {title}" placeholder="Name" data-quiet data-volatile'
+            f' style="max-width: 150px">'
             f"{button.format('name', name, 'Save name')}{buttons}</div></section>"
         )
 
@@ -199,8 +212,8 @@ class PeoplePage:
             tag = present.camera_tag_html(crop)
             image = f'<span class="reid-cell"><img src="{crop.uri}" alt="{words}" title="{words}">{tag}</span>'
             box = (
-                f'<label class="reid-choice"><input type="checkbox" name="{field}" value="{number}" data-list data-quiet'
-                f' data-volatile aria-label="Choose: {words}">{"✓" if state.confirmed[row] else ""}</label>'
+                f'<label class="reid-choice"><input type="checkbox" name="{field}" value="{number}" data-list'
+                f' data-quiet data-volatile aria-label="Choose: {words}">{"✓" if state.confirmed[row] else ""}</label>'
                 if field
                 else ""
             )

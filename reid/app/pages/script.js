@@ -117,6 +117,8 @@ function show(section, answer) {
     if (field) fill1(field, section, value);
   }
   if (answer.export) section.exported = answer.export;
+  if (answer.document) section.saved = answer.document;
+  if (answer.again) setTimeout(() => { if (!section.hidden && !lanes[answer.page].busy) ask(section, answer.again); }, 1500);
   say(answer.page, answer.error || '');
   mark(section);
   if (again && !document.contains(held)) {
@@ -234,10 +236,10 @@ document.addEventListener('paste', (event) => {
 
 function download(section, kind) {
   const rows = section.exported || [];
-  if (!rows.length) return say(section.dataset.page, 'There is nothing to export yet.');
+  if (!rows.length && !(kind === 'html' && section.saved)) return say(section.dataset.page, 'There is nothing to export yet.');
   const quote = (value) => /[",\n\r]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
   const safe = (value) => quote(String(value ?? '').replace(/^[=+@\t-](?![\d.])/, "'$&"));
-  const lines = [Object.keys(rows[0]).join(','), ...rows.map((row) => Object.values(row).map(safe).join(','))];
+  const lines = !rows.length ? [] : [Object.keys(rows[0]).join(','), ...rows.map((row) => Object.values(row).map(safe).join(','))];
   const save = (blob, name) => {
     const anchor = document.createElement('a');
     anchor.href = URL.createObjectURL(blob);
@@ -247,6 +249,7 @@ function download(section, kind) {
   };
   if (kind === 'csv') save(new Blob([lines.join('\r\n') + '\r\n'], {type: 'text/csv'}), 'answers.csv');
   else if (kind === 'json') save(new Blob([JSON.stringify(rows, null, 2) + '\n'], {type: 'application/json'}), 'answers.json');
+  else if (kind === 'html') save(new Blob([section.saved || ''], {type: 'text/html'}), 'report.html');
   else drawImages(section, save);
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from reid.app.pages.controls import (
     checkbox_html,
     checklist_html,
@@ -23,7 +25,9 @@ RANKING_WORDS = (("plain", "Plain"), ("normalized", "Normalized"), ("reranked", 
 MOST_CAMERAS = 60  # that are listed as filters
 
 
-def search_form_html(data: ServedData, chosen: str, picker: str, card: str, answers: str) -> str:
+def search_form_html(
+    data: ServedData, chosen: str, picker: str, card: str, answers: str, purposes: Sequence[str] = ()
+) -> str:
     """Return the page "Search".
 
     Args:
@@ -32,10 +36,15 @@ def search_form_html(data: ServedData, chosen: str, picker: str, card: str, answ
         picker: HTML of the crops to choose from.
         card: HTML of the query.
         answers: HTML of its answers.
+        purposes: The purposes of which a search names one; without any, it needs none.
     """
+    wanted = ""
+    if purposes:
+        choices = [("", "choose one"), *((one, one) for one in purposes)]
+        wanted = select_html("purpose", "Purpose of your searches", choices, "", attributes="data-volatile")
     side = (
         '<div class="reid-side"><p class="reid-lead">Click a crop to search for it, or bring an image of your own.</p>'
-        f'{_picker_filters_html(data)}<div id="reid-picker">{picker}</div>'
+        f'{wanted}{_picker_filters_html(data)}<div id="reid-picker">{picker}</div>'
         '<div class="reid-buttons"><button type="button" class="reid-button" data-action="others">Show others</button>'
         '<button type="button" class="reid-button reid-strong" data-action="random">Random query</button></div>'
         f"{_upload_html(data)}</div>"

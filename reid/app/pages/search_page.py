@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reid.app import presentation as present
+from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, Visit
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
 from reid.app.query_choice import FIRST_CROPS_SEED, UPLOAD, crop_query, draw_keys, sample_of_row, upload_query
-from reid.app.served_data import ServedData
 from reid.app.typical_scores import note_on_scores
 from reid.app.upload_images import read_upload
 from reid.app.uploads import UploadStore
@@ -29,15 +29,16 @@ class SearchPage:
     """What the page does.
 
     Args:
-        data: What the application serves.
+        service: The gallery, with the log of searches.
         uploads: Where the images are that visitors upload.
     """
 
     name = "search"
     title = "Search"
 
-    def __init__(self, data: ServedData, uploads: UploadStore) -> None:
-        self._data = data
+    def __init__(self, service: GalleryService, uploads: UploadStore) -> None:
+        self._service = service
+        self._data = service.data
         self._uploads = uploads
         self.actions: Mapping[str, PageAction] = {
             "search": self.search,
@@ -51,11 +52,14 @@ class SearchPage:
         """Return the page as a visitor first sees it, with the answers to a first query."""
         keys, chosen = self.first_crops()
         card, answers = "", present.note_html(NO_CROPS)
-        if chosen:
+        purposes = self._service.audit.purposes
+        if chosen and purposes:
+            answers = present.note_html("Name the purpose of your searches, then choose a crop.")
+        elif chosen:
             parts = self._answered(crop_query(self._data, chosen), PageValues({}), [])
             card, answers = parts.parts["query"], parts.parts["answers"]
         picker = self._picker_html(keys, chosen) if keys else ""
-        return search_form_html(self._data, chosen, picker, card, answers)
+        return search_form_html(self._data, chosen, picker, card, answers, purposes)
 
     def first_crops(self) -> tuple[list[str], str]:
         """Return the crops that are offered first, and which of them is searched for; "" where there is none."""
@@ -80,11 +84,20 @@ class SearchPage:
             if not key:
                 raise DataError(NO_CROPS)
             query = crop_query(self._data, key)
+        self._record(query, values, visit)
         try:
             return self._answered(query, values, notes, reveal=bool(values.text("reveal")) or values.flag("reveal"))
         except ReidError as error:
             card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+
+    def _record(self, query: Query, values: PageValues, visit: Visit) -> None:
+        """Write to the log who searches and with which filters, and never what the query shows."""
+        audit, options, purpose = self._service.audit, self._options(query, values), values.text("purpose")
+        audit.check_purpose(purpose)
+        facts = {name: value for name, value in vars(options).items() if value not in ("", None, ())}
+        facts |= {"images": len(query.uploads), "row": query.row, "camera": query.sample.camera}
+        audit.record("search", visit.user.name, facts, purpose)
 
     def _receive(self, name: str, visit: Visit) -> None:
         content = self._uploads.take(name)
@@ -174,7 +187,7 @@ class SearchPage:
         }
         return PageParts(parts, status=f"{len(keys)} crops to choose from")
 
-    def choose_random(self, values: PageValues, _visit: Visit) -> PageParts:
+    def choose_random(self, values: PageValues, visit: Visit) -> PageParts:
         """Choose a random query that fits the filters, and search for it."""
         site = values.text("site") or self._data.sites[0].name
         camera = values.text("camera", ANY)
@@ -182,7 +195,9 @@ class SearchPage:
         if not keys:
             raise DataError("no query fits this selection; choose another site, category or camera")
         chosen = random.choice(keys)
-        parts = self._answered(crop_query(self._data, chosen), values, [], reveal=True)
+        query = crop_query(self._data, chosen)
+        self._record(query, values, visit)
+        parts = self._answered(query, values, [], reveal=True)
         picker = {"picker": self._picker_html(keys, chosen)}
         return PageParts({**parts.parts, **picker}, {"query": chosen}, "", parts.status, parts.export, reveal=True)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 from reid.app.accounts import OWNER, Role, User, UsersFile
 from reid.app.refusals import Refused
@@ -19,8 +19,6 @@ MOST_LOGINS = 1000  # at a time; the oldest is ended
 FAILURES = 5  # of one name or one address, within FAILURE_SECONDS
 FAILURE_SECONDS = 900
 USER_KEY = "reid_user"  # of an ASGI scope
-_ROLE_KEY = "needed_role"
-Handler = TypeVar("Handler", bound=Callable[..., object])
 _TOKEN = r"[0-9a-f]{64}"
 _COOKIE = re.compile(rf"(?:^|;\s*){LOGIN_COOKIE}=({_TOKEN})(?:;|$)")
 _BEARER = re.compile(rf"Bearer ({_TOKEN})")
@@ -136,32 +134,6 @@ def require(user: User, role: Role) -> None:
     """Refuse (403) what a user may not do."""
     if not user.role.includes(role):
         raise Refused(403)
-
-
-def for_role(role: Role) -> Callable[[Handler], Handler]:
-    """Mark a handler of an event of the page, so that the guard passes the event on only for users of a role.
-
-    Args:
-        role: The role that is needed at least.
-
-    Example:
-        >>> @for_role(Role.ADMIN)
-        ... def erase() -> None: ...
-        >>> str(role_for(erase)), str(role_for(len))
-        ('admin', 'viewer')
-    """
-
-    def mark(handler: Handler) -> Handler:
-        setattr(handler, _ROLE_KEY, role)
-        return handler
-
-    return mark
-
-
-def role_for(handler: object) -> Role:
-    """Return the role that a handler of the page needs; a viewer may do what is not marked."""
-    role = getattr(handler, _ROLE_KEY, Role.VIEWER)
-    return role if isinstance(role, Role) else Role.VIEWER
 
 
 def user_of_event(request: Any) -> User:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from reid.app.asgi import Application
     from reid.app.first_view import FirstValues
+    from reid.app.gallery_service import GalleryService
     from reid.app.guard import PageGuard
     from reid.app.served_data import ServedData
     from reid.app.uploads import UploadStore
@@ -27,11 +28,11 @@ UPLOAD_LIMIT = "10mb"
 KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
-def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
-    """Build the page with its three tabs.
+def build_page(service: GalleryService, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
+    """Build the page.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.data_preparation.prepare_data` returns.
+        service: The gallery that the page shows.
         uploads: Where the page finds what visitors upload.
 
     Returns:
@@ -40,29 +41,22 @@ def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[
     # Importing gradio takes seconds, and it reads the folder for uploads from the environment.
     import gradio as gr
 
-    from reid.app.pages.camera_page import build_camera_page
-    from reid.app.pages.score_page import ScorePage
-    from reid.app.pages.search_page import SearchPage
+    from reid.app.page_hub import PageHub
+    from reid.app.pages import all_pages
 
     blocks: gr.Blocks
     with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
-        heading = gr.HTML(_heading(data), apply_default_css=False)
-        with gr.Tab("Search", id="search"):
-            search = SearchPage(data, uploads)
-        with gr.Tab("Scores", id="scores"):
-            ScorePage(data)
-        with gr.Tab("Cameras", id="cameras"):
-            walls = build_camera_page(data)
+        hub = PageHub(service.data, all_pages(service, uploads))
     blocks.queue(max_size=32, default_concurrency_limit=2)
     blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
-    return blocks, [([heading], lambda: [_current_heading(data)]), search.first_values, walls]
+    return blocks, [hub.first_values]
 
 
-def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
+def guarded_application(service: GalleryService, local: bool = True) -> PageGuard:
     """Build the page as a web application behind its guard.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.data_preparation.prepare_data` returns.
+        service: The gallery that the page shows.
         local: Whether it is served on a loopback address.
     """
     from reid.app.first_view import FirstView
@@ -72,8 +66,8 @@ def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
     from reid.app.uploads import UploadStore
 
     uploads = UploadStore()
-    blocks, values = build_page(data, uploads)
-    page = FirstView(web_application(blocks), blocks, data, values)
+    blocks, values = build_page(service, uploads)
+    page = FirstView(web_application(blocks), blocks, service.data, values)
     return PageGuard(page, MessageRules(blocks), Sessions(blocks), uploads, local)
 
 
@@ -134,22 +128,6 @@ def _theme() -> gr.themes.Base:
         input_background_fill="*background_fill_primary",
         input_border_width="1px",
     )
-
-
-def _current_heading(data: ServedData) -> str:
-    from reid.errors import ReidError
-
-    try:
-        return _heading(data)
-    except ReidError:  # the pages say what is wrong
-        return '<header class="reid-heading"><h1>reid</h1></header>'
-
-
-def _heading(data: ServedData) -> str:
-    from reid.app.presentation import heading_html
-    from reid.app.statistics import count_gallery
-
-    return heading_html(count_gallery(data))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -242,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
             data = open_data_of(options)
             from reid.app.serving import gated_application
 
-            with gated_application(options, data, lambda _, local: guarded_application(data, local)) as gate:
+            with gated_application(options, data, guarded_application) as gate:
                 port, tls = listener.getsockname()[1], tls_of(options)
                 scheme = "http" if tls is None else "https"
                 serve(gate, listener, address_for_others(options.host, port, scheme, options.allow_host or ()), tls)

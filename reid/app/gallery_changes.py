@@ -42,6 +42,7 @@ from reid.retrieval.persons.requests import (
 from reid.retrieval.receipts import read_receipts
 from reid.retrieval.upkeep import compact_gallery, delete_images, selected_paths
 
+PREVIEWED = 20  # rows that a preview names
 CROPS = "crops"  # subfolder of the state folder
 
 
@@ -215,7 +216,13 @@ def preview_erasure(service: GalleryService, wish: ErasureWish) -> dict[str, Any
     table = served.gallery.table
     chosen = rows_where(on_paths(service.folder, _filter_of(service, wish)), table)
     part = table.take(np.flatnonzero(chosen))
-    return {"rows": int(chosen.sum()), "cameras": part.distinct("camera"), "identities": len(part.distinct("identity"))}
+    some = part.row_ids[:PREVIEWED].tolist()
+    return {
+        "rows": int(chosen.sum()),
+        "crops": some,
+        "cameras": part.distinct("camera"),
+        "identities": len(part.distinct("identity")),
+    }
 
 
 def erase(service: GalleryService, user: User, wish: ErasureWish, rows: int) -> dict[str, Any]:

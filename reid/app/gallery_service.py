@@ -116,6 +116,7 @@ class GalleryService:
         if not (pictures or crops) or len(pictures) + len(crops) > MOST_PICTURES:
             raise DataError(f"expected 1 to {MOST_PICTURES} pictures or crops to search with")
         query, doubts = self._query_of(wishes, pictures, crops)
+        persons = self.persons.current()
         options = wishes.options
         self.audit.record(
             "search", user.name,
@@ -136,7 +137,7 @@ class GalleryService:
             "category": query.sample.category,
             "searched_crops": outcome.rows,
             "notes": [*doubts, *outcome.notes],
-            "answers": _answers_json(outcome, self.persons.current()),
+            "answers": _answers_json(outcome, persons),
         }
 
     def _query_of(

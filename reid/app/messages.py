@@ -15,8 +15,6 @@ from typing import Any
 
 import gradio as gr
 
-from reid.app.access import role_for
-from reid.app.accounts import Role
 from reid.app.pages.fields import accepts_any_choice
 from reid.app.refusals import Refused
 from reid.structured_text import parse_json
@@ -25,7 +23,12 @@ MESSAGE_BYTES = 2**16
 TEXT_CHARACTERS = 200  # of a value, where the choices are not known beforehand
 SESSION = r"[A-Za-z0-9_-]{1,64}"
 
+UPLOADS = "uploads"  # the field of a question that names uploads
+QUESTION_FIELDS = 64
+QUESTION_WORDS = 200  # of a list in a question
+
 _SESSION = re.compile(SESSION)
+_FIELD = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,47}")
 Rule = Callable[[object], bool]
 
 
@@ -37,20 +40,17 @@ class Message:
         session: The name that the page gave to its session.
         body: The message as JSON, without anything that gradio need not know.
         uploads: The names of uploads in it.
-        role: The role that its sender needs.
     """
 
     session: str
     body: bytes
     uploads: tuple[str, ...]
-    role: Role = Role.VIEWER
 
 
 @dataclass(frozen=True)
 class _Event:
     rules: tuple[Rule, ...]
-    takes_key: bool  # whether the function reads which crop was pressed
-    role: Role
+    takes_question: bool  # whether the function reads what the page asks
 
 
 class MessageRules:
@@ -62,9 +62,7 @@ class MessageRules:
 
     def __init__(self, blocks: gr.Blocks):
         self._events = {
-            number: _Event(
-                tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data), role_for(event.fn)
-            )
+            number: _Event(tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data))
             for number, event in blocks.fns.items()
         }
         self._triggers = frozenset(blocks.blocks)
@@ -93,15 +91,18 @@ class MessageRules:
         values, uploads = _name_uploads(values)
         if not all(rule(value) for rule, value in zip(event.rules, values, strict=True)):
             raise Refused(400)
-        pressed = _read_key(message.get("event_data")) if event.takes_key else None
+        question = None
+        if event.takes_question:
+            question, more = _read_question(message.get("event_data"))
+            uploads += more
         cleaned = {
             "data": values,
-            "event_data": pressed,
+            "event_data": question,
             "fn_index": message["fn_index"],
             "trigger_id": trigger,
             "session_hash": session,
         }
-        return Message(session, json.dumps(cleaned).encode(), uploads, event.role)
+        return Message(session, json.dumps(cleaned).encode(), uploads)
 
 
 def _refuse_constant(_name: str) -> None:
@@ -138,11 +139,20 @@ class _UploadName(str):
     __slots__ = ()
 
 
-def _read_key(event_data: object) -> dict[str, int]:
-    key = event_data.get("key") if isinstance(event_data, dict) else None
-    if not isinstance(key, int) or isinstance(key, bool) or abs(key) > 2**31:
+def _read_question(event_data: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what a page asks: texts, numbers, flags and lists of texts by their names, and the uploads among them."""
+    if not isinstance(event_data, dict) or len(event_data) > QUESTION_FIELDS:
         raise Refused(400)
-    return {"key": key}
+    for name, value in event_data.items():
+        values = value if isinstance(value, list) else [value]
+        if not _FIELD.fullmatch(name) or len(values) > QUESTION_WORDS:
+            raise Refused(400)
+        if not all(isinstance(one, bool) or _is_number(one) or _is_text(one) for one in values):
+            raise Refused(400)
+    uploads = event_data.get(UPLOADS, [])
+    if not isinstance(uploads, list) or not all(isinstance(one, str) for one in uploads):
+        raise Refused(400)
+    return event_data, tuple(uploads)
 
 
 def _rule_of(field: Any) -> Rule:

@@ -40,7 +40,7 @@ def _by_score(gallery: Gallery, vector: FloatArray, query: Sample, keep: BoolArr
     rows = ranking.answers(0)
     samples = gallery.table.samples_at(np.array([row for row, _ in rows], np.int64))
     answers = [Answer(row, sample, score) for (row, score), sample in zip(rows, samples, strict=True)]
-    return _noted(_judged(gallery, vector, query, keep, answers))
+    return _noted(_judged(gallery, vector, query, keep, answers), query)
 
 
 def _by_normalized_score(
@@ -53,7 +53,7 @@ def _by_normalized_score(
         plain = _by_score(gallery, vector, query, keep, count, one_per)
         return replace(plain, notes=(NOT_NORMALIZED, *plain.notes))
     rows = int(np.count_nonzero(keep))
-    return _noted(judge_answers(gallery, found, query, rows, DEFAULT_SCORE_NORM, SAME_RATE))
+    return _noted(judge_answers(gallery, found, query, rows, DEFAULT_SCORE_NORM, SAME_RATE), query)
 
 
 def _by_reciprocal_neighbours(
@@ -95,5 +95,7 @@ def _judged(
     return judged
 
 
-def _noted(answers: Sequence[Answer]) -> Ranked:
-    return Ranked(tuple(answers), (NOBODY,) if nobody_found(answers) else ())
+def _noted(answers: Sequence[Answer], query: Sample) -> Ranked:
+    """Return the answers; where the identity of the query is known, labels tell more than the rates of strangers."""
+    is_nobody = not query.identity and nobody_found(answers)
+    return Ranked(tuple(answers), (NOBODY,) if is_nobody else ())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from reid.app.data_preparation import prepare_data
+from reid.app.gallery_counts import count_gallery
 from reid.app.opened_gallery import open_served_gallery
 from reid.app.query import NO_NETWORK, Query, SearchOptions, Verdict, answer_query
-from reid.app.statistics import count_gallery
 from reid.data.manifest import read_manifest
 from reid.errors import ConfigError, DataError, GalleryError
 from reid.models.checkpoint import load_checkpoint

@@ -145,7 +145,7 @@ def test_erasing_shows_first_and_takes_the_picture_along(
     client.post("/api/crops?camera=a1&identity=anna", content=picture)
     rows = len(samples) + 1
     preview = client.post("/api/erase/preview", json={"identity": "anna"}).json()
-    assert preview == {"rows": 1, "cameras": ["a1"], "identities": 1}
+    assert (preview["rows"], preview["cameras"], len(preview["crops"])) == (1, ["a1"], 1)
     assert client.post("/api/erase", json={"identity": "anna"}).status_code == 422
     assert client.post("/api/erase", json={"identity": "anna", "rows": 2}).status_code == 422
     assert len(Gallery.open(folder)) == rows

@@ -49,15 +49,15 @@ def form(content: bytes) -> bytes:
 def upload_and_ask(port: int, content: bytes, session: str) -> tuple[int, str]:
     """Upload an image as the page does, and return the status of the last answer and the line or image shown."""
     config: dict[str, Any] = json.loads(ask(port, Case("GET", "/config", b"", {}))[1])
-    step = next(step for step in config["dependencies"] if any(name == "upload" for _, name in step["targets"]))
+    step = next(step for step in config["dependencies"] if any(name == "select" for _, name in step["targets"]))
     cookie = {"Cookie": f"reid-visitor={session * 32}"}
     headers = {"Content-Type": "multipart/form-data; boundary=x"} | cookie
     status, answer = ask(port, Case("POST", UPLOAD, form(content), headers))
     if status != 200:
         return status, ""
-    crop = {"path": json.loads(answer)[0], "meta": {"_type": "gradio.FileData"}}
-    data = [crop, "street-a · a1 · visible", "person", "visible"]
-    message = {"data": data, "fn_index": step["id"], "session_hash": f"session{session}"}
+    name = json.loads(answer)[0]
+    question = {"page": "search", "action": "search", "seq": 1, "query": "upload", "images": [name], "uploads": [name]}
+    message = {"data": [None], "event_data": question, "fn_index": step["id"], "session_hash": f"session{session}"}
     headers = {"Content-Type": "application/json"} | cookie
     status, _ = ask(port, Case("POST", JOIN, json.dumps(message).encode(), headers))
     results = Case("GET", f"/gradio_api/queue/data?session_hash=session{session}", b"", cookie)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 from reid.app import presentation as present
 from reid.app.gallery_service import GalleryService
@@ -40,6 +41,7 @@ class SearchPage:
         self._service = service
         self._data = service.data
         self._uploads = uploads
+        self._decoding = Lock()  # decoding an image takes much memory, so it is done for one visitor at a time
         self.actions: Mapping[str, PageAction] = {
             "search": self.search,
             "pick": self.pick,
@@ -70,26 +72,26 @@ class SearchPage:
         return keys, next(iter([*visible, *keys]), "")
 
     def search(self, values: PageValues, visit: Visit) -> PageParts:
-        """Search for the query that the page names."""
-        notes: list[str] = []
-        key = values.text("query")
-        if key == UPLOAD:
-            for name in values.words("uploads"):
-                self._receive(name, visit)
-            query, notes = upload_query(self._data, values, visit)
-        elif key:
-            query = crop_query(self._data, key)
-        else:
-            _, key = self.first_crops()
-            if not key:
-                raise DataError(NO_CROPS)
-            query = crop_query(self._data, key)
-        self._record(query, values, visit)
+        """Search for the query that the page names; where that fails, nothing of an earlier query stays."""
+        card = ""
         try:
+            query, notes = self._query(values, visit)
+            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
+            self._record(query, values, visit)
             return self._answered(query, values, notes, reveal=bool(values.text("reveal")) or values.flag("reveal"))
         except ReidError as error:
-            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+
+    def _query(self, values: PageValues, visit: Visit) -> tuple[Query, list[str]]:
+        """Return the query that the page names, and what the visitor should know about it."""
+        key = values.text("query") or self.first_crops()[1]
+        if not key:
+            raise DataError(NO_CROPS)
+        if key != UPLOAD:
+            return crop_query(self._data, key), []
+        for name in values.words("uploads"):
+            self._receive(name, visit)
+        return upload_query(self._data, values, visit)
 
     def _record(self, query: Query, values: PageValues, visit: Visit) -> None:
         """Write to the log who searches and with which filters, and never what the query shows."""
@@ -103,7 +105,8 @@ class SearchPage:
         content = self._uploads.take(name)
         if content is None:
             raise DataError("no file arrived; choose one again")
-        visit.keep(name, read_upload(content))
+        with self._decoding:
+            visit.keep(name, read_upload(content))
 
     def _answered(self, query: Query, values: PageValues, notes: list[str], *, reveal: bool = False) -> PageParts:
         options = self._options(query, values)

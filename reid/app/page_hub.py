@@ -17,7 +17,7 @@ import typer
 from reid.app.access import user_of_event
 from reid.app.first_view import FirstValues
 from reid.app.gallery_counts import count_gallery
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.presentation import escape, heading_html, message_html
 from reid.app.refusals import Refused
 from reid.app.served_data import ServedData
@@ -58,7 +58,7 @@ class PageHub:
         self.channel = gr.HTML(
             "", html_template="", js_on_load=RECEIVE, elem_id="reid-channel", apply_default_css=False
         )
-        self.visit = gr.State(Visit(), time_to_live=3600)
+        self.visit = gr.State(PageVisit(), time_to_live=3600)
         self.shell.select(
             self.answer, self.visit, [self.channel, self.visit], trigger_mode="multiple", concurrency_id="page",
             concurrency_limit=2, **HIDDEN,
@@ -88,7 +88,7 @@ class PageHub:
             "</dialog>"
         )
 
-    def answer(self, visit: Visit, event: gr.EventData, request: gr.Request) -> tuple[str, Visit]:
+    def answer(self, visit: PageVisit, event: gr.EventData, request: gr.Request) -> tuple[str, PageVisit]:
         """Answer one question of the page; a wrong question gets one line.
 
         Returns:
@@ -101,7 +101,7 @@ class PageHub:
         address = {"page": values.text("page"), "seq": values.number("seq", 0)}
         return json.dumps({**parts.to_json(), **address}), visit
 
-    def ask(self, values: PageValues, visit: Visit) -> PageParts:
+    def ask(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Answer one question; every fault becomes one line."""
         page = self._pages.get(values.text("page"))
         action = None if page is None else page.actions.get(values.text("action"))

@@ -2,7 +2,8 @@
 
 Run from the root of the repository. One page, as for the README:
 ``PYTHONPATH=tests python tests/browser/screenshot.py OUT.png [--page people] [--address URL]``.
-Every page on a desk and on a phone, light and dark: ``PYTHONPATH=tests python tests/browser/screenshot.py FOLDER --all``.
+Every page on a desk and on a phone, light and dark:
+``PYTHONPATH=tests python tests/browser/screenshot.py FOLDER --all``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which messages the page sends: every other message is refused before gradio reads it.
 
-A message names an event of the page and carries the values of the event's fields. The rules come from the page itself:
-each field accepts what a visitor can choose there.
+A message names an event of the page and carries one question: short texts, numbers, flags and lists of texts by the
+names of the page's fields. What they mean is checked by those who answer (:mod:`reid.app.page_values`).
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from reid.app.pages.fields import accepts_any_choice
 from reid.app.refusals import Refused
 from reid.structured_text import parse_json
 
@@ -29,7 +27,6 @@ QUESTION_WORDS = 200  # of a list in a question
 
 _SESSION = re.compile(SESSION)
 _FIELD = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,47}")
-Rule = Callable[[object], bool]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True)
 class _Event:
-    rules: tuple[Rule, ...]
+    states: int  # how many values the server keeps; the page sends none of them
     takes_question: bool  # whether the function reads what the page asks
 
 
@@ -62,8 +59,7 @@ class MessageRules:
 
     def __init__(self, blocks: gr.Blocks):
         self._events = {
-            number: _Event(tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data))
-            for number, event in blocks.fns.items()
+            number: _Event(len(event.inputs), bool(event.collects_event_data)) for number, event in blocks.fns.items()
         }
         self._triggers = frozenset(blocks.blocks)
 
@@ -77,7 +73,7 @@ class MessageRules:
             The message.
 
         Raises:
-            Refused: The page does not send this message (400), or it names a file that is no upload (404).
+            Refused: The page does not send this message (400).
         """
         message = _read_object(body)
         event = self._events.get(message.get("fn_index")) if _is_integer(message.get("fn_index")) else None
@@ -86,15 +82,9 @@ class MessageRules:
             raise Refused(400)
         if not (trigger is None or (_is_integer(trigger) and trigger in self._triggers)):
             raise Refused(400)
-        if not isinstance(values, list) or len(values) != len(event.rules):
+        if not isinstance(values, list) or values != [None] * event.states:
             raise Refused(400)
-        values, uploads = _name_uploads(values)
-        if not all(rule(value) for rule, value in zip(event.rules, values, strict=True)):
-            raise Refused(400)
-        question = None
-        if event.takes_question:
-            question, more = _read_question(message.get("event_data"))
-            uploads += more
+        question, uploads = _read_question(message.get("event_data")) if event.takes_question else (None, ())
         cleaned = {
             "data": values,
             "event_data": question,
@@ -119,26 +109,6 @@ def _read_object(body: bytes) -> dict[str, Any]:
     return message
 
 
-def _name_uploads(values: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
-    """Put the name of an upload in the place of its description, which gradio would open as a path."""
-    named, uploads = [], []
-    for value in values:
-        if isinstance(value, dict):
-            value = value.get("path")
-            if not isinstance(value, str):
-                raise Refused(404)
-            uploads.append(value)
-            value = _UploadName(value)
-        named.append(value)
-    return named, tuple(uploads)
-
-
-class _UploadName(str):
-    """The name of an upload; only a field for uploads accepts it."""
-
-    __slots__ = ()
-
-
 def _read_question(event_data: object) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what a page asks: texts, numbers, flags and lists of texts by their names, and the uploads among them."""
     if not isinstance(event_data, dict) or len(event_data) > QUESTION_FIELDS:
@@ -155,24 +125,6 @@ def _read_question(event_data: object) -> tuple[dict[str, Any], tuple[str, ...]]
     return event_data, tuple(uploads)
 
 
-def _rule_of(field: Any) -> Rule:
-    """Return whether a field can have a value."""
-    if isinstance(field, gr.File):
-        return lambda value: value is None or isinstance(value, _UploadName)
-    if isinstance(field, gr.State):
-        return lambda value: value is None
-    if isinstance(field, gr.Checkbox):
-        return lambda value: isinstance(value, bool)
-    if accepts_any_choice(field):
-        return lambda value: value is None or _is_text(value)
-    if isinstance(field, gr.Radio | gr.Dropdown):
-        choices = frozenset(value for _, value in field.choices)
-        return lambda value: _is_text(value) and value in choices
-    if isinstance(field, gr.Slider):
-        return lambda value: _is_number(value) and field.minimum <= value <= field.maximum
-    return lambda value: value is None or isinstance(value, bool) or _is_number(value) or _is_text(value)
-
-
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -185,7 +137,6 @@ def _is_text(value: object) -> bool:
     """Whether a value is a short text without control characters and without halves of a character (surrogates)."""
     return (
         isinstance(value, str)
-        and not isinstance(value, _UploadName)
         and len(value) <= TEXT_CHARACTERS
         and not any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in value)
     )

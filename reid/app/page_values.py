@@ -82,7 +82,7 @@ class PageParts:
         return {name: value for name, value in vars(self).items() if value not in (None, "", False)}
 
 
-class Visit:
+class PageVisit:
     """What the application knows of one open page: its visitor, and the images that were uploaded."""
 
     def __init__(self) -> None:
@@ -95,10 +95,10 @@ class Visit:
         while len(self.images) > MOST_IMAGES:
             del self.images[next(iter(self.images))]
 
-    def __deepcopy__(self, _memo: object) -> Visit:
+    def __deepcopy__(self, _memo: object) -> PageVisit:
         """Return a fresh one: gradio copies the first value of a state for every page that is opened."""
-        return Visit()
+        return PageVisit()
 
 
-PageAction = Callable[[PageValues, Visit], PageParts]
+PageAction = Callable[[PageValues, PageVisit], PageParts]
 """Answers one question of a page; raises ReidError for what the visitor should read."""

@@ -212,8 +212,9 @@ def summary_html(
     if first_right is None:
         return f'<span class="reid-chip">no right answer among these</span>{counted}'
     state = "right" if first_right == 1 else "wrong"
-    seen = f" (number {first_shown:,} here; own-camera answers do not count)"
-    seen = seen if first_shown not in (None, first_right) else ""
+    seen = ""
+    if first_shown is not None and first_shown != first_right:
+        seen = f" (number {first_shown:,} here; own-camera answers do not count)"
     chip = f'<span class="reid-chip reid-is-{state}">first right answer: <b>rank {first_right:,}</b>{seen}</span>'
     if average_precision is not None:
         chip += f'<span class="reid-chip">AP <b>{100 * average_precision:.1f}</b></span>'

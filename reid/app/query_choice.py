@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from reid.app.page_values import PageValues, Visit
+from reid.app.page_values import PageValues, PageVisit
 from reid.app.query import Query
 from reid.app.served_data import ServedData
 from reid.app.upload_images import doubts_about, guess_modality
@@ -71,7 +71,7 @@ def sample_of_row(data: ServedData, number: int) -> Sample:
     return table.samples[row]
 
 
-def upload_query(data: ServedData, values: PageValues, visit: Visit) -> tuple[Query, list[str]]:
+def upload_query(data: ServedData, values: PageValues, visit: PageVisit) -> tuple[Query, list[str]]:
     """Return the query of uploaded images with the labels that the visitor chose.
 
     Returns:

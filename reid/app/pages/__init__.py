@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reid.app.gallery_service import GalleryService
-    from reid.app.page_hub import Page
+    from reid.app.page_questions import Page
     from reid.app.uploads import UploadStore
 
 

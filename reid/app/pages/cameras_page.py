@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from reid.app import presentation as present
 from reid.app.camera_overview import CameraOverview, overview_of
 from reid.app.gallery_service import GalleryService
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, tip_html
 from reid.app.pages.crop_cards import crop_of
 from reid.evaluation.reports.charts import heat
@@ -49,7 +49,7 @@ class CamerasPage:
         )
         return page_html("cameras", "Cameras", content, load="show")
 
-    def show(self, _values: PageValues, _visit: Visit) -> PageParts:
+    def show(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the cameras."""
         served = self._data.main
         if not len(served.gallery):

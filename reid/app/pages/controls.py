@@ -73,12 +73,12 @@ def checklist_html(name: str, label: str, words: Sequence[str]) -> str:
     )
 
 
-def text_html(name: str, label: str, *, kind: str = "text", attributes: str = "", id_prefix: str = "") -> str:
-    """Return a field for a line of text, or for a time where ``kind`` is "datetime-local"."""
+def text_html(name: str, label: str, *, field_type: str = "text", attributes: str = "", id_prefix: str = "") -> str:
+    """Return a field for a line of text, or for a time where ``field_type`` is "datetime-local"."""
     field = f"reid-field-{id_prefix}{name}"
     return (
         f'<div class="reid-control"><span class="reid-label"><label for="{field}">{escape(label)}</label></span>'
-        f'<input id="{field}" type="{kind}" name="{name}" maxlength="200" autocomplete="off" {attributes}></div>'
+        f'<input id="{field}" type="{field_type}" name="{name}" maxlength="200" autocomplete="off" {attributes}></div>'
     )
 
 

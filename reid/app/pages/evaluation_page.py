@@ -8,7 +8,7 @@ import numpy as np
 
 from reid.app import presentation as present
 from reid.app.gallery_service import GalleryService
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, select_html, tip_html
 from reid.app.score_presentation import ScoreRow, arrow, cmc_html, score_table_html
 from reid.app.site_scores import EVERY_CROP, QUERIES, SiteScores, score_gallery
@@ -62,7 +62,7 @@ class EvaluationPage:
         )
         return page_html("evaluation", "Evaluation", content, load="show")
 
-    def show(self, values: PageValues, _visit: Visit) -> PageParts:
+    def show(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the scores that the page asks for."""
         name = values.text("site") or self._data.sites[0].name
         protocol = values.text("protocol")

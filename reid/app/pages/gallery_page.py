@@ -13,7 +13,7 @@ from reid.app.gallery_counts import count_gallery
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
 from reid.app.job_records import Job
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, select_html, text_html, tip_html
 from reid.app.pages.crop_cards import crop_of
 from reid.errors import DataError
@@ -71,7 +71,7 @@ class GalleryPage:
             text_html("erase_identity", "Identity", attributes=volatile)
             + text_html("erase_person", "Person, such as person-12", attributes=volatile)
             + text_html("erase_camera", "Camera", attributes=volatile)
-            + text_html("erase_before", "Taken before", kind="datetime-local", attributes=volatile)
+            + text_html("erase_before", "Taken before", field_type="datetime-local", attributes=volatile)
             + '<button type="button" class="reid-button" data-action="preview">Preview</button>'
         )
         content = (
@@ -86,7 +86,7 @@ class GalleryPage:
         )
         return page_html("gallery", "Gallery", content, load="show")
 
-    def show(self, _values: PageValues, _visit: Visit) -> PageParts:
+    def show(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show what the gallery holds, and its jobs."""
         return PageParts({"gallery-facts": self._facts_html(), "jobs": self._jobs_html()}, status="gallery read")
 
@@ -107,7 +107,7 @@ class GalleryPage:
         lines = "".join(f"<div><dt>{name}</dt><dd>{present.escape(value)}</dd></div>" for name, value in rows.items())
         return f'<section class="reid-card reid-facts"><h3>{present.escape(counts.name)}</h3><dl>{lines}</dl></section>'
 
-    def start_job(self, values: PageValues, visit: Visit) -> PageParts:
+    def start_job(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Put a long job into the queue."""
         require(visit.user, Role.OPERATOR)
         kind = values.text("kind")
@@ -118,7 +118,7 @@ class GalleryPage:
         job = submit_job(self._service, visit.user, kind, given)
         return PageParts({"jobs": self._jobs_html()}, status=f"job {job.number} waits", again="jobs")
 
-    def show_jobs(self, _values: PageValues, _visit: Visit) -> PageParts:
+    def show_jobs(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the jobs; the page asks again as long as one of them runs."""
         running = any(not job.has_ended for job in self._service.jobs.jobs())
         parts = {"jobs": self._jobs_html()}
@@ -127,7 +127,7 @@ class GalleryPage:
         return PageParts(parts, again="jobs" if running else "")
 
     def _job_action(self, verb: str) -> PageAction:
-        def act(values: PageValues, visit: Visit) -> PageParts:
+        def act(values: PageValues, visit: PageVisit) -> PageParts:
             require(visit.user, Role.OPERATOR)
             getattr(self._service.jobs, verb)(values.number("job", 0))
             return PageParts({"jobs": self._jobs_html()}, again="jobs")
@@ -166,7 +166,7 @@ class GalleryPage:
         )
         return ErasureWish(identity, person, camera, before)
 
-    def preview(self, values: PageValues, visit: Visit) -> PageParts:
+    def preview(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Show what an erasure would remove."""
         require(visit.user, Role.ADMIN)
         found = preview_erasure(self._service, self._wish(values))
@@ -186,7 +186,7 @@ class GalleryPage:
         )
         return PageParts({"erasure": html}, status=f"{rows} rows would be erased")
 
-    def erase(self, values: PageValues, visit: Visit) -> PageParts:
+    def erase(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Erase what the preview showed, and show the receipt."""
         require(visit.user, Role.ADMIN)
         done = erase(self._service, visit.user, self._wish(values), values.number("rows", 0))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from reid.app import presentation as present
 from reid.app.embedding_map import EmbeddingMap, drawn_rows, maps_of
 from reid.app.gallery_service import GalleryService
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import checkbox_html, page_html, select_html
 from reid.retrieval.row_table import RowTable
 
@@ -56,7 +56,7 @@ class MapPage:
         )
         return page_html("map", "Map", content, load="show")
 
-    def show(self, values: PageValues, _visit: Visit) -> PageParts:
+    def show(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the maps, coloured as the page asks."""
         served = self._data.main
         category = values.text("category") or (served.categories or ("person",))[0]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from reid.app import people
+from reid.app import person_cards as people
 from reid.app import presentation as present
 from reid.app.access import require
 from reid.app.accounts import Role
 from reid.app.gallery_service import GalleryService
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import checkbox_html, hidden_html, page_html, tip_html
 from reid.app.pages.crop_cards import crop_of
 from reid.app.pages.timeline import timeline_html
@@ -62,11 +62,11 @@ class PeoplePage:
         )
         return page_html("people", "People", content, load="show")
 
-    def show(self, values: PageValues, _visit: Visit) -> PageParts:
+    def show(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the questions and the persons."""
         return self._shown(values, "")
 
-    def identify(self, values: PageValues, visit: Visit) -> PageParts:
+    def identify(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Group the crops of the gallery into persons."""
         require(visit.user, Role.OPERATOR)
         from reid.adaptation.identify import identify
@@ -78,14 +78,14 @@ class PeoplePage:
         added = f"{found.new_persons} new persons; {found.undecided} crops stay undecided."
         return self._shown(values, added)
 
-    def undo(self, values: PageValues, visit: Visit) -> PageParts:
+    def undo(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Take the last decision back."""
         require(visit.user, Role.OPERATOR)
         self._service.audit.record("decide", visit.user.name, {"verb": "undo", "subjects": 0})
         return self._shown(values, people.undo(self._data.main.folder))
 
     def _decision(self, verb: str) -> PageAction:
-        def decide(values: PageValues, visit: Visit) -> PageParts:
+        def decide(values: PageValues, visit: PageVisit) -> PageParts:
             require(visit.user, Role.OPERATOR)
             named = values.text("persons").split(",") if values.text("persons") else list(values.words("chosen"))
             persons = [number for number in map(person_number, named) if number]
@@ -100,7 +100,7 @@ class PeoplePage:
 
         return decide
 
-    def timeline(self, values: PageValues, _visit: Visit) -> PageParts:
+    def timeline(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show where and when a person was."""
         state = self._state()
         number = person_number(values.text("persons"))

@@ -140,8 +140,8 @@ def _filters_html(data: ServedData) -> str:
     if cameras:
         parts.append(checklist_html("cameras", "Only these cameras (none chosen: all)", cameras))
         parts.append(checklist_html("without", "Without these cameras", cameras))
-    parts.append(text_html("after", "Taken at or after", kind="datetime-local"))
-    parts.append(text_html("before", "Taken before", kind="datetime-local"))
+    parts.append(text_html("after", "Taken at or after", field_type="datetime-local"))
+    parts.append(text_html("before", "Taken before", field_type="datetime-local"))
     groups = [("", "every crop"), ("identity", "one per identity"), ("person", "one per person")]
     groups.append(("track", "one per track"))
     parts.append(select_html("one_per", "Show", groups, "", tip="person"))

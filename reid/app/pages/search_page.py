@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 from reid.app import presentation as present
 from reid.app.gallery_service import GalleryService
-from reid.app.page_values import PageAction, PageParts, PageValues, Visit
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
@@ -40,6 +41,7 @@ class SearchPage:
         self._service = service
         self._data = service.data
         self._uploads = uploads
+        self._decoding = Lock()  # decoding an image takes much memory, so it is done for one visitor at a time
         self.actions: Mapping[str, PageAction] = {
             "search": self.search,
             "pick": self.pick,
@@ -69,29 +71,29 @@ class SearchPage:
         visible = [key for key in keys if crop_query(self._data, key).sample.modality is Modality.VISIBLE]
         return keys, next(iter([*visible, *keys]), "")
 
-    def search(self, values: PageValues, visit: Visit) -> PageParts:
-        """Search for the query that the page names."""
-        notes: list[str] = []
-        key = values.text("query")
-        if key == UPLOAD:
-            for name in values.words("uploads"):
-                self._receive(name, visit)
-            query, notes = upload_query(self._data, values, visit)
-        elif key:
-            query = crop_query(self._data, key)
-        else:
-            _, key = self.first_crops()
-            if not key:
-                raise DataError(NO_CROPS)
-            query = crop_query(self._data, key)
-        self._record(query, values, visit)
+    def search(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Search for the query that the page names; where that fails, nothing of an earlier query stays."""
+        card = ""
         try:
+            query, notes = self._query(values, visit)
+            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
+            self._record(query, values, visit)
             return self._answered(query, values, notes, reveal=bool(values.text("reveal")) or values.flag("reveal"))
         except ReidError as error:
-            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
 
-    def _record(self, query: Query, values: PageValues, visit: Visit) -> None:
+    def _query(self, values: PageValues, visit: PageVisit) -> tuple[Query, list[str]]:
+        """Return the query that the page names, and what the visitor should know about it."""
+        key = values.text("query") or self.first_crops()[1]
+        if not key:
+            raise DataError(NO_CROPS)
+        if key != UPLOAD:
+            return crop_query(self._data, key), []
+        for name in values.words("uploads"):
+            self._receive(name, visit)
+        return upload_query(self._data, values, visit)
+
+    def _record(self, query: Query, values: PageValues, visit: PageVisit) -> None:
         """Write to the log who searches and with which filters, and never what the query shows."""
         audit, options, purpose = self._service.audit, self._options(query, values), values.text("purpose")
         audit.check_purpose(purpose)
@@ -99,11 +101,12 @@ class SearchPage:
         facts |= {"images": len(query.uploads), "row": query.row, "camera": query.sample.camera}
         audit.record("search", visit.user.name, facts, purpose)
 
-    def _receive(self, name: str, visit: Visit) -> None:
+    def _receive(self, name: str, visit: PageVisit) -> None:
         content = self._uploads.take(name)
         if content is None:
             raise DataError("no file arrived; choose one again")
-        visit.keep(name, read_upload(content))
+        with self._decoding:
+            visit.keep(name, read_upload(content))
 
     def _answered(self, query: Query, values: PageValues, notes: list[str], *, reveal: bool = False) -> PageParts:
         options = self._options(query, values)
@@ -166,11 +169,11 @@ class SearchPage:
             "" if sample.time is None else f"{sample.time:%d %b %H:%M}",
         )
 
-    def pick(self, values: PageValues, _visit: Visit) -> PageParts:
+    def pick(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show crops to choose from that fit the filters, the same ones each time."""
         return self._picked(values, FIRST_CROPS_SEED)
 
-    def pick_others(self, values: PageValues, _visit: Visit) -> PageParts:
+    def pick_others(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show crops that fit the filters, drawn at random."""
         return self._picked(values, None)
 
@@ -187,7 +190,7 @@ class SearchPage:
         }
         return PageParts(parts, status=f"{len(keys)} crops to choose from")
 
-    def choose_random(self, values: PageValues, visit: Visit) -> PageParts:
+    def choose_random(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Choose a random query that fits the filters, and search for it."""
         site = values.text("site") or self._data.sites[0].name
         camera = values.text("camera", ANY)
@@ -201,7 +204,7 @@ class SearchPage:
         picker = {"picker": self._picker_html(keys, chosen)}
         return PageParts({**parts.parts, **picker}, {"query": chosen}, "", parts.status, parts.export, reveal=True)
 
-    def enlarge(self, values: PageValues, _visit: Visit) -> PageParts:
+    def enlarge(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show an answer in large, with the crops that its camera took before and after it."""
         number = values.number("row", -1)
         sample = sample_of_row(self._data, number)

@@ -34,9 +34,11 @@ from reid.cli import (
     recipe,
     search,
     serve,
+    start,
     sweep,
     synth,
     train,
+    users,
     validate,
     weights,
 )
@@ -54,7 +56,7 @@ app = typer.Typer(
 )
 for module in (
     init, ingest, synth, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe, embed, index,
-    identify, search, evaluate, diff, serve, weights, export,
+    identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

@@ -14,7 +14,7 @@ from queue import Empty, Queue
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from helpers.visiting import FLAGS, Demo, chromium
+from helpers.visiting import FLAGS, Demo, chromium, wait_until_idle
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180  # until the page can be visited; about 10 on an idle machine
@@ -95,6 +95,7 @@ def page(browser: Browser, demo: Demo) -> Iterator[Page]:
     page.on("console", lambda line: page_errors.append(line.text) if "Content Security Policy" in line.text else None)
     page.goto(demo.address)
     expect(page.locator(".reid-answer").first).to_be_visible()
+    wait_until_idle(page)
     yield page
     context.close()
     assert other_hosts == []

@@ -179,7 +179,7 @@ def main() -> None:
     import faiss
     import torch
 
-    import reid.app.served_data
+    import reid.app.data_preparation
     import reid.evaluation
     import reid.retrieval.erasure
     import reid.training.training_run  # noqa: F401

@@ -53,6 +53,7 @@ PARTS_OF_COMMANDS = (
     "own_data",
     "rerank_options",
     "shared_embedding",
+    "start_steps",
     "start_up",
 )  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have

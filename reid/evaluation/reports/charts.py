@@ -225,7 +225,7 @@ def heat(value: float, low: float, high: float) -> str:
     share = float(np.clip((value - low) / (high - low), 0, 1)) if high > low else 1.0
     pale, full = np.array([230, 244, 241]), np.array([12, 94, 87])
     red, green, blue = (int(part) for part in np.rint(pale + share * (full - pale)))
-    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.5 else '#10302d'}"
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.78 else '#000'}"
 
 
 def _key(name: str, colour: str) -> str:

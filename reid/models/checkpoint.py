@@ -96,7 +96,7 @@ class Checkpoint:
             A checkpoint of the same weights with another fingerprint; this one does not change.
 
         Raises:
-            WeightsError: They were measured with other weights, name domains by other fields, or do not fit the network.
+            WeightsError: They come from other weights, name domains by other fields, or do not fit the network.
         """
         self._check_profiles(profiles)
         changes: dict[str, Any] = {}

@@ -103,8 +103,7 @@ class Checkpoint:
             A checkpoint of the same weights with another fingerprint; this one does not change.
 
         Raises:
-            WeightsError: If the profiles were measured with other weights, name their domains by other fields, or have
-                statistics of BatchNorm for a network without BatchNorm.
+            WeightsError: They come from other weights, name domains by other fields, or do not fit the network.
         """
         check_profiles(self, profiles)
         changes: dict[str, Any] = {}
@@ -113,7 +112,7 @@ class Checkpoint:
         if profiles.mean or profiles.centers is not None:
             changes["centers"] = with_centers_of(profiles, self.centers)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
-        kept = {key: text for key, text in self.extra.items() if not (changes and key == LEVELS)}
+        kept = self.extra if not changes else {key: text for key, text in self.extra.items() if key != LEVELS}
         extra = {**kept, **{key: text for key, text in words.items() if text}}
         cohort = join_cohorts(self.cohort, profiles.cohort, stale=profiles.domains if changes else ())
         return replace(self._with_changes(**changes), extra=extra, cohort=cohort)

@@ -208,13 +208,15 @@ def _write_npz(embeddings: Embeddings, table: RowTable, out: Path) -> None:
 
 
 def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
+    beside = out.with_suffix(".csv")
+
     def write(part: Path) -> None:
         with part.open("wb") as stream:
             np.save(stream, embeddings.vectors)
+        beside.unlink(missing_ok=True)  # so that a program that is killed leaves no vectors beside rows of others
 
-    out.unlink(missing_ok=True)  # so that a program that is killed leaves no vectors beside rows of others
-    _write_csv(embeddings, table, out.with_suffix(".csv"))
     write_private(out, write)
+    _write_csv(embeddings, table, beside)
 
 
 def _write_csv(embeddings: Embeddings, table: RowTable, beside: Path) -> None:

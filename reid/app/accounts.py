@@ -15,6 +15,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,6 @@ class UsersFile:
 
     def __init__(self, accounts: Mapping[str, _Account]):
         self._accounts = dict(accounts)
-        self._nobody = _HASHER.hash("a password that nobody has")
 
     @classmethod
     def read(cls, path: Path) -> UsersFile:
@@ -107,7 +107,7 @@ class UsersFile:
         """
         account = self._accounts.get(name)
         try:
-            _HASHER.verify(account.password if account else self._nobody, password[:LONGEST_PASSWORD])
+            _HASHER.verify(account.password if account else _hash_of_nobody(), password[:LONGEST_PASSWORD])
         except (Argon2Error, InvalidHashError):
             return None
         return None if account is None else User(name, account.role)
@@ -157,8 +157,16 @@ def list_users(path: Path) -> list[User]:
     return [User(name, account.role) for name, account in sorted(_accounts_of(path).items())]
 
 
+@cache
+def _hash_of_nobody() -> str:
+    return _HASHER.hash("a password that nobody has")
+
+
 def _accounts_of(path: Path) -> dict[str, _Account]:
-    tables = read_toml(path).get("users", {})
+    try:
+        tables = read_toml(path).get("users", {})
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: this users file is damaged ({error})") from error
     if not isinstance(tables, dict):
         raise ConfigError(f'{path}: expected a table [users."NAME"] for each user')
     return {name: _account_of(path, name, table) for name, table in tables.items()}

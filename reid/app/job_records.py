@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from reid.app.refusals import without_paths
 from reid.errors import DataError, ReidError
 from reid.files import write_whole
 from reid.structured_text import read_json
@@ -183,7 +184,7 @@ def error_line(text: str) -> str:
 
 
 def job_json(job: Job, progress: JobProgress) -> dict[str, Any]:
-    """Return what a visitor may know about a job as plain values."""
+    """Return what a visitor may know about a job as plain values, without paths of the machine."""
     return {
         "number": job.number,
         "kind": job.kind,
@@ -199,6 +200,6 @@ def job_json(job: Job, progress: JobProgress) -> dict[str, Any]:
         "share": progress.share,
         "seconds_left": progress.seconds_left,
         "attempts": job.attempts,
-        "message": job.message,
-        "result": list(job.result),
+        "message": without_paths(job.message),
+        "result": [without_paths(line) for line in job.result],
     }

@@ -6,7 +6,6 @@ path of the machine. The description for programs (OpenAPI) is at ``/api/openapi
 
 from __future__ import annotations
 
-import re
 from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 
@@ -23,20 +22,19 @@ from reid.app.accounts import Role, User
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.job_kinds import submit_job
 from reid.app.query import SearchOptions
-from reid.app.refusals import REASONS, Refused
+from reid.app.refusals import REASONS, Refused, without_paths
 from reid.errors import ReidError
 from reid.records import Modality
 from reid.structured_text import one_line
 
 SEARCHES = 2  # at a time; others wait
 LONGEST = 200  # characters of a text
-_PATH = re.compile(r"(?<![\w.<>])(?:[\w.~-]*/)+([\w.-]+)")
 
 Text = Annotated[str, Query(max_length=LONGEST)]
 Texts = Annotated[list[Annotated[str, Field(max_length=LONGEST)]], Query(max_length=50)]
 CropId = Annotated[int, Path(ge=0, le=2**53)]
 JobNumber = Annotated[int, Path(ge=1, le=2**31)]
-PICTURE = {
+IMAGE_BODY = {
     "requestBody": {
         "description": "A crop of one person or object: the content of a JPEG, PNG, BMP or WebP file.",
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
@@ -141,7 +139,7 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         return service.describe()
 
     @rest.post(
-        "/api/search", summary="Rank the gallery by similarity to a picture or to a crop.", openapi_extra=PICTURE
+        "/api/search", summary="Rank the gallery by similarity to an image or to a crop.", openapi_extra=IMAGE_BODY
     )
     def search(
         user: Viewer,
@@ -192,7 +190,7 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
 def _add_changes(rest: FastAPI, service: GalleryService) -> None:
     """Add the addresses that change the gallery."""
 
-    @rest.post("/api/crops", summary="Add a picture to the gallery.", status_code=201, openapi_extra=PICTURE)
+    @rest.post("/api/crops", summary="Add an image to the gallery.", status_code=201, openapi_extra=IMAGE_BODY)
     def add(
         user: Operator,
         content: Content,
@@ -277,13 +275,3 @@ def _answer_errors(rest: FastAPI) -> None:
 
 def _line(status: int, text: str) -> JSONResponse:
     return JSONResponse({"detail": one_line(text)}, status)
-
-
-def without_paths(text: str) -> str:
-    """Return a text with only the last name of every path.
-
-    Example:
-        >>> without_paths("/srv/site/galleries/shop: the gallery is empty")
-        'shop: the gallery is empty'
-    """
-    return _PATH.sub(r"\1", text)

@@ -6,8 +6,9 @@ from threading import Lock
 from typing import Any
 
 from reid.app.served_data import ServedData, ServedGallery
+from reid.retrieval.person_search import label_persons
 from reid.retrieval.persons.person_files import DECISIONS_FILE, has_persons
-from reid.retrieval.persons.person_state import PersonState, state_of_gallery
+from reid.retrieval.persons.person_state import PersonState
 
 
 class ServedPersons:
@@ -23,12 +24,15 @@ class ServedPersons:
         self._known: tuple[Any, PersonState | None] | None = None
 
     def current(self) -> PersonState | None:
-        """Return the persons as they are now; None where nobody has identified any."""
+        """Return the persons as they are now; None where nobody has identified any.
+
+        The rows of the gallery get the column "person", by which answers can be grouped.
+        """
         served = self._data.main
-        stamp = (served.stamp, _stamp_of_decisions(served))
+        stamp = (served.stamp, _stamp_of_decisions(served), id(served.gallery))
         with self._lock:
             if self._known is None or self._known[0] != stamp:
-                state = state_of_gallery(served.gallery) if has_persons(served.folder) else None
+                state = label_persons(served.gallery) if has_persons(served.folder) else None
                 self._known = (stamp, state)
             return self._known[1]
 

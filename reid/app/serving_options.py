@@ -107,13 +107,13 @@ def address_for_others(host: str, port: int, scheme: str, names: Collection[str]
         host: The address that is listened on.
         port: The port.
         scheme: "http" or "https".
-        names: Host names that were given; the first one is taken.
+        names: Host names that were given; the first one is taken, unless only this machine is served.
 
     Example:
         >>> address_for_others("127.0.0.1", 7860, "http")
         'http://127.0.0.1:7860'
     """
-    name = next(iter(names), "")
+    name = "" if is_loopback(host) else next(iter(names), "")
     if not name:
         name = _own_address(host) if host in ("0.0.0.0", "::") else host
         name = f"[{name}]" if ":" in name else name

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from reid.errors import DataError, ReidError
-from reid.files import locked, prepare_output_folder, write_whole
+from reid.files import locked, make_output_folder, write_whole
 from reid.structured_text import read_json
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class StartRecord:
     """
 
     def __init__(self, folder: Path):
-        self.folder = prepare_output_folder(folder)
+        self.folder = make_output_folder(folder)
         self._path = folder / RECORD
         self._data: dict[str, Any] = {"format": FORMAT, "answers": {}, "steps": {}}
         if self._path.exists():
@@ -145,7 +145,7 @@ class StartRecord:
 
 def hold_start(folder: Path) -> Any:
     """Return a context in which no other start uses an output folder; BlockingIOError where one does."""
-    return locked(prepare_output_folder(folder) / LOCK, wait=False)
+    return locked(make_output_folder(folder) / LOCK, wait=False)
 
 
 def run_steps(record: StartRecord, steps: Sequence[Step]) -> None:

@@ -38,6 +38,7 @@ class Wishes:
     fps: float
     adapt: bool | None
     asks: bool
+    pattern: str | None = None
 
 
 @commands.command(epilog="Example: reid start crops --weights osnet.pth --backbone osnet_x0_25")
@@ -55,6 +56,13 @@ def start(
         ),
     ] = None,
     backbone: Backbone = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help='What the folders and file names of crops mean, as in "reid init". Default: found out; folders that'
+            " can be cameras or identities are taken for cameras where nothing is asked."
+        ),
+    ] = None,
     category: Annotated[str, typer.Option(help="What the crops show: person, vehicle, ...")] = "person",
     fps: Annotated[float, typer.Option(help="Frames of each second of a video in which people are searched.")] = 5.0,
     adapt: Annotated[
@@ -84,7 +92,7 @@ def start(
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise ConfigError(f"--out {out}: lies in {folder}, whose images it would mix with; choose a folder beside it")
     asks = not yes and sys.stdin.isatty() and sys.stdout.isatty()
-    wishes = Wishes(out, weights or "", backbone, category, fps, adapt, asks)
+    wishes = Wishes(out, weights or "", backbone, category, fps, adapt, asks, pattern)
     try:
         with hold_start(out):
             gallery = _make_gallery(found, wishes, StartRecord(out))
@@ -156,17 +164,17 @@ def _init_step(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Step:
     from reid.data.grey_images import grey_cameras
 
     words = ["init", str(found.folder)]
-    layouts = find_layouts(found.folder, found.images)
-    pattern = layouts[0].pattern
-    if len(layouts) > 1:
-        if wishes.asks:
-            from reid.cli.init import ask_layout
+    layouts = [] if wishes.pattern else find_layouts(found.folder, found.images)
+    likely = wishes.pattern or next((one.pattern for one in layouts if "{camera}" in one.pattern), layouts[0].pattern)
+    if len(layouts) > 1 and wishes.asks:
+        from reid.cli.init import ask_layout
 
-            pattern = ask_layout(layouts).pattern
-        words += ["--pattern", pattern]
+        likely = ask_layout(layouts).pattern
+    if len(layouts) != 1:
+        words += ["--pattern", likely]
     if wishes.category != "person":
         words += ["--category", wishes.category]
-    samples = samples_in_folder(found.folder, pattern, wishes.category)
+    samples = samples_in_folder(found.folder, likely, wishes.category)
     grey = [camera for camera in grey_cameras(samples) if camera]
     if grey and len(grey) < len({sample.camera for sample in samples if sample.camera}):
         question = f"The images of {', '.join(grey)} are grey. Do these cameras record infrared light"
@@ -264,6 +272,8 @@ def _normalize(
         found = replace(network, profiles=profiles)
     else:
         typer.echo("hint: some crops do not name their camera, so cameras are not calibrated", err=True)
+    if not all(sample.camera for sample in samples) and found.load().domain_fields:
+        return found  # it normalizes by camera, so that it cannot learn from crops of unknown cameras
     crops = len({sample.path for sample in samples if sample.split is not Split.QUERY})
     if _is_to_be_adapted(crops, wishes, record):
         step = Step("adaptation", ("adapt", *common, "--out", str(adapted)), adapted, reads)

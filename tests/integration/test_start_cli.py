@@ -6,7 +6,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.walking_people import TWO, Walk, write_video
 from reid.data.manifest import read_manifest
@@ -126,6 +128,21 @@ def test_at_most_three_questions_are_asked_and_only_once(
     asked.clear()
     assert reid("start", crops, "--no-page", "--no-adapt")[0] == 0
     assert asked == []
+
+
+def test_folders_that_can_be_cameras_are_taken_for_cameras(reid, plain_weights: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(48):
+        path = Path("site") / ("door", "yard")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
+    options = ("--yes", "--no-page", "--no-adapt", "--weights", plain_weights)
+    assert reid("start", "site", *options)[0] == 0
+    assert {s.camera for s in Gallery.open(Path("site-reid/gallery")).samples} == {"door", "yard"}
+    Path("site/manifest.csv").unlink()
+    code, _, err = reid("start", "site", *options, "--pattern", "{identity}/*", "--out", "other")
+    assert code == 0, err
+    assert {(s.camera, s.identity) for s in Gallery.open(Path("other/gallery")).samples} == {("", "door"), ("", "yard")}
 
 
 def test_what_cannot_be_started(fails, crops: Path, tmp_path: Path) -> None:

@@ -27,6 +27,12 @@ def gallery_folder(context: typer.Context, gallery: Path | None) -> Path:
 
     folder: Path = gallery or context.obj or DEFAULT_GALLERY
     from reid.retrieval.storage import check_gallery
+    from reid.retrieval.stores.milvus_client import is_milvus_uri
+
+    if str(folder).startswith("milvus:") or is_milvus_uri(str(folder)):
+        raise ConfigError(
+            f"{folder}: galleries in Milvus keep no persons; write its rows to a folder with Gallery.save"
+        )
 
     check_gallery(folder)
     return folder

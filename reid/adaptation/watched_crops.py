@@ -1,8 +1,8 @@
 """Crops that take no part in the first epochs of a training, so that they say without labels whether it helps.
 
 A training draws the crops of a cluster together whether the cluster is right or not, so every sign that is read from
-the crops of the training rises.  Some clusters are therefore left out at first, a fifth of them, with the crops without
-a cluster that are nearest to them.  Walks between cameras that begin at these crops
+the crops of the training rises.  Some clusters are therefore left out at first, three of ten, with the crops without a
+cluster that are nearest to them.  Walks between cameras that begin at these crops
 (:mod:`reid.adaptation.return_walks`) return more often where the training helps people whom it has not seen, and not
 where it only learns its own clusters.
 """
@@ -21,11 +21,11 @@ from reid.adaptation.return_walks import WalkPlan
 from reid.adaptation.site_crops import SiteCrops
 from reid.records import FloatArray, IntArray
 
-WATCHED_SHARE = 0.2  # of the persons that the clusters show before any training
+WATCHED_SHARE = 0.3  # of the persons that the clusters show before any training
 FEWEST_PERSONS = 25  # that clusters show; with fewer, those that are left out would say little
 WATCHED_EPOCHS = 2  # of training, after which the left out crops join
 LEAST_GAIN = 0.03  # by which the share of returning walks must rise
-ERRORS = 2.0  # standard errors that the rise must exceed
+ERRORS = 1.0  # standard errors that the rise must exceed
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the share of returning walks falls where people are mixed up, and it does not sa
 neighbours does where a camera has several crops of a person.
 
 Measured on crops that took no part in a training, it says without labels whether the training helped
-(docs/results/stop-rule.md).
+(docs/adaptation.md, "When it declines").
 """
 
 from __future__ import annotations

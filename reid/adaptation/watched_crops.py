@@ -69,14 +69,14 @@ class WatchedCrops:
         """(N,) bool: the crops that take no part."""
         return self.persons >= 0
 
-    def gain(self, vectors: FloatArray, places: IntArray) -> WalkGain:
+    def gain(self, vectors: FloatArray, viewpoints: IntArray) -> WalkGain:
         """Compare the walks of now with those of before.
 
         Args:
             vectors: (N, D) float32, unit rows, of the network of now.
-            places: (N,) int64, as :func:`places_of` returns them.
+            viewpoints: (N,) int64, as :func:`viewpoints_of` returns them.
         """
-        after = self.plan.returning(vectors, places)
+        after = self.plan.returning(vectors, viewpoints)
         known = ~np.isnan(self.before)
         persons, change = self.persons[self.plan.starts][known], (after - self.before)[known]
         means = np.array([change[persons == person].mean() for person in np.unique(persons)], np.float64)
@@ -124,13 +124,13 @@ def choose_watched(
     watched = np.where(np.isin(own, chosen) & (owners >= 0), own, -1)
     kinds = [name.rpartition(" ")[0] for name in crops.group_names]
     numbers = np.unique(kinds, return_inverse=True)[1].astype(np.int64)
-    places = places_of(crops)
-    plan = WalkPlan.prepare(vectors, places, np.flatnonzero(watched >= 0), numbers[crops.groups], seed)
-    before = plan.returning(vectors, places)
+    viewpoints = viewpoints_of(crops)
+    plan = WalkPlan.prepare(vectors, viewpoints, np.flatnonzero(watched >= 0), numbers[crops.groups], seed)
+    before = plan.returning(vectors, viewpoints)
     return None if np.isnan(before).all() else WatchedCrops(watched, plan, before)
 
 
-def places_of(crops: SiteCrops) -> IntArray:
+def viewpoints_of(crops: SiteCrops) -> IntArray:
     """Return (N,) int64, the camera and the light and category of each crop as one number."""
     return crops.groups * len(crops.camera_names) + crops.cameras
 

@@ -56,7 +56,7 @@ class WalkPlan:
             vectors: (N, D) float32, unit rows, of the network before the training.
             cameras: (N,) int64, the camera of each crop.
             starts: (S,) int64, the crops at which walks begin.
-            categories: (N,) int64, what each crop shows; walks stay among crops of one category.  None: all show the same.
+            categories: (N,) int64, what each crop shows; walks stay among those of one.  None: all the same.
             seed: Decides which routes are taken where there are many.
 
         Example:
@@ -130,7 +130,7 @@ def _likes_of(vectors: FloatArray, cameras: IntArray) -> IntArray:
         rows = np.flatnonzero(cameras == camera)
         scores = vectors[rows] @ vectors[rows].T
         np.fill_diagonal(scores, -np.inf)
-        near = np.argsort(-scores, axis=1, category="stable")[:, : min(LIKES, len(rows) - 1)]
+        near = np.argsort(-scores, axis=1, kind="stable")[:, : min(LIKES, len(rows) - 1)]
         mutual = (near[near] == np.arange(len(rows))[:, None, None]).any(axis=2)
         likes[rows, : near.shape[1]] = np.where(mutual, rows[near], -1)
     return likes

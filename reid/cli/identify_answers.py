@@ -86,7 +86,7 @@ def identify_match(
     category: Annotated[str, typer.Option(help="What the images show: person, vehicle, ...")] = "person",
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Number of persons.")] = 10,
     score_norm: Annotated[
-        ScoreNormName | None, typer.Option(help="How scores are normalized per pair of cameras. Default: csls.")
+        ScoreNormName | None, typer.Option(help="How scores are normalized per pair of cameras. Default: as in search.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,7 +117,7 @@ def identify_match(
     vectors = embed_together(checkpoint, images, cameras, modality=modality, category=category)
     found = search_persons(
         opened, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,
-        camera=cameras[0] if len(set(cameras)) == 1 else "", score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        camera=cameras[0] if len(set(cameras)) == 1 else "", score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
     )  # fmt: skip
     rows = [person_answer_json(state, rank, one) for rank, one in enumerate(found, 1)]
     if as_json:

@@ -117,7 +117,8 @@ def identify_match(
     vectors = embed_together(checkpoint, images, cameras, modality=modality, category=category)
     found = search_persons(
         opened, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,
-        camera=cameras[0] if len(set(cameras)) == 1 else "", score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
+        camera=cameras[0] if len(set(cameras)) == 1 else "",
+        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
     )  # fmt: skip
     rows = [person_answer_json(state, rank, one) for rank, one in enumerate(found, 1)]
     if as_json:

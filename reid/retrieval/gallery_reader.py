@@ -130,6 +130,21 @@ class GalleryReader:
             return rows.search(vectors, k, keep)
         return rows.search_groups(vectors, k, keep, groups_by(rows.table, one_per))
 
+    def check_search(
+        self, vectors: FloatArray, k: int, *, fingerprint: str, keep: BoolArray | None = None
+    ) -> BoolArray:
+        """Refuse what :meth:`search` refuses, for other ways of searching the rows.
+
+        Returns:
+            (G,) bool, the rows that another program has removed from the folder; they may not answer.
+
+        Raises:
+            GalleryError: Another network made the gallery, or the gallery is empty.
+            DataError: The vectors, ``k`` or ``keep`` have a wrong type or shape.
+        """
+        self._check(self._rows, vectors, k, fingerprint, keep)
+        return self._rows_removed_since(self._rows)
+
     @property
     def samples(self) -> SampleRows:
         """The sample of each row, made when it is asked for."""

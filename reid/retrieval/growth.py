@@ -44,12 +44,14 @@ class AddedRows:
         known: How many were there already.
         replaced: How many of the added ones took the place of a row whose image or labels had changed.
         barred: How many were left out because their identity or image was erased, or because they are too old.
+        decisions: How many decisions about persons came with them.
     """
 
     added: int = 0
     known: int = 0
     replaced: int = 0
     barred: int = 0
+    decisions: int = 0
 
     def __add__(self, other: AddedRows) -> AddedRows:
         return AddedRows(
@@ -57,6 +59,7 @@ class AddedRows:
             self.known + other.known,
             self.replaced + other.replaced,
             self.barred + other.barred,
+            self.decisions + other.decisions,
         )
 
 

@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
-from reid.retrieval.gallery_header import CODES, DELETED, REBUILD, ROWS, VECTORS
+from reid.retrieval.gallery_header import CODES, DELETED, REBUILD, ROWS, THUMBNAILS, VECTORS
 from reid.retrieval.row_table import RowTable, first_line
 from reid.retrieval.stores.row_codes import PARAMETER_ROWS, CodeSource, RowCodes, map_codes
 from reid.retrieval.stores.row_numbers import camera_order
+from reid.retrieval.thumbnails import Thumbnails
 
 PAGE = 4096  # bytes; the quick checksum adds up pages word by word
 BYTES_AT_ONCE = 2**24
@@ -40,6 +41,7 @@ class GallerySegment:
         source: The vectors (N, D) float32, mapped into memory, of a file that is not checked yet, or in memory.
         path: The file of the vectors; None where they are in memory.
         codes: The short codes of the vectors, of a file that is not checked yet; None where there is none.
+        thumbnails: The file of the thumbnails; None where the segment has none.
     """
 
     table: RowTable
@@ -48,6 +50,7 @@ class GallerySegment:
     source: FloatArray
     path: Path | None = None
     codes: CodeSource | None = None
+    thumbnails: Path | None = None
     _checked: bool = False
     _lock: Lock = field(default_factory=Lock)
 
@@ -73,6 +76,25 @@ class GallerySegment:
                 self.codes = CodeSource(lambda: RowCodes.of(self.source, camera_order(self.table)))
             return self.codes
 
+    def thumbnails_at(self, rows: IntArray) -> list[bytes]:
+        """Return the thumbnails of some rows (K,); b"" where there is none.
+
+        Raises:
+            GalleryError: The file is damaged.
+        """
+        if self.thumbnails is None:
+            return [b""] * len(rows)
+        try:
+            return Thumbnails(self.thumbnails, len(self.table)).images(rows)
+        except DataError as error:
+            raise GalleryError(f"{first_line(error)}; {REBUILD}") from error
+
+    def thumbnail_sizes(self, rows: IntArray) -> IntArray:
+        """Return the bytes (K,) of the thumbnails of some rows (K,)."""
+        if self.thumbnails is None:
+            return np.zeros(len(rows), np.int64)
+        return Thumbnails(self.thumbnails, len(self.table)).sizes(rows)
+
     @property
     def kept(self) -> IntArray:
         """(K,) int64, the positions of the rows that were not removed, ascending."""
@@ -83,6 +105,21 @@ class GallerySegment:
     def kept_table(self) -> RowTable:
         """Return the rows that were not removed."""
         return self.table if not len(self.deleted) else self.table.take(self.kept)
+
+
+def thumbnails_of_rows(segments: Sequence[GallerySegment], row_ids: IntArray) -> list[bytes]:
+    """Return the thumbnails of the rows (K,) with some ids; b"" where there is none.
+
+    Raises:
+        GalleryError: A file is damaged.
+    """
+    images = [b""] * len(row_ids)
+    for segment in (one for one in segments if one.thumbnails is not None):
+        positions = np.searchsorted(segment.table.row_ids, row_ids)
+        own = segment.table.row_ids[np.minimum(positions, len(segment.table) - 1)] == row_ids
+        for place, image in zip(np.flatnonzero(own).tolist(), segment.thumbnails_at(positions[own]), strict=True):
+            images[place] = image
+    return images
 
 
 def damaged(folder: Path, why: str) -> GalleryError:
@@ -136,7 +173,9 @@ def read_segment(
     if DELETED in files:
         deleted = np.load(checked_file(folder, files[DELETED])).astype(np.int64)
     if known is not None:
-        return GallerySegment(known.table, deleted, entry, known.source, known.path, known.codes, known._checked)
+        return GallerySegment(
+            known.table, deleted, entry, known.source, known.path, known.codes, known.thumbnails, known._checked
+        )
     table = _read_table(folder, files[ROWS])
     path = checked_size(folder, files[VECTORS])
     start = _numpy_header(rows, dimension)
@@ -146,7 +185,8 @@ def read_segment(
         raise damaged(folder, f"{path.name} does not hold {rows} x {dimension} vectors, or there are {len(table)} rows")
     vectors = np.memmap(path, np.float32, "r", len(start), (rows, dimension))
     codes = _codes_of(folder, files[CODES], table, dimension) if CODES in files else None
-    return GallerySegment(table, deleted, entry, vectors, path, codes)
+    thumbnails = checked_size(folder, files[THUMBNAILS]) if THUMBNAILS in files else None
+    return GallerySegment(table, deleted, entry, vectors, path, codes, thumbnails)
 
 
 def _codes_of(folder: Path, entry: Mapping[str, Any], table: RowTable, dimension: int) -> CodeSource:

@@ -41,6 +41,7 @@ from reid.retrieval.gallery_header import (
     OLD_INDEX,
     OLD_SAMPLES,
     ROWS,
+    THUMBNAILS,
     VECTORS,
     VERSION,
     encode_header,
@@ -64,7 +65,7 @@ NETWORK_SUFFIX = "network.safetensors"
 COHORTS_SUFFIX = "cohorts.safetensors"  # statistics of the rows toward each camera, derived from the vectors
 
 _OWN_SUFFIXES = frozenset(
-    {OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, CODES, NETWORK_SUFFIX, PERSONS, INDEX, COHORTS_SUFFIX}
+    {OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, CODES, THUMBNAILS, NETWORK_SUFFIX, PERSONS, INDEX, COHORTS_SUFFIX}
 )
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")

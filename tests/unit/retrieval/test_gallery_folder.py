@@ -13,7 +13,7 @@ import pytest
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import GalleryError, WeightsError
 from reid.records import Embeddings, Sample
-from reid.retrieval import storage, stored_gallery
+from reid.retrieval import segment_writing, storage
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
 
@@ -68,7 +68,7 @@ def test_a_stopped_save_leaves_the_old_gallery(saved, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored_gallery, "write_vectors", full)
+    monkeypatch.setattr(segment_writing, "write_vectors", full)
     with pytest.raises(GalleryError, match="No space left on device"):
         Gallery.build(embeddings_of(random_rows(np.random.default_rng(1), 5, 12))).save(folder)
     assert calls

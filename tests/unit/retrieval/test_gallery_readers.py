@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(tmp_path: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    name = "reid.retrieval.stored_gallery.write_vectors" if broken == "write" else "reid.retrieval.storage.sha256_of"
+    name = "reid.retrieval.segment_writing.write_vectors" if broken == "write" else "reid.retrieval.storage.sha256_of"
     monkeypatch.setattr(name, full)
     for change in (
         lambda: Gallery.open(tmp_path).add(rows_of(range(9, 12))),

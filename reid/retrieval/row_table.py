@@ -154,7 +154,8 @@ class RowTable:
     @cached_property
     def row_ids(self) -> IntArray:
         """(N,) int64, the lasting id of each row; ids ascend."""
-        return _numbers(self.arrow.column(ID), np.int64)
+        ids: IntArray = _numbers(self.arrow.column(ID), np.int64)
+        return ids
 
     def codes(self, name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
         """Return for each row (N,) the position of its text in a list of distinct texts; unknown is "" there.

@@ -16,6 +16,7 @@ Embeddings of people are biometric data, so folders have the mode 0700 and files
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import stat
@@ -223,6 +224,7 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
     _refuse_milvus(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_writable(folder)
         with _write_lock(folder):
             if replaces is None:
                 _check_replaceable(folder)
@@ -240,6 +242,15 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
             f"{folder}: the gallery cannot be written ({error.strerror or error}); choose another folder or free some"
             " space"
         ) from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder whose owner made it read-only; its mode holds for root as well, who could write to it."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if not mode & 0o222 or not os.access(folder, os.W_OK | os.X_OK):
+        raise GalleryError(
+            f"{folder}: the folder is read-only for you (mode {mode:04o}); make it writable or choose another one"
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 
 from reid.records import FloatArray, IntArray
 from reid.retrieval.gallery_header import CODES, ROWS, THUMBNAILS, VECTORS
+from reid.retrieval.numpy_files import flat_values
 from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment, fold, write_vectors
 from reid.retrieval.storage import GalleryWriter
@@ -89,10 +90,10 @@ def _write_vectors(
     writer: GalleryWriter, table: RowTable, parts: Callable[[], Iterator[FloatArray]], dimension: int
 ) -> Facts:
     vectors = writer.write_data(VECTORS, lambda path: write_vectors(path, parts(), len(table), dimension))
-    written = np.load(writer.folder / vectors["name"], mmap_mode="r")
+    written = flat_values(writer.folder / vectors["name"], "<f4").reshape(-1, dimension)
     vectors["fold"] = fold(written)
     files = {VECTORS: vectors, ROWS: writer.write_data(ROWS, table.write)}
-    return {"rows": len(table), "files": {**files, **_write_codes(writer, table, np.asarray(written))}}
+    return {"rows": len(table), "files": {**files, **_write_codes(writer, table, written)}}
 
 
 def _write_codes(writer: GalleryWriter, table: RowTable, vectors: FloatArray) -> Facts:
@@ -101,4 +102,6 @@ def _write_codes(writer: GalleryWriter, table: RowTable, vectors: FloatArray) ->
         return {}
     bounds: dict[str, float] = {}
     entry = writer.write_data(CODES, lambda path: bounds.update(write_codes(path, vectors, camera_order(table))))
-    return {CODES: {**entry, "bounds": bounds, "fold": fold(map_codes(writer.folder / entry["name"]))}}
+    return {
+        CODES: {**entry, "bounds": bounds, "fold": fold(map_codes(writer.folder / entry["name"], vectors.shape[1]))}
+    }

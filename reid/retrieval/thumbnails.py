@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from reid.errors import DataError
 from reid.records import IntArray
+from reid.retrieval.numpy_files import flat_values
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,28 +82,30 @@ class Thumbnails:
         rows: The number N of rows of the segment.
 
     Raises:
-        DataError: The file is damaged.
+        ValueError: The file is none of thumbnails.
+        OSError: The file cannot be read.
     """
 
     def __init__(self, path: Path, rows: int):
-        self.path = path
-        try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: the thumbnails cannot be read") from error
-        head = NUMBERS * 8 * rows
-        if values.dtype != np.uint8 or values.ndim != 1 or len(values) < head:
-            raise DataError(f"{path}: the thumbnails of {rows} rows are not there")
-        self._values: npt.NDArray[np.uint8] = np.asarray(values)
-        self.numbers: IntArray = self._values[:head].view("<i8").reshape(rows, NUMBERS).astype(np.int64)
-        ends = self.numbers[:, 0]
-        if rows and (ends[0] < head or ends[-1] != len(values) or np.any(np.diff(ends) < 0)):
-            raise DataError(f"{path}: the thumbnails are damaged")
-        self._starts = np.append(head, ends[:-1])
+        self.path, self._rows = path, rows
+        self._values: npt.NDArray[np.uint8] = flat_values(path, "|u1")  # stays readable when the file is removed
+
+    @cached_property
+    def _numbers(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Where the images start and end, and their checksums, (N,) int64 each."""
+        head = NUMBERS * 8 * self._rows
+        if len(self._values) < head:
+            raise DataError(f"{self.path}: the thumbnails of {self._rows} rows are not there")
+        numbers = self._values[:head].view("<i8").reshape(self._rows, NUMBERS).astype(np.int64)
+        starts, ends = np.append(head, numbers[:-1, 0]), numbers[:, 0]
+        if np.any(ends < starts) or ends[-1] != len(self._values):
+            raise DataError(f"{self.path}: the thumbnails are damaged")
+        return starts, ends, numbers[:, 1]
 
     def sizes(self, rows: IntArray) -> IntArray:
         """Return the sizes in bytes (K,) of the images of some rows (K,)."""
-        sizes: IntArray = self.numbers[rows, 0] - self._starts[rows]
+        starts, ends, _ = self._numbers
+        sizes: IntArray = ends[rows] - starts[rows]
         return sizes
 
     def images(self, rows: IntArray) -> list[bytes]:
@@ -111,9 +115,10 @@ class Thumbnails:
             DataError: An image is damaged.
         """
         found = []
+        starts, ends, checks = self._numbers
         for row in rows.tolist():
-            image = self._values[self._starts[row] : self.numbers[row, 0]].tobytes()
-            if zlib.crc32(image) != self.numbers[row, 1]:
+            image = self._values[starts[row] : ends[row]].tobytes()
+            if zlib.crc32(image) != checks[row]:
                 raise DataError(f"{self.path}: the thumbnail of a row is damaged")
             found.append(image)
         return found

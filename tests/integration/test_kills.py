@@ -116,7 +116,8 @@ def gallery_state(folder: Path) -> object:
         return "none"
     gallery = Gallery.open(folder / "G")
     queries = load_queries(folder / "G").samples if (folder / "G" / QUERIES_FILE).exists() else ()
-    return gallery.samples, gallery.embeddings.vectors.tobytes(), queries
+    images = [gallery.thumbnail(row) for row in range(len(gallery))]
+    return gallery.samples, gallery.embeddings.vectors.tobytes(), images, queries
 
 
 def persons_state(folder: Path) -> object:
@@ -181,7 +182,10 @@ SOME = ("index", "add", "G", "--data", "some.csv")
 OTHER = (("index", "build", *WEIGHTS, "--out", "H", "--data", "all.csv"), EMPTY, SOME)
 CASES = {
     "create": Case(EMPTY, gallery_state, steps=4),
-    "add": Case(("index", "add", "G", "--data", "all.csv"), gallery_state, (EMPTY, SOME), add_queries, steps=8),
+    "add": Case(
+        ("index", "add", "G", "--data", "all.csv", "--thumbnails"), gallery_state, (EMPTY, SOME), add_queries, steps=8
+    ),
+    "tune": Case(("index", "tune", "G", "--index-kind", "fp16"), gallery_state, ((*BUILD, "all.csv"),), steps=4),
     "remove": Case(
         ("index", "remove", "G", "--camera", "x"), gallery_state, ((*BUILD, "all.csv"),), add_queries, steps=8
     ),

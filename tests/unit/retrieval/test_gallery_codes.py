@@ -110,3 +110,14 @@ def test_a_gallery_without_codes_answers_alike(tmp_path: Path, monkeypatch: pyte
     Gallery.build(embeddings_of(random_rows(np.random.default_rng(0), ROWS, DIMENSION))).save(tmp_path)
     assert not codes_files(tmp_path)
     check_answers(Gallery.open(tmp_path), "camera <> 'c1'", monkeypatch)
+
+
+def test_an_old_reader_answers_although_its_files_are_gone(folder: Path) -> None:
+    reader, gallery = Gallery.open(folder), Gallery.open(folder)
+    query = random_rows(np.random.default_rng(5), 1, DIMENSION)
+    expected = gallery.search(query, 7, fingerprint="f00d")
+    before = codes_files(folder)
+    gallery.compact()
+    assert not any(path.exists() for path in before)
+    found = reader.search(query, 7, fingerprint="f00d")
+    assert_same_ranking(found, expected)

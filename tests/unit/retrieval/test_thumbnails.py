@@ -71,6 +71,12 @@ def test_each_row_has_its_own(folder: Path) -> None:
     assert reds(folder) == expected
 
 
+def test_an_old_reader_has_its_thumbnails_although_their_files_are_gone(folder: Path) -> None:
+    reader = Gallery.open(folder)
+    Gallery.open(folder).compact()
+    assert reader.thumbnail(6) == Gallery.open(folder).thumbnail(6)
+
+
 def test_a_damaged_thumbnail_is_named(folder: Path) -> None:
     path = min(folder.glob(f"*.{THUMBNAILS}"), key=lambda one: -one.stat().st_size)
     content = bytearray(path.read_bytes())

@@ -15,7 +15,7 @@ import typer
 
 from reid.cli import index_erasure, index_exchange, index_tuning
 from reid.cli.gallery_options import Place, Where, check_domains, rows_and_columns
-from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus
+from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus, refuse_options
 from reid.cli.network_options import NetworkCommand, ReadingCommand
 from reid.cli.options import (
     AsJson,
@@ -140,6 +140,9 @@ def index_add(
     weights: Weights = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Keep a small JPEG image of each new crop, of at most 10 KB.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed the crops of split gallery that the gallery does not have yet, and add them.
@@ -162,8 +165,8 @@ def index_add(
     every_sample, samples, more = rows_and_columns(data, root)
     check_files(samples)
     if uri is not None:
-        network = network_of_milvus(every_sample, weights, profiles, unseen)
-        add_in_milvus(uri, samples, more, network, as_json)
+        refuse_options(uri, thumbnails=thumbnails)
+        add_in_milvus(uri, samples, more, network_of_milvus(every_sample, weights, profiles, unseen), as_json)
         return
     from reid.pipeline import check_weights, gallery_checkpoint, progress_bar, workers
     from reid.retrieval.embed import embed
@@ -187,6 +190,7 @@ def index_add(
             more,
             attach=network_files(checkpoint) if is_new else None,
             fingerprint=checkpoint.fingerprint,
+            with_thumbnails=thumbnails,
         )
         progress(len(samples) - added.added)
     remove_old_rows(folder)
@@ -220,12 +224,11 @@ def index_info(folder: Place, as_json: AsJson = False) -> None:
     from reid.retrieval.gallery import Gallery
 
     facts = Gallery.open(folder).info()
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
+    for name, value in facts.items() if not as_json else ():
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
         typer.echo(f"{name}\t{text}")
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
 
 
 @index.command("list", epilog="Example: reid index list galleries/crops --where \"camera = 'door'\" --limit 20")

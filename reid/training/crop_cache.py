@@ -92,6 +92,12 @@ def map_crops(path: Path) -> Tensor:
         raise DataError(f"{path}: the decoded crops are damaged or cut off ({error}); delete the file") from error
 
 
+def remove_crops(folder: Path) -> None:
+    """Remove the files of decoded crops from a folder."""
+    for path in folder.glob("crops-*.npy"):
+        path.unlink()
+
+
 def crops_digest(samples: Sequence[Sample], transform: EvaluationTransform) -> str:
     """Hash what decoded crops depend on: the files, their sizes and times, and how they are resized."""
     digest = hashlib.sha256(json.dumps([transform.height, transform.width, transform.interpolation]).encode())

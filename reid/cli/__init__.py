@@ -31,6 +31,7 @@ from reid.cli import (
     index,
     ingest,
     init,
+    recipe,
     search,
     serve,
     sweep,
@@ -52,8 +53,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, identify,
-    search, evaluate, diff, serve, weights, export,
+    init, ingest, synth, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe, embed, index,
+    identify, search, evaluate, diff, serve, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

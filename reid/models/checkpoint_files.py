@@ -220,7 +220,7 @@ def _read_runtime_model(path: Path, backbone: str | None, size: tuple[int, int] 
 
 
 def _build(spec: NetworkSpec, numbers: int) -> Embedder:
-    """Build an embedder with weights 0 and without moving the random stream: its weights are about to be replaced.
+    """Build an embedder with arbitrary weights, all of which the caller must replace; the random stream stays.
 
     A network that needs far more than the ``numbers`` of its file is refused before it takes memory.
     """
@@ -240,7 +240,10 @@ def _build_for(spec: NetworkSpec, tensors: Table) -> Embedder:
 
 
 class _WithoutRandomWeights(TorchFunctionMode):
-    """Set weights to 0 where PyTorch would draw them at random, which takes longer than reading them from a file."""
+    """Leave weights as they lie in memory where PyTorch would draw them at random.
+
+    Drawing them, or even setting them to 0, takes longer than reading them from a file.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -248,9 +251,7 @@ class _WithoutRandomWeights(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in RANDOM_FILLS:
             return func(*args, **kwargs)
-        tensor: Tensor = args[0] if args else kwargs["tensor"]
-        with torch.no_grad():
-            return tensor.zero_()
+        return args[0] if args else kwargs["tensor"]
 
 
 def _affine_of(network: nn.Module) -> str:

@@ -49,7 +49,9 @@ PARTS_OF_COMMANDS = (
     "index_exchange",
     "index_tuning",
     "network_options",
+    "own_data",
     "rerank_options",
+    "shared_embedding",
     "start_up",
 )  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have

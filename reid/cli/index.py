@@ -70,6 +70,7 @@ def index_build(
     """
     from reid.data.manifest import check_files
     from reid.data.selection import gallery_samples
+    from reid.data.unreadable import count_unreadable
     from reid.pipeline import DEFAULT_GALLERY, build_gallery, check_weights, load_checkpoint
     from reid.retrieval.tombstones import read_tombstones
 
@@ -85,10 +86,10 @@ def index_build(
     checkpoint = normalized_for(samples, checkpoint, normalize, profiles)
     checkpoint = for_cameras_of(samples, checkpoint, unseen, default)
     gallery = build_gallery(checkpoint, samples, folder)
-    if len(gallery) < len(rows):
+    erased = len(rows) - len(gallery) - count_unreadable(rows)
+    if erased:
         typer.echo(
-            f"{folder}: left out {len(rows) - len(gallery)} rows of erased identities;"
-            ' "reid index restore" lifts an erasure',
+            f'{folder}: left out {erased} rows of erased identities; "reid index restore" lifts an erasure',
             err=True,
         )
     identities = {(sample.category, sample.identity) for sample in gallery.samples}

@@ -66,22 +66,10 @@ NETWORK_SUFFIX = "network.safetensors"
 COHORTS_SUFFIX = "cohorts.safetensors"  # statistics of the rows toward each camera, derived from the vectors
 SITE_SUFFIX = "site.safetensors"  # embeddings of crops of the cameras, from the profiles of the network
 
-_OWN_SUFFIXES = frozenset(
-    {
-        OLD_INDEX,
-        OLD_SAMPLES,
-        VECTORS,
-        ROWS,
-        DELETED,
-        CODES,
-        THUMBNAILS,
-        NETWORK_SUFFIX,
-        PERSONS,
-        INDEX,
-        COHORTS_SUFFIX,
-        SITE_SUFFIX,
-    }  # fmt: skip
-)
+_OWN_SUFFIXES = frozenset((
+    OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, CODES, THUMBNAILS, NETWORK_SUFFIX, PERSONS, INDEX,
+    COHORTS_SUFFIX, SITE_SUFFIX,
+))  # fmt: skip
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")

@@ -17,7 +17,8 @@ from reid.evaluation.metrics import NoMatchError, vector_metrics
 from reid.pipeline import unknown_domains
 from reid.records import FloatArray, Modality, Sample, UnseenCameraPolicy
 from reid.retrieval.filters import BoolArray, ColumnCondition, Filter, both, equals, rows_where, time_of, without
-from reid.retrieval.person_search import embed_together
+from reid.retrieval.person_search import PERSON_COLUMN, embed_together, label_persons
+from reid.retrieval.persons.person_files import has_persons
 from reid.retrieval.search import Answer, rows_that_may_answer
 
 NO_ROW_MAY_ANSWER = "no crop in the gallery fits these options; allow another camera, modality or site"
@@ -166,7 +167,7 @@ def _search_gallery(
     if options.ranking not in RANKINGS:
         raise ConfigError(unknown_name("ranking", options.ranking, list(RANKINGS)))
     vector = vector_of(served, query, is_main)
-    one_per = options.one_per if options.one_per in gallery.table.column_names else ""
+    one_per = _group_column(served, options.one_per)
     ranked = RANKINGS[options.ranking](gallery, vector, query.sample, keep, options.answers, one_per)
     shown = [answer.row for answer in ranked.answers]
     verdicts = judge_answers(query.sample, [answer.sample for answer in ranked.answers])
@@ -184,6 +185,14 @@ def _search_gallery(
         served.title, tuple(zip(ranked.answers, verdicts, strict=True)), int(np.count_nonzero(keep)), first_right,
         average_precision, tuple(gallery.table.row_ids[shown].tolist()), served.is_compared, ranked.notes,
     )  # fmt: skip
+
+
+def _group_column(served: ServedGallery, name: str) -> str:
+    """Return the column whose labels answer once each; "" where the gallery has no such labels."""
+    gallery = served.gallery
+    if name == PERSON_COLUMN and name not in gallery.table.column_names and has_persons(served.folder):
+        label_persons(gallery)
+    return name if name in gallery.table.column_names else ""
 
 
 def vector_of(served: ServedGallery, query: Query, is_main: bool) -> FloatArray:

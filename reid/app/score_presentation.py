@@ -32,7 +32,8 @@ def score_table_html(rows: Sequence[ScoreRow]) -> str:
     heads = ("Direction", "Normalization", "mAP", "rank-1", "rank-5", "rank-10", "queries", "gallery")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     body = "".join(_table_row(row, [other for other in rows if other.direction == row.direction]) for row in rows)
-    return f'<div class="reid-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="reid-table" tabindex="0" role="region" aria-label="Scores">{table}</div>'
 
 
 def _table_row(row: ScoreRow, rivals: Sequence[ScoreRow]) -> str:

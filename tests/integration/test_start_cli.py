@@ -145,6 +145,21 @@ def test_folders_that_can_be_cameras_are_taken_for_cameras(reid, plain_weights: 
     assert {(s.camera, s.identity) for s in Gallery.open(Path("other/gallery")).samples} == {("", "door"), ("", "yard")}
 
 
+def test_crops_without_cameras_become_a_gallery_as_well(reid, crops: Path, camera_weights: Path) -> None:
+    """A network with statistics of cameras can neither be calibrated nor adapted then."""
+    Path("flat").mkdir()
+    for number, image in enumerate(sorted(crops.glob("door/*/*.jpg"))):
+        shutil.copy(image, f"flat/{number}.jpg")
+    code, out, err = reid("start", "flat", "--yes", "--no-page", "--adapt", "--weights", camera_weights)
+    assert code == 0, err
+    assert [shlex.split(line)[1] for line in commands(out)] == [
+        "init", "validate", "adapt", "index", "identify", "serve",
+    ]  # fmt: skip
+    assert "the adaptation is left out" in err
+    assert "--unseen-camera nearest" in out
+    assert len(Gallery.open(Path("flat-reid/gallery"))) == number + 1
+
+
 def test_what_cannot_be_started(fails, crops: Path, tmp_path: Path) -> None:
     assert "no such folder" in fails("start", "nowhere", "--yes")
     (tmp_path / "empty").mkdir()

@@ -239,11 +239,21 @@ def _tell_crops(found: SiteFolder, data: Path) -> tuple[Sample, ...]:
         typer.echo(f'hint: {new} images are not in {data}; "reid init --force" lists them', err=True)
     typer.echo(
         f"found {len(images)} crops in {len(cameras) or 'unknown'} cameras"
-        f" ({', '.join(cameras[:8])}{', ...' if len(cameras) > 8 else ''}), light {' and '.join(lights)},"
+        f"{_listed(cameras)}, light {' and '.join(lights)},"
         f" {len(identities) or 'no'} identities",
         err=True,
     )
     return samples
+
+
+def _listed(cameras: Sequence[str]) -> str:
+    """List the first cameras in brackets.
+
+    Example:
+        >>> _listed(["door", "yard"])
+        ' (door, yard)'
+    """
+    return f" ({', '.join(cameras[:8])}{', ...' if len(cameras) > 8 else ''})" if cameras else ""
 
 
 def _normalize(
@@ -260,15 +270,16 @@ def _normalize(
     found = network
     if all(sample.camera for sample in samples):
         calibrate = ("calibrate", *common, "--normalize", "auto", "--out", str(profiles))
-        run_steps(record, [Step("calibration", calibrate, profiles, reads)])
-        found = replace(network, profiles=profiles)
+        step = Step("calibration", calibrate, profiles, reads, is_optional=True)
+        run_steps(record, [step])
+        found = replace(network, profiles=profiles) if record.is_done(step) else network
     else:
         typer.echo("hint: some crops do not name their camera, so cameras are not calibrated", err=True)
     crops = len({sample.path for sample in samples if sample.split is not Split.QUERY})
     if _is_to_be_adapted(crops, wishes, record):
-        step = Step("adaptation", ("adapt", *common, "--out", str(adapted)), adapted, reads)
+        step = Step("adaptation", ("adapt", *common, "--out", str(adapted)), adapted, reads, is_optional=True)
         run_steps(record, [step])
-        if _was_adapted(adapted):
+        if record.is_done(step) and _was_adapted(adapted):
             found = StartNetwork(adapted)
     return found
 

@@ -105,6 +105,44 @@ def test_a_folder_of_videos(reid, plain_weights: Path) -> None:
     assert {s.camera for s in Gallery.open(Path("videos-reid/gallery")).samples} == {"north", "south"}
 
 
+def test_at_most_three_questions_are_asked_and_only_once(
+    reid, crops: Path, plain_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout and the light of the crops, and the weights; the answers decide, and the second start asks nothing."""
+    asked: list[str] = []
+
+    def answer(question: str, default: object = None, **_: object) -> object:
+        asked.append(question)
+        return str(plain_weights) if question.startswith("Weights") else default
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", answer)
+    monkeypatch.setattr("typer.confirm", lambda question, **_: bool(asked.append(question)))
+    assert reid("start", crops, "--no-page", "--no-adapt")[0] == 0
+    assert [question.split()[0] for question in asked] == ["The", "Weights:"]
+    gallery = Gallery.open(Path("crops-reid/gallery"))
+    assert {str(sample.modality) for sample in gallery.samples} == {"visible"}, "the light was denied"
+    asked.clear()
+    assert reid("start", crops, "--no-page", "--no-adapt")[0] == 0
+    assert asked == []
+
+
+def test_crops_without_cameras_become_a_gallery_as_well(reid, crops: Path, camera_weights: Path) -> None:
+    """A network with statistics of cameras can neither be calibrated nor adapted then."""
+    Path("flat").mkdir()
+    for number, image in enumerate(sorted(crops.glob("door/*/*.jpg"))):
+        shutil.copy(image, f"flat/{number}.jpg")
+    code, out, err = reid("start", "flat", "--yes", "--no-page", "--adapt", "--weights", camera_weights)
+    assert code == 0, err
+    assert [shlex.split(line)[1] for line in commands(out)] == [
+        "init", "validate", "adapt", "index", "identify", "serve",
+    ]  # fmt: skip
+    assert "the adaptation is left out" in err
+    assert "--unseen-camera nearest" in out
+    assert len(Gallery.open(Path("flat-reid/gallery"))) == number + 1
+
+
 def test_what_cannot_be_started(fails, crops: Path, tmp_path: Path) -> None:
     assert "no such folder" in fails("start", "nowhere", "--yes")
     (tmp_path / "empty").mkdir()

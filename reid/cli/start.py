@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -309,6 +308,7 @@ def _was_adapted(path: Path) -> bool:
     """Return whether the label-free rule of the adaptation kept the trained network."""
     from reid.adaptation.site_adaptation import RECIPE
     from reid.pipeline import load_checkpoint
+    from reid.structured_text import parse_json
 
     recipe = load_checkpoint(path).extra.get(RECIPE)
-    return bool(recipe and json.loads(recipe).get("adapted"))
+    return bool(recipe and parse_json(recipe).get("adapted"))

@@ -106,7 +106,7 @@ def crops_digest(samples: Sequence[Sample], transform: EvaluationTransform) -> s
             status = sample.path.stat()
         except OSError:
             raise DataError(f"{sample.path}: no such image") from None
-        digest.update(f"{sample.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{sample.path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -211,6 +211,22 @@ def test_an_erasure_needs_its_preview_and_gives_a_receipt(
     assert not any("a1" in json.dumps(row) for row in ask("search", "search", count="50", cross=False).export or ())
 
 
+def test_a_job_is_started_watched_and_cancelled(labelled: Path, tmp_path: Path) -> None:
+    service = service_of(open_served_gallery(labelled), tmp_path / "state")
+    ask, _, _ = asking(service)
+    assert "fill in the field source first" in ask("gallery", "job", kind="add").error
+    assert "import-folder" in ask("gallery", "job", kind="add", source="/etc").error
+    assert ask("gallery", "job", kind="none").error
+    started = ask("gallery", "job", kind="verify")
+    assert "waiting" in started.parts["jobs"]
+    assert started.again == "jobs"
+    _, _, pages = asking(service)  # the page is loaded again
+    assert answer_question(pages, PageValues({"page": "gallery", "action": "show"}), PageVisit()).again == "jobs"
+    assert "cancelled" in ask("gallery", "cancel", job="1").parts["jobs"]
+    assert ask("gallery", "jobs").again == ""
+    assert ask("gallery", "cancel", job="7").error
+
+
 def test_persons_are_confirmed_named_joined_parted_and_undone(tmp_path: Path) -> None:
     Gallery.build(people()).save(tmp_path / "crops")
     ask, _, _ = asking(service_of(open_served_gallery(tmp_path / "crops"), tmp_path / "state"))

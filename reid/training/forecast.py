@@ -127,7 +127,8 @@ def measure_speed(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
     """
     per_identity = experiment.train.images_per_identity
     identities = min(experiment.train.identities_per_batch, max(2, MEASURED_IMAGES // per_identity))
-    recipe = experiment.train.model_copy(update={"identities_per_batch": identities, "warmup_epochs": 0.0})
+    still = {"warmup_epochs": 0.0, "learning_rate": 1e-8}  # noise must not make the loss infinite
+    recipe = experiment.train.model_copy(update={"identities_per_batch": identities, **still})
     transform = make_transform(experiment, start)
     with torch_settings(recipe.threads):
         learner = build_learner(experiment, rows, start)

@@ -26,7 +26,7 @@ from reid.models.execution import Execution, find_device
 from reid.models.freed_memory import keep_freed_memory
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.records import Sample
-from reid.training.crop_cache import CropSource, cached_if_large
+from reid.training.crop_cache import CropSource, cached_if_large, remove_crops
 from reid.training.epochs import CALIBRATE, INIT, OnEpoch, derive_seed, run_epochs
 from reid.training.held_out import HeldOutSet, load_held_out
 from reid.training.initial_weights import fill_embedder, load_initial_weights, make_transform, record_initial_weights
@@ -120,6 +120,8 @@ def train(
             say(f"training on {device} in {experiment.train.precision}")
         source = CropSource(transform, experiment.train.threads, progress, cache)
         source = processes.broadcast(cached_if_large(source, len(rows.all_samples), folder.path))
+        if source.folder == folder.path and say is not None and processes.is_writer:
+            say(f"the crops would take more than half of the free memory, so they are decoded into {folder.path}")
         _train_network(_Work(experiment, rows, held_out, start, folder, source, processes, on_epoch))
     return folder.weights
 
@@ -144,6 +146,8 @@ def _train_network(work: _Work) -> None:
     extra = {"experiment": to_toml(experiment), "data": rows.digest}
     spec = learner.embedder.spec
     save_checkpoint(work.folder.weights, network, spec, transform, domain_fields, rows.domains, extra)
+    if work.source.folder == work.folder.path:  # which the user did not ask for
+        remove_crops(work.folder.path)
 
 
 def _read_crops(work: _Work) -> tuple[TrainingSet, HeldOutSet | None]:

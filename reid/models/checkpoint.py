@@ -173,8 +173,7 @@ class Checkpoint:
             execution: What is wanted; "auto" becomes the best device there is.
 
         Returns:
-            A checkpoint of the same weights.  It has this fingerprint, unless the precision or the decoder moves
-            embeddings (:meth:`~reid.models.execution.Execution.fingerprint_parts`).
+            A checkpoint of the same weights; precision and decoder may change the fingerprint.
 
         Raises:
             ConfigError: The device is not there, or another program runs the network and this asks for more.
@@ -183,6 +182,8 @@ class Checkpoint:
         if execution.device != self.execution.device:
             network = copy.deepcopy(network).to(execution.device)
         moved = replace(self, network=network, execution=execution)
+        if execution.fingerprint_parts() == self.execution.fingerprint_parts():
+            return moved
         return replace(moved, fingerprint=fingerprint_of(moved._contents(), execution))
 
     def save(self, path: Path) -> None:

@@ -115,6 +115,9 @@ def train(
                 folder.read_metrics()
             return folder.weights
         transform = make_transform(experiment, start)
+        device = training_device(experiment.train, processes)
+        if say is not None and processes.is_writer and device != "cpu":
+            say(f"training on {device} in {experiment.train.precision}")
         source = CropSource(transform, experiment.train.threads, progress, cache)
         source = processes.broadcast(cached_if_large(source, len(rows.all_samples), folder.path))
         if source.folder == folder.path and say is not None and processes.is_writer:

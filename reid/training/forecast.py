@@ -17,8 +17,9 @@ from reid.training.batches import BatchSampler
 from reid.training.crop_cache import crop_bytes
 from reid.training.initial_weights import make_transform
 from reid.training.loop import TrainingLoop, make_optimizer
+from reid.training.processes import ONE_PROCESS
 from reid.training.training_data import TrainingRows, TrainingSet
-from reid.training.training_run import build_learner, torch_settings
+from reid.training.training_run import build_learner, torch_settings, training_device
 
 MEASURED_IMAGES = 16  # of a batch, at least two identities
 COPIES = 4  # of each parameter: weights, gradients and the two averages of AdamW
@@ -131,7 +132,7 @@ def measure_speed(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
     recipe = experiment.train.model_copy(update={"identities_per_batch": identities, **still})
     transform = make_transform(experiment, start)
     with torch_settings(recipe.threads):
-        learner = build_learner(experiment, rows, start)
+        learner = build_learner(experiment, rows, start).to(training_device(recipe, ONE_PROCESS))
         data = _random_crops(identities * per_identity, per_identity, rows, transform.height, transform.width)
         augment = TrainTransform(**experiment.augment.model_dump())
         loop = TrainingLoop(learner, make_optimizer(learner, recipe), data, augment, transform, recipe)

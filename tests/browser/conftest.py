@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from helpers.person_crops import people
+from helpers.served_galleries import make_users
 from helpers.tiny_page import page_arguments
 from helpers.visiting import FLAGS, Demo, chromium, wait_until_idle
 from reid.retrieval.gallery import Gallery
@@ -41,6 +42,16 @@ def people_demo(tmp_path: Path) -> Iterator[Demo]:
     """Run the application on a gallery of drawn embeddings, without a network, queries and images."""
     Gallery.build(people()).save(tmp_path / "people")
     with _running(["--gallery", str(tmp_path / "people")], tmp_path / "people", tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def users_demo(tmp_path: Path) -> Iterator[Demo]:
+    """Run the application on a gallery of drawn embeddings for users who log in."""
+    Gallery.build(people()).save(tmp_path / "people")
+    users = make_users(tmp_path / "users.toml")
+    arguments = ["--gallery", str(tmp_path / "people"), "--users", str(users)]
+    with _running(arguments, tmp_path / "people", tmp_path) as running:
         yield running
 
 

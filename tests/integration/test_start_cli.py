@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.walking_people import TWO, Walk, write_video
+from reid.cli.start import Questions
 from reid.data.manifest import read_manifest
 from reid.records import Modality
 from reid.retrieval.gallery import Gallery
@@ -119,13 +120,19 @@ def test_at_most_three_questions_are_asked_and_only_once(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.prompt", answer)
     monkeypatch.setattr("typer.confirm", lambda question, **_: bool(asked.append(question)))
-    assert reid("start", crops, "--no-page", "--no-adapt")[0] == 0
-    assert [question.split()[0] for question in asked] == ["The", "Weights:"]
+    assert reid("start", crops, "--no-page")[0] == 0
+    assert [question.split()[0] for question in asked] == ["The", "Weights:", "Train"][: len(asked)]
+    assert len(asked) >= 2
     gallery = Gallery.open(Path("crops-reid/gallery"))
     assert {str(sample.modality) for sample in gallery.samples} == {"visible"}, "the light was denied"
     asked.clear()
-    assert reid("start", crops, "--no-page", "--no-adapt")[0] == 0
+    assert reid("start", crops, "--no-page")[0] == 0
     assert asked == []
+
+
+def test_the_fourth_question_gets_its_default() -> None:
+    questions = Questions(True)
+    assert [questions.ask(lambda: "asked", "default") for _ in range(4)] == ["asked"] * 3 + ["default"]
 
 
 def test_crops_without_cameras_become_a_gallery_as_well(reid, crops: Path, camera_weights: Path) -> None:

@@ -303,8 +303,8 @@ def legend_html() -> str:
         for state, text in items.items()
     )
     rates = (
-        "<li>1 in 300: one of 300 pairs of different people of these two cameras is as similar; from 1 in 10,000 on, an"
-        " answer counts as the same</li>"
+        "<li>1 in 300: one of 300 pairs of different identities of these two cameras is as similar; from 1 in 10,000"
+        " on, an answer counts as the same</li>"
     )
     return f'<ul class="reid-legend" aria-label="Meaning of marks and rates">{keys}{rates}</ul>'
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import signal
 import socket
 import stat
@@ -151,3 +153,14 @@ def test_an_interruption_ends_with_a_line(main, monkeypatch: pytest.MonkeyPatch)
     code, out, err = main("--port", 0)
     assert (code, out) == (130, "")
     assert err.count("\n") == 1
+
+
+def test_a_page_that_was_open_at_the_end_is_no_fault() -> None:
+    def record(text: str, error: BaseException | None = None) -> logging.LogRecord:
+        info = None if error is None else (type(error), error, None)
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, text, (), info)
+
+    assert server._is_fault(record("Exception in ASGI application", ValueError("x")))
+    assert server._is_fault(record("something else"))
+    assert not server._is_fault(record("Exception in ASGI application", asyncio.CancelledError()))
+    assert not server._is_fault(record("Cancel 1 running task(s), timeout graceful shutdown exceeded"))

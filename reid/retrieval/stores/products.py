@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Float64Array = npt.NDArray[np.float64]
 
+SMALL_TILE = 4096  # rows; for at most so many, a matrix product takes less time than importing FAISS
 FEW_QUERIES = 6  # for at most so many queries, inner products one by one are faster than a matrix product
 LONGEST_ROW = 1.01  # the bounds on rounding errors hold for vectors of unit length
 FLOAT32_ROUNDOFF = 2.0**-24
@@ -87,7 +88,7 @@ class Float32Products:
     def score(self, first: int, stop: int, tile: Tile) -> None:
         """Compute the scores of a tile, also of rows that may not answer."""
         queries = self.queries[first:stop]
-        if len(self.queries) <= FEW_QUERIES:
+        if len(self.queries) <= FEW_QUERIES and tile.size > SMALL_TILE:
             from reid.retrieval.faiss_index import inner_products
 
             self.scores = inner_products(queries, tile.vectors, tile.start, tile.stop, tile.positions)

@@ -23,6 +23,7 @@ from reid.cli import (
     calibrate,
     camera_probe,
     cameras,
+    corrupt,
     diff,
     embed,
     evaluate,
@@ -55,7 +56,7 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe, embed, index,
+    init, ingest, synth, corrupt, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe, embed, index,
     identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)

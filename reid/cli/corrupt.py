@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reid.cli.corruption_options import CorruptionNames, Severity
 from reid.cli.options import Data, Root, samples_of
 from reid.errors import ConfigError
 
@@ -20,13 +21,8 @@ def corrupt(
     out: Annotated[Path, typer.Option(help="Folder to create or to complete: images and a manifest.")],
     data: Data = None,
     root: Root = None,
-    corruption: Annotated[
-        list[str] | None,
-        typer.Option(help="Corruption to draw from, such as fog. Can be repeated. Default: all twenty."),
-    ] = None,
-    severity: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Severity of all images. Default: one of 1 to 5 for each image.")
-    ] = None,
+    corruption: CorruptionNames = None,
+    severity: Severity = None,
     camera: Annotated[
         list[str] | None,
         typer.Option(help="Camera whose images are corrupted. Can be repeated. Default: all cameras."),

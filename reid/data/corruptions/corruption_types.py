@@ -166,5 +166,5 @@ class CorruptionPlan:
 def _generator(values: np.typing.NDArray[np.uint8], seed: int, *words: object) -> Random:
     """Create the generator of an image: it follows from its pixels, the seed and the words."""
     content = np.ascontiguousarray(values)
-    keys = [zlib.crc32(content), *content.shape[:2], *(zlib.crc32(str(word).encode()) for word in words)]
+    keys = [zlib.crc32(content.data), *content.shape[:2], *(zlib.crc32(str(word).encode()) for word in words)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *keys])))

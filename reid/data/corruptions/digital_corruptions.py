@@ -25,7 +25,7 @@ SATURATION = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))  # fa
 
 def lower_contrast(pixels: Pixels, severity: int, random: Random) -> Pixels:  # noqa: ARG001
     """Move every value towards the mean of its channel."""
-    mean = pixels.mean(axis=(0, 1), keepdims=True)
+    mean: Pixels = pixels.mean(axis=(0, 1), keepdims=True)
     return mean + CONTRAST[severity - 1] * (pixels - mean)
 
 
@@ -69,13 +69,14 @@ def change_saturation(pixels: Pixels, severity: int, random: Random) -> Pixels: 
     As in the published corruption, a grey pixel has the hue of red, so a summand above 0 colours it.
     """
     factor, summand = SATURATION[severity - 1]
-    value = pixels.max(axis=2, keepdims=True)
+    value: Pixels = pixels.max(axis=2, keepdims=True)
     depth = value - pixels  # saturation times value, in shares that follow from the hue
     saturation = depth.max(axis=2, keepdims=True) / np.where(value > 0, value, 1)
     wanted = np.clip(saturation * factor + summand, 0, 1)
     coloured = depth * wanted / np.where(saturation > 0, saturation, 1)
     red = value * wanted * np.array([0.0, 1.0, 1.0])
-    return value - np.where(saturation > 0, coloured, red)
+    found: Pixels = value - np.where(saturation > 0, coloured, red)
+    return found
 
 
 def to_image(pixels: Pixels) -> Image.Image:

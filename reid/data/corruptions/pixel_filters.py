@@ -84,7 +84,7 @@ def smear(pixels: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
         rows = np.clip(np.arange(height) - row, 0, height - 1)
         columns = np.clip(np.arange(width) - column, 0, width - 1)
         total += weight * pixels[rows][:, columns]
-    return total / weights[inside].sum()
+    return total / float(weights[inside].sum())
 
 
 def cloud_map(height: int, width: int, decay: float, random: Random) -> Pixels:

@@ -63,15 +63,17 @@ def add_fog(pixels: Pixels, severity: int, random: Random) -> Pixels:
     """Add a cloudy map, and scale the sum so that the brightest value of the image stays the brightest possible."""
     strength, decay = FOG[severity - 1]
     brightest = float(pixels.max(initial=0))
-    fog = strength * cloud_map(*pixels.shape[:2], decay, random)
-    return (pixels + fog) * brightest / (brightest + strength)
+    fog = strength * cloud_map(pixels.shape[0], pixels.shape[1], decay, random)
+    scale = brightest / (brightest + strength)
+    return (pixels + fog) * scale
 
 
 def brighten(pixels: Pixels, severity: int, random: Random) -> Pixels:  # noqa: ARG001
     """Add to the value of hue, saturation and value, so that colours keep their hue and their saturation."""
     value = pixels.max(axis=2, keepdims=True)
     brighter = np.clip(value + BRIGHTNESS[severity - 1], 0, 1)
-    return np.where(value > 0, pixels * brighter / np.where(value > 0, value, 1), brighter)
+    found: Pixels = np.where(value > 0, pixels * brighter / np.where(value > 0, value, 1), brighter)
+    return found
 
 
 def add_spatter(pixels: Pixels, severity: int, random: Random) -> Pixels:
@@ -113,4 +115,5 @@ def add_rain(pixels: Pixels, severity: int, random: Random) -> Pixels:
     inside = (columns >= 0) & (columns < width) & (rows < height)
     rained = pixels.copy()
     rained[rows[inside], columns[inside]] = tint(DROP, channels)
-    return ndimage.uniform_filter(rained, (side, side, 1), mode="mirror") - darker
+    blurred: Pixels = ndimage.uniform_filter(rained, (side, side, 1), mode="mirror")
+    return blurred - darker

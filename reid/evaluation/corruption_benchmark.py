@@ -108,7 +108,8 @@ class CorruptionBenchmark:
             score: Makes the report of other embeddings of the same samples.
 
         Returns:
-            The report with further results beside the clean one of each direction, and the maps of those whose queries are corrupted.
+            The report with further results beside the clean one of each direction, and the maps of those whose queries
+            are corrupted.
 
         Raises:
             DataError: The corrupted images gave other samples or other results.

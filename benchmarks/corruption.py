@@ -231,10 +231,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    for place in places(arguments):
+    found = places(arguments)
+    for place in found:
         measure(place, ROWS, "random", arguments.seeds, arguments.results)
         measure(place, DIRTY_ROWS, "dirty", arguments.seeds, arguments.results)
-    arguments.page.write_text(page(arguments.results), encoding="utf-8")
+    sizes = "; ".join(f"{one.name}: {len(one.scored)} scored crops, {len(one.pool)} to measure" for one in found)
+    arguments.page.write_text(page(arguments.results, sizes), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,23 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from reid.data.corruptions.corruption_types import CORRUPTIONS, SEVERITIES, Corruption, CorruptionPlan
-from reid.data.loading import ImageChange
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.evaluation.ranks import Float64Array
 from reid.evaluation.results import Report, Result, mean_of_galleries
 from reid.evaluation.run import query_and_gallery_rows
 from reid.records import Embeddings, IntArray, Sample
 
+if TYPE_CHECKING:
+    from reid.data.loading import ImageChange
+
 BOTH, QUERY, GALLERY, ALL = "both", "query", "gallery", "all"
 ROLES = (BOTH, QUERY, GALLERY)
 
 Score = Callable[[Embeddings], Report]
-Embed = Callable[[ImageChange | None, str], Embeddings]
+Embed = Callable[["ImageChange | None", str], Embeddings]
 """Called with what changes every image, and a title; embeds the same samples as the clean embeddings."""
 
 

@@ -11,7 +11,6 @@ import io
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from reid.data.corruptions.pixel_filters import Pixels, Random
 
@@ -31,6 +30,8 @@ def lower_contrast(pixels: Pixels, severity: int, random: Random) -> Pixels:  # 
 
 def bend(pixels: Pixels, severity: int, random: Random) -> Pixels:
     """Move the pixels by smoothed random shifts."""
+    from scipy import ndimage
+
     height, width, channels = pixels.shape
     sigma = (SHIFT_SIGMA * height, SHIFT_SIGMA * width)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, signal
 
 Pixels = npt.NDArray[np.float64]
 Random = np.random.Generator
@@ -15,12 +14,16 @@ Random = np.random.Generator
 
 def smooth(pixels: Pixels, sigma: float) -> Pixels:
     """Blur (H, W, C) with a Gaussian of ``sigma`` pixels; the border is repeated."""
+    from scipy import ndimage
+
     found: Pixels = ndimage.gaussian_filter(pixels, (sigma, sigma, 0), mode="nearest")
     return found
 
 
 def convolve(pixels: Pixels, kernel: Pixels) -> Pixels:
     """Convolve every channel of (H, W, C) with a kernel (k, k) of odd side; the border is mirrored."""
+    from scipy import signal
+
     reach = len(kernel) // 2
     around = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="symmetric")
     found: Pixels = signal.fftconvolve(around, kernel[:, :, None], mode="valid", axes=(0, 1))
@@ -37,6 +40,8 @@ def disk_kernel(radius: int, alias_sigma: float) -> Pixels:
     Returns:
         The kernel (k, k), k odd.
     """
+    from scipy import signal
+
     reach, half = max(8, radius), 1 if radius <= 8 else 2
     offsets = np.arange(-reach - half, reach + half + 1)
     disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.float64)

@@ -9,7 +9,6 @@ the ice of the frost is drawn.
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from reid.data.corruptions.pixel_filters import Pixels, Random, cloud_map, luminance, smear, smooth, tint, zoom
 
@@ -92,6 +91,8 @@ def add_spatter(pixels: Pixels, severity: int, random: Random) -> Pixels:
 
 def _edge_light(is_wet: np.typing.NDArray[np.bool_]) -> Pixels:
     """How the surface of water (H, W) reflects light: by the slope of the distance to its edge; 0..1."""
+    from scipy import ndimage
+
     if is_wet.all() or not is_wet.any():
         return is_wet.astype(np.float64)
     edge = is_wet ^ ndimage.binary_erosion(is_wet)
@@ -105,6 +106,8 @@ def _edge_light(is_wet: np.typing.NDArray[np.bool_]) -> Pixels:
 
 def add_rain(pixels: Pixels, severity: int, random: Random) -> Pixels:
     """Draw slanted drops, blur the image with a box, and darken it."""
+    from scipy import ndimage
+
     pixels_a_drop, length, side, darker = RAIN[severity - 1]
     height, width, channels = pixels.shape
     count, slant = max(1, height * width // pixels_a_drop), int(random.integers(-SLANT, SLANT + 1))

@@ -20,6 +20,7 @@ from reid.structured_text import parse_toml, read_toml, shorten
 # not finite.
 MIN_SIDE, MAX_SIDE = 8, 2048  # pixels of a side of the images that a network is trained on
 MAX_BATCH = 2**14  # images
+DEVICE = r"^(auto|cpu|mps|cuda(:\d{1,3})?)$"
 MAX_THREADS = 256  # torch crashes where the system refuses to start so many
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -103,7 +104,8 @@ class Train(_Section):
     triplet_ramp: NonNegative = 4.0  # epochs in which the weight rises from 0 to triplet_weight
     contrast_weight: NonNegative = 0.0  # weight of the supervised contrastive loss on the embeddings
     positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # float16 on a GPU only
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"  # auto takes the best there is
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 2  # the last bits of the results depend on it
     validate_every: CountOrNone = 0  # epochs between two measurements on data.held_out; 0 measures none
     keep: Literal["last", "best"] = (

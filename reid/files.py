@@ -284,6 +284,24 @@ def prepare_output_folder(folder: Path, out: Path | None = None) -> Path:
     return folder
 
 
+def make_output_folder(folder: Path, mode: int = 0o777) -> Path:
+    """Make a folder for files that stay there whatever the command finds, unless it is there already.
+
+    Args:
+        folder: The folder.
+        mode: Who may use it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: It cannot be made, or no file can be written in it.
+    """
+    prepare_output_folder(folder)
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
 def folder_for_files(folder: Path, mode: int = 0o777) -> Iterator[None]:
     """Make a folder, and remove it at the end of the ``with`` block if no file was put into it.

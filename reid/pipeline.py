@@ -239,12 +239,12 @@ def embed_samples(
         DataError: An image cannot be read, or none of them can.
     """
     from reid.models.runners import describe_execution
-    from reid.retrieval.embed import distinct_samples, embed_distinct
+    from reid.retrieval.embed import distinct_images, embed_distinct
 
     check_files(samples)
     unreadable = current_unreadable()
     note = None if unreadable is None else unreadable.add
-    with progress_bar(title, len(distinct_samples(checkpoint, samples))) as progress:
+    with progress_bar(title, len(distinct_images(checkpoint, samples)[0])) as progress:
         embeddings = embed_distinct(
             checkpoint, samples, workers=workers(), progress=progress, on_unreadable=note, change=change
         )

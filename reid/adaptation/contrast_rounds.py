@@ -21,7 +21,7 @@ from reid.adaptation.clusters import Clustering, cluster_site
 from reid.adaptation.contrast import CROPS_A_STEP, Assignments, Memory, draw_step
 from reid.adaptation.site_network import SiteNetwork
 from reid.adaptation.stop_rule import BestEpoch, ClusterFigures, impossibility, refusal
-from reid.adaptation.watched_crops import WATCHED_EPOCHS, WatchedCrops, choose_watched, places_of, without_crops
+from reid.adaptation.watched_crops import WATCHED_EPOCHS, WatchedCrops, choose_watched, viewpoints_of, without_crops
 from reid.data.loading import Progress
 from reid.data.transforms import TrainTransform
 from reid.errors import WeightsError
@@ -258,7 +258,7 @@ class ContrastRounds:
         watched = WatchedCrops.from_state(state.watched)
         if watched is None:
             return None
-        gain = watched.gain(vectors, places_of(self.crops))
+        gain = watched.gain(vectors, viewpoints_of(self.crops))
         self._returning = gain.after
         if state.epoch < min(WATCHED_EPOCHS, self.epochs):
             return watched

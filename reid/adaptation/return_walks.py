@@ -7,7 +7,7 @@ the share of returning walks falls where people are mixed up, and it does not sa
 neighbours does where a camera has several crops of a person.
 
 Measured on crops that took no part in a training, it says without labels whether the training helped
-(docs/results/stop-rule.md).
+(docs/adaptation.md, "When it declines").
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class WalkPlan:
         vectors: FloatArray,
         cameras: IntArray,
         starts: IntArray,
-        kinds: IntArray | None = None,
+        categories: IntArray | None = None,
         seed: int = 0,
     ) -> WalkPlan:
         """Plan walks on the embeddings of before a training.
@@ -56,7 +56,7 @@ class WalkPlan:
             vectors: (N, D) float32, unit rows, of the network before the training.
             cameras: (N,) int64, the camera of each crop.
             starts: (S,) int64, the crops at which walks begin.
-            kinds: (N,) int64, what each crop shows; walks stay among crops of one kind.  None: all show the same.
+            categories: (N,) int64, what each crop shows; walks stay among those of one.  None: all the same.
             seed: Decides which routes are taken where there are many.
 
         Example:
@@ -65,8 +65,12 @@ class WalkPlan:
             >>> plan.routes.tolist()
             [[0, 1, -1], [1, 0, -1]]
         """
-        kinds = np.zeros(len(cameras), np.int64) if kinds is None else kinds
-        routes = [route for kind in np.unique(kinds) for route in _routes(np.unique(cameras[kinds == kind]), seed)]
+        categories = np.zeros(len(cameras), np.int64) if categories is None else categories
+        routes = [
+            route
+            for category in np.unique(categories)
+            for route in _routes(np.unique(cameras[categories == category]), seed)
+        ]
         table = np.full((len(routes), CAMERAS_OF_WALK), -1, np.int64)
         for number, route in enumerate(routes):
             table[number, : len(route)] = route

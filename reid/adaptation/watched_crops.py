@@ -1,8 +1,8 @@
 """Crops that take no part in the first epochs of a training, so that they say without labels whether it helps.
 
 A training draws the crops of a cluster together whether the cluster is right or not, so every sign that is read from
-the crops of the training rises.  Some clusters are therefore left out at first, a fifth of them, with the crops without
-a cluster that are nearest to them.  Walks between cameras that begin at these crops
+the crops of the training rises.  Some clusters are therefore left out at first, three of ten, with the crops without a
+cluster that are nearest to them.  Walks between cameras that begin at these crops
 (:mod:`reid.adaptation.return_walks`) return more often where the training helps people whom it has not seen, and not
 where it only learns its own clusters.
 """
@@ -21,11 +21,11 @@ from reid.adaptation.return_walks import WalkPlan
 from reid.adaptation.site_crops import SiteCrops
 from reid.records import FloatArray, IntArray
 
-WATCHED_SHARE = 0.2  # of the persons that the clusters show before any training
+WATCHED_SHARE = 0.3  # of the persons that the clusters show before any training
 FEWEST_PERSONS = 25  # that clusters show; with fewer, those that are left out would say little
 WATCHED_EPOCHS = 2  # of training, after which the left out crops join
 LEAST_GAIN = 0.03  # by which the share of returning walks must rise
-ERRORS = 2.0  # standard errors that the rise must exceed
+ERRORS = 1.0  # standard errors that the rise must exceed
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class WatchedCrops:
         """(N,) bool: the crops that take no part."""
         return self.persons >= 0
 
-    def gain(self, vectors: FloatArray, places: IntArray) -> WalkGain:
+    def gain(self, vectors: FloatArray, viewpoints: IntArray) -> WalkGain:
         """Compare the walks of now with those of before.
 
         Args:
             vectors: (N, D) float32, unit rows, of the network of now.
-            places: (N,) int64, as :func:`places_of` returns them.
+            viewpoints: (N,) int64, as :func:`viewpoints_of` returns them.
         """
-        after = self.plan.returning(vectors, places)
+        after = self.plan.returning(vectors, viewpoints)
         known = ~np.isnan(self.before)
         persons, change = self.persons[self.plan.starts][known], (after - self.before)[known]
         means = np.array([change[persons == person].mean() for person in np.unique(persons)], np.float64)
@@ -124,13 +124,13 @@ def choose_watched(
     watched = np.where(np.isin(own, chosen) & (owners >= 0), own, -1)
     kinds = [name.rpartition(" ")[0] for name in crops.group_names]
     numbers = np.unique(kinds, return_inverse=True)[1].astype(np.int64)
-    places = places_of(crops)
-    plan = WalkPlan.prepare(vectors, places, np.flatnonzero(watched >= 0), numbers[crops.groups], seed)
-    before = plan.returning(vectors, places)
+    viewpoints = viewpoints_of(crops)
+    plan = WalkPlan.prepare(vectors, viewpoints, np.flatnonzero(watched >= 0), numbers[crops.groups], seed)
+    before = plan.returning(vectors, viewpoints)
     return None if np.isnan(before).all() else WatchedCrops(watched, plan, before)
 
 
-def places_of(crops: SiteCrops) -> IntArray:
+def viewpoints_of(crops: SiteCrops) -> IntArray:
     """Return (N,) int64, the camera and the light and category of each crop as one number."""
     return crops.groups * len(crops.camera_names) + crops.cameras
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from reid.app.job_records import now_text
 from reid.errors import DataError
+from reid.structured_text import parse_json
 
 FIRST = "0" * 64  # the hash that the first line names
 LONGEST_LINE = 2**14  # bytes
@@ -92,7 +93,7 @@ class AuditLog:
                 if not line.endswith(b"\n"):
                     break  # the program was stopped while it wrote, so what it logs did not happen
                 try:
-                    entry = json.loads(line)
+                    entry = parse_json(line.decode("utf-8"))
                 except ValueError:
                     entry = None
                 if not isinstance(entry, dict) or entry.pop("before", None) != before:

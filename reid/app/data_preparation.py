@@ -216,13 +216,23 @@ def _open_or_build(
         remove_partial_files(folder)  # of an earlier start that was killed
         return current
     named = replace(loaded, extra={**loaded.extra, DATA_KEY: digest})
-    checkpoint = with_unseen_cameras(named, _with_calibration_crops(named, samples), "calibrate")
+    checkpoint = _for_every_camera(named, samples)
     query_samples = [sample for sample in samples if sample.split is Split.QUERY]
     queries = embed_samples(checkpoint, query_samples, f"{title}: queries") if query_samples else None
     gallery = build_gallery(checkpoint, samples, folder)
     queries = None if queries is None else save_queries(folder, queries)
     stamp, is_compared = stamp_of(folder), title != CAMERA_BN
     return ServedGallery(title, categories, checkpoint, gallery, queries, folder, stamp, is_compared)
+
+
+def _for_every_camera(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Checkpoint:
+    """Return a checkpoint that knows the cameras of all samples.
+
+    A new camera is calibrated with its own crops. Crops of unknown cameras get the mixture of all known statistics.
+    """
+    named = [sample for sample in samples if sample.camera or "camera" not in checkpoint.domain_fields]
+    calibrated = with_unseen_cameras(checkpoint, _with_calibration_crops(checkpoint, named), "calibrate")
+    return calibrated if len(named) == len(samples) else with_unseen_cameras(calibrated, samples, "prior")
 
 
 def _with_calibration_crops(checkpoint: Checkpoint, samples: Sequence[Sample]) -> list[Sample]:

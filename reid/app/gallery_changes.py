@@ -248,18 +248,18 @@ def erase(service: GalleryService, user: User, wish: ErasureWish, rows: int) -> 
     service.audit.record("erase", user.name, {"rows": rows, "by": [key for key, value in vars(wish).items() if value]})
     chosen = on_paths(service.folder, _filter_of(service, wish))
     own = (service.state_folder / CROPS).resolve()
-    pictures = [path for path in selected_paths(service.folder, chosen) if path.parent == own]
+    images = [path for path in selected_paths(service.folder, chosen) if path.parent == own]
     if wish.identity and replace(wish, identity="") == ErasureWish():
         erased = erase_identity(service.folder, wish.identity)
     else:
         erased = erase_rows(service.folder, chosen)
         compact_gallery(service.folder)
     remaining = [line for one in erased for line in one.remaining]
-    remaining += delete_images(pictures)
+    remaining += delete_images(images)
     receipts = read_receipts(service.folder)
     return {
         "rows": rows,
-        "pictures": len(pictures),
+        "images": len(images),
         "remaining": len(remaining),
         "receipt": receipts[-1] if receipts else None,
     }

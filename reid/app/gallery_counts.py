@@ -21,7 +21,7 @@ class GalleryCounts:
         cameras: The number of known cameras.
         without_camera: The number of rows of an unknown camera.
         categories: The categories, sorted.
-        name: The name of its folder.
+        name: The name of its site, or of its folder where there are several.
     """
 
     crops: int
@@ -37,8 +37,9 @@ def count_gallery(data: ServedData) -> GalleryCounts:
     """Count what the main gallery holds now."""
     served = data.main
     table = served.gallery.table
+    name = served.folder.resolve().name if data.has_several_sites else data.sites[0].name
     if not len(table):
-        return GalleryCounts(0, 0, 0, 0, 0, (), served.folder.name)
+        return GalleryCounts(0, 0, 0, 0, 0, (), name)
     return GalleryCounts(
         crops=len(table),
         identities=_count_pairs(table, "category", "identity"),
@@ -46,7 +47,7 @@ def count_gallery(data: ServedData) -> GalleryCounts:
         cameras=len(table.distinct("camera")),
         without_camera=_count_empty(table, "camera"),
         categories=tuple(table.distinct("category")),
-        name=served.folder.resolve().name,
+        name=name,
     )
 
 

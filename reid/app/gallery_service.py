@@ -27,7 +27,7 @@ from reid.retrieval.persons.person_state import PersonState
 from reid.retrieval.search import UPLOADED
 
 LONGEST_SIDE = 1024  # pixels of a crop that is sent
-MOST_PICTURES = 20  # of one query
+MOST_IMAGES = 20  # of one query
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class GalleryService:
         }
 
     def search(
-        self, user: User, wishes: SearchWishes, pictures: Sequence[bytes] = (), crops: Sequence[int] = ()
+        self, user: User, wishes: SearchWishes, images: Sequence[bytes] = (), crops: Sequence[int] = ()
     ) -> dict[str, Any]:
-        """Search with pictures, or with a crop of the gallery.
+        """Search with images, or with a crop of the gallery.
 
         Args:
             user: Who searches; written to the log together with the filters.
             wishes: What the search asks for.
-            pictures: The contents of image files of one person or object.
+            images: The contents of image files of one person or object.
             crops: The ids of crops of the gallery; with several, the first names camera and light.
 
         Returns:
@@ -113,15 +113,15 @@ class GalleryService:
             DataError: There is nothing to search with, an image cannot be read, or no row may answer.
         """
         self.audit.check_purpose(wishes.purpose)
-        if not (pictures or crops) or len(pictures) + len(crops) > MOST_PICTURES:
-            raise DataError(f"expected 1 to {MOST_PICTURES} pictures or crops to search with")
-        query, doubts = self._query_of(wishes, pictures, crops)
+        if not (images or crops) or len(images) + len(crops) > MOST_IMAGES:
+            raise DataError(f"expected 1 to {MOST_IMAGES} images or crops to search with")
+        query, doubts = self._query_of(wishes, images, crops)
         persons = self.persons.current()
         options = wishes.options
         self.audit.record(
             "search", user.name,
             {
-                "pictures": len(pictures), "crops": list(crops), "camera": query.sample.camera,
+                "images": len(images), "crops": list(crops), "camera": query.sample.camera,
                 "modality": str(query.sample.modality), "category": query.sample.category,
                 "answers_modality": str(options.modality or ""), "in_cameras": options.cameras,
                 "not_in_cameras": options.without_cameras, "after": options.after, "before": options.before,
@@ -140,22 +140,20 @@ class GalleryService:
             "answers": _answers_json(outcome, persons),
         }
 
-    def _query_of(
-        self, wishes: SearchWishes, pictures: Sequence[bytes], crops: Sequence[int]
-    ) -> tuple[Query, list[str]]:
-        """Return the query, and why its pictures do not look like crops."""
-        if len(crops) == 1 and not pictures:
+    def _query_of(self, wishes: SearchWishes, images: Sequence[bytes], crops: Sequence[int]) -> tuple[Query, list[str]]:
+        """Return the query, and why its images do not look like crops."""
+        if len(crops) == 1 and not images:
             return Query(self.sample_of(crops[0]), "", row=crops[0]), []
         samples = [self.sample_of(crop) for crop in crops]
-        images = [read_upload(content) for content in pictures]
-        doubts = [doubt for image in images for doubt in doubts_about(image, wishes.category)]
+        decoded = [read_upload(content) for content in images]
+        doubts = [doubt for image in decoded for doubt in doubts_about(image, wishes.category)]
         if samples:
-            known, images = samples[0], [*(read_image(sample.path) for sample in samples), *images]
+            known, decoded = samples[0], [*(read_image(sample.path) for sample in samples), *decoded]
             query = Sample(UPLOADED, "", known.camera, known.modality, known.category, Split.QUERY)
         else:
-            modality = wishes.modality or guess_modality(images[0])
+            modality = wishes.modality or guess_modality(decoded[0])
             query = Sample(UPLOADED, "", clean_label(wishes.camera), modality, wishes.category, Split.QUERY)
-        return Query(query, "", tuple(images)), list(dict.fromkeys(doubts))
+        return Query(query, "", tuple(decoded)), list(dict.fromkeys(doubts))
 
     def sample_of(self, crop: int) -> Sample:
         """Return the labels of a crop of the gallery; DataError where it has none of this id."""

@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from reid.app.job_records import (
     RESULT_LINES,
     Job,
@@ -202,14 +204,28 @@ class JobQueue:
                     return
             try:
                 self._run(job)
-            except OSError as error:  # such as a full disk
-                with suppress(OSError):
-                    failed = replace(self.job(job.number), status=JobStatus.FAILED, ended=now_text(), process=0)
-                    self._keep(replace(failed, message=f"the job could not be run ({error.strerror or error})"))
+            except (OSError, ValueError) as error:  # such as a full disk
+                self._fail(job.number, str(getattr(error, "strerror", None) or error))
             ended = self.job(job.number)
             if ended.has_ended:
-                for listener in self._listeners:
-                    listener(ended)
+                self._tell(ended)
+
+    def _fail(self, number: int, reason: str) -> None:
+        """Let a job fail, also where its record cannot be written."""
+        failed = replace(self.job(number), status=JobStatus.FAILED, ended=now_text(), process=0)
+        failed = replace(failed, message=f"the job could not be run ({reason})")
+        with self._changed:
+            self._jobs[number] = failed
+        with suppress(OSError):
+            self._keep(failed)
+
+    def _tell(self, job: Job) -> None:
+        """Call the listeners; what goes wrong there does not end the queue."""
+        for listener in self._listeners:
+            try:
+                listener(job)
+            except Exception as error:  # noqa: BLE001 - the queue goes on
+                typer.echo(f"fault after job {job.number}: {type(error).__name__}: {error}", err=True)
 
     def _next(self) -> Job | None:
         """Return the job to run: one that an earlier program left running, then the first that waits."""

@@ -1,4 +1,8 @@
-"""The page on which a user logs in: plain HTML without scripts, before anything of the application is sent."""
+"""The page on which a user logs in: plain HTML without scripts, before anything of the application is sent.
+
+Its policy for referrers is another one than that of the application, under which a browser sends a form without saying
+from where, so that the form could not be told from that of another site.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="referrer" content="same-origin">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>reid: log in</title>
 <style>

@@ -10,7 +10,7 @@ from PIL import Image
 
 from reid.app.accounts import OWNER, User
 
-MOST_IMAGES = 8  # of one query, and that are kept for one visitor's page
+MOST_IMAGES = 16  # that are kept for one visitor's page: those of a query, and people who were found in a frame
 
 
 class PageValues:

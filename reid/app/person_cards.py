@@ -24,6 +24,7 @@ from reid.retrieval.persons.requests import (
 )
 
 COMPARED = 400  # of the largest persons are compared to find those that may be one
+COMPARED_ROWS = 100_000  # of the gallery; in a larger one, nobody is asked
 QUESTIONS = 4  # pairs that are asked for at a time
 
 
@@ -90,7 +91,7 @@ def pairs_to_ask(state: PersonState, count: int = QUESTIONS) -> list[tuple[int, 
         The numbers of both, and the similarity of their mean embeddings.
     """
     numbers = persons_by_size(state)[:COMPARED]
-    if len(numbers) < 2:
+    if len(numbers) < 2 or len(state.table) > COMPARED_ROWS:
         return []
     sizes = np.array([int((state.persons == number).sum()) for number in numbers])
     means = np.stack([state.centered[state.persons == number].mean(axis=0) for number in numbers])

@@ -140,6 +140,20 @@ def picker_html(crops: Mapping[str, Crop], chosen: str | None = None) -> str:
     return f'<div class="reid-picker" role="group" aria-label="Query crops" {style}>{buttons}</div>'
 
 
+def frame_html(crops: Mapping[str, Crop]) -> str:
+    """Return buttons for the people who were found in an uploaded frame, by the names of their images."""
+    buttons = "".join(
+        f'<button type="button" class="reid-pick" data-set="images" data-value="{escape(name)}" data-reveal="1"'
+        f' aria-pressed="false"><img src="{crop.uri}" alt="Person {number} in the frame"></button>'
+        for number, (name, crop) in enumerate(crops.items(), 1)
+    )
+    style = _grid_style(crops.values())
+    return (
+        '<p class="reid-lead">People in this frame; click one to search for it.</p>'
+        f'<div class="reid-picker" role="group" aria-label="People in this frame" {style}>{buttons}</div>'
+    )
+
+
 def _button(key: str, crop: Crop, chosen: str | None) -> str:
     pressed = "true" if key == chosen else "false"
     return (
@@ -289,8 +303,8 @@ def legend_html() -> str:
         for state, text in items.items()
     )
     rates = (
-        "<li>1 in 300: one of 300 pairs of different people of these two cameras is as similar; from 1 in 10,000 on, an"
-        " answer counts as the same</li>"
+        "<li>1 in 300: one of 300 pairs of different identities of these two cameras is as similar; from 1 in 10,000"
+        " on, an answer counts as the same</li>"
     )
     return f'<ul class="reid-legend" aria-label="Meaning of marks and rates">{keys}{rates}</ul>'
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from reid.app.rankings import RANKINGS
@@ -17,7 +19,9 @@ from reid.evaluation.metrics import NoMatchError, vector_metrics
 from reid.pipeline import unknown_domains
 from reid.records import FloatArray, Modality, Sample, UnseenCameraPolicy
 from reid.retrieval.filters import BoolArray, ColumnCondition, Filter, both, equals, rows_where, time_of, without
-from reid.retrieval.person_search import embed_together
+from reid.retrieval.gallery import Gallery
+from reid.retrieval.person_search import PERSON_COLUMN, embed_together, label_persons
+from reid.retrieval.persons.person_files import has_persons
 from reid.retrieval.search import Answer, rows_that_may_answer
 
 NO_ROW_MAY_ANSWER = "no crop in the gallery fits these options; allow another camera, modality or site"
@@ -25,7 +29,10 @@ NO_NETWORK = (
     "this gallery holds no network, so only its own crops can be searched for; start the page with the weights that it"
     " was built with (--weights)"
 )
-SCORED_ROWS = 100_000  # a query is scored against all right answers in galleries of at most so many rows
+SCORED_ROWS = 20_000  # a query is scored against all right answers in galleries of at most so many rows
+
+
+_sites: WeakKeyDictionary[Gallery, npt.NDArray[np.str_]] = WeakKeyDictionary()
 
 
 class Verdict(StrEnum):
@@ -166,7 +173,7 @@ def _search_gallery(
     if options.ranking not in RANKINGS:
         raise ConfigError(unknown_name("ranking", options.ranking, list(RANKINGS)))
     vector = vector_of(served, query, is_main)
-    one_per = options.one_per if options.one_per in gallery.table.column_names else ""
+    one_per = _group_column(served, options.one_per)
     ranked = RANKINGS[options.ranking](gallery, vector, query.sample, keep, options.answers, one_per)
     shown = [answer.row for answer in ranked.answers]
     verdicts = judge_answers(query.sample, [answer.sample for answer in ranked.answers])
@@ -184,6 +191,14 @@ def _search_gallery(
         served.title, tuple(zip(ranked.answers, verdicts, strict=True)), int(np.count_nonzero(keep)), first_right,
         average_precision, tuple(gallery.table.row_ids[shown].tolist()), served.is_compared, ranked.notes,
     )  # fmt: skip
+
+
+def _group_column(served: ServedGallery, name: str) -> str:
+    """Return the column whose labels answer once each; "" where the gallery has no such labels."""
+    gallery = served.gallery
+    if name == PERSON_COLUMN and name not in gallery.table.column_names and has_persons(served.folder):
+        label_persons(gallery)
+    return name if name in gallery.table.column_names else ""
 
 
 def vector_of(served: ServedGallery, query: Query, is_main: bool) -> FloatArray:
@@ -228,10 +243,18 @@ def _rows_for(data: ServedData, served: ServedGallery, sample: Sample, options: 
         categories=[sample.category],
     )
     if options.site and data.has_several_sites:
-        sites = [data.site_of(row) for row in table.samples]
-        keep &= np.array([site in (options.site, "") for site in sites], dtype=np.bool_)
+        keep &= np.isin(_sites_of(data, served), (options.site, ""))
     wanted = options.filter
     return keep if wanted is None else keep & rows_where(wanted, table)
+
+
+def _sites_of(data: ServedData, served: ServedGallery) -> npt.NDArray[np.str_]:
+    """Return the name of the site of each row (G,), once for each state of a gallery."""
+    gallery = served.gallery
+    known = _sites.get(gallery)
+    if known is None or len(known) != len(gallery):
+        known = _sites[gallery] = np.array([data.site_of(sample) for sample in gallery.table.samples], np.str_)
+    return known
 
 
 def judge_answers(query: Sample, answers: Sequence[Sample]) -> list[Verdict]:

@@ -49,8 +49,8 @@ def crop_query(data: ServedData, key: str) -> Query:
     if kind not in ("q", "r") or not (digits.isascii() and digits.isdigit() and len(digits) < 17):
         raise DataError(GONE_QUERY)
     number, crops = int(digits), data.query_crops
-    if kind == "q" and not crops.are_gallery_rows:
-        found = crops.find(number)
+    if kind == "q":
+        found = None if crops.are_gallery_rows else crops.find(number)
         if found is None:
             raise DataError(GONE_QUERY)
         return Query(found[1], found[0])

@@ -34,7 +34,7 @@ Text = Annotated[str, Query(max_length=LONGEST)]
 Texts = Annotated[list[Annotated[str, Field(max_length=LONGEST)]], Query(max_length=50)]
 CropId = Annotated[int, Path(ge=0, le=2**53)]
 JobNumber = Annotated[int, Path(ge=1, le=2**31)]
-PICTURE = {
+IMAGE_BODY = {
     "requestBody": {
         "description": "A crop of one person or object: the content of a JPEG, PNG, BMP or WebP file.",
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
@@ -139,7 +139,7 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         return service.describe()
 
     @rest.post(
-        "/api/search", summary="Rank the gallery by similarity to a picture or to a crop.", openapi_extra=PICTURE
+        "/api/search", summary="Rank the gallery by similarity to an image or to a crop.", openapi_extra=IMAGE_BODY
     )
     def search(
         user: Viewer,
@@ -190,7 +190,7 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
 def _add_changes(rest: FastAPI, service: GalleryService) -> None:
     """Add the addresses that change the gallery."""
 
-    @rest.post("/api/crops", summary="Add a picture to the gallery.", status_code=201, openapi_extra=PICTURE)
+    @rest.post("/api/crops", summary="Add an image to the gallery.", status_code=201, openapi_extra=IMAGE_BODY)
     def add(
         user: Operator,
         content: Content,

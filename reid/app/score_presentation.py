@@ -25,14 +25,15 @@ class ScoreRow:
     gallery: int
 
 
-def score_table_html(rows: Sequence[ScoreRow]) -> str:
-    """Return a table of scores in percent; the best of each direction are bold."""
+def score_table_html(rows: Sequence[ScoreRow], title: str = "Scores") -> str:
+    """Return a table of scores in percent; the best of each direction are bold, and ``title`` names the table."""
     if not rows:
         return message_html("No scores for this selection.")
     heads = ("Direction", "Normalization", "mAP", "rank-1", "rank-5", "rank-10", "queries", "gallery")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     body = "".join(_table_row(row, [other for other in rows if other.direction == row.direction]) for row in rows)
-    return f'<div class="reid-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="reid-table" tabindex="0" role="region" aria-label="{escape(title)}, table">{table}</div>'
 
 
 def _table_row(row: ScoreRow, rivals: Sequence[ScoreRow]) -> str:

@@ -5,7 +5,9 @@ Which requests it answers is decided in :mod:`reid.app.guard`.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import os
 import re
 import shutil
@@ -136,6 +138,12 @@ def address_of(listener: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether a line of the server's log tells of a fault; that a page was open when the program ended is none."""
+    was_cancelled = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
+    return not was_cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
+
+
 def serve(
     guard: Counting, listener: socket.socket, address: str | None = None, tls: tuple[Path, Path] | None = None
 ) -> None:
@@ -161,6 +169,7 @@ def serve(
         ssl_certfile=None if tls is None else tls[0],
         ssl_keyfile=None if tls is None else tls[1],
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_fault)
     try:
         _Server(config, address or address_of(listener, "http" if tls is None else "https")).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises the signal again after a clean end

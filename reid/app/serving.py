@@ -19,7 +19,7 @@ from reid.app.served_data import ServedData
 from reid.app.serving_options import host_names
 from reid.app.webhook import Webhook
 from reid.errors import ConfigError
-from reid.files import prepare_output_folder
+from reid.files import make_output_folder
 
 
 def state_folder_of(options: argparse.Namespace, data: ServedData) -> Path:
@@ -28,11 +28,7 @@ def state_folder_of(options: argparse.Namespace, data: ServedData) -> Path:
     folder: Path = options.state or gallery.with_name(f"{gallery.name}-state")
     if folder.resolve() == gallery or folder.resolve().is_relative_to(gallery):
         raise ConfigError(f"--state {folder}: lies in the gallery; choose a folder beside it")
-    existed = folder.exists()
-    prepare_output_folder(folder)
-    if not existed:
-        folder.chmod(0o700)
-    return folder
+    return make_output_folder(folder, 0o700)
 
 
 @contextmanager

@@ -28,6 +28,12 @@ def gallery_folder(context: typer.Context, gallery: Path | None) -> Path:
 
     folder: Path = gallery or context.obj or DEFAULT_GALLERY
     from reid.retrieval.storage import check_gallery
+    from reid.retrieval.stores.milvus_client import is_milvus_uri
+
+    if str(folder).startswith("milvus:") or is_milvus_uri(str(folder)):
+        raise ConfigError(
+            f"{folder}: galleries in Milvus keep no persons; write its rows to a folder with Gallery.save"
+        )
 
     check_gallery(folder)
     return folder
@@ -81,7 +87,7 @@ def identify_match(
     category: Annotated[str, typer.Option(help="What the images show: person, vehicle, ...")] = "person",
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Number of persons.")] = 10,
     score_norm: Annotated[
-        ScoreNormName | None, typer.Option(help="How scores are normalized per pair of cameras. Default: csls.")
+        ScoreNormName | None, typer.Option(help="How scores are normalized per pair of cameras. Default: as in search.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,7 +119,8 @@ def identify_match(
     vectors = embed_together(checkpoint, images, cameras, modality=modality, category=category)
     found = search_persons(
         opened, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,
-        camera=cameras[0] if len(set(cameras)) == 1 else "", score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        camera=cameras[0] if len(set(cameras)) == 1 else "",
+        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
     )  # fmt: skip
     rows = [person_answer_json(state, rank, one) for rank, one in enumerate(found, 1)]
     if as_json:

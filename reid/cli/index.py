@@ -15,7 +15,7 @@ import typer
 
 from reid.cli import index_erasure, index_exchange, index_tuning
 from reid.cli.gallery_options import Place, Where, check_domains, rows_and_columns
-from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus
+from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus, refuse_options
 from reid.cli.network_options import NetworkCommand, ReadingCommand
 from reid.cli.options import (
     AsJson,
@@ -70,6 +70,7 @@ def index_build(
     """
     from reid.data.manifest import check_files
     from reid.data.selection import gallery_samples
+    from reid.data.unreadable import count_unreadable
     from reid.pipeline import DEFAULT_GALLERY, build_gallery, check_weights, load_checkpoint
     from reid.retrieval.tombstones import read_tombstones
 
@@ -85,10 +86,10 @@ def index_build(
     checkpoint = normalized_for(samples, checkpoint, normalize, profiles)
     checkpoint = for_cameras_of(samples, checkpoint, unseen, default)
     gallery = build_gallery(checkpoint, samples, folder)
-    if len(gallery) < len(rows):
+    erased = len(rows) - len(gallery) - count_unreadable(rows)
+    if erased:
         typer.echo(
-            f"{folder}: left out {len(rows) - len(gallery)} rows of erased identities;"
-            ' "reid index restore" lifts an erasure',
+            f'{folder}: left out {erased} rows of erased identities; "reid index restore" lifts an erasure',
             err=True,
         )
     identities = {(sample.category, sample.identity) for sample in gallery.samples}
@@ -140,6 +141,9 @@ def index_add(
     weights: Weights = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Keep a small JPEG image of each new crop, of at most 10 KB.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed the crops of split gallery that the gallery does not have yet, and add them.
@@ -162,8 +166,8 @@ def index_add(
     every_sample, samples, more = rows_and_columns(data, root)
     check_files(samples)
     if uri is not None:
-        network = network_of_milvus(every_sample, weights, profiles, unseen)
-        add_in_milvus(uri, samples, more, network, as_json)
+        refuse_options(uri, thumbnails=thumbnails)
+        add_in_milvus(uri, samples, more, network_of_milvus(every_sample, weights, profiles, unseen), as_json)
         return
     from reid.pipeline import check_weights, gallery_checkpoint, progress_bar, workers
     from reid.retrieval.embed import embed
@@ -187,6 +191,7 @@ def index_add(
             more,
             attach=network_files(checkpoint) if is_new else None,
             fingerprint=checkpoint.fingerprint,
+            with_thumbnails=thumbnails,
         )
         progress(len(samples) - added.added)
     remove_old_rows(folder)
@@ -220,12 +225,11 @@ def index_info(folder: Place, as_json: AsJson = False) -> None:
     from reid.retrieval.gallery import Gallery
 
     facts = Gallery.open(folder).info()
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
+    for name, value in facts.items() if not as_json else ():
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
         typer.echo(f"{name}\t{text}")
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
 
 
 @index.command("list", epilog="Example: reid index list galleries/crops --where \"camera = 'door'\" --limit 20")

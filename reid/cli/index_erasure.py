@@ -58,6 +58,7 @@ def index_erase(
             ' tune" builds it again',
             err=True,
         )
+    _hint_profiles(folder)
     for line in remaining:
         typer.echo(
             f"warning: {line}; it still holds erased rows, which answer no search; mend that, then erase again",
@@ -65,6 +66,19 @@ def index_erase(
         )
     if remaining:
         raise typer.Exit(1)
+
+
+def _hint_profiles(folder: Path) -> None:
+    """Say what an erasure does not reach where a gallery was built with profiles that hold embeddings of crops."""
+    from reid.retrieval.gallery_header import read_header
+    from reid.retrieval.storage import SITE_SUFFIX
+
+    if SITE_SUFFIX in read_header(folder)["files"]:
+        typer.echo(
+            "hint: the profiles that this gallery was built with hold embeddings of crops as well; calibrate again"
+            " without the erased ones",
+            err=True,
+        )
 
 
 @commands.command("remove", epilog="Example: reid index remove galleries/crops --before 2024-05-01")

@@ -22,7 +22,8 @@ def index_merge(
 ) -> None:
     """Add the rows of other galleries of the same network; rows that are there already are not added twice.
 
-    The gallery is created where there is none. Rows that were erased from it stay out.
+    The gallery is created where there is none. Rows that were erased from it stay out. Decisions about persons come
+    with the rows; "reid identify" finds the persons again.
     """
     from reid.retrieval.storage import check_gallery
 
@@ -31,7 +32,9 @@ def index_merge(
     from reid.retrieval.exchange import merge_galleries
 
     for other, added in zip(others, merge_galleries(folder, others), strict=True):
-        typer.echo(f"{other}\tadded {added.added} rows; {added.known} were there already, {added.barred} stay out")
+        decisions = f"; {added.decisions} decisions about persons" if added.decisions else ""
+        counts = f"added {added.added} rows; {added.known} were there already, {added.barred} stay out"
+        typer.echo(f"{other}\t{counts}{decisions}")
 
 
 @commands.command("export", epilog="Example: reid index export galleries/crops --out crops.parquet")
@@ -42,7 +45,10 @@ def index_export(
     ],
     where: Where = None,
 ) -> None:
-    """Write vectors and rows of a gallery to a file for other programs."""
+    """Write vectors and rows of a gallery to a file for other programs, with the column "person" where it has persons.
+
+    "reid identify export" writes the decisions about persons.
+    """
     from reid.retrieval.storage import check_gallery
 
     check_gallery(folder)

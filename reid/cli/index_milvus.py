@@ -35,7 +35,7 @@ def refuse_options(uri: str, **options: object) -> None:
     """Refuse options that mean nothing for a gallery in Milvus."""
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
     if given:
-        raise ConfigError(f"{uri}: Milvus keeps no network, no persons and no list of what was removed;"
+        raise ConfigError(f"{uri}: Milvus keeps no persons, no images and no list of what was removed;"
                           f" leave {' and '.join(given)} out")  # fmt: skip
 
 

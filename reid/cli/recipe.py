@@ -34,15 +34,15 @@ def recipe(
     Before it starts, the command states the published figure, what was never run here, the memory that the training
     needs, and the time of an epoch, which it measures on this machine.
     """
+    if root is None and name != "list":
+        raise typer.BadParameter("expected --root, the folder of the data set", param_hint="--root")
     from reid.training.published_recipes import read_recipe, recipe_names
 
-    if name == "list":
+    if root is None or name == "list":
         for known in recipe_names():
             typer.echo(f"{known}\t{read_recipe(known).target}")
         return
     found = read_recipe(name)
-    if root is None:
-        raise typer.BadParameter("expected --root, the folder of the data set", param_hint="--root")
     from reid.config import apply_sets
     from reid.training.processes import rank_and_count
     from reid.training.published_recipes import with_root, write_manifest

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reid.errors import ConfigError
-from reid.records import Embeddings, Sample, domain_of
+from reid.records import Embeddings, Sample
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
-    from reid.retrieval.embed import distinct_samples
     from reid.retrieval.embedding_shards import EmbeddingShards
 
 SHARD_ROWS = 4096
@@ -75,11 +74,11 @@ def embed_in_shards(
         workers: The number of workers of Ray.
     """
     from reid.data.loading import domain_indices
+    from reid.retrieval.embed import distinct_images
     from reid.retrieval.embedding_shards import EmbeddingShards
     from reid.training.processes import SilentExit, joined_processes
 
-    by_key = distinct_samples(checkpoint, samples)
-    distinct = list(by_key.values())
+    distinct, rows = distinct_images(checkpoint, samples)
     domain_indices(distinct, checkpoint.domain_fields, checkpoint.domains, checkpoint.unknown_domain)  # all are known
     shards = EmbeddingShards(_folder_of(out), tuple(distinct), shard_rows or SHARD_ROWS)
     try:
@@ -95,8 +94,6 @@ def embed_in_shards(
         raise typer.Exit(1) from None
     if merged is None or len(distinct) == len(samples):
         return merged
-    row_of = {key: row for row, key in enumerate(by_key)}
-    rows = [row_of[sample.path, domain_of(sample, checkpoint.domain_fields)] for sample in samples]
     return Embeddings(tuple(samples), merged.vectors[rows], merged.fingerprint)
 
 

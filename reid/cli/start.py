@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from reid.data.site_folder import SiteFolder
 
 commands = typer.Typer()
+Answer = TypeVar("Answer")
 
+MOST_QUESTIONS = 3
 MOST_TO_ADAPT = 3000  # crops; above this number the adaptation, which takes hours, is not chosen by itself
 FEWEST_TO_ADAPT = 32  # crops; see reid.adaptation.stop_rule
 OFFERED = "osnet_x0_25_msmt17"  # public weights that are named where nothing else is known
@@ -37,7 +38,30 @@ class Wishes:
     category: str
     fps: float
     adapt: bool | None
-    asks: bool
+    questions: Questions
+    pattern: str | None = None
+
+
+class Questions:
+    """Asks in a terminal, at most three times.
+
+    Args:
+        asks: Whether to ask at all; otherwise every question gets its default.
+
+    Example:
+        >>> Questions(False).ask(lambda: "an answer", "the default")
+        'the default'
+    """
+
+    def __init__(self, asks: bool) -> None:
+        self._left = MOST_QUESTIONS if asks else 0
+
+    def ask(self, question: Callable[[], Answer], default: Answer) -> Answer:
+        """Return the answer to a question; its default where no more is asked."""
+        if not self._left:
+            return default
+        self._left -= 1
+        return question()
 
 
 @commands.command(epilog="Example: reid start crops --weights osnet.pth --backbone osnet_x0_25")
@@ -55,6 +79,13 @@ def start(
         ),
     ] = None,
     backbone: Backbone = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help='What the folders and file names of crops mean, as in "reid init". Default: found out; folders that'
+            " can be cameras or identities are taken for cameras where nothing is asked."
+        ),
+    ] = None,
     category: Annotated[str, typer.Option(help="What the crops show: person, vehicle, ...")] = "person",
     fps: Annotated[float, typer.Option(help="Frames of each second of a video in which people are searched.")] = 5.0,
     adapt: Annotated[
@@ -84,7 +115,7 @@ def start(
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise ConfigError(f"--out {out}: lies in {folder}, whose images it would mix with; choose a folder beside it")
     asks = not yes and sys.stdin.isatty() and sys.stdout.isatty()
-    wishes = Wishes(out, weights or "", backbone, category, fps, adapt, asks)
+    wishes = Wishes(out, weights or "", backbone, category, fps, adapt, Questions(asks), pattern)
     try:
         with hold_start(out):
             gallery = _make_gallery(found, wishes, StartRecord(out))
@@ -156,21 +187,21 @@ def _init_step(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Step:
     from reid.data.grey_images import grey_cameras
 
     words = ["init", str(found.folder)]
-    layouts = find_layouts(found.folder, found.images)
-    pattern = layouts[0].pattern
+    layouts = [] if wishes.pattern else find_layouts(found.folder, found.images)
+    likely = wishes.pattern or next((one.pattern for one in layouts if "{camera}" in one.pattern), layouts[0].pattern)
     if len(layouts) > 1:
-        if wishes.asks:
-            from reid.cli.init import ask_layout
+        from reid.cli.init import ask_layout
 
-            pattern = ask_layout(layouts).pattern
-        words += ["--pattern", pattern]
+        likely = wishes.questions.ask(lambda: ask_layout(layouts).pattern, likely)
+    if len(layouts) != 1:
+        words += ["--pattern", likely]
     if wishes.category != "person":
         words += ["--category", wishes.category]
-    samples = samples_in_folder(found.folder, pattern, wishes.category)
+    samples = samples_in_folder(found.folder, likely, wishes.category)
     grey = [camera for camera in grey_cameras(samples) if camera]
     if grey and len(grey) < len({sample.camera for sample in samples if sample.camera}):
         question = f"The images of {', '.join(grey)} are grey. Do these cameras record infrared light"
-        if not wishes.asks or typer.confirm(question, default=True):
+        if wishes.questions.ask(lambda: typer.confirm(question, default=True), True):
             words += [word for camera in grey for word in ("--infrared", camera)]
     record.remember("init", words)
     return Step("manifest", tuple(words), found.folder / MANIFEST)
@@ -197,17 +228,14 @@ def _choose_weights(wishes: Wishes, record: StartRecord) -> tuple[StartNetwork, 
     from reid.models.weights.public_weights import find_weights, public_weights
 
     chosen = wishes.weights or record.answers.get("weights", "")
-    if not chosen and wishes.asks:
+    if not chosen:
         typer.echo(
-            "The shipped weights know drawn people and vehicles. For real people, public weights are better; the names"
-            f' are in "reid weights list", such as {OFFERED}, and one that you name here is fetched.'
-        )
-        chosen = typer.prompt("Weights: a file, a name, or shipped", default=SHIPPED).strip()
-    elif not chosen:
-        typer.echo(
-            "hint: the shipped weights know drawn people and vehicles; for real people, fetch public weights by name:"
-            f" --weights {OFFERED}",
+            "hint: the shipped weights know drawn people and vehicles; for real people, name public weights of"
+            f' "reid weights list", such as {OFFERED}, which are then fetched',
             err=True,
+        )
+        chosen = wishes.questions.ask(
+            lambda: str(typer.prompt("Weights: a file, a name, or shipped", default=SHIPPED)).strip(), SHIPPED
         )
     record.remember("weights", chosen or SHIPPED)
     if chosen in ("", SHIPPED):
@@ -239,11 +267,21 @@ def _tell_crops(found: SiteFolder, data: Path) -> tuple[Sample, ...]:
         typer.echo(f'hint: {new} images are not in {data}; "reid init --force" lists them', err=True)
     typer.echo(
         f"found {len(images)} crops in {len(cameras) or 'unknown'} cameras"
-        f" ({', '.join(cameras[:8])}{', ...' if len(cameras) > 8 else ''}), light {' and '.join(lights)},"
+        f"{_listed(cameras)}, light {' and '.join(lights)},"
         f" {len(identities) or 'no'} identities",
         err=True,
     )
     return samples
+
+
+def _listed(cameras: Sequence[str]) -> str:
+    """List the first cameras in brackets.
+
+    Example:
+        >>> _listed(["door", "yard"])
+        ' (door, yard)'
+    """
+    return f" ({', '.join(cameras[:8])}{', ...' if len(cameras) > 8 else ''})" if cameras else ""
 
 
 def _normalize(
@@ -260,15 +298,16 @@ def _normalize(
     found = network
     if all(sample.camera for sample in samples):
         calibrate = ("calibrate", *common, "--normalize", "auto", "--out", str(profiles))
-        run_steps(record, [Step("calibration", calibrate, profiles, reads)])
-        found = replace(network, profiles=profiles)
+        step = Step("calibration", calibrate, profiles, reads, is_optional=True)
+        run_steps(record, [step])
+        found = replace(network, profiles=profiles) if record.is_done(step) else network
     else:
         typer.echo("hint: some crops do not name their camera, so cameras are not calibrated", err=True)
     crops = len({sample.path for sample in samples if sample.split is not Split.QUERY})
     if _is_to_be_adapted(crops, wishes, record):
-        step = Step("adaptation", ("adapt", *common, "--out", str(adapted)), adapted, reads)
+        step = Step("adaptation", ("adapt", *common, "--out", str(adapted)), adapted, reads, is_optional=True)
         run_steps(record, [step])
-        if _was_adapted(adapted):
+        if record.is_done(step) and _was_adapted(adapted):
             found = StartNetwork(adapted)
     return found
 
@@ -278,10 +317,10 @@ def _is_to_be_adapted(crops: int, wishes: Wishes, record: StartRecord) -> bool:
     answer = wishes.adapt if wishes.adapt is not None else record.answers.get("adapt")
     if answer is None:
         answer = FEWEST_TO_ADAPT <= crops <= MOST_TO_ADAPT
-        if wishes.asks and crops >= FEWEST_TO_ADAPT:
-            minutes = max(1, round(crops / 100))
+        if crops >= FEWEST_TO_ADAPT:
+            minutes, default = max(1, round(crops / 100)), bool(answer)
             question = f"Train the network on these {crops} crops too (about {minutes} minutes, kept only if it helps)"
-            answer = typer.confirm(question, default=answer)
+            answer = wishes.questions.ask(lambda: typer.confirm(question, default=default), default)
     record.remember("adapt", bool(answer))
     return bool(answer)
 
@@ -290,6 +329,7 @@ def _was_adapted(path: Path) -> bool:
     """Return whether the label-free rule of the adaptation kept the trained network."""
     from reid.adaptation.site_adaptation import RECIPE
     from reid.pipeline import load_checkpoint
+    from reid.structured_text import parse_json
 
     recipe = load_checkpoint(path).extra.get(RECIPE)
-    return bool(recipe and json.loads(recipe).get("adapted"))
+    return bool(recipe and parse_json(recipe).get("adapted"))

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from reid.errors import DataError, ReidError
-from reid.files import locked, prepare_output_folder, write_whole
-from reid.structured_text import read_json
+from reid.files import locked, make_output_folder, write_whole
+from reid.structured_text import one_line, read_json
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -38,6 +38,7 @@ class Step:
         makes: What it makes; None where it only looks.
         reads: The files that its result depends on.
         may_fail: Whether exit code 1 does not end the start.
+        is_optional: Whether the start goes on without it where it is impossible.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Step:
     makes: Path | None = None
     reads: tuple[Path, ...] = ()
     may_fail: bool = False
+    is_optional: bool = False
 
     @property
     def command(self) -> str:
@@ -104,7 +106,7 @@ class StartRecord:
     """
 
     def __init__(self, folder: Path):
-        self.folder = prepare_output_folder(folder)
+        self.folder = make_output_folder(folder)
         self._path = folder / RECORD
         self._data: dict[str, Any] = {"format": FORMAT, "answers": {}, "steps": {}}
         if self._path.exists():
@@ -145,7 +147,7 @@ class StartRecord:
 
 def hold_start(folder: Path) -> Any:
     """Return a context in which no other start uses an output folder; BlockingIOError where one does."""
-    return locked(prepare_output_folder(folder) / LOCK, wait=False)
+    return locked(make_output_folder(folder) / LOCK, wait=False)
 
 
 def run_steps(record: StartRecord, steps: Sequence[Step]) -> None:
@@ -165,21 +167,25 @@ def run_steps(record: StartRecord, steps: Sequence[Step]) -> None:
             typer.echo(f"# done before: {step.command}")
             continue
         typer.echo(step.command)
-        _run(step)
-        record.finish(step)
+        if _run(step):
+            record.finish(step)
 
 
-def _run(step: Step) -> None:
-    """Run the command of a step in this process."""
+def _run(step: Step) -> bool:
+    """Run the command of a step in this process; return whether it is done."""
     from reid.cli import app
 
     try:
         code = app(list(step.words), prog_name="reid", standalone_mode=False)
-    except (ReidError, OSError):
+    except ReidError as error:
+        if step.is_optional:
+            typer.echo(f"hint: the {step.name} is left out: {one_line(str(error))}", err=True)
+            return False
         typer.echo(f'hint: the step "{step.name}" failed; mend what the error says, and start again', err=True)
         raise
     if isinstance(code, int) and code and not (code == 1 and step.may_fail):
         raise typer.Exit(code)
+    return True
 
 
 def _hash_files(paths: Sequence[Path]) -> str:

@@ -64,6 +64,13 @@ def train(
         Path | None, typer.Option(help="Folder of the run. Default: runs/<name of the file, or of the data>.")
     ] = None,
     sets: Sets = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N|mps",
+            help="Where to train; the same as --set train.device=DEVICE. Default: the best device there is.",
+        ),
+    ] = None,
     cache: Cache = None,
     tensorboard: TensorBoard = False,
     dry_run: Annotated[
@@ -76,18 +83,19 @@ def train(
     batch.
     """
     _check_usage(experiment, data, start, dry_run)
+    sets = [*(sets or ()), *([f"train.device={device}"] if device else ())]
     folder = out or Path("runs") / _name_of(experiment, data or [])
     if experiment is not None:
         from reid.config import load_config
 
         file = experiment
-        given = load_config(file, sets or ()) if _is_alone() else None  # else an error is told once, when all joined
-        train_in(folder, lambda _: given or load_config(file, sets or ()), cache, tensorboard)
+        given = load_config(file, sets) if _is_alone() else None  # else an error is told once, when all joined
+        train_in(folder, lambda _: given or load_config(file, sets), cache, tensorboard)
         return
     from reid.cli.own_data import choose_for_data
 
     def choose(processes: Processes) -> Experiment:
-        found = choose_for_data(data or [], start, backbone, sets or (), folder) if processes.is_writer else None
+        found = choose_for_data(data or [], start, backbone, sets, folder) if processes.is_writer else None
         agreed = processes.broadcast(found)
         if agreed is None:
             raise ConfigError("process 0 chose no experiment")
@@ -96,7 +104,7 @@ def train(
     if dry_run:
         from reid.config import to_toml
 
-        typer.echo(to_toml(choose_for_data(data or [], start, backbone, sets or (), folder)), nl=False)
+        typer.echo(to_toml(choose_for_data(data or [], start, backbone, sets, folder)), nl=False)
         return
     train_in(folder, choose, cache, tensorboard)
 

@@ -112,7 +112,7 @@ def init_manifest(
     remarks += [*_nobody(folder, samples, pattern), *_endings(set(files) - set(images) - {manifest}), *_grey(samples)]
     if "{split}" not in pattern:
         samples += _choose_queries(samples)
-    write_manifest(samples, manifest)
+    _write(samples, manifest)
     other_files = len(files) - len(images) - (manifest in files)
     return InitResult(manifest, tuple(samples), pattern, other_files, tuple(remarks))
 
@@ -161,7 +161,7 @@ def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> In
     choices = re.sub(r"[^a-z0-9]+", "-", protocol.partition(":")[2].lower()).strip("-")
     manifest = _new_manifest(folder / (f"manifest-{choices}.csv" if choices else MANIFEST), overwrite)
     samples = read_data(protocol, folder)
-    write_manifest(samples, manifest)
+    _write(samples, manifest)
     return InitResult(manifest, samples, protocol, 0)
 
 
@@ -315,3 +315,10 @@ def _limitations(images: Sequence[Sample]) -> list[str]:
     if not cameras:
         lines.append("identities are unknown: search and calibration work, nothing can be scored")
     return lines
+
+
+def _write(samples: Sequence[Sample], manifest: Path) -> None:
+    try:
+        write_manifest(samples, manifest)
+    except OSError as error:
+        raise DataError(f"{manifest}: cannot be written ({error.strerror or error}); free some space") from error

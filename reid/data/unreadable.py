@@ -5,7 +5,7 @@ Without :func:`handled_by` the first such image is an error, which is the usual 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -67,3 +67,9 @@ def handled_by(unreadable: Unreadable | None) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+def count_unreadable(samples: Iterable[Sample]) -> int:
+    """Count the samples whose images were noted as unreadable and left out."""
+    unreadable = _CURRENT.get()
+    return 0 if unreadable is None else sum(sample.path in unreadable.reasons for sample in samples)

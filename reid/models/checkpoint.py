@@ -103,8 +103,7 @@ class Checkpoint:
             A checkpoint of the same weights with another fingerprint; this one does not change.
 
         Raises:
-            WeightsError: If the profiles were measured with other weights, name their domains by other fields, or have
-                statistics of BatchNorm for a network without BatchNorm.
+            WeightsError: They come from other weights, name domains by other fields, or do not fit the network.
         """
         check_profiles(self, profiles)
         changes: dict[str, Any] = {}
@@ -113,7 +112,7 @@ class Checkpoint:
         if profiles.mean or profiles.centers is not None:
             changes["centers"] = with_centers_of(profiles, self.centers)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
-        kept = {key: text for key, text in self.extra.items() if not (changes and key == LEVELS)}
+        kept = self.extra if not changes else {key: text for key, text in self.extra.items() if key != LEVELS}
         extra = {**kept, **{key: text for key, text in words.items() if text}}
         cohort = join_cohorts(self.cohort, profiles.cohort, stale=profiles.domains if changes else ())
         return replace(self._with_changes(**changes), extra=extra, cohort=cohort)
@@ -174,8 +173,7 @@ class Checkpoint:
             execution: What is wanted; "auto" becomes the best device there is.
 
         Returns:
-            A checkpoint of the same weights.  It has this fingerprint, unless the precision or the decoder moves
-            embeddings (:meth:`~reid.models.execution.Execution.fingerprint_parts`).
+            A checkpoint of the same weights; precision and decoder may change the fingerprint.
 
         Raises:
             ConfigError: The device is not there, or another program runs the network and this asks for more.
@@ -184,6 +182,8 @@ class Checkpoint:
         if execution.device != self.execution.device:
             network = copy.deepcopy(network).to(execution.device)
         moved = replace(self, network=network, execution=execution)
+        if execution.fingerprint_parts() == self.execution.fingerprint_parts():
+            return moved
         return replace(moved, fingerprint=fingerprint_of(moved._contents(), execution))
 
     def save(self, path: Path) -> None:

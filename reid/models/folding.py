@@ -128,6 +128,7 @@ def fuse_relus(traced: fx.GraphModule) -> fx.GraphModule:
             _replace(traced, name, _ConvolutionWithRelu(module))
     traced.graph.lint()
     traced.recompile()
+    traced.delete_all_unused_submodules()
     return traced
 
 

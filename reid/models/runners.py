@@ -249,6 +249,9 @@ class RunnerOf:
         self.chosen: Checkpoint | None = None
         self.reason = ""
 
+    def __reduce__(self) -> tuple[type[RunnerOf], tuple[()]]:
+        return RunnerOf, ()  # a copy, also one for another process, makes its own runner
+
     def get(self, checkpoint: Checkpoint) -> Runner:
         """Return the runner; the first call makes it."""
         with self._lock:

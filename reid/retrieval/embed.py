@@ -93,9 +93,12 @@ def embed(
     return Embeddings(tuple(samples[row] for row in kept.tolist()), vectors[kept], checkpoint.fingerprint)
 
 
-def distinct_samples(checkpoint: Checkpoint, samples: Sequence[Sample]) -> dict[tuple[Path, str], Sample]:
-    """Return the samples whose embeddings differ, by image and domain: an image may be a query and in the gallery."""
-    return {(sample.path, domain_of(sample, checkpoint.domain_fields)): sample for sample in samples}
+def distinct_images(checkpoint: Checkpoint, samples: Sequence[Sample]) -> tuple[list[Sample], list[int]]:
+    """Return the samples of distinct images and domains, and for each of all samples which of them has its vector."""
+    keys = [(sample.path, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
+    distinct = dict(zip(keys, samples, strict=True))
+    row_of = {key: row for row, key in enumerate(distinct)}
+    return list(distinct.values()), [row_of[key] for key in keys]
 
 
 def embed_distinct(
@@ -114,7 +117,7 @@ def embed_distinct(
         samples: At least one sample.
         workers: How many threads read images ahead.
         progress: Called with the number of images since its last call; there are as many as
-            :func:`distinct_samples`.
+            :func:`distinct_images` returns.
         on_unreadable: As for :func:`embed`.
         change: As for :func:`embed`.
 
@@ -124,22 +127,15 @@ def embed_distinct(
     Raises:
         DataError: There are no samples, or an image cannot be read.
     """
-    distinct = distinct_samples(checkpoint, samples)
-    found = embed(
-        checkpoint,
-        list(distinct.values()),
-        workers=workers,
-        progress=progress,
-        on_unreadable=on_unreadable,
-        change=change,
-    )
+    distinct, rows = distinct_images(checkpoint, samples)
+    found = embed(checkpoint, distinct, workers=workers, progress=progress, on_unreadable=on_unreadable, change=change)
     if len(found) == len(samples):
         return found
-    row_of = {key: row for row, key in enumerate(distinct_samples(checkpoint, found.samples))}
-    keys = [(sample.path, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
-    kept = [row for row, key in enumerate(keys) if key in row_of]
-    vectors = found.vectors[[row_of[keys[row]] for row in kept]]
-    return Embeddings(tuple(samples[row] for row in kept), vectors, found.fingerprint)
+    read = {id(sample): row for row, sample in enumerate(found.samples)}  # embed keeps the records themselves
+    vector_of = [read.get(id(sample), -1) for sample in distinct]
+    kept = [number for number, row in enumerate(rows) if vector_of[row] >= 0]
+    vectors = found.vectors[[vector_of[rows[number]] for number in kept]]
+    return Embeddings(tuple(samples[number] for number in kept), vectors, found.fingerprint)
 
 
 def _order_to_embed(checkpoint: Checkpoint, samples: Sequence[Sample]) -> IntArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.growth import AddedRows
 from reid.retrieval.person_filters import on_paths
+from reid.retrieval.persons.person_changes import import_decisions
+from reid.retrieval.persons.person_files import has_persons, read_decisions
 from reid.retrieval.row_table import FIELDS, RowTable
 from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, write_private
 
@@ -32,6 +35,8 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
     Args:
         folder: The folder of the gallery.
         others: The folders of the others; all have the same fingerprint.
+
+    Decisions about persons come with the rows, see :func:`reid.retrieval.persons.person_changes.import_decisions`.
 
     Returns:
         What became of the rows of each of the others.
@@ -51,12 +56,32 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
     for other, gallery in zip(others, opened, strict=True):
         more = _further_columns(gallery.table)
         if (folder / HEADER).exists():
-            added.append(Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows())
+            rows = Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows()
+            added.append(replace(rows, decisions=_carry_decisions(folder, other)))
             continue
         contents = {one: read_attached(other, one, Path.read_bytes) for one in (NETWORK_SUFFIX, SITE_SUFFIX)}
         attach = {one: partial(_write_bytes, content) for one, content in contents.items() if content is not None}
-        added.append(_create(folder, gallery.embeddings, more, attach))
+        rows = _create(folder, gallery.embeddings, more, attach)
+        added.append(replace(rows, decisions=_carry_decisions(folder, other)))
     return added
+
+
+def _carry_decisions(folder: Path, other: Path) -> int:
+    """Add the decisions about persons of another gallery; return how many are new.
+
+    Raises:
+        GalleryError: They contradict those of the gallery, or the file is damaged.
+    """
+    log = read_decisions(other)
+    if not log.decisions:
+        return 0
+    try:
+        return import_decisions(folder, log)[1]
+    except GalleryError as error:
+        raise GalleryError(
+            f"{other}: its rows are in {folder} now, its decisions about persons are not: {error}; export them with"
+            ' "reid identify export", then add them with "reid identify import --instead"'
+        ) from error
 
 
 def _write_bytes(content: bytes, path: Path) -> None:
@@ -135,6 +160,10 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
     """
     _check_export_file(out)
     gallery = Gallery.open(folder)
+    if has_persons(folder):
+        from reid.retrieval.person_search import label_persons
+
+        label_persons(gallery)  # the column "person"
     table = gallery.table
     rows = (
         np.arange(len(table))
@@ -208,13 +237,15 @@ def _write_npz(embeddings: Embeddings, table: RowTable, out: Path) -> None:
 
 
 def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
+    beside = out.with_suffix(".csv")
+
     def write(part: Path) -> None:
         with part.open("wb") as stream:
             np.save(stream, embeddings.vectors)
+        beside.unlink(missing_ok=True)  # so that a program that is killed leaves no vectors beside rows of others
 
-    out.unlink(missing_ok=True)  # so that a program that is killed leaves no vectors beside rows of others
-    _write_csv(embeddings, table, out.with_suffix(".csv"))
     write_private(out, write)
+    _write_csv(embeddings, table, beside)
 
 
 def _write_csv(embeddings: Embeddings, table: RowTable, beside: Path) -> None:

@@ -36,6 +36,7 @@ from reid.retrieval.segments import GallerySegment, checked_file, damaged, read_
 from reid.retrieval.storage import COHORTS_SUFFIX, GalleryWriter
 from reid.retrieval.stored_gallery import Facts, StoredGallery, vectors_name
 from reid.retrieval.tombstones import read_tombstones
+from reid.structured_text import parse_json
 
 FORMAT = "reid-cohorts-1"
 METHOD = "csls"  # of the statistics that are kept: the default of a search
@@ -105,7 +106,7 @@ class KeptCohorts:
                 arrays: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if note.get("format") != FORMAT:
                 raise DataError("it is of another format")
-            cameras = np.array(json.loads(note["cameras"]), dtype=np.str_)
+            cameras = np.array(parse_json(note["cameras"]), dtype=np.str_)
             statistics = CohortStatistics.from_arrays(
                 {**arrays, "cameras": cameras, "method": np.array(note["method"])}
             )

@@ -27,6 +27,7 @@ from reid.retrieval.row_table import first_line
 from reid.retrieval.segments import checked_file, damaged
 from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, GalleryWriter
 from reid.retrieval.stored_gallery import Facts
+from reid.structured_text import parse_json
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -138,7 +139,7 @@ def _read(path: Path) -> SiteTable:
             note, vectors = file.metadata() or {}, np.asarray(file.get_tensor("vectors"), np.float32)
         if note.get("format") != FORMAT:
             raise ValueError("it is of another format")
-        domains, cameras = (np.array(json.loads(note[name]), dtype=np.str_) for name in ("domains", "cameras"))
+        domains, cameras = (np.array(parse_json(note[name]), dtype=np.str_) for name in ("domains", "cameras"))
         if vectors.ndim != 2 or not len(vectors) == len(domains) == len(cameras):
             raise ValueError("its cameras do not fit its vectors")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -27,9 +27,10 @@ from reid.retrieval.kept_site import read_site
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
 from reid.retrieval.row_table import RowTable
-from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
+from reid.retrieval.score_normalization import METHODS, USES_DEVIATION, SideTerms, usable_terms
 
 QUERIES_AT_ONCE = 64
+SCORES_AT_ONCE = 2**19  # of a block of queries with a tile of rows, 2 MB
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 
@@ -154,18 +155,33 @@ class NormalizedGallery:
         allowed = self._all_rows if keep is None else np.flatnonzero(keep)
         terms, own = self.query_terms(queries)
         found = _empty(len(queries.vectors), min(k, len(allowed)))
-        everything = len(allowed) == len(self.rows.vectors)
-        vectors = self.rows.vectors if everything else self.rows.vectors[allowed]
         for start in range(0, len(queries.vectors) if len(allowed) else 0, QUERIES_AT_ONCE):
-            block = queries.vectors[start : start + QUERIES_AT_ONCE]
-            scores = inner_products(block, vectors)  # (B, A)
-            for position, products in enumerate(scores):
-                query = start + position
-                sides = self._sides(terms, own, query, slice(None) if everything else allowed)
-                normalized = METHODS[self.statistics.method](products, *sides)
-                near = _candidates(normalized, found.ranking.rows.shape[1], self._margin(queries, query, sides))
-                self._choose(found, queries.vectors[query], query, allowed[near], terms, own)
+            block = np.arange(start, min(start + QUERIES_AT_ONCE, len(queries.vectors)))
+            near = self._near(queries, block, allowed, found.ranking.rows.shape[1], terms, own)
+            for query, rows in zip(block.tolist(), near, strict=True):
+                self._choose(found, queries.vectors[query], query, rows, terms, own)
         return _checked(found)
+
+    def _near(
+        self, queries: CohortRows, block: IntArray, allowed: IntArray, k: int, terms: SideTerms, own: IntArray
+    ) -> list[IntArray]:
+        """Return for each query of a block (B,) the rows that may be among its ``k`` best, ascending.
+
+        A tile of rows is normalized while it is in the cache.  The k-th best of a tile bounds the k-th best of all.
+        """
+        everything, size = len(allowed) == len(self.rows.vectors), SCORES_AT_ONCE // len(block)
+        margins = np.array([self._margin(queries, query, terms, own) for query in block.tolist()], np.float32)
+        bounds, parts = np.full(len(block), -np.inf, np.float32), []
+        for start in range(0, len(allowed), size):
+            rows: IntArray | slice = slice(start, start + size) if everything else allowed[start : start + size]
+            scores = inner_products(queries.vectors[block], self.rows.vectors[rows])
+            scores = METHODS[self.statistics.method](scores, *self._sides(terms, own, block, rows))
+            bounds = np.maximum(bounds, lower_bound(scores, k))
+            who, where = np.nonzero(scores >= (bounds - margins)[:, None])
+            parts.append((who, allowed[start + where], scores[who, where]))
+        who, found, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        reach = scores >= (bounds - margins)[who]
+        return [found[reach & (who == number)] for number in range(len(block))]
 
     def rescore(self, queries: CohortRows, candidates: Sequence[IntArray], k: int) -> NormalizedRanking:
         """Rank candidates by normalized scores, such as those that an approximate index finds by plain ones.
@@ -193,20 +209,24 @@ class NormalizedGallery:
         return usable_terms(statistics.mean, statistics.deviation), self.statistics.columns(queries.cameras)
 
     def _sides(
-        self, terms: SideTerms, own: IntArray, query: int, rows: IntArray | slice
+        self, terms: SideTerms, own: IntArray, queries: IntArray, rows: IntArray | slice
     ) -> tuple[SideTerms, SideTerms]:
-        columns, toward = self.columns[rows], self.toward(int(own[query]))
-        return (
-            SideTerms(terms.mean[query][columns], terms.deviation[query][columns]),
-            SideTerms(toward.mean[rows], toward.deviation[rows]),
-        )
+        """Return the statistics of the pairs of queries (B,) and rows (A,): of the queries (B, A), of the rows."""
+        columns, (cameras, of_query) = self.columns[rows], np.unique(own[queries], return_inverse=True)
+        sides = [self.toward(int(column)) for column in cameras]
+        found = []
+        for name in ("mean", "deviation") if self.statistics.method in USES_DEVIATION else ("mean",):
+            toward = np.stack([getattr(side, name)[rows] for side in sides])
+            toward = toward if len(sides) == 1 else toward[of_query.reshape(-1)]
+            found.append((np.take(getattr(terms, name)[queries], columns, axis=1), toward))
+        return SideTerms(found[0][0], found[-1][0]), SideTerms(found[0][1], found[-1][1])
 
-    def _margin(self, queries: CohortRows, query: int, sides: tuple[SideTerms, SideTerms]) -> np.float32:
+    def _margin(self, queries: CohortRows, query: int, terms: SideTerms, own: IntArray) -> np.float32:
         """Return how far rounding may move a normalized score, twice (Higham 2002: D u |x| |y|)."""
         rounding = 4 * (queries.vectors.shape[1] + 8) * UNIT_ROUNDOFF * max(1.0, np.linalg.norm(queries.vectors[query]))
-        if self.statistics.method == "csls":
+        if self.statistics.method not in USES_DEVIATION:
             return np.float32(2 * rounding)
-        smallest = min(float(side.deviation.min()) for side in sides)
+        smallest = min(float(terms.deviation[query].min()), float(self.toward(int(own[query])).deviation.min()))
         return np.float32(2 * rounding * max(1.0, 1 / smallest**2))
 
     def _choose(
@@ -214,18 +234,13 @@ class NormalizedGallery:
     ) -> None:
         """Write the best of some rows as the answers to a query; scores are those of :mod:`reid.retrieval.exact`."""
         products = score_rows(vector, self.rows.vectors[rows])
-        scores = METHODS[self.statistics.method](products.copy(), *self._sides(terms, own, query, rows))
+        sides = self._sides(terms, own, np.array([query]), rows)
+        scores = METHODS[self.statistics.method](products[None].copy(), *sides)[0]
         best = best_positions(rows, scores, found.ranking.rows.shape[1])
         found.ranking.rows[query, : len(best)] = rows[best]
         found.ranking.scores[query, : len(best)] = scores[best]
         found.similarities[query, : len(best)] = products[best]
         found.ranking.counts[query] = len(best)
-
-
-def _candidates(scores: FloatArray, k: int, margin: np.float32) -> IntArray:
-    """Return the positions of the ``k`` best scores (A,) and of all that rounding may have put behind them."""
-    bound = lower_bound(scores[None], k)[0]
-    return np.flatnonzero(scores >= bound - margin)
 
 
 def _empty(queries: int, k: int) -> NormalizedRanking:
@@ -292,27 +307,24 @@ def search_normalized(
         one_per: A column such as "identity"; only the best row of each of its labels answers.
 
     Returns:
-        The answers; None where the gallery has too few crops to normalize scores.
+        The answers; None where the gallery has too few crops to normalize scores, or Milvus keeps its vectors.
 
     Raises:
         GalleryError: Another network made the gallery, or the gallery is empty.
         DataError: The vectors, ``k`` or ``keep`` have a wrong type or shape.
     """
-    gallery.search(vectors[:1], 1, fingerprint=fingerprint, keep=keep)  # refuses what a plain search refuses
+    if len(gallery) and not len(gallery.rows.table):
+        return None  # a server keeps the vectors
+    removed = gallery.check_search(vectors, k, fingerprint=fingerprint, keep=keep)
     prepared = normalized_gallery(gallery, method)
     rows = CohortRows.of_samples(queries, vectors)
     if not prepared.can_rank(rows, keep):
         return None
-    allowed = np.ones(len(prepared.columns), np.bool_) if keep is None else keep.copy()
-    groups = groups_by(gallery.table, one_per) if one_per else None
-    while True:
-        found = (
-            prepared.search(rows, k, allowed) if groups is None else _best_of_groups(prepared, rows, k, allowed, groups)
-        )
-        gone = _erased(gallery, vectors, found.ranking, fingerprint)
-        if not len(gone):
-            return found
-        allowed[gone] = False
+    allowed = keep if not removed.any() else ~removed if keep is None else keep & ~removed
+    if not one_per:
+        return prepared.search(rows, k, allowed)
+    everything = np.ones(len(prepared.columns), np.bool_) if allowed is None else allowed
+    return _best_of_groups(prepared, rows, k, everything, groups_by(gallery.table, one_per))
 
 
 def _best_of_groups(
@@ -335,14 +347,3 @@ def _best_of_groups(
         found.similarities[i, : len(positions)] = every.similarities[i, positions]
         found.ranking.counts[i] = len(positions)
     return _checked(found)
-
-
-def _erased(gallery: Gallery, vectors: FloatArray, ranking: Ranking, fingerprint: str) -> IntArray:
-    """Return the answers (E,) that another program has erased from the folder, which a plain search leaves out."""
-    answers = np.unique(np.concatenate([ranking.rows[i, :count] for i, count in enumerate(ranking.counts)]))
-    if not len(answers):
-        return answers
-    keep = np.zeros(len(gallery.samples), np.bool_)
-    keep[answers] = True
-    alive = gallery.search(vectors[:1], len(answers), fingerprint=fingerprint, keep=keep)
-    return np.setdiff1d(answers, alive.rows[0, : alive.counts[0]])

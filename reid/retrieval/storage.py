@@ -16,6 +16,7 @@ Embeddings of people are biometric data, so folders have the mode 0700 and files
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import stat
@@ -41,6 +42,7 @@ from reid.retrieval.gallery_header import (
     OLD_INDEX,
     OLD_SAMPLES,
     ROWS,
+    THUMBNAILS,
     VECTORS,
     VERSION,
     encode_header,
@@ -64,9 +66,10 @@ NETWORK_SUFFIX = "network.safetensors"
 COHORTS_SUFFIX = "cohorts.safetensors"  # statistics of the rows toward each camera, derived from the vectors
 SITE_SUFFIX = "site.safetensors"  # embeddings of crops of the cameras, from the profiles of the network
 
-_OWN_SUFFIXES = frozenset(
-    {OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, CODES, NETWORK_SUFFIX, PERSONS, INDEX, COHORTS_SUFFIX, SITE_SUFFIX}
-)
+_OWN_SUFFIXES = frozenset((
+    OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, CODES, THUMBNAILS, NETWORK_SUFFIX, PERSONS, INDEX,
+    COHORTS_SUFFIX, SITE_SUFFIX,
+))  # fmt: skip
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")
@@ -241,13 +244,23 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         ) from error
 
 
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder whose owner made it read-only; its mode holds for root as well, who could write to it."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if not mode & 0o222 or not os.access(folder, os.W_OK | os.X_OK):
+        raise GalleryError(
+            f"{folder}: the folder is read-only for you (mode {mode:04o}); make it writable or choose another one"
+        )
+
+
 @contextmanager
 def _write_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder; wait a moment for another writer, which may be about to finish.
 
     Raises:
-        GalleryError: Another program is still writing, or the file system has no locks.
+        GalleryError: Another program is still writing, the folder is read-only, or the file system has no locks.
     """
+    _check_writable(folder)
     end = time.monotonic() + WAIT
     while True:
         lock = locked(folder, wait=False)

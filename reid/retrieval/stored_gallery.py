@@ -7,7 +7,7 @@ segment, and compaction writes segments anew without them. Nothing counts before
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,24 @@ from reid.files import Writer
 from reid.records import FloatArray, IntArray
 from reid.retrieval.folder_reading import read_gallery_folder
 from reid.retrieval.gallery_header import (
-    CODES,
     DELETED,
     INDEX,
     OLD_INDEX,
     OLD_SAMPLES,
-    ROWS,
     VECTORS,
     facts_of,
     read_header,
 )
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
-from reid.retrieval.segments import GallerySegment, fold, parts_of_rows, read_segment, write_vectors
+from reid.retrieval.segment_writing import merged_segment, write_segment
+from reid.retrieval.segments import GallerySegment, parts_of_rows, read_segment
 from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, GalleryWriter
-from reid.retrieval.stores.row_codes import map_codes, write_codes
-from reid.retrieval.stores.row_numbers import camera_order
 from reid.retrieval.tombstones import Tombstones, read_tombstones
 
 MOST_SEGMENTS = 32  # more are merged when rows are added
-FEWEST_CODED = 4096  # rows of a segment whose codes are kept in a file; those of fewer are made in a moment
 LARGEST_SEGMENT, MOST_PARTS = 2**17, 16  # rows of a compacted segment, unless that would make more parts than this
 SMALL = 32  # a segment with less than this fraction of all rows is small
-VECTORS_AT_ONCE = 2**16  # that are copied at a time while segments are merged
 
 Facts = dict[str, Any]
 
@@ -173,7 +168,13 @@ def with_files(writer: GalleryWriter, facts: Facts, attach: Mapping[str, Writer]
 
 
 def with_rows(
-    writer: GalleryWriter, facts: Facts, table: RowTable, parts: Sequence[FloatArray], *, keep_ids: bool = False
+    writer: GalleryWriter,
+    facts: Facts,
+    table: RowTable,
+    parts: Sequence[FloatArray],
+    *,
+    keep_ids: bool = False,
+    thumbnails: Sequence[bytes] | None = None,
 ) -> Facts:
     """Write rows as a new segment at the end.
 
@@ -183,6 +184,7 @@ def with_rows(
         table: The rows (N,).
         parts: Their vectors (M, D) float32, in several arrays.
         keep_ids: Whether the rows keep the ids of the table, and are counted already.
+        thumbnails: A small JPEG image of each row, b"" for none.
 
     Raises:
         OSError: A file cannot be written.
@@ -192,33 +194,13 @@ def with_rows(
         return facts
     if not keep_ids:
         table = table.with_column(ID, np.arange(facts["next_id"], facts["next_id"] + rows))
-    entry = _write_segment(writer, table, lambda: iter(parts), facts["dimension"])
+    entry = write_segment(writer, table, lambda: iter(parts), facts["dimension"], thumbnails)
     return {
         **facts,
         "segments": [*facts["segments"], entry],
         "count": facts["count"] + (0 if keep_ids else rows),
         "next_id": max(facts["next_id"], int(table.row_ids[-1]) + 1),
     }
-
-
-def _write_segment(
-    writer: GalleryWriter, table: RowTable, parts: Callable[[], Iterator[FloatArray]], dimension: int
-) -> Facts:
-    rows = len(table)
-    vectors = writer.write_data(VECTORS, lambda path: write_vectors(path, parts(), rows, dimension))
-    written = np.load(writer.folder / vectors["name"], mmap_mode="r")
-    vectors["fold"] = fold(written)
-    files = {VECTORS: vectors, ROWS: writer.write_data(ROWS, table.write)}
-    return {"rows": rows, "files": {**files, **_write_codes(writer, table, np.asarray(written))}}
-
-
-def _write_codes(writer: GalleryWriter, table: RowTable, vectors: FloatArray) -> Facts:
-    """Write the short codes of a large segment, its rows by camera, so that a filter by camera reads a few runs."""
-    if len(table) < FEWEST_CODED:
-        return {}
-    bounds: dict[str, float] = {}
-    entry = writer.write_data(CODES, lambda path: bounds.update(write_codes(path, vectors, camera_order(table))))
-    return {CODES: {**entry, "bounds": bounds, "fold": fold(map_codes(writer.folder / entry["name"]))}}
 
 
 def without_rows(writer: GalleryWriter, stored: StoredGallery, row_ids: IntArray) -> tuple[Facts, int]:
@@ -278,10 +260,10 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
     count = sum(len(rows) for rows in kept)
     size = max(LARGEST_SEGMENT, -(-count // MOST_PARTS))
     if everything and (len(pairs) > -(-count // size) or any(dirty)):
-        entries = [_merged(writer, part, stored.facts["dimension"]) for part in parts_of_rows(pairs, size)]
+        entries = [merged_segment(writer, part, stored.facts["dimension"]) for part in parts_of_rows(pairs, size)]
     else:
         entries = [
-            _merged(writer, [pair], stored.facts["dimension"]) if is_dirty else entry
+            merged_segment(writer, [pair], stored.facts["dimension"]) if is_dirty else entry
             for pair, is_dirty, entry in zip(pairs, dirty, stored.facts["segments"], strict=True)
             if len(pair[1])
         ]
@@ -293,19 +275,6 @@ def without_index(facts: Facts) -> Facts:
     """Return the facts of a gallery without its approximate index, which holds its rows as well."""
     files = {suffix: entry for suffix, entry in facts["files"].items() if suffix != INDEX}
     return {**{key: value for key, value in facts.items() if key != "index"}, "files": files}
-
-
-def _merged(writer: GalleryWriter, pairs: Sequence[tuple[GallerySegment, IntArray]], dimension: int) -> Facts:
-    """Write some rows (K,) of several segments as one segment."""
-    table = RowTable.concatenated([segment.table.take(rows) for segment, rows in pairs])
-
-    def parts() -> Iterator[FloatArray]:
-        for segment, rows in pairs:
-            vectors = segment.vectors
-            for start in range(0, len(rows), VECTORS_AT_ONCE):
-                yield vectors[rows[start : start + VECTORS_AT_ONCE]]
-
-    return _write_segment(writer, table, parts, dimension)
 
 
 def with_few_segments(writer: GalleryWriter, stored: StoredGallery) -> Facts:
@@ -322,7 +291,7 @@ def with_few_segments(writer: GalleryWriter, stored: StoredGallery) -> Facts:
             continue
         if len(run) > 1:
             parts = [stored.segments[one] for one in run]
-            merged.append(_merged(writer, [(part, part.kept) for part in parts], stored.facts["dimension"]))
+            merged.append(merged_segment(writer, [(part, part.kept) for part in parts], stored.facts["dimension"]))
         else:
             merged += [entries[one] for one in run]
         run = []

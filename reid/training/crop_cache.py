@@ -92,6 +92,12 @@ def map_crops(path: Path) -> Tensor:
         raise DataError(f"{path}: the decoded crops are damaged or cut off ({error}); delete the file") from error
 
 
+def remove_crops(folder: Path) -> None:
+    """Remove the files of decoded crops from a folder."""
+    for path in folder.glob("crops-*.npy"):
+        path.unlink()
+
+
 def crops_digest(samples: Sequence[Sample], transform: EvaluationTransform) -> str:
     """Hash what decoded crops depend on: the files, their sizes and times, and how they are resized."""
     digest = hashlib.sha256(json.dumps([transform.height, transform.width, transform.interpolation]).encode())
@@ -100,7 +106,7 @@ def crops_digest(samples: Sequence[Sample], transform: EvaluationTransform) -> s
             status = sample.path.stat()
         except OSError:
             raise DataError(f"{sample.path}: no such image") from None
-        digest.update(f"{sample.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{sample.path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

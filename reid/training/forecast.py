@@ -17,8 +17,9 @@ from reid.training.batches import BatchSampler
 from reid.training.crop_cache import crop_bytes
 from reid.training.initial_weights import make_transform
 from reid.training.loop import TrainingLoop, make_optimizer
+from reid.training.processes import ONE_PROCESS
 from reid.training.training_data import TrainingRows, TrainingSet
-from reid.training.training_run import build_learner, torch_settings
+from reid.training.training_run import build_learner, torch_settings, training_device
 
 MEASURED_IMAGES = 16  # of a batch, at least two identities
 COPIES = 4  # of each parameter: weights, gradients and the two averages of AdamW
@@ -127,10 +128,11 @@ def measure_speed(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
     """
     per_identity = experiment.train.images_per_identity
     identities = min(experiment.train.identities_per_batch, max(2, MEASURED_IMAGES // per_identity))
-    recipe = experiment.train.model_copy(update={"identities_per_batch": identities, "warmup_epochs": 0.0})
+    still = {"warmup_epochs": 0.0, "learning_rate": 1e-8}  # noise must not make the loss infinite
+    recipe = experiment.train.model_copy(update={"identities_per_batch": identities, **still})
     transform = make_transform(experiment, start)
     with torch_settings(recipe.threads):
-        learner = build_learner(experiment, rows, start)
+        learner = build_learner(experiment, rows, start).to(training_device(recipe, ONE_PROCESS))
         data = _random_crops(identities * per_identity, per_identity, rows, transform.height, transform.width)
         augment = TrainTransform(**experiment.augment.model_dump())
         loop = TrainingLoop(learner, make_optimizer(learner, recipe), data, augment, transform, recipe)

@@ -15,6 +15,7 @@ from reid.errors import DataError
 from reid.evaluation.labels import Labels
 from reid.evaluation.metrics import NoMatchError, vector_metrics
 from reid.norm import Given
+from reid.norm.calibrate import device_of
 from reid.records import Sample
 from reid.training.crop_cache import CropSource
 from reid.training.training_data import TrainingRows
@@ -54,7 +55,8 @@ class HeldOutSet:
         for start in range(0, len(self.crops), BATCH):
             rows = slice(start, start + BATCH)
             domain = None if self.domain is None else self.domain[rows]
-            yield Given(network)(transform.normalise(self.crops[rows]), domain).cpu()
+            images, device = transform.normalise(self.crops[rows]), device_of(network)
+            yield Given(network)(images.to(device), None if domain is None else domain.to(device)).cpu()
 
 
 def load_held_out(samples: Sequence[Sample], rows: TrainingRows, source: CropSource) -> HeldOutSet | None:

@@ -21,6 +21,7 @@ from reid.data.transforms import EvaluationTransform, RandomNumbers, TrainTransf
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
 from reid.norm import Given
+from reid.norm.calibrate import device_of
 from reid.records import IntArray
 from reid.training.batches import TrainingBatch
 from reid.training.objective import Objective, Outputs, total_loss
@@ -145,7 +146,10 @@ class TrainingLoop:
     ) -> None:
         self.learner, self.optimizer, self.data, self.recipe = learner, optimizer, data, recipe
         self.augment, self.transform, self.processes = augment, transform, processes
+        self.device = device_of(learner)
         self.objective = Objective(learner, recipe, target_loss)
+        # Gradients of float16 are scaled, so that small ones do not become 0; for other precisions this does nothing.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._parallel: ParallelNetwork | None = None
         if processes.count > 1:
             self.objective.refuse_layer_losses()
@@ -207,11 +211,11 @@ class TrainingLoop:
         )
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> TrainingBatch:
-        """Take the crops at ``rows`` (B,) int64, augmented, and their labels.
+        """Take the crops at ``rows`` (B,) int64, augmented, and their labels, on the device of the network.
 
         With several processes, images and domains are those of this process's rows and the labels are those of all.
         """
-        data, targets = self.data, self.data.targets[rows]
+        data, targets, device = self.data, self.data.targets[rows], self.device
         numbers = self.augment.draw((len(rows), *data.crops.shape[1:]), generator)
         own = rows
         if self._parallel is not None:
@@ -219,17 +223,17 @@ class TrainingLoop:
             own, numbers = rows[positions], _select(numbers, positions)
         images = self.transform.normalise(self.augment.apply(data.crops[own], numbers))
         return TrainingBatch(
-            images.contiguous(memory_format=torch.channels_last),
-            targets,
-            data.modalities[rows],
-            None if data.domains is None else data.domains[own],
+            images.contiguous(memory_format=torch.channels_last).to(device),
+            targets.to(device),
+            data.modalities[rows].to(device),
+            None if data.domains is None else data.domains[own].to(device),
             int((targets != UNKNOWN).sum()),
             self.recipe,
         )
 
     def _step(self, batch: TrainingBatch, weights: dict[str, float], epoch: int) -> dict[str, float]:
         """Make one update; returns every loss such as "identity_loss", their weighted sum "loss", and "accuracy"."""
-        with _autocast(self.recipe.precision), self.objective.observe() as observed:
+        with _autocast(self.device, self.recipe.precision), self.objective.observe() as observed:
             if self._parallel is None:
                 features, neck, logits = Given(self.learner)(batch.images, batch.domain)
             else:
@@ -251,10 +255,12 @@ class TrainingLoop:
             )
         self.optimizer.zero_grad(set_to_none=True)
         share = loss * self.processes.count if self._parallel is not None else loss  # gradients are averaged over them
-        share.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self.optimizer)
         if self.recipe.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.gradient_clip)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
 
     def _style_views(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Give some images as they are, the same ones with other colours, and their domains, batch by batch."""
@@ -263,7 +269,7 @@ class TrainingLoop:
         for rows in torch.split(order, STYLE_BATCH):
             crops, domain = data.crops[rows], None if data.domains is None else data.domains[rows]
             plain, jittered = (self.transform.normalise(view) for view in (crops, jitter(crops, generator)))
-            yield plain, jittered, domain
+            yield plain.to(self.device), jittered.to(self.device), None if domain is None else domain.to(self.device)
 
 
 def _select(numbers: RandomNumbers, positions: Tensor) -> RandomNumbers:
@@ -271,7 +277,5 @@ def _select(numbers: RandomNumbers, positions: Tensor) -> RandomNumbers:
     return RandomNumbers(**{part.name: getattr(numbers, part.name)[positions] for part in fields(numbers)})
 
 
-def _autocast(precision: str) -> AbstractContextManager[object]:
-    if precision == "bfloat16":
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-    return nullcontext()
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=getattr(torch, precision))

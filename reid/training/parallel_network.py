@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor, distributed, nn
@@ -35,12 +36,14 @@ class ParallelNetwork:
                 " process needs an identity; start fewer processes"
             )
         self._recipe, self._processes = recipe, processes
-        self._network = DistributedDataParallel(
-            Given(network),
-            process_group=distributed.new_group(),
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-        )
+        with warnings.catch_warnings():  # newer versions of PyTorch have another name for broadcast_buffers
+            warnings.simplefilter("ignore", FutureWarning)
+            self._network = DistributedDataParallel(
+                Given(network),
+                process_group=distributed.new_group(),
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+            )
 
     def own_positions(self, rows: int, rank: int | None = None) -> Tensor:
         """Return the positions (b,) int64 in a batch of the rows that a process computes; None is this process."""

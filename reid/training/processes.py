@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from reid.errors import ConfigError, ReidError
 
 _T = TypeVar("_T")
+_ERRORS = f"errors of start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"  # a key of the store
 _TIMEOUT = timedelta(hours=2)  # without an answer; a process that ends is noticed at once
 _ENDED = re.compile(r"gloo|nccl|connection|socket|timed out|peer", re.IGNORECASE)
 
@@ -130,13 +132,14 @@ def joined_processes(remedy: str, backend: str = "gloo") -> Iterator[Processes]:
         yield processes
         return
     store = _join(processes, backend)
-    before = signal.signal(signal.SIGTERM, _end_by_signal)
+    before, failed = signal.signal(signal.SIGTERM, _end_by_signal), True
     try:
         yield processes
+        failed = False
     except SilentExit:
         raise
     except ReidError as error:
-        raise _told_once(store, error) from error
+        raise _told_once(store, error, is_own=True, rank=processes.rank) from error
     except RuntimeError as error:
         if not _ENDED.search(str(error)):
             raise
@@ -144,11 +147,13 @@ def joined_processes(remedy: str, backend: str = "gloo") -> Iterator[Processes]:
             f"another of the {processes.count} processes ended or cannot be reached, so process {processes.rank} ends"
             f" too; {remedy}"
         )
-        raise _told_once(store, ended) from error
+        raise _told_once(store, ended, is_own=False, rank=processes.rank) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         if distributed.is_initialized():
             distributed.destroy_process_group()
+        if failed and processes.is_writer:
+            _wait_for_others(store, processes.count)
 
 
 def _join(processes: Processes, backend: str) -> Store:
@@ -168,13 +173,29 @@ def _end_by_signal(_number: int, _frame: object) -> None:
     raise RuntimeError("the connection closed: torchrun ends all processes")
 
 
-def _told_once(store: Store, error: ReidError) -> ReidError:
-    """Return the error in the first process that asks, and a silent one in the others."""
+def _told_once(store: Store, error: ReidError, *, is_own: bool, rank: int) -> ReidError:
+    """Return the error in the first process that asks, and a silent one in the others.
+
+    Args:
+        store: Where the processes count their errors. Without torchrun it ends with process 0.
+        error: The error of this process.
+        is_own: Whether it is more than that another process ended.
+        rank: The number of this process.
+    """
     try:
-        first = store.add("errors", 1) == 1
-    except RuntimeError:  # the process that keeps the store has ended; it was the first
-        first = False
+        first = store.add(_ERRORS, 1) == 1
+    except RuntimeError:  # process 0 was killed: process 1 tells it
+        first = not is_own and rank == 1
     return error if first else SilentExit("")
+
+
+def _wait_for_others(store: Store, count: int) -> None:
+    """Keep the store for a moment, in which the other processes learn whether the error was told."""
+    with suppress(RuntimeError):
+        for _ in range(100):
+            if store.add(_ERRORS, 0) >= count:
+                return
+            time.sleep(0.05)
 
 
 def check_same_rows(processes: Processes, digest: str) -> None:

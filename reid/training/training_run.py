@@ -7,9 +7,8 @@ its last checkpoint to the same numbers, bit for bit on one machine.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,13 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from reid.config import Experiment, to_toml
+from reid.config import Experiment, Train, to_toml
 from reid.data.transforms import EvaluationTransform, TrainTransform
+from reid.errors import ConfigError
 from reid.models.checkpoint import Checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.execution import Execution, find_device
+from reid.models.freed_memory import keep_freed_memory
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.records import Sample
-from reid.training.crop_cache import CropSource, cached_if_large
+from reid.training.crop_cache import CropSource, cached_if_large, remove_crops
 from reid.training.epochs import CALIBRATE, INIT, OnEpoch, derive_seed, run_epochs
 from reid.training.held_out import HeldOutSet, load_held_out
 from reid.training.initial_weights import fill_embedder, load_initial_weights, make_transform, record_initial_weights
@@ -113,8 +115,13 @@ def train(
                 folder.read_metrics()
             return folder.weights
         transform = make_transform(experiment, start)
+        device = training_device(experiment.train, processes)
+        if say is not None and processes.is_writer and device != "cpu":
+            say(f"training on {device} in {experiment.train.precision}")
         source = CropSource(transform, experiment.train.threads, progress, cache)
         source = processes.broadcast(cached_if_large(source, len(rows.all_samples), folder.path))
+        if source.folder == folder.path and say is not None and processes.is_writer:
+            say(f"the crops would take more than half of the free memory, so they are decoded into {folder.path}")
         _train_network(_Work(experiment, rows, held_out, start, folder, source, processes, on_epoch))
     return folder.weights
 
@@ -123,8 +130,9 @@ def _train_network(work: _Work) -> None:
     """Train the epochs that are missing, measure the domains and save the weights."""
     experiment, rows, processes, transform = work.experiment, work.rows, work.processes, work.source.transform
     norm, recipe = experiment.norm, experiment.train
+    device = training_device(recipe, processes)
     with torch_settings(recipe.threads):
-        learner = build_learner(experiment, rows, work.start)
+        learner = build_learner(experiment, rows, work.start).to(device)
         data, held_out = _read_crops(work)
         augment = TrainTransform(**experiment.augment.model_dump())
         with synchronized_norms(learner) if processes.count > 1 else nullcontext():
@@ -138,6 +146,8 @@ def _train_network(work: _Work) -> None:
     extra = {"experiment": to_toml(experiment), "data": rows.digest}
     spec = learner.embedder.spec
     save_checkpoint(work.folder.weights, network, spec, transform, domain_fields, rows.domains, extra)
+    if work.source.folder == work.folder.path:  # which the user did not ask for
+        remove_crops(work.folder.path)
 
 
 def _read_crops(work: _Work) -> tuple[TrainingSet, HeldOutSet | None]:
@@ -149,6 +159,20 @@ def _read_crops(work: _Work) -> tuple[TrainingSet, HeldOutSet | None]:
     if work.source.folder is not None and work.processes.is_writer:
         work.processes.collect(None)
     return data, held_out
+
+
+def training_device(recipe: Train, processes: Processes) -> str:
+    """Return where a training runs: ``train.device``, or the best device there is.  Several processes share the CPU.
+
+    Raises:
+        ConfigError: The device is not there, does not compute in ``train.precision``, or is a GPU for several
+            processes.
+    """
+    if processes.count > 1:
+        if recipe.device not in ("auto", "cpu"):
+            raise ConfigError(f"train.device = {recipe.device}: several processes train on the CPU; start one process")
+        return find_device(Execution("cpu", recipe.precision)).device
+    return find_device(Execution(recipe.device, recipe.precision)).device
 
 
 def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint | None = None) -> Learner:
@@ -181,16 +205,16 @@ def final_network(
 ) -> nn.Module:
     """Measure the statistics of every domain again and return the network in evaluation mode.
 
-    After a training in bfloat16, the kernels are first rounded to the nearest float16, which is finer.
+    After a training in bfloat16 or float16, the kernels are first rounded to the nearest float16, which is finer.
     """
     network: nn.Module = embedder.eval()
-    if experiment.train.precision == "bfloat16":
+    if experiment.train.precision != "float32":
         round_kernels(network)
     if data.domains is not None:
         batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
         images = ((transform.normalise(data.crops[numbers]), domain) for numbers, domain in batches)
         network = install(network, calibrate(network, images, rows.domains, domain_fields=rows.domain_fields))
-    return network.to(memory_format=torch.contiguous_format)
+    return network.to("cpu").to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
@@ -224,22 +248,9 @@ def torch_settings(threads: int) -> Iterator[None]:
     """Use a number of threads and torch's global generator during the ``with`` block; restore both afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc, where there is one, keep the memory of freed tensors for the next ones.
-
-    By default it returns large blocks to the system and asks for them again at every step. The page faults were a third
-    of the time of a training step on a CPU.
-    """
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of the options in malloc.h
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**27)):
-            libc.mallopt(option, value)

@@ -131,7 +131,9 @@ SOME = ("index", "add", "G", "--data", "some.csv")
 OTHER = (("index", "build", *WEIGHTS, "--out", "H", "--data", "all.csv"), EMPTY, SOME)
 CASES = {
     "create": Case(EMPTY, gallery_state, steps=4),
-    "add": Case(("index", "add", "G", "--data", "all.csv"), gallery_state, (EMPTY, SOME), add_queries, steps=8),
+    "add": Case(
+        ("index", "add", "G", "--data", "all.csv", "--thumbnails"), gallery_state, (EMPTY, SOME), add_queries, steps=8
+    ),
     "remove": Case(("index", "remove", "G", "--camera", "x"), gallery_state, (ALL,), add_queries, steps=8),
     "retain": Case(("index", "retain", "G", "--days", "30"), gallery_state, (EMPTY, SOME), steps=4),
     "compact": Case(

@@ -92,12 +92,12 @@ def patch_all(steps: Steps) -> None:
     import safetensors.numpy
     import safetensors.torch
 
-    import reid.retrieval.stored_gallery
+    import reid.retrieval.segment_writing
 
     for name in STEPS:
         steps.patch(os, name)
     steps.patch_writer(pyarrow.parquet, "write_table", 1)
-    steps.patch_writer(reid.retrieval.stored_gallery, "write_vectors", 0)
+    steps.patch_writer(reid.retrieval.segment_writing, "write_vectors", 0)
     steps.patch_writer(safetensors.numpy, "serialize_file", 1)
     steps.patch_writer(safetensors.torch, "serialize_file", 1)
     steps.patch_writer(faiss, "write_index", 1)

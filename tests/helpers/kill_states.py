@@ -36,7 +36,8 @@ def gallery_state(folder: Path) -> object:
         return "none"
     gallery = Gallery.open(folder / "G")
     queries = load_queries(folder / "G").samples if (folder / "G" / QUERIES_FILE).exists() else ()
-    return gallery.samples, gallery.embeddings.vectors.tobytes(), queries
+    images = [gallery.thumbnail(row) for row in range(len(gallery))]
+    return gallery.samples, gallery.embeddings.vectors.tobytes(), images, queries
 
 
 def persons_state(folder: Path) -> object:

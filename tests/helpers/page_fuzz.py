@@ -152,7 +152,7 @@ def spoil_message(draw: random.Random, events: list[dict[str, Any]], session: st
         elif part == "event_data":
             message["event_data"] = draw.choice((*WRONG_VALUES, {"page": None}, {"page": {}}, {"seq": 2**80}))
         elif part == "question" and isinstance(message["event_data"], dict):
-            message["event_data"][draw.choice(FIELDS)] = draw.choice(WRONG_VALUES)
+            message["event_data"] = {**message["event_data"], draw.choice(FIELDS): draw.choice(WRONG_VALUES)}
         elif part in ("fn_index", "trigger_id"):
             message[part] = draw.choice(WRONG_NUMBERS)
         elif part == "session_hash":

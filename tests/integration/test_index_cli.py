@@ -211,8 +211,11 @@ def test_an_export_replaces_nothing_but_an_export(vectors: Path, run: Run, refus
     assert lost in refused("index", "export", "G", "--out", out)
     assert Path(lost).read_bytes() == before
     Path(lost).unlink()
-    for _ in range(2):
-        run("index", "export", "G", "--out", out)
+    run("index", "export", "G", "--out", out)
+    if lost == "all.csv":  # as a program leaves it that is killed between the two files
+        Path(lost).unlink()
+    run("index", "export", "G", "--out", out)
+    assert Path(lost).exists()
 
 
 def test_vectors_of_others_are_checked(crops: Path, refused: Run) -> None:

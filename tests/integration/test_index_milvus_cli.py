@@ -88,6 +88,7 @@ def test_mistakes_are_one_line(reid: Any, crops: Path, plain_weights: Path, came
     run(reid, "index", "add", "g.db", "--data", "all.csv", "--weights", plain_weights)
     for arguments, words in (
         (("index", "remove", "g.db", "--person", "person-1"), "no persons"),
+        (("index", "add", "g.db", "--data", "all.csv", "--thumbnails", "--weights", plain_weights), "no images"),
         (("index", "remove", "g.db", "--camera", "c9"), "no row"),
         (("index", "erase", "g.db", "nobody"), "no row"),
         (("index", "search", "g.db", "1.png", "--category", "vehicle", "--weights", plain_weights), "no row"),

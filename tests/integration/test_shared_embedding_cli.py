@@ -34,7 +34,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     rows.append("3.png,3,a1,query")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     weights = small_checkpoints.save_network(folder, small_checkpoints.plain_network())
-    return ["embed", "--data", str(folder / "manifest.csv"), "--weights", str(weights), "--size", "32", "16"]
+    return ["embed", "--data", str(folder / "manifest.csv"), "--weights", str(weights), "--size", "64", "32"]
 
 
 def run(words: list[str]) -> int:

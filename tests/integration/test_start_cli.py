@@ -6,9 +6,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.walking_people import TWO, Walk, write_video
+from reid.cli.start import Questions
 from reid.data.manifest import read_manifest
 from reid.records import Modality
 from reid.retrieval.gallery import Gallery
@@ -103,6 +106,65 @@ def test_a_folder_of_videos(reid, plain_weights: Path) -> None:
     assert [words[words.index("--camera") + 1] for words in ingests] == ["north", "south"]
     assert ingests[0][-2:] == ["--start", "2024-05-31T16:20:00"]
     assert {s.camera for s in Gallery.open(Path("videos-reid/gallery")).samples} == {"north", "south"}
+
+
+def test_at_most_three_questions_are_asked_and_only_once(
+    reid, crops: Path, plain_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout and the light of the crops, and the weights; the answers decide, and the second start asks nothing."""
+    asked: list[str] = []
+
+    def answer(question: str, default: object = None, **_: object) -> object:
+        asked.append(question)
+        return str(plain_weights) if question.startswith("Weights") else default
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", answer)
+    monkeypatch.setattr("typer.confirm", lambda question, **_: bool(asked.append(question)))
+    assert reid("start", crops, "--no-page")[0] == 0
+    assert [question.split()[0] for question in asked] == ["The", "Weights:", "Train"][: len(asked)]
+    assert len(asked) >= 2
+    gallery = Gallery.open(Path("crops-reid/gallery"))
+    assert {str(sample.modality) for sample in gallery.samples} == {"visible"}, "the light was denied"
+    asked.clear()
+    assert reid("start", crops, "--no-page")[0] == 0
+    assert asked == []
+
+
+def test_folders_that_can_be_cameras_are_taken_for_cameras(reid, plain_weights: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(48):
+        path = Path("site") / ("door", "yard")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (32, 16, 3), dtype=np.uint8)).save(path)
+    options = ("--yes", "--no-page", "--no-adapt", "--weights", plain_weights)
+    assert reid("start", "site", *options)[0] == 0
+    assert {s.camera for s in Gallery.open(Path("site-reid/gallery")).samples} == {"door", "yard"}
+    Path("site/manifest.csv").unlink()
+    code, _, err = reid("start", "site", *options, "--pattern", "{identity}/*", "--out", "other")
+    assert code == 0, err
+    assert {(s.camera, s.identity) for s in Gallery.open(Path("other/gallery")).samples} == {("", "door"), ("", "yard")}
+
+
+def test_the_fourth_question_gets_its_default() -> None:
+    questions = Questions(True)
+    assert [questions.ask(lambda: "asked", "default") for _ in range(4)] == ["asked"] * 3 + ["default"]
+
+
+def test_crops_without_cameras_become_a_gallery_as_well(reid, crops: Path, camera_weights: Path) -> None:
+    """A network with statistics of cameras can neither be calibrated nor adapted then."""
+    Path("flat").mkdir()
+    for number, image in enumerate(sorted(crops.glob("door/*/*.jpg"))):
+        shutil.copy(image, f"flat/{number}.jpg")
+    code, out, err = reid("start", "flat", "--yes", "--no-page", "--adapt", "--weights", camera_weights)
+    assert code == 0, err
+    assert [shlex.split(line)[1] for line in commands(out)] == [
+        "init", "validate", "adapt", "index", "identify", "serve",
+    ]  # fmt: skip
+    assert "the adaptation is left out" in err
+    assert "--unseen-camera nearest" in out
+    assert len(Gallery.open(Path("flat-reid/gallery"))) == number + 1
 
 
 def test_what_cannot_be_started(fails, crops: Path, tmp_path: Path) -> None:

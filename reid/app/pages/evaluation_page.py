@@ -126,7 +126,10 @@ def _category_html(site: str, category: str, rows: Sequence[ScoreRow]) -> str:
     order = list(dict.fromkeys(row.direction for row in rows))
     rows = sorted(rows, key=lambda row: order.index(row.direction))
     curves = cmc_html(f"CMC: {category}, {site}, {arrow(order[0])}", [row for row in rows if row.direction == order[0]])
-    table = present.card_html(f"Scores: {category}, {site}", score_table_html(rows) + present.hint_html(SCORING))
+    table = present.card_html(
+        f"Scores: {category}, {site}",
+        score_table_html(rows, f"Scores: {category}, {site}") + present.hint_html(SCORING),
+    )
     return f'<div class="reid-grid">{table}{curves}</div>'
 
 

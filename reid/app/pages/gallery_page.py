@@ -12,7 +12,7 @@ from reid.app.gallery_changes import ErasureWish, erase, preview_erasure
 from reid.app.gallery_counts import count_gallery
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
-from reid.app.job_records import Job
+from reid.app.job_records import Job, JobStatus
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, select_html, text_html, tip_html
 from reid.app.pages.crop_cards import crop_of
@@ -88,7 +88,8 @@ class GalleryPage:
 
     def show(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show what the gallery holds, and its jobs."""
-        return PageParts({"gallery-facts": self._facts_html(), "jobs": self._jobs_html()}, status="gallery read")
+        parts = {"gallery-facts": self._facts_html(), "jobs": self._jobs_html()}
+        return PageParts(parts, status="gallery read", again="jobs" if self._is_working() else "")
 
     def _facts_html(self) -> str:
         data = self._service.data
@@ -120,11 +121,14 @@ class GalleryPage:
 
     def show_jobs(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the jobs; the page asks again as long as one of them runs."""
-        running = any(not job.has_ended for job in self._service.jobs.jobs())
+        running = self._is_working()
         parts = {"jobs": self._jobs_html()}
         if not running:
             parts["gallery-facts"] = self._facts_html()
         return PageParts(parts, again="jobs" if running else "")
+
+    def _is_working(self) -> bool:
+        return any(job.status in (JobStatus.WAITING, JobStatus.RUNNING) for job in self._service.jobs.jobs())
 
     def _job_action(self, verb: str) -> PageAction:
         def act(values: PageValues, visit: PageVisit) -> PageParts:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 from reid.app import presentation as present
+from reid.app.frame_people import people_in
 from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.crop_cards import crop_of, crop_of_query
@@ -76,9 +78,11 @@ class SearchPage:
         card = ""
         try:
             query, notes = self._query(values, visit)
-            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
+            frame = self._frame_html(values.words("uploads"), query, visit)
+            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
             self._record(query, values, visit)
-            return self._answered(query, values, notes, reveal=bool(values.text("reveal")) or values.flag("reveal"))
+            reveal = bool(values.text("reveal")) or values.flag("reveal")
+            return self._answered(query, values, notes, reveal=reveal, frame=frame)
         except ReidError as error:
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
 
@@ -92,6 +96,18 @@ class SearchPage:
         for name in values.words("uploads"):
             self._receive(name, visit)
         return upload_query(self._data, values, visit)
+
+    def _frame_html(self, uploads: Sequence[str], query: Query, visit: PageVisit) -> str:
+        """Return buttons for the people in a frame that was just uploaded; "" where none are found."""
+        if len(uploads) != 1 or query.sample.category != "person":
+            return ""
+        found = people_in(query.uploads[-1])
+        buttons = {}
+        for number, image in enumerate(found, 1):
+            name = f"{uploads[0]}-{number}"
+            visit.keep(name, image)
+            buttons[name] = crop_of_query(replace(query, uploads=(image,)))
+        return present.frame_html(buttons) if buttons else ""
 
     def _record(self, query: Query, values: PageValues, visit: PageVisit) -> None:
         """Write to the log who searches and with which filters, and never what the query shows."""
@@ -108,12 +124,14 @@ class SearchPage:
         with self._decoding:
             visit.keep(name, read_upload(content))
 
-    def _answered(self, query: Query, values: PageValues, notes: list[str], *, reveal: bool = False) -> PageParts:
+    def _answered(
+        self, query: Query, values: PageValues, notes: list[str], *, reveal: bool = False, frame: str = ""
+    ) -> PageParts:
         options = self._options(query, values)
         outcomes = answer_query(self._data, query, options)
         if query.uploads:
             notes = [*notes, *note_on_scores(self._data.main, outcomes[0])]
-        card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes))
+        card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
         alone, compared = [
             "".join(self._ranking_html(query, one) for one in outcomes if one.is_compared is flag)
             for flag in (False, True)

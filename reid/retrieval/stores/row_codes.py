@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.records import FloatArray, IntArray
+from reid.retrieval.numpy_files import flat_values
 
 ByteArray = npt.NDArray[np.uint8]
 Float64Array = npt.NDArray[np.float64]
@@ -235,17 +236,17 @@ def write_codes(path: Path, vectors: FloatArray, order: IntArray | None) -> dict
     return encoder.bounds()
 
 
-def map_codes(path: Path) -> ByteArray:
+def map_codes(path: Path, dimension: int) -> ByteArray:
     """Map the file (8 + N, D) that :func:`write_codes` wrote into memory.
 
     Raises:
         ValueError: The file is none of codes.
         OSError: The file cannot be read.
     """
-    values: ByteArray = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    if values.dtype != np.uint8 or values.ndim != 2 or len(values) < PARAMETER_ROWS:
+    values: ByteArray = flat_values(path, "|u1")
+    if len(values) < PARAMETER_ROWS * dimension or len(values) % dimension:
         raise ValueError("expected rows of bytes")
-    return values
+    return values.reshape(-1, dimension)
 
 
 def _longest(rows: FloatArray) -> float:

@@ -170,3 +170,18 @@ def test_progress_of_tqdm_is_read(layout: str | None, tmp_path: Path) -> None:
         assert found.seconds_left > 5
         bar.close()
     assert read_progress("no progress here\n").share is None
+
+
+def test_a_job_that_cannot_be_run_fails_and_the_queue_goes_on(queues, tmp_path: Path) -> None:
+    queue = queues()
+
+    def fault(_: Job) -> None:
+        raise RuntimeError("a listener")
+
+    queue.on_end(fault)
+    first = queue.submit("a", "no command line", [("add", "a\0b")]).number
+    second = queue.submit("b", "next", [("add", tmp_path / "log", "x")]).number
+    queue.start()
+    assert queue.wait(second, 30).status is JobStatus.DONE
+    assert queue.job(first).status is JobStatus.FAILED
+    assert "could not be run" in queue.job(first).message

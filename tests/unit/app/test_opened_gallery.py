@@ -109,7 +109,9 @@ def test_a_missing_gallery_and_other_weights_are_errors(folder: Path, camera_wei
         open_served_gallery(folder, camera_weights)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "without queries", "without identities", "turtles", "only train"])
+@pytest.mark.parametrize(
+    "kind", ["file", "folder", "without queries", "without identities", "without cameras", "turtles", "only train"]
+)
 def test_any_manifest_is_shown(tiny_street: Path, camera_weights: Path, tmp_path: Path, kind: str) -> None:
     rows = (tiny_street / "street-b" / "manifest.csv").read_text().splitlines()
     images = tiny_street / "street-b"
@@ -118,6 +120,7 @@ def test_any_manifest_is_shown(tiny_street: Path, camera_weights: Path, tmp_path
     for row in table:
         row["path"] = str(images / row["path"])
         row["identity"] = "" if kind == "without identities" else row["identity"]
+        row["camera"] = "" if kind == "without cameras" else row["camera"]
         row["category"] = "turtle" if kind == "turtles" else row.get("category", "person")
         row["split"] = "train" if kind == "only train" else row["split"]
     if kind in ("without queries", "turtles"):

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.person_crops import people
 from reid.app.accounts import Role, User
 from reid.app.audit_log import AuditLog
 from reid.app.gallery_service import GalleryService
 from reid.app.job_queue import JobQueue
 from reid.app.opened_gallery import open_served_gallery
 from reid.app.page_questions import FAULT, UNKNOWN, Page, answer_question, first_html_of
-from reid.app.page_values import PageParts, PageValues, PageVisit
+from reid.app.page_values import MOST_IMAGES, PageParts, PageValues, PageVisit
 from reid.app.pages import all_pages
 from reid.app.served_data import ServedData
 from reid.app.terms import TERMS
 from reid.app.uploads import UploadStore
 from reid.data.manifest import read_manifest
+from reid.data.video import detectors
 from reid.models.checkpoint import load_checkpoint
 from reid.pipeline import build_gallery
 from reid.records import Embeddings, Sample, Split
@@ -34,6 +37,18 @@ ROOT = Path(__file__).parents[3]
 SHOWN = (("people", "show"), ("cameras", "show"), ("gallery", "show"), ("evaluation", "show"), ("map", "show"))
 
 Ask = Callable[..., PageParts]
+
+
+class _Detector:
+    """A detector that finds the same boxes everywhere."""
+
+    min_score = 0.6
+
+    def __init__(self, boxes: np.ndarray[Any, Any]) -> None:
+        self._boxes = boxes
+
+    def __call__(self, _pixels: object) -> np.ndarray[Any, Any]:
+        return self._boxes
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +71,7 @@ def service_of(data: ServedData, state: Path, purposes: tuple[str, ...] = ()) ->
 
 def asking(service: GalleryService, uploads: UploadStore | None = None) -> tuple[Ask, PageVisit, dict[str, Page]]:
     """Return a function that asks as one visitor, the visitor, and the pages."""
-    pages = {page.name: page for page in all_pages(service, uploads or UploadStore())}
+    pages = {page.name: page for page in all_pages(service, UploadStore() if uploads is None else uploads)}
     visit = PageVisit()
 
     def ask(page: str, action: str, **values: Any) -> PageParts:
@@ -97,7 +112,7 @@ def test_every_page_shows_every_gallery(
     else:
         assert found.error == ""
         assert found.export
-        assert ("identity unknown" in found.parts["answers"]) == (kind == "unlabelled")
+        assert ("identity unknown: not scored" in found.parts["answers"]) == (kind == "unlabelled")
 
 
 def test_wrong_questions_are_one_line(labelled: Path, tmp_path: Path) -> None:
@@ -140,9 +155,24 @@ def test_an_upload_belongs_to_one_visitor(labelled: Path, samples: tuple[Sample,
     assert ask("search", "search", **values).export == found.export, "it is remembered"
     other, _, _ = asking(service, uploads)
     assert other("search", "search", **values).error.startswith("Uploaded images are forgotten")
-    for number in range(12):
+    for number in range(40):
         visit.keep(f"upload-{number}", Image.new("RGB", (8, 16)))
-    assert len(visit.images) == 8
+    assert len(visit.images) == MOST_IMAGES
+
+
+def test_people_in_a_frame_are_offered(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both boxes of people that the detector is sure of become images that can be searched for."""
+    boxes = np.array([[10, 10, 40, 90, 2.0], [60, 20, 90, 100, 1.0], [0, 0, 20, 40, 0.1]], np.float32)
+    monkeypatch.setattr(detectors, "open_detector", lambda: _Detector(boxes))
+    frame = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)).save(frame, "PNG")
+    uploads = UploadStore()
+    ask, visit, _ = asking(service_of(open_served_gallery(labelled), tmp_path / "state"), uploads)
+    name = uploads.add("anna", frame.getvalue())
+    found = ask("search", "search", query="upload", images=[name], uploads=[name])
+    assert found.parts["query"].count("in the frame") == 2
+    assert visit.images[f"{name}-1"].size == (33, 88)
+    assert ask("search", "search", query="upload", images=[f"{name}-2"]).error == ""
 
 
 def test_searches_are_logged_without_what_they_show(labelled: Path, tmp_path: Path) -> None:
@@ -181,10 +211,24 @@ def test_an_erasure_needs_its_preview_and_gives_a_receipt(
     assert not any("a1" in json.dumps(row) for row in ask("search", "search", count="50", cross=False).export or ())
 
 
-def test_persons_are_confirmed_named_joined_parted_and_undone(
-    samples: tuple[Sample, ...], plain_weights: Path, tmp_path: Path
-) -> None:
-    build_gallery(load_checkpoint(plain_weights), samples, tmp_path / "crops")
+def test_a_job_is_started_watched_and_cancelled(labelled: Path, tmp_path: Path) -> None:
+    service = service_of(open_served_gallery(labelled), tmp_path / "state")
+    ask, _, _ = asking(service)
+    assert "fill in the field source first" in ask("gallery", "job", kind="add").error
+    assert "import-folder" in ask("gallery", "job", kind="add", source="/etc").error
+    assert ask("gallery", "job", kind="none").error
+    started = ask("gallery", "job", kind="verify")
+    assert "waiting" in started.parts["jobs"]
+    assert started.again == "jobs"
+    _, _, pages = asking(service)  # the page is loaded again
+    assert answer_question(pages, PageValues({"page": "gallery", "action": "show"}), PageVisit()).again == "jobs"
+    assert "cancelled" in ask("gallery", "cancel", job="1").parts["jobs"]
+    assert ask("gallery", "jobs").again == ""
+    assert ask("gallery", "cancel", job="7").error
+
+
+def test_persons_are_confirmed_named_joined_parted_and_undone(tmp_path: Path) -> None:
+    Gallery.build(people()).save(tmp_path / "crops")
     ask, _, _ = asking(service_of(open_served_gallery(tmp_path / "crops"), tmp_path / "state"))
     assert "Group the crops" in ask("people", "show").parts["people-list"]
     shown = ask("people", "identify").parts["people-list"]

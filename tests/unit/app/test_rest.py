@@ -150,7 +150,7 @@ def test_erasing_shows_first_and_takes_the_picture_along(
     assert client.post("/api/erase", json={"identity": "anna", "rows": 2}).status_code == 422
     assert len(Gallery.open(folder)) == rows
     erased = client.post("/api/erase", json={"identity": "anna", "rows": 1}).json()
-    assert (erased["rows"], erased["pictures"], erased["remaining"]) == (1, 1, 0)
+    assert (erased["rows"], erased["images"], erased["remaining"]) == (1, 1, 0)
     assert erased["receipt"]["action"] == "erase"
     assert len(Gallery.open(folder)) == rows - 1
     assert not list((tmp_path / "state" / "crops").iterdir())

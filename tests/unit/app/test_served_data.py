@@ -48,7 +48,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_both_sites_are_served_with_both_networks(data: ServedData) -> None:
     assert [site.name for site in data.sites] == ["street-a", "street-b"]
     assert [served.title for served in data.galleries] == ["Camera BN", "Plain BN"]
-    assert data.categories == ("person", "vehicle")
+    assert data.query_crops.categories == ("person", "vehicle")
     assert len(data.query_crops) == 2 * 6 * 6
     camera, plain = data.galleries
     assert plain.checkpoint.domains == ()

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import GalleryError
-from reid.retrieval import stored_gallery
+from reid.retrieval import segment_writing
 from reid.retrieval.exact import exact_search
 from reid.retrieval.filters import parse_where, rows_where
 from reid.retrieval.gallery import Gallery
@@ -22,7 +22,7 @@ ROWS, DIMENSION = 300, 16
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small galleries have codes and use them."""
-    monkeypatch.setattr(stored_gallery, "FEWEST_CODED", 50)
+    monkeypatch.setattr(segment_writing, "FEWEST_CODED", 50)
     monkeypatch.setattr(flat_store, "FEWEST_CODED", 1)
     monkeypatch.setattr(flat_store, "ROWS_PER_RANK", 0)
     monkeypatch.setattr(code_search, "has_byte_products", lambda: True)
@@ -106,7 +106,18 @@ def test_damaged_codes_are_named(folder: Path) -> None:
 
 
 def test_a_gallery_without_codes_answers_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_gallery, "FEWEST_CODED", 10**9)
+    monkeypatch.setattr(segment_writing, "FEWEST_CODED", 10**9)
     Gallery.build(embeddings_of(random_rows(np.random.default_rng(0), ROWS, DIMENSION))).save(tmp_path)
     assert not codes_files(tmp_path)
     check_answers(Gallery.open(tmp_path), "camera <> 'c1'", monkeypatch)
+
+
+def test_an_old_reader_answers_although_its_files_are_gone(folder: Path) -> None:
+    reader, gallery = Gallery.open(folder), Gallery.open(folder)
+    query = random_rows(np.random.default_rng(5), 1, DIMENSION)
+    expected = gallery.search(query, 7, fingerprint="f00d")
+    before = codes_files(folder)
+    gallery.compact()
+    assert not any(path.exists() for path in before)
+    found = reader.search(query, 7, fingerprint="f00d")
+    assert_same_ranking(found, expected)

@@ -13,7 +13,7 @@ import pytest
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import GalleryError, WeightsError
 from reid.records import Embeddings, Sample
-from reid.retrieval import storage, stored_gallery
+from reid.retrieval import segment_writing, storage
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
 
@@ -68,7 +68,7 @@ def test_a_stopped_save_leaves_the_old_gallery(saved, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored_gallery, "write_vectors", full)
+    monkeypatch.setattr(segment_writing, "write_vectors", full)
     with pytest.raises(GalleryError, match="No space left on device"):
         Gallery.build(embeddings_of(random_rows(np.random.default_rng(1), 5, 12))).save(folder)
     assert calls
@@ -249,3 +249,22 @@ def test_a_reader_takes_over_new_rows_after_it_has_searched(tmp_path: Path) -> N
     assert reader.search(rows.vectors, 5, fingerprint="f00d").counts.tolist() == [1]
     assert reader.reload()
     assert reader.search(rows.vectors, 5, fingerprint="f00d").counts.tolist() == [2]
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o500])
+def test_a_read_only_folder_stays_as_it_is(tmp_path, mode, monkeypatch):
+    folder = tmp_path / "g"
+    gallery = Gallery.build(embeddings_of(random_rows(np.random.default_rng(0), 9, 4)))
+    gallery.save(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    folder.chmod(mode)
+    for change in (lambda: gallery.remove("camera = 'c1'"), lambda: gallery.erase("id1"), gallery.compact):
+        with pytest.raises(GalleryError, match=f"{mode:04o}"):
+            change()
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert len(Gallery.open(folder)) == 9
+    folder.chmod(0o700)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the folder of somebody else
+    with pytest.raises(GalleryError, match="read-only for you"):
+        gallery.compact()

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from reid.config import parse_config
 from reid.data.transforms import EvaluationTransform
 from reid.errors import DataError
+from reid.models.checkpoint import load_checkpoint
 from reid.records import Sample
 from reid.training import crop_cache
 from reid.training.crop_cache import CropSource, cached_if_large, crop_bytes, crops_digest
+from reid.training.training_run import train
 
 TRANSFORM = EvaluationTransform(8, 4)
 
@@ -76,3 +79,22 @@ def test_only_crops_that_do_not_fit_into_memory_are_cached(tmp_path: Path, monke
     assert cached_if_large(named, 11, tmp_path) == named
     monkeypatch.setattr(crop_cache, "free_memory", lambda: None)
     assert cached_if_large(source, 11, tmp_path).folder is None
+
+
+def test_a_training_whose_crops_do_not_fit_gives_the_same_weights(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{sample.path},{number // 2},train" for number, sample in enumerate(samples[:4])]
+    (tmp_path / "m.csv").write_text("path,identity,split\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    recipe = {"epochs": 1, "identities_per_batch": 2, "images_per_identity": 2, "visits": 1, "threads": 1}
+    table = {"data": {"manifests": [str(tmp_path / "m.csv")], "size": [32, 16]}, "train": recipe}
+    experiment = parse_config(table, "test")
+    whole = load_checkpoint(train(experiment, tmp_path / "whole"))
+    monkeypatch.setattr(crop_cache, "free_memory", lambda: 1)
+    said: list[str] = []
+    mapped = load_checkpoint(train(experiment, tmp_path / "mapped", say=said.append))
+    assert mapped.fingerprint == whole.fingerprint
+    assert "half of the free memory" in said[0]
+    assert not list((tmp_path / "mapped").glob("*.npy"))
+    train(experiment, tmp_path / "third", cache=tmp_path / "crops")
+    assert len(list((tmp_path / "crops").glob("*.npy"))) == 1

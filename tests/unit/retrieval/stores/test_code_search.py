@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -155,7 +157,7 @@ def test_codes_of_a_file_are_those_that_were_written(tmp_path):
     vectors = random_rows(np.random.default_rng(0), 3000, 5)
     order = np.random.default_rng(1).permutation(3000)
     bounds = write_codes(tmp_path / "codes.npy", vectors, order)
-    found, expected = RowCodes.of_file(map_codes(tmp_path / "codes.npy"), bounds, order), RowCodes.of(vectors, order)
+    found, expected = RowCodes.of_file(map_codes(tmp_path / "codes.npy", 5), bounds, order), RowCodes.of(vectors, order)
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), value)
     assert np.load(tmp_path / "codes.npy").shape == (3008, 5)
@@ -171,3 +173,19 @@ def test_the_order_by_camera_does_not_depend_on_how_words_are_kept():
     lights = [table.samples[i].modality for i in order.tolist()]
     assert list(zip(lights, cameras, strict=True)) == sorted(zip(lights, cameras, strict=True))
     assert camera_order(table.take(np.flatnonzero(np.arange(40) % 6 == 1))) is None
+
+
+@pytest.mark.usefixtures("always")
+def test_threads_search_at_the_same_time():
+    random = np.random.default_rng(0)
+    vectors, queries = random_rows(random, 3000, 16), random_rows(random, 64, 16)
+    store = FlatStore(16)
+    store.add(np.arange(3000), vectors, columns_of(np.arange(3000)))
+    expected = exact_search(queries, vectors, 9)
+    keep = np.arange(3000) % 3 > 0
+    filtered = exact_search(queries, vectors, 9, np.tile(keep, (64, 1)))
+    with ThreadPoolExecutor(8) as pool:
+        whole = list(pool.map(lambda i: store.search(queries[i : i + 1], 9), range(64)))
+        part = list(pool.map(lambda i: store.search(queries[i : i + 1], 9, np.flatnonzero(keep)), range(64)))
+    assert [found.rows[0].tolist() for found in whole] == expected.rows.tolist()
+    assert [found.rows[0].tolist() for found in part] == filtered.rows.tolist()

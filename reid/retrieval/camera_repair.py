@@ -4,6 +4,10 @@ Every cure is tried on the new crops of the camera and judged by the criterion o
 mutual nearest neighbours between this camera and the others (:mod:`reid.retrieval.normalization_choice`).  A cure is
 measured on one half of the camera's crops and judged on the other.  The proposal is the cheapest cure that is not worse
 than the best by more than its error, and certainly better than doing nothing.  Nothing here reads identities.
+
+Centers are measured again only where the other cameras are centered too.  If one camera alone is centered, its crops
+move away from those of all others, so people of the same camera outrank the right answers, which a criterion across
+cameras does not see.
 """
 
 from __future__ import annotations
@@ -194,6 +198,8 @@ class _Bench:
         for name, cure in CURES.items():
             if cure.statistics and not (self.profiles.mean and can_be_calibrated(self.network)):
                 continue
+            if cure.centering and not self._centers_all():
+                continue
             found[name] = before if name == NOTHING else before.copy()
             for half in HALVES if name != NOTHING else ():
                 rows = np.flatnonzero((compared.cameras == self.camera) & (compared.halves == half))
@@ -201,6 +207,10 @@ class _Bench:
                     measured = self.repaired(crops_outside_half(compared, self.camera, half), cure)
                     found[name][rows] = self._embed([compared.samples[row] for row in rows.tolist()], measured)
         return found
+
+    def _centers_all(self) -> bool:
+        """Whether the profiles center every camera."""
+        return self.profiles.centers is not None and bool(self.profiles.centers.any(dim=1).all())
 
     def repaired(self, crops: Sequence[Sample], cure: Cure) -> Profiles:
         """Return the profiles with the cure of the camera, measured on crops of it."""

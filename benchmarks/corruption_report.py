@@ -31,7 +31,8 @@ Every image gets one of twenty types and one of five severities: queries, galler
 ## One camera with mud on its lens
 
 All images of one camera have mud on them (`spatter`, severity 4), those of the others are clean. The statistics of the
-other cameras are those of clean crops. This is what `reid cameras repair` is for.
+other cameras are those of clean crops. This is what `reid cameras repair` is for; an example of one
+draw on the street is in [its guide](../corruption.md#repair-a-camera).
 
 {dirty}
 ## The rows
@@ -78,7 +79,7 @@ def summary(folder: Path) -> str:
             name, _, seed = key.rpartition("|")
             if seed != "-1":
                 draws.setdefault(name, []).append(100 * scores["none"]["mAP"])
-        if not draws.get("nothing"):
+        if not draws.get("nothing") or len(draws) < 2:
             continue
         most = max(map(len, draws.values()))
         means = {name: float(np.mean(values)) for name, values in draws.items() if len(values) == most}
@@ -97,6 +98,8 @@ def table(file: Path, scenario: str) -> str:
     known = json.loads(file.read_text())
     names = list(dict.fromkeys(key.rpartition("|")[0] for key in known))
     seeds = {int(key.rpartition("|")[2]) for key in known} - {-1}
+    if not seeds:  # no corrupted images were scored
+        return ""
     title = file.name.removesuffix(f"-{scenario}.json").replace("-", " ")
     heads = ["| row | clean | corrupted | corrupted, s-norm |", "|---|---|---|---|"]
     lines = [f"### {title}, {len(seeds)} draws", "", *heads]

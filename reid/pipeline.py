@@ -22,13 +22,15 @@ from reid.data.unreadable import current_unreadable
 from reid.errors import DataError, GalleryError, WeightsError
 from reid.files import prepare_output_folder
 from reid.models.execution import as_stored, current_execution, execution_with
-from reid.models.provenance import UNSEEN_CAMERA_KEY, provenance_of
+from reid.models.provenance import UNSEEN_CAMERA_KEY
 from reid.records import Embeddings, Sample, Split, UnseenCameraPolicy, domain_of
 
 if TYPE_CHECKING:
+    from reid.data.loading import ImageChange
     from reid.data.protocols.data_sets import DataSet
     from reid.data.street.generation import StreetPlan
     from reid.evaluation import Details, Report, Reranking
+    from reid.evaluation.corruption_benchmark import CorruptionBenchmark
     from reid.models.checkpoint import Checkpoint
     from reid.retrieval.gallery import Gallery
 
@@ -215,7 +217,9 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], polic
     return replace(checkpoint.with_profiles(profiles), extra=extra)
 
 
-def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str = "embedding") -> Embeddings:
+def embed_samples(
+    checkpoint: Checkpoint, samples: Sequence[Sample], title: str = "embedding", change: ImageChange | None = None
+) -> Embeddings:
     """Embed samples and show a progress bar.
 
     All files are checked before the first is read.  Images that cannot be read are an error, or are noted and left out
@@ -226,6 +230,7 @@ def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str 
         checkpoint: The network.
         samples: The samples.
         title: The title of the progress bar.
+        change: Changes every image before it is resized.
 
     Returns:
         The embeddings, in the order of the samples.
@@ -240,7 +245,9 @@ def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str 
     unreadable = current_unreadable()
     note = None if unreadable is None else unreadable.add
     with progress_bar(title, len(distinct_images(checkpoint, samples)[0])) as progress:
-        embeddings = embed_distinct(checkpoint, samples, workers=workers(), progress=progress, on_unreadable=note)
+        embeddings = embed_distinct(
+            checkpoint, samples, workers=workers(), progress=progress, on_unreadable=note, change=change
+        )
     if not checkpoint.execution.is_usual:
         tqdm.write(f"embedded with {describe_execution(checkpoint)}", file=sys.stderr)
     return embeddings
@@ -253,6 +260,7 @@ def evaluate_data(
     memory: int | None = None,
     query_examples: int | None = None,
     score_norm: str = "",
+    corruption: CorruptionBenchmark | None = None,
 ) -> Iterator[Details]:
     """Evaluate one data set, or all choices of one, such as the ten trials of "regdb:trial=all".
 
@@ -264,15 +272,25 @@ def evaluate_data(
         query_examples: How many of the best and of the worst queries to show; None computes scores only.
         score_norm: Adds results with scores that are normalized by "csls" or "snorm"; "" does what the profiles of the
             network recommend, if anything.
+        corruption: Adds results with corrupted images.
 
     Yields:
         The report of each choice, then the means over choices that papers report.  A mean has scores only.
     """
     from reid.evaluation import Details, mean_report
+    from reid.evaluation.data_evaluation import evaluate_data_set
 
     groups: dict[tuple[tuple[str, str], ...], list[Report]] = {}
     for data in data_sets:
-        details = _evaluate_one(data, load(data), reranking, memory, query_examples, score_norm)
+        checkpoint, samples = load(data), evaluated_samples(data)
+
+        def embed(change: ImageChange | None, title: str) -> Embeddings:
+            return embed_samples(checkpoint, samples, title, change)  # noqa: B023 - called before the next round
+
+        details = evaluate_data_set(
+            data, checkpoint, embed, reranking=reranking, memory=memory, query_examples=query_examples,
+            score_norm=score_norm, corruption=corruption,
+        )  # fmt: skip
         yield details
         variants = data.protocol.variants if data.protocol else {}
         kept = {name: choice for name, choice in data.scoring.variant.items() if not variants[name].mean}
@@ -281,24 +299,6 @@ def evaluate_data(
         if len(reports) > 1:
             variant = {name: dict(key).get(name, "mean of all") for name in reports[0].variant}
             yield Details(mean_report(reports, variant))
-
-
-def _evaluate_one(
-    data: DataSet, checkpoint: Checkpoint, reranking: Reranking | None, memory: int | None, query_examples: int | None,
-    score_norm: str,
-) -> Details:  # fmt: skip
-    from reid.evaluation import Details, details_of, evaluate
-    from reid.retrieval.camera_normalization import cohort_rows_of
-
-    embeddings, scoring = embed_samples(checkpoint, evaluated_samples(data)), data.scoring
-    report = evaluate(
-        embeddings, protocol=data.name, scoring=scoring, provenance=provenance_of(checkpoint),
-        reranking=reranking, score_norm=score_norm or checkpoint.score_norm or "none",
-        cohort=cohort_rows_of(checkpoint), memory=memory,
-    )  # fmt: skip
-    if query_examples is None:
-        return Details(report)
-    return details_of(report, embeddings, scoring, query_examples=query_examples, memory=memory)
 
 
 def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) -> Gallery:

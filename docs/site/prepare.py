@@ -30,7 +30,7 @@ REFERENCE = {
         "Evaluation: reid.evaluation",
         ("reid.evaluation", "reid.evaluation.analysis", "reid.evaluation.reports"),
     ),
-    "data": ("Data: reid.data", ("reid.data", "reid.data.protocols", "reid.data.video")),
+    "data": ("Data: reid.data", ("reid.data", "reid.data.corruptions", "reid.data.protocols", "reid.data.video")),
     "street": ("The synthetic street: reid.data.street", ("reid.data.street",)),
     "training": ("Training: reid.training", ("reid.training",)),
     "adaptation": ("Adaptation to a site: reid.adaptation", ("reid.adaptation",)),

@@ -5,7 +5,7 @@ data or the run are wrong (one line tells why, and ``--debug`` shows the traceba
 understood, 3 when ``reid cameras watch`` found a camera that drifted, and 130 after an interruption.
 
 Each module holds the command that it is named after; the groups ``cameras``, ``index`` and ``weights`` hold several.
-``camera_probe`` holds one of the group ``cameras``.
+``camera_probe`` and ``camera_repair`` hold one each of the group ``cameras``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from reid.cli import (
     adapt,
     calibrate,
     camera_probe,
+    camera_repair,
     cameras,
+    corrupt,
     diff,
     embed,
     evaluate,
@@ -55,8 +57,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe, embed, index,
-    identify, search, evaluate, diff, start, serve, users, weights, export,
+    init, ingest, synth, corrupt, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
+    camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

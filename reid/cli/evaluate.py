@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reid.cli.corruption_options import (
+    Corrupted,
+    CorruptionNames,
+    CorruptRepeats,
+    CorruptSeed,
+    Severity,
+    corruption_benchmark,
+)
 from reid.cli.network_options import RerankingReadingCommand
 from reid.cli.options import (
     Backbone,
@@ -90,6 +98,11 @@ def evaluate(
             min=0, metavar="N", help="Show the images of the N best and the N worst queries of each result on the page."
         ),
     ] = 3,
+    corrupt: Corrupted = None,
+    corrupt_repeats: CorruptRepeats = 1,
+    corruption: CorruptionNames = None,
+    severity: Severity = None,
+    corrupt_seed: CorruptSeed = 0,
     details: Annotated[
         bool, typer.Option("--details", help="Also print thresholds, pairs of cameras and camera bias.")
     ] = False,
@@ -110,7 +123,10 @@ def evaluate(
     normalization_request(normalize, profiles)
     shown = query_examples if html_file is not None else 0 if details else None
     how = (reranking, memory and memory * 2**20, shown, str(score_norm or ""))
+    benchmark = corruption_benchmark(corrupt, corrupt_repeats, corruption, severity, corrupt_seed)
     if embeddings is not None:
+        if benchmark is not None:
+            raise ConfigError("--corrupt: changes images, but --embeddings holds vectors; give --weights instead")
         _refuse_network_options(weights, profiles, flip, unseen, normalize)
         found = _score_vectors(embeddings, data, root, settings, *how)
         _write([_print_scored(str(embeddings), found, details)], json_file, html_file)
@@ -128,7 +144,7 @@ def evaluate(
     scored = [
         _print_scored(spec, one, details)
         for spec, choices in data_sets.items()
-        for one in evaluate_data(choices, checkpoint_for, *how)
+        for one in evaluate_data(choices, checkpoint_for, *how, benchmark)
     ]
     _write(scored, json_file, html_file)
 

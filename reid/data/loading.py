@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from reid.data.images import read_image
@@ -21,6 +22,8 @@ OnUnreadable = Callable[[Sample, DataError], object]
 """Called with a sample whose image cannot be read, and why."""
 Progress = Callable[[int], object]
 """Called with the number of images done since the last call, as ``tqdm.update`` is."""
+ImageChange = Callable[[Sample, Image], Image]
+"""Called with a sample and its image of mode RGB before it is resized; returns the image to use instead."""
 
 _SHOWN_NAMES = 12
 
@@ -109,6 +112,7 @@ def load_batches(
     unknown_domain: int | None = None,
     decoder: str = "pillow",
     on_unreadable: OnUnreadable | None = None,
+    change: ImageChange | None = None,
 ) -> Iterator[Batch]:
     """Read samples in batches, in their order.
 
@@ -126,6 +130,7 @@ def load_batches(
         decoder: What decodes JPEG files, see :func:`~reid.data.images.read_image`.
         on_unreadable: Is told of each image that cannot be read, which is then left out; without it such an image is
             an error.
+        change: Changes every image before it is resized; the image is decoded at its full size then.
 
     Returns:
         An iterator over the batches.
@@ -138,7 +143,7 @@ def load_batches(
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
     domain = domain_indices(samples, domain_fields, domains, unknown_domain) if domain_fields else None
-    crops = _read_crops(samples, transform, workers, 2 * batch_size, decoder, on_unreadable is not None)
+    crops = _read_crops(samples, transform, workers, 2 * batch_size, decoder, on_unreadable is not None, change)
     return _batches(crops, samples, transform, domain, batch_size, on_unreadable)
 
 
@@ -199,6 +204,7 @@ def _read_crops(
     ahead: int,
     decoder: str = "pillow",
     keeps_errors: bool = False,
+    change: ImageChange | None = None,
 ) -> Generator[Tensor | DataError]:
     """Yield each sample's crop, (3, H, W) uint8, in order; decode at most ``ahead`` crops before they are used.
 
@@ -207,7 +213,9 @@ def _read_crops(
 
     def load(sample: Sample) -> Tensor | DataError:
         try:
-            return transform.resize(read_image(sample.path, decoder, (transform.width, transform.height)))
+            size = None if change else (transform.width, transform.height)
+            image = read_image(sample.path, decoder, size)
+            return transform.resize(change(sample, image) if change else image)
         except DataError as error:
             if keeps_errors:
                 return error

@@ -44,6 +44,9 @@ class Result:
         reranking: How the ranking was changed; "" for the plain result, beside which a changed one stands.
         score_norm: How scores were normalized per pair of cameras: "none", "csls" or "snorm".
         score_norm_stamp: The method and its parameters; "" for scores as they are.
+        corruption: Which images are corrupted: "both" (queries and gallery), "query" or "gallery"; "" for none.  The
+            ``trials`` are its repeats then.
+        corruption_stamp: The types, the severity and the seed of the corruption.
         identification: The open-set identification rates; () where all queries or none have a right answer, and for
             means.
     """
@@ -62,17 +65,27 @@ class Result:
     score_norm: str = NONE
     score_norm_stamp: str = ""
     identification: tuple[Identification, ...] = ()
+    corruption: str = ""
+    corruption_stamp: str = ""
 
     @property
     def is_plain(self) -> bool:
-        """Whether the result is that of the scores as they are, without re-ranking."""
-        return not self.reranking and self.score_norm == NONE
+        """Whether the result is that of the images and the scores as they are, without re-ranking."""
+        return not (self.reranking or self.corruption) and self.score_norm == NONE
 
     @property
     def change(self) -> str:
         """How the result differs from the plain one, in a word or two; "" for the plain one."""
         norm = "" if self.score_norm == NONE else self.score_norm
-        return " ".join(filter(None, [norm, "re-ranked" if self.reranking else ""]))
+        corrupted = f"{self.corruption} corrupted" if self.corruption else ""
+        return " ".join(filter(None, [corrupted, norm, "re-ranked" if self.reranking else ""]))
+
+    def deviations(self) -> dict[str, float]:
+        """Return the standard deviation of mAP, mINP and rank-1 over repeated corruptions; {} where there are none."""
+        if not self.corruption or len(self.trials) < 2:
+            return {}
+        values = np.array([[one.mAP, one.mINP, one.rank(1)] for one in self.trials])
+        return dict(zip(("mAP", "mINP", "rank1"), values.std(axis=0, ddof=1).tolist(), strict=True))
 
     @property
     def reranking_method(self) -> str:
@@ -241,7 +254,7 @@ def mean_report(reports: Sequence[Report], variant: Mapping[str, str]) -> Report
 
 
 def _key(result: Result) -> tuple[str, str, str, str]:
-    return result.category, result.direction, result.score_norm, result.reranking_method
+    return result.category, result.direction, result.corruption + result.score_norm, result.reranking_method
 
 
 def _mean_result(results: Sequence[Result]) -> Result:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.data.loading import Progress, load_batches
+from reid.data.loading import ImageChange, Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
 from reid.models.freed_memory import freed_memory_kept
@@ -54,6 +54,7 @@ def calibrate_checkpoint(
     workers: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
+    change: ImageChange | None = None,
 ) -> Profiles:
     """Measure profiles of every camera, or other domain, of some samples.
 
@@ -73,6 +74,7 @@ def calibrate_checkpoint(
         workers: Processes that read images; 0 reads them in this one.
         seed: Decides the order of the images.
         progress: Is called with the number of images of each batch.
+        change: Changes every image before it is resized.
 
     Returns:
         The profiles of all domains of ``samples``, in alphabetical order, for
@@ -87,9 +89,11 @@ def calibrate_checkpoint(
     groups = _group_by_domain(samples, domain_fields, np.random.default_rng(seed))
     domains = sorted(groups)
     if mixes_domains(checkpoint.network):
-        batches = _load_mixed_batches(checkpoint, groups, batch_size, workers, np.random.default_rng(seed), progress)
+        batches = _load_mixed_batches(
+            checkpoint, groups, batch_size, workers, np.random.default_rng(seed), progress, change
+        )
     else:
-        batches = _load_batches_of_one_domain(checkpoint, groups, batch_size, workers, progress)
+        batches = _load_batches_of_one_domain(checkpoint, groups, batch_size, workers, progress, change)
     with freed_memory_kept():
         profiles = calibrate(
             checkpoint.network,
@@ -225,6 +229,7 @@ def _load_mixed_batches(
     workers: int,
     random: np.random.Generator,
     progress: Progress | None,
+    change: ImageChange | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Load images of all domains in random order, for a network whose domains share statistics."""
     rows = [(sample, index) for index, name in enumerate(sorted(groups)) for sample in groups[name]]
@@ -234,7 +239,7 @@ def _load_mixed_batches(
     done = 0
     decoder = checkpoint.execution.decoder
     for batch in load_batches(
-        [s for s, _ in rows], checkpoint.transform, batch_size=size, workers=workers, decoder=decoder
+        [s for s, _ in rows], checkpoint.transform, batch_size=size, workers=workers, decoder=decoder, change=change
     ):
         yield batch.images, domain[done : done + len(batch.images)]
         done += len(batch.images)
@@ -248,6 +253,7 @@ def _load_batches_of_one_domain(
     batch_size: int,
     workers: int,
     progress: Progress | None,
+    change: ImageChange | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for index, name in enumerate(sorted(groups)):
         size = _even_batch_size(len(groups[name]), batch_size)
@@ -257,6 +263,7 @@ def _load_batches_of_one_domain(
             batch_size=size,
             workers=workers,
             decoder=checkpoint.execution.decoder,
+            change=change,
         ):
             yield batch.images, torch.full((len(batch.images),), index)
             if progress is not None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from reid.data.loading import OnUnreadable, Progress, domain_indices, load_batches
+from reid.data.loading import ImageChange, OnUnreadable, Progress, domain_indices, load_batches
 from reid.errors import DataError
 from reid.models.checkpoint import Checkpoint
 from reid.models.freed_memory import freed_memory_kept
@@ -34,6 +34,7 @@ def embed(
     workers: int = 0,
     progress: Progress | None = None,
     on_unreadable: OnUnreadable | None = None,
+    change: ImageChange | None = None,
 ) -> Embeddings:
     """Embed samples, each with the statistics of its own normalization domain.
 
@@ -48,6 +49,7 @@ def embed(
         progress: Called with the number of images since its last call.
         on_unreadable: Is told of each sample whose image cannot be read, and why; such samples are left out.  Without
             it the first one is an error.
+        change: Changes every image before it is resized.
 
     Returns:
         The embeddings, in the order of ``samples``, with the fingerprint of the checkpoint.
@@ -71,6 +73,7 @@ def embed(
         unknown_domain=checkpoint.unknown_domain,
         decoder=checkpoint.execution.decoder,
         on_unreadable=on_unreadable,
+        change=change,
     )
     vectors, is_embedded = np.empty((0, 0), np.float32), np.zeros(len(samples), np.bool_)
     with freed_memory_kept():
@@ -105,6 +108,7 @@ def embed_distinct(
     workers: int = 0,
     progress: Progress | None = None,
     on_unreadable: OnUnreadable | None = None,
+    change: ImageChange | None = None,
 ) -> Embeddings:
     """Embed samples as :func:`embed` does, an image that is listed several times once.
 
@@ -115,6 +119,7 @@ def embed_distinct(
         progress: Called with the number of images since its last call; there are as many as
             :func:`distinct_images` returns.
         on_unreadable: As for :func:`embed`.
+        change: As for :func:`embed`.
 
     Returns:
         The embeddings, in the order of ``samples``; all rows of an image have the same vector.
@@ -123,7 +128,7 @@ def embed_distinct(
         DataError: There are no samples, or an image cannot be read.
     """
     distinct, rows = distinct_images(checkpoint, samples)
-    found = embed(checkpoint, distinct, workers=workers, progress=progress, on_unreadable=on_unreadable)
+    found = embed(checkpoint, distinct, workers=workers, progress=progress, on_unreadable=on_unreadable, change=change)
     if len(found) == len(samples):
         return found
     read = {id(sample): row for row, sample in enumerate(found.samples)}  # embed keeps the records themselves

@@ -95,10 +95,7 @@ def vectors_by_halves(measurement: CameraMeasurement, compared: ComparedCrops, o
     """
     found: FloatArray | None = None
     for half in HALVES:
-        others = {
-            name: [row for row, block in zip(rows, _blocks(rows).tolist(), strict=True) if block % 2 != half]
-            for name, rows in compared.crops.items()
-        }
+        others = {name: crops_outside_half(compared, name, half) for name in compared.crops}
         measured = measurement.statistics(others)
         rows, samples = compared.of_half(half)
         vectors = measurement.vectors(samples, measured if own is None else replace_domains(own, measured))
@@ -107,6 +104,12 @@ def vectors_by_halves(measurement: CameraMeasurement, compared: ComparedCrops, o
     if found is None:
         raise DataError("calibration: got no crops to compare")
     return found
+
+
+def crops_outside_half(compared: ComparedCrops, camera: str, half: int) -> list[Sample]:
+    """Return all crops of a camera that are not of a half, to measure on what that half is judged by."""
+    rows = compared.crops[camera]
+    return [row for row, block in zip(rows, _blocks(rows).tolist(), strict=True) if block % 2 != half]
 
 
 def candidate_vectors(compared: ComparedCrops, plain: FloatArray, calibrated: FloatArray | None) -> CandidateVectors:

@@ -254,7 +254,8 @@ def choose_levels(
     similar = [
         one
         for one in tried
-        if best.share - one.share <= SIMILAR * _error(shares[best.levels] - shares[one.levels], candidates.groups)
+        if best.share - one.share
+        <= SIMILAR * error_of_mean(shares[best.levels] - shares[one.levels], candidates.groups)
     ]
     chosen = min(similar, key=lambda one: (one.levels.count, one.levels.statistics, -one.share))
     if chosen.gain < max(LEAST_GAIN, CERTAIN * chosen.error):
@@ -266,7 +267,7 @@ def choose_levels(
 
 def _candidate(levels: CameraLevels, share: Float64Array, before: Float64Array, groups: IntArray) -> Candidate:
     gain = share - before
-    return Candidate(levels, float(np.nanmean(share)), float(np.nanmean(gain)), _error(gain, groups))
+    return Candidate(levels, float(np.nanmean(share)), float(np.nanmean(gain)), error_of_mean(gain, groups))
 
 
 def _choose_each_camera(
@@ -294,7 +295,7 @@ def _choose_each_camera(
     return replace(choice, levels=levels, share=together, reason=f"{choice.reason}; {others}, which helps it more")
 
 
-def _error(differences: Float64Array, groups: IntArray) -> float:
+def error_of_mean(differences: Float64Array, groups: IntArray) -> float:
     """Return the standard error of a mean of values (N,) of which those of one group are not independent."""
     valid = ~np.isnan(differences)
     values, members = differences[valid], groups[valid]

@@ -41,6 +41,8 @@ ONE_FILE = {
 }
 PARTS_OF_COMMANDS = (
     "camera_probe",
+    "camera_repair",
+    "corruption_options",
     "options",
     "old_usage",
     "gallery_options",

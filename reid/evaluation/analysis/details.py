@@ -29,6 +29,7 @@ from reid.evaluation.analysis.open_set import (
 )
 from reid.evaluation.analysis.query_examples import QueryExample, query_examples
 from reid.evaluation.cohort_scores import EvaluationCohorts
+from reid.evaluation.corruption_benchmark import CorruptionMap
 from reid.evaluation.labels import Labels, market_labels
 from reid.evaluation.metrics import Metrics
 from reid.evaluation.ranks import Float64Array
@@ -86,12 +87,13 @@ class Details:
     """A report and the details of its plain results.
 
     ``results`` is () where no details were asked for, and for a mean over reports.  ``modalities`` holds a table for
-    each category with several modalities.
+    each category with several modalities, and ``corruptions`` one for each result with corrupted queries.
     """
 
     report: Report
     results: tuple[ResultDetails, ...] = ()
     modalities: tuple[tuple[str, PairTable], ...] = ()
+    corruptions: tuple[CorruptionMap, ...] = ()
 
 
 def details_of(

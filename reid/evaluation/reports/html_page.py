@@ -17,6 +17,7 @@ from reid.evaluation.analysis.intervals import Interval
 from reid.evaluation.analysis.query_examples import ExampleAnswer, QueryExample
 from reid.evaluation.ranks import Float64Array
 from reid.evaluation.reports.charts import COLOURS, Curve, cmc_chart, escape, heat, histogram
+from reid.evaluation.reports.corruption_heat_map import corruption_heat_map
 from reid.evaluation.reports.report_text import stamp_lines
 from reid.evaluation.reports.text_file import write_text
 from reid.evaluation.results import Report, Result
@@ -73,9 +74,10 @@ def _report(details: Details) -> str:
     tables = "".join(
         _heat_maps(f"{category}: by modality of query and gallery", table) for category, table in details.modalities
     )
+    maps = "".join(map(corruption_heat_map, details.corruptions))
     stamp = escape("\n".join(stamp_lines(report)))
     return (
-        f'<div class="scroll">{_score_table(report.results)}</div><div class="row">{charts}{tables}</div>'
+        f'<div class="scroll">{_score_table(report.results)}</div><div class="row">{charts}{tables}{maps}</div>'
         f"{''.join(map(_result_section, details.results))}"
         f"<footer><h3>What was computed, and how</h3><pre>{stamp}</pre></footer>"
     )

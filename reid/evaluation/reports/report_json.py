@@ -56,6 +56,9 @@ def _entry(report: Report, result: Result) -> dict[str, Any]:
         "score_norm": result.score_norm,
         "score_norm_stamp": result.score_norm_stamp,
         "reranking": result.reranking,
+        "corruption": result.corruption,
+        "corruption_stamp": result.corruption_stamp,
+        "deviations": result.deviations(),
         "identification": [
             {
                 "false_alarm_rate": one.wished,

@@ -10,6 +10,7 @@ from reid.retrieval.score_normalization import NONE
 
 WIDTH = 80
 _ROW = "{:<9.9} {:<18.18}{:>7}{:>7}{:>8}{:>7}{:>7}{:>8}{:>8}"
+_SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")  # in the order of the columns
 _HEADINGS = ("category", "direction", "rank-1", "rank-5", "rank-10", "mAP", "mINP", "queries", "gallery")
 
 
@@ -34,10 +35,15 @@ def _result_lines(result: Result) -> list[str]:
     percents = (f"{100 * value:.1f}" for value in values)
     direction = result.direction if result.is_plain else f"  {result.change}"
     category = result.category if result.is_plain else ""
+    if result.corruption:
+        category, direction = f"  {result.corruption}", f"  {result.change.removeprefix(result.corruption + ' ')}"
     lines = [_ROW.format(category, direction, *percents, metrics.queries, metrics.gallery)]
-    if intervals := result.intervals():
+    if deviations := result.deviations():
+        shown = [f"{100 * deviations[name]:.1f}" if name in deviations else "" for name in _SCORES]
+        lines.append(_ROW.format("", f"    sd of {len(result.trials)}", *shown, "", ""))
+    elif intervals := result.intervals():
         half = {name: f"±{50 * (interval.high - interval.low):.1f}" for name, interval in intervals.items()}
-        shown = [half.get(name, "") for name in ("rank1", "rank5", "rank10", "mAP", "mINP")]
+        shown = [half.get(name, "") for name in _SCORES]
         lines.append(_ROW.format("", "", *shown, "", ""))
     return lines
 
@@ -54,6 +60,7 @@ def stamp_lines(report: Report) -> list[str]:
             f"{result.score_norm}: {result.score_norm_stamp}" for result in report.results if result.score_norm != NONE
         ),
         *dict.fromkeys(f"re-ranked: {result.reranking}" for result in report.results if result.reranking),
+        *dict.fromkeys(f"corrupted: {result.corruption_stamp}" for result in report.results if result.corruption),
     ]
     lines += [_open_set(result) for result in report.results if result.identification]
     plain = [result for result in report.results if result.is_plain]

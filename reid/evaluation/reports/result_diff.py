@@ -33,7 +33,7 @@ SAME = {
     "queries_without_match": "number of queries without a right answer",
     "gallery": "number of gallery rows",
 }
-NAMES = ("domain", "direction", "score_norm", "reranking")
+NAMES = ("domain", "direction", "corruption", "score_norm", "reranking")
 CHANGES = NAMES[2:]  # by which a result differs from the plain one, and may stand in one of the files only
 SCORES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
@@ -138,8 +138,8 @@ def _keys(files: list[tuple[Path, Results]]) -> list[Key]:
 
 
 def _is_plain(key: Key) -> bool:
-    """Return whether the scores are neither normalized nor re-ranked."""
-    return key[-len(CHANGES) :] == (NONE, "")
+    """Return whether the images are not corrupted, and the scores neither normalized nor re-ranked."""
+    return key[-len(CHANGES) :] == ("", NONE, "")
 
 
 def _label(words: tuple[str, ...]) -> str:
@@ -185,8 +185,12 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     if columns and not len(values) == len(columns["picture"]) == len(columns["identity"]):
         raise ValueError("columns of different lengths")
     settings = {**Rule().model_dump(), **current_rule(entry["settings"])}
-    # version 0.1.0 had no score_norm, and null for no re-ranking
-    changes = {"score_norm": entry.get("score_norm", NONE) or NONE, "reranking": entry["reranking"] or ""}
+    # version 0.1.0 had no score_norm and no corruption, and null for no re-ranking
+    changes = {
+        "corruption": entry.get("corruption", ""),
+        "score_norm": entry.get("score_norm", NONE) or NONE,
+        "reranking": entry["reranking"] or "",
+    }
     return {**entry, **changes, "rule": current_rule_text(entry["rule"]), "settings": settings}
 
 

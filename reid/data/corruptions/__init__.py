@@ -1,0 +1,1 @@
+"""Corruptions of images: noise, blur, weather, digital faults and colour, as in the re-identification benchmark."""

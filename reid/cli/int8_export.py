@@ -39,7 +39,7 @@ def export_int8(checkpoint: Checkpoint, data: Sequence[str] | None, root: Path |
     """
     from reid.data.manifest import check_files
     from reid.data.selection import calibration_samples, keep_balanced
-    from reid.models.export import graph_of_camera, write_graph
+    from reid.models.export import check_camera, graph_of_camera, write_graph
     from reid.models.quantization import MIN_CROPS, quantize_graph
     from reid.pipeline import read_samples
 
@@ -47,6 +47,7 @@ def export_int8(checkpoint: Checkpoint, data: Sequence[str] | None, root: Path |
         raise ConfigError(
             "--int8: give with --data some crops of your cameras, on which ranges are measured; no labels"
         )
+    check_camera(checkpoint, camera)
     fields = checkpoint.domain_fields or ("camera",)
     samples = [one for one in read_samples(*data, root=root) if not camera or domain_of(one, fields) == camera]
     crops = calibration_samples(samples) if samples else []

@@ -137,18 +137,29 @@ class _Centered(nn.Module):
         return functional.normalize(self.network(images) - self.get_buffer("center"), dim=1)
 
 
+def check_camera(checkpoint: Checkpoint, camera: str) -> None:
+    """Refuse a camera that a network does not know, or none where it has statistics for each camera.
+
+    Raises:
+        ConfigError: It is unknown, missing, or means nothing to this network.
+    """
+    if not checkpoint.domains:
+        if camera:
+            raise ConfigError(
+                f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles'
+            )
+        return
+    if not camera:
+        known = ", ".join(checkpoint.domains)
+        raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
+    if camera not in checkpoint.domains:
+        raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.domains)}")
+
+
 def _extract_camera(checkpoint: Checkpoint, camera: str) -> nn.Module:
     """The network with the statistics of one camera, and plain norms."""
-    if checkpoint.domains:
-        if not camera:
-            known = ", ".join(checkpoint.domains)
-            raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
-        if camera not in checkpoint.domains:
-            raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.domains)}")
-        return extract(checkpoint.network, camera) if checkpoint.has_statistics else checkpoint.network
-    if camera:
-        raise ConfigError(f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles')
-    return checkpoint.network
+    check_camera(checkpoint, camera)
+    return extract(checkpoint.network, camera) if checkpoint.has_statistics else checkpoint.network
 
 
 def _card_text(checkpoint: Checkpoint, figures: Mapping[str, int | float]) -> str:

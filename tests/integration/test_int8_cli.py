@@ -32,14 +32,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unlabelled(manifest: Path, folder: Path, most: int) -> Path:
-    """A manifest without identities and splits of the first crops of another."""
+    """A manifest without identities of the first crops of another."""
     with manifest.open(newline="") as file:
         rows = list(csv.DictReader(file))[:most]
     path = folder / f"crops{most}.csv"
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["path", "camera"])
+        writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        writer.writerows({"path": manifest.parent / row["path"], "camera": row["camera"]} for row in rows)
+        where = {"identity": "", "split": "train"}
+        writer.writerows({**row, **where, "path": manifest.parent / row["path"]} for row in rows)
     return path
 
 

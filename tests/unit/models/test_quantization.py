@@ -1,7 +1,7 @@
 """int8: whole numbers as numpy rounds them, per channel, and gates, sums and what follows the pooling left in float32.
 
-The oracle is arithmetic in numpy.  Caught: one scale for all channels, a scale of 128 steps, padding with a whole number
-that does not mean 0, gates or the embedding in int8, and channels that are made larger and not smaller again.
+The oracle is arithmetic in numpy.  Caught: one scale for all channels, a scale of 128 steps, padding with a whole
+number that does not mean 0, gates or the embedding in int8, and channels that are made larger and not smaller again.
 """
 
 from __future__ import annotations

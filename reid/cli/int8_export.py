@@ -61,7 +61,7 @@ def export_int8(checkpoint: Checkpoint, data: Sequence[str] | None, root: Path |
     with TemporaryDirectory() as folder:
         before, after = (_loaded(checkpoint, one, Path(folder) / f"{name}{out.suffix}") for name, one in
                          (("float32", graph), ("int8", small)))  # fmt: skip
-        figures = {"crops": len(used), "cameras": len({domain_of(one, fields) for one in used})}
+        figures: dict[str, int | float] = {"crops": len(used), "cameras": len({domain_of(one, fields) for one in used})}
         figures |= _cosines(before, after, _others(samples, used, fields))
         scores = [] if camera else [_scores(one, samples) for one in (before, after)]
     for name in scores[0] if scores else ():

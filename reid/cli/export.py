@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reid.cli.options import Backbone, ProfileFiles, Size, Weights
+from reid.cli.options import Backbone, Data, ProfileFiles, Root, Size, Weights
 
 commands = typer.Typer()
 
@@ -27,16 +27,35 @@ def export(
             help="Camera whose statistics the file gets. Needed if the weights have statistics for each camera."
         ),
     ] = "",
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Quantize the convolutions to int8, with ranges measured on the crops of --data. Prints the cosine to"
+            " float32, and the mAP before and after where these have queries and a gallery.",
+        ),
+    ] = False,
+    data: Data = None,
+    root: Root = None,
 ) -> None:
     """Write a network for ONNX Runtime or OpenVINO, with the statistics of one camera."""
+    from reid.errors import ConfigError
     from reid.files import check_output_file
     from reid.pipeline import check_weights, load_checkpoint
 
+    if data and not int8:
+        raise ConfigError("--data: measures the ranges of --int8; pass both or none")
     check_weights(weights, profiles or ())
     from reid.models.export import export as write
     from reid.models.export import format_of
 
     check_output_file(out, "<net" if format_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
     check_output_file(out.with_suffix(".toml"), "colours")
-    write(load_checkpoint(weights, backbone, size, profiles or ()), out, camera)
+    checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
+    if int8:
+        from reid.cli.int8_export import export_int8
+
+        export_int8(checkpoint, data, root, out, camera)
+    else:
+        write(checkpoint, out, camera)
     typer.echo(f"{out}\tfingerprint {load_checkpoint(out).fingerprint}")

@@ -190,3 +190,41 @@ def calibration_samples(samples: Sequence[Sample], split: Split | None = None) -
     if split is not None and not rows:
         raise DataError(f'no row of split "{split}" to measure')
     return rows or list({s.path: s for s in samples}.values())
+
+
+def keep_balanced(samples: Sequence[Sample], domain_fields: Sequence[str], most: int) -> list[Sample]:
+    """Keep some samples, as many of each domain as there are, in turns.
+
+    Those of a domain are spread evenly over its list, so that neighbouring crops of a track rarely both stay.
+
+    Args:
+        samples: The samples to select from.
+        domain_fields: The fields of a sample that name its domain.
+        most: The largest number of samples to keep.
+
+    Returns:
+        At most ``most`` samples: one of each domain, then the next of each, and so on.
+
+    Example:
+        >>> from pathlib import Path
+        >>> cameras = ("door", "door", "door", "door", "yard")
+        >>> samples = [Sample(Path(f"{row}.jpg"), camera=camera) for row, camera in enumerate(cameras)]
+        >>> [sample.path.name for sample in keep_balanced(samples, ("camera",), 3)]
+        ['0.jpg', '4.jpg', '2.jpg']
+    """
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows.setdefault(domain_of(sample, domain_fields), []).append(row)
+    kept = dict.fromkeys(rows, 0)
+    left = min(most, len(samples))
+    while left > 0:
+        for domain in [domain for domain in rows if kept[domain] < len(rows[domain])][:left]:
+            kept[domain] += 1
+            left -= 1
+    chosen = {domain: [rows[domain][i * len(rows[domain]) // n] for i in range(n)] for domain, n in kept.items() if n}
+    return [
+        samples[own[turn]]
+        for turn in range(max(kept.values(), default=0))
+        for own in chosen.values()
+        if turn < len(own)
+    ]

@@ -6,6 +6,7 @@ that embeds images of several cameras, ``torch.onnx.export(Given(network), ...)`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.files import write_together
 from reid.models.checkpoint import Checkpoint
 from reid.models.graph_export import EXPORT_PACKAGES, export_graph
+from reid.models.model_card import FIGURES
 from reid.models.runtime import RUNTIMES, import_package
 from reid.norm import Given, extract
 
@@ -35,6 +37,20 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
             the network already.
         WeightsError: If a file cannot be written; older files stay then.
     """
+    write_graph(checkpoint, graph_of_camera(checkpoint, out, camera), out)
+
+
+def graph_of_camera(checkpoint: Checkpoint, out: Path, camera: str = "") -> bytes:
+    """Return what :func:`export` writes as the bytes of an ONNX file.
+
+    Args:
+        checkpoint: The network; torch runs it.
+        out: The file that is to be written.
+        camera: As for :func:`export`.
+
+    Raises:
+        ConfigError: As for :func:`export`.
+    """
     runtime = format_of(out)
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: another program runs it already ({checkpoint.runtime})")
@@ -46,8 +62,24 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
         exported = _WithMirrorImage(exported).eval()
     if checkpoint.centers is not None:
         exported = _Centered(exported, checkpoint.centers.vectors[checkpoint.domains.index(camera)]).eval()
-    graph = export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
-    card = out.with_suffix(".toml")
+    return export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
+
+
+def write_graph(
+    checkpoint: Checkpoint, graph: bytes, out: Path, figures: Mapping[str, int | float] | None = None
+) -> None:
+    """Write a graph as a model that another program runs, and its card.
+
+    Args:
+        checkpoint: The network that the graph was exported from, whose images the card describes.
+        graph: The bytes of an ONNX file.
+        out: As for :func:`export`.
+        figures: What a quantization to int8 cost, which the card then states.
+
+    Raises:
+        WeightsError: If a file cannot be written; older files stay then.
+    """
+    runtime, card = format_of(out), out.with_suffix(".toml")
 
     def write(folder: Path) -> None:
         if runtime == "openvino":
@@ -55,7 +87,7 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
             openvino.save_model(openvino.Core().read_model(graph, b""), folder / out.name, compress_to_fp16=False)
         else:
             (folder / out.name).write_bytes(graph)
-        (folder / card.name).write_text(_card_text(checkpoint), encoding="utf-8")
+        (folder / card.name).write_text(_card_text(checkpoint, figures or {}), encoding="utf-8")
 
     try:
         write_together([out, card, *([out.with_suffix(".bin")] if runtime == "openvino" else [])], write)
@@ -105,24 +137,36 @@ class _Centered(nn.Module):
         return functional.normalize(self.network(images) - self.get_buffer("center"), dim=1)
 
 
+def check_camera(checkpoint: Checkpoint, camera: str) -> None:
+    """Refuse a camera that a network does not know, or none where it has statistics for each camera.
+
+    Raises:
+        ConfigError: It is unknown, missing, or means nothing to this network.
+    """
+    if not checkpoint.domains:
+        if camera:
+            raise ConfigError(
+                f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles'
+            )
+        return
+    if not camera:
+        known = ", ".join(checkpoint.domains)
+        raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
+    if camera not in checkpoint.domains:
+        raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.domains)}")
+
+
 def _extract_camera(checkpoint: Checkpoint, camera: str) -> nn.Module:
     """The network with the statistics of one camera, and plain norms."""
-    if checkpoint.domains:
-        if not camera:
-            known = ", ".join(checkpoint.domains)
-            raise ConfigError(f"{checkpoint.source}: say with --camera whose statistics it gets; known: {known}")
-        if camera not in checkpoint.domains:
-            raise ConfigError(f"{checkpoint.source}: {unknown_name('camera', camera, checkpoint.domains)}")
-        return extract(checkpoint.network, camera) if checkpoint.has_statistics else checkpoint.network
-    if camera:
-        raise ConfigError(f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles')
-    return checkpoint.network
+    check_camera(checkpoint, camera)
+    return extract(checkpoint.network, camera) if checkpoint.has_statistics else checkpoint.network
 
 
-def _card_text(checkpoint: Checkpoint) -> str:
+def _card_text(checkpoint: Checkpoint, figures: Mapping[str, int | float]) -> str:
     """The card of a model whose images are prepared as those of the network."""
     transform = checkpoint.transform
+    table = "".join(f"{name} = {value}\n" for name, value in figures.items())
     return (
         f'colours = "RGB"\nscale = 255\nmean = {list(transform.mean)}\nstd = {list(transform.std)}\n'
-        f'interpolation = "{transform.interpolation}"\n'
+        f'interpolation = "{transform.interpolation}"\n' + (f"\n[{FIGURES}]\n{table}" if figures else "")
     )

@@ -11,6 +11,9 @@ a small TOML file, ``model.toml`` beside ``model.onnx`` or ``model.xml``::
     height = 256             # only where the model takes any size
     width = 128
     interpolation = "bilinear"  # may be left out
+
+    [int8]                   # only where "reid export --int8" wrote it: what that cost, for people to read
+    crops = 128
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from reid.structured_text import read_toml
 
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # which of R, G, B each channel of the input is
 EXAMPLE = 'colours = "RGB", scale = 255, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]'
+FIGURES = "int8"  # table of a card with what a quantization to int8 cost; it changes nothing
 Sides = tuple[int | None, int | None]  # height and width in pixels; None where the model takes any
 
 
@@ -159,6 +163,7 @@ def beside(model: Path, suffix: str) -> Path:
 
 def _parse_card(values: Mapping[str, Any]) -> Card:
     known = [field.name for field in fields(Card)]
+    values = {key: value for key, value in values.items() if key != FIGURES or not isinstance(value, dict)}
     for key in values:
         if key not in known:
             raise ConfigError(unknown_name("key of a card", key, known))

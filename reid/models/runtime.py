@@ -1,8 +1,9 @@
 """Models that another program runs, as networks like any other: ONNX files and OpenVINO IRs.
 
 Such a model only embeds: its BatchNorm is part of its graph, so it has no statistics to calibrate, no layers to convert
-and nothing to train.  Both programs compute in float32, which OpenVINO must be asked for: it chooses bfloat16 where the
-processor has it.  How images are prepared for such a model stands in its card (:mod:`reid.models.model_card`).
+and nothing to train.  Both programs compute in float32, or in int8 where the file says so.  OpenVINO must be asked for
+float32, because it chooses bfloat16 where the processor has it.  How images are prepared for such a model stands in its
+card (:mod:`reid.models.model_card`).
 """
 
 from __future__ import annotations
@@ -243,7 +244,8 @@ def _open_onnx(graph: bytes, *, source: str) -> Session:
     def run(images: Array) -> Array:
         return run_session(session, None, {session.get_inputs()[0].name: images})[0]
 
-    return Session(ports[0], ports[1], run, f"ONNX Runtime {version} float32", (*errors, TimeoutError))
+    computed = "int8" if b"DequantizeLinear" in graph else "float32"
+    return Session(ports[0], ports[1], run, f"ONNX Runtime {version} {computed}", (*errors, TimeoutError))
 
 
 def _onnx_port(port: Any) -> Port:
@@ -277,6 +279,8 @@ def _open_openvino(graph: bytes, weights: bytes, *, source: str, precision: str 
         return vectors
 
     used = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # may differ from the setting
+    if any(operator.get_type_name() == "FakeQuantize" for operator in model.get_ops()):
+        used = "int8"
     version = str(runtime.__version__).partition("-")[0]
     return Session(ports[0], ports[1], run, f"OpenVINO {version} {used}", (RuntimeError, TimeoutError))
 

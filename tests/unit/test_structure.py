@@ -51,6 +51,7 @@ PARTS_OF_COMMANDS = (
     "index_exchange",
     "index_milvus",
     "index_tuning",
+    "int8_export",
     "network_options",
     "own_data",
     "rerank_options",

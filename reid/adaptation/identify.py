@@ -92,6 +92,8 @@ def identify(
 ) -> Identified:
     """Group the crops of a gallery into persons, and write the persons to its folder.
 
+    Decisions, new crops and erasures of other programs that come meanwhile are kept; such new crops stay undecided.
+
     Args:
         folder: The folder of the gallery.
         method: How crops are grouped, see :func:`reid.adaptation.person_groups.group_crops`.
@@ -104,8 +106,8 @@ def identify(
 
     Raises:
         DataError: The method is unknown, or the rate is out of range.
-        GalleryError: The gallery is missing, empty or damaged, another program has changed it meanwhile, or the folder
-            cannot be written to.
+        GalleryError: The gallery is missing, empty or damaged, another program has emptied it or changed its network
+            meanwhile, or the folder cannot be written to.
     """
     folder = Path(folder)
     before = read_gallery(folder)
@@ -113,15 +115,20 @@ def identify(
     if not len(state.table):
         raise GalleryError(f'{folder}: the gallery is empty; add crops to it first ("reid index add")')
     cameras, groups = _columns(state)
+    known_crops = _rows_by_crop(state)
     found = group_crops(
         state.rows.vectors(), cameras, groups, method=method, false_match_rate=false_match_rate
     )  # fmt: skip
     facts = {"method": method, "false_match_rate": false_match_rate}
-    with write_gallery(folder, before.generation) as writer:
+    with write_gallery(folder) as writer:
         stored = under_lock(writer)
-        now = state_of(stored)
-        state = PersonState(state.rows, now.base, now.log, now.confidence, now.facts)
-        new_base, next_person = (regrouped if again else extended)(state, found.labels)
+        state = state_of(stored)
+        if stored.facts["fingerprint"] != before.facts["fingerprint"] or not len(state.table):
+            raise GalleryError(f"{folder}: another program has emptied the gallery or changed its network; repeat this")
+        rows = [known_crops.get(crop, -1) for crop in _rows_by_crop(state)]
+        labels = np.append(found.labels, -1)[rows].astype(np.int64)  # -1 for crops that were added meanwhile
+        groups = _columns(state)[1]
+        new_base, next_person = (regrouped if again else extended)(state, labels)
         decided = state.persons > 0
         log = replace(state.log, next_person=next_person)
         after = PersonState(state.rows, new_base, log, state.confidence, {**facts, "next_person": next_person})
@@ -138,8 +145,14 @@ def identify(
         undecided=int((after.persons == 0).sum()),
         new_persons=len(set(np.unique(after.persons).tolist()) - old - {NO_PERSON}),
         figures=found.figures,
-        suggestions=suggest(after, found.labels),
+        suggestions=suggest(after, labels),
     )
+
+
+def _rows_by_crop(state: PersonState) -> dict[tuple[int, str], int]:
+    """Return the row of each crop, which its id and its path name together; an id alone may be used anew."""
+    crops = zip(state.table.row_ids.tolist(), state.paths, strict=True)
+    return {crop: row for row, crop in enumerate(crops)}
 
 
 def _columns(state: PersonState) -> tuple[list[str], list[str]]:

@@ -249,14 +249,13 @@ def erase(service: GalleryService, user: User, wish: ErasureWish, rows: int) -> 
     chosen = on_paths(service.folder, _filter_of(service, wish))
     own = (service.state_folder / CROPS).resolve()
     images = [path for path in selected_paths(service.folder, chosen) if path.parent == own]
-    if wish.identity and replace(wish, identity="") == ErasureWish():
-        erased = erase_identity(service.folder, wish.identity)
-    else:
-        erased = erase_rows(service.folder, chosen)
+    only_identity = bool(wish.identity) and replace(wish, identity="") == ErasureWish()
+    erased = erase_identity(service.folder, wish.identity) if only_identity else erase_rows(service.folder, chosen)
+    if not only_identity:
         compact_gallery(service.folder)
     remaining = [line for one in erased for line in one.remaining]
     remaining += delete_images(images)
-    receipts = read_receipts(service.folder)
+    receipts = [one for one in read_receipts(service.folder) if one.get("action") != "compact"]
     return {
         "rows": rows,
         "images": len(images),

@@ -68,6 +68,8 @@ def find_source(service: GalleryService, text: str) -> Path:
     Raises:
         DataError: There is no such file or folder below an allowed one; the message does not say which of both.
     """
+    if not text.strip():
+        raise DataError("source: expected a manifest, a folder of crops or a video below --import-folder")
     if not service.sources:
         raise DataError("no folder to read data from is allowed; start the application with --import-folder FOLDER")
     for folder in service.sources:

@@ -98,7 +98,7 @@ def start(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, and take the default of every question.")] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the page at the end.")] = True,
-    port: Annotated[int, typer.Option(help="Port of the page. 0 takes any free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page. 0 takes any free one.")] = 7860,
 ) -> None:
     """Turn a folder of crops or videos into a gallery with persons, and serve it as a page.
 

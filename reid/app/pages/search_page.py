@@ -60,10 +60,17 @@ class SearchPage:
         if chosen and purposes:
             answers = present.note_html("Name the purpose of your searches, then choose a crop.")
         elif chosen:
-            parts = self._answered(crop_query(self._data, chosen), PageValues({}), [])
-            card, answers = parts.parts["query"], parts.parts["answers"]
+            card, answers = self._first_answers(crop_query(self._data, chosen))
         picker = self._picker_html(keys, chosen) if keys else ""
         return search_form_html(self._data, chosen, picker, card, answers, purposes)
+
+    def _first_answers(self, query: Query) -> tuple[str, str]:
+        """Return the card and the answers of the first query; where nothing may answer it, a note instead of them."""
+        try:
+            parts = self._answered(query, PageValues({}), [])
+        except ReidError as error:
+            return present.query_html(crop_of_query(query)), present.note_html(_one_line(error))
+        return parts.parts["query"], parts.parts["answers"]
 
     def first_crops(self) -> tuple[list[str], str]:
         """Return the crops that are offered first, and which of them is searched for; "" where there is none."""

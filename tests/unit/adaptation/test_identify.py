@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from reid.retrieval.persons.person_files import DecisionLog
 from reid.retrieval.persons.person_state import PersonState, read_persons
 from reid.retrieval.persons.replaying import ContradictionError, append
 from reid.retrieval.persons.requests import decide_different, decide_name, decide_same, find_subject
+from reid.retrieval.upkeep import compact_gallery
 
 COUNT, ADDED = 16, 8
 DRAWN = people(6, crops=2)
@@ -51,7 +53,7 @@ def states(draw: st.DrawFn) -> tuple[list[int], list[Decision]]:
 
 
 @given(states(), st.lists(st.integers(-1, 5), min_size=COUNT + ADDED, max_size=COUNT + ADDED), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_added_crops_never_rename_a_person_with_a_confirmed_crop(
     drawn: tuple[list[int], list[Decision]], labels: list[int], again: bool
 ) -> None:
@@ -71,7 +73,7 @@ def test_added_crops_never_rename_a_person_with_a_confirmed_crop(
 
 
 @given(states())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_undoing_every_decision_gives_the_groups_back(drawn: tuple[list[int], list[Decision]]) -> None:
     base, log = drawn
     states_before = [state_of_rows(COUNT, base, log[:length], 99).persons.tolist() for length in range(len(log) + 1)]
@@ -177,17 +179,52 @@ def test_a_gallery_without_crops_is_one_line(tmp_path: Path) -> None:
         identify(tmp_path / "none")
 
 
-def test_another_program_that_changes_the_gallery_meanwhile_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crops_and_decisions_that_come_meanwhile_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings = people(10)
-    Gallery.build(embeddings.select(np.arange(60))).save(tmp_path)
+    first = Gallery.build(embeddings.select(np.arange(60)))
+    first.save(tmp_path)
+    Gallery.build(embeddings.select(np.arange(60))).save(tmp_path / "alone")
+    expected = dict(zip(*_persons_by_path(identify(tmp_path / "alone").state), strict=True))
+    gone, renamed = str(embeddings.samples[3].path), str(embeddings.samples[20].path)
 
     def slow(*arguments: object, **options: object) -> object:
         Gallery.open(tmp_path).add(embeddings)
+        Gallery.open(tmp_path).remove(where=f"path = '{gone}'")
+        compact_gallery(tmp_path)
+        record_decision(tmp_path, lambda state: decide_name(state, find_subject(state, renamed), "Anna"))
         return group_crops(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("reid.adaptation.identify.group_crops", slow)
-    with pytest.raises(GalleryError, match="changed by another program"):
+    state = identify(tmp_path).state
+    found = dict(zip(*_persons_by_path(state), strict=True))
+    assert gone not in found
+    assert len(found) == 79
+    added = {str(sample.path) for sample in embeddings.samples[60:]}
+    assert {found[path] for path in added} == {0}, "new crops stay undecided"
+    together = [path for path in expected if path != gone]
+    for one in together:  # the same crops are together, whatever the numbers of the persons
+        assert [found[one] == found[other] for other in together] == [
+            expected[one] == expected[other] for other in together
+        ]
+    assert state.word.names_of_persons[found[renamed]] == "Anna"
+    assert len(read_persons(tmp_path).log.decisions) == 1
+
+
+def _persons_by_path(state: PersonState) -> tuple[list[str], list[int]]:
+    return state.paths, state.persons.tolist()
+
+
+def test_a_gallery_that_gets_another_network_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = people(10)
+    Gallery.build(embeddings).save(tmp_path)
+
+    def slow(*arguments: object, **options: object) -> object:
+        Gallery.build(replace(embeddings, fingerprint="beef")).save(tmp_path)
+        return group_crops(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("reid.adaptation.identify.group_crops", slow)
+    with pytest.raises(GalleryError, match="network"):
         identify(tmp_path)
-    assert len(Gallery.open(tmp_path)) == 80
+    assert not read_persons(tmp_path).persons.any()

@@ -101,6 +101,7 @@ def test_every_page_shows_every_gallery(
     for page in pages.values():
         html = first_html_of(page)
         assert html.count("<section") == html.count("</section>")
+        assert ("reid-upload" in html) == (page.name == "search"), "a first query without answers leaves the form"
     answers = {names: ask(*names) for names in SHOWN}
     assert FAULT not in {answer.error for answer in answers.values()}
     assert capsys.readouterr().err == ""

@@ -139,6 +139,11 @@ def test_a_picture_is_added_once_and_found(client: TestClient, picture: bytes, f
     assert Gallery.open(folder).samples[-1].path == kept
 
 
+def test_erasing_crops_answers_with_the_receipt_of_the_erasure(client: TestClient) -> None:
+    erased = client.post("/api/erase", json={"crops": [1, 2], "rows": 2}).json()
+    assert (erased["receipt"]["action"], erased["receipt"]["rows"]) == ("remove", 2)
+
+
 def test_erasing_shows_first_and_takes_the_picture_along(
     client: TestClient, picture: bytes, folder: Path, tmp_path: Path, samples: tuple[Sample, ...]
 ) -> None:
@@ -229,7 +234,17 @@ def test_jobs_read_data_only_below_allowed_folders(folder: Path, tmp_path: Path,
     assert "--import-folder" in closed.post("/api/jobs", json=job("add", source="new")).json()["detail"]
     served = serve_gallery(folder, tmp_path / "state", sources=(inbox,))
     client = served.client()
-    for source in ("../outside", str(tmp_path / "outside"), "/etc/passwd", "link/passwd", "nothing", "\0", "a" * 5000):
+    for source in (
+        "",
+        " ",
+        "../outside",
+        str(tmp_path / "outside"),
+        "/etc/passwd",
+        "link/passwd",
+        "nothing",
+        "\0",
+        "a" * 5000,
+    ):
         answer = client.post("/api/jobs", json=job("add", source=source))
         assert answer.status_code == 422, source
         assert "/etc" not in answer.text

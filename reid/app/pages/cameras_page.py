@@ -60,10 +60,12 @@ class CamerasPage:
         return PageParts({"cameras": html + present.hint_html(REPORT)}, status=f"{len(cameras)} cameras")
 
     def _card_html(self, camera: CameraOverview) -> str:
-        table = self._data.main.gallery.table
+        gallery = self._data.main.gallery
+        table = gallery.table
         items = []
         for row in camera.samples:
-            crop, number = crop_of(table.samples[row], ""), int(table.row_ids[row])
+            number = int(table.row_ids[row])
+            crop = crop_of(table.samples[row], "", gallery, number)
             words = present.escape(present.describe(crop))
             items.append(
                 f'<li class="reid-camera"><button type="button" class="reid-more" data-in="search" data-set="query"'

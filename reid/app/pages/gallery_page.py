@@ -176,9 +176,12 @@ class GalleryPage:
         found = preview_erasure(self._service, self._wish(values))
         if not found["rows"]:
             return PageParts({"erasure": present.note_html("No row fulfils these conditions.")})
+        gallery = self._service.data.main.gallery
         crops = "".join(
             f'<li><img src="{crop.uri}" alt="{present.escape(present.describe(crop))}"></li>'
-            for crop in (crop_of(self._service.sample_of(number), "") for number in found["crops"][:CROPS_SHOWN])
+            for crop in (
+                crop_of(self._service.sample_of(number), "", gallery, number) for number in found["crops"][:CROPS_SHOWN]
+            )
         )
         rows = found["rows"]
         html = (

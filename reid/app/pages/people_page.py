@@ -207,7 +207,8 @@ class PeoplePage:
         items = []
         for row in rows:
             sample = state.table.samples[row]
-            crop, number = crop_of(sample, ""), int(state.table.row_ids[row])
+            number = int(state.table.row_ids[row])
+            crop = crop_of(sample, "", self._data.main.gallery, number)
             words = present.escape(present.describe(crop))
             tag = present.camera_tag_html(crop)
             image = f'<span class="reid-cell"><img src="{crop.uri}" alt="{words}" title="{words}">{tag}</span>'

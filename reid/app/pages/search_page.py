@@ -79,7 +79,7 @@ class SearchPage:
         try:
             query, notes = self._query(values, visit)
             frame = self._frame_html(values.words("uploads"), query, visit)
-            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
+            card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
             self._record(query, values, visit)
             reveal = bool(values.text("reveal")) or values.flag("reveal")
             return self._answered(query, values, notes, reveal=reveal, frame=frame)
@@ -131,7 +131,7 @@ class SearchPage:
         outcomes = answer_query(self._data, query, options)
         if query.uploads:
             notes = [*notes, *note_on_scores(self._data.main, outcomes[0])]
-        card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
+        card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
         alone, compared = [
             "".join(self._ranking_html(query, one) for one in outcomes if one.is_compared is flag)
             for flag in (False, True)
@@ -178,7 +178,7 @@ class SearchPage:
         sample, match = answer.sample, answer.match
         return present.RankedCrop(
             rank,
-            crop_of(sample, self._data.site_of(sample)),
+            self._crop_of(sample, row),
             answer.score,
             verdict,
             row,
@@ -227,8 +227,8 @@ class SearchPage:
         number = values.number("row", -1)
         sample = sample_of_row(self._data, number)
         near = self._neighbours(sample)
-        return PageParts({"dialog-content": present.enlarged_html(crop_of(sample, self._data.site_of(sample)), number, [
-            (one, crop_of(other, self._data.site_of(other)), time_words(other)) for one, other in near
+        return PageParts({"dialog-content": present.enlarged_html(self._crop_of(sample, number), number, [
+            (one, self._crop_of(other, one), time_words(other)) for one, other in near
         ], time_words(sample))}, status="answer enlarged")  # fmt: skip
 
     def _neighbours(self, sample: Sample) -> list[tuple[int, Sample]]:
@@ -245,7 +245,13 @@ class SearchPage:
         return [(int(table.row_ids[row]), one) for row, one in zip(near.tolist(), samples, strict=True) if one.time]
 
     def _picker_html(self, keys: list[str], chosen: str) -> str:
-        return present.picker_html({key: crop_of_query(crop_query(self._data, key)) for key in keys}, chosen)
+        return present.picker_html({key: self._crop_of_query(crop_query(self._data, key)) for key in keys}, chosen)
+
+    def _crop_of(self, sample: Sample, row: int) -> present.Crop:
+        return crop_of(sample, self._data.site_of(sample), self._data.main.gallery, row)
+
+    def _crop_of_query(self, query: Query) -> present.Crop:
+        return crop_of_query(query, self._data.main.gallery)
 
 
 def rate_words(rate: float) -> str:

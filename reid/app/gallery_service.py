@@ -127,6 +127,7 @@ class GalleryService:
                 "answers_modality": str(options.modality or ""), "in_cameras": options.cameras,
                 "not_in_cameras": options.without_cameras, "after": options.after, "before": options.before,
                 "cross_camera": options.cross_camera, "one_per": options.one_per, "ranking": options.ranking,
+                "known": options.known,
                 "k": options.answers,
             },
             wishes.purpose,

@@ -52,6 +52,15 @@ class PageValues:
         value = self._values.get(name)
         return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
+    def changed(self, **values: object) -> PageValues:
+        """Return these values with others in the place of some of them.
+
+        Example:
+            >>> PageValues({"query": "r1"}).changed(query="r2").text("query")
+            'r2'
+        """
+        return PageValues({**self._values, **values})
+
 
 @dataclass(frozen=True)
 class PageParts:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from reid.app.known_rows import rows_with
 from reid.app.rankings import RANKINGS
 from reid.app.served_data import ServedData, ServedGallery
 from reid.errors import ConfigError, DataError, unknown_name
@@ -79,6 +80,7 @@ class SearchOptions:
         ranking: A key of :data:`reid.app.rankings.RANKINGS`.
         one_per: "person" or "track" shows only the best answer of each; "" shows all.
         compare: Search also in the galleries that are only shown for a comparison.
+        known: A key of :data:`reid.app.known_rows.KNOWN_CHOICES`: who may answer.
     """
 
     cross_camera: bool = True
@@ -92,6 +94,7 @@ class SearchOptions:
     ranking: str = "plain"
     one_per: str = ""
     compare: bool = True
+    known: str = ""
 
     @property
     def filter(self) -> Filter | None:
@@ -244,6 +247,8 @@ def _rows_for(data: ServedData, served: ServedGallery, sample: Sample, options: 
     )
     if options.site and data.has_several_sites:
         keep &= np.isin(_sites_of(data, served), (options.site, ""))
+    if options.known:
+        keep &= rows_with(served, options.known)
     wanted = options.filter
     return keep if wanted is None else keep & rows_where(wanted, table)
 

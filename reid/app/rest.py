@@ -157,11 +157,13 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         before: Text = "",
         ranking: Literal["plain", "normalized", "reranked"] = "normalized",
         one_per: Literal["", "person", "identity", "track"] = "",
+        known: Literal["", "known", "unknown"] = "",
         purpose: Text = "",
     ) -> dict[str, Any]:
         options = SearchOptions(
-            cross_camera, answers, "", k, tuple(in_camera), tuple(not_in_camera), after, before, ranking, one_per, False
-        )
+            cross_camera, answers, "", k, tuple(in_camera), tuple(not_in_camera), after, before, ranking, one_per,
+            compare=False, known=known,
+        )  # fmt: skip
         wishes = SearchWishes(camera, modality, category, options, purpose)
         with free:
             return service.search(user, wishes, [content] if content else [], crop)

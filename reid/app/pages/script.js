@@ -119,6 +119,7 @@ function show(section, answer) {
   if (answer.export) section.exported = answer.export;
   if (answer.document) section.saved = answer.document;
   if (answer.again) setTimeout(() => { if (!section.hidden && !lanes[answer.page].busy) ask(section, answer.again); }, 1500);
+  all('[data-box]', section).forEach(markBox);
   say(answer.page, answer.error || '');
   mark(section);
   if (again && !document.contains(held)) {
@@ -264,6 +265,43 @@ function drawImages(section, save) {
   images.forEach((image, i) => { context.drawImage(image, left, 0, widths[i], height); left += widths[i] + 4; });
   canvas.toBlob((blob) => save(blob, 'answers.png'));
 }
+
+// A box on an image: two corners in pixels of the image, drawn with a pointer or written into four fields.
+const corners = ['box_left', 'box_top', 'box_right', 'box_bottom'];
+const cornersIn = (image) => corners.map((name) => $(`[name="${name}"]`, image.parentNode));
+
+function markBox(image) {
+  const [width, height] = image.dataset.box.split(',').map(Number), mark = $('.reid-box-mark', image);
+  const [left, top, right, bottom] = cornersIn(image).map((field) => Number(field.value));
+  const share = (from, to, whole) => [Math.min(from, to), Math.abs(to - from)].map((one) => `${100 * Math.min(one / whole, 1)}%`);
+  [mark.style.left, mark.style.width] = share(left, right, width);
+  [mark.style.top, mark.style.height] = share(top, bottom, height);
+}
+
+function pointIn(image, event) {
+  const area = image.getBoundingClientRect(), size = image.dataset.box.split(',').map(Number);
+  const place = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+  return place.map((share, axis) => Math.round(Math.min(Math.max(share, 0), 1) * size[axis]));
+}
+
+root.addEventListener('pointerdown', (event) => {
+  const image = event.target.closest('[data-box]');
+  if (!image || event.button) return;
+  event.preventDefault();
+  const fields = cornersIn(image), start = pointIn(image, event);
+  const draw = (moved) => {
+    [...start, ...pointIn(image, moved)].forEach((value, i) => { fields[i].value = value; });
+    markBox(image);
+  };
+  image.setPointerCapture(event.pointerId);
+  image.addEventListener('pointermove', draw);
+  for (const name of ['pointerup', 'pointercancel']) {
+    image.addEventListener(name, () => image.removeEventListener('pointermove', draw), {once: true});
+  }
+});
+root.addEventListener('input', (event) => {
+  if (corners.includes(event.target.name)) markBox($('[data-box]', event.target.closest('.reid-box')));
+});
 
 addEventListener('popstate', readAddress);
 $('#reid-dialog').addEventListener('click', (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });

@@ -9,9 +9,11 @@ from pathlib import Path
 from threading import Lock
 
 from reid.app import presentation as present
+from reid.app.frame_box import cut_box
 from reid.app.frame_people import people_in
 from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
+from reid.app.pages.box_form import box_form_html
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
@@ -46,6 +48,7 @@ class SearchPage:
         self._decoding = Lock()  # decoding an image takes much memory, so it is done for one visitor at a time
         self.actions: Mapping[str, PageAction] = {
             "search": self.search,
+            "box": self.search_box,
             "pick": self.pick,
             "others": self.pick_others,
             "random": self.choose_random,
@@ -79,12 +82,19 @@ class SearchPage:
         try:
             query, notes = self._query(values, visit)
             frame = self._frame_html(values.words("uploads"), query, visit)
+            frame += box_form_html(values, visit) if query.uploads else ""
             card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
             self._record(query, values, visit)
             reveal = bool(values.text("reveal")) or values.flag("reveal")
             return self._answered(query, values, notes, reveal=reveal, frame=frame)
         except ReidError as error:
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+
+    def search_box(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Search for the part of an uploaded image that the visitor has drawn a box around."""
+        name = cut_box(values, visit)
+        parts = self.search(values.changed(query=UPLOAD, images=[name], reveal="1"), visit)
+        return replace(parts, fields={"query": UPLOAD, "images": name})
 
     def _query(self, values: PageValues, visit: PageVisit) -> tuple[Query, list[str]]:
         """Return the query that the page names, and what the visitor should know about it."""
@@ -140,8 +150,9 @@ class SearchPage:
             compared = f'<h3 class="reid-subtitle">The same network, trained twice</h3>{compared}'
         html = alone + compared + present.legend_html()
         count = len(outcomes[0].answers)
+        purpose = {"purpose": values.text("purpose")} if self._service.audit.purposes else {}
         export = [
-            _row(rank, answer, row) for rank, ((answer, _), row) in enumerate(
+            {**_row(rank, answer, row), **purpose} for rank, ((answer, _), row) in enumerate(
                 zip(outcomes[0].answers, outcomes[0].row_ids, strict=True), 1
             )
         ]  # fmt: skip
@@ -161,6 +172,7 @@ class SearchPage:
             ranking=values.text("ranking", "plain"),
             one_per=values.text("one_per"),
             compare=values.flag("compare"),
+            known=values.text("known"),
         )
 
     def _ranking_html(self, query: Query, outcome: QueryOutcome) -> str:

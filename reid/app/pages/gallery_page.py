@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from reid.app import presentation as present
 from reid.app.access import require
 from reid.app.accounts import Role
+from reid.app.camera_jobs import DRIFT, REPORT
 from reid.app.gallery_changes import ErasureWish, erase, preview_erasure
 from reid.app.gallery_counts import count_gallery
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
-from reid.app.job_records import Job, JobStatus
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, select_html, text_html, tip_html
 from reid.app.pages.crop_cards import crop_of
+from reid.app.pages.job_cards import is_working, job_actions, job_html
 from reid.errors import DataError
 
 JOBS_SHOWN = 8
@@ -33,7 +34,6 @@ KINDS = {
     "compact": "Free the room of removed rows",
 }
 NEEDED = {"add": ("source",), "ingest": ("source", "camera"), "adapt": ("source",)}
-VERBS = (("pause", "Pause"), ("resume", "Go on"), ("cancel", "Cancel"))
 
 
 class GalleryPage:
@@ -54,7 +54,7 @@ class GalleryPage:
             "jobs": self.show_jobs,
             "preview": self.preview,
             "erase": self.erase,
-            **{verb: self._job_action(verb) for verb, _ in VERBS},
+            **job_actions(service.jobs, lambda: PageParts({"jobs": self._jobs_html()}, again="jobs")),
         }
 
     def first_html(self) -> str:
@@ -89,7 +89,7 @@ class GalleryPage:
     def show(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show what the gallery holds, and its jobs."""
         parts = {"gallery-facts": self._facts_html(), "jobs": self._jobs_html()}
-        return PageParts(parts, status="gallery read", again="jobs" if self._is_working() else "")
+        return PageParts(parts, status="gallery read", again="jobs" if is_working(self._service.jobs) else "")
 
     def _facts_html(self) -> str:
         data = self._service.data
@@ -121,48 +121,18 @@ class GalleryPage:
 
     def show_jobs(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the jobs; the page asks again as long as one of them runs."""
-        running = self._is_working()
+        running = is_working(self._service.jobs)
         parts = {"jobs": self._jobs_html()}
         if not running:
             parts["gallery-facts"] = self._facts_html()
         return PageParts(parts, again="jobs" if running else "")
 
-    def _is_working(self) -> bool:
-        return any(job.status in (JobStatus.WAITING, JobStatus.RUNNING) for job in self._service.jobs.jobs())
-
-    def _job_action(self, verb: str) -> PageAction:
-        def act(values: PageValues, visit: PageVisit) -> PageParts:
-            require(visit.user, Role.OPERATOR)
-            getattr(self._service.jobs, verb)(values.number("job", 0))
-            return PageParts({"jobs": self._jobs_html()}, again="jobs")
-
-        return act
-
     def _jobs_html(self) -> str:
         jobs = self._service.jobs.jobs()[:JOBS_SHOWN]
         if not jobs:
             return '<p class="reid-soft">No job has run yet.</p>'
-        return f'<h4>Jobs</h4><ul class="reid-jobs">{"".join(map(self._job_html, jobs))}</ul>'
-
-    def _job_html(self, job: Job) -> str:
-        progress = self._service.jobs.progress(job.number)
-        bar = ""
-        if progress.share is not None and not job.has_ended:
-            left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
-            words = f"{progress.stage} {100 * progress.share:.0f} %{left}"
-            label = present.escape(words)
-            bar = f'<progress max="1" value="{progress.share:.3f}" aria-label="{label}"></progress>{label}'
-        possible = {"waiting": "pause cancel", "running": "pause cancel", "paused": "resume cancel"}
-        buttons = "".join(
-            f'<button type="button" class="reid-button" data-action="{verb}" data-job="{job.number}">{words}</button>'
-            for verb, words in VERBS
-            if verb in possible.get(str(job.status), "resume" if str(job.status) in ("failed", "cancelled") else "")
-        )
-        line = job.message or " ".join(job.result[-1:])
-        return (
-            f"<li><b>{job.number}. {present.escape(job.title)}</b>: {job.status}. {bar}"
-            f'<span class="reid-soft">{present.escape(line)}</span> {buttons}</li>'
-        )
+        lines = "".join(job_html(self._service.jobs, job, with_result=job.kind not in (REPORT, DRIFT)) for job in jobs)
+        return f'<h4>Jobs</h4><ul class="reid-jobs">{lines}</ul>'
 
     def _wish(self, values: PageValues) -> ErasureWish:
         identity, person, camera, before = (

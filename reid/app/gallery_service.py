@@ -59,11 +59,19 @@ class GalleryService:
         audit: Its log of searches.
         state_folder: The folder in which the application keeps jobs, its log and crops that it was sent.
         sources: The folders below which an operator may name data to read.
+        has_users: Whether users log in, and so can log out.
     """
 
     def __init__(
-        self, data: ServedData, jobs: JobQueue, audit: AuditLog, state_folder: Path, sources: Sequence[Path] = ()
+        self,
+        data: ServedData,
+        jobs: JobQueue,
+        audit: AuditLog,
+        state_folder: Path,
+        sources: Sequence[Path] = (),
+        has_users: bool = False,
     ):
+        self.has_users = has_users
         self.data = data
         self.jobs = jobs
         self.audit = audit

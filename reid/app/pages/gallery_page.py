@@ -9,8 +9,10 @@ from reid.app import presentation as present
 from reid.app.access import require
 from reid.app.accounts import Role
 from reid.app.camera_jobs import DRIFT, REPORT
+from reid.app.duplicates import NEAR, Duplicates, find_duplicates
 from reid.app.gallery_changes import ErasureWish, erase, preview_erasure
 from reid.app.gallery_counts import count_gallery
+from reid.app.gallery_export import FORMATS
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
@@ -18,12 +20,28 @@ from reid.app.pages.controls import page_html, select_html, text_html, tip_html
 from reid.app.pages.crop_cards import crop_of
 from reid.app.pages.job_cards import is_working, job_actions, job_html
 from reid.errors import DataError
+from reid.retrieval.gallery import Gallery
 
 JOBS_SHOWN = 8
 CROPS_SHOWN = 12  # of an erasure, before it is done
 SOURCES_HELP = (
     "Folders, manifests and videos are read below the folders that were allowed when the program was started"
     " (--import-folder FOLDER)."
+)
+DUPLICATES_HELP = (
+    "Crops whose files have the same content, and crops of one camera whose embeddings are nearly the same. They add"
+    " nothing to a search and take places among its answers. Nothing is removed here."
+)
+GROUPS_SHOWN = 20
+EXPORT_HTML = (
+    '<section class="reid-card"><h3>Export</h3><p class="reid-soft">All vectors and rows with the paths of the images'
+    ', as "reid index export" writes them. The file shows who is in the gallery: keep it safe.</p>'
+    '<div class="reid-buttons">'
+    + "".join(
+        f'<a class="reid-button" href="/api/gallery/export?format={suffix}" download>{words}</a>'
+        for suffix, words in FORMATS.items()
+    )
+    + "</div></section>"
 )
 KINDS = {
     "add": "Add a folder of crops or a manifest",
@@ -53,6 +71,7 @@ class GalleryPage:
             "job": self.start_job,
             "jobs": self.show_jobs,
             "preview": self.preview,
+            "duplicates": self.show_duplicates,
             "erase": self.erase,
             **job_actions(service.jobs, lambda: PageParts({"jobs": self._jobs_html()}, again="jobs")),
         }
@@ -82,13 +101,18 @@ class GalleryPage:
             f'<section class="reid-card"><h3>Erase {tip_html("erasure")}</h3><p class="reid-soft">Rows that fulfil'
             " every condition are removed from the gallery, from its queries and from their files. First look at what"
             f' that is.</p><div class="reid-filter-fields">{conditions}</div><div id="reid-erasure"></div></section>'
+            f'<section class="reid-card"><h3>Duplicates</h3><p class="reid-soft">{DUPLICATES_HELP}</p><button'
+            ' type="button" class="reid-button" data-action="duplicates">Look for duplicates</button>'
+            '<div id="reid-duplicates"></div></section><div id="reid-gallery-export"></div>'
             "</div></form>"
         )
         return page_html("gallery", "Gallery", content, load="show")
 
-    def show(self, _values: PageValues, _visit: PageVisit) -> PageParts:
+    def show(self, _values: PageValues, visit: PageVisit) -> PageParts:
         """Show what the gallery holds, and its jobs."""
         parts = {"gallery-facts": self._facts_html(), "jobs": self._jobs_html()}
+        if visit.user.role.includes(Role.ADMIN):
+            parts["gallery-export"] = EXPORT_HTML
         return PageParts(parts, status="gallery read", again="jobs" if is_working(self._service.jobs) else "")
 
     def _facts_html(self) -> str:
@@ -133,6 +157,29 @@ class GalleryPage:
             return '<p class="reid-soft">No job has run yet.</p>'
         lines = "".join(job_html(self._service.jobs, job, with_result=job.kind not in (REPORT, DRIFT)) for job in jobs)
         return f'<h4>Jobs</h4><ul class="reid-jobs">{lines}</ul>'
+
+    def show_duplicates(self, _values: PageValues, _visit: PageVisit) -> PageParts:
+        """List the crops that the gallery holds more than once."""
+        gallery = self._service.data.main.gallery
+        found = find_duplicates(gallery)
+        extra = sum(len(one.rows) - 1 for one in found)
+        words = f"{len(found)} groups, {extra} crops more than needed" if found else "No crop is there twice."
+        groups = "".join(self._duplicates_html(gallery, one) for one in found[:GROUPS_SHOWN])
+        rest = f"<p>The first {GROUPS_SHOWN} groups are shown.</p>" * (len(found) > GROUPS_SHOWN)
+        return PageParts({"duplicates": f"<p><b>{words}</b></p>{groups}{rest}"}, status=words)
+
+    def _duplicates_html(self, gallery: Gallery, found: Duplicates) -> str:
+        items = []
+        for row in found.rows[:CROPS_SHOWN]:
+            number = int(gallery.table.row_ids[row])
+            crop = crop_of(gallery.table.samples[row], "", gallery, number)
+            words = present.escape(present.describe(crop))
+            items.append(
+                f'<li class="reid-camera"><button type="button" class="reid-more" data-in="search" data-set="query"'
+                f' data-value="r{number}"><img src="{crop.uri}" alt="{words}" title="{words}"></button></li>'
+            )
+        title = f"{len(found.rows)} crops, {found.kind}" + (f" ({found.score:.4f})" if found.kind == NEAR else "")
+        return f'<h4>{title}</h4><ul class="reid-crops">{"".join(items)}</ul>'
 
     def _wish(self, values: PageValues) -> ErasureWish:
         identity, person, camera, before = (

@@ -172,6 +172,10 @@ root.addEventListener('click', (event) => {
   }
   const close = event.target.closest('[data-close]');
   if (close) { $('#reid-dialog').close(); if (!close.dataset.set) return; }
+  if (event.target.closest('[data-logout]')) {
+    fetch('/logout', {method: 'POST', redirect: 'manual'}).finally(() => location.assign('/'));
+    return;
+  }
   const save = event.target.closest('[data-export]');
   if (save) { download(sectionOf(save), save.dataset.export); return; }
   const button = event.target.closest('[data-set], [data-action]');

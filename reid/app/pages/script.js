@@ -307,6 +307,44 @@ root.addEventListener('input', (event) => {
   if (corners.includes(event.target.name)) markBox($('[data-box]', event.target.closest('.reid-box')));
 });
 
+// A box on a map: the crops in it are one query.
+root.addEventListener('pointerdown', (event) => {
+  const map = event.target.closest('svg[data-select]');
+  if (!map || event.button || event.pointerType === 'touch' || event.target.closest('[data-set]')) return;
+  event.preventDefault();
+  const place = (moved) => new DOMPoint(moved.clientX, moved.clientY).matrixTransform(map.getScreenCTM().inverse());
+  const start = place(event), area = document.createElementNS('http://www.w3.org/2000/svg', 'rect');
+  const sides = (moved) => {
+    const end = place(moved);
+    return {x: Math.min(start.x, end.x), y: Math.min(start.y, end.y), width: Math.abs(end.x - start.x), height: Math.abs(end.y - start.y)};
+  };
+  area.setAttribute('class', 'reid-area');
+  map.append(area);
+  map.setPointerCapture(event.pointerId);
+  map.onpointermove = (moved) => { for (const [name, value] of Object.entries(sides(moved))) area.setAttribute(name, value); };
+  map.onpointerup = map.onpointercancel = (ended) => {
+    const box = sides(ended);
+    map.onpointermove = map.onpointerup = map.onpointercancel = null;
+    area.remove();
+    const inside = (point) => {
+      const [x, y] = [point.cx.baseVal.value, point.cy.baseVal.value];
+      return x >= box.x && x <= box.x + box.width && y >= box.y && y <= box.y + box.height;
+    };
+    const rows = ended.type === 'pointerup' ? all('circle', map).filter(inside).map((point) => point.dataset.value) : [];
+    if (rows.length) searchFor(rows, Number(map.dataset.select));
+  };
+});
+
+function searchFor(rows, most) {
+  const step = Math.max(1, rows.length / most);
+  const chosen = Array.from({length: Math.min(most, rows.length)}, (_, i) => rows[Math.floor(i * step)]);
+  const section = open('search', true);
+  $('[name="query"]', section).value = chosen.join(',');
+  mark(section);
+  writeAddress(section, true);
+  ask(section, 'search', {reveal: true});
+}
+
 addEventListener('popstate', readAddress);
 $('#reid-dialog').addEventListener('click', (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
 readAddress();

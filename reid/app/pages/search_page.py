@@ -102,7 +102,9 @@ class SearchPage:
         if not key:
             raise DataError(NO_CROPS)
         if key != UPLOAD:
-            return crop_query(self._data, key), []
+            query = crop_query(self._data, key)
+            together = f"The mean of {len(query.more_rows) + 1} crops is searched for; the first one is shown."
+            return query, [together] * bool(query.more_rows)
         for name in values.words("uploads"):
             self._receive(name, visit)
         return upload_query(self._data, values, visit)

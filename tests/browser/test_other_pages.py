@@ -160,9 +160,9 @@ def test_a_box_on_the_map_is_one_query(page: Page) -> None:
     drawn.scroll_into_view_if_needed()
     area = drawn.bounding_box()
     assert area is not None
-    page.mouse.move(area["x"] + 1, area["y"] + 1)
+    page.mouse.move(area["x"] + 9, area["y"] + 9)
     page.mouse.down()
-    page.mouse.move(area["x"] + area["width"] - 1, area["y"] + area["height"] - 1, steps=5)
+    page.mouse.move(area["x"] + area["width"] - 9, area["y"] + area["height"] - 9, steps=5)
     page.mouse.up()
     wait_until_idle(page)
     expect(page.locator("#reid-query")).to_contain_text("The mean of 8 crops")

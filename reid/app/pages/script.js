@@ -3,6 +3,7 @@
 const LONGEST_WAIT = 90000; // milliseconds, after which an answer is given up
 const MOST_BYTES = 10 * 2 ** 20;
 const MOST_IMAGES = 8;
+const CONTROLS = '[data-set], [data-action]:not(form)'; // what asks when it is clicked; a form asks when a field changes
 const root = element;
 const lanes = {}; // by page: {busy, timer, waiting}
 let sequence = 0;
@@ -106,7 +107,7 @@ window.reidReceive = (text) => {
 };
 
 function show(section, answer) {
-  const held = document.activeElement?.closest?.('[data-set], [data-action]');
+  const held = document.activeElement?.closest?.(CONTROLS);
   const again = held && section.contains(held) ? {...held.dataset} : null;
   for (const [id, html] of Object.entries(answer.parts || {})) {
     const target = document.getElementById('reid-' + id);
@@ -123,7 +124,7 @@ function show(section, answer) {
   say(answer.page, answer.error || '');
   mark(section);
   if (again && !document.contains(held)) {
-    all('[data-set], [data-action]', section)
+    all(CONTROLS, section)
       .find((one) => Object.entries(again).every(([key, value]) => one.dataset[key] === value))?.focus();
   }
   if (answer.parts?.['dialog-content']) $('#reid-dialog').showModal();
@@ -178,7 +179,7 @@ root.addEventListener('click', (event) => {
   }
   const save = event.target.closest('[data-export]');
   if (save) { download(sectionOf(save), save.dataset.export); return; }
-  const button = event.target.closest('[data-set], [data-action]');
+  const button = event.target.closest(CONTROLS);
   if (!button) return;
   const section = button.dataset.in ? sectionNamed(button.dataset.in) : sectionOf(button);
   if (button.dataset.in) open(button.dataset.in, true);

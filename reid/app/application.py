@@ -46,7 +46,7 @@ def build_page(service: GalleryService, uploads: UploadStore) -> tuple[gr.Blocks
 
     blocks: gr.Blocks
     with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
-        hub = PageHub(service.data, all_pages(service, uploads))
+        hub = PageHub(service.data, all_pages(service, uploads), has_users=service.has_users)
     blocks.queue(max_size=32, default_concurrency_limit=2)
     blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
     return blocks, [hub.first_values]

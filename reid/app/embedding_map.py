@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from reid.app.served_data import ServedData, ServedGallery
-from reid.errors import DataError
+from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
+from reid.retrieval.gallery import Gallery
 from reid.retrieval.persons.person_state import codes_of
+from reid.retrieval.storage import check_gallery
 
 MOST_POINTS = 1500
 SEED = 0
+FEWEST = 3  # points of a map
+ADAPTED = "-adapted"  # the end of the name of the gallery of an adapted network
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def drawn_rows(served: ServedGallery, category: str) -> IntArray:
     """
     codes, words = served.gallery.table.codes("category")
     rows = np.flatnonzero(codes == (words.index(category) if category in words else -1))
-    if len(rows) < 3:
+    if len(rows) < FEWEST:
         raise DataError(
             f"a map needs three crops of {category or 'a category'} at least, and the gallery has {len(rows)}"
         )
@@ -77,6 +82,37 @@ def maps_of(data: ServedData, rows: IntArray, *, compare: bool) -> list[Embeddin
     cameras = codes_of(table, ("camera",))
     centered = centered_by_camera(vectors, codes_of(table, ("category", "modality", "camera")))
     return [_map("As the network made them", vectors, cameras), _map("Centered per camera", centered, cameras)]
+
+
+def adapted_folder(data: ServedData) -> Path | None:
+    """Return the gallery that the job "adapt" has built beside the main one with the adapted network; None without."""
+    folder = data.main.folder.resolve()
+    beside = folder.with_name(f"{folder.name}{ADAPTED}")
+    try:
+        check_gallery(beside)
+    except GalleryError:  # there is none
+        return None
+    return beside
+
+
+def maps_of_adaptation(served: ServedGallery, rows: IntArray, adapted: Path) -> tuple[list[EmbeddingMap], IntArray]:
+    """Return the maps of the rows that the adapted network has embedded as well, before and after, and these rows.
+
+    Raises:
+        DataError: The adapted network has embedded fewer than three of the rows.
+        GalleryError: Its gallery is damaged.
+    """
+    after = Gallery.open(adapted)
+    own = {path: row for row, path in enumerate(after.table.column("path").to_pylist())}
+    paths = served.gallery.table.take(rows).column("path").to_pylist()
+    both = [position for position, path in enumerate(paths) if path in own]
+    if len(both) < FEWEST:
+        raise DataError(f"the adapted network has embedded only {len(both)} of these crops; adapt it to more of them")
+    chosen = rows[both]
+    cameras = codes_of(served.gallery.table.take(chosen), ("camera",))
+    vectors = after.rows.vectors_at(np.array([own[paths[position]] for position in both], np.int64))
+    before = served.gallery.rows.vectors_at(chosen)
+    return [_map("Before adaptation", before, cameras), _map("After adaptation", vectors, cameras)], chosen
 
 
 def _map(title: str, vectors: FloatArray, cameras: IntArray) -> EmbeddingMap:

@@ -23,6 +23,7 @@ from reid.data.label_text import clean_label
 from reid.errors import DataError, GalleryError, unknown_name
 from reid.evaluation.reports.person_report import describe_persons
 from reid.records import Modality, Sample, Split
+from reid.retrieval.gallery import Gallery
 from reid.retrieval.persons.person_state import PersonState
 from reid.retrieval.search import UPLOADED
 
@@ -58,11 +59,19 @@ class GalleryService:
         audit: Its log of searches.
         state_folder: The folder in which the application keeps jobs, its log and crops that it was sent.
         sources: The folders below which an operator may name data to read.
+        has_users: Whether users log in, and so can log out.
     """
 
     def __init__(
-        self, data: ServedData, jobs: JobQueue, audit: AuditLog, state_folder: Path, sources: Sequence[Path] = ()
+        self,
+        data: ServedData,
+        jobs: JobQueue,
+        audit: AuditLog,
+        state_folder: Path,
+        sources: Sequence[Path] = (),
+        has_users: bool = False,
     ):
+        self.has_users = has_users
         self.data = data
         self.jobs = jobs
         self.audit = audit
@@ -126,6 +135,7 @@ class GalleryService:
                 "answers_modality": str(options.modality or ""), "in_cameras": options.cameras,
                 "not_in_cameras": options.without_cameras, "after": options.after, "before": options.before,
                 "cross_camera": options.cross_camera, "one_per": options.one_per, "ranking": options.ranking,
+                "known": options.known,
                 "k": options.answers,
             },
             wishes.purpose,
@@ -166,6 +176,8 @@ class GalleryService:
     def image_of(self, crop: int) -> bytes:
         """Return the picture of a crop as JPEG without metadata, at most ``LONGEST_SIDE`` pixels a side.
 
+        Where its file cannot be read, this is the thumbnail that the gallery keeps of it.
+
         Raises:
             DataError: There is no such crop, or its file cannot be read.
         """
@@ -173,7 +185,10 @@ class GalleryService:
         try:
             image = read_image(sample.path)
         except (DataError, OSError) as error:
-            raise DataError(f"the picture of crop {crop} cannot be read; its file was moved or damaged") from error
+            kept = kept_thumbnail(self.data.main.gallery, crop)
+            if kept is None:
+                raise DataError(f"the picture of crop {crop} cannot be read; its file was moved or damaged") from error
+            return kept
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         out = BytesIO()
         image.convert("RGB").save(out, "JPEG", quality=90)
@@ -229,6 +244,13 @@ class GalleryService:
         if clean_label(camera) not in known:
             raise DataError(unknown_name("camera", camera, known))
         return clean_label(camera)
+
+
+def kept_thumbnail(gallery: Gallery, number: int) -> bytes | None:
+    """Return the JPEG image that a gallery keeps of a row, by the lasting id of the row; None where it keeps none."""
+    ids = gallery.table.row_ids
+    row = int(np.searchsorted(ids, number))
+    return gallery.thumbnail(row) if row < len(ids) and ids[row] == number else None
 
 
 def _answers_json(outcome: QueryOutcome, persons: PersonState | None) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.app.accounts import User
+from reid.app.camera_jobs import DRIFT, REPORT, plan_report, plan_watch
 from reid.app.gallery_service import GalleryService
 from reid.app.job_records import Job
 from reid.data.crop_folder import MANIFEST
@@ -165,6 +166,8 @@ JOB_KINDS: dict[str, tuple[Callable[[GalleryService, Mapping[str, Any]], JobPlan
     "add": (_add, ("source", "category")),
     "ingest": (_ingest, ("source", "camera", "start")),
     "adapt": (_adapt, ("source", "epochs")),
+    REPORT: (plan_report, ()),
+    DRIFT: (plan_watch, ()),
     "compact": (_compact, ()),
     "verify": (_verify, ()),
 }

@@ -27,6 +27,7 @@ from reid.app.job_records import (
     JobProgress,
     JobStatus,
     error_line,
+    has_succeeded,
     job_json,
     now_text,
     path_of_job,
@@ -302,7 +303,7 @@ class JobQueue:
             if job.status is not JobStatus.RUNNING:  # it was cancelled or paused
                 self._keep(job)
                 return False
-            if code == 0:
+            if has_succeeded(job.commands[job.at], code):
                 is_last = job.at + 1 == len(job.commands)
                 done = replace(job, at=job.at + 1, status=JobStatus.DONE if is_last else job.status)
                 self._keep(replace(done, ended=now_text() if is_last else ""))

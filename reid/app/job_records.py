@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +18,8 @@ from reid.structured_text import read_json
 
 TAIL_BYTES = 2**14  # of the output of a command that are read for its result
 RESULT_LINES = 100
+# Exit codes of commands that say what was found, not that they failed.
+FINDINGS: dict[tuple[str, ...], tuple[int, ...]] = {("cameras", "watch"): (3,)}
 _RECORD_NAME = re.compile(r"job-(\d{6,})\.json")
 # What tqdm writes: "title:  45%|####      | 45/100 [00:10<00:12, ...]", also without the brackets.
 _PROGRESS = re.compile(
@@ -94,6 +96,16 @@ class Job:
     def has_ended(self) -> bool:
         """Whether it is done, failed or cancelled."""
         return self.status in ENDED
+
+
+def has_succeeded(command: Sequence[str], code: int) -> bool:
+    """Whether a command that ended with an exit code did what it should.
+
+    Example:
+        >>> has_succeeded(["cameras", "watch"], 3), has_succeeded(["index", "verify"], 3)
+        (True, False)
+    """
+    return code == 0 or code in FINDINGS.get(tuple(command[:2]), ())
 
 
 def now_text() -> str:

@@ -33,9 +33,11 @@ class PageHub:
     Args:
         data: What the application serves.
         pages: The pages, in the order of their links.
+        has_users: Whether visitors are users who can log out.
     """
 
-    def __init__(self, data: ServedData, pages: list[Page]) -> None:
+    def __init__(self, data: ServedData, pages: list[Page], *, has_users: bool = False) -> None:
+        self._has_users = has_users
         self._data = data
         self._pages = {page.name: page for page in pages}
         script = SCRIPT.read_text(encoding="utf-8")
@@ -65,9 +67,10 @@ class PageHub:
             heading = heading_html(count_gallery(self._data))
         except ReidError:  # the pages say what is wrong
             heading = '<header class="reid-heading"><h1>reid</h1></header>'
+        log_out = '<button type="button" class="reid-button" data-logout>Log out</button>' * self._has_users
         pages = "".join(first_html_of(page) for page in self._pages.values())
         return (
-            f'{heading}<nav class="reid-nav" aria-label="Pages">{links}</nav>{pages}'
+            f'{heading}<nav class="reid-nav" aria-label="Pages">{links}{log_out}</nav>{pages}'
             '<p id="reid-status" class="reid-unseen" role="status"></p>'
             '<dialog id="reid-dialog" aria-label="Crop" data-page="dialog"><div id="reid-dialog-content"></div>'
             "</dialog>"

@@ -52,6 +52,24 @@ class PageValues:
         value = self._values.get(name)
         return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
+    def starting(self, prefix: str) -> dict[str, str]:
+        """Return the texts of the fields whose names start with ``prefix``, by the rest of their names.
+
+        Example:
+            >>> PageValues({"answer_1_2": "same", "query": "r1"}).starting("answer_")
+            {'1_2': 'same'}
+        """
+        return {name[len(prefix) :]: self.text(name) for name in self._values if name.startswith(prefix)}
+
+    def changed(self, **values: object) -> PageValues:
+        """Return these values with others in the place of some of them.
+
+        Example:
+            >>> PageValues({"query": "r1"}).changed(query="r2").text("query")
+            'r2'
+        """
+        return PageValues({**self._values, **values})
+
 
 @dataclass(frozen=True)
 class PageParts:

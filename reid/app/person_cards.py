@@ -13,7 +13,7 @@ from reid.records import IntArray, Sample
 from reid.retrieval.persons.decisions import Decision, person_name
 from reid.retrieval.persons.handoffs import CameraVisit, find_visits
 from reid.retrieval.persons.person_changes import record_decision, undo_decision
-from reid.retrieval.persons.person_state import PersonState
+from reid.retrieval.persons.person_state import PersonState, read_persons
 from reid.retrieval.persons.requests import (
     Subject,
     decide_confirm,
@@ -25,7 +25,7 @@ from reid.retrieval.persons.requests import (
 
 COMPARED = 400  # of the largest persons are compared to find those that may be one
 COMPARED_ROWS = 100_000  # of the gallery; in a larger one, nobody is asked
-QUESTIONS = 4  # pairs that are asked for at a time
+QUESTIONS = 6  # pairs that are asked for at a time
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,42 @@ def decide(
     """
     _, changed = record_decision(folder, lambda state: DECISIONS[verb](state, persons, crops, text), instead=instead)
     return f"Recorded. {changed} crop{'s have' if changed != 1 else ' has'} another person now."
+
+
+def answer_several(state: PersonState, folder: Path, answers: Sequence[tuple[int, int, str]], *, instead: bool) -> str:
+    """Record several answers to :func:`pairs_to_ask`, one after the other.
+
+    An answer may join persons that a later one names, so each person is found again by one of its crops.
+
+    Args:
+        state: The persons as they were when they were asked for.
+        folder: The folder of the gallery.
+        answers: Two persons and the verb "same" or "different", each.
+        instead: Give up older decisions that say the opposite.
+
+    Returns:
+        What has changed, in one sentence.
+
+    Raises:
+        GalleryError: An answer is not possible; those before it are recorded, and the message says how many.
+    """
+    anchors = {}
+    for number in {number for first, second, _ in answers for number in (first, second)}:
+        rows = _card(state, number).rows
+        if not len(rows):
+            raise GalleryError(f"{person_name(number)}: there is no such person any more; load the page again")
+        anchors[number] = int(state.table.row_ids[rows[0]])
+    for done, (first, second, verb) in enumerate(answers):
+        try:
+            now = read_persons(folder)
+            persons = [subject.person for subject in crop_subjects(now, [anchors[first], anchors[second]])]
+            if verb == "same" and persons[0] == persons[1]:
+                continue  # an answer before this one has joined them
+            decide(folder, verb, persons, (), "", instead=instead)
+        except GalleryError as error:
+            said = f"{done} of {len(answers)} answers are recorded; {person_name(first)} and {person_name(second)}"
+            raise GalleryError(f"{said} not: {error}") from error
+    return f"Recorded {len(answers)} answer{'s' * (len(answers) != 1)}."
 
 
 def undo(folder: Path) -> str:

@@ -92,10 +92,10 @@ def plain_text(drawn: str) -> str:
     return drawn.translate(TEMPLATE_CHARACTERS)
 
 
-def data_uri(image: Image.Image) -> str:
-    """Return an image as ``data:image/jpeg;base64,...``, not larger than ``THUMBNAIL``."""
+def data_uri(image: Image.Image, largest: tuple[int, int] = THUMBNAIL) -> str:
+    """Return an image as ``data:image/jpeg;base64,...``, not larger than ``largest`` (width, height)."""
     small = image.convert("RGB")
-    small.thumbnail(THUMBNAIL)
+    small.thumbnail(largest)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from reid.app.known_rows import rows_with
 from reid.app.rankings import RANKINGS
 from reid.app.served_data import ServedData, ServedGallery
 from reid.errors import ConfigError, DataError, unknown_name
@@ -53,6 +54,7 @@ class Query:
         site: The name of the site that the query belongs to.
         uploads: Uploaded images of one person or object; without any, the sample's own image is searched for.
         row: The id of its row in the main gallery; None where it is no row of it.
+        more_rows: The ids of further rows of the main gallery that are part of this query.
         policy: What to do with an unknown camera: "nearest" or "mixture"; "" leaves it to the network.
     """
 
@@ -61,6 +63,7 @@ class Query:
     uploads: tuple[Image.Image, ...] = ()
     row: int | None = None
     policy: str = ""
+    more_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class SearchOptions:
         ranking: A key of :data:`reid.app.rankings.RANKINGS`.
         one_per: "person" or "track" shows only the best answer of each; "" shows all.
         compare: Search also in the galleries that are only shown for a comparison.
+        known: A key of :data:`reid.app.known_rows.KNOWN_CHOICES`: who may answer.
     """
 
     cross_camera: bool = True
@@ -92,6 +96,7 @@ class SearchOptions:
     ranking: str = "plain"
     one_per: str = ""
     compare: bool = True
+    known: str = ""
 
     @property
     def filter(self) -> Filter | None:
@@ -167,7 +172,7 @@ def _search_gallery(
     gallery = served.gallery
     keep = _rows_for(data, served, query.sample, options)
     if is_main and query.row is not None:
-        keep &= gallery.table.row_ids != query.row  # a crop is no answer to itself
+        keep &= ~np.isin(gallery.table.row_ids, (query.row, *query.more_rows))  # a crop is no answer to itself
     if not keep.any():
         raise DataError(NO_ROW_MAY_ANSWER)
     if options.ranking not in RANKINGS:
@@ -228,9 +233,24 @@ def _stored_vector(served: ServedGallery, query: Query, is_main: bool) -> FloatA
         ids = served.gallery.table.row_ids
         row = int(np.searchsorted(ids, query.row))
         if row < len(ids) and ids[row] == query.row:
-            return served.gallery.rows.vectors_at(np.array([row]))
+            rows = np.flatnonzero(np.isin(ids, (query.row, *query.more_rows)))
+            return mean_vector(served.gallery.rows.vectors_at(rows))
     position = served.query_rows.get(query.sample)
     return None if position is None or served.queries is None else served.queries.vectors[position : position + 1]
+
+
+def mean_vector(vectors: FloatArray) -> FloatArray:
+    """Return the mean (1, D) of vectors (N, D) of one person or object, of unit length.
+
+    Example:
+        >>> mean_vector(np.float32([[1, 0], [0, 1]])).round(2).tolist()
+        [[0.71, 0.71]]
+    """
+    if len(vectors) == 1:
+        return vectors
+    mean = vectors.mean(axis=0, keepdims=True)
+    found: FloatArray = (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float32)
+    return found
 
 
 def _rows_for(data: ServedData, served: ServedGallery, sample: Sample, options: SearchOptions) -> BoolArray:
@@ -244,6 +264,8 @@ def _rows_for(data: ServedData, served: ServedGallery, sample: Sample, options: 
     )
     if options.site and data.has_several_sites:
         keep &= np.isin(_sites_of(data, served), (options.site, ""))
+    if options.known:
+        keep &= rows_with(served, options.known)
     wanted = options.filter
     return keep if wanted is None else keep & rows_where(wanted, table)
 

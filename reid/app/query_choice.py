@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from reid.errors import DataError
 from reid.records import Modality, Sample, Split, UnseenCameraPolicy
 from reid.retrieval.search import UPLOADED
 
+MOST_ROWS = 8  # of one query
 CROPS_SHOWN = 12  # to choose from at a time
 FIRST_CROPS_SEED = 0  # the first crops to choose from are the same at every visit
 UPLOAD = "upload"
@@ -40,11 +42,14 @@ def draw_keys(data: ServedData, site: str, category: str, camera: str | None, se
 
 
 def crop_query(data: ServedData, key: str) -> Query:
-    """Return the query of a crop.
+    """Return the query of a crop, or of several rows of the gallery ("r3,r7") that show one person or object.
 
     Raises:
-        DataError: There is no such crop, or it was erased.
+        DataError: There is no such crop, it was erased, or there are too many.
     """
+    key, *others = key.split(",")
+    if others:
+        return _query_of_rows(data, [key, *others])
     kind, digits = key[:1], key[1:]
     if kind not in ("q", "r") or not (digits.isascii() and digits.isdigit() and len(digits) < 17):
         raise DataError(GONE_QUERY)
@@ -56,6 +61,19 @@ def crop_query(data: ServedData, key: str) -> Query:
         return Query(found[1], found[0])
     sample = sample_of_row(data, number)
     return Query(sample, data.site_of(sample), row=number)
+
+
+def _query_of_rows(data: ServedData, keys: Sequence[str]) -> Query:
+    """Return the query of several rows; those of another category than the first one are refused."""
+    if len(keys) > MOST_ROWS:
+        raise DataError(f"a query holds at most {MOST_ROWS} crops; choose fewer")
+    queries = [crop_query(data, key) for key in dict.fromkeys(keys)]
+    rows = [query.row for query in queries if query.row is not None]
+    if len(rows) < len(queries):
+        raise DataError("only crops of the gallery can be searched for together")
+    if len({query.sample.category for query in queries}) > 1:
+        raise DataError("the chosen crops show different categories; choose crops of one")
+    return replace(queries[0], more_rows=tuple(rows[1:]))
 
 
 def sample_of_row(data: ServedData, number: int) -> Sample:

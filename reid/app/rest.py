@@ -11,14 +11,16 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Body, Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 
 from reid import __version__
 from reid.app import gallery_changes as changes
 from reid.app.access import USER_KEY, require
 from reid.app.accounts import Role, User
+from reid.app.gallery_export import write_export
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.job_kinds import submit_job
 from reid.app.query import SearchOptions
@@ -157,11 +159,13 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         before: Text = "",
         ranking: Literal["plain", "normalized", "reranked"] = "normalized",
         one_per: Literal["", "person", "identity", "track"] = "",
+        known: Literal["", "known", "unknown"] = "",
         purpose: Text = "",
     ) -> dict[str, Any]:
         options = SearchOptions(
-            cross_camera, answers, "", k, tuple(in_camera), tuple(not_in_camera), after, before, ranking, one_per, False
-        )
+            cross_camera, answers, "", k, tuple(in_camera), tuple(not_in_camera), after, before, ranking, one_per,
+            compare=False, known=known,
+        )  # fmt: skip
         wishes = SearchWishes(camera, modality, category, options, purpose)
         with free:
             return service.search(user, wishes, [content] if content else [], crop)
@@ -169,6 +173,13 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
     @rest.get("/api/crops/{crop}/image", summary="Return the picture of a crop as JPEG.", response_class=Response)
     def image(_: Viewer, crop: CropId) -> Response:
         return Response(service.image_of(crop), media_type="image/jpeg", headers={"cache-control": "no-store"})
+
+    @rest.get("/api/gallery/export", summary="Return vectors and rows as a file.", response_class=FileResponse)
+    def export(user: Admin, format: Literal["parquet", "npz", "safetensors"] = "parquet") -> FileResponse:
+        path = write_export(service, user, format)
+        name = f"{service.folder.resolve().name}.{format}"
+        gone = BackgroundTask(path.unlink, missing_ok=True)
+        return FileResponse(path, filename=name, headers={"cache-control": "no-store"}, background=gone)
 
     @rest.get("/api/cameras", summary="List the cameras.")
     def cameras(_: Viewer) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def gated_application(
     audit = AuditLog(state / "audit.jsonl", tuple(options.purpose or ()))
     with ExitStack() as stack:
         jobs = JobQueue(state / "jobs")
-        service = GalleryService(data, jobs, audit, state, options.import_folder or ())
+        service = GalleryService(data, jobs, audit, state, options.import_folder or (), not access.is_open)
         jobs.start()
         stack.callback(jobs.close)
         if options.webhook is not None:

@@ -35,5 +35,9 @@ def test_a_viewer_looks_and_an_operator_groups(browser: Browser, users_demo: Dem
     expect(pages["viewer"].locator("[data-page=people] .reid-error")).to_contain_text("viewer")
     pages["operator"].locator("#reid-people-list [data-action=identify]").click()
     expect(pages["operator"].locator("#reid-people-list .reid-crops").first).to_be_visible()
+    pages["viewer"].get_by_role("button", name="Log out").click()
+    expect(pages["viewer"].get_by_label("Password")).to_be_visible()
+    pages["viewer"].goto(users_demo.address)
+    expect(pages["viewer"].get_by_label("Password")).to_be_visible()
     for page in pages.values():
         page.context.close()

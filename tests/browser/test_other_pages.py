@@ -153,3 +153,37 @@ def test_every_image_has_a_description(page: Page) -> None:
         open_page(page, name)
         expect(page.locator('img:not([alt]):visible, img[alt=""]:visible')).to_have_count(0)
         expect(page.locator('svg[role=img]:not([aria-label]), svg[role=img][aria-label=""]')).to_have_count(0)
+
+
+def test_a_box_on_the_map_is_one_query(page: Page) -> None:
+    drawn = open_page(page, "Map").locator("svg[data-select]").first
+    drawn.scroll_into_view_if_needed()
+    area = drawn.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 9, area["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] - 9, area["y"] + area["height"] - 9, steps=5)
+    page.mouse.up()
+    wait_until_idle(page)
+    expect(page.locator("#reid-query")).to_contain_text("The mean of 8 crops")
+    expect(page.locator(".reid-answer").first).to_be_visible()
+
+
+def test_duplicates_and_the_export(page: Page) -> None:
+    gallery = open_page(page, "Gallery")
+    gallery.get_by_role("button", name="Look for duplicates").click()
+    wait_until_idle(page)
+    expect(gallery.locator("#reid-duplicates b").first).to_be_visible()
+    with page.expect_download() as waiting:
+        gallery.get_by_role("link", name="Parquet").click()
+    assert waiting.value.suggested_filename.endswith(".parquet")
+
+
+def test_several_questions_are_answered_at_once(people_page: Page) -> None:
+    people = open_page(people_page, "People")
+    people.get_by_role("button", name="Group the crops").click()
+    wait_until_idle(people_page)
+    for number in range(2):
+        people.get_by_role("radiogroup").nth(number).get_by_label("Not the same").check()
+    people.get_by_role("button", name="Record the answers").click()
+    expect(people.locator("#reid-people-done")).to_have_text("Recorded 2 answers.")

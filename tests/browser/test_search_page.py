@@ -268,3 +268,31 @@ def test_vehicles_of_the_other_site(page: Page) -> None:
     expect(page.locator('.reid-query img[alt^="Query: vehicle b-vehicle"]')).to_be_visible()
     assert query_labels(page)["Site"] == "street-b"
     expect(page.locator('.reid-answer img:not([alt*=": vehicle b-vehicle"])')).to_have_count(0)
+
+
+def test_a_box_is_drawn_or_written(page: Page, tmp_path: Path) -> None:
+    """A box on an uploaded frame, first with the mouse, then with the keyboard; then the whole image again."""
+    frame = tmp_path / "frame.png"
+    Image.effect_noise((400, 200), 60).convert("RGB").save(frame)
+    page.locator("input[type=file]").first.set_input_files(frame)
+    drawn = page.locator("[data-box]")
+    expect(drawn).to_be_visible()
+    area = drawn.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] / 4, area["y"] + area["height"] / 4, steps=4)
+    page.mouse.up()
+    corners = [int(page.get_by_label(name, exact=True).input_value()) for name in ("Left", "Top", "Right", "Bottom")]
+    assert np.abs(np.array(corners) - (200, 100, 100, 50)).max() <= 3
+    page.get_by_role("button", name="Search for this box").click()
+    wait_until_idle(page)
+    assert page.locator(".reid-query img").evaluate("one => [one.naturalWidth, one.naturalHeight]") == [100, 50]
+    page.get_by_label("Left", exact=True).fill("140")
+    page.get_by_label("Left", exact=True).press("Tab")
+    page.get_by_role("button", name="Search for this box").press("Enter")
+    wait_until_idle(page)
+    assert page.locator(".reid-query img").evaluate("one => one.naturalWidth") == 40
+    page.get_by_role("button", name="Whole image").click()
+    wait_until_idle(page)
+    assert page.locator(".reid-query img").evaluate("one => one.naturalWidth / one.naturalHeight") == 2

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reid.app import presentation as present
+from reid.app.access import require
+from reid.app.accounts import Role
+from reid.app.camera_jobs import DRIFT, REPORT, CameraAnswer, answers_of
 from reid.app.camera_overview import CameraOverview, overview_of
 from reid.app.gallery_service import GalleryService
+from reid.app.job_kinds import submit_job
+from reid.app.job_records import Job, JobStatus
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, tip_html
 from reid.app.pages.crop_cards import crop_of
+from reid.app.pages.job_cards import job_actions, job_html
 from reid.evaluation.reports.charts import heat
 from reid.records import FloatArray
 
@@ -19,10 +25,17 @@ EXPLANATION = (
     " each camera in every normalization layer, so that the differences between cameras become smaller and the identity"
     " remains. A new camera needs no labels: its statistics are measured on its own crops."
 )
-REPORT = (
+IN_A_TERMINAL = (
     'A full report with scores before and after calibration: "reid cameras --data MANIFEST"; new statistics: "reid'
     ' calibrate --data MANIFEST", then "reid index add" or "reid index build" with --profiles.'
 )
+CHECKS = (
+    "The verdict says for each camera whether new statistics would help, and why. The check for drift compares the"
+    " latest fifth of the crops of each camera, in the order in which they were added, with the earlier ones. Both"
+    " measure a sample of the crops, need no labels, and take minutes."
+)
+ALARMS = ("calibrate", "center", "drifted", "more crops")  # verdicts after which something is to be done
+JOBS_SHOWN = 3
 MOST_CAMERAS = 40  # in the table of similarities
 
 
@@ -37,14 +50,25 @@ class CamerasPage:
     title = "Cameras"
 
     def __init__(self, service: GalleryService) -> None:
+        self._service = service
         self._data = service.data
-        self.actions: Mapping[str, PageAction] = {"show": self.show}
+        self.actions: Mapping[str, PageAction] = {
+            "show": self.show,
+            "judge": self._starter(REPORT),
+            "watch": self._starter(DRIFT),
+            "jobs": self.show_jobs,
+            **job_actions(service.jobs, self._jobs_shown),
+        }
 
     def first_html(self) -> str:
         """Return the page without cameras, which are read when it is opened."""
         content = (
             f'<form data-action="show"></form><div class="reid-card"><h3>Every camera is a domain</h3>'
             f'<p class="reid-prose">{EXPLANATION}</p></div>'
+            f'<div class="reid-card"><h3>Check the cameras</h3><p class="reid-soft">{CHECKS}</p>'
+            '<div class="reid-buttons"><button type="button" class="reid-button reid-strong" data-action="judge">Judge'
+            ' every camera</button> <button type="button" class="reid-button" data-action="watch">Look for drift'
+            '</button></div><div id="reid-camera-jobs"></div></div>'
             '<div class="reid-result"><div id="reid-cameras"><p class="reid-soft">Reading the cameras…</p></div></div>'
         )
         return page_html("cameras", "Cameras", content, load="show")
@@ -55,15 +79,44 @@ class CamerasPage:
         if not len(served.gallery):
             return PageParts({"cameras": present.note_html("This gallery is empty, so it has no cameras yet.")})
         cameras, similarity = overview_of(served)
-        cards = "".join(map(self._card_html, cameras))
+        found = {kind: answers_of(self._service, kind) for kind in (REPORT, DRIFT)}
+        cards = "".join(self._card_html(one, _answers_html(found, one.name)) for one in cameras)
         html = f'<div class="reid-grid">{cards}</div>{_matrix_html(cameras, similarity)}'
-        return PageParts({"cameras": html + present.hint_html(REPORT)}, status=f"{len(cameras)} cameras")
+        parts = {"cameras": html + present.hint_html(IN_A_TERMINAL), "camera-jobs": self._jobs_html()}
+        return PageParts(parts, status=f"{len(cameras)} cameras", again="jobs" if self._is_busy() else "")
 
-    def _card_html(self, camera: CameraOverview) -> str:
-        table = self._data.main.gallery.table
+    def _starter(self, kind: str) -> PageAction:
+        def start(_values: PageValues, visit: PageVisit) -> PageParts:
+            require(visit.user, Role.OPERATOR)
+            submit_job(self._service, visit.user, kind, {})
+            return self._jobs_shown()
+
+        return start
+
+    def _is_busy(self) -> bool:
+        return any(not job.has_ended and job.status is not JobStatus.PAUSED for job in self._jobs())
+
+    def _jobs(self) -> list[Job]:
+        return [job for job in self._service.jobs.jobs() if job.kind in (REPORT, DRIFT)][:JOBS_SHOWN]
+
+    def _jobs_shown(self) -> PageParts:
+        return PageParts({"camera-jobs": self._jobs_html()}, again="jobs")
+
+    def _jobs_html(self) -> str:
+        lines = "".join(job_html(self._service.jobs, job, with_result=False) for job in self._jobs())
+        return f'<ul class="reid-jobs">{lines}</ul>' if lines else ""
+
+    def show_jobs(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Show how far the jobs about cameras are; when they have ended, show what they found."""
+        return self._jobs_shown() if self._is_busy() else self.show(values, visit)
+
+    def _card_html(self, camera: CameraOverview, found: str) -> str:
+        gallery = self._data.main.gallery
+        table = gallery.table
         items = []
         for row in camera.samples:
-            crop, number = crop_of(table.samples[row], ""), int(table.row_ids[row])
+            number = int(table.row_ids[row])
+            crop = crop_of(table.samples[row], "", gallery, number)
             words = present.escape(present.describe(crop))
             items.append(
                 f'<li class="reid-camera"><button type="button" class="reid-more" data-in="search" data-set="query"'
@@ -74,9 +127,25 @@ class CamerasPage:
         return (
             f'<section class="reid-card"><h3>{present.escape(camera.name or "unknown camera")}</h3>'
             f'<p class="reid-soft">{camera.rows:,} crops, {present.escape(camera.modality)}{times}</p>'
-            f'<ul class="reid-crops">{"".join(items)}</ul><p>{camera.advice}</p>'
+            f'<ul class="reid-crops">{"".join(items)}</ul>{found or f"<p>{camera.advice}</p>"}'
             f"{f'<p>Most like it: {present.escape(near)}.</p>' if near else ''}</section>"
         )
+
+
+def _answers_html(found: Mapping[str, tuple[Job, list[CameraAnswer]] | None], camera: str) -> str:
+    """Return what the latest jobs found about a camera; "" where they found nothing."""
+    lines = []
+    for job, answers in filter(None, found.values()):
+        own = [answer for answer in answers if answer.camera == camera]
+        when = f"{job.ended[:16].replace('T', ' ')} UTC"
+        for answer in own:
+            where = f"{answer.domain}: " if len(own) > 1 else ""
+            mark = "reid-is-wrong" if answer.verdict in ALARMS else "reid-is-right"
+            lines.append(
+                f'<p><span class="reid-chip {mark}">{present.escape(where + answer.verdict)}</span>'
+                f' {present.escape(answer.reason)} <span class="reid-soft">({when})</span></p>'
+            )
+    return "".join(lines)
 
 
 def _matrix_html(cameras: Sequence[CameraOverview], similarity: FloatArray) -> str:

@@ -8,21 +8,40 @@ from collections.abc import Mapping
 from reid.app import presentation as present
 from reid.app.access import require
 from reid.app.accounts import Role
+from reid.app.camera_jobs import DRIFT, REPORT
+from reid.app.duplicates import NEAR, Duplicates, find_duplicates
 from reid.app.gallery_changes import ErasureWish, erase, preview_erasure
 from reid.app.gallery_counts import count_gallery
+from reid.app.gallery_export import FORMATS
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
-from reid.app.job_records import Job, JobStatus
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, select_html, text_html, tip_html
 from reid.app.pages.crop_cards import crop_of
+from reid.app.pages.job_cards import is_working, job_actions, job_html
 from reid.errors import DataError
+from reid.retrieval.gallery import Gallery
 
 JOBS_SHOWN = 8
 CROPS_SHOWN = 12  # of an erasure, before it is done
 SOURCES_HELP = (
     "Folders, manifests and videos are read below the folders that were allowed when the program was started"
     " (--import-folder FOLDER)."
+)
+DUPLICATES_HELP = (
+    "Crops whose files have the same content, and crops of one camera whose embeddings are nearly the same. They add"
+    " nothing to a search and take places among its answers. Nothing is removed here."
+)
+GROUPS_SHOWN = 20
+EXPORT_HTML = (
+    '<section class="reid-card"><h3>Export</h3><p class="reid-soft">All vectors and rows with the paths of the images'
+    ', as "reid index export" writes them. The file shows who is in the gallery: keep it safe.</p>'
+    '<div class="reid-buttons">'
+    + "".join(
+        f'<a class="reid-button" href="/api/gallery/export?format={suffix}" download>{words}</a>'
+        for suffix, words in FORMATS.items()
+    )
+    + "</div></section>"
 )
 KINDS = {
     "add": "Add a folder of crops or a manifest",
@@ -33,7 +52,6 @@ KINDS = {
     "compact": "Free the room of removed rows",
 }
 NEEDED = {"add": ("source",), "ingest": ("source", "camera"), "adapt": ("source",)}
-VERBS = (("pause", "Pause"), ("resume", "Go on"), ("cancel", "Cancel"))
 
 
 class GalleryPage:
@@ -53,8 +71,9 @@ class GalleryPage:
             "job": self.start_job,
             "jobs": self.show_jobs,
             "preview": self.preview,
+            "duplicates": self.show_duplicates,
             "erase": self.erase,
-            **{verb: self._job_action(verb) for verb, _ in VERBS},
+            **job_actions(service.jobs, lambda: PageParts({"jobs": self._jobs_html()}, again="jobs")),
         }
 
     def first_html(self) -> str:
@@ -82,14 +101,19 @@ class GalleryPage:
             f'<section class="reid-card"><h3>Erase {tip_html("erasure")}</h3><p class="reid-soft">Rows that fulfil'
             " every condition are removed from the gallery, from its queries and from their files. First look at what"
             f' that is.</p><div class="reid-filter-fields">{conditions}</div><div id="reid-erasure"></div></section>'
+            f'<section class="reid-card"><h3>Duplicates</h3><p class="reid-soft">{DUPLICATES_HELP}</p><button'
+            ' type="button" class="reid-button" data-action="duplicates">Look for duplicates</button>'
+            '<div id="reid-duplicates"></div></section><div id="reid-gallery-export"></div>'
             "</div></form>"
         )
         return page_html("gallery", "Gallery", content, load="show")
 
-    def show(self, _values: PageValues, _visit: PageVisit) -> PageParts:
+    def show(self, _values: PageValues, visit: PageVisit) -> PageParts:
         """Show what the gallery holds, and its jobs."""
         parts = {"gallery-facts": self._facts_html(), "jobs": self._jobs_html()}
-        return PageParts(parts, status="gallery read", again="jobs" if self._is_working() else "")
+        if visit.user.role.includes(Role.ADMIN):
+            parts["gallery-export"] = EXPORT_HTML
+        return PageParts(parts, status="gallery read", again="jobs" if is_working(self._service.jobs) else "")
 
     def _facts_html(self) -> str:
         data = self._service.data
@@ -121,48 +145,41 @@ class GalleryPage:
 
     def show_jobs(self, _values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the jobs; the page asks again as long as one of them runs."""
-        running = self._is_working()
+        running = is_working(self._service.jobs)
         parts = {"jobs": self._jobs_html()}
         if not running:
             parts["gallery-facts"] = self._facts_html()
         return PageParts(parts, again="jobs" if running else "")
 
-    def _is_working(self) -> bool:
-        return any(job.status in (JobStatus.WAITING, JobStatus.RUNNING) for job in self._service.jobs.jobs())
-
-    def _job_action(self, verb: str) -> PageAction:
-        def act(values: PageValues, visit: PageVisit) -> PageParts:
-            require(visit.user, Role.OPERATOR)
-            getattr(self._service.jobs, verb)(values.number("job", 0))
-            return PageParts({"jobs": self._jobs_html()}, again="jobs")
-
-        return act
-
     def _jobs_html(self) -> str:
         jobs = self._service.jobs.jobs()[:JOBS_SHOWN]
         if not jobs:
             return '<p class="reid-soft">No job has run yet.</p>'
-        return f'<h4>Jobs</h4><ul class="reid-jobs">{"".join(map(self._job_html, jobs))}</ul>'
+        lines = "".join(job_html(self._service.jobs, job, with_result=job.kind not in (REPORT, DRIFT)) for job in jobs)
+        return f'<h4>Jobs</h4><ul class="reid-jobs">{lines}</ul>'
 
-    def _job_html(self, job: Job) -> str:
-        progress = self._service.jobs.progress(job.number)
-        bar = ""
-        if progress.share is not None and not job.has_ended:
-            left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
-            words = f"{progress.stage} {100 * progress.share:.0f} %{left}"
-            label = present.escape(words)
-            bar = f'<progress max="1" value="{progress.share:.3f}" aria-label="{label}"></progress>{label}'
-        possible = {"waiting": "pause cancel", "running": "pause cancel", "paused": "resume cancel"}
-        buttons = "".join(
-            f'<button type="button" class="reid-button" data-action="{verb}" data-job="{job.number}">{words}</button>'
-            for verb, words in VERBS
-            if verb in possible.get(str(job.status), "resume" if str(job.status) in ("failed", "cancelled") else "")
-        )
-        line = job.message or " ".join(job.result[-1:])
-        return (
-            f"<li><b>{job.number}. {present.escape(job.title)}</b>: {job.status}. {bar}"
-            f'<span class="reid-soft">{present.escape(line)}</span> {buttons}</li>'
-        )
+    def show_duplicates(self, _values: PageValues, _visit: PageVisit) -> PageParts:
+        """List the crops that the gallery holds more than once."""
+        gallery = self._service.data.main.gallery
+        found = find_duplicates(gallery)
+        extra = sum(len(one.rows) - 1 for one in found)
+        words = f"{len(found)} groups, {extra} crops more than needed" if found else "No crop is there twice."
+        groups = "".join(self._duplicates_html(gallery, one) for one in found[:GROUPS_SHOWN])
+        rest = f"<p>The first {GROUPS_SHOWN} groups are shown.</p>" * (len(found) > GROUPS_SHOWN)
+        return PageParts({"duplicates": f"<p><b>{words}</b></p>{groups}{rest}"}, status=words)
+
+    def _duplicates_html(self, gallery: Gallery, found: Duplicates) -> str:
+        items = []
+        for row in found.rows[:CROPS_SHOWN]:
+            number = int(gallery.table.row_ids[row])
+            crop = crop_of(gallery.table.samples[row], "", gallery, number)
+            words = present.escape(present.describe(crop))
+            items.append(
+                f'<li class="reid-camera"><button type="button" class="reid-more" data-in="search" data-set="query"'
+                f' data-value="r{number}"><img src="{crop.uri}" alt="{words}" title="{words}"></button></li>'
+            )
+        title = f"{len(found.rows)} crops, {found.kind}" + (f" ({found.score:.4f})" if found.kind == NEAR else "")
+        return f'<h4>{title}</h4><ul class="reid-crops">{"".join(items)}</ul>'
 
     def _wish(self, values: PageValues) -> ErasureWish:
         identity, person, camera, before = (
@@ -176,9 +193,12 @@ class GalleryPage:
         found = preview_erasure(self._service, self._wish(values))
         if not found["rows"]:
             return PageParts({"erasure": present.note_html("No row fulfils these conditions.")})
+        gallery = self._service.data.main.gallery
         crops = "".join(
             f'<li><img src="{crop.uri}" alt="{present.escape(present.describe(crop))}"></li>'
-            for crop in (crop_of(self._service.sample_of(number), "") for number in found["crops"][:CROPS_SHOWN])
+            for crop in (
+                crop_of(self._service.sample_of(number), "", gallery, number) for number in found["crops"][:CROPS_SHOWN]
+            )
         )
         rows = found["rows"]
         html = (

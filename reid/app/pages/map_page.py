@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reid.app import presentation as present
-from reid.app.embedding_map import EmbeddingMap, drawn_rows, maps_of
+from reid.app.embedding_map import EmbeddingMap, adapted_folder, drawn_rows, maps_of, maps_of_adaptation
 from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import checkbox_html, page_html, select_html
+from reid.app.query_choice import MOST_ROWS
 from reid.retrieval.row_table import RowTable
 
 SIDE, MARGIN = 420, 12  # of a map, in its own units
@@ -19,6 +20,10 @@ PALETTE = (
 )  # fmt: skip
 OTHER = "#94a3b8"
 COLOURS = (("camera", "camera"), ("modality", "light"), ("identity", "identity"), ("person", "person"))
+DRAWING = (
+    f"To search for several crops as one query, draw a box around their points; of more than {MOST_ROWS}, some that are"
+    " evenly spread are taken."
+)
 READING = (
     "Each point is a crop; near points are alike. Where points of one camera lie together whatever they show, the"
     " camera decides, and where points of one identity lie together, the identity does. Click a point to search for its"
@@ -49,6 +54,8 @@ class MapPage:
             fields += select_html("category", "Category", categories, categories[0][0], id_prefix="map-")
         if any(one.is_compared for one in self._data.galleries):
             fields += checkbox_html("networks", "Small networks: camera BN and plain BN", False)
+        if adapted_folder(self._data) is not None:
+            fields += checkbox_html("adapted", "Before and after adaptation", False)
         content = (
             f'<form data-action="show"><div class="reid-card"><p>{READING}</p><div class="reid-filter-fields">{fields}'
             '</div></div><div class="reid-result"><div id="reid-map"><p class="reid-soft">Drawing the map…</p></div>'
@@ -63,7 +70,13 @@ class MapPage:
         rows = drawn_rows(served, category)
         table = served.gallery.table.take(rows)
         labels = self._labels(table, rows.tolist(), values.text("colour", "camera"))
-        maps = maps_of(self._data, rows, compare=values.flag("networks"))
+        adapted = adapted_folder(self._data) if values.flag("adapted") else None
+        if adapted is not None:
+            maps, rows = maps_of_adaptation(served, rows, adapted)
+            table = served.gallery.table.take(rows)
+            labels = self._labels(table, rows.tolist(), values.text("colour", "camera"))
+        else:
+            maps = maps_of(self._data, rows, compare=values.flag("networks"))
         counts = {name: labels.count(name) for name in dict.fromkeys(labels) if name}
         largest = sorted(counts, key=lambda name: (-counts[name], name))[:COLOURED]
         colours = {name: PALETTE[position] for position, name in enumerate(sorted(largest))}
@@ -74,6 +87,7 @@ class MapPage:
         )
         rest = f'<li><span class="reid-dot" style="background: {OTHER}"></span>others or unknown</li>'
         html = f'<div class="reid-map">{drawn}</div><ul class="reid-legend">{keys}{rest}</ul>'
+        html += f'<p class="reid-soft" data-map-status role="status">{DRAWING}</p>'
         return PageParts({"map": html}, status=f"{len(rows)} points")
 
     def _labels(self, table: RowTable, rows: Sequence[int], colour: str) -> list[str]:
@@ -100,5 +114,6 @@ def _map_html(drawn: EmbeddingMap, labels: Sequence[str], colours: Mapping[str, 
     return (
         f'<figure class="reid-card"><figcaption><h3>{present.escape(drawn.title)}</h3><p class="reid-soft">'
         f"Cameras explain {100 * drawn.camera_share:.0f} % of the variance.</p></figcaption>"
-        f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{present.escape(words)}">{points}</svg></figure>'
+        f'<svg viewBox="0 0 {SIDE} {SIDE}" data-select="{MOST_ROWS}" role="img"'
+        f' aria-label="{present.escape(words)}">{points}</svg></figure>'
     )

@@ -46,6 +46,7 @@ class PeoplePage:
             "identify": self.identify,
             "undo": self.undo,
             "timeline": self.timeline,
+            "answer": self.answer,
             **{verb: self._decision(verb) for verb in people.DECISIONS},
         }
 
@@ -83,6 +84,20 @@ class PeoplePage:
         require(visit.user, Role.OPERATOR)
         self._service.audit.record("decide", visit.user.name, {"verb": "undo", "subjects": 0})
         return self._shown(values, people.undo(self._data.main.folder))
+
+    def answer(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Record every answer that was chosen; a question without one stays."""
+        require(visit.user, Role.OPERATOR)
+        answers = []
+        for pair, verb in values.starting("answer_").items():
+            numbers = [int(word) for word in pair.split("_") if word.isascii() and word.isdigit() and len(word) < 10]
+            if len(numbers) == 2 and verb in ("same", "different"):
+                answers.append((numbers[0], numbers[1], verb))
+        if not answers:
+            raise GalleryError("choose an answer first: the same, or not the same")
+        self._service.audit.record("decide", visit.user.name, {"verb": "answers", "subjects": len(answers)})
+        folder, instead = self._data.main.folder, values.flag("instead")
+        return self._shown(values, people.answer_several(self._state(), folder, answers, instead=instead))
 
     def _decision(self, verb: str) -> PageAction:
         def decide(values: PageValues, visit: PageVisit) -> PageParts:
@@ -146,7 +161,9 @@ class PeoplePage:
         questions = "".join(self._question_html(state, *pair) for pair in pairs)
         return (
             '<section class="reid-card"><h3>Is this the same person?</h3><p class="reid-soft">The answers that tell'
-            f' most come first.</p><div class="reid-grid">{questions}</div></section>'
+            f' most come first.</p><div class="reid-grid">{questions}</div><div class="reid-buttons">'
+            '<button type="button" class="reid-button reid-strong" data-action="answer">Record the answers</button>'
+            "</div></section>"
         )
 
     def _question_html(self, state: PersonState, first: int, second: int, score: float) -> str:
@@ -154,12 +171,14 @@ class PeoplePage:
             f"<div><h4>{present.escape(card.title)}</h4>{self._crops_html(state, card.rows[:4].tolist(), '')}</div>"
             for card in people.person_cards(state, [first, second])
         )
-        both = f"{person_name(first)},{person_name(second)}"
-        buttons = "".join(
-            f'<button type="button" class="reid-button" data-action="{verb}" data-persons="{both}">{words}</button>'
-            for verb, words in (("same", "The same"), ("different", "Not the same"))
+        choices = "".join(
+            f'<label class="reid-choice"><input type="radio" name="answer_{first}_{second}" value="{verb}" data-quiet'
+            f" data-volatile{' checked' * (not verb)}>{words}</label>"
+            for verb, words in (("same", "The same"), ("different", "Not the same"), ("", "Not answered"))
         )
-        shown = f'<div class="reid-row">{sides}</div><p>similarity {score:.2f}</p>{buttons}'
+        words = present.escape(f"Are {person_name(first)} and {person_name(second)} the same?")
+        group = f'<div class="reid-choices" role="radiogroup" aria-label="{words}">{choices}</div>'
+        shown = f'<div class="reid-row">{sides}</div><p>similarity {score:.2f}</p>{group}'
         return f'<div class="reid-question">{shown}</div>'
 
     def _list_html(self, state: PersonState, cards: Sequence[people.PersonCard], start: int, count: int) -> str:
@@ -207,7 +226,8 @@ class PeoplePage:
         items = []
         for row in rows:
             sample = state.table.samples[row]
-            crop, number = crop_of(sample, ""), int(state.table.row_ids[row])
+            number = int(state.table.row_ids[row])
+            crop = crop_of(sample, "", self._data.main.gallery, number)
             words = present.escape(present.describe(crop))
             tag = present.camera_tag_html(crop)
             image = f'<span class="reid-cell"><img src="{crop.uri}" alt="{words}" title="{words}">{tag}</span>'

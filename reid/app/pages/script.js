@@ -3,6 +3,7 @@
 const LONGEST_WAIT = 90000; // milliseconds, after which an answer is given up
 const MOST_BYTES = 10 * 2 ** 20;
 const MOST_IMAGES = 8;
+const CONTROLS = '[data-set], [data-action]:not(form)'; // what asks when it is clicked; a form asks when a field changes
 const root = element;
 const lanes = {}; // by page: {busy, timer, waiting}
 let sequence = 0;
@@ -106,7 +107,7 @@ window.reidReceive = (text) => {
 };
 
 function show(section, answer) {
-  const held = document.activeElement?.closest?.('[data-set], [data-action]');
+  const held = document.activeElement?.closest?.(CONTROLS);
   const again = held && section.contains(held) ? {...held.dataset} : null;
   for (const [id, html] of Object.entries(answer.parts || {})) {
     const target = document.getElementById('reid-' + id);
@@ -119,10 +120,11 @@ function show(section, answer) {
   if (answer.export) section.exported = answer.export;
   if (answer.document) section.saved = answer.document;
   if (answer.again) setTimeout(() => { if (!section.hidden && !lanes[answer.page].busy) ask(section, answer.again); }, 1500);
+  all('[data-box]', section).forEach(markBox);
   say(answer.page, answer.error || '');
   mark(section);
   if (again && !document.contains(held)) {
-    all('[data-set], [data-action]', section)
+    all(CONTROLS, section)
       .find((one) => Object.entries(again).every(([key, value]) => one.dataset[key] === value))?.focus();
   }
   if (answer.parts?.['dialog-content']) $('#reid-dialog').showModal();
@@ -171,9 +173,13 @@ root.addEventListener('click', (event) => {
   }
   const close = event.target.closest('[data-close]');
   if (close) { $('#reid-dialog').close(); if (!close.dataset.set) return; }
+  if (event.target.closest('[data-logout]')) {
+    fetch('/logout', {method: 'POST', redirect: 'manual'}).finally(() => location.assign('/'));
+    return;
+  }
   const save = event.target.closest('[data-export]');
   if (save) { download(sectionOf(save), save.dataset.export); return; }
-  const button = event.target.closest('[data-set], [data-action]');
+  const button = event.target.closest(CONTROLS);
   if (!button) return;
   const section = button.dataset.in ? sectionNamed(button.dataset.in) : sectionOf(button);
   if (button.dataset.in) open(button.dataset.in, true);
@@ -263,6 +269,81 @@ function drawImages(section, save) {
   let left = 0;
   images.forEach((image, i) => { context.drawImage(image, left, 0, widths[i], height); left += widths[i] + 4; });
   canvas.toBlob((blob) => save(blob, 'answers.png'));
+}
+
+// A box on an image: two corners in pixels of the image, drawn with a pointer or written into four fields.
+const corners = ['box_left', 'box_top', 'box_right', 'box_bottom'];
+const cornersIn = (image) => corners.map((name) => $(`[name="${name}"]`, image.parentNode));
+
+function markBox(image) {
+  const [width, height] = image.dataset.box.split(',').map(Number), mark = $('.reid-box-mark', image);
+  const [left, top, right, bottom] = cornersIn(image).map((field) => Number(field.value));
+  const share = (from, to, whole) => [Math.min(from, to), Math.abs(to - from)].map((one) => `${100 * Math.min(one / whole, 1)}%`);
+  [mark.style.left, mark.style.width] = share(left, right, width);
+  [mark.style.top, mark.style.height] = share(top, bottom, height);
+}
+
+function pointIn(image, event) {
+  const area = image.getBoundingClientRect(), size = image.dataset.box.split(',').map(Number);
+  const place = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+  return place.map((share, axis) => Math.round(Math.min(Math.max(share, 0), 1) * size[axis]));
+}
+
+root.addEventListener('pointerdown', (event) => {
+  const image = event.target.closest('[data-box]');
+  if (!image || event.button) return;
+  event.preventDefault();
+  const fields = cornersIn(image), start = pointIn(image, event);
+  const draw = (moved) => {
+    [...start, ...pointIn(image, moved)].forEach((value, i) => { fields[i].value = value; });
+    markBox(image);
+  };
+  image.setPointerCapture(event.pointerId);
+  image.addEventListener('pointermove', draw);
+  for (const name of ['pointerup', 'pointercancel']) {
+    image.addEventListener(name, () => image.removeEventListener('pointermove', draw), {once: true});
+  }
+});
+root.addEventListener('input', (event) => {
+  if (corners.includes(event.target.name)) markBox($('[data-box]', event.target.closest('.reid-box')));
+});
+
+// A box on a map: the crops in it are one query.
+root.addEventListener('pointerdown', (event) => {
+  const map = event.target.closest('svg[data-select]');
+  if (!map || event.button || event.pointerType === 'touch' || event.target.closest('[data-set]')) return;
+  event.preventDefault();
+  const place = (moved) => new DOMPoint(moved.clientX, moved.clientY).matrixTransform(map.getScreenCTM().inverse());
+  const start = place(event), area = document.createElementNS('http://www.w3.org/2000/svg', 'rect');
+  const sides = (moved) => {
+    const end = place(moved);
+    return {x: Math.min(start.x, end.x), y: Math.min(start.y, end.y), width: Math.abs(end.x - start.x), height: Math.abs(end.y - start.y)};
+  };
+  area.setAttribute('class', 'reid-area');
+  map.append(area);
+  map.setPointerCapture(event.pointerId);
+  map.onpointermove = (moved) => { for (const [name, value] of Object.entries(sides(moved))) area.setAttribute(name, value); };
+  map.onpointerup = map.onpointercancel = (ended) => {
+    const box = sides(ended);
+    map.onpointermove = map.onpointerup = map.onpointercancel = null;
+    area.remove();
+    const inside = (point) => {
+      const [x, y] = [point.cx.baseVal.value, point.cy.baseVal.value];
+      return x >= box.x && x <= box.x + box.width && y >= box.y && y <= box.y + box.height;
+    };
+    const rows = ended.type === 'pointerup' ? all('circle', map).filter(inside).map((point) => point.dataset.value) : [];
+    if (rows.length) searchFor(rows, Number(map.dataset.select));
+  };
+});
+
+function searchFor(rows, most) {
+  const step = Math.max(1, rows.length / most);
+  const chosen = Array.from({length: Math.min(most, rows.length)}, (_, i) => rows[Math.floor(i * step)]);
+  const section = open('search', true);
+  $('[name="query"]', section).value = chosen.join(',');
+  mark(section);
+  writeAddress(section, true);
+  ask(section, 'search', {reveal: true});
 }
 
 addEventListener('popstate', readAddress);

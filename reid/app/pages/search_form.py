@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reid.app.known_rows import KNOWN_CHOICES
 from reid.app.pages.controls import (
     checkbox_html,
     checklist_html,
@@ -144,6 +145,7 @@ def _filters_html(data: ServedData) -> str:
     parts.append(text_html("before", "Taken before", field_type="datetime-local"))
     groups = [("", "every crop"), ("identity", "one per identity"), ("person", "one per person")]
     groups.append(("track", "one per track"))
+    parts.append(select_html("known", "Who may answer", list(KNOWN_CHOICES.items()), "", tip="person"))
     parts.append(select_html("one_per", "Show", groups, "", tip="person"))
     return f'<div class="reid-filter-fields">{"".join(parts)}</div>'
 

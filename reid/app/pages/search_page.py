@@ -9,9 +9,11 @@ from pathlib import Path
 from threading import Lock
 
 from reid.app import presentation as present
+from reid.app.frame_box import cut_box
 from reid.app.frame_people import people_in
 from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
+from reid.app.pages.box_form import box_form_html
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
@@ -46,6 +48,7 @@ class SearchPage:
         self._decoding = Lock()  # decoding an image takes much memory, so it is done for one visitor at a time
         self.actions: Mapping[str, PageAction] = {
             "search": self.search,
+            "box": self.search_box,
             "pick": self.pick,
             "others": self.pick_others,
             "random": self.choose_random,
@@ -86,12 +89,19 @@ class SearchPage:
         try:
             query, notes = self._query(values, visit)
             frame = self._frame_html(values.words("uploads"), query, visit)
-            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
+            frame += box_form_html(values, visit) if query.uploads else ""
+            card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
             self._record(query, values, visit)
             reveal = bool(values.text("reveal")) or values.flag("reveal")
             return self._answered(query, values, notes, reveal=reveal, frame=frame)
         except ReidError as error:
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+
+    def search_box(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Search for the part of an uploaded image that the visitor has drawn a box around."""
+        name = cut_box(values, visit)
+        parts = self.search(values.changed(query=UPLOAD, images=[name], reveal="1"), visit)
+        return replace(parts, fields={"query": UPLOAD, "images": name})
 
     def _query(self, values: PageValues, visit: PageVisit) -> tuple[Query, list[str]]:
         """Return the query that the page names, and what the visitor should know about it."""
@@ -99,7 +109,9 @@ class SearchPage:
         if not key:
             raise DataError(NO_CROPS)
         if key != UPLOAD:
-            return crop_query(self._data, key), []
+            query = crop_query(self._data, key)
+            together = f"The mean of {len(query.more_rows) + 1} crops is searched for; the first one is shown."
+            return query, [together] * bool(query.more_rows)
         for name in values.words("uploads"):
             self._receive(name, visit)
         return upload_query(self._data, values, visit)
@@ -138,7 +150,7 @@ class SearchPage:
         outcomes = answer_query(self._data, query, options)
         if query.uploads:
             notes = [*notes, *note_on_scores(self._data.main, outcomes[0])]
-        card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
+        card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
         alone, compared = [
             "".join(self._ranking_html(query, one) for one in outcomes if one.is_compared is flag)
             for flag in (False, True)
@@ -147,8 +159,9 @@ class SearchPage:
             compared = f'<h3 class="reid-subtitle">The same network, trained twice</h3>{compared}'
         html = alone + compared + present.legend_html()
         count = len(outcomes[0].answers)
+        purpose = {"purpose": values.text("purpose")} if self._service.audit.purposes else {}
         export = [
-            _row(rank, answer, row) for rank, ((answer, _), row) in enumerate(
+            {**_row(rank, answer, row), **purpose} for rank, ((answer, _), row) in enumerate(
                 zip(outcomes[0].answers, outcomes[0].row_ids, strict=True), 1
             )
         ]  # fmt: skip
@@ -168,6 +181,7 @@ class SearchPage:
             ranking=values.text("ranking", "plain"),
             one_per=values.text("one_per"),
             compare=values.flag("compare"),
+            known=values.text("known"),
         )
 
     def _ranking_html(self, query: Query, outcome: QueryOutcome) -> str:
@@ -185,7 +199,7 @@ class SearchPage:
         sample, match = answer.sample, answer.match
         return present.RankedCrop(
             rank,
-            crop_of(sample, self._data.site_of(sample)),
+            self._crop_of(sample, row),
             answer.score,
             verdict,
             row,
@@ -234,8 +248,8 @@ class SearchPage:
         number = values.number("row", -1)
         sample = sample_of_row(self._data, number)
         near = self._neighbours(sample)
-        return PageParts({"dialog-content": present.enlarged_html(crop_of(sample, self._data.site_of(sample)), number, [
-            (one, crop_of(other, self._data.site_of(other)), time_words(other)) for one, other in near
+        return PageParts({"dialog-content": present.enlarged_html(self._crop_of(sample, number), number, [
+            (one, self._crop_of(other, one), time_words(other)) for one, other in near
         ], time_words(sample))}, status="answer enlarged")  # fmt: skip
 
     def _neighbours(self, sample: Sample) -> list[tuple[int, Sample]]:
@@ -252,7 +266,13 @@ class SearchPage:
         return [(int(table.row_ids[row]), one) for row, one in zip(near.tolist(), samples, strict=True) if one.time]
 
     def _picker_html(self, keys: list[str], chosen: str) -> str:
-        return present.picker_html({key: crop_of_query(crop_query(self._data, key)) for key in keys}, chosen)
+        return present.picker_html({key: self._crop_of_query(crop_query(self._data, key)) for key in keys}, chosen)
+
+    def _crop_of(self, sample: Sample, row: int) -> present.Crop:
+        return crop_of(sample, self._data.site_of(sample), self._data.main.gallery, row)
+
+    def _crop_of_query(self, query: Query) -> present.Crop:
+        return crop_of_query(query, self._data.main.gallery)
 
 
 def rate_words(rate: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -14,16 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.asking_pages import asking, service_of
 from helpers.person_crops import people
 from reid.app.accounts import Role, User
-from reid.app.audit_log import AuditLog
-from reid.app.gallery_service import GalleryService
-from reid.app.job_queue import JobQueue
 from reid.app.opened_gallery import open_served_gallery
-from reid.app.page_questions import FAULT, UNKNOWN, Page, answer_question, first_html_of
-from reid.app.page_values import MOST_IMAGES, PageParts, PageValues, PageVisit
-from reid.app.pages import all_pages
-from reid.app.served_data import ServedData
+from reid.app.page_questions import FAULT, UNKNOWN, answer_question, first_html_of
+from reid.app.page_values import MOST_IMAGES, PageValues, PageVisit
 from reid.app.terms import TERMS
 from reid.app.uploads import UploadStore
 from reid.data.manifest import read_manifest
@@ -35,8 +30,6 @@ from reid.retrieval.gallery import Gallery
 
 ROOT = Path(__file__).parents[3]
 SHOWN = (("people", "show"), ("cameras", "show"), ("gallery", "show"), ("evaluation", "show"), ("map", "show"))
-
-Ask = Callable[..., PageParts]
 
 
 class _Detector:
@@ -62,22 +55,6 @@ def labelled(samples: tuple[Sample, ...], plain_weights: Path, tmp_path_factory:
     out = tmp_path_factory.mktemp("labelled") / "crops"
     build_gallery(load_checkpoint(plain_weights), samples, out)
     return out
-
-
-def service_of(data: ServedData, state: Path, purposes: tuple[str, ...] = ()) -> GalleryService:
-    state.mkdir(exist_ok=True)
-    return GalleryService(data, JobQueue(state / "jobs"), AuditLog(state / "audit.jsonl", purposes), state)
-
-
-def asking(service: GalleryService, uploads: UploadStore | None = None) -> tuple[Ask, PageVisit, dict[str, Page]]:
-    """Return a function that asks as one visitor, the visitor, and the pages."""
-    pages = {page.name: page for page in all_pages(service, UploadStore() if uploads is None else uploads)}
-    visit = PageVisit()
-
-    def ask(page: str, action: str, **values: Any) -> PageParts:
-        return answer_question(pages, PageValues({"page": page, "action": action, **values}), visit)
-
-    return ask, visit, pages
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unlabelled", "without network", "turtles", "one crop", "empty"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reid.data.images import read_image
 from reid.data.transforms import EvaluationTransform
+from reid.data.unreadable import current_unreadable
 from reid.errors import ConditionError, ConfigError, DataError
 from reid.records import Sample, domain_of
 
@@ -96,6 +97,52 @@ def _unknown_domain_message(sample: Sample, domain_fields: Sequence[str], domain
         f"or pass --unseen-camera prior, nearest or mixture where a command has it, or other --weights"
         f" (first found at {sample.path})"
     )
+
+
+def readable_rows(samples: Sequence[Sample], *, workers: int = 0) -> list[int]:
+    """Find the samples whose images can be read, for work that has to know this before it begins.
+
+    Args:
+        samples: N samples.
+        workers: Threads that read images; 0 reads them one by one.
+
+    Returns:
+        The numbers of the samples, ascending.  Where images that cannot be read are errors, these are all of them, and
+        nothing is read.  Inside :func:`~reid.data.unreadable.handled_by` each image is read once, and those that
+        cannot be read are noted.
+
+    Raises:
+        DataError: None of the images can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> readable_rows([Sample(Path("1.jpg")), Sample(Path("2.jpg"))])
+        [0, 1]
+    """
+    unreadable = current_unreadable()
+    if unreadable is None:
+        return list(range(len(samples)))
+
+    def find_error(sample: Sample) -> DataError | None:
+        try:
+            read_image(sample.path)
+        except DataError as error:
+            return error
+        return None
+
+    known = unreadable.read | set(unreadable.reasons)
+    new = [sample for path, sample in {sample.path: sample for sample in samples}.items() if path not in known]
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="reid-check") as pool:
+        for sample, error in zip(new, pool.map(find_error, new), strict=True):
+            if error is None:
+                unreadable.read.add(sample.path)
+            else:
+                unreadable.add(sample, error)
+    rows = [row for row, sample in enumerate(samples) if sample.path in unreadable.read]
+    if samples and not rows:
+        first = samples[0].path
+        raise DataError(f"{unreadable.reasons[first]}; none of the {len(samples)} images can be read")
+    return rows
 
 
 def load_batches(

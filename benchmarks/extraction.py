@@ -44,7 +44,7 @@ from reid.retrieval.embed import embed
 
 PEER = "usual loop"
 PEER_BATCH = 32
-WARM = 32  # images that are embedded before the clock starts
+WARM = 16  # images that are embedded before the clock starts
 WAYS: dict[str, Execution | None] = {
     PEER: None,
     "eager": Execution(),

@@ -100,7 +100,8 @@ class EvaluationTransform:
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         scale, shift = 1 / (255 * std), mean / std
         scaled = torch.empty_like(images, dtype=torch.float32)
-        for part, target in zip(images.split(_NORMALISED_AT_ONCE), scaled.split(_NORMALISED_AT_ONCE), strict=True):
+        parts, targets = (torch.split(whole, _NORMALISED_AT_ONCE) for whole in (images, scaled))
+        for part, target in zip(parts, targets, strict=True):
             target.copy_(part).mul_(scale[:, None, None]).sub_(shift[:, None, None])
         return scaled
 

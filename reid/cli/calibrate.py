@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reid.cli.network_options import NetworkCommand
+from reid.cli.network_options import ReadingCommand
 from reid.cli.options import (
     Backbone,
     Data,
@@ -31,7 +31,7 @@ commands = typer.Typer()
 
 
 @commands.command(
-    cls=NetworkCommand, epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors"
+    cls=ReadingCommand, epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors"
 )
 def calibrate(
     out: Annotated[Path, typer.Option(help="Profiles file to write.")],

@@ -133,7 +133,7 @@ def index_create(
     typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
 
 
-@index.command("add", cls=NetworkCommand, epilog="Example: reid index add galleries/crops --data today/manifest.csv")
+@index.command("add", cls=ReadingCommand, epilog="Example: reid index add galleries/crops --data today/manifest.csv")
 def index_add(
     folder: Place,
     data: Data = None,
@@ -165,11 +165,16 @@ def index_add(
         raise DataError("reid index add: which crops? give their manifest by --data")
     every_sample, samples, more = rows_and_columns(data, root)
     check_files(samples)
+    from reid.data.loading import readable_rows
+    from reid.pipeline import workers
+
+    kept = readable_rows(samples, workers=workers())
+    samples, more = tuple(samples[i] for i in kept), {name: [more[name][i] for i in kept] for name in more}
     if uri is not None:
         refuse_options(uri, thumbnails=thumbnails)
         add_in_milvus(uri, samples, more, network_of_milvus(every_sample, weights, profiles, unseen), as_json)
         return
-    from reid.pipeline import check_weights, gallery_checkpoint, progress_bar, workers
+    from reid.pipeline import check_weights, gallery_checkpoint, progress_bar
     from reid.retrieval.embed import embed
     from reid.retrieval.growth import add_samples
     from reid.retrieval.kept_site import network_files

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reid.data.images import read_image
 from reid.data.transforms import EvaluationTransform
+from reid.data.unreadable import current_unreadable
 from reid.errors import ConditionError, ConfigError, DataError
 from reid.records import Sample, domain_of
 
@@ -101,6 +102,52 @@ def _unknown_domain_message(sample: Sample, domain_fields: Sequence[str], domain
     )
 
 
+def readable_rows(samples: Sequence[Sample], *, workers: int = 0) -> list[int]:
+    """Find the samples whose images can be read, for work that has to know this before it begins.
+
+    Args:
+        samples: N samples.
+        workers: Threads that read images; 0 reads them one by one.
+
+    Returns:
+        The numbers of the samples, ascending.  Where images that cannot be read are errors, these are all of them, and
+        nothing is read.  Inside :func:`~reid.data.unreadable.handled_by` each image is read once, and those that
+        cannot be read are noted.
+
+    Raises:
+        DataError: None of the images can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> readable_rows([Sample(Path("1.jpg")), Sample(Path("2.jpg"))])
+        [0, 1]
+    """
+    unreadable = current_unreadable()
+    if unreadable is None:
+        return list(range(len(samples)))
+
+    def find_error(sample: Sample) -> DataError | None:
+        try:
+            read_image(sample.path)
+        except DataError as error:
+            return error
+        return None
+
+    known = unreadable.read | set(unreadable.reasons)
+    new = [sample for path, sample in {sample.path: sample for sample in samples}.items() if path not in known]
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="reid-check") as pool:
+        for sample, error in zip(new, pool.map(find_error, new), strict=True):
+            if error is None:
+                unreadable.read.add(sample.path)
+            else:
+                unreadable.add(sample, error)
+    rows = [row for row, sample in enumerate(samples) if sample.path in unreadable.read]
+    if samples and not rows:
+        first = samples[0].path
+        raise DataError(f"{unreadable.reasons[first]}; none of the {len(samples)} images can be read")
+    return rows
+
+
 def load_batches(
     samples: Sequence[Sample],
     transform: EvaluationTransform,
@@ -113,6 +160,7 @@ def load_batches(
     decoder: str = "pillow",
     on_unreadable: OnUnreadable | None = None,
     change: ImageChange | None = None,
+    fast: bool = False,
 ) -> Iterator[Batch]:
     """Read samples in batches, in their order.
 
@@ -131,6 +179,8 @@ def load_batches(
         on_unreadable: Is told of each image that cannot be read, which is then left out; without it such an image is
             an error.
         change: Changes every image before it is resized; the image is decoded at its full size then.
+        fast: Whether images are resized in less time, with a few values that differ by 1, see
+            :meth:`~reid.data.transforms.EvaluationTransform.resize`.
 
     Returns:
         An iterator over the batches.
@@ -143,7 +193,9 @@ def load_batches(
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
     domain = domain_indices(samples, domain_fields, domains, unknown_domain) if domain_fields else None
-    crops = _read_crops(samples, transform, workers, 2 * batch_size, decoder, on_unreadable is not None, change)
+    crops = _read_crops(
+        samples, transform, workers, 2 * batch_size, decoder, on_unreadable is not None, change=change, fast=fast
+    )
     return _batches(crops, samples, transform, domain, batch_size, on_unreadable)
 
 
@@ -205,6 +257,7 @@ def _read_crops(
     decoder: str = "pillow",
     keeps_errors: bool = False,
     change: ImageChange | None = None,
+    fast: bool = False,
 ) -> Generator[Tensor | DataError]:
     """Yield each sample's crop, (3, H, W) uint8, in order; decode at most ``ahead`` crops before they are used.
 
@@ -215,7 +268,7 @@ def _read_crops(
         try:
             size = None if change else (transform.width, transform.height)
             image = read_image(sample.path, decoder, size)
-            return transform.resize(change(sample, image) if change else image)
+            return transform.resize(change(sample, image) if change else image, fast=fast)
         except DataError as error:
             if keeps_errors:
                 return error

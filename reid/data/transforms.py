@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from reid.errors import ConfigError, DataError, unknown_name
 
@@ -30,6 +31,7 @@ INTERPOLATIONS = {
 }
 LUMA: Triple = (0.299, 0.587, 0.114)  # ITU-R BT.601: the grey of Pillow and torchvision
 
+_NORMALISED_AT_ONCE = 4  # images, which stay in the processor cache
 _IMAGES_AT_ONCE = 16  # so few images stay in the processor cache: 5 times faster than a batch of 96 at once
 
 
@@ -73,9 +75,21 @@ class EvaluationTransform:
         if min(self.std) <= 0:
             raise ConfigError(f"transform: expected a std above 0, got {self.std}")
 
-    def resize(self, image: Image.Image) -> Tensor:
-        """Resize an RGB image; return (3, height, width) uint8."""
+    def resize(self, image: Image.Image, *, fast: bool = False) -> Tensor:
+        """Resize an RGB image.
+
+        Args:
+            image: The image.
+            fast: Resize bilinearly by the vector kernel of PyTorch, which takes less than half of the time.  It has
+                the weights of Pillow in fewer digits, so that a few values in a thousand differ by 1.
+
+        Returns:
+            (3, height, width) uint8.
+        """
         size = (self.width, self.height)
+        if image.size != size and fast and self.interpolation == "bilinear":
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W), in memory (H, W, 3)
+            return functional.interpolate(pixels[None], size[::-1], mode="bilinear", antialias=True)[0].contiguous()
         if image.size != size:
             image = image.resize(size, INTERPOLATIONS[self.interpolation])
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
@@ -85,7 +99,11 @@ class EvaluationTransform:
         # As x / (255 std) - mean / std the formula needs fewer passes over the memory.
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         scale, shift = 1 / (255 * std), mean / std
-        return images.to(torch.float32, copy=True).mul_(scale[:, None, None]).sub_(shift[:, None, None])
+        scaled = torch.empty_like(images, dtype=torch.float32)
+        parts, targets = (torch.split(whole, _NORMALISED_AT_ONCE) for whole in (images, scaled))
+        for part, target in zip(parts, targets, strict=True):
+            target.copy_(part).mul_(scale[:, None, None]).sub_(shift[:, None, None])
+        return scaled
 
     def to_dict(self) -> dict[str, Any]:
         """Return numbers, strings and lists that JSON can hold; ``flip`` is left out when false, as in older files."""

@@ -24,6 +24,7 @@ class Unreadable:
 
     Attributes:
         reasons: The path of each, and why.
+        read: The paths of images that were found readable.
 
     Example:
         >>> unreadable = Unreadable()
@@ -33,6 +34,7 @@ class Unreadable:
     """
 
     reasons: dict[Path, str] = field(default_factory=dict)
+    read: set[Path] = field(default_factory=set)
 
     def add(self, sample: Sample, error: DataError) -> None:
         """Note an image, once."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.data.loading import ImageChange, Progress, load_batches
+from reid.data.loading import ImageChange, Progress, load_batches, readable_rows
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
 from reid.models.freed_memory import freed_memory_kept
@@ -86,6 +86,7 @@ def calibrate_checkpoint(
     """
     domain_fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
     _check_calibration(checkpoint, domain_fields)
+    samples = [samples[row] for row in readable_rows(samples, workers=workers)]
     groups = _group_by_domain(samples, domain_fields, np.random.default_rng(seed))
     domains = sorted(groups)
     if mixes_domains(checkpoint.network):

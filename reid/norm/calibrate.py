@@ -7,14 +7,15 @@ network that uses it.  The network that is measured stays as it is.  Identities 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from reid.errors import ConfigError, DataError, WeightsError
+from reid.norm.batchnorm_layer import DomainBatchNorm
 from reid.norm.condition import Given, current_condition
 from reid.norm.convert import NormLayer, convert_norm, domains_of, norm_layers, take_rows
 from reid.norm.covariance import CovarianceStatistics
@@ -70,19 +71,13 @@ def calibrate(
             f"calibrate: the adapters of this network are of {', '.join(adapted)}; measure just these, in this order"
         )
     measured = _measuring_copy(network, tuple(domains))
-    found: dict[str, Statistics | CovarianceStatistics] = {}
-    hooks = [
-        layer.register_forward_pre_hook(partial(_collect, found, name, len(domains)))
-        for name, layer in norm_layers(measured).items()
-    ]
+    collectors = {name: _Collector(layer, len(domains)) for name, layer in norm_layers(measured).items()}
     given = Given(measured)
     device = device_of(measured)
     with torch.inference_mode():
         for images, domain in batches:
             given(images.to(device), domain.to(device))
-    for hook in hooks:
-        hook.remove()
-    found = {name: statistics.to("cpu") for name, statistics in found.items()}
+    found = {name: one.found.to("cpu") for name, one in collectors.items() if one.found is not None}
     image_counts = _image_counts(found, domains, minimum)
     diagonal = {layer: s.diagonal() if isinstance(s, CovarianceStatistics) else s for layer, s in found.items()}
     return Profiles(
@@ -159,22 +154,72 @@ def _with_domains(network: nn.Module, domains: tuple[str, ...]) -> nn.Module:
     return take_rows(network, domains, [known.index(name) if name in known else None for name in domains])
 
 
-def _collect(
-    found: dict[str, Statistics | CovarianceStatistics],
-    name: str,
-    domain_count: int,
-    layer: NormLayer,
-    inputs: tuple[Tensor],
-) -> None:
-    """Merge the statistics of the input of a layer, by domain, into what was found so far."""
+class _Collector:
+    """Merges the statistics of the inputs of one layer of the measuring copy, by domain.
+
+    A plain BatchNorm on a CPU computes the moments of its batch anyway.  With a momentum of 1 its kernel leaves them in
+    the running statistics, where they are read, so they are not computed a second time.
+
+    Attributes:
+        found: The statistics of all inputs so far; None before the first.
+    """
+
+    def __init__(self, layer: NormLayer, domain_count: int) -> None:
+        self.found: Statistics | CovarianceStatistics | None = None
+        self._domain_count = domain_count
+        self._images: Tensor | None = None  # (G,), of the batch whose moments the layer computes
+        self._before: dict[str, Tensor] = {}
+        layer.register_forward_pre_hook(self._prepare)
+        layer.register_forward_hook(self._read)
+
+    def _prepare(self, layer: NormLayer, inputs: tuple[Tensor]) -> None:
+        x = inputs[0]
+        domain = _domain_of_rows(x)
+        if isinstance(layer, DomainBatchNorm) and layer.is_plain_batchnorm and not layer.sync and x.is_cpu:
+            images = torch.bincount(domain, minlength=self._domain_count)
+            if len(domain) == len(x) and not bool((images * _positions(x) == 1).any()):
+                self._images, layer.momentum = images, 1.0
+                self._before = {key: getattr(layer, key).clone() for key in ("running_mean", "running_var")}
+                return
+        self._merge(layer.measure(x, domain, self._domain_count))
+
+    def _read(self, layer: NormLayer, inputs: tuple[Tensor], _output: Tensor) -> None:
+        if self._images is None:
+            return
+        images, values = self._images, self._images * _positions(inputs[0])
+        is_measured = (images > 0).unsqueeze(1)
+        biased = ((values - 1).clamp_min(0) / values.clamp_min(1)).unsqueeze(1)
+        mean, var = (getattr(layer, key).view(self._domain_count, -1) for key in self._before)
+        dtype = mean.dtype
+        self._merge(
+            Statistics(
+                torch.where(is_measured, mean, 0.0),
+                torch.where(is_measured, (var.double() * biased).to(dtype), 0.0),
+                images.to(dtype),
+            )
+        )
+        for key, old in self._before.items():
+            getattr(layer, key).copy_(old)
+        self._images, layer.momentum = None, 0.0
+
+    def _merge(self, new: Statistics | CovarianceStatistics) -> None:
+        self.found = new if self.found is None else merge_statistics(self.found, new)
+
+
+def _domain_of_rows(x: Tensor) -> Tensor:
+    """The domain (B,) of each row that a layer sees in this forward pass."""
     condition = current_condition()
     domain = condition.domain if condition is not None else None
     if isinstance(domain, Tensor) and domain.is_floating_point():
         raise ConfigError("calibrate: expected a domain for each image, got weights; a domain is measured by itself")
     if not isinstance(domain, Tensor):
-        domain = torch.full((len(inputs[0]),), int(domain or 0), device=inputs[0].device)
-    statistics = layer.measure(inputs[0], domain, domain_count)
-    found[name] = merge_statistics(found[name], statistics) if name in found else statistics
+        domain = torch.full((len(x),), int(domain or 0), device=x.device)
+    return domain
+
+
+def _positions(x: Tensor) -> int:
+    """How many values of a channel each row holds: H W of maps (B, C, H, W)."""
+    return math.prod(x.shape[2:])
 
 
 def _image_counts(

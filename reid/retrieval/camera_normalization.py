@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 import torch
 
-from reid.data.loading import Progress
+from reid.data.loading import Progress, readable_rows
 from reid.errors import DataError
 from reid.models.calibration import can_be_calibrated, own_profiles, replace_domains
 from reid.models.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def normalize_cameras(
     request = parse_normalization(request) if isinstance(request, str) else request
     fields = tuple(domain_fields) or checkpoint.domain_fields or ("camera",)
     measurement = CameraMeasurement(checkpoint, fields, prior, prior_from, workers, seed, progress)
-    crops = group_crops(samples, fields, minimum)
+    crops = group_crops([samples[row] for row in readable_rows(samples, workers=workers)], fields, minimum)
     if request.is_auto:
         choice = _choose(measurement, crops)
     else:

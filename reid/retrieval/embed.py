@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from reid.data.loading import ImageChange, OnUnreadable, Progress, domain_indices, load_batches
 from reid.errors import DataError
 from reid.models.checkpoint import Checkpoint
+from reid.models.execution import AUTO
 from reid.models.freed_memory import freed_memory_kept
 from reid.models.runtime_choice import choose_runtime
 from reid.records import Embeddings, IntArray, Sample, domain_of
@@ -74,6 +75,7 @@ def embed(
         decoder=checkpoint.execution.decoder,
         on_unreadable=on_unreadable,
         change=change,
+        fast=checkpoint.execution.runtime not in ("eager", AUTO),
     )
     vectors, is_embedded = np.empty((0, 0), np.float32), np.zeros(len(samples), np.bool_)
     with freed_memory_kept():

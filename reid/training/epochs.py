@@ -126,6 +126,7 @@ def _save(
         "samples": rows.digest,
         "learner": loop.learner.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
+        "scaler": loop.scaler.state_dict(),
         "history": history,
     }
     folder.save_state(state if best is None else {**state, "best": best})
@@ -150,6 +151,8 @@ def _restore(loop: TrainingLoop, folder: RunFolder, rows: TrainingRows) -> tuple
     try:
         loop.learner.load_state_dict(state["learner"])
         loop.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):  # empty unless the training is in float16
+            loop.scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise WeightsError(
             f"{folder.state}: the checkpoint does not fit the network of this version; delete it to start over"

@@ -149,7 +149,7 @@ class TrainingLoop:
         self.device = device_of(learner)
         self.objective = Objective(learner, recipe, target_loss)
         # Gradients of float16 are scaled, so that small ones do not become 0; for other precisions this does nothing.
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._parallel: ParallelNetwork | None = None
         if processes.count > 1:
             self.objective.refuse_layer_losses()
@@ -255,12 +255,12 @@ class TrainingLoop:
             )
         self.optimizer.zero_grad(set_to_none=True)
         share = loss * self.processes.count if self._parallel is not None else loss  # gradients are averaged over them
-        self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-        self._scaler.unscale_(self.optimizer)
+        self.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
         if self.recipe.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.gradient_clip)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def _style_views(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Give some images as they are, the same ones with other colours, and their domains, batch by batch."""

@@ -62,6 +62,30 @@ def test_bad_images_stop_or_are_listed(
     assert "known: stop, list" in capsys.readouterr().err
 
 
+def test_bad_images_are_left_out_of_calibration_and_of_added_rows(
+    manifest: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, gallery = ["--data", manifest], tmp_path / "gallery"
+    measured = ["calibrate", *data, "--weights", weights, "--out", tmp_path / "profiles.safetensors"]
+    assert run(*measured) == 1
+    assert "no such image" in capsys.readouterr().err
+    assert run(*measured, "--bad-images", "list") == 0
+    found = capsys.readouterr()
+    assert "left out 2 images that cannot be read:" in found.err
+    counts = [int(line.split("\t")[1].split()[0]) for line in found.out.splitlines()]
+    assert sum(counts) == len(manifest.read_text().splitlines()) - 3
+    assert run("index", "create", gallery, "--weights", weights) == 0
+    assert run("index", "add", gallery, *data) == 1
+    capsys.readouterr()
+    assert run("index", "add", gallery, *data, "--bad-images", "list", "--json") == 0
+    found = capsys.readouterr()
+    assert "left out 2 images that cannot be read:" in found.err
+    rows = sum(",gallery" in line for line in manifest.read_text().splitlines())
+    assert json.loads(found.out)["added"] == rows - 2
+    assert run("index", "add", gallery, *data, "--bad-images", "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["added"] == 0
+
+
 def test_a_gallery_keeps_the_precision_of_its_embeddings(
     tiny_street: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

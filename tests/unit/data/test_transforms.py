@@ -42,6 +42,25 @@ def test_resize_agrees_with_pillow(interpolation: str) -> None:
     np.testing.assert_array_equal(resized.numpy().transpose(1, 2, 0), expected)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 5))
+def test_the_fast_resize_differs_from_pillow_by_one_at_most(height: int, width: int, seed: int) -> None:
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    transform = EvaluationTransform(40, 20)
+    fast, exact = transform.resize(image, fast=True), transform.resize(image)
+    assert (fast.dtype, fast.shape, fast.is_contiguous()) == (torch.uint8, exact.shape, True)
+    assert int((fast.int() - exact.int()).abs().max()) <= 1
+    plain = torch.nn.functional.interpolate(exact.new_tensor(np.asarray(image)).permute(2, 0, 1)[None], (40, 20))
+    if height > 80 and width > 40:  # the wrong way: without filtering it differs much more
+        assert int((plain[0].int() - exact.int()).abs().max()) > 1
+
+
+def test_other_interpolations_have_no_fast_way() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 31, 3), dtype=np.uint8))
+    transform = EvaluationTransform(40, 20, interpolation="bicubic")
+    assert torch.equal(transform.resize(image, fast=True), transform.resize(image))
+
+
 def test_an_image_of_the_right_size_is_not_changed() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)

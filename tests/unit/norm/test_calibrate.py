@@ -319,3 +319,21 @@ def test_later_layers_converge_as_batches_grow() -> None:
         far.append(float(difference["9"]))
     assert far == sorted(far, reverse=True)
     assert far[-1] < 0.1 < far[0]
+
+
+@settings(max_examples=20, deadline=None)
+@hypothesis_given(data=st.data())
+def test_reading_the_kernel_is_measuring_the_input(data) -> None:
+    """What BatchNorm computes is what the input has, for batches of one or two domains and for single images."""
+    images, domain = images_and_labels()
+    order = torch.tensor(data.draw(st.permutations(range(24))))
+    cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=4)))
+    sizes = [b - a for a, b in zip([0, *cuts], [*cuts, 24], strict=True)]
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3)).eval()
+    profiles = calibrate(network, chunks(images[order], domain[order], sizes), NAMES)
+    whole = pool(*moments(images), domain, 2)
+    torch.testing.assert_close(profiles.mean["0"], whole.mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(profiles.var["0"], whole.var, rtol=1e-5, atol=1e-5)
+    unbiased = torch.stack([images[domain == row].var((0, 2, 3)) for row in range(2)])
+    assert not torch.equal(profiles.var["0"], unbiased)
+    assert profiles.images == (12, 12)

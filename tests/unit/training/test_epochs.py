@@ -79,6 +79,19 @@ def test_an_interrupted_training_remembers_the_best_epoch(tmp_path: Path) -> Non
     assert torch.equal(first_weight(loop), first.weights[1])
 
 
+def test_an_interrupted_training_keeps_the_scale_of_its_gradients(tmp_path: Path) -> None:
+    first, again, old = (loop_of(epochs=2, validate_every=0) for _ in range(3))
+    first.scaler, again.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (64.0, 2.0))
+    run(first, tmp_path / "run", Script([]))
+    run(again, tmp_path / "run", Script([]))  # nothing is left to train
+    assert again.scaler.state_dict() == first.scaler.state_dict()
+    assert again.scaler.get_scale() == 64.0
+    run(old, tmp_path / "old", Script([]))  # in float32 nothing is scaled
+    assert old.scaler.state_dict() == {}
+    run(first, tmp_path / "old", Script([]))
+    assert first.scaler.get_scale() == 64.0
+
+
 def test_epochs_are_measured_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:
     history = run(loop_of(epochs=5, validate_every=2), tmp_path / "run", Script([0.1, 0.2, 0.3]))
     assert [line["epoch"] for line in history if MAP in line] == [2, 4, 5]

@@ -34,6 +34,7 @@ from helpers.kill_states import (
     sweep_state,
 )
 from helpers.walking_people import TWO, write_video
+from reid.app.accounts import add_user, list_users
 from reid.data.manifest import read_manifest, write_manifest
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
@@ -90,6 +91,12 @@ def add_queries(folder: Path) -> None:
     save_queries(folder / "G", gallery)
     for name in USERS_FILES:
         (folder / "G" / name).write_text("years of work")
+
+
+def add_users(folder: Path) -> None:
+    """A file with two users."""
+    for name in ("anna", "ben"):
+        add_user(folder / "users.toml", name, "viewer", "a long password")
 
 
 def make_sites(folder: Path) -> None:
@@ -262,6 +269,15 @@ CASES |= {
         ("weights", "get", "osnet_x0_25_msmt17"),
         file_state(Path.read_bytes, "weights/osnet_x0_25_msmt17.pth"),
     ),
+    "corrupt": Case(
+        ("corrupt", "--data", "all.csv", "--out", "bad", "--corruption", "contrast", "--severity", "3"),
+        file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
+    ),
+    "remove a user": Case(
+        ("users", "remove", "users.toml", "anna"),
+        file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),
+        prepare=add_users,
+    ),
     "export": Case(
         ("export", *WEIGHTS, "--out", "m.onnx"),
         file_state(lambda path: load_checkpoint(path).fingerprint if path.exists() else "none", "m.onnx"),
@@ -277,6 +293,12 @@ CASES |= {
     ),
 }  # fmt: skip
 
+WRITE_AS_OTHERS = {
+    ("start",): "it runs init, validate, calibrate, adapt, index build and identify, one after the other",
+    ("recipe",): "it writes a manifest as init does, and a run as train does",
+    ("users", "add"): "it writes the file as users remove does, and asks for a password",
+    ("cameras", "repair"): "it writes profiles as calibrate does",
+}
 WRITE_NOTHING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("validate",): ("--data", "all.csv"),
     ("search",): (ANNA, "--gallery", "G"),
@@ -291,6 +313,7 @@ WRITE_NOTHING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("identify", "handoff"): IN_G,
     ("identify", "match"): (ANNA, *IN_G),
     ("weights", "list"): (),
+    ("users", "list"): ("users.toml",),
 }
 BEFORE_READERS = (
     ALL,

@@ -160,14 +160,14 @@ def replace_slow_parts(traced: Path) -> None:
     import reid.models.export
     import reid.models.weights.public_weights
 
-    trace = reid.models.export._export_graph
+    trace = reid.models.export.export_graph
 
     def trace_once(*arguments: Any) -> bytes:
         if not traced.exists():
             traced.write_bytes(trace(*arguments))
         return traced.read_bytes()
 
-    reid.models.export._export_graph = trace_once
+    reid.models.export.export_graph = trace_once
     reid.models.weights.public_weights.urlopen = lambda *_, **__: Answer(Path("remote.pth").read_bytes())
     reid.adaptation.site_adaptation.STEPS = 1
     reid.app.application.guarded_application = lambda *_: None

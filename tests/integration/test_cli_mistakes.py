@@ -51,7 +51,9 @@ def test_training_on_an_identity_with_one_image(fails, manifest: Path, tmp_path:
         return row if row["split"] == "train" and (first or row["identity"] != "a-train-person-0001") else None
 
     rows = write_changed(manifest, tmp_path / "one.csv", change)
-    (tmp_path / "e.toml").write_text(f'[data]\nmanifests = ["{rows}"]\n[train]\nidentities_per_batch = 2\n')
+    (tmp_path / "e.toml").write_text(
+        f'[data]\nmanifests = ["{rows}"]\nsingletons = "error"\n[train]\nidentities_per_batch = 2\n'
+    )
     assert "a-train-person-0001" in fails("train", tmp_path / "e.toml", "--out", tmp_path / "run")
 
 

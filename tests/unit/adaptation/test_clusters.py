@@ -132,7 +132,7 @@ def test_groups_are_joined_where_matches_are_beyond_chance_only() -> None:
 
 
 def test_the_mutual_share_is_that_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reid.adaptation.agreement.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("reid.retrieval.normalization_choice.ROWS_AT_ONCE", 7)
     vectors, _, cameras = people(20, np.full((20, 3), 2), noise=1.0)
     groups = (np.arange(len(cameras)) % 2).astype(np.int64)
     shares = []

@@ -9,12 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check lint docs setup setup-test chromium clean milvus-test
+.PHONY: demo test check lint docs setup setup-test chromium axe clean milvus-test
 
 demo: setup
 	@$(BIN)/python demo/app.py --port $(PORT)
 
-test: setup-test chromium docs
+test: setup-test chromium axe docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: setup-test lint docs
@@ -72,5 +72,13 @@ chromium:
 		echo "the browser tests need Chromium: install the package 'chromium' or set CHROMIUM=/path/to/it" >&2; exit 1; \
 	fi
 
+# The browser tests apply the rules of axe-core, which npm installs beside them.
+axe: tests/browser/node_modules/.package-lock.json
+
+tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
+	@command -v npm >/dev/null || { echo "the browser tests need axe-core: install npm" >&2; exit 1; }
+	npm ci --no-audit --no-fund --prefix tests/browser
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-milvus data galleries build site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-milvus data galleries build site tests/browser/node_modules .mypy_cache .ruff_cache .pytest_cache

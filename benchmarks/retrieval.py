@@ -36,6 +36,7 @@ import numpy as np
 
 from reid.records import Embeddings, Sample
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.row_table import RowTable
 from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.index_kinds import INDEX_KINDS
 from reid.retrieval.stores.indexed_store import IndexedStore
@@ -106,6 +107,7 @@ def measure(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     spent: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
+        work()  # the second search of a store makes its codes
     for _ in range(rounds):
         for name, work in works.items():
             start = time.process_time()
@@ -157,12 +159,12 @@ def filters(options: argparse.Namespace) -> list[Row]:
     random = np.random.default_rng(1)
     index = faiss.IndexFlatIP(options.dimension)
     index.add(vectors)
-    store = FlatStore(options.dimension)
-    store.add(np.arange(rows), vectors)
     for layout, cameras in (
         ("grouped", np.sort(random.integers(0, CAMERAS, rows))),
         ("mixed", random.integers(0, CAMERAS, rows)),
     ):
+        store = FlatStore(options.dimension)
+        store.add(np.arange(rows), vectors, RowTable.from_samples([Sample("", camera=f"c{c}") for c in cameras]))
         for kept in (1, 3, 5):
             allowed = np.flatnonzero(cameras < kept)
             own = FlatStore(options.dimension)

@@ -20,12 +20,14 @@ from reid.structured_text import parse_toml, read_toml, shorten
 # not finite.
 MIN_SIDE, MAX_SIDE = 8, 2048  # pixels of a side of the images that a network is trained on
 MAX_BATCH = 2**14  # images
+DEVICE = r"^(auto|cpu|mps|cuda(:\d{1,3})?)$"
 MAX_THREADS = 256  # torch crashes where the system refuses to start so many
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
+CountOrNone = Annotated[int, Field(ge=0, le=10**6)]  # 0 switches off what is counted
 Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 DomainField = Literal["category", "modality", "camera"]
 
@@ -41,6 +43,8 @@ class Data(_Section):
     unlabelled: tuple[str, ...] = ()  # manifests of a site to adapt to; their identities are never read
     categories: tuple[str, ...] = ()  # the categories to keep; () keeps all
     size: tuple[Side, Side] = (128, 64)  # height and width in pixels that crops are resized to
+    singletons: Literal["leave out", "error"] = "leave out"  # what to do with identities that have one image
+    held_out: Annotated[float, Field(ge=0.0, le=0.9)] = 0.0  # fraction of the identities that only measures epochs
 
 
 class Network(_Section):
@@ -100,8 +104,14 @@ class Train(_Section):
     triplet_ramp: NonNegative = 4.0  # epochs in which the weight rises from 0 to triplet_weight
     contrast_weight: NonNegative = 0.0  # weight of the supervised contrastive loss on the embeddings
     positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # float16 on a GPU only
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"  # auto takes the best there is
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] = 2  # the last bits of the results depend on it
+    validate_every: CountOrNone = 0  # epochs between two measurements on data.held_out; 0 measures none
+    keep: Literal["last", "best"] = (
+        "last"  # which epoch becomes the weights: the last, or that of the best held-out mAP
+    )
+    patience: CountOrNone = 0  # measurements without a better mAP after which the training ends; 0 ends it never
 
     @model_validator(mode="after")
     def _batches_fit_into_memory(self) -> Train:
@@ -135,6 +145,18 @@ class Experiment(_Section):
     norm: Norm = Norm()
     train: Train = Train()
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _held_out_identities_are_measured(self) -> Experiment:
+        recipe = self.train
+        if recipe.validate_every and not self.data.held_out:
+            raise ValueError(
+                f"train.validate_every = {recipe.validate_every} measures held-out identities: set data.held_out, such"
+                " as 0.1"
+            )
+        if not recipe.validate_every and (recipe.keep == "best" or recipe.patience):
+            raise ValueError('train.keep = "best" and train.patience need measurements: set train.validate_every')
+        return self
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Experiment:
@@ -192,6 +214,18 @@ def parse_config(table: Mapping[str, Any], where: str) -> Experiment:
         key = ".".join(str(part) for part in first["loc"][:2]) or "experiment"
         got = "" if first["type"] in ("missing", "value_error") else f", got {shorten(first['input'])}"
         raise ConfigError(f"{where}: {key}: {_one_line(first['msg'])}{got}") from error
+
+
+def apply_sets(experiment: Experiment, sets: Sequence[str]) -> Experiment:
+    """Return an experiment with overrides such as "train.epochs=3", as :func:`load_config` reads them.
+
+    Raises:
+        ConfigError: A key or a value is wrong.
+    """
+    table = experiment.model_dump(mode="json")
+    for item in sets:
+        _override(table, item)
+    return parse_config(table, "--set")
 
 
 def leaf_names() -> tuple[str, ...]:

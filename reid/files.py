@@ -34,7 +34,7 @@ def write_whole(path: Path, write: Writer, *, private: bool = True) -> None:
         private: Only the owner may read the file, because it shows people or is derived from images of them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _writer_folder(path.parent) as own:
+    with writer_folder(path.parent) as own:
         part = own / path.name
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if private else 0o666))
         write(part)
@@ -57,7 +57,7 @@ def write_together(paths: Sequence[Path], write: Callable[[Path], object]) -> No
     """
     parent = paths[0].parent
     parent.mkdir(parents=True, exist_ok=True)
-    with _writer_folder(parent) as own:
+    with writer_folder(parent) as own:
         write(own)
         for path in paths:
             sync(own / path.name)
@@ -68,7 +68,7 @@ def write_together(paths: Sequence[Path], write: Callable[[Path], object]) -> No
 
 
 @contextmanager
-def _writer_folder(parent: Path) -> Iterator[Path]:
+def writer_folder(parent: Path) -> Iterator[Path]:
     """Make a private folder for what is being written, and remove it at the end of the ``with`` block.
 
     Libraries put temporary files of their own beside the file that they write, so these lie there as well.  The folder
@@ -244,6 +244,10 @@ def check_output_file(out: Path, mark: str, inputs: Sequence[str] | None = None)
     """
     prepare_output_folder(out.parent, out)
     if not out.exists():
+        if out.is_symlink():
+            raise ConfigError(
+                f"{out}: is a link that leads nowhere; it would be lost, so choose another name or delete it"
+            )
         return
     if not out.is_file():
         raise ConfigError(f"{out}: expected a file to write, this is a folder or device; choose another name")
@@ -255,7 +259,10 @@ def check_output_file(out: Path, mark: str, inputs: Sequence[str] | None = None)
 
 
 def prepare_output_folder(folder: Path, out: Path | None = None) -> Path:
-    """Create a folder if it is missing, and check that files can be written in it.
+    """Check that files can be written in a folder, which need not exist yet.
+
+    A missing folder is not made, so that a command that fails later leaves no empty one behind; what writes files makes
+    the folders that they need.
 
     Args:
         folder: The folder.
@@ -268,10 +275,51 @@ def prepare_output_folder(folder: Path, out: Path | None = None) -> Path:
         ConfigError: No file can be written in it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+        TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise ConfigError(
             f"{out or folder}: no file can be written there ({error.strerror or error}); choose another place"
         ) from error
     return folder
+
+
+def make_output_folder(folder: Path, mode: int = 0o777) -> Path:
+    """Make a folder for files that stay there whatever the command finds, unless it is there already.
+
+    Args:
+        folder: The folder.
+        mode: Who may use it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: It cannot be made, or no file can be written in it.
+    """
+    prepare_output_folder(folder)
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def folder_for_files(folder: Path, mode: int = 0o777) -> Iterator[None]:
+    """Make a folder, and remove it at the end of the ``with`` block if no file was put into it.
+
+    Folders above it that are missing are made and removed with it.
+
+    Args:
+        folder: The folder.
+        mode: Who may use it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it holds something
+                path.rmdir()

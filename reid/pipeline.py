@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from reid.data.manifest import check_files
 from reid.data.selection import evaluated_samples, gallery_samples
+from reid.data.unreadable import current_unreadable
 from reid.errors import DataError, GalleryError, WeightsError
 from reid.files import prepare_output_folder
+from reid.models.execution import as_stored, current_execution, execution_with
 from reid.models.provenance import UNSEEN_CAMERA_KEY, provenance_of
 from reid.records import Embeddings, Sample, Split, UnseenCameraPolicy, domain_of
 
@@ -128,6 +130,9 @@ def load_checkpoint(
     size: tuple[int, int] | None = None,
     profiles: Sequence[str | Path] = (),
     flip: bool = False,
+    device: str | None = None,
+    precision: str | None = None,
+    runtime: str | None = None,
 ) -> Checkpoint:
     """Load a network with everything that is needed to use it.
 
@@ -137,14 +142,19 @@ def load_checkpoint(
         size: Height and width in pixels, instead of those that the weights were trained with.
         profiles: Files of camera profiles, installed in this order.
         flip: Embed each image and its mirror image, and take the mean of both.
+        device: Where it runs: "cpu", "cuda", "cuda:N", "mps" or "auto"; by default that of
+            :func:`~reid.models.execution.executed_as`, and outside of it the CPU.
+        precision: What it computes in, a name of :data:`~reid.models.execution.PRECISIONS`; likewise.
+        runtime: What runs it, a name of :data:`~reid.models.execution.RUNTIME_NAMES`; likewise.
 
     Returns:
         The checkpoint, ready to embed images.
 
     Raises:
         WeightsError: A file is missing or damaged, or does not fit the network.
-        ConfigError: The backbone is unknown, or the size is out of range.
+        ConfigError: The backbone is unknown, the size is out of range, or the device is not there.
     """
+    execution = execution_with(device=device, precision=precision, runtime=runtime)
     check_weights(weights, profiles)
     from reid.models.checkpoint import load_checkpoint as load
     from reid.norm import Profiles
@@ -152,7 +162,7 @@ def load_checkpoint(
     checkpoint = load(Path(weights or shipped_weights()), backbone, size=size)
     for path in profiles:
         checkpoint = checkpoint.with_profiles(Profiles.load(Path(path)))
-    return checkpoint.with_flip() if flip else checkpoint
+    return (checkpoint.with_flip() if flip else checkpoint).with_execution(execution)
 
 
 def unknown_domains(checkpoint: Checkpoint, samples: Iterable[Sample]) -> list[str]:
@@ -208,7 +218,8 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], polic
 def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str = "embedding") -> Embeddings:
     """Embed samples and show a progress bar.
 
-    All files are checked before the first is read.  An image that is listed as a query and in the gallery is embedded
+    All files are checked before the first is read.  Images that cannot be read are an error, or are noted and left out
+    inside :func:`~reid.data.unreadable.handled_by`.  An image that is listed as a query and in the gallery is embedded
     once, and both rows get the same vector.
 
     Args:
@@ -218,18 +229,21 @@ def embed_samples(checkpoint: Checkpoint, samples: Sequence[Sample], title: str 
 
     Returns:
         The embeddings, in the order of the samples.
+
+    Raises:
+        DataError: An image cannot be read, or none of them can.
     """
-    from reid.retrieval.embed import embed
+    from reid.models.runners import describe_execution
+    from reid.retrieval.embed import distinct_images, embed_distinct
 
     check_files(samples)
-    keys = [(sample.path, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
-    distinct = dict(zip(keys, samples, strict=True))
-    with progress_bar(title, len(distinct)) as progress:
-        embeddings = embed(checkpoint, list(distinct.values()), workers=workers(), progress=progress)
-    if len(distinct) == len(samples):
-        return embeddings
-    row_of = {key: row for row, key in enumerate(distinct)}
-    return Embeddings(tuple(samples), embeddings.vectors[[row_of[key] for key in keys]], embeddings.fingerprint)
+    unreadable = current_unreadable()
+    note = None if unreadable is None else unreadable.add
+    with progress_bar(title, len(distinct_images(checkpoint, samples)[0])) as progress:
+        embeddings = embed_distinct(checkpoint, samples, workers=workers(), progress=progress, on_unreadable=note)
+    if not checkpoint.execution.is_usual:
+        tqdm.write(f"embedded with {describe_execution(checkpoint)}", file=sys.stderr)
+    return embeddings
 
 
 def evaluate_data(
@@ -304,6 +318,7 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     """
     rows = gallery_samples(samples)
     from reid.retrieval.gallery import Gallery
+    from reid.retrieval.kept_site import network_files
     from reid.retrieval.storage import check_gallery_folder
     from reid.retrieval.tombstones import read_tombstones, without_erased
 
@@ -312,7 +327,7 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
     if not kept:
         raise DataError(f'{out}: the identities of all rows were erased; "reid index restore" lifts an erasure')
     gallery = Gallery.build(embed_samples(checkpoint, kept, "building the gallery"))
-    gallery.save(out, {NETWORK: checkpoint.save})
+    gallery.save(out, network_files(checkpoint))
     return gallery
 
 
@@ -324,8 +339,10 @@ def gallery_checkpoint(folder: Path) -> Checkpoint:
     """
     from reid.models.checkpoint import load_checkpoint
     from reid.retrieval.folder_reading import read_attached
+    from reid.retrieval.kept_site import with_site_of
 
     checkpoint = read_attached(folder, NETWORK, load_checkpoint)
     if checkpoint is None:
         raise GalleryError(f"{folder}: holds no network; pass the weights it was built with, or build it again")
-    return checkpoint
+    checkpoint = checkpoint.with_execution(as_stored(current_execution(), checkpoint.extra, str(folder)))
+    return with_site_of(checkpoint, folder)

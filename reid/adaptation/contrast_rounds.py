@@ -21,6 +21,7 @@ from reid.adaptation.clusters import Clustering, cluster_site
 from reid.adaptation.contrast import CROPS_A_STEP, Assignments, Memory, draw_step
 from reid.adaptation.site_network import SiteNetwork
 from reid.adaptation.stop_rule import BestEpoch, ClusterFigures, impossibility, refusal
+from reid.adaptation.watched_crops import WATCHED_EPOCHS, WatchedCrops, choose_watched, viewpoints_of, without_crops
 from reid.data.loading import Progress
 from reid.data.transforms import TrainTransform
 from reid.errors import WeightsError
@@ -43,6 +44,8 @@ class EpochFigures:
         quality: What the choice of the epoch goes by, 0..1.
         bridges: Clusters of infrared crops that are joined to a cluster of visible ones.
         loss: The mean loss of the last epoch of training; NaN for epoch 0.
+        returning: The share of walks between cameras that return, from crops that take no part; None where there are
+            none any more.
     """
 
     epoch: int
@@ -50,6 +53,7 @@ class EpochFigures:
     quality: float
     bridges: int
     loss: float
+    returning: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return the figures as plain values; a loss that is not known is None."""
@@ -58,6 +62,7 @@ class EpochFigures:
             "quality": round(self.quality, 4),
             "bridges": self.bridges,
             "loss": None if math.isnan(self.loss) else round(self.loss, 4),
+            "returning": None if self.returning is None else round(self.returning, 4),
             "groups": [figures.to_json() for figures in self.groups],
         }
 
@@ -77,6 +82,7 @@ class RoundsState:
         kept_epoch: The number of this epoch.
         notes: One sentence for each group that was left out, and for an early end.
         is_finished: Whether nothing more is to be done.
+        watched: The crops that take no part in the first epochs, see :class:`WatchedCrops`; empty where all do.
     """
 
     groups: tuple[int, ...]
@@ -89,6 +95,7 @@ class RoundsState:
     kept_epoch: int = 0
     notes: list[str] = field(default_factory=list)
     is_finished: bool = False
+    watched: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class ContrastRounds:
         self.epochs, self.steps, self.seed = epochs, steps, seed
         self.identities = np.full(len(site.crops), -1, np.int64) if identities is None else identities
         self.clustering: Clustering | None = None
+        self._returning: float | None = None
         self._start = copy.deepcopy(site.network.state_dict())
         self._augment = TrainTransform(
             pad=max(1, site.transform.height // PAD_SHARE), erase=0.5, erase_area=(0.02, 0.22),
@@ -167,9 +175,11 @@ class ContrastRounds:
             if self._drop_groups(state, self.clustering):
                 continue
             assigned = self._assign(self.clustering, state.groups)
+            held = self._watch_crops(state, vectors, self.clustering, assigned)
             self._judge(state, self.clustering, assigned, watch)
             if not state.is_finished:
-                state.loss = self._train(state.epoch, vectors, assigned, watch)
+                taking_part = assigned if held is None else without_crops(assigned, held.held)
+                state.loss = self._train(state.epoch, vectors, taking_part, watch)
                 state.epoch += 1
                 self._snapshot(state, watch)
         self.site.network.load_state_dict(state.kept)
@@ -196,7 +206,7 @@ class ContrastRounds:
             return False
         state.notes += [f"{self.crops.group_names[group]}: {reason}" for group, reason in refused.items()]
         state.groups = tuple(group for group in state.groups if group not in refused)
-        state.epoch, state.loss, state.history = 0, math.nan, []
+        state.epoch, state.loss, state.history, state.watched = 0, math.nan, [], {}
         self._load(self._start, None)
         if not state.groups:
             self.site.measure(self.seed)
@@ -222,18 +232,52 @@ class ContrastRounds:
         """Note the figures of an epoch, keep its network if it is the best so far, and decide whether to go on."""
         count = int(found.labels.max(initial=-1)) + 1
         bridges = count - len(np.unique(assigned.persons[:count]))
-        figures = EpochFigures(state.epoch, found.figures, found.quality, bridges, state.loss)
-        best = BestEpoch([earlier.quality for earlier in state.history])
-        if best.keeps(figures.quality):
+        figures = EpochFigures(state.epoch, found.figures, found.quality, bridges, state.loss, self._returning)
+        best, is_given_back = BestEpoch([earlier.quality for earlier in state.history]), state.is_finished
+        if best.keeps(figures.quality) and not is_given_back:
             state.kept, state.kept_epoch = copy.deepcopy(self.site.network.state_dict()), state.epoch
         state.history.append(figures)
         if watch.on_epoch is not None:
             watch.on_epoch(figures)
-        if best.has_fallen:
+        if best.has_fallen and not is_given_back:
             state.notes.append(f"the clusters became worse after epoch {state.kept_epoch}")
-        state.is_finished = best.has_fallen or state.epoch >= self.epochs
-        if state.is_finished and not state.kept_epoch and not best.has_fallen:
+        state.is_finished = state.is_finished or best.has_fallen or state.epoch >= self.epochs
+        if state.is_finished and not state.kept_epoch and not best.has_fallen and not is_given_back:
             state.notes.append("the clusters did not become better in any epoch")
+
+    def _watch_crops(
+        self, state: RoundsState, vectors: FloatArray, found: Clustering, assigned: Assignments
+    ) -> WatchedCrops | None:
+        """Return the crops that take no part in the next epoch; they judge the training when they join it."""
+        self._returning = None
+        taking_part = np.isin(self.crops.groups, state.groups) & (self.identities < 0)
+        if state.epoch == 0:
+            count = int(found.labels.max(initial=-1)) + 1
+            chosen = choose_watched(vectors, found, assigned.persons[:count], self.crops, taking_part, self.seed)
+            state.watched = {} if chosen is None else chosen.to_state()
+        watched = WatchedCrops.from_state(state.watched)
+        if watched is None:
+            return None
+        gain = watched.gain(vectors, viewpoints_of(self.crops))
+        self._returning = gain.after
+        if state.epoch < min(WATCHED_EPOCHS, self.epochs):
+            return watched
+        state.watched = {}
+        if not gain.is_enough:
+            self._give_back(
+                state,
+                f"of the walks between cameras from crops that took no part, {gain.before:.1%} returned before and"
+                f" {gain.after:.1%} after {state.epoch} epochs, which is no clear gain",
+            )
+        return None
+
+    def _give_back(self, state: RoundsState, reason: str) -> None:
+        """Finish with the calibrated network."""
+        self._load(self._start, None)
+        self.site.measure(self.seed)
+        state.kept, state.kept_epoch = copy.deepcopy(self.site.network.state_dict()), 0
+        state.notes.append(reason)
+        state.is_finished = True
 
     def _train(self, epoch: int, vectors: FloatArray, assigned: Assignments, watch: Watch) -> float:
         """Make the updates of one epoch; return the mean loss."""

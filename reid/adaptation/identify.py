@@ -240,7 +240,7 @@ def regrouped(state: PersonState, labels: IntArray) -> tuple[IntArray, int]:
 def suggest(state: PersonState, labels: IntArray) -> tuple[Suggestion, ...]:
     """Return the persons whose crops fell into one group, those with the most crops first.
 
-    Persons that somebody has told apart are not suggested.
+    Persons of which somebody has said that they are different are not suggested.
     """
     barred = {
         _ordered(int(state.persons[one]), int(state.persons[other]))

@@ -148,7 +148,8 @@ def _watched(frozen: dict[str, NormLayer], domain: int) -> Iterator[list[Tensor]
         stored = layer.statistics_of(domain)
         diagonal = getattr(stored, "var", None)
         if diagonal is not None:
-            found.append(gaussian_divergence(mean, var + layer.eps, stored.mean[0].clone(), diagonal[0] + layer.eps))
+            target = stored.mean[0].clone(), diagonal[0] + layer.eps
+            found.append(gaussian_divergence(mean, var + layer.eps, *target).cpu())
 
     hooks = [layer.register_forward_pre_hook(collect) for layer in frozen.values()]
     try:

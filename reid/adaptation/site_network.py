@@ -26,6 +26,7 @@ from reid.norm import (
     extract,
     mixes_domains,
 )
+from reid.norm.calibrate import device_of
 from reid.norm.convert import norm_layers, take_rows
 from reid.records import FloatArray, IntArray
 
@@ -103,9 +104,10 @@ class SiteNetwork:
         return images.contiguous(memory_format=torch.channels_last)
 
     def run(self, images: Tensor, domain: Tensor) -> Tensor:
-        """Embed prepared images (B, 3, H, W) of domains (B,) int64; return (B, D) float32 unit rows."""
-        output: Tensor = Given(self.network)(images, domain if self._has_statistics else None)
-        return output
+        """Embed prepared images (B, 3, H, W) of domains (B,) int64; return (B, D) float32 unit rows on the CPU."""
+        device = device_of(self.network)
+        output: Tensor = Given(self.network)(images.to(device), domain.to(device) if self._has_statistics else None)
+        return output.cpu()
 
     def embed(self, progress: Progress | None = None) -> FloatArray:
         """Embed all crops with the measured statistics; return (N, D) float32 unit rows.

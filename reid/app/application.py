@@ -18,24 +18,21 @@ if TYPE_CHECKING:
 
     from reid.app.asgi import Application
     from reid.app.first_view import FirstValues
+    from reid.app.gallery_service import GalleryService
     from reid.app.guard import PageGuard
     from reid.app.served_data import ServedData
     from reid.app.uploads import UploadStore
 
 STYLE = Path(__file__).parent / "pages" / "style.css"
 UPLOAD_LIMIT = "10mb"
-OPEN_WARNING = (
-    "warning: --host {host}: everyone who can reach this machine can see the images of people and search them;"
-    " there is no password"
-)
 KEPT_RUN_TIMES = 100  # of past events; gradio tabulates them at every event
 
 
-def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
-    """Build the page with its three tabs.
+def build_page(service: GalleryService, uploads: UploadStore) -> tuple[gr.Blocks, list[FirstValues]]:
+    """Build the page.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+        service: The gallery that the page shows.
         uploads: Where the page finds what visitors upload.
 
     Returns:
@@ -44,29 +41,22 @@ def build_page(data: ServedData, uploads: UploadStore) -> tuple[gr.Blocks, list[
     # Importing gradio takes seconds, and it reads the folder for uploads from the environment.
     import gradio as gr
 
-    from reid.app.pages.camera_page import build_camera_page
-    from reid.app.pages.score_page import ScorePage
-    from reid.app.pages.search_page import SearchPage
+    from reid.app.page_hub import PageHub
+    from reid.app.pages import all_pages
 
     blocks: gr.Blocks
     with gr.Blocks(title="reid", analytics_enabled=False, fill_width=True) as blocks:
-        heading = gr.HTML(_heading(data), apply_default_css=False)
-        with gr.Tab("Search", id="search"):
-            search = SearchPage(data, uploads)
-        with gr.Tab("Scores", id="scores"):
-            ScorePage(data)
-        with gr.Tab("Cameras", id="cameras"):
-            walls = build_camera_page(data)
+        hub = PageHub(service.data, all_pages(service, uploads))
     blocks.queue(max_size=32, default_concurrency_limit=2)
     blocks._queue.ANALYTICS_MAX_EVENTS = KEPT_RUN_TIMES
-    return blocks, [([heading], lambda: [_current_heading(data)]), search.first_values, walls]
+    return blocks, [hub.first_values]
 
 
-def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
+def guarded_application(service: GalleryService, local: bool = True) -> PageGuard:
     """Build the page as a web application behind its guard.
 
     Args:
-        data: The sites and galleries that :func:`reid.app.served_data.prepare_data` returns.
+        service: The gallery that the page shows.
         local: Whether it is served on a loopback address.
     """
     from reid.app.first_view import FirstView
@@ -76,8 +66,8 @@ def guarded_application(data: ServedData, local: bool = True) -> PageGuard:
     from reid.app.uploads import UploadStore
 
     uploads = UploadStore()
-    blocks, values = build_page(data, uploads)
-    page = FirstView(web_application(blocks), blocks, data, values)
+    blocks, values = build_page(service, uploads)
+    page = FirstView(web_application(blocks), blocks, service.data, values)
     return PageGuard(page, MessageRules(blocks), Sessions(blocks), uploads, local)
 
 
@@ -140,26 +130,6 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _current_heading(data: ServedData) -> str:
-    from reid.errors import ReidError
-
-    try:
-        return _heading(data)
-    except ReidError:  # the pages say what is wrong
-        return '<header class="reid-heading"><h1>reid</h1></header>'
-
-
-def _heading(data: ServedData) -> str:
-    gallery = data.galleries[0].gallery
-    identities = len({(sample.category, sample.identity) for sample in gallery.samples})
-    cameras = len({(data.site_of.get(sample.path, ""), sample.camera) for sample in gallery.samples})
-    return (
-        '<header class="reid-heading"><h1>reid</h1><p>Find a person or a vehicle again in other cameras and in other'
-        f" light. Answers are ranked by similarity among <b>{len(gallery):,}</b> crops of <b>{identities:,}</b>"
-        f" identities in <b>{cameras}</b> cameras.</p></header>"
-    )
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line.
 
@@ -178,18 +148,48 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve on (default: %(default)s, this machine only)"
     )
+    parser.add_argument("--gallery", type=Path, help="folder of a gallery to show as it is")
     parser.add_argument(
         "--data",
         type=Path,
-        help="folder whose subfolders hold manifest.csv; the synthetic street is made in a folder without any"
-        " (default: data/street)",
+        help="manifest, or folder that holds one or whose subfolders do; the synthetic street is made in a folder"
+        " without any files (default: data/street)",
     )
     parser.add_argument("--galleries", type=Path, help="folder for the computed galleries (default: galleries)")
     parser.add_argument("--weights", type=Path, help="weights to show (default: the shipped ones)")
+    parser.add_argument("--backbone", help="name of the network of the weights, where they do not say it")
     parser.add_argument("--profiles", type=Path, action="append", help="camera profiles of these weights")
     parser.add_argument("--plain", type=Path, help="plain-BN weights to compare with (default: the shipped pair)")
     parser.add_argument("--identities", type=int, help="test people at each site of a new synthetic street")
+    from reid.app.serving_options import add_safety_arguments
+
+    add_safety_arguments(parser)
     return parser.parse_args(arguments)
+
+
+def open_data_of(options: argparse.Namespace) -> ServedData:
+    """Open the gallery that the options name, or prepare the data that they name.
+
+    Raises:
+        ConfigError: Options are given that do not go together.
+        ReidError: The gallery, the data or the weights cannot be read.
+    """
+    from reid.errors import ConfigError
+
+    profiles = options.profiles or ()
+    if options.gallery is not None:
+        names = {"--data": options.data, "--galleries": options.galleries, "--plain": options.plain}
+        beside = [name for name, value in {**names, "--identities": options.identities}.items() if value is not None]
+        if beside:
+            raise ConfigError(f"--gallery: shows a gallery as it is, so {beside[0]} has no meaning beside it")
+        from reid.app.opened_gallery import open_served_gallery
+
+        return open_served_gallery(options.gallery, options.weights, options.backbone, profiles)
+    from reid.app.data_preparation import prepare_data
+    from reid.pipeline import DEFAULT_DATA, DEFAULT_GALLERY
+
+    data, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
+    return prepare_data(data, galleries, options.weights, options.plain, options.identities, profiles, options.backbone)
 
 
 def _interrupt(number: int, _frame: Any) -> None:
@@ -206,24 +206,24 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 after serving, 1 after an error (one line on stderr), 130 after an interruption before that.
     """
     options = parse_arguments(arguments)
-    from reid.app.served_data import prepare_data
-    from reid.app.server import is_loopback, listen, private_folder, serve
+    from reid.app.server import listen, private_folder, serve
+    from reid.app.serving_options import address_for_others, check_safety, tls_of, warn_without_tls
     from reid.errors import ReidError
-    from reid.pipeline import DEFAULT_DATA, DEFAULT_GALLERY
 
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     try:
+        check_safety(options)
         with private_folder(), listen(options.host, options.port) as listener:
-            if not is_loopback(options.host):
-                typer.echo(OPEN_WARNING.format(host=options.host), err=True)
-            folder, galleries = options.data or DEFAULT_DATA, options.galleries or DEFAULT_GALLERY.parent
-            data = prepare_data(
-                folder, galleries, options.weights, options.plain, options.identities, options.profiles or ()
-            )
-            local = is_loopback(str(listener.getsockname()[0]))
-            serve(guarded_application(data, local), listener)
+            warn_without_tls(options)
+            data = open_data_of(options)
+            from reid.app.serving import gated_application
+
+            with gated_application(options, data, guarded_application) as gate:
+                port, tls = listener.getsockname()[1], tls_of(options)
+                scheme = "http" if tls is None else "https"
+                serve(gate, listener, address_for_others(options.host, port, scheme, options.allow_host or ()), tls)
     except ReidError as error:
         typer.echo(f"error: {error}", err=True)
         return 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from reid.app.refusals import Refused
@@ -32,6 +33,14 @@ HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:(?P
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 VISITOR_COOKIE = "reid-visitor"
 DRAIN_SECONDS = 2  # in which the rest of a refused body may arrive, so that its sender reads the answer
+
+
+class Counting(Protocol):
+    """An ASGI application that counts what it refuses, by status."""
+
+    refused: Counter[int]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 class RequestBody:
@@ -73,11 +82,16 @@ class ResponseSender:
         await self._send(event)
 
 
-def check_origin(scope: Scope, headers: dict[bytes, bytes], local: bool) -> None:
-    """Refuse what a page of another host, or of another port of this one, makes a browser send."""
+def check_origin(
+    scope: Scope, headers: dict[bytes, bytes], local: bool, names: Collection[str] = LOOPBACK_NAMES
+) -> None:
+    """Refuse what a page of another host, or of another port of this one, makes a browser send.
+
+    ``local`` asks that the request names one of ``names`` as its host.
+    """
     host = headers.get(b"host", b"").decode("latin-1")
     named = HOST.fullmatch(host)
-    if named is None or int(named["port"] or 0) > 65535 or (local and named["name"].lower() not in LOOPBACK_NAMES):
+    if named is None or int(named["port"] or 0) > 65535 or (local and named["name"].lower() not in names):
         raise Refused(404)
     origin = headers.get(b"origin")
     if origin is not None and not _is_origin_of(origin.decode("latin-1"), host):

@@ -1,7 +1,7 @@
 """Which messages the page sends: every other message is refused before gradio reads it.
 
-A message names an event of the page and carries the values of the event's fields. The rules come from the page itself:
-each field accepts what a visitor can choose there.
+A message names an event of the page and carries one question: short texts, numbers, flags and lists of texts by the
+names of the page's fields. What they mean is checked by those who answer (:mod:`reid.app.page_values`).
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from reid.app.pages.fields import accepts_any_choice
 from reid.app.refusals import Refused
 from reid.structured_text import parse_json
 
@@ -23,8 +21,12 @@ MESSAGE_BYTES = 2**16
 TEXT_CHARACTERS = 200  # of a value, where the choices are not known beforehand
 SESSION = r"[A-Za-z0-9_-]{1,64}"
 
+UPLOADS = "uploads"  # the field of a question that names uploads
+QUESTION_FIELDS = 64
+QUESTION_WORDS = 200  # of a list in a question
+
 _SESSION = re.compile(SESSION)
-Rule = Callable[[object], bool]
+_FIELD = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,47}")
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Message:
 
 @dataclass(frozen=True)
 class _Event:
-    rules: tuple[Rule, ...]
-    takes_key: bool  # whether the function reads which crop was pressed
+    states: int  # how many values the server keeps; the page sends none of them
+    takes_question: bool  # whether the function reads what the page asks
 
 
 class MessageRules:
@@ -57,8 +59,7 @@ class MessageRules:
 
     def __init__(self, blocks: gr.Blocks):
         self._events = {
-            number: _Event(tuple(_rule_of(field) for field in event.inputs), bool(event.collects_event_data))
-            for number, event in blocks.fns.items()
+            number: _Event(len(event.inputs), bool(event.collects_event_data)) for number, event in blocks.fns.items()
         }
         self._triggers = frozenset(blocks.blocks)
 
@@ -72,7 +73,7 @@ class MessageRules:
             The message.
 
         Raises:
-            Refused: The page does not send this message (400), or it names a file that is no upload (404).
+            Refused: The page does not send this message (400).
         """
         message = _read_object(body)
         event = self._events.get(message.get("fn_index")) if _is_integer(message.get("fn_index")) else None
@@ -81,15 +82,12 @@ class MessageRules:
             raise Refused(400)
         if not (trigger is None or (_is_integer(trigger) and trigger in self._triggers)):
             raise Refused(400)
-        if not isinstance(values, list) or len(values) != len(event.rules):
+        if not isinstance(values, list) or values != [None] * event.states:
             raise Refused(400)
-        values, uploads = _name_uploads(values)
-        if not all(rule(value) for rule, value in zip(event.rules, values, strict=True)):
-            raise Refused(400)
-        pressed = _read_key(message.get("event_data")) if event.takes_key else None
+        question, uploads = _read_question(message.get("event_data")) if event.takes_question else (None, ())
         cleaned = {
             "data": values,
-            "event_data": pressed,
+            "event_data": question,
             "fn_index": message["fn_index"],
             "trigger_id": trigger,
             "session_hash": session,
@@ -111,49 +109,20 @@ def _read_object(body: bytes) -> dict[str, Any]:
     return message
 
 
-def _name_uploads(values: list[Any]) -> tuple[list[Any], tuple[str, ...]]:
-    """Put the name of an upload in the place of its description, which gradio would open as a path."""
-    named, uploads = [], []
-    for value in values:
-        if isinstance(value, dict):
-            value = value.get("path")
-            if not isinstance(value, str):
-                raise Refused(404)
-            uploads.append(value)
-            value = _UploadName(value)
-        named.append(value)
-    return named, tuple(uploads)
-
-
-class _UploadName(str):
-    """The name of an upload; only a field for uploads accepts it."""
-
-    __slots__ = ()
-
-
-def _read_key(event_data: object) -> dict[str, int]:
-    key = event_data.get("key") if isinstance(event_data, dict) else None
-    if not isinstance(key, int) or isinstance(key, bool) or abs(key) > 2**31:
+def _read_question(event_data: object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what a page asks: texts, numbers, flags and lists of texts by their names, and the uploads among them."""
+    if not isinstance(event_data, dict) or len(event_data) > QUESTION_FIELDS:
         raise Refused(400)
-    return {"key": key}
-
-
-def _rule_of(field: Any) -> Rule:
-    """Return whether a field can have a value."""
-    if isinstance(field, gr.File):
-        return lambda value: value is None or isinstance(value, _UploadName)
-    if isinstance(field, gr.State):
-        return lambda value: value is None
-    if isinstance(field, gr.Checkbox):
-        return lambda value: isinstance(value, bool)
-    if accepts_any_choice(field):
-        return lambda value: value is None or _is_text(value)
-    if isinstance(field, gr.Radio | gr.Dropdown):
-        choices = frozenset(value for _, value in field.choices)
-        return lambda value: _is_text(value) and value in choices
-    if isinstance(field, gr.Slider):
-        return lambda value: _is_number(value) and field.minimum <= value <= field.maximum
-    return lambda value: value is None or isinstance(value, bool) or _is_number(value) or _is_text(value)
+    for name, value in event_data.items():
+        values = value if isinstance(value, list) else [value]
+        if not _FIELD.fullmatch(name) or len(values) > QUESTION_WORDS:
+            raise Refused(400)
+        if not all(isinstance(one, bool) or _is_number(one) or _is_text(one) for one in values):
+            raise Refused(400)
+    uploads = event_data.get(UPLOADS, [])
+    if not isinstance(uploads, list) or not all(isinstance(one, str) for one in uploads):
+        raise Refused(400)
+    return event_data, tuple(uploads)
 
 
 def _is_integer(value: object) -> bool:
@@ -168,7 +137,6 @@ def _is_text(value: object) -> bool:
     """Whether a value is a short text without control characters and without halves of a character (surrogates)."""
     return (
         isinstance(value, str)
-        and not isinstance(value, _UploadName)
         and len(value) <= TEXT_CHARACTERS
         and not any(ord(letter) < 32 or 0xD800 <= ord(letter) <= 0xDFFF for letter in value)
     )

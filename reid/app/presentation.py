@@ -1,4 +1,4 @@
-"""The HTML that a visitor sees: crops, rankings, score tables and curves.
+"""The HTML that a visitor sees: crops, rankings and messages.
 
 Images travel inside the page as ``data:`` addresses, so that no file of a data set has an address of its own. Every
 text is escaped.
@@ -12,14 +12,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
-from reid.evaluation.reports.charts import COLOURS, Curve, cmc_chart
+from reid.app.gallery_counts import GalleryCounts
 
 THUMBNAIL = (192, 256)  # pixels; most crops are smaller and keep their size
-CMC_RANKS = 20
-CAMERAS_PER_ROW = 6
 NARROWEST, WIDEST = 0.4, 1.8  # width / height of a frame; crops beyond these are shown whole, with margins
 MARKS = {"right": "✓", "wrong": "✗", "same camera": "↺", "unknown": "?"}
 NOTES = {
@@ -29,7 +26,7 @@ NOTES = {
     "unknown": "identity unknown",
 }
 # The page framework fills in templates, so characters that start one are replaced in every text.
-_TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
+TEMPLATE_CHARACTERS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 
 
 @dataclass(frozen=True)
@@ -57,24 +54,27 @@ class Crop:
 
 @dataclass(frozen=True)
 class RankedCrop:
-    """One answer of a ranking: ``verdict`` is a key of ``MARKS``, ``score`` a similarity in -1..1."""
+    """One answer of a ranking.
+
+    Args:
+        rank: Its rank.
+        crop: The crop.
+        score: The similarity in -1..1.
+        verdict: A key of ``MARKS``.
+        row: The lasting id of its row.
+        match: "same", "undecided" or "other", or "" where answers are not judged.
+        match_words: The false-match rate in words.
+        time: When the crop was taken; "" when unknown.
+    """
 
     rank: int
     crop: Crop
     score: float
     verdict: str
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """A line of the score table. Scores are fractions in 0..1; ``cmc[k - 1]`` is rank-k, up to rank-10 at least."""
-
-    title: str
-    direction: str
-    mean_average_precision: float
-    cmc: Sequence[float]
-    queries: int
-    gallery: int
+    row: int = 0
+    match: str = ""
+    match_words: str = ""
+    time: str = ""
 
 
 def escape(text: str) -> str:
@@ -84,7 +84,12 @@ def escape(text: str) -> str:
         >>> escape("<b>{x}")
         '&lt;b&gt;&#123;x&#125;'
     """
-    return html.escape(text, quote=True).translate(_TEMPLATE_CHARACTERS)
+    return html.escape(text, quote=True).translate(TEMPLATE_CHARACTERS)
+
+
+def plain_text(drawn: str) -> str:
+    """Return HTML of another part of the program without characters that start a template of the page framework."""
+    return drawn.translate(TEMPLATE_CHARACTERS)
 
 
 def data_uri(image: Image.Image) -> str:
@@ -107,7 +112,26 @@ def describe(crop: Crop) -> str:
     return f"{who} seen by {crop.modality} camera {crop.camera or 'unknown'}"
 
 
-def picker_html(crops: Mapping[int, Crop], chosen: int | None = None) -> str:
+def heading_html(counts: GalleryCounts) -> str:
+    """Return the heading of the page: its name, and what the gallery holds."""
+    crops = f"<b>{counts.crops:,}</b> crop{'s' * (counts.crops != 1)}"
+    parts = [crops]
+    if counts.identities:
+        parts.append(f"of <b>{counts.identities:,}</b> identities")
+        parts += [f"({counts.unlabelled:,} crops unlabelled)"] * (counts.unlabelled > 0)
+    else:
+        parts.append("of unknown identity")
+    if counts.cameras:
+        parts.append(f"in <b>{counts.cameras}</b> camera{'s' * (counts.cameras != 1)}")
+    else:
+        parts.append("of unknown cameras")
+    return (
+        f'<header class="reid-heading"><h1>reid</h1><p>Gallery <b>{escape(counts.name)}</b>:'
+        f" {' '.join(parts)}. Choose a crop or upload one, and find it again in other cameras.</p></header>"
+    )
+
+
+def picker_html(crops: Mapping[str, Crop], chosen: str | None = None) -> str:
     """Return buttons to choose a query from; each carries the key of its crop, and ``chosen`` is pressed."""
     if not crops:
         return message_html("No query fits this selection; choose another site, category or camera.")
@@ -116,12 +140,26 @@ def picker_html(crops: Mapping[int, Crop], chosen: int | None = None) -> str:
     return f'<div class="reid-picker" role="group" aria-label="Query crops" {style}>{buttons}</div>'
 
 
-def _button(key: int, crop: Crop, chosen: int | None) -> str:
+def frame_html(crops: Mapping[str, Crop]) -> str:
+    """Return buttons for the people who were found in an uploaded frame, by the names of their images."""
+    buttons = "".join(
+        f'<button type="button" class="reid-pick" data-set="images" data-value="{escape(name)}" data-reveal="1"'
+        f' aria-pressed="false"><img src="{crop.uri}" alt="Person {number} in the frame"></button>'
+        for number, (name, crop) in enumerate(crops.items(), 1)
+    )
+    style = _grid_style(crops.values())
+    return (
+        '<p class="reid-lead">People in this frame; click one to search for it.</p>'
+        f'<div class="reid-picker" role="group" aria-label="People in this frame" {style}>{buttons}</div>'
+    )
+
+
+def _button(key: str, crop: Crop, chosen: str | None) -> str:
     pressed = "true" if key == chosen else "false"
     return (
-        f'<button type="button" class="reid-pick" data-key="{key}" aria-pressed="{pressed}"'
-        f' title="{escape(crop.identity)}"><img src="{crop.uri}" alt="{escape(describe(crop))}">'
-        f"{_camera_tag(crop)}</button>"
+        f'<button type="button" class="reid-pick" data-set="query" data-value="{escape(key)}" data-reveal="1"'
+        f' aria-pressed="{pressed}" title="{escape(crop.identity)}"><img src="{crop.uri}"'
+        f' alt="{escape(describe(crop))}">{camera_tag_html(crop)}</button>'
     )
 
 
@@ -132,7 +170,8 @@ def _grid_style(crops: Iterable[Crop], columns: int = 1) -> str:
     return f'style="--aspect: {aspect:.3f}; --count: {columns}"'
 
 
-def _camera_tag(crop: Crop) -> str:
+def camera_tag_html(crop: Crop) -> str:
+    """Return the camera of a crop, in the colour of its light."""
     return f'<span class="reid-tag reid-{escape(crop.modality)}">{escape(crop.camera or "?")}</span>'
 
 
@@ -149,64 +188,99 @@ def query_html(crop: Crop) -> str:
     return f'<div class="reid-query"><img src="{crop.uri}" alt="Query: {escape(describe(crop))}"><dl>{lines}</dl></div>'
 
 
-def ranking_html(
-    title: str,
-    ranking: Sequence[RankedCrop],
-    *,
-    rows: int,
-    first_right: int | None,
-    average_precision: float | None,
-    known: bool,
-) -> str:
+def ranking_html(title: str, ranking: Sequence[RankedCrop], summary: str, notes: Sequence[str] = ()) -> str:
     """Return one ranking under its title.
 
     Args:
         title: The title.
         ranking: The shown answers, best first.
-        rows: The number of gallery rows that may answer.
-        first_right: The rank of the first right answer among these rows; None without any.
-        average_precision: The average precision in 0..1; None without a right answer.
-        known: Whether the identity of the query is known.
+        summary: HTML of :func:`summary_html`.
+        notes: What a visitor should know about it, a sentence each.
 
     Returns:
         HTML.
     """
     return (
-        f'<section class="reid-ranked" aria-label="{escape(title)}"><header><h3>{escape(title)}</h3>'
-        f"{summary_html(rows, first_right, average_precision, known)}</header>"
+        f'<section class="reid-ranked" aria-label="{escape(title)}"><header><h3>{escape(title)}</h3>{summary}</header>'
+        f"{''.join(map(note_html, notes))}"
         f'<ol class="reid-answers" {_grid_style(answer.crop for answer in ranking)}>'
-        f"{''.join(map(_answer, ranking))}</ol>"
-        "</section>"
+        f"{''.join(map(_answer, ranking))}</ol></section>"
     )
 
 
-def summary_html(rows: int, first_right: int | None, average_precision: float | None, known: bool) -> str:
-    """Return the rank of the first right answer and the average precision, as :func:`ranking_html` shows them."""
+def summary_html(
+    rows: int, first_right: int | None, first_shown: int | None, average_precision: float | None, known: bool
+) -> str:
+    """Return where the first right answer is, and the average precision.
+
+    Args:
+        rows: The number of gallery rows that may answer.
+        first_right: The rank of the first right answer among these rows, without those that do not count.
+        first_shown: Its position among the shown answers, all counted; None where it is not shown.
+        average_precision: The average precision in 0..1; None where it is not known.
+        known: Whether the identity of the query is known.
+    """
     counted = f'<span class="reid-chip">of {rows:,} crops</span>'
     if not known:
         return f'<span class="reid-chip">identity unknown: not scored</span>{counted}'
-    if first_right is None or average_precision is None:
+    if first_right is None:
         return f'<span class="reid-chip">no right answer among these</span>{counted}'
     state = "right" if first_right == 1 else "wrong"
-    return (
-        f'<span class="reid-chip reid-is-{state}">first right answer: <b>rank {first_right:,}</b></span>'
-        f'<span class="reid-chip">AP <b>{100 * average_precision:.1f}</b></span>{counted}'
-    )
+    seen = ""
+    if first_shown is not None and first_shown != first_right:
+        seen = f" (number {first_shown:,} here; own-camera answers do not count)"
+    chip = f'<span class="reid-chip reid-is-{state}">first right answer: <b>rank {first_right:,}</b>{seen}</span>'
+    if average_precision is not None:
+        chip += f'<span class="reid-chip">AP <b>{100 * average_precision:.1f}</b></span>'
+    return chip + counted
 
 
 def _answer(answer: RankedCrop) -> str:
     crop = answer.crop
     words = f"Rank {answer.rank}, {NOTES[answer.verdict]}: {describe(crop)}, score {answer.score:.3f}"
     state = answer.verdict.replace(" ", "-")
+    match = (
+        f'<span class="reid-match reid-match-{answer.match}">{answer.match}, {escape(answer.match_words)}</span>'
+        if answer.match
+        else ""
+    )
     return (
         f'<li class="reid-answer reid-is-{state}" data-camera="{escape(crop.camera)}"'
         f' data-modality="{escape(crop.modality)}" title="{escape(words)}">'
-        f'<div class="reid-frame"><img src="{crop.uri}" alt="{escape(words)}">'
+        f'<div class="reid-frame"><button type="button" class="reid-more" data-set="query" data-value="r{answer.row}">'
+        f'<img src="{crop.uri}" alt="{escape(words)}"></button>'
         f'<span class="reid-rank">{answer.rank}</span>'
-        f'<span class="reid-mark" aria-hidden="true">{MARKS[answer.verdict]}</span>{_camera_tag(crop)}</div>'
-        f'<div class="reid-caption"><b>{answer.score:.3f}</b><span>{escape(crop.identity or "unknown")}</span></div>'
+        f'<span class="reid-mark" aria-hidden="true">{MARKS[answer.verdict]}</span>{camera_tag_html(crop)}'
+        f'<button type="button" class="reid-zoom" data-action="enlarge" data-row="{answer.row}"'
+        f' aria-label="Enlarge answer {answer.rank}">⤢</button></div>'
+        f'<div class="reid-caption"><b>{answer.score:.3f}</b>{match}'
+        f'<span class="reid-who">{escape(crop.identity or "unknown")}</span>'
+        f"{f'<span>{escape(answer.time)}</span>' if answer.time else ''}</div>"
         "</li>"
     )
+
+
+def enlarged_html(crop: Crop, row: int, neighbours: Sequence[tuple[int, Crop, str]], time: str) -> str:
+    """Return a crop in large with its labels, and the crops that its camera took before and after it."""
+    facts = {"Identity": crop.identity or "unknown", "Camera": crop.camera or "unknown", "Time": time or "unknown"}
+    lines = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    near = "".join(
+        f'<li><button type="button" class="reid-more" data-in="search" data-close data-set="query" data-value="r{one}"'
+        f'><img src="{other.uri}" alt="{escape(describe(other))}"></button><span>{escape(when[-8:])}</span></li>'
+        for one, other, when in neighbours
+    )
+    shown = f'<h4>Its camera, before and after</h4><ul class="reid-near">{near}</ul>' if near else ""
+    return (
+        f'<div class="reid-large"><img src="{crop.uri}" alt="{escape(describe(crop))}"><div><dl>{lines}</dl>'
+        f'<div class="reid-buttons"><button type="button" class="reid-button reid-strong" data-in="search" data-close'
+        f' data-set="query" data-value="r{row}">Search for this crop</button>'
+        f'<button type="button" class="reid-button" data-close>Close</button></div></div></div>{shown}'
+    )
+
+
+def note_html(text: str) -> str:
+    """Return a sentence that a visitor should notice, which is no error."""
+    return f'<p class="reid-note">{escape(text)}</p>'
 
 
 def message_html(text: str) -> str:
@@ -228,81 +302,16 @@ def legend_html() -> str:
         f'<li class="reid-is-{state}"><span class="reid-key" aria-hidden="true">{marks[state]}</span>{text}</li>'
         for state, text in items.items()
     )
-    return f'<ul class="reid-legend" aria-label="Meaning of the borders">{keys}</ul>'
-
-
-def score_table_html(rows: Sequence[ScoreRow]) -> str:
-    """Return a table of scores in percent; the best of each direction are bold."""
-    if not rows:
-        return message_html("No scores for this selection.")
-    heads = ("Direction", "Normalization", "mAP", "rank-1", "rank-5", "rank-10", "queries", "gallery")
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join(_table_row(row, [other for other in rows if other.direction == row.direction]) for row in rows)
-    return f'<div class="reid-table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _table_row(row: ScoreRow, rivals: Sequence[ScoreRow]) -> str:
-    cells = []
-    for k, score in enumerate(_scores(row)):
-        best = any(_scores(rival)[k] < score for rival in rivals) and not any(_scores(r)[k] > score for r in rivals)
-        text = f"{100 * score:.1f}"
-        cells.append(f"<td>{f'<b>{text}</b>' if best else text}</td>")
-    names = f'<th scope="row">{escape(arrow(row.direction))}</th><td>{escape(row.title)}</td>'
-    return f"<tr>{names}{''.join(cells)}<td>{row.queries:,}</td><td>{row.gallery:,}</td></tr>"
-
-
-def _scores(row: ScoreRow) -> tuple[float, float, float, float]:
-    return row.mean_average_precision, row.cmc[0], row.cmc[4], row.cmc[9]
-
-
-def arrow(direction: str) -> str:
-    """Write a direction with an arrow.
-
-    Example:
-        >>> arrow("visible->infrared")
-        'visible → infrared'
-    """
-    return direction.replace("->", " → ")
-
-
-def cmc_html(title: str, rows: Sequence[ScoreRow], ranks: int = CMC_RANKS) -> str:
-    """Draw the CMC curves of ``rows`` under a title, one line for each row.
-
-    Args:
-        title: The title, which also names the chart to those who cannot see it.
-        rows: At least one row; rows beyond the number of ``COLOURS`` are not drawn.
-        ranks: The last rank of the curves.
-
-    Returns:
-        A figure with an inline SVG and a legend that gives rank-1 and mAP.
-    """
-    curves = [
-        Curve(f"{row.title}: {_percent_words(row)}", np.asarray(row.cmc[:ranks], np.float64), colour)
-        for row, colour in zip(rows, COLOURS, strict=False)
-    ]
-    chart = cmc_chart(title, curves).translate(_TEMPLATE_CHARACTERS)
-    return f'<div class="reid-card reid-cmc">{chart}</div>'
-
-
-def _percent_words(row: ScoreRow) -> str:
-    return f"rank-1 {100 * row.cmc[0]:.1f}, mAP {100 * row.mean_average_precision:.1f}"
+    rates = (
+        "<li>1 in 300: one of 300 pairs of different people of these two cameras is as similar; from 1 in 10,000 on, an"
+        " answer counts as the same</li>"
+    )
+    return f'<ul class="reid-legend" aria-label="Meaning of marks and rates">{keys}{rates}</ul>'
 
 
 def card_html(title: str, content: str) -> str:
     """Return a card with a title; ``content`` is HTML, ``title`` is plain text."""
     return f'<section class="reid-card"><h3 class="reid-title">{escape(title)}</h3>{content}</section>'
-
-
-def camera_wall_html(title: str, crops: Sequence[Crop]) -> str:
-    """Return one crop for each camera of a site, side by side under a title."""
-    cards = "".join(
-        f'<li class="reid-camera"><img src="{crop.uri}" alt="{escape(describe(crop))}">'
-        f'<b>{escape(crop.camera or "unknown")}</b><span class="reid-tag reid-{escape(crop.modality)}">'
-        f"{escape(crop.modality)}</span></li>"
-        for crop in crops
-    )
-    style = _grid_style(crops, min(len(crops), CAMERAS_PER_ROW))
-    return f'<section class="reid-wall"><h3>{escape(title)}</h3><ul {style}>{cards}</ul></section>'
 
 
 def hint_html(text: str) -> str:

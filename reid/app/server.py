@@ -19,8 +19,8 @@ from pathlib import Path
 import typer
 import uvicorn
 
+from reid.app.asgi import Counting
 from reid.app.connections import HEADER_BYTES, KEEP_ALIVE_SECONDS, BoundedConnection
-from reid.app.guard import PageGuard
 from reid.errors import ConfigError
 from reid.files import locked
 
@@ -120,19 +120,32 @@ def listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Prints its address on stdout as soon as a browser can open it."""
 
+    def __init__(self, config: uvicorn.Config, address: str):
+        super().__init__(config)
+        self._address = address
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            typer.echo(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+            typer.echo(f"serving on {self._address}")
 
 
-def serve(guard: PageGuard, listener: socket.socket) -> None:
+def address_of(listener: socket.socket, scheme: str = "http") -> str:
+    """Return the address of a listening socket, as a browser of this machine opens it."""
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(
+    guard: Counting, listener: socket.socket, address: str | None = None, tls: tuple[Path, Path] | None = None
+) -> None:
     """Serve until interrupted (SIGINT, SIGTERM); open requests get two seconds to end.
 
     Args:
         guard: The page behind its guard.
         listener: The socket of :func:`listen`, which is closed at the end.
+        address: What is printed as the address of the page; None names the socket.
+        tls: Certificate and key for https.
     """
     config = uvicorn.Config(
         guard,
@@ -145,9 +158,11 @@ def serve(guard: PageGuard, listener: socket.socket) -> None:
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=2,
+        ssl_certfile=None if tls is None else tls[0],
+        ssl_keyfile=None if tls is None else tls[1],
     )
     try:
-        _Server(config).run(sockets=[listener])
+        _Server(config, address or address_of(listener, "http" if tls is None else "https")).run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises the signal again after a clean end
         pass
     finally:

@@ -31,11 +31,14 @@ from reid.cli import (
     index,
     ingest,
     init,
+    recipe,
     search,
     serve,
+    start,
     sweep,
     synth,
     train,
+    users,
     validate,
     weights,
 )
@@ -52,8 +55,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, validate, train, sweep, calibrate, adapt, cameras, camera_probe, embed, index, identify,
-    search, evaluate, diff, serve, weights, export,
+    init, ingest, synth, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe, embed, index,
+    identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import AsJson, Backbone, Data, Root, Size, Weights, samples_of, stopped
 from reid.errors import ConfigError, unknown_name
 from reid.records import Sample, Split
@@ -22,8 +23,9 @@ METHODS = ("cluster", "statistics", "entropy", "matching")  # those of reid.adap
 
 
 @commands.command(
+    cls=NetworkCommand,
     epilog="Example: reid adapt --data crops/manifest.csv --weights osnet.pth --backbone osnet_x0_25"
-    " --out site.safetensors"
+    " --out site.safetensors",
 )
 def adapt(
     out: Annotated[Path, typer.Option(help="Weights file to write. It holds the statistics of the site's cameras.")],

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
     Backbone,
     Data,
@@ -29,7 +30,9 @@ from reid.records import Split
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors")
+@commands.command(
+    cls=NetworkCommand, epilog="Example: reid calibrate --data crops/manifest.csv --out profiles.safetensors"
+)
 def calibrate(
     out: Annotated[Path, typer.Option(help="Profiles file to write.")],
     data: Data = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reid.cli.cameras import cameras
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -28,7 +29,9 @@ from reid.records import Split
 commands = typer.Typer()  # the command is one of the group "cameras"
 
 
-@cameras.command(epilog="Example: reid cameras probe --data crops/manifest.csv --weights site.safetensors")
+@cameras.command(
+    cls=NetworkCommand, epilog="Example: reid cameras probe --data crops/manifest.csv --weights site.safetensors"
+)
 def probe(
     data: Data = None,
     root: Root = None,

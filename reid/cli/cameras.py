@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -53,7 +54,9 @@ DRIFTED = 3  # exit code when a camera drifted
 LEAST_ALARMS = 0.001  # the smallest rate of false alarms that the resamplings behind a threshold can measure
 
 
-@cameras.command(epilog="Example: reid cameras report --data crops/manifest.csv --out cameras.safetensors")
+@cameras.command(
+    cls=NetworkCommand, epilog="Example: reid cameras report --data crops/manifest.csv --out cameras.safetensors"
+)
 def report(
     data: Data = None,
     root: Root = None,
@@ -181,7 +184,10 @@ def _write_plot(plot: Path, points: list[CurvePoint]) -> None:
     write_whole(plot, lambda part: part.write_text(chart, encoding="utf-8"), private=False)
 
 
-@cameras.command(epilog="Example: reid cameras watch --data today --reference crops --profiles cameras.safetensors")
+@cameras.command(
+    cls=NetworkCommand,
+    epilog="Example: reid cameras watch --data today --reference crops --profiles cameras.safetensors",
+)
 def watch(
     reference: Annotated[list[str], typer.Option(help="Data that the profiles were calibrated on. Can be repeated.")],
     data: Data = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reid.cli.network_options import RerankingReadingCommand
 from reid.cli.options import (
     Backbone,
     Data,
@@ -26,7 +27,7 @@ from reid.cli.options import (
     rule_settings,
     unseen_policy,
 )
-from reid.cli.rerank_options import ExpandQueries, LearnMetric, Rerank, RerankingCommand, reranking_of
+from reid.cli.rerank_options import ExpandQueries, LearnMetric, Rerank, reranking_of
 from reid.errors import ConfigError
 from reid.records import UnseenCameraPolicy
 
@@ -49,7 +50,7 @@ EmbeddingsFile = Annotated[
 
 
 @commands.command(
-    cls=RerankingCommand,
+    cls=RerankingReadingCommand,
     epilog="Example: reid evaluate --data crops/manifest.csv --score-norm csls --rerank camera --json scores.json",
 )
 def evaluate(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from reid.cli.gallery_options import domains_to_offer
 from reid.cli.options import AsJson, ScoreNormName
 from reid.errors import ConfigError, unknown_name
 from reid.records import Modality, Sample, Split
@@ -27,6 +28,12 @@ def gallery_folder(context: typer.Context, gallery: Path | None) -> Path:
 
     folder: Path = gallery or context.obj or DEFAULT_GALLERY
     from reid.retrieval.storage import check_gallery
+    from reid.retrieval.stores.milvus_client import is_milvus_uri
+
+    if str(folder).startswith("milvus:") or is_milvus_uri(str(folder)):
+        raise ConfigError(
+            f"{folder}: galleries in Milvus keep no persons; write its rows to a folder with Gallery.save"
+        )
 
     check_gallery(folder)
     return folder
@@ -80,7 +87,7 @@ def identify_match(
     category: Annotated[str, typer.Option(help="What the images show: person, vehicle, ...")] = "person",
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Number of persons.")] = 10,
     score_norm: Annotated[
-        ScoreNormName | None, typer.Option(help="How scores are normalized per pair of cameras. Default: csls.")
+        ScoreNormName | None, typer.Option(help="How scores are normalized per pair of cameras. Default: as in search.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -107,11 +114,13 @@ def identify_match(
     asked = [Sample(images[0], "", one, modality, category, Split.QUERY) for one in cameras]
     missing = unknown_domains(checkpoint, asked) if checkpoint.unknown_domain is None else []
     if missing:
-        raise ConfigError(f"--camera: {unknown_name('camera of the network', missing[0], checkpoint.domains)}")
+        offered = domains_to_offer(checkpoint, opened.samples)
+        raise ConfigError(f"--camera: {unknown_name('camera of the network', missing[0], offered)}")
     vectors = embed_together(checkpoint, images, cameras, modality=modality, category=category)
     found = search_persons(
         opened, vectors, fingerprint=checkpoint.fingerprint, modality=modality, category=category, k=k,
-        camera=cameras[0] if len(set(cameras)) == 1 else "", score_norm=str(score_norm or DEFAULT_SCORE_NORM),
+        camera=cameras[0] if len(set(cameras)) == 1 else "",
+        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
     )  # fmt: skip
     rows = [person_answer_json(state, rank, one) for rank, one in enumerate(found, 1)]
     if as_json:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reid.cli import index_erasure, index_exchange, index_tuning
-from reid.cli.gallery_options import Folder, Where, rows_and_columns
+from reid.cli.gallery_options import Place, Where, check_domains, rows_and_columns
+from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus, refuse_options
+from reid.cli.network_options import NetworkCommand, ReadingCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -33,8 +35,8 @@ from reid.cli.options import (
     unseen_policy,
 )
 from reid.cli.search import search_gallery
-from reid.errors import DataError
-from reid.records import Modality, Sample, UnseenCameraPolicy, sample_columns
+from reid.errors import ConfigError, DataError
+from reid.records import Modality, UnseenCameraPolicy, sample_columns
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -46,7 +48,9 @@ index = typer.Typer(
 commands.add_typer(index, name="index")
 
 
-@index.command("build", epilog="Example: reid index build --data crops/manifest.csv --out galleries/crops")
+@index.command(
+    "build", cls=ReadingCommand, epilog="Example: reid index build --data crops/manifest.csv --out galleries/crops"
+)
 def index_build(
     out: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/street.")] = None,
     data: Data = None,
@@ -66,6 +70,7 @@ def index_build(
     """
     from reid.data.manifest import check_files
     from reid.data.selection import gallery_samples
+    from reid.data.unreadable import count_unreadable
     from reid.pipeline import DEFAULT_GALLERY, build_gallery, check_weights, load_checkpoint
     from reid.retrieval.tombstones import read_tombstones
 
@@ -81,10 +86,10 @@ def index_build(
     checkpoint = normalized_for(samples, checkpoint, normalize, profiles)
     checkpoint = for_cameras_of(samples, checkpoint, unseen, default)
     gallery = build_gallery(checkpoint, samples, folder)
-    if len(gallery) < len(rows):
+    erased = len(rows) - len(gallery) - count_unreadable(rows)
+    if erased:
         typer.echo(
-            f"{folder}: left out {len(rows) - len(gallery)} rows of erased identities;"
-            ' "reid index restore" lifts an erasure',
+            f'{folder}: left out {erased} rows of erased identities; "reid index restore" lifts an erasure',
             err=True,
         )
     identities = {(sample.category, sample.identity) for sample in gallery.samples}
@@ -94,9 +99,11 @@ def index_build(
     typer.echo(f"{folder}\t{len(gallery)} images {shown} in {cameras} cameras")
 
 
-@index.command("create", epilog="Example: reid index create galleries/crops --weights street.safetensors")
+@index.command(
+    "create", cls=NetworkCommand, epilog="Example: reid index create galleries/crops --weights street.safetensors"
+)
 def index_create(
-    folder: Folder,
+    folder: Place,
     weights: Weights = None,
     backbone: Backbone = None,
     size: Size = None,
@@ -106,9 +113,11 @@ def index_create(
 ) -> None:
     """Create an empty gallery with the network that will embed its crops and its queries.
 
+    Milvus keeps no network, so give the same weights and profiles to every command that embeds.
     "reid index add" gives it rows. --unseen-camera nearest or mixture also holds for cameras that come later.
     """
-    from reid.pipeline import NETWORK, check_weights, load_checkpoint
+    from reid.pipeline import check_weights, load_checkpoint
+    from reid.retrieval.kept_site import network_files
 
     policy = unseen_policy(unseen)
     if policy in (UnseenCameraPolicy.CALIBRATE, UnseenCameraPolicy.PRIOR):
@@ -116,46 +125,54 @@ def index_create(
     check_weights(weights, profiles or ())
     checkpoint = load_checkpoint(weights, backbone, size, profiles or (), flip)
     checkpoint = for_cameras_of((), checkpoint, unseen)
+    from reid.retrieval.embed import dimension_of
     from reid.retrieval.gallery import Gallery
 
-    Gallery.create(folder, checkpoint.fingerprint, _dimension(checkpoint), {NETWORK: checkpoint.save})
+    network = network_files(checkpoint) if milvus_uri(folder) is None else None
+    Gallery.create(folder, checkpoint.fingerprint, dimension_of(checkpoint), network)
     typer.echo(f"{folder}\tempty, {checkpoint.fingerprint}")
 
 
-def _dimension(checkpoint: Checkpoint) -> int:
-    """Return the length of a vector of a network."""
-    import torch
-
-    images = torch.zeros(1, 3, checkpoint.transform.height, checkpoint.transform.width)
-    return int(checkpoint.embed(images, 0 if checkpoint.domain_fields else None).shape[1])
-
-
-@index.command("add", epilog="Example: reid index add galleries/crops --data today/manifest.csv")
+@index.command("add", cls=NetworkCommand, epilog="Example: reid index add galleries/crops --data today/manifest.csv")
 def index_add(
-    folder: Folder,
+    folder: Place,
     data: Data = None,
     root: Root = None,
+    weights: Weights = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Keep a small JPEG image of each new crop, of at most 10 KB.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed the crops of split gallery that the gallery does not have yet, and add them.
 
     A crop is known by its path and its content. Where its content or labels have changed, its row is replaced. Crops
     that were removed or erased stay out. The network is the gallery's own; --profiles adds statistics of new cameras.
+    A gallery in Milvus has none: give the --weights and --profiles that it was created with.
     A command that was stopped goes on where it was when it is repeated. Searches and the page see the new rows at once.
     """
     from reid.data.manifest import check_files
     from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+    uri = milvus_uri(folder)
+    if uri is None:
+        check_gallery(folder)
+        if weights:
+            raise ConfigError('--weights: the gallery has its own network; "reid index refresh" gives it another one')
     if not data:
         raise DataError("reid index add: which crops? give their manifest by --data")
     every_sample, samples, more = rows_and_columns(data, root)
     check_files(samples)
-    from reid.pipeline import NETWORK, check_weights, gallery_checkpoint, progress_bar, workers
+    if uri is not None:
+        refuse_options(uri, thumbnails=thumbnails)
+        add_in_milvus(uri, samples, more, network_of_milvus(every_sample, weights, profiles, unseen), as_json)
+        return
+    from reid.pipeline import check_weights, gallery_checkpoint, progress_bar, workers
     from reid.retrieval.embed import embed
     from reid.retrieval.growth import add_samples
+    from reid.retrieval.kept_site import network_files
     from reid.retrieval.refresh import check_unchanged
     from reid.retrieval.upkeep import remove_old_rows
 
@@ -172,8 +189,9 @@ def index_add(
             samples,
             lambda part: embed(checkpoint, part, workers=workers(), progress=progress),
             more,
-            attach={NETWORK: checkpoint.save} if is_new else None,
+            attach=network_files(checkpoint) if is_new else None,
             fingerprint=checkpoint.fingerprint,
+            with_thumbnails=thumbnails,
         )
         progress(len(samples) - added.added)
     remove_old_rows(folder)
@@ -197,40 +215,26 @@ def with_profiles(checkpoint: Checkpoint, profiles: Sequence[Path] | None) -> Ch
     return checkpoint
 
 
-def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
-    """Refuse crops of cameras that the network of a gallery has no statistics for, before any is embedded."""
-    from reid.pipeline import unknown_domains
-
-    unknown = unknown_domains(checkpoint, samples) if checkpoint.unknown_domain is None else []
-    if unknown:
-        known = ", ".join(checkpoint.domains[:20]) + (", ..." if len(checkpoint.domains) > 20 else "")
-        fields = "/".join(checkpoint.domain_fields)
-        raise DataError(
-            f"{folder}: its network has no statistics for {fields} {', '.join(unknown[:10])};"
-            f' known: {known}; run "reid calibrate" on crops of them and pass --profiles, or pass --unseen-camera'
-        )
-
-
 @index.command("info", epilog="Example: reid index info galleries/crops --json")
-def index_info(folder: Folder, as_json: AsJson = False) -> None:
+def index_info(folder: Place, as_json: AsJson = False) -> None:
     """Show what a gallery holds: rows, cameras, identities, its network's fingerprint, segments and bytes."""
     from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+    if milvus_uri(folder) is None:
+        check_gallery(folder)
     from reid.retrieval.gallery import Gallery
 
     facts = Gallery.open(folder).info()
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
+    for name, value in facts.items() if not as_json else ():
         text = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
         typer.echo(f"{name}\t{text}")
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
 
 
 @index.command("list", epilog="Example: reid index list galleries/crops --where \"camera = 'door'\" --limit 20")
 def index_list(
-    folder: Folder,
+    folder: Place,
     where: Where = None,
     limit: Annotated[int, typer.Option(min=0, help="Show at most so many rows; 0 shows all.")] = 100,
     columns: Annotated[
@@ -241,7 +245,8 @@ def index_list(
     """List the rows of a gallery, one line each, in the order in which they were added."""
     from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+    if milvus_uri(folder) is None:
+        check_gallery(folder)
     rows, count = _listed_rows(folder, where, limit, columns)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -266,9 +271,12 @@ def _listed_rows(
     from reid.retrieval.persons.person_files import has_persons
 
     gallery = Gallery.open(folder)
-    if has_persons(folder):
+    is_folder = milvus_uri(folder) is None
+    if is_folder and has_persons(folder):
         label_persons(gallery)
-    table, chosen_rows = gallery.table, None if where is None else on_paths(folder, parse_where(where))
+    table, chosen_rows = gallery.table, None if where is None else parse_where(where)
+    if is_folder and chosen_rows is not None:
+        chosen_rows = on_paths(folder, chosen_rows)
     rows = np.arange(len(table)) if chosen_rows is None else np.flatnonzero(rows_where(chosen_rows, table))
     shown = table.take(rows[:limit] if limit else rows)
     texts: dict[str, list[Any]] = sample_columns(shown.samples_at(np.arange(len(shown))))
@@ -283,7 +291,7 @@ def _listed_rows(
 
 @index.command("search", epilog="Example: reid index search galleries/crops query.jpg --where \"camera <> 'door'\"")
 def index_search(
-    folder: Folder,
+    folder: Place,
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
     camera: Annotated[str, typer.Option(help="Camera that took the image.")] = "",
     modality: Annotated[Modality, typer.Option(help="Light that the camera records.")] = Modality.VISIBLE,
@@ -294,9 +302,14 @@ def index_search(
         str,
         typer.Option("--one-per", help="Show only the best answer of each identity, person, track or other column."),
     ] = "",
+    weights: Weights = None,
+    profiles: ProfileFiles = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank a gallery by similarity to one image; "reid search" knows more options."""
+    """Rank a gallery by similarity to one image; "reid search" knows more options.
+
+    A gallery in Milvus has no network: give the --weights and --profiles that it was created with.
+    """
     search_gallery(
         image,
         folder,
@@ -306,36 +319,10 @@ def index_search(
         k=k,
         where=where,
         one_per=one_per,
+        weights=weights,
+        profiles=profiles,
         as_json=as_json,
     )
-
-
-@index.command("verify", epilog="Example: reid index verify galleries/crops")
-def index_verify(folder: Folder) -> None:
-    """Check every byte of a gallery; a damaged or missing file is named, and the exit code is 1."""
-    from reid.retrieval.storage import check_gallery
-
-    check_gallery(folder)
-    from reid.retrieval.upkeep import verify_gallery
-
-    verify_gallery(folder)
-    typer.echo(f"{folder}\tevery file is as it was written")
-
-
-@index.command("compact", epilog="Example: reid index compact galleries/crops")
-def index_compact(folder: Folder) -> None:
-    """Write a gallery anew as one segment without removed rows, so that no file holds them any more.
-
-    A gallery of an earlier version is converted. Searches go on meanwhile.
-    """
-    from reid.retrieval.storage import check_gallery
-
-    check_gallery(folder)
-    from reid.retrieval.gallery import Gallery
-
-    gallery = Gallery.open(folder)
-    freed = gallery.compact()
-    typer.echo(f"{folder}\t{len(gallery)} rows in one segment, {freed:,} bytes less")
 
 
 index.add_typer(index_erasure.commands)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reid.cli.gallery_options import Folder, Where
+from reid.cli.gallery_options import Folder, Place, Where
+from reid.cli.index_milvus import erase_in_milvus, milvus_uri, refuse_options, remove_in_milvus
 from reid.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ commands = typer.Typer()
 
 @commands.command("erase", epilog="Example: reid index erase galleries/crops anna")
 def index_erase(
-    folder: Annotated[Path, typer.Argument(help="Folder of the gallery.")],
+    folder: Place,
     identity: Annotated[str, typer.Argument(help="Identity whose crops are removed.")],
     category: Annotated[str | None, typer.Option(help="Only in this category: person, vehicle, ...")] = None,
 ) -> None:
@@ -30,14 +31,18 @@ def index_erase(
     application's other galleries beside it. A salted hash of the name stays, so that the crops do not come back when
     the gallery is built again. The image files and the manifest stay as they are.
     """
+    if not identity:
+        raise DataError("erase: expected an identity; unlabelled crops belong to no identity")
+    if (uri := milvus_uri(folder)) is not None:
+        erase_in_milvus(uri, identity, category)
+        return
     from reid.retrieval.storage import check_gallery
 
     check_gallery(folder)
     from reid.retrieval.erasure import erase_identity
     from reid.retrieval.tombstones import read_tombstones
 
-    if not identity:
-        raise DataError("erase: expected an identity; unlabelled crops belong to no identity")
+    index_kind = index_kind_of(folder)
     erased = erase_identity(folder, identity, category)
     remaining = [line for one in erased for line in one.remaining]
     if not remaining and not any(one.rows != 0 or one.finished for one in erased):
@@ -47,6 +52,13 @@ def index_erase(
     for one in erased:
         done = "removed, it was damaged" if one.rows is None else f"erased {one.rows} rows of {identity}"
         typer.echo(f"{one.path}\t{'removed what an earlier erasure had left' if one.finished else done}")
+    if index_kind != index_kind_of(folder):
+        typer.echo(
+            f'{folder}: its index "{index_kind}" held these rows and is gone; searches are exact until "reid index'
+            ' tune" builds it again',
+            err=True,
+        )
+    _hint_profiles(folder)
     for line in remaining:
         typer.echo(
             f"warning: {line}; it still holds erased rows, which answer no search; mend that, then erase again",
@@ -56,9 +68,22 @@ def index_erase(
         raise typer.Exit(1)
 
 
+def _hint_profiles(folder: Path) -> None:
+    """Say what an erasure does not reach where a gallery was built with profiles that hold embeddings of crops."""
+    from reid.retrieval.gallery_header import read_header
+    from reid.retrieval.storage import SITE_SUFFIX
+
+    if SITE_SUFFIX in read_header(folder)["files"]:
+        typer.echo(
+            "hint: the profiles that this gallery was built with hold embeddings of crops as well; calibrate again"
+            " without the erased ones",
+            err=True,
+        )
+
+
 @commands.command("remove", epilog="Example: reid index remove galleries/crops --before 2024-05-01")
 def index_remove(
-    folder: Folder,
+    folder: Place,
     where: Where = None,
     identity: Annotated[list[str] | None, typer.Option(help="Identity to remove. Can be repeated.")] = None,
     person: Annotated[list[str] | None, typer.Option(help="Id or name of a person to remove. Can be repeated.")] = None,
@@ -81,9 +106,11 @@ def index_remove(
     Their vectors and labels leave the files with "reid index compact". A receipt without names is kept in the folder.
     Removed crops stay out when the same manifest is added again, until "reid index restore" lifts that.
     """
-    from reid.retrieval.storage import check_gallery
+    uri = milvus_uri(folder)
+    if uri is None:
+        from reid.retrieval.storage import check_gallery
 
-    check_gallery(folder)
+        check_gallery(folder)
     from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of
 
     if before is not None:
@@ -102,8 +129,19 @@ def index_remove(
         raise ConfigError(
             "reid index remove: which rows? give --where, --identity, --person, --path, --track, --camera or --before"
         )
+    if uri is not None:
+        refuse_options(uri, person=person, delete_files=delete_files)
+        remove_in_milvus(uri, chosen)
+        return
     only_identity = identity if identity and not (where or person or path or track or camera or before) else None
     _remove(folder, chosen, only_identity, delete_files, allow_again, compact)
+
+
+def index_kind_of(folder: Path) -> str:
+    """Return the kind of the index of a gallery folder; "flat" where it has none."""
+    from reid.retrieval.gallery_header import read_header
+
+    return str(read_header(folder).get("index", {}).get("index_kind", "flat"))
 
 
 def _paths(paths: Sequence[str] | None) -> Filter | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reid.cli.gallery_options import Folder, Where
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import Backbone, Flip, ProfileFiles, Size, Weights
 from reid.errors import ConfigError, unknown_name
 
@@ -21,7 +22,8 @@ def index_merge(
 ) -> None:
     """Add the rows of other galleries of the same network; rows that are there already are not added twice.
 
-    The gallery is created where there is none. Rows that were erased from it stay out.
+    The gallery is created where there is none. Rows that were erased from it stay out. Decisions about persons come
+    with the rows; "reid identify" finds the persons again.
     """
     from reid.retrieval.storage import check_gallery
 
@@ -30,7 +32,9 @@ def index_merge(
     from reid.retrieval.exchange import merge_galleries
 
     for other, added in zip(others, merge_galleries(folder, others), strict=True):
-        typer.echo(f"{other}\tadded {added.added} rows; {added.known} were there already, {added.barred} stay out")
+        decisions = f"; {added.decisions} decisions about persons" if added.decisions else ""
+        counts = f"added {added.added} rows; {added.known} were there already, {added.barred} stay out"
+        typer.echo(f"{other}\t{counts}{decisions}")
 
 
 @commands.command("export", epilog="Example: reid index export galleries/crops --out crops.parquet")
@@ -41,7 +45,10 @@ def index_export(
     ],
     where: Where = None,
 ) -> None:
-    """Write vectors and rows of a gallery to a file for other programs."""
+    """Write vectors and rows of a gallery to a file for other programs, with the column "person" where it has persons.
+
+    "reid identify export" writes the decisions about persons.
+    """
     from reid.retrieval.storage import check_gallery
 
     check_gallery(folder)
@@ -78,7 +85,9 @@ def index_import(
     typer.echo(f"{folder}\tadded {added.added} rows; {added.known} were there already, {added.barred} stay out{notes}")
 
 
-@commands.command("refresh", epilog="Example: reid index refresh galleries/crops --profiles cameras.safetensors")
+@commands.command(
+    "refresh", cls=NetworkCommand, epilog="Example: reid index refresh galleries/crops --profiles cameras.safetensors"
+)
 def index_refresh(
     folder: Folder,
     weights: Weights = None,
@@ -100,7 +109,8 @@ def index_refresh(
         raise ConfigError("reid index refresh: what has changed? give --profiles or --weights")
     check_weights(weights, profiles or ())
     from reid.cli.index import with_profiles
-    from reid.pipeline import NETWORK, embed_samples, gallery_checkpoint, load_checkpoint
+    from reid.pipeline import embed_samples, gallery_checkpoint, load_checkpoint
+    from reid.retrieval.kept_site import network_files
     from reid.retrieval.refresh import refresh_gallery
 
     old = gallery_checkpoint(folder)
@@ -108,6 +118,6 @@ def index_refresh(
     if flip and not weights:
         raise ConfigError("--flip: belongs to --weights; the gallery's own network embeds as it was built")
     again, kept = refresh_gallery(
-        folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), {NETWORK: new.save}
+        folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), network_files(new)
     )
     typer.echo(f"{folder}\tembedded {again} rows again, kept {kept}; fingerprint {new.fingerprint}")

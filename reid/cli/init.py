@@ -26,6 +26,9 @@ def init(
         ),
     ] = None,
     category: Annotated[str, typer.Option(help="What the crops show: person, vehicle, ...")] = "person",
+    infrared: Annotated[
+        list[str] | None, typer.Option(help="Camera that records infrared light. Can be repeated. Default: none.")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="The folder is a published data set: market1501, regdb:trial=3, ...")
     ] = None,
@@ -38,18 +41,22 @@ def init(
     """
     from reid.data.crop_folder import init_manifest, init_protocol
 
+    if protocol and infrared:
+        raise typer.BadParameter("a published data set says itself which cameras are infrared; leave --infrared out")
     if protocol and pattern:
         raise typer.BadParameter("a published data set is read by its protocol; leave --pattern out")
     if protocol:
         found = init_protocol(folder, protocol, overwrite=force)
     else:
-        choose = _ask if sys.stdin.isatty() and sys.stdout.isatty() else None
-        found = init_manifest(folder, pattern, category=category, overwrite=force, choose=choose)
+        choose = ask_layout if sys.stdin.isatty() and sys.stdout.isatty() else None
+        found = init_manifest(
+            folder, pattern, category=category, overwrite=force, choose=choose, infrared=infrared or ()
+        )
     for line in found.lines():
         typer.echo(line)
 
 
-def _ask(layouts: Sequence[Layout]) -> Layout:
+def ask_layout(layouts: Sequence[Layout]) -> Layout:
     """Ask in the terminal what the folders mean."""
     typer.echo("It is not clear what the folders mean:")
     for number, layout in enumerate(layouts, start=1):

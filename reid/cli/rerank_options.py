@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from reid.evaluation import Reranking
@@ -49,14 +48,6 @@ LearnMetric = Annotated[
         " nearest. It helps as well where an identity has one crop in a camera.",
     ),
 ]
-
-
-class RerankingCommand(TyperCommand):
-    """A command with the option ``--rerank camera`` or ``--rerank K1 K2 LAMBDA``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words of the command line after the numbers of ``--rerank`` are one word."""
-        return super().parse_args(ctx, join_numbers(args))
 
 
 def join_numbers(words: Sequence[str]) -> list[str]:

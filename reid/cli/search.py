@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reid.cli.gallery_options import Where
+from reid.cli.gallery_options import Where, domains_to_offer, filter_of
+from reid.cli.index_milvus import milvus_uri, search_in_milvus
+from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
     AsJson,
     Backbone,
@@ -40,10 +42,12 @@ NOBODY = "nobody in this gallery: the answers below are as good as those to some
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: reid search query.jpg --camera a1 --cross-camera")
+@commands.command(cls=NetworkCommand, epilog="Example: reid search query.jpg --camera a1 --cross-camera")
 def search(
     image: Annotated[Path, typer.Argument(help="Image of the person or object to search for.")],
-    gallery: Annotated[Path | None, typer.Option(help="Folder of the gallery. Default: galleries/street.")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Folder of the gallery, or its address in Milvus. Default: galleries/street.")
+    ] = None,
     camera: Annotated[
         str, typer.Option(help="Camera that took the image. Needed if the network has statistics for each camera.")
     ] = "",
@@ -148,7 +152,21 @@ def search_gallery(
     camera = clean_label(camera)
     query = Sample(image, "", camera, modality, category, Split.QUERY)
     policy = _checked_policy(unseen, flip, own_network)
-    chosen = _filter_of(where, in_camera, not_in_camera, after, before)
+    chosen = filter_of(where, in_camera, not_in_camera, after, before)
+    uri = milvus_uri(folder)
+    if uri is not None:
+        check_files([query])
+        check_weights(weights, profiles or ())
+        network = load_checkpoint(weights, backbone, size, profiles or (), flip)
+        check_cameras(network, unseen)
+        network = network if unseen is None else network.with_unseen_camera_policy(policy)
+        _print_answers(
+            search_in_milvus(
+                uri, image, network, camera=camera, modality=modality, category=category, k=k,
+                cross_camera=cross_camera, answers=answers, where=chosen, one_per=one_per,
+            ), "none", False, None, as_json,
+        )  # fmt: skip
+        return
     check_gallery(folder)
     check_files([query])
     check_weights(weights, profiles or ())
@@ -183,12 +201,12 @@ def search_gallery(
         categories=[category],
         where=chosen,
         one_per=one_per,
-        score_norm=str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM),
+        score_norm=(method := str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM)),
         same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
     )
     if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
         typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
-    _print_answers(found, nobody_found(found), persons, as_json)
+    _print_answers(found, method, nobody_found(found), persons, as_json)
 
 
 def _with_persons(
@@ -208,8 +226,10 @@ def _with_persons(
     return persons, with_ids_of_names(chosen, persons) if chosen is not None and persons is not None else chosen
 
 
-def _print_answers(found: Sequence[Answer], nobody: bool, persons: PersonState | None, as_json: bool) -> None:
-    rows = [_row(rank, answer, nobody, persons) for rank, answer in enumerate(found, 1)]
+def _print_answers(
+    found: Sequence[Answer], method: str, nobody: bool, persons: PersonState | None, as_json: bool
+) -> None:
+    rows = [_row(rank, answer, method, nobody, persons) for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -228,30 +248,6 @@ def _check_category(category: str, known: Collection[str], folder: Path) -> None
         raise ConfigError(
             f"--category: {folder} has no such crops: {unknown_name('category', category, sorted(known))}"
         )
-
-
-def _filter_of(
-    where: str | None,
-    in_camera: list[str] | None,
-    not_in_camera: list[str] | None,
-    after: str | None,
-    before: str | None,
-) -> Filter | None:
-    """Return the filter that the options ask for; None where they ask for none."""
-    if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):
-        return None  # without importing what reads expressions
-    from reid.retrieval.filters import ColumnCondition, both, equals, parse_where, time_of, without
-
-    for time in (after, before):
-        if time is not None:
-            time_of(time)
-    return both(
-        None if where is None else parse_where(where),
-        equals("camera", *(in_camera or ())),
-        without("camera", *(not_in_camera or ())),
-        None if after is None else ColumnCondition("time", ">=", (after,)),
-        None if before is None else ColumnCondition("time", "<", (before,)),
-    )
 
 
 def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:
@@ -286,8 +282,8 @@ def _unknown_domain(
 
     The domains of the gallery are offered.  Its network may know others, such as those that it was trained on.
     """
-    shown = {domain_of(sample, checkpoint.domain_fields) for sample in gallery}
-    domains = [domain for domain in checkpoint.domains if domain in shown] or list(checkpoint.domains)
+
+    domains = domains_to_offer(checkpoint, gallery)
     fields, known = "/".join(checkpoint.domain_fields), ", ".join(domains)
     what = "statistics" if checkpoint.has_statistics else "centers"
     where = f"{folder}: its network has" if own_network else f"{checkpoint.source}: these weights have"
@@ -322,7 +318,7 @@ def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]
     return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
-def _row(rank: int, answer: Answer, nobody: bool, persons: PersonState | None) -> dict[str, Any]:
+def _row(rank: int, answer: Answer, method: str, nobody: bool, persons: PersonState | None) -> dict[str, Any]:
     """Return what is printed about an answer; what is not known is left out, as version 0.1.0 did not know it."""
     sample = answer.sample
     row: dict[str, Any] = {
@@ -334,9 +330,10 @@ def _row(rank: int, answer: Answer, nobody: bool, persons: PersonState | None) -
         "domain": sample.category,
         "path": str(sample.path),
     }
-    if answer.normalized is not None and answer.match is not None:
+    if answer.normalized is not None:
+        row |= {"normalized_score": answer.normalized, "score_norm": method}
+    if answer.match is not None:
         row |= {
-            "normalized_score": answer.normalized,
             "verdict": str(answer.match.verdict),
             "false_match_rate": answer.match.false_match_rate,
             "false_alarm_rate": answer.match.false_alarm_rate,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -71,6 +71,7 @@ def init_manifest(
     category: str = "person",
     overwrite: bool = False,
     choose: Choose | None = None,
+    infrared: Collection[str] = (),
 ) -> InitResult:
     """Write ``folder``/manifest.csv from the names of the images below a folder.
 
@@ -85,13 +86,14 @@ def init_manifest(
         category: What the crops show, where the pattern does not say it.
         overwrite: Replace an existing manifest.
         choose: Chooses between layouts where it is not clear what the folders mean; None takes the most likely one.
+        infrared: The cameras that record infrared light.
 
     Returns:
         What was found.
 
     Raises:
-        DataError: There are no images, the pattern does not match one of them, or the manifest exists.  Nothing is
-            written then.
+        DataError: There are no images, the pattern does not match one of them, an infrared camera has no image, or the
+            manifest exists.  Nothing is written then.
     """
     manifest = _new_manifest(folder / MANIFEST, overwrite)
     if not folder.is_dir():
@@ -106,13 +108,40 @@ def init_manifest(
         layout = choose(layouts) if choose and len(layouts) > 1 else layouts[0]
         pattern = layout.pattern
         remarks += explain(layouts, layout)
-    samples = list(_read_samples(folder, images, pattern, category))
+    samples = _with_infrared(list(_read_samples(folder, images, pattern, category)), infrared)
     remarks += [*_nobody(folder, samples, pattern), *_endings(set(files) - set(images) - {manifest}), *_grey(samples)]
     if "{split}" not in pattern:
         samples += _choose_queries(samples)
-    write_manifest(samples, manifest)
+    _write(samples, manifest)
     other_files = len(files) - len(images) - (manifest in files)
     return InitResult(manifest, tuple(samples), pattern, other_files, tuple(remarks))
+
+
+def _with_infrared(samples: list[Sample], infrared: Collection[str]) -> list[Sample]:
+    """List the images of some cameras as infrared."""
+    cameras = {sample.camera for sample in samples}
+    for camera in infrared:
+        if camera not in cameras:
+            raise DataError(f"--infrared: {unknown_name('camera', camera, sorted(cameras - {''}))}")
+    return [replace(one, modality=Modality.INFRARED) if one.camera in infrared else one for one in samples]
+
+
+def samples_in_folder(folder: Path, pattern: str, category: str = "person") -> tuple[Sample, ...]:
+    """Read the labels of the images below a folder from their paths, and write nothing.
+
+    Args:
+        folder: The folder.
+        pattern: As for :func:`init_manifest`.
+        category: What the crops show, where the pattern does not say it.
+
+    Returns:
+        One sample for each image.
+
+    Raises:
+        DataError: The pattern does not match an image.
+    """
+    images = [path for path in list_files(folder).files if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
+    return tuple(_read_samples(folder, images, pattern, category))
 
 
 def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> InitResult:
@@ -132,7 +161,7 @@ def init_protocol(folder: Path, protocol: str, *, overwrite: bool = False) -> In
     choices = re.sub(r"[^a-z0-9]+", "-", protocol.partition(":")[2].lower()).strip("-")
     manifest = _new_manifest(folder / (f"manifest-{choices}.csv" if choices else MANIFEST), overwrite)
     samples = read_data(protocol, folder)
-    write_manifest(samples, manifest)
+    _write(samples, manifest)
     return InitResult(manifest, samples, protocol, 0)
 
 
@@ -260,7 +289,7 @@ def _grey(samples: Sequence[Sample]) -> list[str]:
     more = f" and {len(cameras) - SHOWN} more" if len(cameras) > SHOWN else ""
     return [
         f"grey images, as of an infrared camera: {', '.join(cameras[:SHOWN])}{more}; they are listed as visible, so"
-        " if the camera is infrared, write infrared in the column modality"
+        " if a camera is infrared, name it by --infrared, or write infrared in the column modality"
     ] if cameras else []  # fmt: skip
 
 
@@ -286,3 +315,10 @@ def _limitations(images: Sequence[Sample]) -> list[str]:
     if not cameras:
         lines.append("identities are unknown: search and calibration work, nothing can be scored")
     return lines
+
+
+def _write(samples: Sequence[Sample], manifest: Path) -> None:
+    try:
+        write_manifest(samples, manifest)
+    except OSError as error:
+        raise DataError(f"{manifest}: cannot be written ({error.strerror or error}); free some space") from error

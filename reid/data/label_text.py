@@ -13,7 +13,7 @@ import unicodedata
 NULL_WORDS = frozenset((
     "nan", "NaN", "NAN", "-nan", "-NaN", "NA", "na", "<NA>", "<na>", "N/A", "n/a", "n.a.", "N.A.", "#N/A", "#NA",
     "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "#NULL!", "NaT", "nat", "none", "None", "NONE", "<none>",
-    "<None>", "null", "Null", "NULL", "<null>", "<NULL>", "(null)", "(NULL)", "nil", "-", "--", "---", "–", "—",
+    "<None>", "null", "Null", "NULL", "<null>", "<NULL>", "(null)", "(NULL)", "nil",
 ))  # fmt: skip
 # Words that people write for an identity, a camera or a track that is not known, in any capitals.
 UNKNOWN_WORDS = frozenset((
@@ -22,6 +22,8 @@ UNKNOWN_WORDS = frozenset((
 # Control characters, line separators, and the surrogates that stand for bytes that are not Unicode.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+_MARKED_WORDS = frozenset(word.casefold() for word in NULL_WORDS if not word.isalpha())  # no names in any capitals
+_DASH = re.compile(r"[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]")  # programs write them in place of the hyphen
 _INVISIBLE = re.compile("[\u034f\u180b-\u180d\ufe00-\ufe0f]")  # marks without a form of their own
 _SPREADSHEET_TEXT = re.compile(r'="(.*)"', re.DOTALL)
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0+")
@@ -61,6 +63,17 @@ def clean_label(text: str) -> str:
     return text
 
 
+def means_missing(text: str) -> bool:
+    """Say whether a cell is a word that programs write where there is no value, or dashes of any kind.
+
+    Example:
+        >>> [text for text in ("", "NaN", "Nan", "#n/a", "---", "-1") if means_missing(text)]
+        ['NaN', '#n/a', '---']
+    """
+    text = _DASH.sub("-", text)
+    return text in NULL_WORDS or text.casefold() in _MARKED_WORDS or (text != "" and not text.strip("-"))
+
+
 def means_unknown(label: str) -> bool:
     """Say whether an identity, a camera or a track is a word that means that it is not known.
 
@@ -68,17 +81,21 @@ def means_unknown(label: str) -> bool:
         >>> [label for label in ("anna", "Unknown", "NaN", "-1") if means_unknown(label)]
         ['Unknown', 'NaN', '-1']
     """
-    return label in NULL_WORDS or label.casefold() in UNKNOWN_WORDS
+    return means_missing(label) or _DASH.sub("-", label).casefold() in UNKNOWN_WORDS
 
 
 def likeness_key(label: str) -> str:
-    """Make a key that is equal for labels that differ only in capitals, blanks, the width of letters and leading zeros.
+    """Make a key that is equal for labels that differ only in what is easily written in another way.
+
+    That are capitals, blanks, the width of letters, leading zeros, and the kind of a dash or an underscore.
 
     Example:
         >>> likeness_key("Cam 1") == likeness_key("cam1"), likeness_key("0007") == likeness_key("7")
         (True, True)
+        >>> likeness_key("cam\u20131") == likeness_key("cam-1") == likeness_key("cam_1")
+        True
     """
-    key = re.sub(r"\s+", "", unicodedata.normalize("NFKC", label).casefold())
+    key = re.sub(r"\s+", "", _DASH.sub("-", unicodedata.normalize("NFKC", label)).replace("_", "-").casefold())
     return key.lstrip("0") or "0" if key.isdecimal() else key
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from reid.data.images import read_image
 from reid.data.transforms import EvaluationTransform
-from reid.errors import ConditionError, ConfigError
+from reid.errors import ConditionError, ConfigError, DataError
 from reid.records import Sample, domain_of
 
+OnUnreadable = Callable[[Sample, DataError], object]
+"""Called with a sample whose image cannot be read, and why."""
 Progress = Callable[[int], object]
 """Called with the number of images done since the last call, as ``tqdm.update`` is."""
 
@@ -31,11 +33,13 @@ class Batch:
         images: (B, 3, H, W) float32, normalised.
         domain: (B,) int64, the index of each image's normalization domain; None where the network has no domains.
         samples: The B records.
+        rows: Where the records stand in the samples that were to be read.
     """
 
     images: Tensor
     domain: Tensor | None
     samples: tuple[Sample, ...]
+    rows: tuple[int, ...]
 
 
 def domain_indices(
@@ -103,6 +107,8 @@ def load_batches(
     batch_size: int = 64,
     workers: int = 0,
     unknown_domain: int | None = None,
+    decoder: str = "pillow",
+    on_unreadable: OnUnreadable | None = None,
 ) -> Iterator[Batch]:
     """Read samples in batches, in their order.
 
@@ -117,6 +123,9 @@ def load_batches(
         workers: Threads that decode ahead; 0 decodes in the caller's thread.  At most two batches are held beside the
             one in use.
         unknown_domain: The index for an unknown domain, as in :func:`domain_indices`.
+        decoder: What decodes JPEG files, see :func:`~reid.data.images.read_image`.
+        on_unreadable: Is told of each image that cannot be read, which is then left out; without it such an image is
+            an error.
 
     Returns:
         An iterator over the batches.
@@ -124,23 +133,36 @@ def load_batches(
     Raises:
         ConfigError: ``batch_size`` is below 1.
         ConditionError: A domain is unknown, and ``unknown_domain`` is None.
-        DataError: An image cannot be read; raised when its batch is due.
+        DataError: An image cannot be read, and nobody is told of it; raised when its batch is due.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
     domain = domain_indices(samples, domain_fields, domains, unknown_domain) if domain_fields else None
-    return _batches(samples, transform, domain, batch_size, workers)
+    crops = _read_crops(samples, transform, workers, 2 * batch_size, decoder, on_unreadable is not None)
+    return _batches(crops, samples, transform, domain, batch_size, on_unreadable)
 
 
 def _batches(
-    samples: Sequence[Sample], transform: EvaluationTransform, domain: Tensor | None, batch_size: int, workers: int
+    crops: Generator[Tensor | DataError],
+    samples: Sequence[Sample],
+    transform: EvaluationTransform,
+    domain: Tensor | None,
+    batch_size: int,
+    on_unreadable: OnUnreadable | None,
 ) -> Iterator[Batch]:
-    with closing(_read_crops(samples, transform, workers, ahead=2 * batch_size)) as crops:
+    with closing(crops):
         for start in range(0, len(samples), batch_size):
-            rows = slice(start, start + batch_size)
-            images = torch.stack(list(islice(crops, batch_size)))  # (B, 3, H, W) uint8
-            batch_domain = None if domain is None else domain[rows]
-            yield Batch(transform.normalise(images), batch_domain, tuple(samples[rows]))
+            rows, images = [], []
+            for row, crop in enumerate(islice(crops, batch_size), start):
+                if isinstance(crop, Tensor):
+                    rows.append(row)
+                    images.append(crop)
+                elif on_unreadable is not None:
+                    on_unreadable(samples[row], crop)
+            if rows:
+                batch_domain = None if domain is None else domain[torch.tensor(rows)]
+                read = tuple(samples[row] for row in rows)
+                yield Batch(transform.normalise(torch.stack(images)), batch_domain, read, tuple(rows))
 
 
 def load_crops(
@@ -163,19 +185,33 @@ def load_crops(
     crops = torch.empty((len(samples), 3, transform.height, transform.width), dtype=torch.uint8)
     with closing(_read_crops(samples, transform, workers, ahead=128)) as source:
         for row, crop in enumerate(source):
-            crops[row] = crop
+            if isinstance(crop, Tensor):  # an image that cannot be read has raised its error
+                crops[row] = crop
             if progress is not None:
                 progress(1)
     return crops
 
 
 def _read_crops(
-    samples: Iterable[Sample], transform: EvaluationTransform, workers: int, ahead: int
-) -> Generator[Tensor]:
-    """Yield each sample's crop, (3, H, W) uint8, in order; decode at most ``ahead`` crops before they are used."""
+    samples: Iterable[Sample],
+    transform: EvaluationTransform,
+    workers: int,
+    ahead: int,
+    decoder: str = "pillow",
+    keeps_errors: bool = False,
+) -> Generator[Tensor | DataError]:
+    """Yield each sample's crop, (3, H, W) uint8, in order; decode at most ``ahead`` crops before they are used.
 
-    def load(sample: Sample) -> Tensor:
-        return transform.resize(read_image(sample.path))
+    Where ``keeps_errors``, the error of an image that cannot be read stands in its place.
+    """
+
+    def load(sample: Sample) -> Tensor | DataError:
+        try:
+            return transform.resize(read_image(sample.path, decoder, (transform.width, transform.height)))
+        except DataError as error:
+            if keeps_errors:
+                return error
+            raise
 
     if workers < 1:
         for sample in samples:
@@ -185,7 +221,9 @@ def _read_crops(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="reid-load")
     try:
         source = iter(samples)
-        waiting: deque[Future[Tensor]] = deque(pool.submit(load, sample) for sample in islice(source, ahead))
+        waiting: deque[Future[Tensor | DataError]] = deque(
+            pool.submit(load, sample) for sample in islice(source, ahead)
+        )
         while waiting:
             crop = waiting.popleft().result()
             waiting.extend(pool.submit(load, sample) for sample in islice(source, 1))

@@ -15,9 +15,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reid.data.label_text import CONTROL, NULL_WORDS, clean_label, defuse, means_unknown, restore
+from reid.data.label_text import CONTROL, clean_label, defuse, means_missing, means_unknown, restore
 from reid.data.manifest_columns import COLUMNS as COLUMNS
 from reid.data.manifest_columns import KNOWN_COLUMNS, OPTIONAL_COLUMNS, ManifestColumns, name_columns, shorten
+from reid.data.unreadable import current_unreadable
 from reid.errors import DataError, unknown_name
 from reid.files import require_regular_file, write_whole
 from reid.records import Modality, Sample, Split
@@ -126,12 +127,12 @@ def write_manifest(samples: Sequence[Sample], path: Path) -> None:
 
 
 def check_files(samples: Iterable[Sample]) -> None:
-    """Check that the images of samples exist.
+    """Check that the images of samples exist, unless those that cannot be read are left out.
 
     Raises:
         DataError: Images are missing; the message names the first one and says how many there are.
     """
-    paths = list(dict.fromkeys(sample.path for sample in samples))
+    paths = list(dict.fromkeys(sample.path for sample in samples)) if current_unreadable() is None else []
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(
@@ -272,7 +273,7 @@ class _RowReader:
         if name == "path":
             return cell
         label = clean_label(cell)
-        if label and name != "split" and (label in NULL_WORDS or (name in LABELS and means_unknown(label))):
+        if label and name != "split" and (means_missing(label) or (name in LABELS and means_unknown(label))):
             self._missing[name, label] += 1
             return ""
         return label
@@ -312,7 +313,7 @@ def _row(sample: Sample, folder: Path) -> dict[str, str]:
             raise DataError(
                 f"{sample.path}: {name} {cell!a} has outer blanks or characters that no table holds; rename it"
             )
-        if (name in LABELS and means_unknown(cell)) or (name == "category" and cell in NULL_WORDS):
+        if (name in LABELS and means_unknown(cell)) or (name == "category" and means_missing(cell)):
             raise DataError(
                 f'{sample.path}: {name} "{cell}" is a word for an unknown {name}; rename it, or leave it empty'
             )

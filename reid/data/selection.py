@@ -5,7 +5,7 @@ Neighbouring crops of a track are nearly the same image.  Leaving most of them o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,13 @@ def select_domains(samples: Sequence[Sample], domain_fields: Sequence[str], doma
     Args:
         samples: The samples to select from.
         domain_fields: The fields of a sample that name its domain.
-        domains: Names of the domains to keep.
+        domains: Names of the domains to keep.  The label of a camera stands for its domain where it has only one.
 
     Returns:
         The samples of these domains, in their order.
 
     Raises:
-        DataError: If no sample has one of the names.
+        DataError: If no sample has one of the names, or a label stands for several domains.
 
     Example:
         >>> from pathlib import Path
@@ -42,11 +42,22 @@ def select_domains(samples: Sequence[Sample], domain_fields: Sequence[str], doma
         >>> [sample.camera for sample in select_domains(samples, ("camera",), ["yard"])]
         ['yard']
     """
-    known = sorted({domain_of(sample, domain_fields) for sample in samples})
-    for name in domains:
-        if name not in known:
-            raise DataError(unknown_name("/".join(domain_fields), name, known))
-    return [sample for sample in samples if domain_of(sample, domain_fields) in domains]
+    cameras = {domain_of(sample, domain_fields): sample.camera for sample in samples}
+    chosen = {_domain_of_name(name, cameras, domain_fields) for name in domains}
+    return [sample for sample in samples if domain_of(sample, domain_fields) in chosen]
+
+
+def _domain_of_name(name: str, cameras: Mapping[str, str], domain_fields: Sequence[str]) -> str:
+    """Return the domain that a name or the label of a camera means; ``cameras`` holds the camera of each domain."""
+    if name in cameras:
+        return name
+    known = sorted(cameras)
+    of_camera = [domain for domain in known if "camera" in domain_fields and cameras[domain] == name != ""]
+    if not of_camera:
+        raise DataError(unknown_name("/".join(domain_fields), name, known))
+    if len(of_camera) > 1:
+        raise DataError(f'camera "{name}": expected one domain, it has {", ".join(of_camera)}; name one of these')
+    return of_camera[0]
 
 
 def keep_one_of_each_track(samples: Sequence[Sample], domain_fields: Sequence[str]) -> list[Sample]:

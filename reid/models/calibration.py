@@ -17,6 +17,7 @@ from torch import Tensor
 from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
+from reid.models.freed_memory import freed_memory_kept
 from reid.models.runtime import UNCALIBRATED
 from reid.norm import Profiles, calibrate, camera_batchnorm, convert_norm, domains_of, mixes_domains
 from reid.norm.convert import PLAIN_NORMS, NormLayer, norm_layers, take_rows
@@ -89,9 +90,15 @@ def calibrate_checkpoint(
         batches = _load_mixed_batches(checkpoint, groups, batch_size, workers, np.random.default_rng(seed), progress)
     else:
         batches = _load_batches_of_one_domain(checkpoint, groups, batch_size, workers, progress)
-    profiles = calibrate(
-        checkpoint.network, batches, domains, minimum=minimum, weights=checkpoint.weights, domain_fields=domain_fields
-    )
+    with freed_memory_kept():
+        profiles = calibrate(
+            checkpoint.network,
+            batches,
+            domains,
+            minimum=minimum,
+            weights=checkpoint.weights,
+            domain_fields=domain_fields,
+        )
     if prior_from == "network":
         return profiles.towards(own_profiles(checkpoint, domains, domain_fields), prior)
     return profiles.shrunk(prior, {name: str(rows[0].modality) for name, rows in groups.items()})
@@ -123,12 +130,12 @@ def own_profiles(checkpoint: Checkpoint, domains: Sequence[str], domain_fields: 
     return Profiles(
         tuple(domains),
         (1,) * len(domains),
-        mean={name: torch.cat([stats.mean for stats in rows]).clone() for name, rows in kept.items()},
-        var={name: torch.cat([stats.var for stats in rows]).clone() for name, rows in kept.items()},
+        mean={name: torch.cat([stats.mean for stats in rows]).cpu().clone() for name, rows in kept.items()},
+        var={name: torch.cat([stats.var for stats in rows]).cpu().clone() for name, rows in kept.items()},
         weights=checkpoint.weights,
         domain_fields=tuple(domain_fields),
         cov={
-            name: layer.running.cov.clone()
+            name: layer.running.cov.cpu().clone()
             for name, layer in norm_layers(network).items()
             if isinstance(layer, DomainWhitening)
         },
@@ -225,7 +232,10 @@ def _load_mixed_batches(
     domain = torch.tensor([index for _, index in rows])
     size = _even_batch_size(len(rows), batch_size)
     done = 0
-    for batch in load_batches([s for s, _ in rows], checkpoint.transform, batch_size=size, workers=workers):
+    decoder = checkpoint.execution.decoder
+    for batch in load_batches(
+        [s for s, _ in rows], checkpoint.transform, batch_size=size, workers=workers, decoder=decoder
+    ):
         yield batch.images, domain[done : done + len(batch.images)]
         done += len(batch.images)
         if progress is not None:
@@ -241,7 +251,13 @@ def _load_batches_of_one_domain(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for index, name in enumerate(sorted(groups)):
         size = _even_batch_size(len(groups[name]), batch_size)
-        for batch in load_batches(groups[name], checkpoint.transform, batch_size=size, workers=workers):
+        for batch in load_batches(
+            groups[name],
+            checkpoint.transform,
+            batch_size=size,
+            workers=workers,
+            decoder=checkpoint.execution.decoder,
+        ):
             yield batch.images, torch.full((len(batch.images),), index)
             if progress is not None:
                 progress(len(batch.images))

@@ -6,6 +6,7 @@ A checkpoint keeps the weights, the image preparation, the normalization domains
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.data.transforms import EvaluationTransform
-from reid.errors import ConditionError, ConfigError, WeightsError
+from reid.errors import ConfigError, WeightsError
 from reid.models.checkpoint_files import CheckpointContents, fingerprint_of, read_contents, write_contents
 from reid.models.embedder import NetworkSpec
-from reid.models.embedding_centers import EmbeddingCenters, with_centers_of
-from reid.models.runtime import UNCALIBRATED, RuntimeNetwork
-from reid.norm import SYSTEMS, Given, Profiles, add_domain, domains_of, install, system_of
+from reid.models.embedding_centers import EmbeddingCenters, subtract_centers, with_centers_of
+from reid.models.execution import STORED, USUAL, Execution, find_device
+from reid.models.profile_checks import check_profiles
+from reid.models.runners import RunnerOf
+from reid.models.runtime import RuntimeNetwork
+from reid.norm import SYSTEMS, Profiles, add_domain, domains_of, install, system_of
 from reid.norm.site_cohort import SiteCohort, join_cohorts
-from reid.norm.unseen_domains import UNKNOWN_DOMAIN, answer, check_policy
+from reid.norm.unseen_domains import UNKNOWN_DOMAIN, check_policy
 from reid.records import UnseenCameraPolicy
 
 MIN_SIDE, MAX_SIDE = 32, 2048  # pixels of a side that a user may ask images to be resized to
@@ -51,6 +55,7 @@ class Checkpoint:
         unseen_camera_policy: What the network does with images of a camera, or other domain, that it does not know.
         centers: What is subtracted from the embeddings of each of ``domains``; None where nothing is.
         cohort: Embeddings of crops of the cameras, with which scores are normalized where a gallery lacks a camera.
+        execution: Where and how the network runs; see :meth:`with_execution`.
     """
 
     network: nn.Module
@@ -65,6 +70,8 @@ class Checkpoint:
     unseen_camera_policy: UnseenCameraPolicy = UnseenCameraPolicy.ERROR
     centers: EmbeddingCenters | None = None
     cohort: SiteCohort | None = None
+    execution: Execution = USUAL
+    runner: RunnerOf = field(init=False, repr=False, default_factory=RunnerOf)
 
     @property
     def has_statistics(self) -> bool:
@@ -96,37 +103,19 @@ class Checkpoint:
             A checkpoint of the same weights with another fingerprint; this one does not change.
 
         Raises:
-            WeightsError: If the profiles were measured with other weights, name their domains by other fields, or have
-                statistics of BatchNorm for a network without BatchNorm.
+            WeightsError: They come from other weights, name domains by other fields, or do not fit the network.
         """
-        self._check_profiles(profiles)
+        check_profiles(self, profiles)
         changes: dict[str, Any] = {}
         if profiles.mean:
             changes |= {"network": install(self.network, profiles), "domain_fields": profiles.domain_fields}
         if profiles.mean or profiles.centers is not None:
             changes["centers"] = with_centers_of(profiles, self.centers)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
-        extra = {**self.extra, **{key: text for key, text in words.items() if text}}
+        kept = self.extra if not changes else {key: text for key, text in self.extra.items() if key != LEVELS}
+        extra = {**kept, **{key: text for key, text in words.items() if text}}
         cohort = join_cohorts(self.cohort, profiles.cohort, stale=profiles.domains if changes else ())
         return replace(self._with_changes(**changes), extra=extra, cohort=cohort)
-
-    def _check_profiles(self, profiles: Profiles) -> None:
-        if self.runtime and profiles.mean:
-            raise WeightsError(f"{self.source}: these profiles hold statistics of BatchNorm, and {UNCALIBRATED}")
-        if self.domain_fields and profiles.domain_fields != self.domain_fields:
-            raise WeightsError(
-                f"{self.source}: its domains are named by {'/'.join(self.domain_fields)}, those of the profiles by"
-                f" {'/'.join(profiles.domain_fields)}; calibrate again with these weights"
-            )
-        if profiles.weights not in ("", self.weights, self.fingerprint):
-            raise WeightsError(
-                f"{self.source}: these are weights {self.weights}, the profiles were measured on"
-                f" {profiles.weights}; calibrate again with these weights, or give the --size they were measured at"
-            )
-        if profiles.centers is not None and self.has_statistics and not self.domain_fields:
-            raise WeightsError(
-                f"{self.source}: its domains are not those of cameras, so it has no use for centers of cameras"
-            )
 
     def with_network(self, network: nn.Module, domain_fields: Sequence[str], extra: Mapping[str, str]) -> Checkpoint:
         """Replace the network by one with other weights, such as the result of an adaptation.
@@ -140,7 +129,7 @@ class Checkpoint:
             A checkpoint with a fingerprint of its own; profiles of the old weights do not fit it.
         """
         contents = replace(self._contents(), network=network, domain_fields=tuple(domain_fields), extra=extra)
-        return replace(_assemble(contents, self.source), extra=extra)
+        return replace(_assemble(contents, self.source, self.execution), extra=extra)
 
     def with_domains(self, domains: Sequence[str]) -> Checkpoint:
         """Add domains that nobody has measured; each gets the mixture of all known statistics.
@@ -177,9 +166,31 @@ class Checkpoint:
         """Return a checkpoint that embeds an image as the mean over the image and its mirror image."""
         return self._with_changes(transform=replace(self.transform, flip=True))
 
+    def with_execution(self, execution: Execution) -> Checkpoint:
+        """Move the network to a device, and choose its precision and what runs it.
+
+        Args:
+            execution: What is wanted; "auto" becomes the best device there is.
+
+        Returns:
+            A checkpoint of the same weights.  It has this fingerprint, unless the precision or the decoder moves
+            embeddings (:meth:`~reid.models.execution.Execution.fingerprint_parts`).
+
+        Raises:
+            ConfigError: The device is not there, or another program runs the network and this asks for more.
+        """
+        execution, network = find_device(execution, self.runtime), self.network
+        if execution.device != self.execution.device:
+            network = copy.deepcopy(network).to(execution.device)
+        moved = replace(self, network=network, execution=execution)
+        return replace(moved, fingerprint=fingerprint_of(moved._contents(), execution))
+
     def save(self, path: Path) -> None:
         """Write everything that :func:`load_checkpoint` needs to return a checkpoint with the same fingerprint."""
-        _write(path, replace(self._contents(), extra={**self.extra, BASE: self.weights}), domains_of(self.network))
+        extra = {**self.extra, BASE: self.weights}
+        if self.execution.fingerprint_parts():
+            extra[STORED] = f"{self.execution.precision} {self.execution.decoder}"
+        _write(path, replace(self._contents(), extra=extra), domains_of(self.network))
 
     def embed(self, images: Tensor, domain: Tensor | int | None = None) -> Tensor:
         """Compute the embeddings of prepared images.
@@ -193,18 +204,20 @@ class Checkpoint:
                 for all images; None where the network has no domains.
 
         Returns:
-            (B, D) float32, rows of unit length.
+            (B, D) float32 on the CPU, rows of unit length.
 
         Raises:
-            WeightsError: If a number is not finite.
+            WeightsError: If a number is not finite, or the runtime gives other embeddings than the eager network.
             ConditionError: If the network has domains and the images have none, or an unknown one that it refuses.
         """
+        runner = self.runner.get(self)
         with torch.inference_mode():
-            embeddings = self._run(images, domain)
+            embeddings = runner.run(images, domain)
             if self.transform.flip:
-                embeddings = functional.normalize(embeddings + self._run(images.flip(-1), domain), dim=1)
+                embeddings = functional.normalize(embeddings + runner.run(images.flip(-1), domain), dim=1)
+            embeddings = embeddings.float().cpu()
             if self.centers is not None:
-                embeddings = self._center(embeddings, domain)
+                embeddings = subtract_centers(self.centers, embeddings, domain, self.unknown_domain, self.source)
         if not embeddings.isfinite().all():
             raise WeightsError(
                 f"{self.source}: gives numbers that are not finite; its training diverged, or its statistics are of"
@@ -212,24 +225,9 @@ class Checkpoint:
             )
         return embeddings
 
-    def _center(self, embeddings: Tensor, domain: Tensor | int | None) -> Tensor:
-        if self.centers is None or domain is None:
-            raise ConditionError(f"{self.source}: its embeddings are centered, so it needs the camera of each image")
-        if self.unknown_domain is None and bool((torch.as_tensor(domain) < 0).any()):
-            raise ConditionError(f"{self.source}: has no center of an unknown camera; known: {', '.join(self.domains)}")
-        return self.centers.subtract(embeddings, domain)
-
-    def _run(self, images: Tensor, domain: Tensor | int | None) -> Tensor:
-        if not self.has_statistics:
-            domain = None
-        if domain is not None and self.unknown_domain is not None:
-            return answer(self.network, images, domain, self.unseen_camera_policy)
-        outputs: Tensor = Given(self.network)(images, domain)
-        return outputs
-
     def _with_changes(self, **changes: Any) -> Checkpoint:
         """These weights with something else about them, and so another fingerprint."""
-        changed = _assemble(replace(self._contents(), **changes), self.source)
+        changed = _assemble(replace(self._contents(), **changes), self.source, self.execution)
         return replace(changed, weights=self.weights, extra=self.extra, cohort=self.cohort)
 
     def _contents(self) -> CheckpointContents:
@@ -314,7 +312,7 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
     return replace(checkpoint, weights=checkpoint.fingerprint if base is None else base, extra=extra)
 
 
-def _assemble(contents: CheckpointContents, source: str) -> Checkpoint:
+def _assemble(contents: CheckpointContents, source: str, execution: Execution = USUAL) -> Checkpoint:
     """A checkpoint with its fingerprint and without free text."""
     centers = contents.centers
     fields, domains = contents.domain_fields, domains_of(contents.network)
@@ -323,7 +321,7 @@ def _assemble(contents: CheckpointContents, source: str) -> Checkpoint:
     elif centers is not None:
         fields, domains = centers.domain_fields, centers.domains
     contents = replace(contents, centers=centers)
-    fingerprint = fingerprint_of(contents)
+    fingerprint = fingerprint_of(contents, execution)
     return Checkpoint(
         contents.network.eval(),
         contents.spec,
@@ -335,6 +333,7 @@ def _assemble(contents: CheckpointContents, source: str) -> Checkpoint:
         weights=fingerprint,
         unseen_camera_policy=contents.unseen_camera_policy,
         centers=centers,
+        execution=execution,
     )
 
 

@@ -22,6 +22,7 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, WeightsError
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters
+from reid.models.execution import USUAL, Execution
 from reid.models.header import DomainNames, check_domain_count, check_network_size, parse_extra, parse_header
 from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
@@ -98,7 +99,7 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
     write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
 
 
-def fingerprint_of(contents: CheckpointContents) -> str:
+def fingerprint_of(contents: CheckpointContents, execution: Execution = USUAL) -> str:
     """Return a hash that changes with anything that changes embeddings."""
     parts = [
         asdict(contents.spec),
@@ -114,6 +115,8 @@ def fingerprint_of(contents: CheckpointContents) -> str:
         parts.append({UNSEEN_KEY: contents.unseen_camera_policy})
     if contents.centers is not None:
         parts.append(contents.centers.fingerprint_part())
+    if execution.fingerprint_parts():
+        parts.append(execution.fingerprint_parts())
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
@@ -217,7 +220,7 @@ def _read_runtime_model(path: Path, backbone: str | None, size: tuple[int, int] 
 
 
 def _build(spec: NetworkSpec, numbers: int) -> Embedder:
-    """Build an embedder with weights 0 and without moving the random stream: its weights are about to be replaced.
+    """Build an embedder with arbitrary weights, all of which the caller must replace; the random stream stays.
 
     A network that needs far more than the ``numbers`` of its file is refused before it takes memory.
     """
@@ -237,7 +240,10 @@ def _build_for(spec: NetworkSpec, tensors: Table) -> Embedder:
 
 
 class _WithoutRandomWeights(TorchFunctionMode):
-    """Set weights to 0 where PyTorch would draw them at random, which takes longer than reading them from a file."""
+    """Leave weights as they lie in memory where PyTorch would draw them at random.
+
+    Drawing them, or even setting them to 0, takes longer than reading them from a file.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -245,9 +251,7 @@ class _WithoutRandomWeights(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in RANDOM_FILLS:
             return func(*args, **kwargs)
-        tensor: Tensor = args[0] if args else kwargs["tensor"]
-        with torch.no_grad():
-            return tensor.zero_()
+        return args[0] if args else kwargs["tensor"]
 
 
 def _affine_of(network: nn.Module) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reid.errors import DataError, WeightsError
+from reid.errors import ConditionError, DataError, WeightsError
 from reid.norm import Profiles
 from reid.old_names import fields_in_files
 
@@ -67,7 +67,10 @@ class EmbeddingCenters:
         center = rows[index]  # -1: the mean of all
         moved = embeddings - center
         if bool((moved.norm(dim=1) < SHORTEST).any()):
-            raise DataError("centering: an image's embedding equals the center of its camera, so it has no direction")
+            raise DataError(
+                "centering: the embedding of an image equals the center of its camera, so nothing is left of it when"
+                " the center is subtracted; look whether the center was measured on copies of this picture"
+            )
         return torch.where(center.any(1, keepdim=True), functional.normalize(moved), embeddings)
 
     def spread(self, domains: Sequence[str]) -> EmbeddingCenters:
@@ -104,6 +107,32 @@ class EmbeddingCenters:
             "names": list(self.domains),
             "digest": hashlib.sha256(self.vectors.contiguous().numpy().tobytes()).hexdigest(),
         }
+
+
+def subtract_centers(
+    centers: EmbeddingCenters,
+    embeddings: Tensor,
+    domain: Tensor | int | None,
+    unknown_domain: int | None,
+    source: str,
+) -> Tensor:
+    """Center the embeddings of a network.
+
+    Args:
+        centers: The centers of its domains.
+        embeddings: (B, D) float32.
+        domain: The domain of each image, or one for all.
+        unknown_domain: The index of an unknown domain; None where the network refuses such images.
+        source: The file of the network, for messages.
+
+    Raises:
+        ConditionError: The domain is not given, or unknown and refused.
+    """
+    if domain is None:
+        raise ConditionError(f"{source}: its embeddings are centered, so it needs the camera of each image")
+    if unknown_domain is None and bool((torch.as_tensor(domain) < 0).any()):
+        raise ConditionError(f"{source}: has no center of an unknown camera; known: {', '.join(centers.domains)}")
+    return centers.subtract(embeddings, domain)
 
 
 def with_centers_of(profiles: Profiles, known: EmbeddingCenters | None) -> EmbeddingCenters | None:

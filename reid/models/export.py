@@ -6,17 +6,15 @@ that embeds images of several cameras, ``torch.onnx.export(Given(network), ...)`
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.files import write_together
 from reid.models.checkpoint import Checkpoint
+from reid.models.graph_export import EXPORT_PACKAGES, export_graph
 from reid.models.runtime import RUNTIMES, import_package
 from reid.norm import Given, extract
 
@@ -41,14 +39,14 @@ def export(checkpoint: Checkpoint, out: Path, camera: str = "") -> None:
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: another program runs it already ({checkpoint.runtime})")
     network = _extract_camera(checkpoint, camera)
-    for name in ("onnx", "onnxscript", *(["openvino"] if runtime == "openvino" else [])):
+    for name in (*EXPORT_PACKAGES, *(["openvino"] if runtime == "openvino" else [])):
         import_package(name, name.removesuffix("script"), str(out))
     exported: nn.Module = Given(network).eval()
     if checkpoint.transform.flip:
         exported = _WithMirrorImage(exported).eval()
     if checkpoint.centers is not None:
         exported = _Centered(exported, checkpoint.centers.vectors[checkpoint.domains.index(camera)]).eval()
-    graph = _export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
+    graph = export_graph(exported, checkpoint.transform.height, checkpoint.transform.width)
     card = out.with_suffix(".toml")
 
     def write(folder: Path) -> None:
@@ -119,23 +117,6 @@ def _extract_camera(checkpoint: Checkpoint, camera: str) -> nn.Module:
     if camera:
         raise ConfigError(f'{checkpoint.source}: has no statistics per camera, so none of "{camera}"; pass --profiles')
     return checkpoint.network
-
-
-def _export_graph(network: nn.Module, height: int, width: int) -> bytes:
-    """The bytes of an ONNX file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about details of its own exporter
-        program: Any = torch.onnx.export(
-            network,
-            (torch.zeros(2, 3, height, width),),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["vectors"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-        )
-    graph: bytes = program.model_proto.SerializeToString()
-    return graph
 
 
 def _card_text(checkpoint: Checkpoint) -> str:

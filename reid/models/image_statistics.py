@@ -17,6 +17,7 @@ from torch.nn import functional
 from reid.data.loading import Progress, domain_indices, load_batches
 from reid.errors import ConfigError, DataError
 from reid.models.checkpoint import Checkpoint
+from reid.models.runners import as_eager
 from reid.norm.convert import norm_layers
 from reid.norm.statistics import as_maps, moments
 from reid.records import Sample
@@ -76,12 +77,16 @@ def measure_images(
     rows = set(domain_indices(samples, checkpoint.domain_fields, checkpoint.domains).tolist())
     if len(rows) != 1:
         raise DataError(f"moments: expected images of one camera, got {len(samples)} images of {len(rows)}")
+    checkpoint = as_eager(checkpoint)
     found: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     vectors, thumbnails = [], []
     layers = norm_layers(checkpoint.network)
     hooks = [layer.register_forward_pre_hook(partial(_collect_moments, found[name])) for name, layer in layers.items()]
     try:
-        for batch in load_batches(samples, checkpoint.transform, batch_size=batch_size, workers=workers):
+        decoder = checkpoint.execution.decoder
+        for batch in load_batches(
+            samples, checkpoint.transform, batch_size=batch_size, workers=workers, decoder=decoder
+        ):
             vectors.append(checkpoint.embed(batch.images, next(iter(rows))))
             thumbnails.append(_make_thumbnails(batch.images))
             if progress is not None:
@@ -96,7 +101,8 @@ def measure_images(
 
 
 def _collect_moments(found: list[tuple[Tensor, Tensor]], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    found.append(moments(as_maps(inputs[0])))
+    mean, var = moments(as_maps(inputs[0]))
+    found.append((mean.float().cpu(), var.float().cpu()))
 
 
 def _make_thumbnails(images: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reid.data.unreadable import current_unreadable
+
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
 
@@ -14,10 +16,17 @@ CENTERING_KEY = "centering"
 def provenance_of(checkpoint: Checkpoint) -> dict[str, object]:
     """Return how a network's embeddings come about, as far as the names of the files do not tell it."""
     from reid.models.checkpoint import PRIOR  # needs PyTorch, which commands import late
+    from reid.models.runners import describe_execution
 
     provenance: dict[str, object] = {"neck": checkpoint.spec.neck, "flip": checkpoint.transform.flip}
     if checkpoint.runtime:
         provenance["runtime"] = checkpoint.runtime
+    if not checkpoint.execution.is_usual:
+        provenance |= {"device": checkpoint.execution.device, "precision": checkpoint.execution.precision}
+        provenance |= {"runtime": describe_execution(checkpoint), "decoder": checkpoint.execution.decoder}
+    unreadable = current_unreadable()
+    if unreadable is not None:
+        provenance["unreadable images"] = len(unreadable)
     if checkpoint.centers is not None:
         provenance[CENTERING_KEY] = f"per {'/'.join(checkpoint.domain_fields)}"
     if PRIOR in checkpoint.extra:

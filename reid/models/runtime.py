@@ -210,6 +210,24 @@ def import_package(name: str, extra: str, source: str) -> Any:
         ) from error
 
 
+def open_graph(program: str, graph: bytes, source: str, precision: str = "float32") -> Session:
+    """Open a graph that was exported here, an ONNX file in memory, with the program that is to run it.
+
+    Args:
+        program: A value of :data:`RUNTIMES`.
+        graph: The bytes of the ONNX file.
+        source: The file of the network, for messages.
+        precision: "float32", or with OpenVINO "bfloat16".
+
+    Raises:
+        ConfigError: The package of the program is missing.
+        WeightsError: It cannot run the graph.
+    """
+    if program == "openvino":
+        return _open_openvino(graph, b"", source=source, precision=precision)
+    return _open_onnx(graph, source=source)
+
+
 def _open_onnx(graph: bytes, *, source: str) -> Session:
     version = import_package("onnxruntime", "onnx", source).__version__
     state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -234,10 +252,11 @@ def _onnx_port(port: Any) -> Port:
     return {"float": "float32"}.get(dtype, dtype), sizes
 
 
-def _open_openvino(graph: bytes, weights: bytes, *, source: str) -> Session:
+def _open_openvino(graph: bytes, weights: bytes, *, source: str, precision: str = "float32") -> Session:
     runtime = import_package("openvino", "openvino", source)
     core = runtime.Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
         model = core.read_model(graph, weights)
         _check_sizes(model, source)
@@ -257,9 +276,9 @@ def _open_openvino(graph: bytes, weights: bytes, *, source: str) -> Session:
         vectors: Array = np.array(request.get_output_tensor(0).data)
         return vectors
 
-    precision = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # may differ from the setting
+    used = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # may differ from the setting
     version = str(runtime.__version__).partition("-")[0]
-    return Session(ports[0], ports[1], run, f"OpenVINO {version} {precision}", (RuntimeError, TimeoutError))
+    return Session(ports[0], ports[1], run, f"OpenVINO {version} {used}", (RuntimeError, TimeoutError))
 
 
 def _check_sizes(model: Any, source: str) -> None:

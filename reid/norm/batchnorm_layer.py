@@ -300,7 +300,7 @@ class DomainBatchNorm(NamedRows):
     def set_statistics(self, domain: int, statistics: Statistics | CovarianceStatistics, row: int) -> None:
         """Set the running statistics of a domain to row ``row`` of ``statistics``."""
         diagonal = statistics.diagonal() if isinstance(statistics, CovarianceStatistics) else statistics
-        combined = self.source.combine_domains(diagonal)
+        combined = self.source.combine_domains(diagonal.to(self.running_mean.device))
         self._table(self.running_mean)[domain] = combined.mean[row]
         self._table(self.running_var)[domain] = combined.var[row]
 

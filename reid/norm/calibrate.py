@@ -6,6 +6,7 @@ network that uses it.  The network that is measured stays as it is.  Identities 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -75,11 +76,13 @@ def calibrate(
         for name, layer in norm_layers(measured).items()
     ]
     given = Given(measured)
+    device = device_of(measured)
     with torch.inference_mode():
         for images, domain in batches:
-            given(images, domain)
+            given(images.to(device), domain.to(device))
     for hook in hooks:
         hook.remove()
+    found = {name: statistics.to("cpu") for name, statistics in found.items()}
     image_counts = _image_counts(found, domains, minimum)
     diagonal = {layer: s.diagonal() if isinstance(s, CovarianceStatistics) else s for layer, s in found.items()}
     return Profiles(
@@ -92,6 +95,12 @@ def calibrate(
         cov={layer: stats.cov.clone() for layer, stats in found.items() if isinstance(stats, CovarianceStatistics)},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device of a network, by its first parameter or buffer; the CPU where it has none."""
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def install(network: nn.Module, profiles: Profiles) -> nn.Module:
@@ -163,7 +172,7 @@ def _collect(
     if isinstance(domain, Tensor) and domain.is_floating_point():
         raise ConfigError("calibrate: expected a domain for each image, got weights; a domain is measured by itself")
     if not isinstance(domain, Tensor):
-        domain = torch.full((len(inputs[0]),), int(domain or 0))
+        domain = torch.full((len(inputs[0]),), int(domain or 0), device=inputs[0].device)
     statistics = layer.measure(inputs[0], domain, domain_count)
     found[name] = merge_statistics(found[name], statistics) if name in found else statistics
 

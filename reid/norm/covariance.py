@@ -83,6 +83,10 @@ class CovarianceStatistics:
             torch.where(known, self.mass, other.mass),
         )
 
+    def to(self, device: torch.device | str) -> CovarianceStatistics:
+        """Return the same numbers on a device."""
+        return CovarianceStatistics(self.mean.to(device), self.cov.to(device), self.mass.to(device))
+
     def __getitem__(self, groups: slice) -> CovarianceStatistics:
         """Return some of the groups, as views."""
         return CovarianceStatistics(self.mean[groups], self.cov[groups], self.mass[groups])

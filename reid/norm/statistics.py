@@ -104,6 +104,10 @@ class Statistics:
             torch.where(known, self.mass, other.mass),
         )
 
+    def to(self, device: torch.device | str) -> Statistics:
+        """Return the same numbers on a device."""
+        return Statistics(self.mean.to(device), self.var.to(device), self.mass.to(device))
+
     def wasserstein(self, other: Statistics) -> Tensor:
         """Compute the squared 2-Wasserstein distance between diagonal Gaussians, summed over the channels.
 

@@ -25,6 +25,7 @@ from reid.retrieval.camera_measurement import CameraMeasurement, Crops
 from reid.retrieval.centering import camera_means
 from reid.retrieval.cohort_rows import CohortRows, cohort_camera
 from reid.retrieval.embed import embed
+from reid.retrieval.kept_site import site_rows
 from reid.retrieval.normalization_candidates import (
     FEWEST,
     MOST_IN_ALL,
@@ -110,10 +111,7 @@ def cohort_rows_of(checkpoint: Checkpoint) -> CohortRows | None:
     cohort = checkpoint.cohort
     if cohort is None:
         return None
-    keys = np.arange(len(cohort.cameras), dtype=np.uint64)
-    # the bits of the largest numbers, which no hash of an image is likely to have
-    images = np.iinfo(np.uint64).max - keys
-    return CohortRows(cohort.vectors.numpy().astype(np.float32), np.array(cohort.cameras, np.str_), keys, images)
+    return site_rows(np.array(cohort.cameras, np.str_), cohort.vectors.numpy().astype(np.float32))
 
 
 def levels_of(checkpoint: Checkpoint) -> CameraLevels:

@@ -73,7 +73,9 @@ def centered(
     if np.any(lengths < 1e-6):
         row = int(np.argmin(lengths))
         raise DataError(
-            f"{embeddings.samples[row].path}: equals the mean of its camera, so its centered vector has no direction"
+            f'{embeddings.samples[row].path}: its embedding equals the mean of camera "{labels[row]}", so nothing is'
+            " left of it when the mean is subtracted; look whether all crops of this camera show the same picture, and"
+            " add others or leave the camera out"
         )
     digest = hashlib.sha256(embeddings.fingerprint.encode())
     for name in sorted(means):

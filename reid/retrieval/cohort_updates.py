@@ -52,7 +52,7 @@ def add_rows(
     """
     after = CohortRows.joined(rows, added)
     origin = np.concatenate([np.arange(len(rows.vectors)), np.full(len(added.vectors), -1)])
-    return _update(statistics, rows, after, origin, limit)
+    return update_rows(statistics, rows, after, origin, limit=limit)
 
 
 def remove_rows(
@@ -72,13 +72,27 @@ def remove_rows(
     Raises:
         DataError: The statistics are those of other rows.
     """
-    return _update(statistics, rows, rows.select(kept), np.flatnonzero(kept), limit)
+    return update_rows(statistics, rows, rows.select(kept), np.flatnonzero(kept), limit=limit)
 
 
-def _update(
-    statistics: CohortStatistics, before: CohortRows, after: CohortRows, origin: IntArray, limit: int
+def update_rows(
+    statistics: CohortStatistics, before: CohortRows, after: CohortRows, origin: IntArray, *, limit: int = COHORT_LIMIT
 ) -> CohortStatistics:
-    """Return the statistics of ``after`` (M,); ``origin`` (M,) is the row of ``before`` that each was, or -1."""
+    """Return the statistics of a gallery in which rows came and went.
+
+    Args:
+        statistics: The statistics (N, C) of the rows of before.
+        before: The N rows.
+        after: The M rows of now.
+        origin: (M,) int64, the row of ``before`` that each row of now was, or -1.
+        limit: The most crops of a camera that are compared, as when the statistics were measured.
+
+    Returns:
+        The statistics (M, C) of the rows of now.
+
+    Raises:
+        DataError: The statistics are those of other rows.
+    """
     if len(statistics) != len(before.vectors):
         raise DataError(f"cohort statistics: of {len(statistics)} rows, expected {len(before.vectors)}; measure again")
     cohort = cohort_of(after, limit)

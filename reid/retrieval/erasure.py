@@ -21,11 +21,13 @@ import numpy as np
 
 from reid.errors import DataError, GalleryError, ReidError
 from reid.files import remove_partial_files
-from reid.records import Sample
+from reid.records import FloatArray, IntArray, Sample
 from reid.retrieval.application_galleries import application_folders, galleries_beside
 from reid.retrieval.embed import load_embeddings
 from reid.retrieval.filters import BoolArray, Filter, columns_of, rows_where
 from reid.retrieval.gallery_header import read_header
+from reid.retrieval.kept_cohorts import with_cohorts
+from reid.retrieval.kept_site import without_crops
 from reid.retrieval.persons.person_files import erased_crops, forget_crops
 from reid.retrieval.query_file import erase_queries
 from reid.retrieval.receipts import log_receipt, new_receipt
@@ -33,7 +35,7 @@ from reid.retrieval.row_table import RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import QUERIES_FILE, GalleryWriter, write_gallery
 from reid.retrieval.stored_gallery import StoredGallery, compacted, read_gallery, under_lock, without_rows
-from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, write_tombstones
+from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, rows_of_identity, write_tombstones
 
 # The folders of the galleries that the application keeps side by side, all of them derived from the same data.
 MARGIN = 2**18  # bytes of free space for the header, the tombstones and blocks that are not full
@@ -73,7 +75,7 @@ class _Erasure:
     def rows(self, table: RowTable) -> BoolArray:
         """Return (N,) bool: the rows of a table that are erased; none where it lacks a column of the filter."""
         if self.where is None:
-            return Tombstones().with_identity(self.identity, self.category).hidden_rows(table)
+            return rows_of_identity(table, self.identity, self.category)
         if not {name.lower() for name in columns_of(self.where)} <= {*table.column_names, "domain"}:
             return np.zeros(len(table), np.bool_)
         return rows_where(self.where, table)
@@ -252,9 +254,10 @@ def _erase_in_folder(
         with _tombstones_written(folder, tombstones, writer.tombstones):
             facts, removed_rows = without_rows(writer, stored, table.row_ids[gone])
             files = forget_crops(writer, stored.facts["files"], erased_crops(table, gone))
+            files = without_crops(writer, files, _vectors_of(stored, table.row_ids[gone]))
             receipt = new_receipt({**erasure.receipt, "rows": removed_rows})
             if removed_rows:
-                writer.commit({**facts, "files": files, "receipt": receipt})
+                writer.commit(with_cohorts(writer, {**facts, "files": files, "receipt": receipt}, stored))
         if erasure.compact:
             _remove_bytes(writer, stored)
         removed, problems = erase_queries(folder, tombstones, erasure.queries)
@@ -265,6 +268,12 @@ def _erase_in_folder(
     generation = str((writer.header or {})["generation"])
     erased = [ErasedRows(folder, removed_rows, tuple(problems), generation, finished)]
     return [*erased, ErasedRows(folder / QUERIES_FILE, removed)] if removed != 0 else erased
+
+
+def _vectors_of(stored: StoredGallery, row_ids: IntArray) -> FloatArray:
+    """Return the vectors (E, D) of the rows with some ids."""
+    parts = [s.vectors[np.isin(s.table.row_ids, row_ids)] for s in stored.segments]
+    return np.concatenate([np.zeros((0, int(stored.facts["dimension"])), np.float32), *parts])
 
 
 def _queries_of(folder: Path) -> list[RowTable]:
@@ -291,7 +300,7 @@ def _remove_bytes(writer: GalleryWriter, before: StoredGallery) -> None:
         return
     facts = compacted(writer, stored, everything=False)
     if facts["segments"] != stored.facts["segments"]:
-        writer.commit(facts)
+        writer.commit(with_cohorts(writer, facts, stored))
 
 
 @contextmanager
@@ -322,7 +331,7 @@ def _check_room(folder: Path, segments: Sequence[GallerySegment], erasure: _Eras
     if not erasure.compact or not _count_rows(folder, segments, erasure):
         return
     dirty = [s for s in segments if len(s.kept) < len(s.table) or erasure.rows(s.table).any()]
-    needed = MARGIN + sum(s.source.nbytes + s.table.arrow.nbytes for s in dirty)
+    needed = MARGIN + sum(s.source.nbytes * 5 // 4 + s.table.arrow.nbytes for s in dirty)
     if (folder / QUERIES_FILE).exists():
         needed += (folder / QUERIES_FILE).stat().st_size
     free = shutil.disk_usage(folder).free

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from reid.data.manifest import read_table, write_manifest
-from reid.errors import DataError, GalleryError
-from reid.files import Writer, write_whole
+from reid.errors import ConfigError, DataError, GalleryError
+from reid.files import Writer, check_output_file, write_whole
 from reid.records import Embeddings, Split
 from reid.retrieval.embed import save_embeddings
 from reid.retrieval.filters import parse_where, rows_where
@@ -22,8 +23,10 @@ from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import HEADER
 from reid.retrieval.growth import AddedRows
 from reid.retrieval.person_filters import on_paths
+from reid.retrieval.persons.person_changes import import_decisions
+from reid.retrieval.persons.person_files import has_persons, read_decisions
 from reid.retrieval.row_table import FIELDS, RowTable
-from reid.retrieval.storage import NETWORK_SUFFIX, write_private
+from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, write_private
 
 
 def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
@@ -32,6 +35,8 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
     Args:
         folder: The folder of the gallery.
         others: The folders of the others; all have the same fingerprint.
+
+    Decisions about persons come with the rows, see :func:`reid.retrieval.persons.person_changes.import_decisions`.
 
     Returns:
         What became of the rows of each of the others.
@@ -51,12 +56,32 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
     for other, gallery in zip(others, opened, strict=True):
         more = _further_columns(gallery.table)
         if (folder / HEADER).exists():
-            added.append(Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows())
+            rows = Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows()
+            added.append(replace(rows, decisions=_carry_decisions(folder, other)))
             continue
-        network = read_attached(other, NETWORK_SUFFIX, lambda path: path.read_bytes())
-        attach = {} if network is None else {NETWORK_SUFFIX: partial(_write_bytes, network)}
-        added.append(_create(folder, gallery.embeddings, more, attach))
+        contents = {one: read_attached(other, one, Path.read_bytes) for one in (NETWORK_SUFFIX, SITE_SUFFIX)}
+        attach = {one: partial(_write_bytes, content) for one, content in contents.items() if content is not None}
+        rows = _create(folder, gallery.embeddings, more, attach)
+        added.append(replace(rows, decisions=_carry_decisions(folder, other)))
     return added
+
+
+def _carry_decisions(folder: Path, other: Path) -> int:
+    """Add the decisions about persons of another gallery; return how many are new.
+
+    Raises:
+        GalleryError: They contradict those of the gallery, or the file is damaged.
+    """
+    log = read_decisions(other)
+    if not log.decisions:
+        return 0
+    try:
+        return import_decisions(folder, log)[1]
+    except GalleryError as error:
+        raise GalleryError(
+            f"{other}: its rows are in {folder} now, its decisions about persons are not: {error}; export them with"
+            ' "reid identify export", then add them with "reid identify import --instead"'
+        ) from error
 
 
 def _write_bytes(content: bytes, path: Path) -> None:
@@ -129,10 +154,16 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
         The number of rows.
 
     Raises:
+        ConfigError: A file of something else is in the place of the file.
         DataError: The filter is wrong, no row fulfils it, or the file cannot be written.
         GalleryError: The gallery is missing or damaged.
     """
+    _check_export_file(out)
     gallery = Gallery.open(folder)
+    if has_persons(folder):
+        from reid.retrieval.person_search import label_persons
+
+        label_persons(gallery)  # the column "person"
     table = gallery.table
     rows = (
         np.arange(len(table))
@@ -147,6 +178,28 @@ def export_rows(folder: Path, out: Path, where: str | None = None) -> int:
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
     return len(rows)
+
+
+def _check_export_file(out: Path) -> None:
+    """Refuse to write over something else than an earlier export."""
+    suffix, beside = out.suffix.lower(), out.with_suffix(".csv")
+    check_output_file(out, _MARKS[suffix])
+    if suffix == ".npy" and (beside.exists() or beside.is_symlink()) and not out.exists():
+        raise ConfigError(
+            f"{beside}: exists and would be lost, because the rows are written there; choose another name"
+        )
+    if suffix == ".parquet" and out.exists() and out.stat().st_size and not _is_exported_table(out):
+        raise ConfigError(f"{out}: exists and is something else; it would be lost, so choose another name or delete it")
+
+
+def _is_exported_table(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return b"fingerprint" in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _columns(table: RowTable) -> dict[str, list[Any]]:
@@ -173,7 +226,8 @@ def _write_npz(embeddings: Embeddings, table: RowTable, out: Path) -> None:
     arrays: dict[str, Any] = {
         name: np.array(["" if value is None else value for value in values]) for name, values in _columns(table).items()
     }
-    arrays |= {"vectors": embeddings.vectors, "fingerprint": np.array(embeddings.fingerprint)}
+    first = {"fingerprint": np.array(embeddings.fingerprint)}  # by which an export is recognised
+    arrays = {**first, **arrays, "vectors": embeddings.vectors}
 
     def write(part: Path) -> None:
         with part.open("wb") as stream:
@@ -183,12 +237,18 @@ def _write_npz(embeddings: Embeddings, table: RowTable, out: Path) -> None:
 
 
 def _write_npy(embeddings: Embeddings, table: RowTable, out: Path) -> None:
+    beside = out.with_suffix(".csv")
+
     def write(part: Path) -> None:
         with part.open("wb") as stream:
             np.save(stream, embeddings.vectors)
+        beside.unlink(missing_ok=True)  # so that a program that is killed leaves no vectors beside rows of others
 
     write_private(out, write)
-    beside = out.with_suffix(".csv")
+    _write_csv(embeddings, table, beside)
+
+
+def _write_csv(embeddings: Embeddings, table: RowTable, beside: Path) -> None:
     if len(table.column_names) == len(FIELDS):
         write_manifest(embeddings.samples, beside)
         return
@@ -213,3 +273,4 @@ EXPORTS: dict[str, Callable[[Embeddings, RowTable, Path], None]] = {
     ".npy": _write_npy,
     ".safetensors": _write_safetensors,
 }
+_MARKS = {".parquet": "PAR1", ".npz": "fingerprint.npy", ".npy": "NUMPY", ".safetensors": "reid-embeddings-"}

@@ -6,6 +6,7 @@ defines them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import faiss as _faiss
 
 # isort: on
 import numpy as np
+import numpy.typing as npt
 
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray
@@ -26,6 +28,7 @@ from reid.records import FloatArray, IntArray
 faiss: Any = _faiss  # its type stubs describe the C++ signatures
 
 SINGLE_THREAD_QUERIES = 16  # for at most so many queries one thread is faster: starting others costs more
+_scanners = threading.local()  # of codes, by their dimension
 ROWS_IN_CACHE = 512  # that several queries are compared with before the next rows are read
 
 
@@ -188,3 +191,48 @@ def read_index_vectors(path: Path) -> FloatArray:
     except (RuntimeError, AttributeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1][-200:]
         raise DataError(f"{path}: not an index of FAISS whose vectors can be read ({reason})") from error
+
+
+def largest_sums(
+    query: FloatArray, codes: npt.NDArray[np.uint8], n: int, mask: npt.NDArray[np.bool_] | None = None
+) -> tuple[IntArray, FloatArray]:
+    """Find the rows of codes whose sums of products with a query of whole numbers are largest.
+
+    Args:
+        query: (D,) float32, whole numbers of at most 127.
+        codes: (N, D) uint8, without gaps in memory; a byte b stands for the whole number b - 128.
+        n: How many rows, at least 1.
+        mask: (N,) bool, which rows may answer; None: all.
+
+    Returns:
+        Rows (n,) and their sums (n,) in any order, or fewer where fewer may answer. Which of equal sums are left out
+        is not defined.
+
+    Example:
+        >>> rows, sums = largest_sums(np.float32([1, 0]), np.uint8([[130, 0], [133, 9]]), 1)
+        >>> rows.tolist(), sums.tolist()
+        ([1], [5.0])
+    """
+    scanner = _code_scanner(codes.shape[1], mask is not None)
+    query, pointer = np.ascontiguousarray(query, np.float32), faiss.swig_ptr
+    if mask is not None:
+        bits = np.packbits(mask, bitorder="little")
+        selector = faiss.IDSelectorBitmap(len(mask), pointer(bits))  # both live until the scan ends
+        scanner.sel = selector
+    sums, rows = np.full(n, -np.inf, np.float32), np.full(n, -1, np.int64)
+    scanner.set_query(pointer(query))
+    scanner.set_list(0, 0.0)
+    scanner.scan_codes(len(codes), pointer(codes), None, pointer(sums), pointer(rows), n)
+    found = rows >= 0
+    return rows[found], sums[found]
+
+
+def _code_scanner(dimension: int, is_selective: bool) -> Any:
+    """Return the scanner of this thread for codes of so many bytes; FAISS never frees one, so it is kept."""
+    known = _scanners.__dict__.setdefault("known", {})
+    if (dimension, is_selective) not in known:
+        quantizer = faiss.ScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_8bit_direct_signed)
+        selector = faiss.IDSelectorAll() if is_selective else None
+        scanner = quantizer.select_InvertedListScanner(faiss.METRIC_INNER_PRODUCT, None, True, selector, False)
+        known[dimension, is_selective] = scanner, quantizer, selector
+    return known[dimension, is_selective][0]

@@ -16,6 +16,7 @@ from reid.records import Embeddings
 from reid.retrieval.filters import Filter, parse_where, rows_where
 from reid.retrieval.gallery_reader import GalleryReader
 from reid.retrieval.gallery_rows import GalleryRows
+from reid.retrieval.kept_cohorts import with_cohorts
 from reid.retrieval.persons.person_files import erased_crops, kept_person_files
 from reid.retrieval.row_table import ID, RowTable
 from reid.retrieval.segments import GallerySegment
@@ -142,7 +143,7 @@ class Gallery(GalleryReader):
             table = rows.table.with_column(ID, np.arange(first_id, first_id + len(rows.table)))
             facts = {**new_facts(self._fingerprint, rows.dimension, first_id), "files": persons}
             facts = with_files(writer, with_rows(writer, facts, table, [rows.vectors()]), attach or {})
-            writer.commit(facts)
+            writer.commit(with_cohorts(writer, facts))
             if writer.tombstones.lifted:
                 write_tombstones(folder, replace(writer.tombstones, lifted=False))
             writer.sweep()  # the next writer removes what remains
@@ -215,7 +216,9 @@ class Gallery(GalleryReader):
         return int(erased[0].rows or 0)
 
     def compact(self) -> int:
-        """Write the gallery anew without removed rows, as one segment, and remove the files that held them.
+        """Write the gallery anew without removed rows, as few segments, and remove the files that held them.
+
+        An approximate index that held removed rows is built again.
 
         Returns:
             By how many bytes the files have become smaller.

@@ -26,6 +26,8 @@ MAX_HEADER_BYTES = 2**22
 REBUILD = 'build it again with "reid index build"'
 DATA_NAME = re.compile(r"data-[0-9a-f]{16}\.([\w-]+(?:\.[\w-]+)*)")  # the name of a data file ends with its suffix
 VECTORS, ROWS, DELETED = "vectors.npy", "rows.parquet", "deleted.npy"  # suffixes of the files of a segment
+THUMBNAILS = "thumbnails.npy"  # of segments whose rows were added with thumbnails
+CODES = "codes.npy"  # of large segments: short codes, by which searches are fast; derived from the vectors
 OLD_INDEX, OLD_SAMPLES = "index", "samples"  # of version 1
 INDEX = "neighbours.index"  # the approximate index, which is derived from the vectors
 
@@ -121,7 +123,8 @@ def _has_segments(header: Mapping[str, Any]) -> bool:
         numbers_are_right
         and type(header["fingerprint"]) is str
         and all(
-            {VECTORS, ROWS} <= segment["files"].keys() <= {VECTORS, ROWS, DELETED} and type(segment["rows"]) is int
+            {VECTORS, ROWS} <= segment["files"].keys() <= {VECTORS, ROWS, DELETED, CODES, THUMBNAILS}
+            and type(segment["rows"]) is int
             for segment in header["segments"]
         )
     )

@@ -69,7 +69,7 @@ def fill_store(store: FlatStore, segments: Sequence[GallerySegment], row_ids: In
     for segment in segments:
         kept = np.isin(segment.table.row_ids, row_ids, assume_unique=True)
         if kept.any():
-            store.add(segment.table.row_ids, segment.vectors)
+            store.add(segment.table.row_ids, segment.vectors, source=segment.code_source())
         if not kept.all():
             store.remove(segment.table.row_ids[~kept])
 

@@ -14,6 +14,7 @@ from reid.retrieval.filters import BoolArray, Filter, parse_where, rows_where
 from reid.retrieval.gallery_index import index_file_of
 from reid.retrieval.gallery_rows import GalleryRows, groups_by
 from reid.retrieval.row_table import RowTable, SampleRows
+from reid.retrieval.segments import thumbnails_of_rows
 from reid.retrieval.storage import stamp_of
 from reid.retrieval.stored_gallery import StoredGallery, read_gallery
 
@@ -130,6 +131,21 @@ class GalleryReader:
             return rows.search(vectors, k, keep)
         return rows.search_groups(vectors, k, keep, groups_by(rows.table, one_per))
 
+    def check_search(
+        self, vectors: FloatArray, k: int, *, fingerprint: str, keep: BoolArray | None = None
+    ) -> BoolArray:
+        """Refuse what :meth:`search` refuses, for other ways of searching the rows.
+
+        Returns:
+            (G,) bool, the rows that another program has removed from the folder; they may not answer.
+
+        Raises:
+            GalleryError: Another network made the gallery, or the gallery is empty.
+            DataError: The vectors, ``k`` or ``keep`` have a wrong type or shape.
+        """
+        self._check(self._rows, vectors, k, fingerprint, keep)
+        return self._rows_removed_since(self._rows)
+
     @property
     def samples(self) -> SampleRows:
         """The sample of each row, made when it is asked for."""
@@ -144,6 +160,15 @@ class GalleryReader:
     def rows(self) -> GalleryRows:
         """The rows with their vectors, as they are now; they are replaced as a whole when the gallery changes."""
         return self._rows
+
+    def thumbnail(self, row: int) -> bytes | None:
+        """Return the small JPEG image that is kept with a row; None where there is none.
+
+        Raises:
+            GalleryError: Its file is damaged.
+        """
+        ids = self._rows.table.row_ids[[row]]
+        return thumbnails_of_rows(self._rows.segments, ids)[0] or None
 
     def add_column(self, name: str, texts: Sequence[str]) -> None:
         """Add a column for filters and groups to the rows in memory, in the place of an older one; it is not written.

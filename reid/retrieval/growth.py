@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from reid.data.images import read_image
 from reid.errors import DataError, GalleryError
 from reid.files import Writer
 from reid.records import Embeddings, IntArray, Sample
 from reid.retrieval.filters import BoolArray, ColumnCondition
 from reid.retrieval.gallery_rows import GalleryRows
+from reid.retrieval.kept_cohorts import commit_cohorts
 from reid.retrieval.row_table import CONTENT, FIELDS, FILE_TIME, RowTable
 from reid.retrieval.segments import GallerySegment
 from reid.retrieval.storage import GalleryWriter, write_gallery
@@ -29,6 +31,7 @@ from reid.retrieval.stored_gallery import (
     with_rows,
     without_rows,
 )
+from reid.retrieval.thumbnails import thumbnail_of
 
 ROWS_AT_ONCE = 2000  # that are embedded before they are written, so that a stopped program loses no more
 Embed = Callable[[Sequence[Sample]], Embeddings]
@@ -43,12 +46,14 @@ class AddedRows:
         known: How many were there already.
         replaced: How many of the added ones took the place of a row whose image or labels had changed.
         barred: How many were left out because their identity or image was erased, or because they are too old.
+        decisions: How many decisions about persons came with them.
     """
 
     added: int = 0
     known: int = 0
     replaced: int = 0
     barred: int = 0
+    decisions: int = 0
 
     def __add__(self, other: AddedRows) -> AddedRows:
         return AddedRows(
@@ -56,6 +61,7 @@ class AddedRows:
             self.known + other.known,
             self.replaced + other.replaced,
             self.barred + other.barred,
+            self.decisions + other.decisions,
         )
 
 
@@ -116,7 +122,7 @@ def add_to_folder(
         check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
         plan = _plan(stored, embeddings.samples, more)
         part = embeddings.select(plan.new)
-        _append(writer, stored, part, _selected(more, plan.new), plan.replaced)
+        commit_cohorts(writer, _append(writer, stored, part, _selected(more, plan.new), plan.replaced))
         writer.sweep()
     return plan.counts
 
@@ -130,6 +136,7 @@ def add_samples(
     attach: Mapping[str, Writer] | None = None,
     fingerprint: str | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
+    with_thumbnails: bool = False,
 ) -> AddedRows:
     """Embed the samples that a gallery does not have yet, and add them.
 
@@ -144,6 +151,7 @@ def add_samples(
         attach: Writers of files that take the place of those of the gallery, such as a network with more cameras.
         fingerprint: The fingerprint of the gallery from now on; None keeps the one that it has.
         rows_at_once: How many rows are embedded before they are written.
+        with_thumbnails: Whether a small JPEG image of each new row is kept with it.
 
     Returns:
         What became of the rows.
@@ -165,7 +173,9 @@ def add_samples(
             new = plan.new[part]
             embeddings = embed([samples[i] for i in new.tolist()])
             check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
-            stored = _append(writer, stored, embeddings, _selected(files, new), plan.replaced[part])
+            images = [thumbnail_of(read_image(samples[i].path)) for i in new.tolist()] if with_thumbnails else None
+            stored = _append(writer, stored, embeddings, _selected(files, new), plan.replaced[part], images)
+        commit_cohorts(writer, stored)
         writer.sweep()
     return plan.counts
 
@@ -176,12 +186,14 @@ def _append(
     embeddings: Embeddings,
     more: Mapping[str, Sequence[object]] | None,
     replaced: IntArray,
+    thumbnails: Sequence[bytes] | None = None,
 ) -> StoredGallery:
     """Commit new rows without those that they replace (ids, or -1); return the gallery as it is then."""
     if not len(embeddings):
         return stored
     facts, _ = without_rows(writer, stored, replaced[replaced >= 0])
-    writer.commit(with_rows(writer, facts, RowTable.from_samples(embeddings.samples, more=more), [embeddings.vectors]))
+    table = RowTable.from_samples(embeddings.samples, more=more)
+    writer.commit(with_rows(writer, facts, table, [embeddings.vectors], thumbnails=thumbnails))
     now = read_gallery(writer.folder, stored.segments)
     facts = with_few_segments(writer, now)
     if facts["segments"] == now.facts["segments"]:

@@ -230,19 +230,68 @@ def fit_thresholds(
         The distributions; those of a pool hold for unknown cameras.
     """
     count = len(statistics.cameras)
+    columns = range(count) if query_cameras is None else np.unique(statistics.columns(query_cameras)).tolist()
+    table = _fit(rows, statistics, [column for column in columns if column >= 0], identities)
+    rates = np.array(FITTED_RATES if identities is None else COUNTED_RATES)
+    return MatchThresholds(statistics.cameras, rates, table, SCORES if identities is None else LABELS)
+
+
+def refit_thresholds(
+    fitted: MatchThresholds | None,
+    before: tuple[CohortRows, CohortStatistics],
+    after: tuple[CohortRows, CohortStatistics],
+) -> MatchThresholds:
+    """Return what :func:`fit_thresholds` returns without labels, from what it returned before rows came or went.
+
+    Only the pairs of cameras are fitted again of which another crop is paired now.
+
+    Args:
+        fitted: The distributions of before; None where there are none.
+        before: The rows of before and their statistics.
+        after: Those of now.
+    """
+    rows, statistics = after
+    if fitted is None or fitted.source != SCORES or fitted.cameras != statistics.cameras:
+        return fit_thresholds(rows, statistics)
+    same = [_pairs_the_same(before, after, column) for column in range(len(statistics.cameras))]
+    if all(same):
+        return fitted
+    kept: BoolArray = np.array(same)[:, None] & np.array(same)[None, :]
+    table = _fit(rows, statistics, range(len(statistics.cameras)), skip=kept)
+    return MatchThresholds(statistics.cameras, fitted.rates, np.where(kept, fitted.scores, table), SCORES)
+
+
+def _pairs_the_same(
+    before: tuple[CohortRows, CohortStatistics], after: tuple[CohortRows, CohortStatistics], column: int
+) -> bool:
+    """Return whether the crops of a camera that are paired without labels are the same before and after."""
+    old, new = (_sampled(rows, statistics, column, SAMPLED) for rows, statistics in (before, after))
+    return np.array_equal(before[0].images[old], after[0].images[new]) and np.array_equal(
+        before[0].vectors[old], after[0].vectors[new]
+    )
+
+
+def _fit(
+    rows: CohortRows,
+    statistics: CohortStatistics,
+    wanted: Sequence[int],
+    identities: Sequence[str] | None = None,
+    skip: BoolArray | None = None,
+) -> Table:
+    """Return the scores (R, C, C) of the rates for queries of the wanted columns, but for pairs (C, C) to skip."""
+    count = len(statistics.cameras)
     limit = SAMPLED if identities is None else COUNTED
     samples = [_sampled(rows, statistics, column, limit) for column in range(count)]
     rates = np.array(FITTED_RATES if identities is None else COUNTED_RATES)
     table = np.full((len(rates), count, count), np.nan)
-    wanted = range(count) if query_cameras is None else np.unique(statistics.columns(query_cameras)).tolist()
-    for query in (column for column in wanted if column >= 0):
-        for answer in range(count):
-            same_category = pool_of(statistics.cameras[query]) == pool_of(statistics.cameras[answer])
-            if same_category and len(samples[query]) and len(samples[answer]):
-                scores, different = _scores_between(rows, samples[query], samples[answer], identities)
-                fit = _fit_upper_tail(scores[different]) if identities is None else _count(scores[different], rates)
-                table[:, query, answer] = fit
-    return MatchThresholds(statistics.cameras, rates, table, SCORES if identities is None else LABELS)
+    for query, answer in ((query, answer) for query in wanted for answer in range(count)):
+        same_category = pool_of(statistics.cameras[query]) == pool_of(statistics.cameras[answer])
+        skipped = skip is not None and skip[query, answer]
+        if same_category and not skipped and len(samples[query]) and len(samples[answer]):
+            scores, different = _scores_between(rows, samples[query], samples[answer], identities)
+            fit = _fit_upper_tail(scores[different]) if identities is None else _count(scores[different], rates)
+            table[:, query, answer] = fit
+    return table
 
 
 def _sampled(rows: CohortRows, statistics: CohortStatistics, column: int, limit: int) -> IntArray:

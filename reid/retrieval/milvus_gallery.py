@@ -88,11 +88,7 @@ class MilvusGallery(Gallery):
 
         ``keep`` follows the order of :attr:`table`.
         """
-        if fingerprint != self._fingerprint:
-            raise GalleryError(
-                f'the query was embedded by "{fingerprint}" and the gallery by "{self._fingerprint}"; their scores'
-                " mean nothing: embed both with the same weights and profiles"
-            )
+        self.check_fingerprint(fingerprint)
         check_queries(self.dimension, vectors, k)
         chosen = parse_where(where) if isinstance(where, str) else where
         allowed = None
@@ -104,6 +100,21 @@ class MilvusGallery(Gallery):
         if not one_per:
             return self.store.search(vectors, k, allowed, chosen)
         return self._search_groups(vectors, k, allowed, chosen, one_per)
+
+    def check_fingerprint(self, fingerprint: str) -> None:
+        """Raise GalleryError unless the network of this fingerprint made the gallery."""
+        if fingerprint != self._fingerprint:
+            raise GalleryError(
+                f'the query was embedded by "{fingerprint}" and the gallery by "{self._fingerprint}"; their scores'
+                " mean nothing: embed both with the same weights and profiles"
+            )
+
+    def new_samples(self, paths: Sequence[str]) -> list[int]:
+        """Return the positions of the paths that the gallery does not have yet, each path once."""
+        known, first = self._known_paths(paths), dict[str, int]()
+        for position, path in enumerate(paths):
+            first.setdefault(path, position)
+        return [position for path, position in first.items() if path not in known]
 
     def _search_groups(
         self, vectors: FloatArray, k: int, allowed: IntArray | None, where: Filter | None, column: str
@@ -132,8 +143,7 @@ class MilvusGallery(Gallery):
         if len(embeddings) > MOST_ROWS:
             raise DataError(f"{self.uri}: expected at most {MOST_ROWS:,} rows at once, got {len(embeddings):,}")
         paths = [str(sample.path) for sample in embeddings.samples]
-        known = self._known_paths(paths)
-        new = np.array([i for i, path in enumerate(paths) if path not in known and paths.index(path) == i], np.int64)
+        new = np.array(self.new_samples(paths), np.int64)
         part = embeddings.select(new)
         chosen = {name: [values[i] for i in new.tolist()] for name, values in (more or {}).items()}
         # Two programs that add in the same millisecond get different numbers, most probably.

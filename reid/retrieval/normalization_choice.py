@@ -33,6 +33,7 @@ SCORE_LEVELS = ("csls", "snorm")
 CERTAIN = 2.0  # standard errors by which a choice has to be better than doing nothing
 SIMILAR = 1.0  # standard errors within which the choice with fewer levels is taken
 LEAST_GAIN = 0.01  # of the share; less is not worth another network
+ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, order=True)
@@ -183,8 +184,7 @@ def mutual_neighbours(vectors: FloatArray, cameras: NameArray, pairs: Sequence[t
     found, compared = np.zeros(len(cameras)), np.zeros(len(cameras))
     for one, other in pairs:
         first, second = rows_of[one], rows_of[other]
-        scores = vectors[first] @ vectors[second].T
-        nearest, back = scores.argmax(axis=1), scores.argmax(axis=0)
+        nearest, back = nearest_both_ways(vectors[first], vectors[second])
         found[first] += back[nearest] == np.arange(len(first))
         found[second] += nearest[back] == np.arange(len(second))
         compared[first] += 1
@@ -192,6 +192,23 @@ def mutual_neighbours(vectors: FloatArray, cameras: NameArray, pairs: Sequence[t
     with np.errstate(invalid="ignore"):
         share: Float64Array = found / compared
     return share
+
+
+def nearest_both_ways(first: FloatArray, second: FloatArray) -> tuple[IntArray, IntArray]:
+    """Return for each row of the first (A, D) the most similar one of the second (A,), and the reverse (B,).
+
+    A block of scores is held at a time; of equal ones, the lower row counts.
+    """
+    there = np.empty(len(first), np.int64)
+    back, best = np.zeros(len(second), np.int64), np.full(len(second), -np.inf, np.float32)
+    for start in range(0, len(first), ROWS_AT_ONCE):
+        scores = first[start : start + ROWS_AT_ONCE] @ second.T
+        there[start : start + ROWS_AT_ONCE] = scores.argmax(1)
+        highest = scores.max(0)
+        better = highest > best
+        back[better] = scores.argmax(0)[better] + start
+        best[better] = highest[better]
+    return there, back
 
 
 def camera_pairs(cameras: Sequence[str], most: int, seed: int = 0) -> list[tuple[str, str]]:

@@ -1,9 +1,9 @@
 """Search a gallery by scores that are normalized per pair of cameras, exactly and under any filter.
 
 The scores of a block of queries with all gallery rows are normalized in place, in a few passes over an array that the
-matrix product has just written, and the best are computed again exactly.  For CSLS, :func:`extended_queries` and
-:func:`extended_gallery` write the normalized score as an inner product of slightly longer vectors, which any index of
-inner products searches; :func:`rescore` normalizes the candidates that an index has found by plain scores.
+matrix product has just written, and the best are computed again exactly.  For an index that is approximate,
+:mod:`reid.retrieval.extended_vectors` writes the scores of CSLS as inner products, and
+:meth:`NormalizedGallery.rescore` normalizes the candidates that an index has found by plain scores.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking, Sample
 from reid.retrieval.cohort_rows import BoolArray, Cohort, CohortRows, cohort_of, inner_products
-from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured
+from reid.retrieval.cohorts import CohortStatistics, measure_cohorts, measure_toward, unmeasured, with_other_cameras
 from reid.retrieval.exact import best_positions, empty_ranking, score_rows
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_rows import first_of_groups, groups_by
+from reid.retrieval.kept_cohorts import METHOD, cohorts_of, read_cohorts
+from reid.retrieval.kept_site import read_site
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
-from reid.retrieval.score_normalization import METHODS, SideTerms, usable_terms
+from reid.retrieval.row_table import RowTable
+from reid.retrieval.score_normalization import METHODS, USES_DEVIATION, SideTerms, usable_terms
 
 QUERIES_AT_ONCE = 64
+SCORES_AT_ONCE = 2**19  # of a block of queries with a tile of rows, 2 MB
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 
@@ -52,6 +56,8 @@ class NormalizedGallery:
         statistics: Their statistics (G, C); those toward a camera are measured when a query of it comes, unless all are
             there.
         is_measured: Whether the statistics toward all cameras are there.
+        fitted: The false-match rates for all pairs of cameras; None where they are fitted when a query comes.
+        compared: The rows that cohorts are chosen from, where there are others beside those of the gallery.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -66,6 +72,8 @@ class NormalizedGallery:
     rows: CohortRows
     statistics: CohortStatistics
     is_measured: bool = True
+    fitted: MatchThresholds | None = None
+    compared: CohortRows | None = None
     _toward: dict[int, SideTerms] = field(default_factory=dict, repr=False)
     _fitted: dict[str, MatchThresholds] = field(default_factory=dict, repr=False)
 
@@ -75,10 +83,14 @@ class NormalizedGallery:
         return cls(rows, measure_cohorts(rows, rows, method))
 
     @classmethod
-    def prepare(cls, rows: CohortRows, method: str = "csls") -> NormalizedGallery:
-        """Measure nothing yet; a search measures the rows toward the cameras of its queries, which is a part of it."""
-        cohort = cohort_of(rows)
-        prepared = cls(rows, unmeasured(len(rows.vectors), cohort, method), is_measured=False)
+    def prepare(cls, rows: CohortRows, method: str = "csls", others: CohortRows | None = None) -> NormalizedGallery:
+        """Measure nothing yet; a search measures the rows toward the cameras of its queries, which is a part of it.
+
+        ``others`` are further crops of the cameras, for those of which the gallery has too few.
+        """
+        compared = with_other_cameras(rows, others)
+        cohort = cohort_of(compared)
+        prepared = cls(rows, unmeasured(len(rows.vectors), cohort, method), is_measured=False, compared=compared)
         prepared.__dict__["cohort"] = cohort
         return prepared
 
@@ -109,9 +121,11 @@ class NormalizedGallery:
 
     def thresholds(self, query_cameras: Sequence[str]) -> MatchThresholds:
         """Fit the false-match rates of queries of some cameras; once for each camera."""
+        if self.fitted is not None:
+            return self.fitted
         missing = [name for name in dict.fromkeys(query_cameras) if name not in self._fitted]
         for name in missing:
-            self._fitted[name] = fit_thresholds(self.rows, self.statistics, [name])
+            self._fitted[name] = fit_thresholds(self.compared or self.rows, self.statistics, [name])
         tables = [self._fitted[name] for name in dict.fromkeys(query_cameras)]
         return MatchThresholds.merged(tables)
 
@@ -139,20 +153,35 @@ class NormalizedGallery:
         if not self.can_rank(queries, keep):
             raise DataError("search: too few crops of this category to normalize scores; search without")
         allowed = self._all_rows if keep is None else np.flatnonzero(keep)
-        terms, own = self._query_terms(queries)
+        terms, own = self.query_terms(queries)
         found = _empty(len(queries.vectors), min(k, len(allowed)))
-        everything = len(allowed) == len(self.rows.vectors)
-        vectors = self.rows.vectors if everything else self.rows.vectors[allowed]
         for start in range(0, len(queries.vectors) if len(allowed) else 0, QUERIES_AT_ONCE):
-            block = queries.vectors[start : start + QUERIES_AT_ONCE]
-            scores = inner_products(block, vectors)  # (B, A)
-            for position, products in enumerate(scores):
-                query = start + position
-                sides = self._sides(terms, own, query, slice(None) if everything else allowed)
-                normalized = METHODS[self.statistics.method](products, *sides)
-                near = _candidates(normalized, found.ranking.rows.shape[1], self._margin(queries, query, sides))
-                self._choose(found, queries.vectors[query], query, allowed[near], terms, own)
+            block = np.arange(start, min(start + QUERIES_AT_ONCE, len(queries.vectors)))
+            near = self._near(queries, block, allowed, found.ranking.rows.shape[1], terms, own)
+            for query, rows in zip(block.tolist(), near, strict=True):
+                self._choose(found, queries.vectors[query], query, rows, terms, own)
         return _checked(found)
+
+    def _near(
+        self, queries: CohortRows, block: IntArray, allowed: IntArray, k: int, terms: SideTerms, own: IntArray
+    ) -> list[IntArray]:
+        """Return for each query of a block (B,) the rows that may be among its ``k`` best, ascending.
+
+        A tile of rows is normalized while it is in the cache.  The k-th best of a tile bounds the k-th best of all.
+        """
+        everything, size = len(allowed) == len(self.rows.vectors), SCORES_AT_ONCE // len(block)
+        margins = np.array([self._margin(queries, query, terms, own) for query in block.tolist()], np.float32)
+        bounds, parts = np.full(len(block), -np.inf, np.float32), []
+        for start in range(0, len(allowed), size):
+            rows: IntArray | slice = slice(start, start + size) if everything else allowed[start : start + size]
+            scores = inner_products(queries.vectors[block], self.rows.vectors[rows])
+            scores = METHODS[self.statistics.method](scores, *self._sides(terms, own, block, rows))
+            bounds = np.maximum(bounds, lower_bound(scores, k))
+            who, where = np.nonzero(scores >= (bounds - margins)[:, None])
+            parts.append((who, allowed[start + where], scores[who, where]))
+        who, found, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        reach = scores >= (bounds - margins)[who]
+        return [found[reach & (who == number)] for number in range(len(block))]
 
     def rescore(self, queries: CohortRows, candidates: Sequence[IntArray], k: int) -> NormalizedRanking:
         """Rank candidates by normalized scores, such as those that an approximate index finds by plain ones.
@@ -165,13 +194,13 @@ class NormalizedGallery:
         Returns:
             The answers; a query with fewer candidates has fewer.
         """
-        terms, own = self._query_terms(queries)
+        terms, own = self.query_terms(queries)
         found = _empty(len(queries.vectors), k)
         for query, rows in enumerate(candidates):
             self._choose(found, queries.vectors[query], query, rows, terms, own)
         return _checked(found)
 
-    def _query_terms(self, queries: CohortRows) -> tuple[SideTerms, IntArray]:
+    def query_terms(self, queries: CohortRows) -> tuple[SideTerms, IntArray]:
         """Return the statistics (Q, C) of the queries toward each camera, and the column (Q,) of their own."""
         if queries is self.rows and self.is_measured:
             statistics = self.statistics
@@ -180,20 +209,24 @@ class NormalizedGallery:
         return usable_terms(statistics.mean, statistics.deviation), self.statistics.columns(queries.cameras)
 
     def _sides(
-        self, terms: SideTerms, own: IntArray, query: int, rows: IntArray | slice
+        self, terms: SideTerms, own: IntArray, queries: IntArray, rows: IntArray | slice
     ) -> tuple[SideTerms, SideTerms]:
-        columns, toward = self.columns[rows], self.toward(int(own[query]))
-        return (
-            SideTerms(terms.mean[query][columns], terms.deviation[query][columns]),
-            SideTerms(toward.mean[rows], toward.deviation[rows]),
-        )
+        """Return the statistics of the pairs of queries (B,) and rows (A,): of the queries (B, A), of the rows."""
+        columns, (cameras, of_query) = self.columns[rows], np.unique(own[queries], return_inverse=True)
+        sides = [self.toward(int(column)) for column in cameras]
+        found = []
+        for name in ("mean", "deviation") if self.statistics.method in USES_DEVIATION else ("mean",):
+            toward = np.stack([getattr(side, name)[rows] for side in sides])
+            toward = toward if len(sides) == 1 else toward[of_query.reshape(-1)]
+            found.append((np.take(getattr(terms, name)[queries], columns, axis=1), toward))
+        return SideTerms(found[0][0], found[-1][0]), SideTerms(found[0][1], found[-1][1])
 
-    def _margin(self, queries: CohortRows, query: int, sides: tuple[SideTerms, SideTerms]) -> np.float32:
+    def _margin(self, queries: CohortRows, query: int, terms: SideTerms, own: IntArray) -> np.float32:
         """Return how far rounding may move a normalized score, twice (Higham 2002: D u |x| |y|)."""
         rounding = 4 * (queries.vectors.shape[1] + 8) * UNIT_ROUNDOFF * max(1.0, np.linalg.norm(queries.vectors[query]))
-        if self.statistics.method == "csls":
+        if self.statistics.method not in USES_DEVIATION:
             return np.float32(2 * rounding)
-        smallest = min(float(side.deviation.min()) for side in sides)
+        smallest = min(float(terms.deviation[query].min()), float(self.toward(int(own[query])).deviation.min()))
         return np.float32(2 * rounding * max(1.0, 1 / smallest**2))
 
     def _choose(
@@ -201,18 +234,13 @@ class NormalizedGallery:
     ) -> None:
         """Write the best of some rows as the answers to a query; scores are those of :mod:`reid.retrieval.exact`."""
         products = score_rows(vector, self.rows.vectors[rows])
-        scores = METHODS[self.statistics.method](products.copy(), *self._sides(terms, own, query, rows))
+        sides = self._sides(terms, own, np.array([query]), rows)
+        scores = METHODS[self.statistics.method](products[None].copy(), *sides)[0]
         best = best_positions(rows, scores, found.ranking.rows.shape[1])
         found.ranking.rows[query, : len(best)] = rows[best]
         found.ranking.scores[query, : len(best)] = scores[best]
         found.similarities[query, : len(best)] = products[best]
         found.ranking.counts[query] = len(best)
-
-
-def _candidates(scores: FloatArray, k: int, margin: np.float32) -> IntArray:
-    """Return the positions of the ``k`` best scores (A,) and of all that rounding may have put behind them."""
-    bound = lower_bound(scores[None], k)[0]
-    return np.flatnonzero(scores >= bound - margin)
 
 
 def _empty(queries: int, k: int) -> NormalizedRanking:
@@ -224,44 +252,35 @@ def _checked(found: NormalizedRanking) -> NormalizedRanking:
     return NormalizedRanking(Ranking(ranking.rows, ranking.scores, ranking.counts), found.similarities)
 
 
-def extended_gallery(gallery: NormalizedGallery) -> FloatArray:
-    """Write the rows of a gallery so that inner products with :func:`extended_queries` are their CSLS scores.
-
-    Returns:
-        (G, D + 2 C) float32, for any index that finds the largest inner products.
-
-    Raises:
-        DataError: The statistics are not those of CSLS.
-    """
-    if gallery.statistics.method != "csls":
-        raise DataError(f"extended vectors: expected the statistics of csls, got {gallery.statistics.method}")
-    own = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[gallery.columns]
-    toward = np.stack([gallery.toward(column).mean for column in range(own.shape[1])], axis=1)
-    return np.concatenate([gallery.rows.vectors, own, toward], axis=1)
-
-
-def extended_queries(gallery: NormalizedGallery, queries: CohortRows) -> FloatArray:
-    """Write queries for the rows of :func:`extended_gallery`.
-
-    Returns:
-        (Q, D + 2 C) float32.
-    """
-    terms, own = gallery._query_terms(queries)
-    cameras = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[own]
-    return np.concatenate([2 * queries.vectors, -terms.mean, -cameras], axis=1)
-
-
 _prepared: WeakKeyDictionary[Gallery, tuple[object, NormalizedGallery]] = WeakKeyDictionary()
 
 
 def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGallery:
-    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery."""
+    """Return a gallery ready to be searched by normalized scores, once for each state of the gallery.
+
+    It uses the statistics and thresholds that the folder of the gallery keeps (:mod:`reid.retrieval.kept_cohorts`).
+    Where it keeps none, a search measures what it needs.
+
+    Raises:
+        GalleryError: The file of the statistics is damaged.
+    """
     known, table = _prepared.get(gallery), gallery.table
     if known is None or known[0] is not table or known[1].statistics.method != method:
-        rows = CohortRows.of_table(table, gallery.rows.vectors())
-        known = table, NormalizedGallery.prepare(rows, method)
+        known = table, _prepare(gallery, table, method)
         _prepared[gallery] = known
     return known[1]
+
+
+def _prepare(gallery: Gallery, table: RowTable, method: str) -> NormalizedGallery:
+    rows, folder = CohortRows.of_table(table, gallery.rows.vectors()), gallery.folder
+    others = None if folder is None else read_site(folder)
+    if others is not None and len(with_other_cameras(rows, others).cameras) > len(rows.cameras):
+        return NormalizedGallery.prepare(rows, method, others)
+    kept = None if folder is None or method != METHOD else read_cohorts(folder)
+    current = None if kept is None else cohorts_of(kept, table, rows, gallery.rows)
+    if current is None:
+        return NormalizedGallery.prepare(rows, method)
+    return NormalizedGallery(rows, current.statistics, fitted=current.thresholds)
 
 
 def search_normalized(
@@ -288,27 +307,24 @@ def search_normalized(
         one_per: A column such as "identity"; only the best row of each of its labels answers.
 
     Returns:
-        The answers; None where the gallery has too few crops to normalize scores.
+        The answers; None where the gallery has too few crops to normalize scores, or Milvus keeps its vectors.
 
     Raises:
         GalleryError: Another network made the gallery, or the gallery is empty.
         DataError: The vectors, ``k`` or ``keep`` have a wrong type or shape.
     """
-    gallery.search(vectors[:1], 1, fingerprint=fingerprint, keep=keep)  # refuses what a plain search refuses
+    if len(gallery) and not len(gallery.rows.table):
+        return None  # a server keeps the vectors
+    removed = gallery.check_search(vectors, k, fingerprint=fingerprint, keep=keep)
     prepared = normalized_gallery(gallery, method)
     rows = CohortRows.of_samples(queries, vectors)
     if not prepared.can_rank(rows, keep):
         return None
-    allowed = np.ones(len(prepared.columns), np.bool_) if keep is None else keep.copy()
-    groups = groups_by(gallery.table, one_per) if one_per else None
-    while True:
-        found = (
-            prepared.search(rows, k, allowed) if groups is None else _best_of_groups(prepared, rows, k, allowed, groups)
-        )
-        gone = _erased(gallery, vectors, found.ranking, fingerprint)
-        if not len(gone):
-            return found
-        allowed[gone] = False
+    allowed = keep if not removed.any() else ~removed if keep is None else keep & ~removed
+    if not one_per:
+        return prepared.search(rows, k, allowed)
+    everything = np.ones(len(prepared.columns), np.bool_) if allowed is None else allowed
+    return _best_of_groups(prepared, rows, k, everything, groups_by(gallery.table, one_per))
 
 
 def _best_of_groups(
@@ -331,14 +347,3 @@ def _best_of_groups(
         found.similarities[i, : len(positions)] = every.similarities[i, positions]
         found.ranking.counts[i] = len(positions)
     return _checked(found)
-
-
-def _erased(gallery: Gallery, vectors: FloatArray, ranking: Ranking, fingerprint: str) -> IntArray:
-    """Return the answers (E,) that another program has erased from the folder, which a plain search leaves out."""
-    answers = np.unique(np.concatenate([ranking.rows[i, :count] for i, count in enumerate(ranking.counts)]))
-    if not len(answers):
-        return answers
-    keep = np.zeros(len(gallery.samples), np.bool_)
-    keep[answers] = True
-    alive = gallery.search(vectors[:1], len(answers), fingerprint=fingerprint, keep=keep)
-    return np.setdiff1d(answers, alive.rows[0, : alive.counts[0]])

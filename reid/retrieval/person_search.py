@@ -12,17 +12,14 @@ from reid.errors import DataError, GalleryError
 from reid.models.checkpoint import Checkpoint
 from reid.records import FloatArray, Modality, Sample, Split
 from reid.retrieval.gallery import Gallery
-from reid.retrieval.match_thresholds import SAME_RATE
-from reid.retrieval.normalized_search import search_normalized
 from reid.retrieval.persons.person_state import PersonState, state_of_gallery
-from reid.retrieval.score_normalization import NONE, check_score_norm
 from reid.retrieval.search import (
     DEFAULT_SCORE_NORM,
     UPLOADED,
     Answer,
     embed_image,
-    judge_answers,
     rows_that_may_answer,
+    search_vector,
 )
 
 PERSON_COLUMN = "person"
@@ -97,15 +94,10 @@ def search_persons(
     keep = rows_that_may_answer(gallery.samples, categories=[category])
     if not keep.any():
         raise GalleryError(f"none of the {len(keep)} gallery rows shows the category {category}")
-    query, found = Sample(UPLOADED, "", camera, modality, category, Split.QUERY), None
-    if check_score_norm(score_norm) != NONE:
-        found = search_normalized(
-            gallery, vectors, [query], k, fingerprint=fingerprint, keep=keep, method=score_norm, one_per=PERSON_COLUMN
-        )  # fmt: skip
-    if found is None:
-        ranking = gallery.search(vectors, k, keep=keep, fingerprint=fingerprint, one_per=PERSON_COLUMN)
-        return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
-    return judge_answers(gallery, found, query, int(np.count_nonzero(keep)), score_norm, SAME_RATE)
+    query = Sample(UPLOADED, "", camera, modality, category, Split.QUERY)
+    return search_vector(
+        gallery, vectors, query, k, fingerprint=fingerprint, keep=keep, score_norm=score_norm, one_per=PERSON_COLUMN
+    )
 
 
 def label_persons(gallery: Gallery) -> PersonState:

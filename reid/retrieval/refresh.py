@@ -13,7 +13,9 @@ from reid.files import Writer
 from reid.models.checkpoint import Checkpoint
 from reid.records import Embeddings, Sample, domain_of
 from reid.retrieval.filters import BoolArray
+from reid.retrieval.kept_cohorts import with_cohorts
 from reid.retrieval.row_table import CONTENT, FIELDS, FILE_TIME, ROWS_AT_ONCE, RowTable
+from reid.retrieval.segments import thumbnails_of_rows
 from reid.retrieval.storage import write_gallery
 from reid.retrieval.stored_gallery import read_gallery, under_lock, with_files, with_rows, without_rows
 
@@ -129,8 +131,10 @@ def refresh_gallery(
             more = {name: part.arrow.column(name).to_pylist() for name in names if name not in FIELDS}
             if len(rows) == len(table):
                 facts["dimension"] = embeddings.vectors.shape[1]
-            facts = with_rows(writer, facts, RowTable.from_samples(samples, more=more), [embeddings.vectors])
+            fresh = RowTable.from_samples(samples, more=more)
+            images = thumbnails_of_rows(stored.segments, part.row_ids)
+            facts = with_rows(writer, facts, fresh, [embeddings.vectors], thumbnails=images)
         facts = with_files(writer, {**facts, "fingerprint": new.fingerprint}, attach)
-        writer.commit(facts)
+        writer.commit(with_cohorts(writer, facts, stored))
         writer.sweep()
     return len(rows), len(table) - len(rows)

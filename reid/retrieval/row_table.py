@@ -23,6 +23,7 @@ LABELS = ("identity", "camera", "modality", "category", "split", "track")  # fie
 FIELDS = ("path", "identity", "camera", "modality", "category", "split", "time", "track")
 ID, OFFSET, CONTENT, FILE_TIME = "_id", "_offset", "_content", "_file_time"
 ROWS_AT_ONCE = 4096  # samples that are made at a time
+SLICED_ROWS = 64  # so few rows are taken from a table one by one
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -121,7 +122,7 @@ class RowTable:
 
     def take(self, rows: IntArray) -> RowTable:
         """Return the rows at some positions (K,), in this order."""
-        return RowTable(self.arrow.take(rows))
+        return RowTable(_rows_at(self.arrow, rows))
 
     def with_column(self, name: str, values: Any) -> RowTable:
         """Return the table with a column of Arrow or NumPy values, in the place of an older one of this name."""
@@ -153,7 +154,7 @@ class RowTable:
     @cached_property
     def row_ids(self) -> IntArray:
         """(N,) int64, the lasting id of each row; ids ascend."""
-        ids: IntArray = self.arrow.column(ID).to_numpy()
+        ids: IntArray = _numbers(self.arrow.column(ID), np.int64)
         return ids
 
     def codes(self, name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
@@ -176,7 +177,8 @@ class RowTable:
             if merged.null_count and "" not in words:
                 words.append("")
             empty = words.index("") if "" in words else 0
-            codes = merged.indices.fill_null(empty).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+            indices = merged.indices.fill_null(empty) if merged.null_count else merged.indices
+            codes = _numbers(indices, np.int32)
             known = self._codes[name] = (codes, words)
         return known
 
@@ -196,7 +198,7 @@ class RowTable:
 
     def samples_at(self, rows: IntArray) -> list[Sample]:
         """Return the samples at some positions (K,)."""
-        part = self.arrow.select([*FIELDS, OFFSET]).take(rows).to_pydict()
+        part = _rows_at(self.arrow.select([*FIELDS, OFFSET]), rows).to_pydict()
         part["time"] = [
             None if time is None else _wall_time(time, offset)
             for time, offset in zip(part["time"], part[OFFSET], strict=True)
@@ -253,6 +255,32 @@ class SampleRows(Sequence[Sample]):
 
     def __repr__(self) -> str:
         return f"<{len(self):,} samples>"
+
+
+def _rows_at(table: Any, rows: IntArray) -> Any:
+    """Return the rows of an Arrow table at some positions (K,), in this order.
+
+    A few rows are sliced: ``Table.take`` imports ``pyarrow.compute``, which takes longer than a search.
+    """
+    import pyarrow as pa
+
+    if not 0 < len(rows) <= SLICED_ROWS:
+        return table.take(rows)
+    return pa.concat_tables([table.slice(int(row), 1) for row in rows])
+
+
+def _numbers(column: Any, dtype: Any) -> Any:
+    """Return the whole numbers of an Arrow column that knows all of them, (N,) of a NumPy type.
+
+    ``to_numpy`` of a column imports pandas, which takes longer than a search.
+    """
+    if column.null_count:
+        raise ValueError("a number is missing")
+    chunks = column.chunks if hasattr(column, "chunks") else [column]
+    parts = [np.from_dlpack(chunk) for chunk in chunks if len(chunk)]
+    if len(parts) == 1:
+        return parts[0].astype(dtype, copy=False)
+    return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype, copy=False)
 
 
 def first_line(error: BaseException) -> str:

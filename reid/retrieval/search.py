@@ -46,6 +46,16 @@ class Answer:
     normalized: float | None = None
     match: Match | None = None
 
+    @property
+    def verdict(self) -> MatchVerdict | None:
+        """Same, undecided or other; None where this is not known."""
+        return None if self.match is None else self.match.verdict
+
+    @property
+    def false_match_rate(self) -> float | None:
+        """The share of pairs of different people, of these two cameras, that are as similar; None where not known."""
+        return None if self.match is None else self.match.false_match_rate
+
 
 @dataclass(frozen=True)
 class Match:
@@ -93,7 +103,11 @@ def embed_image(
         if checkpoint.domain_fields
         else None
     )
-    upright = read_image(image) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
+    size = (checkpoint.transform.width, checkpoint.transform.height)
+    decoder = checkpoint.execution.decoder
+    upright = (
+        read_image(image, decoder, size) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
+    )
     images = checkpoint.transform.normalise(checkpoint.transform.resize(upright)[None])  # (1, 3, H, W)
     vectors: FloatArray = checkpoint.embed(images, domain).cpu().numpy()
     return vectors
@@ -210,22 +224,75 @@ def search_image(
         what = "the filters of this search" if where is not None else "the camera, modality and category of this search"
         raise GalleryError(f"none of the {len(keep)} gallery rows fits {what}")
     query = Sample(image if isinstance(image, Path) else UPLOADED, "", camera, modality, category, Split.QUERY)
+    return search_vector(
+        gallery,
+        vectors,
+        query,
+        k,
+        fingerprint=checkpoint.fingerprint,
+        keep=keep,
+        score_norm=score_norm,
+        same_rate=same_rate,
+        one_per=one_per,
+    )
+
+
+def search_vector(
+    gallery: Gallery,
+    vector: FloatArray,
+    query: Sample,
+    k: int = 10,
+    *,
+    fingerprint: str,
+    keep: npt.NDArray[np.bool_] | None = None,
+    score_norm: str = DEFAULT_SCORE_NORM,
+    same_rate: float = SAME_RATE,
+    one_per: str = "",
+) -> list[Answer]:
+    """Find the gallery rows that are nearest to an embedding, each with its score, verdict and false-match rate.
+
+    The command line, the application and the HTTP interface search with this function.  It uses the cohort statistics
+    and the match thresholds that the gallery keeps, see :mod:`reid.retrieval.kept_cohorts`.
+
+    Args:
+        gallery: The gallery.
+        vector: (1, D) float32 of unit length, of the network that made the gallery.
+        query: Names the camera, modality and category of the query; its path is not read.
+        k: The number of answers.
+        fingerprint: The fingerprint of the network that made ``vector``.
+        keep: (G,) bool, which rows may answer, as :func:`rows_that_may_answer` finds them; None allows all.
+        score_norm: "csls" or "snorm" ranks by scores that are normalized per pair of cameras, and judges each answer,
+            where the gallery has enough crops of the category; "none" ranks by plain scores and judges nothing.
+        same_rate: The highest false-match rate of the verdict "same", above 0 and at most that of "undecided".
+        one_per: A column such as "identity"; only the best answer of each of its labels is returned.
+
+    Returns:
+        At most ``k`` answers, best first.  ``score`` is the similarity; ``verdict`` and ``false_match_rate`` are None
+        where answers are not judged.
+
+    Raises:
+        GalleryError: Another network made the gallery, or the gallery is empty.
+        DataError: The vector, ``k`` or ``keep`` has a wrong type or shape, or ``score_norm`` is unknown.
+
+    Example:
+        >>> from reid.records import Embeddings
+        >>> samples = (Sample(Path("1.jpg"), "anna", "door"), Sample(Path("2.jpg"), "ben", "hall"))
+        >>> gallery = Gallery.build(Embeddings(samples, np.eye(2, dtype=np.float32), "f00d"))
+        >>> vector = np.float32([[0.6, 0.8]])
+        >>> answers = search_vector(gallery, vector, Sample(Path("query.jpg"), camera="door"), 1, fingerprint="f00d")
+        >>> [(answer.sample.identity, round(answer.score, 2), answer.verdict) for answer in answers]
+        [('ben', 0.8, None)]
+    """
     found = None
     if check_score_norm(score_norm) != NONE:
         found = search_normalized(
-            gallery,
-            vectors,
-            [query],
-            k,
-            fingerprint=checkpoint.fingerprint,
-            keep=keep,
-            method=score_norm,
-            one_per=one_per,
+            gallery, vector, [query], k, fingerprint=fingerprint, keep=keep, method=score_norm, one_per=one_per
         )
     if found is None:
-        ranking = gallery.search(vectors, k, keep=keep, fingerprint=checkpoint.fingerprint, one_per=one_per)
+        ranking = gallery.search(vector, k, keep=keep, fingerprint=fingerprint, one_per=one_per)
         return [Answer(row, gallery.samples[row], score) for row, score in ranking.answers(0)]
-    return judge_answers(gallery, found, query, int(np.count_nonzero(keep)), score_norm, same_rate)
+    rows = len(gallery) if keep is None else int(np.count_nonzero(keep))
+    return judge_answers(gallery, found, query, rows, score_norm, same_rate)
 
 
 def nobody_found(answers: Sequence[Answer]) -> bool:

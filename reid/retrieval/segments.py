@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
-from reid.retrieval.gallery_header import DELETED, REBUILD, ROWS, VECTORS
+from reid.retrieval.gallery_header import CODES, DELETED, REBUILD, ROWS, THUMBNAILS, VECTORS
+from reid.retrieval.numpy_files import flat_values
 from reid.retrieval.row_table import RowTable, first_line
+from reid.retrieval.stores.row_codes import PARAMETER_ROWS, CodeSource, RowCodes, map_codes
+from reid.retrieval.stores.row_numbers import camera_order
+from reid.retrieval.thumbnails import Thumbnails
 
 PAGE = 4096  # bytes; the quick checksum adds up pages word by word
 BYTES_AT_ONCE = 2**24
@@ -36,6 +41,8 @@ class GallerySegment:
         entry: What the header says of the segment; None where it is not in a folder of version 2.
         source: The vectors (N, D) float32, mapped into memory, of a file that is not checked yet, or in memory.
         path: The file of the vectors; None where they are in memory.
+        codes: The short codes of the vectors, of a file that is not checked yet; None where there is none.
+        thumbnails: The thumbnails; None where the segment has none.
     """
 
     table: RowTable
@@ -43,6 +50,8 @@ class GallerySegment:
     entry: dict[str, Any] | None
     source: FloatArray
     path: Path | None = None
+    codes: CodeSource | None = None
+    thumbnails: Thumbnails | None = None
     _checked: bool = False
     _lock: Lock = field(default_factory=Lock)
 
@@ -61,6 +70,30 @@ class GallerySegment:
             self._checked = True
         return self.source
 
+    def code_source(self) -> CodeSource:
+        """Return the short codes of the vectors; where no file has them, they are made when a search needs them."""
+        with self._lock:
+            if self.codes is None:
+                self.codes = CodeSource(lambda: RowCodes.of(self.source, camera_order(self.table)))
+            return self.codes
+
+    def thumbnails_at(self, rows: IntArray) -> list[bytes]:
+        """Return the thumbnails of some rows (K,); b"" where there is none.
+
+        Raises:
+            GalleryError: The file is damaged.
+        """
+        if self.thumbnails is None:
+            return [b""] * len(rows)
+        try:
+            return self.thumbnails.images(rows)
+        except DataError as error:
+            raise GalleryError(f"{first_line(error)}; {REBUILD}") from error
+
+    def thumbnail_sizes(self, rows: IntArray) -> IntArray:
+        """Return the bytes (K,) of the thumbnails of some rows (K,)."""
+        return np.zeros(len(rows), np.int64) if self.thumbnails is None else self.thumbnails.sizes(rows)
+
     @property
     def kept(self) -> IntArray:
         """(K,) int64, the positions of the rows that were not removed, ascending."""
@@ -71,6 +104,21 @@ class GallerySegment:
     def kept_table(self) -> RowTable:
         """Return the rows that were not removed."""
         return self.table if not len(self.deleted) else self.table.take(self.kept)
+
+
+def thumbnails_of_rows(segments: Sequence[GallerySegment], row_ids: IntArray) -> list[bytes]:
+    """Return the thumbnails of the rows (K,) with some ids; b"" where there is none.
+
+    Raises:
+        GalleryError: A file is damaged.
+    """
+    images = [b""] * len(row_ids)
+    for segment in (one for one in segments if one.thumbnails is not None):
+        positions = np.searchsorted(segment.table.row_ids, row_ids)
+        own = segment.table.row_ids[np.minimum(positions, len(segment.table) - 1)] == row_ids
+        for place, image in zip(np.flatnonzero(own).tolist(), segment.thumbnails_at(positions[own]), strict=True):
+            images[place] = image
+    return images
 
 
 def damaged(folder: Path, why: str) -> GalleryError:
@@ -122,9 +170,11 @@ def read_segment(
     files, rows = entry["files"], entry["rows"]
     deleted = np.zeros(0, np.int64)
     if DELETED in files:
-        deleted = np.load(checked_file(folder, files[DELETED])).astype(np.int64)
+        deleted = _positions_of(folder, files[DELETED])
     if known is not None:
-        return GallerySegment(known.table, deleted, entry, known.source, known.path, known._checked)
+        return GallerySegment(
+            known.table, deleted, entry, known.source, known.path, known.codes, known.thumbnails, known._checked
+        )
     table = _read_table(folder, files[ROWS])
     path = checked_size(folder, files[VECTORS])
     start = _numpy_header(rows, dimension)
@@ -133,7 +183,60 @@ def read_segment(
     if not is_right or len(table) != rows or not rows:
         raise damaged(folder, f"{path.name} does not hold {rows} x {dimension} vectors, or there are {len(table)} rows")
     vectors = np.memmap(path, np.float32, "r", len(start), (rows, dimension))
-    return GallerySegment(table, deleted, entry, vectors, path)
+    codes = _codes_of(folder, files[CODES], table, dimension) if CODES in files else None
+    thumbnails = _thumbnails_of(folder, files[THUMBNAILS], rows) if THUMBNAILS in files else None
+    return GallerySegment(table, deleted, entry, vectors, path, codes, thumbnails)
+
+
+def _positions_of(folder: Path, entry: Mapping[str, Any]) -> IntArray:
+    """Return the positions (M,) that a file lists."""
+    path = checked_file(folder, entry)
+    try:
+        return flat_values(path, "<i8").astype(np.int64)
+    except ValueError as error:
+        raise damaged(folder, f"{path.name} cannot be read ({first_line(error)})") from error
+
+
+def _thumbnails_of(folder: Path, entry: Mapping[str, Any], rows: int) -> Thumbnails:
+    path = checked_size(folder, entry)
+    try:
+        return Thumbnails(path, rows)
+    except ValueError as error:
+        raise damaged(folder, f"{path.name} cannot be read ({first_line(error)})") from error
+
+
+def _codes_of(folder: Path, entry: Mapping[str, Any], table: RowTable, dimension: int) -> CodeSource:
+    """Return the codes of a file, which is read and compared with its quick checksum when a search needs it."""
+    path = checked_size(folder, entry)
+    try:
+        values = map_codes(path, dimension)  # now, because a later compaction removes the file
+    except ValueError as error:
+        raise damaged(folder, f"{path.name} cannot be read ({first_line(error)})") from error
+
+    def read() -> RowCodes:
+        if values.shape != (PARAMETER_ROWS + len(table), dimension) or fold(values) != entry["fold"]:
+            raise damaged(folder, f"{path.name} has other contents")
+        return RowCodes.of_file(values, entry["bounds"], camera_order(table))
+
+    return CodeSource(read, is_stored=True)
+
+
+def parts_of_rows(
+    pairs: Sequence[tuple[GallerySegment, IntArray]], size: int
+) -> Iterator[list[tuple[GallerySegment, IntArray]]]:
+    """Yield some rows of segments in parts of ``size`` rows; the last one may have fewer."""
+    part: list[tuple[GallerySegment, IntArray]] = []
+    room = size
+    for segment, whole in pairs:
+        rows = whole
+        while len(rows):
+            part.append((segment, rows[:room]))
+            rows, room = rows[room:], room - len(rows[:room])
+            if not room:
+                yield part
+                part, room = [], size
+    if part:
+        yield part
 
 
 def _read_table(folder: Path, entry: Mapping[str, Any]) -> RowTable:
@@ -174,8 +277,8 @@ def _numpy_header(rows: int, dimension: int) -> bytes:
     return stream.getvalue()
 
 
-def fold(vectors: FloatArray) -> str:
-    """Return a quick checksum of vectors in hex: SHA-256 of the sum of all pages of memory, word by word.
+def fold(vectors: npt.NDArray[Any]) -> str:
+    """Return a quick checksum of vectors or codes in hex: SHA-256 of the sum of all pages of memory, word by word.
 
     Every change of one word changes it. It reads at the speed of the memory, several times faster than SHA-256.
     """

@@ -16,6 +16,7 @@ Embeddings of people are biometric data, so folders have the mode 0700 and files
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import stat
@@ -30,8 +31,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from reid.errors import GalleryError, WeightsError
-from reid.files import PARTIAL_FOLDER, Writer, locked, remove_partial_files, sync, write_whole
+from reid.files import PARTIAL_FOLDER, Writer, folder_for_files, locked, remove_partial_files, sync, write_whole
 from reid.retrieval.gallery_header import (
+    CODES,
     DATA_NAME,
     DELETED,
     FORMAT,
@@ -40,6 +42,7 @@ from reid.retrieval.gallery_header import (
     OLD_INDEX,
     OLD_SAMPLES,
     ROWS,
+    THUMBNAILS,
     VECTORS,
     VERSION,
     encode_header,
@@ -52,6 +55,7 @@ from reid.retrieval.persons.person_files import DECISIONS_FILE, PERSONS
 from reid.retrieval.receipts import RECEIPTS_FILE, log_receipt, receipts_path, write_receipt
 from reid.retrieval.row_table import first_line
 from reid.retrieval.segments import sha256_of
+from reid.retrieval.stores.milvus_client import is_milvus_uri, whole_uri
 from reid.retrieval.tombstones import TOMBSTONES_FILE, Tombstones, read_tombstones
 
 QUERIES_FILE = "queries.safetensors"  # the embeddings of queries, which the application keeps in the gallery's folder
@@ -60,10 +64,12 @@ WAIT = 2.0  # seconds that a writer waits for another one
 NETWORK_SUFFIX = "network.safetensors"
 
 COHORTS_SUFFIX = "cohorts.safetensors"  # statistics of the rows toward each camera, derived from the vectors
+SITE_SUFFIX = "site.safetensors"  # embeddings of crops of the cameras, from the profiles of the network
 
-_OWN_SUFFIXES = frozenset(
-    {OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, NETWORK_SUFFIX, PERSONS, INDEX, COHORTS_SUFFIX}
-)
+_OWN_SUFFIXES = frozenset((
+    OLD_INDEX, OLD_SAMPLES, VECTORS, ROWS, DELETED, CODES, THUMBNAILS, NETWORK_SUFFIX, PERSONS, INDEX,
+    COHORTS_SUFFIX, SITE_SUFFIX,
+))  # fmt: skip
 # What version 0.1.0 left behind when it was killed: parts of our files, and temporary files of safetensors.
 _OLD_PART = re.compile(r"\.(header\.json|queries\.safetensors|data-[0-9a-f]{16}\.[\w.-]+)\.[0-9a-f]{8}\.part")
 _SAFETENSORS_PART = re.compile(r"\.tmp[0-9A-Za-z]{6}")
@@ -93,7 +99,7 @@ def check_gallery_folder(folder: Path) -> None:
     """Check that a gallery can be written to a folder, before the work of building it begins.
 
     Args:
-        folder: The folder; it is made if it is missing.
+        folder: The folder; it may be missing.
 
     Raises:
         GalleryError: The folder cannot be written to, or it holds files of something else.
@@ -217,9 +223,9 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         GalleryError: The folder cannot be written to, is being written by another program, holds files of something
             else or holds another generation.
     """
+    _refuse_milvus(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _write_lock(folder):
+        with folder_for_files(folder, 0o700), _write_lock(folder):
             if replaces is None:
                 _check_replaceable(folder)
             receipts_path(folder)  # checked before anything is erased
@@ -238,13 +244,23 @@ def write_gallery(folder: Path, replaces: str | None = None) -> Iterator[Gallery
         ) from error
 
 
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder whose owner made it read-only; its mode holds for root as well, who could write to it."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if not mode & 0o222 or not os.access(folder, os.W_OK | os.X_OK):
+        raise GalleryError(
+            f"{folder}: the folder is read-only for you (mode {mode:04o}); make it writable or choose another one"
+        )
+
+
 @contextmanager
 def _write_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder; wait a moment for another writer, which may be about to finish.
 
     Raises:
-        GalleryError: Another program is still writing, or the file system has no locks.
+        GalleryError: Another program is still writing, the folder is read-only, or the file system has no locks.
     """
+    _check_writable(folder)
     end = time.monotonic() + WAIT
     while True:
         lock = locked(folder, wait=False)
@@ -276,7 +292,17 @@ def check_gallery(folder: Path) -> None:
     Raises:
         GalleryError: The folder is missing or holds no gallery, or the header of the gallery is damaged.
     """
+    _refuse_milvus(folder)
     read_header(folder)
+
+
+def _refuse_milvus(folder: Path) -> None:
+    """Raise GalleryError where a place is the address of a gallery in Milvus, for work that needs a folder."""
+    if is_milvus_uri(str(folder)):
+        raise GalleryError(
+            f"{whole_uri(str(folder))}: this needs a gallery in a folder; on Milvus work reid search and reid index"
+            " create, add, list, info, search, remove, erase, compact and verify"
+        )
 
 
 def stamp_of(folder: Path) -> tuple[object, ...]:

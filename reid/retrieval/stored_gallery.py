@@ -7,7 +7,7 @@ segment, and compaction writes segments anew without them. Nothing counts before
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,25 @@ from reid.errors import GalleryError
 from reid.files import Writer
 from reid.records import FloatArray, IntArray
 from reid.retrieval.folder_reading import read_gallery_folder
-from reid.retrieval.gallery_header import DELETED, INDEX, OLD_INDEX, OLD_SAMPLES, ROWS, VECTORS, facts_of, read_header
+from reid.retrieval.gallery_header import (
+    DELETED,
+    INDEX,
+    OLD_INDEX,
+    OLD_SAMPLES,
+    VECTORS,
+    facts_of,
+    read_header,
+)
 from reid.retrieval.old_gallery import read_old_segment
 from reid.retrieval.row_table import ID, RowTable
-from reid.retrieval.segments import GallerySegment, fold, read_segment, write_vectors
-from reid.retrieval.storage import GalleryWriter
+from reid.retrieval.segment_writing import merged_segment, write_segment
+from reid.retrieval.segments import GallerySegment, parts_of_rows, read_segment
+from reid.retrieval.storage import NETWORK_SUFFIX, SITE_SUFFIX, GalleryWriter
 from reid.retrieval.tombstones import Tombstones, read_tombstones
 
 MOST_SEGMENTS = 32  # more are merged when rows are added
-SMALL = 8  # a segment with less than this fraction of all rows is small
-VECTORS_AT_ONCE = 2**16  # that are copied at a time while segments are merged
+LARGEST_SEGMENT, MOST_PARTS = 2**17, 16  # rows of a compacted segment, unless that would make more parts than this
+SMALL = 32  # a segment with less than this fraction of all rows is small
 
 Facts = dict[str, Any]
 
@@ -145,13 +154,27 @@ def under_lock(writer: GalleryWriter, known: Iterable[GallerySegment] = ()) -> S
 
 
 def with_files(writer: GalleryWriter, facts: Facts, attach: Mapping[str, Writer]) -> Facts:
-    """Write files that belong to the gallery as a whole, by the suffixes of their names."""
+    """Write files that belong to the gallery as a whole, by the suffixes of their names.
+
+    A new network takes the place of the old one and of the crops of its cameras.
+    """
     written = {suffix: writer.write_data(suffix, write) for suffix, write in attach.items()}
-    return {**facts, "files": {**facts["files"], **written}}
+    old = {
+        suffix: entry
+        for suffix, entry in facts["files"].items()
+        if suffix != SITE_SUFFIX or NETWORK_SUFFIX not in attach
+    }
+    return {**facts, "files": {**old, **written}}
 
 
 def with_rows(
-    writer: GalleryWriter, facts: Facts, table: RowTable, parts: Sequence[FloatArray], *, keep_ids: bool = False
+    writer: GalleryWriter,
+    facts: Facts,
+    table: RowTable,
+    parts: Sequence[FloatArray],
+    *,
+    keep_ids: bool = False,
+    thumbnails: Sequence[bytes] | None = None,
 ) -> Facts:
     """Write rows as a new segment at the end.
 
@@ -161,6 +184,7 @@ def with_rows(
         table: The rows (N,).
         parts: Their vectors (M, D) float32, in several arrays.
         keep_ids: Whether the rows keep the ids of the table, and are counted already.
+        thumbnails: A small JPEG image of each row, b"" for none.
 
     Raises:
         OSError: A file cannot be written.
@@ -170,22 +194,13 @@ def with_rows(
         return facts
     if not keep_ids:
         table = table.with_column(ID, np.arange(facts["next_id"], facts["next_id"] + rows))
-    entry = _write_segment(writer, table, lambda: iter(parts), facts["dimension"])
+    entry = write_segment(writer, table, lambda: iter(parts), facts["dimension"], thumbnails)
     return {
         **facts,
         "segments": [*facts["segments"], entry],
         "count": facts["count"] + (0 if keep_ids else rows),
         "next_id": max(facts["next_id"], int(table.row_ids[-1]) + 1),
     }
-
-
-def _write_segment(
-    writer: GalleryWriter, table: RowTable, parts: Callable[[], Iterator[FloatArray]], dimension: int
-) -> Facts:
-    rows = len(table)
-    vectors = writer.write_data(VECTORS, lambda path: write_vectors(path, parts(), rows, dimension))
-    vectors["fold"] = fold(np.load(writer.folder / vectors["name"], mmap_mode="r"))
-    return {"rows": rows, "files": {VECTORS: vectors, ROWS: writer.write_data(ROWS, table.write)}}
 
 
 def without_rows(writer: GalleryWriter, stored: StoredGallery, row_ids: IntArray) -> tuple[Facts, int]:
@@ -231,8 +246,8 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
     Args:
         writer: The writer.
         stored: The gallery, without changes that are not committed.
-        everything: Merge all segments to one. Otherwise only segments with removed rows are written anew, each by
-            itself.
+        everything: Merge all segments to one, or to a few where there are very many rows, so that a later erasure
+            writes a part of them anew. Otherwise only segments with removed rows are written anew, each by itself.
 
     Raises:
         GalleryError: A file is damaged; nothing is written.
@@ -243,11 +258,12 @@ def compacted(writer: GalleryWriter, stored: StoredGallery, *, everything: bool)
     dirty = [len(rows) < len(segment.table) for segment, rows in zip(stored.segments, kept, strict=True)]
     pairs = list(zip(stored.segments, kept, strict=True))
     count = sum(len(rows) for rows in kept)
-    if everything and (len(pairs) > 1 or any(dirty)):
-        entries = [_merged(writer, pairs, stored.facts["dimension"])] if count else []
+    size = max(LARGEST_SEGMENT, -(-count // MOST_PARTS))
+    if everything and (len(pairs) > -(-count // size) or any(dirty)):
+        entries = [merged_segment(writer, part, stored.facts["dimension"]) for part in parts_of_rows(pairs, size)]
     else:
         entries = [
-            _merged(writer, [pair], stored.facts["dimension"]) if is_dirty else entry
+            merged_segment(writer, [pair], stored.facts["dimension"]) if is_dirty else entry
             for pair, is_dirty, entry in zip(pairs, dirty, stored.facts["segments"], strict=True)
             if len(pair[1])
         ]
@@ -259,19 +275,6 @@ def without_index(facts: Facts) -> Facts:
     """Return the facts of a gallery without its approximate index, which holds its rows as well."""
     files = {suffix: entry for suffix, entry in facts["files"].items() if suffix != INDEX}
     return {**{key: value for key, value in facts.items() if key != "index"}, "files": files}
-
-
-def _merged(writer: GalleryWriter, pairs: Sequence[tuple[GallerySegment, IntArray]], dimension: int) -> Facts:
-    """Write some rows (K,) of several segments as one segment."""
-    table = RowTable.concatenated([segment.table.take(rows) for segment, rows in pairs])
-
-    def parts() -> Iterator[FloatArray]:
-        for segment, rows in pairs:
-            vectors = segment.vectors
-            for start in range(0, len(rows), VECTORS_AT_ONCE):
-                yield vectors[rows[start : start + VECTORS_AT_ONCE]]
-
-    return _write_segment(writer, table, parts, dimension)
 
 
 def with_few_segments(writer: GalleryWriter, stored: StoredGallery) -> Facts:
@@ -288,7 +291,7 @@ def with_few_segments(writer: GalleryWriter, stored: StoredGallery) -> Facts:
             continue
         if len(run) > 1:
             parts = [stored.segments[one] for one in run]
-            merged.append(_merged(writer, [(part, part.kept) for part in parts], stored.facts["dimension"]))
+            merged.append(merged_segment(writer, [(part, part.kept) for part in parts], stored.facts["dimension"]))
         else:
             merged += [entries[one] for one in run]
         run = []

@@ -15,6 +15,7 @@ import secrets
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ TOMBSTONES_FILE = "erasures.json"  # in the folder of a gallery
 FORMAT = "reid-erasures-1"
 MAX_BYTES = 2**28  # more than a million tombstones
 PATH_HASH = 32  # hex digits of the hash of a path
+HASHES_KEPT = 2**17  # in memory, because one erasure asks for those of all identities several times
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -47,6 +49,16 @@ def is_identity(sample: Sample, identity: str, category: str | None = None) -> b
         True
     """
     return _nfc(sample.identity) == _nfc(identity) and (category is None or _nfc(sample.category) == _nfc(category))
+
+
+def rows_of_identity(table: RowTable, identity: str, category: str | None = None) -> BoolArray:
+    """Return (N,) bool: the rows of a table that show an identity, as :func:`is_identity` says."""
+    mask = np.ones(len(table), np.bool_)
+    for name, wanted in (("identity", identity), ("category", category)):
+        if wanted is not None and len(table):
+            codes, words = table.codes(name)
+            mask &= np.array([_nfc(word) == _nfc(wanted) for word in words], np.bool_)[codes]
+    return mask
 
 
 def _nfc(text: str) -> str:
@@ -160,7 +172,12 @@ class Tombstones:
         return self._hash(identity), "" if category is None else self._hash(identity, category)
 
     def _hash(self, *words: str) -> str:
-        return hmac.new(self.salt, "\0".join(map(_nfc, words)).encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+        return _salted_hash(self.salt, "\0".join(map(_nfc, words)))
+
+
+@lru_cache(maxsize=HASHES_KEPT)
+def _salted_hash(salt: bytes, text: str) -> str:
+    return hmac.digest(salt, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def read_tombstones(folder: Path) -> Tombstones:

@@ -13,8 +13,11 @@ from reid.retrieval.embed import load_embeddings
 from reid.retrieval.erasure import ErasedRows, erase_rows
 from reid.retrieval.filters import ColumnCondition, Filter, rows_where
 from reid.retrieval.folder_reading import read_attached, read_gallery_folder
-from reid.retrieval.gallery_header import HEADER, VECTORS, listed_files, read_header
+from reid.retrieval.gallery_header import HEADER, INDEX, VECTORS, listed_files, read_header
+from reid.retrieval.gallery_index import index_gallery
 from reid.retrieval.growth import oldest_time
+from reid.retrieval.kept_cohorts import read_cohorts, with_cohorts
+from reid.retrieval.kept_site import read_site
 from reid.retrieval.persons.person_files import PERSONS, PersonTable, erased_crops, forget_crops, read_decisions
 from reid.retrieval.receipts import new_receipt, read_receipts
 from reid.retrieval.row_table import RowTable
@@ -47,6 +50,8 @@ def verify_gallery(folder: Path) -> None:
     read_receipts(folder)
     read_decisions(folder)
     read_attached(folder, PERSONS, PersonTable.read)
+    read_cohorts(folder)
+    read_site(folder)
     _check_rows(stored)
     if (folder / QUERIES_FILE).exists():
         load_embeddings(folder / QUERIES_FILE)
@@ -70,7 +75,9 @@ def _check_rows(stored: StoredGallery) -> None:
 
 
 def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
-    """Write a gallery anew without removed rows, as one segment, and remove the files that held them.
+    """Write a gallery anew without removed rows, as few segments, and remove the files that held them.
+
+    An approximate index that held removed rows is built again; searches are exact until it is there.
 
     Args:
         folder: The folder of the gallery; a gallery of version 1 is converted.
@@ -91,12 +98,15 @@ def compact_gallery(folder: Path, known: Sequence[GallerySegment] = ()) -> int:
         facts = compacted(writer, stored, everything=True)
         gone = sum(len(segment.table) for segment in stored.segments) - facts["count"]
         facts["files"] = forget_crops(writer, facts["files"], _dropped_crops(stored) if gone else ())
-        if facts["segments"] != stored.facts["segments"]:
+        facts = with_cohorts(writer, facts, stored)
+        if facts["segments"] != stored.facts["segments"] or facts["files"] != stored.facts["files"]:
             receipt = {"receipt": new_receipt({"action": "compact", "rows": gone})} if gone else {}
             writer.commit({**facts, **receipt})
         problems = writer.sweep()
     if problems:
         raise GalleryError(f"{problems[0]}; it may still hold removed rows; mend that, then compact again")
+    if INDEX in stored.facts["files"] and INDEX not in facts["files"] and facts["count"]:
+        index_gallery(folder, stored.facts["index"]["index_kind"], stored.facts["index"]["wished"])
     return before - bytes_of(folder)
 
 

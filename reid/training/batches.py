@@ -39,7 +39,9 @@ class TrainingBatch:
         A sum over rows depends on their order in its last bits. Losses on values of layers sum in this order, so that
         a training of version 0.1.0 continues to the same bits.
         """
-        return torch.arange(len(self.images)) if self.domain is None else torch.argsort(self.domain, stable=True)
+        if self.domain is None:
+            return torch.arange(len(self.images), device=self.images.device)
+        return torch.argsort(self.domain, stable=True)
 
 
 class BatchSampler:

@@ -29,11 +29,13 @@ from reid.norm.specialised.adapters import adapted_layers, adapter_domains, add_
 from reid.norm.specialised.covnorm import compress_adapters
 from reid.norm.tensor_file import write_table
 from reid.structured_text import read_json
+from reid.training.epochs import run_epochs
 from reid.training.initial_weights import make_transform
 from reid.training.loop import Learner, TrainingLoop, make_optimizer
+from reid.training.row_choice import leave_out_singletons
 from reid.training.run_folder import RunFolder, replace_file
 from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, training_samples
-from reid.training.training_run import final_network, run_epochs, torch_settings
+from reid.training.training_run import final_network, torch_settings
 
 FORMAT = "reid-part-1"
 ORIGIN_FILE = "apart.json"  # in the run folder: what the training started from; the name is that of version 0.1.0
@@ -99,7 +101,8 @@ def train_added_domain(
         ConfigError: The folder holds a run of another experiment, or one that started from another network, or another
             training is at work in it.
     """
-    rows = TrainingRows(training_samples(experiment), DOMAIN_FIELDS)
+    all_rows = TrainingRows(training_samples(experiment), DOMAIN_FIELDS)
+    rows, _ = leave_out_singletons(all_rows, experiment.data.singletons)
     (name,) = rows.domains
     folder = RunFolder(out)
     with folder.held():

@@ -10,20 +10,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from reid.config import Train
-from reid.data.transforms import EvaluationTransform, TrainTransform
+from reid.data.transforms import EvaluationTransform, RandomNumbers, TrainTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
 from reid.norm import Given
+from reid.norm.calibrate import device_of
 from reid.records import IntArray
 from reid.training.batches import TrainingBatch
 from reid.training.objective import Objective, Outputs, total_loss
+from reid.training.parallel_network import ParallelNetwork
+from reid.training.processes import ONE_PROCESS, Processes
 from reid.training.schedule import learning_rate
 from reid.training.training_data import UNKNOWN, TrainingSet
 
@@ -64,6 +67,7 @@ class EpochReport:
         learning_rate: The learning rate.
         seconds: How long the epoch took.
         images_per_second: The number of images over this time.
+        held_out: The scores of held-out identities, fractions (0..1) by name, where they were measured.
     """
 
     epoch: int
@@ -74,10 +78,12 @@ class EpochReport:
     learning_rate: float
     seconds: float
     images_per_second: float
+    held_out: dict[str, float] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Describe the changing part of the report, for a progress bar."""
-        return f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}, {self.images_per_second:.0f} images/s"
+        scores = "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in self.held_out.items())
+        return f"loss {self.loss:.3f}, accuracy {self.accuracy:.3f}{scores}, {self.images_per_second:.0f} images/s"
 
     def to_json(self) -> dict[str, float]:
         """Return the line of metrics.jsonl, with the keys of version 0.1.0 and one for each further loss."""
@@ -91,6 +97,7 @@ class EpochReport:
             "learning_rate": self.learning_rate,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            **self.held_out,
         }
 
 
@@ -123,6 +130,7 @@ class TrainingLoop:
         transform: How images are prepared, in training as in evaluation.
         recipe: Rates, weights and settings of the losses.
         target_loss: The name of the loss on unlabelled images; "" for none.
+        processes: The processes that share every batch; this one computes its own rows.
     """
 
     def __init__(
@@ -134,10 +142,18 @@ class TrainingLoop:
         transform: EvaluationTransform,
         recipe: Train,
         target_loss: str = "",
+        processes: Processes = ONE_PROCESS,
     ) -> None:
         self.learner, self.optimizer, self.data, self.recipe = learner, optimizer, data, recipe
-        self.augment, self.transform = augment, transform
+        self.augment, self.transform, self.processes = augment, transform, processes
+        self.device = device_of(learner)
         self.objective = Objective(learner, recipe, target_loss)
+        # Gradients of float16 are scaled, so that small ones do not become 0; for other precisions this does nothing.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
+        self._parallel: ParallelNetwork | None = None
+        if processes.count > 1:
+            self.objective.refuse_layer_losses()
+            self._parallel = ParallelNetwork(learner, recipe, processes)
 
     def train_epoch(
         self,
@@ -195,22 +211,33 @@ class TrainingLoop:
         )
 
     def _batch(self, rows: Tensor, generator: torch.Generator) -> TrainingBatch:
-        """Take the crops at ``rows`` (B,) int64, augmented, and their labels."""
-        data, targets = self.data, self.data.targets[rows]
-        images = self.transform.normalise(self.augment(data.crops[rows], generator))
+        """Take the crops at ``rows`` (B,) int64, augmented, and their labels, on the device of the network.
+
+        With several processes, images and domains are those of this process's rows and the labels are those of all.
+        """
+        data, targets, device = self.data, self.data.targets[rows], self.device
+        numbers = self.augment.draw((len(rows), *data.crops.shape[1:]), generator)
+        own = rows
+        if self._parallel is not None:
+            positions = self._parallel.own_positions(len(rows))
+            own, numbers = rows[positions], _select(numbers, positions)
+        images = self.transform.normalise(self.augment.apply(data.crops[own], numbers))
         return TrainingBatch(
-            images.contiguous(memory_format=torch.channels_last),
-            targets,
-            data.modalities[rows],
-            None if data.domains is None else data.domains[rows],
+            images.contiguous(memory_format=torch.channels_last).to(device),
+            targets.to(device),
+            data.modalities[rows].to(device),
+            None if data.domains is None else data.domains[own].to(device),
             int((targets != UNKNOWN).sum()),
             self.recipe,
         )
 
     def _step(self, batch: TrainingBatch, weights: dict[str, float], epoch: int) -> dict[str, float]:
         """Make one update; returns every loss such as "identity_loss", their weighted sum "loss", and "accuracy"."""
-        with _autocast(self.recipe.precision), self.objective.observe() as observed:
-            features, neck, logits = Given(self.learner)(batch.images, batch.domain)
+        with _autocast(self.device, self.recipe.precision), self.objective.observe() as observed:
+            if self._parallel is None:
+                features, neck, logits = Given(self.learner)(batch.images, batch.domain)
+            else:
+                features, neck, logits = self._parallel(batch.images, batch.domain, len(batch.targets))
         terms = self.objective.terms(batch, Outputs(features, neck, logits, observed))
         loss = total_loss(terms, weights)
         self._update(loss, epoch)
@@ -227,10 +254,13 @@ class TrainingLoop:
                 " lower train.learning_rate, lengthen train.warmup_epochs or set train.gradient_clip"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        share = loss * self.processes.count if self._parallel is not None else loss  # gradients are averaged over them
+        self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self.optimizer)
         if self.recipe.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.gradient_clip)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
 
     def _style_views(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Give some images as they are, the same ones with other colours, and their domains, batch by batch."""
@@ -239,10 +269,13 @@ class TrainingLoop:
         for rows in torch.split(order, STYLE_BATCH):
             crops, domain = data.crops[rows], None if data.domains is None else data.domains[rows]
             plain, jittered = (self.transform.normalise(view) for view in (crops, jitter(crops, generator)))
-            yield plain, jittered, domain
+            yield plain.to(self.device), jittered.to(self.device), None if domain is None else domain.to(self.device)
 
 
-def _autocast(precision: str) -> AbstractContextManager[object]:
-    if precision == "bfloat16":
-        return torch.autocast("cpu", dtype=torch.bfloat16)
-    return nullcontext()
+def _select(numbers: RandomNumbers, positions: Tensor) -> RandomNumbers:
+    """Select the random numbers of the images at ``positions`` (b,) int64."""
+    return RandomNumbers(**{part.name: getattr(numbers, part.name)[positions] for part in fields(numbers)})
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=getattr(torch, precision))

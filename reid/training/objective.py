@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reid.config import Train
+from reid.errors import ConfigError
 from reid.training.batches import TrainingBatch
 from reid.training.layer_objectives import (
     DualCausality,
@@ -176,6 +177,17 @@ class Objective:
         return {
             name: weight(self._recipe, epoch) if callable(weight) else weight for name, weight in self._weights.items()
         }
+
+    def refuse_layer_losses(self) -> None:
+        """Refuse to train in several processes with losses on values of layers, each of which has only its own rows.
+
+        Raises:
+            ConfigError: There is such a loss.
+        """
+        for name in self._layer_objectives:
+            raise ConfigError(
+                f'the loss "{name}" of this norm.system needs all rows in one process; train without torchrun'
+            )
 
     def prepare(self, views: Callable[[], Views]) -> None:
         """Measure before an epoch what the terms need; see :meth:`LayerObjective.prepare`."""

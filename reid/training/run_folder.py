@@ -68,6 +68,11 @@ class RunFolder:
         """The trained network with the statistics of its domains; the file exists once the run is finished."""
         return self.path / "weights.safetensors"
 
+    @property
+    def curves(self) -> Path:
+        """A drawing of the metrics, as an SVG file."""
+        return self.path / "curves.svg"
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Reserve the folder for one training while the ``with`` block runs; a new folder is made.
@@ -105,7 +110,7 @@ class RunFolder:
             ConfigError: The folder holds a run of another experiment, or it cannot be made.
             DataError: A pipe, socket or device has the name of a file of the run.
         """
-        for file in (self.state, self.metrics, self.weights):
+        for file in (self.state, self.metrics, self.weights, self.curves):
             require_regular_file(file, "file of a run")
         if self.experiment.exists():
             changed = differences(load_config(self.experiment), experiment)
@@ -153,7 +158,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files that a run writes, and no others."""
-        for file in (self.weights, self.state, self.metrics, self.experiment):
+        for file in (self.weights, self.state, self.metrics, self.curves, self.experiment):
             file.unlink(missing_ok=True)
 
     def save_state(self, state: dict[str, Any]) -> None:
@@ -183,6 +188,10 @@ class RunFolder:
         """Write the metrics of all epochs so far, so that the file never disagrees with the checkpoint."""
         text = "".join(json.dumps(line) + "\n" for line in history)
         replace_file(self.metrics, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def save_curves(self, drawing: str) -> None:
+        """Replace the drawing of the metrics."""
+        replace_file(self.curves, lambda path: path.write_text(drawing, encoding="utf-8"))
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Read the metrics of a finished run, and compare them with those that its checkpoint keeps.

@@ -12,16 +12,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from reid.config import DomainField, Experiment
-from reid.data.loading import load_crops
 from reid.data.manifest import read_manifest
 from reid.data.sampling import identity_classes
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import SYSTEMS
 from reid.records import IntArray, Modality, Sample, Split, domain_of
+from reid.training.crop_cache import CropSource
 from reid.training.objective import target_losses
 from reid.training.run_folder import samples_digest
 
@@ -202,7 +201,7 @@ def _check_norm(experiment: Experiment) -> None:
 def load_training_set(
     rows: TrainingRows, transform: EvaluationTransform, *, threads: int, progress: bool
 ) -> TrainingSet:
-    """Load all crops, resized, and their labels.
+    """Load all crops into memory, resized, and their labels.
 
     Args:
         rows: The rows of the training.
@@ -210,13 +209,16 @@ def load_training_set(
         threads: How many threads read files.
         progress: Whether to draw a bar on stderr.
     """
+    return read_training_set(rows, CropSource(transform, threads, progress))
+
+
+def read_training_set(rows: TrainingRows, source: CropSource) -> TrainingSet:
+    """Read all crops from where a source keeps them, and make their labels."""
     modalities = {value: number for number, value in enumerate(Modality)}
     domains = {name: number for number, name in enumerate(rows.domains)}
-    with tqdm(desc="reading crops", total=len(rows.all_samples), unit="img", disable=not progress) as bar:
-        crops = load_crops(rows.all_samples, transform, workers=threads, progress=bar.update)
     unknown = torch.full((len(rows.unlabelled),), UNKNOWN, dtype=torch.int64)
     return TrainingSet(
-        crops=crops,
+        crops=source.load(rows.all_samples),
         targets=torch.cat([torch.from_numpy(rows.classes[0]), unknown]),
         modalities=torch.tensor([modalities[sample.modality] for sample in rows.all_samples]),
         domains=torch.tensor([domains[name] for name in rows.domain_names]) if rows.domain_fields else None,

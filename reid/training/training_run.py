@@ -7,35 +7,52 @@ its last checkpoint to the same numbers, bit for bit on one machine.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from tqdm import tqdm
 
-from reid.config import Experiment, to_toml
+from reid.config import Experiment, Train, to_toml
 from reid.data.transforms import EvaluationTransform, TrainTransform
-from reid.errors import DataError, WeightsError
+from reid.errors import ConfigError
 from reid.models.checkpoint import Checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.execution import Execution, find_device
+from reid.models.freed_memory import keep_freed_memory
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
-from reid.training.batches import BatchSampler
+from reid.records import Sample
+from reid.training.crop_cache import CropSource, cached_if_large, remove_crops
+from reid.training.epochs import CALIBRATE, INIT, OnEpoch, derive_seed, run_epochs
+from reid.training.held_out import HeldOutSet, load_held_out
 from reid.training.initial_weights import fill_embedder, load_initial_weights, make_transform, record_initial_weights
-from reid.training.loop import EpochReport, Learner, TrainingLoop, make_optimizer
+from reid.training.loop import Learner, TrainingLoop, make_optimizer
+from reid.training.processes import ONE_PROCESS, Processes, check_same_rows
+from reid.training.row_choice import choose_rows
 from reid.training.run_folder import RunFolder
-from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, read_training_rows
+from reid.training.synchronized_norms import synchronized_norms
+from reid.training.training_data import TrainingRows, TrainingSet, read_training_rows, read_training_set
 
-OnEpoch = Callable[[EpochReport], object]
+Say = Callable[[str], object]
 CALIBRATION_BATCH = 128
 
-# Parts of the seed, so that no two uses draw the same numbers.
-_INIT, _AUGMENT, _LAYERS, _CALIBRATE = range(4)
+
+@dataclass(frozen=True)
+class _Work:
+    """One training: what it reads, where it writes, and how it is watched."""
+
+    experiment: Experiment
+    rows: TrainingRows
+    held_out: Sequence[Sample]
+    start: Checkpoint | None
+    folder: RunFolder
+    source: CropSource
+    processes: Processes
+    on_epoch: OnEpoch | None
 
 
 def train(
@@ -45,6 +62,9 @@ def train(
     resume: bool = True,
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
+    cache: Path | None = None,
+    processes: Processes = ONE_PROCESS,
+    say: Say | None = None,
 ) -> Path:
     """Train a network in a folder.
 
@@ -60,6 +80,11 @@ def train(
         resume: Whether an unfinished run continues; else it starts over.
         progress: Whether to draw a bar on stderr.
         on_epoch: Is called after each epoch was saved.
+        cache: Where decoded crops are kept. None keeps them in memory, or in the folder of the run where they would
+            take more than half of the free memory.
+        processes: The processes that share every batch, see :func:`~reid.training.processes.joined_processes`. Each of
+            them calls this function; process 0 writes.
+        say: Is called with sentences about rows that are left out.
 
     Returns:
         The file of the final weights.
@@ -71,43 +96,80 @@ def train(
         WeightsError: The initial weights or the checkpoint cannot be used.
     """
     folder = RunFolder(out)
-    with folder.held():
-        if not resume:
+    with folder.held() if processes.is_writer else nullcontext():
+        if not resume and processes.is_writer:
             folder.clear()
         experiment, rows = read_training_rows(experiment)
+        rows, held_out, notes = choose_rows(rows, experiment)
+        if say is not None and processes.is_writer:
+            for note in notes:
+                say(note)
         start = load_initial_weights(experiment.network)
         experiment = record_initial_weights(experiment, start)
-        folder.open(experiment)
-        if folder.weights.exists():
-            folder.check_weights()
-            folder.read_metrics()
-        else:
-            _train_network(experiment, rows, start, folder, progress, on_epoch)
+        if processes.is_writer:
+            folder.open(experiment)
+        check_same_rows(processes, rows.digest)
+        if processes.broadcast(folder.weights.exists()):
+            if processes.is_writer:
+                folder.check_weights()
+                folder.read_metrics()
+            return folder.weights
+        transform = make_transform(experiment, start)
+        source = CropSource(transform, experiment.train.threads, progress, cache)
+        source = processes.broadcast(cached_if_large(source, len(rows.all_samples), folder.path))
+        if source.folder == folder.path and say is not None and processes.is_writer:
+            say(f"the crops would take more than half of the free memory, so they are decoded into {folder.path}")
+        _train_network(_Work(experiment, rows, held_out, start, folder, source, processes, on_epoch))
     return folder.weights
 
 
-def _train_network(
-    experiment: Experiment,
-    rows: TrainingRows,
-    start: Checkpoint | None,
-    folder: RunFolder,
-    progress: bool,
-    on_epoch: OnEpoch | None,
-) -> None:
+def _train_network(work: _Work) -> None:
     """Train the epochs that are missing, measure the domains and save the weights."""
-    norm, transform = experiment.norm, make_transform(experiment, start)
-    with torch_settings(experiment.train.threads):
-        learner = build_learner(experiment, rows, start)
-        data = load_training_set(rows, transform, threads=experiment.train.threads, progress=progress)
+    experiment, rows, processes, transform = work.experiment, work.rows, work.processes, work.source.transform
+    norm, recipe = experiment.norm, experiment.train
+    device = training_device(recipe, processes)
+    with torch_settings(recipe.threads):
+        learner = build_learner(experiment, rows, work.start).to(device)
+        data, held_out = _read_crops(work)
         augment = TrainTransform(**experiment.augment.model_dump())
-        optimizer = make_optimizer(learner, experiment.train)
-        loop = TrainingLoop(learner, optimizer, data, augment, transform, experiment.train, norm.target_loss)
-        run_epochs(loop, folder, rows, progress, on_epoch)
+        with synchronized_norms(learner) if processes.count > 1 else nullcontext():
+            optimizer = make_optimizer(learner, recipe)
+            loop = TrainingLoop(learner, optimizer, data, augment, transform, recipe, norm.target_loss, processes)
+            run_epochs(loop, work.folder, rows, work.source.progress, work.on_epoch, held_out)
+        if not processes.is_writer:
+            return
         network = final_network(learner.embedder, data, rows, experiment, transform)
     domain_fields = () if SYSTEMS[norm.layers].guesses else rows.domain_fields
     extra = {"experiment": to_toml(experiment), "data": rows.digest}
     spec = learner.embedder.spec
-    save_checkpoint(folder.weights, network, spec, transform, domain_fields, rows.domains, extra)
+    save_checkpoint(work.folder.weights, network, spec, transform, domain_fields, rows.domains, extra)
+    if work.source.folder == work.folder.path:  # which the user did not ask for
+        remove_crops(work.folder.path)
+
+
+def _read_crops(work: _Work) -> tuple[TrainingSet, HeldOutSet | None]:
+    """Read the crops to learn from and the held-out ones; process 0 decodes into a cache before the others read it."""
+    if work.source.folder is not None and not work.processes.is_writer:
+        work.processes.collect(None)
+    data = read_training_set(work.rows, work.source)
+    held_out = load_held_out(work.held_out, work.rows, work.source)
+    if work.source.folder is not None and work.processes.is_writer:
+        work.processes.collect(None)
+    return data, held_out
+
+
+def training_device(recipe: Train, processes: Processes) -> str:
+    """Return where a training runs: ``train.device``, or the best device there is.  Several processes share the CPU.
+
+    Raises:
+        ConfigError: The device is not there, does not compute in ``train.precision``, or is a GPU for several
+            processes.
+    """
+    if processes.count > 1:
+        if recipe.device not in ("auto", "cpu"):
+            raise ConfigError(f"train.device = {recipe.device}: several processes train on the CPU; start one process")
+        return find_device(Execution("cpu", recipe.precision)).device
+    return find_device(Execution(recipe.device, recipe.precision)).device
 
 
 def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint | None = None) -> Learner:
@@ -118,7 +180,7 @@ def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
         rows: Give the domains and the number of identities.
         start: Initial weights; all domains begin with their statistics, scale and shift.
     """
-    torch.manual_seed(_seed(experiment.train.seed, _INIT))
+    torch.manual_seed(derive_seed(experiment.train.seed, INIT))
     parts = experiment.network
     embedder = Embedder(NetworkSpec(parts.backbone, parts.pooling, parts.neck))
     if start is not None:
@@ -140,16 +202,16 @@ def final_network(
 ) -> nn.Module:
     """Measure the statistics of every domain again and return the network in evaluation mode.
 
-    After a training in bfloat16, the kernels are first rounded to the nearest float16, which is finer.
+    After a training in bfloat16 or float16, the kernels are first rounded to the nearest float16, which is finer.
     """
     network: nn.Module = embedder.eval()
-    if experiment.train.precision == "bfloat16":
+    if experiment.train.precision != "float32":
         round_kernels(network)
     if data.domains is not None:
         batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
         images = ((transform.normalise(data.crops[numbers]), domain) for numbers, domain in batches)
         network = install(network, calibrate(network, images, rows.domains, domain_fields=rows.domain_fields))
-    return network.to(memory_format=torch.contiguous_format)
+    return network.to("cpu").to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
@@ -165,7 +227,7 @@ def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -
 
     Where domains share statistics (``mixed``), every batch holds all of them, as in training.
     """
-    generator = torch.Generator().manual_seed(_seed(experiment.train.seed, _CALIBRATE))
+    generator = torch.Generator().manual_seed(derive_seed(experiment.train.seed, CALIBRATE))
     chosen = []
     for domain in range(int(domains.max()) + 1):
         numbers = torch.nonzero(domains == domain)[:, 0]
@@ -178,94 +240,14 @@ def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -
             yield part, domains[part]
 
 
-def run_epochs(
-    loop: TrainingLoop, folder: RunFolder, rows: TrainingRows, progress: bool, on_epoch: OnEpoch | None
-) -> None:
-    """Train from the last checkpoint, or from the beginning, to the last epoch; save after each epoch."""
-    recipe = loop.recipe
-    history = _restore(loop, folder, rows)
-    sampler = BatchSampler(rows.samples, rows.unlabelled, recipe, loop.objective.views)
-    with tqdm(
-        desc="training",
-        total=recipe.epochs * sampler.images,
-        initial=len(history) * sampler.images,
-        unit="img",
-        unit_scale=True,
-        disable=not progress,
-        dynamic_ncols=True,
-    ) as bar:
-        for epoch in range(len(history), recipe.epochs):
-            torch.manual_seed(_seed(recipe.seed, _LAYERS, epoch))  # for networks with dropout
-            generator = torch.Generator().manual_seed(_seed(recipe.seed, _AUGMENT, epoch))
-            report = loop.train_epoch(epoch, sampler.epoch(epoch), generator, bar.update)
-            history.append(report.to_json())
-            _save(loop, folder, rows, history)
-            bar.set_postfix_str(f"epoch {epoch + 1}/{recipe.epochs}, {report.describe()}")
-            if on_epoch is not None:
-                on_epoch(report)
-
-
-def _save(loop: TrainingLoop, folder: RunFolder, rows: TrainingRows, history: list[dict[str, float]]) -> None:
-    """Save the checkpoint first and the metrics after it, so that the metrics never describe an unsaved epoch."""
-    folder.save_state(
-        {
-            "samples": rows.digest,
-            "learner": loop.learner.state_dict(),
-            "optimizer": loop.optimizer.state_dict(),
-            "history": history,
-        }
-    )
-    folder.save_metrics(history)
-
-
-def _restore(loop: TrainingLoop, folder: RunFolder, rows: TrainingRows) -> list[dict[str, float]]:
-    """Load the last checkpoint into the loop, if there is one, and return the metrics of the epochs so far."""
-    state = folder.load_state()
-    if state is None:
-        return []
-    if state["samples"] != rows.digest:
-        raise DataError(
-            f"{folder.path}: the training rows are not those this run began with;"
-            " restore the data, or train into another folder"
-        )
-    try:
-        loop.learner.load_state_dict(state["learner"])
-        loop.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{folder.state}: the checkpoint does not fit the network of this version; delete it to start over"
-        ) from error
-    history: list[dict[str, float]] = list(state["history"])
-    folder.save_metrics(history)
-    return history
-
-
-def _seed(seed: int, *part: int) -> int:
-    """Derive an independent 63-bit seed for each use of the experiment's one seed."""
-    return int(np.random.SeedSequence([seed, *part]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 @contextmanager
 def torch_settings(threads: int) -> Iterator[None]:
     """Use a number of threads and torch's global generator during the ``with`` block; restore both afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc, where there is one, keep the memory of freed tensors for the next ones.
-
-    By default it returns large blocks to the system and asks for them again at every step. The page faults were a third
-    of the time of a training step on a CPU.
-    """
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of the options in malloc.h
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**27)):
-            libc.mallopt(option, value)

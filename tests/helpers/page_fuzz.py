@@ -33,6 +33,24 @@ WRONG_VALUES: tuple[Any, ...] = (
     {"path": "upload-" + "0" * 32, "meta": {"_type": "gradio.FileData"}}, {"path": "http://192.0.2.1/x.png"},
     {"__type__": "update", "value": 1}, "y" * 5000, "visible", "both", "street-a", "person",
 )  # fmt: skip
+QUESTIONS = (
+    ("search", "search"), ("search", "search"), ("search", "pick"), ("search", "others"), ("search", "random"),
+    ("search", "enlarge"), ("people", "show"), ("people", "timeline"), ("people", "name"), ("cameras", "show"),
+    ("gallery", "show"), ("gallery", "preview"), ("gallery", "cancel"), ("evaluation", "show"), ("map", "show"),
+    ("map", "none"), ("none", "show"),
+)  # fmt: skip
+RIGHT_VALUES: dict[str, tuple[Any, ...]] = {
+    "query": ("q0", "q7", "r0", "r5", "r99999999", "upload", "", "x1", "q" + "9" * 30),
+    "images": ([], ["upload-" + "0" * 32]), "cross": (True, False), "modality": ("both", "visible", "infrared"),
+    "count": ("5", "50", "0", "51"), "ranking": ("plain", "normalized", "reranked", "other"), "compare": (True, False),
+    "one_per": ("", "identity", "person", "track", "path"), "cameras": ([], ["a1"], ["x"]), "without": ([], ["a1"]),
+    "after": ("", "2026-03-02T10:00", "never"), "before": ("", "2026-03-02T10:00"), "scope": ("own", "all"),
+    "site": ("street-a", "street-b", "none"), "category": ("person", "vehicle", "none"), "camera": ("*", "a1", "?"),
+    "row": ("0", "5", "-1", "x"), "persons": ("person-1", "person-1,person-2", "x"), "start": ("0", "9999"),
+    "colour": ("camera", "identity", "person", "none"), "protocol": ("", "queries", "every crop"), "job": ("1", "x"),
+    "erase_camera": ("a1", "'", ""), "erase_before": ("2026-03-02", "never"), "name": ("anna", "person-1"),
+}  # fmt: skip
+FIELDS = (*RIGHT_VALUES, "page", "action", "seq", "uploads", "other")
 WRONG_NUMBERS: tuple[Any, ...] = (-1, 999, 2**40, None, "0", True, 1.5, [], {})
 PATHS = (
     "/", "/config", "/theme.css", "/assets/", "/assets/x.js", "/assets/%00", "/assets/%ed%a0%80", "/static/..%2f..",
@@ -103,24 +121,38 @@ def draw_case(draw: random.Random, events: list[dict[str, Any]], number: int) ->
     return Case("POST", path, body, {"Content-Type": "application/json"} | headers)
 
 
+def draw_question(draw: random.Random) -> dict[str, Any]:
+    """Return a question that the page asks, or nearly; none of them writes anything."""
+    page, action = draw.choice(QUESTIONS)
+    question: dict[str, Any] = {"page": page, "action": action, "seq": draw.randrange(1000)}
+    for _ in range(draw.randrange(6)):
+        name = draw.choice(tuple(RIGHT_VALUES))
+        question[name] = draw.choice(RIGHT_VALUES[name])
+    return question
+
+
 def spoil_message(draw: random.Random, events: list[dict[str, Any]], session: str) -> bytes:
     """Return a message of the page with up to three wrong parts."""
     event = draw.choice(events)
     message: dict[str, Any] = {
-        "data": [draw.choice(values) for values in event["values"]],
-        "event_data": {"key": draw.randrange(12)},
+        "data": [None] * event["states"],
+        "event_data": draw_question(draw),
         "fn_index": event["id"],
         "trigger_id": None,
         "session_hash": session,
     }
     for _ in range(draw.randrange(4)):
-        part = draw.choice(("value", "value", "data", "event_data", "fn_index", "trigger_id", "session_hash", "more"))
+        part = draw.choice(
+            ("question", "question", "value", "data", "event_data", "fn_index", "trigger_id", "session_hash", "more")
+        )
         if part == "value" and isinstance(message["data"], list) and message["data"]:
             message["data"][draw.randrange(len(message["data"]))] = draw.choice(WRONG_VALUES)
         elif part == "data":
             message["data"] = draw.choice((None, {}, [], ["x"] * 100, [None] * 9, "data"))
         elif part == "event_data":
-            message["event_data"] = draw.choice((*WRONG_VALUES, {"key": "0"}, {"key": -1}, {"key": 2**80}))
+            message["event_data"] = draw.choice((*WRONG_VALUES, {"page": None}, {"page": {}}, {"seq": 2**80}))
+        elif part == "question" and isinstance(message["event_data"], dict):
+            message["event_data"] = {**message["event_data"], draw.choice(FIELDS): draw.choice(WRONG_VALUES)}
         elif part in ("fn_index", "trigger_id"):
             message[part] = draw.choice(WRONG_NUMBERS)
         elif part == "session_hash":
@@ -146,16 +178,8 @@ def spoil_upload(draw: random.Random) -> tuple[bytes, str]:
 
 
 def events_of(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each event of the page with the right values of its fields."""
-    fields = {component["id"]: component for component in config["components"]}
-
-    def values_of(number: int) -> list[Any]:
-        component = fields[number]
-        if component["type"] in ("radio", "dropdown"):
-            return [value for _, value in component["props"]["choices"]] or [None]
-        return {"checkbox": [True, False], "slider": [5, 10, 50]}.get(component["type"], [None])
-
-    return [{"id": step["id"], "values": [values_of(i) for i in step["inputs"]]} for step in config["dependencies"]]
+    """Return each event of the page with the number of its states."""
+    return [{"id": step["id"], "states": len(step["inputs"])} for step in config["dependencies"]]
 
 
 def ask(port: int, case: Case, seconds: float = 30, whole_stream: bool = False) -> tuple[int, bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Locator, Page, expect
 
 FLAGS = (
     "--no-sandbox",
@@ -38,6 +39,32 @@ class Demo:
     data: Path
     temporary: Path
     errors: Path
+
+
+def axe_script() -> str:
+    """Return the source of axe-core, which is installed beside the browser tests where it is missing."""
+    folder = Path(__file__).parents[1] / "browser"
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists() and shutil.which("npm"):
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--prefix", str(folder)], check=False, timeout=300)
+    if not script.exists():
+        pytest.fail(f"{script}: no axe-core; run: npm ci --prefix {folder}", pytrace=False)
+    return script.read_text(encoding="utf-8")
+
+
+def wait_until_idle(page: Page) -> None:
+    """Wait until the page has shown the answer to its last question."""
+    page.wait_for_selector("[data-ready=yes]", state="attached")
+    page.wait_for_function("!document.querySelector('section[data-page][aria-busy=true]')")
+
+
+def open_page(page: Page, name: str) -> Locator:
+    """Open one page of the application by its link, and return it when it is filled."""
+    page.get_by_role("navigation").get_by_role("link", name=name, exact=True).click()
+    wait_until_idle(page)
+    section = page.locator(f'section[data-title="{name}"]')
+    expect(section).to_be_visible()
+    return section
 
 
 def chromium() -> str:

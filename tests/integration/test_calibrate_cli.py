@@ -124,3 +124,28 @@ def test_a_plain_network_can_be_calibrated(reid, other_manifest: Path, plain_wei
     plain, calibrated = (load_embeddings(tmp_path / name) for name in ("plain", "calibrated"))
     assert plain.fingerprint != calibrated.fingerprint
     assert not np.allclose(plain.vectors, calibrated.vectors, atol=1e-2)
+
+
+def test_own_cameras_are_offered_without_those_of_the_training(
+    reid, fails, other_manifest: Path, camera_weights: Path, tmp_path: Path
+) -> None:
+    """The network was trained on a1 to a6; a gallery of b1 and others offers these where a camera is unknown."""
+    profiles, folder = tmp_path / "p.safetensors", tmp_path / "gallery"
+    common = ("--data", other_manifest, "--weights", camera_weights)
+    assert reid("calibrate", *common, "--only", "b1", "--out", profiles)[0] == 1  # a person's and a vehicle's
+    assert reid("calibrate", *common, "--out", profiles)[0] == 0
+    assert reid("index", "build", *common, "--profiles", profiles, "--out", folder)[0] == 0
+    image = next(other_manifest.parent.rglob("*person*.jpg"))
+    (tmp_path / "new.csv").write_text(
+        f"path,identity,camera,modality,category,split\n{image},,mars,visible,person,gallery\n"
+    )
+    for words in (
+        ("search", image, "--gallery", folder),
+        ("search", image, "--gallery", folder, "--camera", "mars"),
+        ("index", "search", folder, image, "--camera", "mars"),
+        ("identify", "match", image, "--gallery", folder, "--camera", "mars"),
+        ("index", "add", folder, "--data", tmp_path / "new.csv"),
+    ):
+        message = fails(*words)
+        assert "b1" in message
+        assert "a1" not in message

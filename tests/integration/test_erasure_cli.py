@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from helpers.random_embeddings import embeddings_of, random_rows
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.kept_site import FORMAT
 from reid.retrieval.query_file import save_queries
-from reid.retrieval.storage import QUERIES_FILE
+from reid.retrieval.storage import QUERIES_FILE, SITE_SUFFIX
 
 
 @pytest.fixture
@@ -99,3 +101,17 @@ def test_restore_tells_how_crops_come_back_that_were_removed_by_other_conditions
     code, _, err = reid("index", "restore", "street", "id3")
     assert (code, err.count("\n"), "--removed" in err) == (1, 1, True)
     assert reid("index", "restore", "street", "--removed")[0] == 0
+
+
+def test_profiles_that_hold_embeddings_are_named(reid, galleries: Path) -> None:
+    folder = galleries / "street"
+    assert "profiles" not in reid("index", "erase", folder, "id1")[2]
+    gallery = Gallery.open(folder)
+
+    def write(path: Path) -> None:
+        vectors = np.eye(1, gallery.dimension, dtype=np.float16)
+        save_file({"vectors": vectors}, path, {"format": FORMAT, "domains": '[""]', "cameras": '["person/c0"]'})
+
+    gallery.save(folder, {SITE_SUFFIX: write})
+    code, _, err = reid("index", "erase", folder, "id2")
+    assert (code, "profiles" in err) == (0, True)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -194,6 +196,26 @@ def test_exported_rows_come_back(vectors: Path, run: Run, suffix: str) -> None:
     assert [s.identity for s in before.samples] == [s.identity for s in after.samples]
     merged = run("index", "merge", "M", "G", "H")
     assert len(Gallery.open("M")) == len(before), merged
+
+
+@pytest.mark.parametrize(
+    ("out", "lost"),
+    [("all.npy", "all.csv"), ("v.npz", "v.npz"), ("t.parquet", "t.parquet"), ("e.safetensors", "e.safetensors")],
+)
+def test_an_export_replaces_nothing_but_an_export(vectors: Path, run: Run, refused: Run, out: str, lost: str) -> None:
+    if lost == "t.parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"path": ["mine.jpg"]}), lost)
+    elif not Path(lost).exists():
+        Path(lost).write_text("years of work")
+    before = Path(lost).read_bytes()
+    assert lost in refused("index", "export", "G", "--out", out)
+    assert Path(lost).read_bytes() == before
+    Path(lost).unlink()
+    run("index", "export", "G", "--out", out)
+    if lost == "all.csv":  # as a program leaves it that is killed between the two files
+        Path(lost).unlink()
+    run("index", "export", "G", "--out", out)
+    assert Path(lost).exists()
 
 
 def test_vectors_of_others_are_checked(crops: Path, refused: Run) -> None:

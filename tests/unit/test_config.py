@@ -38,8 +38,8 @@ def refusal(tmp_path: Path, text: str, *sets: str) -> str:
     return message
 
 
-def test_an_experiment_has_at_most_forty_leaves() -> None:
-    assert len(leaf_names()) <= 40
+def test_an_experiment_has_at_most_fifty_leaves() -> None:
+    assert len(leaf_names()) <= 50
     assert len(set(leaf_names())) == len(leaf_names())
 
 

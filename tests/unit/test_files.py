@@ -15,6 +15,7 @@ from reid.errors import ConfigError
 from reid.files import (
     Writer,
     check_output_file,
+    folder_for_files,
     is_part,
     prepare_output_folder,
     write_together,
@@ -97,7 +98,8 @@ def test_a_part_is_known_by_its_name(tmp_path: Path) -> None:
 
 
 def test_an_output_replaces_only_a_file_of_its_kind(tmp_path: Path) -> None:
-    check_output_file(tmp_path / "new" / "scores.json", "results")
+    check_output_file(tmp_path / "new" / "folder" / "scores.json", "results")
+    assert not list(tmp_path.iterdir()), "a command that fails later leaves no empty folder"
     for content in (b'{"results": []}', b""):
         (tmp_path / "scores.json").write_bytes(content)
         check_output_file(tmp_path / "scores.json", "results")
@@ -115,6 +117,30 @@ def test_a_folder_that_cannot_be_written_names_the_output(tmp_path: Path) -> Non
         with pytest.raises(ConfigError) as caught:
             prepare_output_folder(tmp_path / "file" / "folder", out)
         assert str(out or tmp_path / "file" / "folder") in str(caught.value)
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_files(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("link", "loop"):
+        with pytest.raises(ConfigError, match=name):
+            prepare_output_folder(tmp_path / name / "folder")
+        with pytest.raises(ConfigError, match="leads nowhere"):
+            check_output_file(tmp_path / name, "results")
+
+
+def test_a_folder_is_removed_where_no_file_was_put_into_it(tmp_path: Path) -> None:
+    with folder_for_files(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    with pytest.raises(ValueError, match="wrong"), folder_for_files(tmp_path / "a" / "b"):
+        raise ValueError("wrong")
+    assert not list(tmp_path.iterdir())
+    with folder_for_files(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "file").write_text("mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "file"]
+    with folder_for_files(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a" / "file").exists()
 
 
 def test_temporary_files_of_libraries_are_private_and_go_with_the_part(tmp_path: Path) -> None:

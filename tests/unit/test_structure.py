@@ -47,8 +47,13 @@ PARTS_OF_COMMANDS = (
     "identify_answers",
     "index_erasure",
     "index_exchange",
+    "index_milvus",
     "index_tuning",
+    "network_options",
+    "own_data",
     "rerank_options",
+    "shared_embedding",
+    "start_steps",
     "start_up",
 )  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have

@@ -10,6 +10,7 @@ from PIL import Image
 from reid.app.presentation import Crop, data_uri
 from reid.app.query import Query
 from reid.data.images import read_image
+from reid.errors import DataError
 from reid.records import Sample
 
 CACHED_THUMBNAILS = 4096  # some 4 KiB each
@@ -24,14 +25,23 @@ def _uri_and_aspect(image: Image.Image) -> tuple[str, float]:
     return data_uri(image), image.width / image.height
 
 
+NO_IMAGE = Image.new("RGB", (64, 128), "#cbd5e1")  # stands for an image that is not there any more
+
+
 def crop_of(sample: Sample, site: str) -> Crop:
-    """Return the crop of a sample of the site named ``site``; DataError when its image cannot be read."""
-    return Crop(*_thumbnail(sample.path), sample.identity, sample.camera, str(sample.modality), sample.category, site)
+    """Return the crop of a sample of the site named ``site``; a grey image where its own cannot be read."""
+    try:
+        shown = _thumbnail(sample.path)
+    except (DataError, OSError):
+        shown = _uri_and_aspect(NO_IMAGE)
+    return Crop(*shown, sample.identity, sample.camera, str(sample.modality), sample.category, site)
 
 
 def crop_of_query(query: Query) -> Crop:
     """Return the crop of a query, uploaded or not; DataError when its image cannot be read."""
-    if query.upload is None:
+    if not query.uploads:
         return crop_of(query.sample, query.site)
     sample = query.sample
-    return Crop(*_uri_and_aspect(query.upload), "", sample.camera, str(sample.modality), sample.category, query.site)
+    return Crop(
+        *_uri_and_aspect(query.uploads[0]), "", sample.camera, str(sample.modality), sample.category, query.site
+    )

@@ -1,329 +1,286 @@
-"""The page "Search": choose or upload a query, set the options, compare the answers of the networks.
-
-An error becomes one line on the page.
-"""
+"""The page "Search": choose or upload a query, set the options, read the ranked answers."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-import gradio as gr
+from pathlib import Path
+from threading import Lock
 
 from reid.app import presentation as present
-from reid.app.first_view import FirstValues
+from reid.app.frame_people import people_in
+from reid.app.gallery_service import GalleryService
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.crop_cards import crop_of, crop_of_query
-from reid.app.pages.fields import accept_any_choice, hold_upload_name
-from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query, read_upload
-from reid.app.served_data import ServedData
+from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
+from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
+from reid.app.query_choice import FIRST_CROPS_SEED, UPLOAD, crop_query, draw_keys, sample_of_row, upload_query
+from reid.app.typical_scores import note_on_scores
+from reid.app.upload_images import read_upload
 from reid.app.uploads import UploadStore
-from reid.errors import ReidError
-from reid.records import Modality, Sample, Split
-from reid.retrieval.search import UPLOADED
+from reid.errors import DataError, ReidError
+from reid.records import Modality, Sample
+from reid.retrieval.search import Answer
 
-CROPS_SHOWN = 12  # to choose from at a time
-ANSWERS_SHOWN = 10  # until the visitor chooses another number
-FIRST_CROPS_SEED = 0  # the first crops to choose from are the same at every visit
-UPLOAD_HINT = "At most 10 MB. The file is never written to a disk and is deleted from memory once it is read."
-ANY = "all"
-BOTH = "both"
-OWN_SITE, ALL_SITES = "the query's site", "all sites"
-# Values are not read by gradio: reid.app.messages has checked them, and gradio logs a traceback for each wrong one.
-HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
-PRESS_SCRIPT = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-key]');
-  if (!button) return;
-  element.querySelectorAll('[aria-pressed="true"]').forEach((other) => other.setAttribute('aria-pressed', 'false'));
-  button.setAttribute('aria-pressed', 'true');
-  trigger('select', {key: Number(button.dataset.key)});
-});
-"""
+MOST_ANSWERS = 50
+NEIGHBOURS = 5  # crops of the same camera before and after an enlarged one
+NO_CROPS = 'This gallery is empty. Add crops to it with "reid index add", and they appear here.'
 
 
 class SearchPage:
-    """The components of the page and what they do; to be made inside a ``gr.Blocks``."""
+    """What the page does.
 
-    def __init__(self, data: ServedData, uploads: UploadStore):
-        self._data = data
+    Args:
+        service: The gallery, with the log of searches.
+        uploads: Where the images are that visitors upload.
+    """
+
+    name = "search"
+    title = "Search"
+
+    def __init__(self, service: GalleryService, uploads: UploadStore) -> None:
+        self._service = service
+        self._data = service.data
         self._uploads = uploads
-        keys, chosen = self._first_crops()
-        first: Query | str = "choose a query first" if chosen is None else self._query(chosen)
-        self.query = gr.State(first, time_to_live=3600)
-        with gr.Row():
-            with gr.Column(scale=3, min_width=290, elem_classes="reid-side"), gr.Tabs():
-                with gr.Tab("From the data set", id="choose"):
-                    self._build_picker(keys, chosen)
-                with gr.Tab("Upload", id="upload"):
-                    self._build_upload()
-            with gr.Column(scale=9, min_width=320):
-                self._build_answers(first)
-        self._connect_picker()
-        self._connect_upload()
-        self._connect_options()
-
-    @property
-    def first_values(self) -> FirstValues:
-        """The components that show crops when the page is opened, and what makes their values again."""
-        return (self.query, self.picker, self.card, self.answers), self._make_first_values
-
-    def _make_first_values(self) -> tuple[Query | str, str, str, str]:
-        keys, chosen = self._first_crops()
-        query = "no query is left; choose another site, category or camera" if chosen is None else self._query(chosen)
-        shown = self.show_answers(query, True, BOTH, OWN_SITE, ANSWERS_SHOWN)
-        return query, self._picker_html(keys, chosen), *shown
-
-    def _first_crops(self) -> tuple[list[int], int | None]:
-        """Return the crops that are offered first, and which of them is searched for; None where there is none."""
-        keys = _draw(self._keys(self._data.sites[0].name, self._data.categories[0], ANY), FIRST_CROPS_SEED)
-        visible = [key for key in keys if self._query(key).sample.modality is Modality.VISIBLE]
-        return keys, next(iter([*visible, *keys]), None)
-
-    def _build_picker(self, keys: Sequence[int], chosen: int | None) -> None:
-        sites, categories = [site.name for site in self._data.sites], list(self._data.categories)
-        fixed: dict[str, Any] = {"filterable": False, "min_width": 80}
-        with gr.Row(elem_classes="reid-filters"):
-            self.site = gr.Dropdown(sites, value=sites[0], label="Site", elem_id="site", **fixed)
-            self.category = gr.Dropdown(categories, value=categories[0], label="Category", elem_id="category", **fixed)
-            self.camera = accept_any_choice(
-                gr.Dropdown(self._camera_choices(sites[0]), value=ANY, label="Camera", elem_id="camera", **fixed)
-            )
-        picker = self._picker_html(keys, chosen)
-        self.picker = gr.HTML(picker, js_on_load=PRESS_SCRIPT, elem_id="picker", apply_default_css=False)
-        with gr.Row():
-            self.others = gr.Button("Show others", size="sm", min_width=90, elem_id="others")
-            self.random = gr.Button("Random query", size="sm", min_width=90, variant="primary", elem_id="random")
-
-    def _build_upload(self) -> None:
-        cameras, categories = self._cameras(), list(self._data.categories)
-        first = next(iter(cameras))
-        modality = str(cameras[first][1].modality)
-        self.file = hold_upload_name(gr.File(label="A crop of one person or vehicle", height=132, elem_id="upload"))
-        self.upload_camera = gr.Dropdown(
-            list(cameras), value=first, label="Camera that took it", elem_id="upload-camera", filterable=False
-        )
-        self.upload_modality = gr.Radio(
-            [*map(str, Modality)], value=modality, label="Modality", elem_id="upload-modality"
-        )
-        self.upload_category = gr.Radio(categories, value=categories[0], label="Category", elem_id="upload-category")
-        gr.HTML(present.hint_html(UPLOAD_HINT))
-
-    def _build_answers(self, first: Query | str) -> None:
-        card, answers = self.show_answers(first, True, BOTH, OWN_SITE, ANSWERS_SHOWN)
-        with gr.Row(elem_classes="reid-top"):
-            with gr.Column(scale=4, min_width=250):
-                self.card = gr.HTML(card, elem_id="query", apply_default_css=False)
-            with gr.Column(scale=9, min_width=300):
-                self._build_options()
-        self.answers = gr.HTML(answers, elem_id="answers", apply_default_css=False)
-
-    def _build_options(self) -> None:
-        with gr.Row(elem_classes="reid-switches"):
-            self.cross_camera = gr.Checkbox(
-                True,
-                label="Other cameras only",
-                info="leave out the query's own camera",
-                elem_id="cross-camera",
-                min_width=190,
-            )
-            self.answer_modality = gr.Radio(
-                [BOTH, *map(str, Modality)], value=BOTH, label="Answers in", elem_id="answers-modality", min_width=260
-            )
-        with gr.Row(elem_classes="reid-switches"):
-            self.count = gr.Slider(
-                5, 50, value=ANSWERS_SHOWN, step=5, label="Number of answers", elem_id="count", min_width=190
-            )
-            self.scope = gr.Radio(
-                [OWN_SITE, ALL_SITES], value=OWN_SITE, label="Search in", elem_id="scope", min_width=260
-            )
-
-    def _search_event(self) -> dict[str, Any]:
-        """Return the event that searches for the chosen query, as ``then`` and ``gr.on`` expect it."""
-        options = [self.cross_camera, self.answer_modality, self.scope, self.count]
-        return {
-            "fn": self.show_answers,
-            "inputs": [self.query, *options],
-            "outputs": [self.card, self.answers],
-            **HIDDEN,
-            "show_progress": "minimal",
-            "concurrency_id": "network",
-            "concurrency_limit": 1,
+        self._decoding = Lock()  # decoding an image takes much memory, so it is done for one visitor at a time
+        self.actions: Mapping[str, PageAction] = {
+            "search": self.search,
+            "pick": self.pick,
+            "others": self.pick_others,
+            "random": self.choose_random,
+            "enlarge": self.enlarge,
         }
 
-    def _connect_picker(self) -> None:
-        filters: list[Any] = [self.site, self.category, self.camera]
-        changes, search = [component.change for component in filters], self._search_event()
-        self.site.change(self._update_cameras, self.site, self.camera, **HIDDEN)
-        gr.on(changes, self.show_first_crops, filters, self.picker, trigger_mode="always_last", **HIDDEN)
-        self.others.click(self.show_other_crops, filters, self.picker, **HIDDEN)
-        self.random.click(self.choose_random, filters, [self.picker, self.query], **HIDDEN).then(**search)
-        self.picker.select(self.choose_pressed, None, self.query, **HIDDEN).then(**search)
+    def first_html(self) -> str:
+        """Return the page as a visitor first sees it, with the answers to a first query."""
+        keys, chosen = self.first_crops()
+        card, answers = "", present.note_html(NO_CROPS)
+        purposes = self._service.audit.purposes
+        if chosen and purposes:
+            answers = present.note_html("Name the purpose of your searches, then choose a crop.")
+        elif chosen:
+            parts = self._answered(crop_query(self._data, chosen), PageValues({}), [])
+            card, answers = parts.parts["query"], parts.parts["answers"]
+        picker = self._picker_html(keys, chosen) if keys else ""
+        return search_form_html(self._data, chosen, picker, card, answers, purposes)
 
-    def _connect_upload(self) -> None:
-        labels: list[Any] = [self.upload_camera, self.upload_category, self.upload_modality]
-        changes, search = [component.change for component in labels], self._search_event()
-        one_at_a_time = {"concurrency_id": "upload", "concurrency_limit": 1}  # decoding an image takes much memory
-        self.file.upload(
-            self.receive_upload, [self.file, *labels], [self.file, self.query], **HIDDEN, **one_at_a_time
-        ).then(**search)
-        self.upload_camera.change(self._modality_of, self.upload_camera, self.upload_modality, **HIDDEN)
-        gr.on(changes, self.relabel_upload, [self.query, *labels], self.query, **HIDDEN).then(**search)
+    def first_crops(self) -> tuple[list[str], str]:
+        """Return the crops that are offered first, and which of them is searched for; "" where there is none."""
+        crops = self._data.query_crops
+        category = crops.categories[0] if crops.categories else ""
+        keys = draw_keys(self._data, self._data.sites[0].name, category, None, FIRST_CROPS_SEED)
+        visible = [key for key in keys if crop_query(self._data, key).sample.modality is Modality.VISIBLE]
+        return keys, next(iter([*visible, *keys]), "")
 
-    def _connect_options(self) -> None:
-        changes = [self.cross_camera.change, self.answer_modality.change, self.scope.change, self.count.release]
-        gr.on(changes, trigger_mode="always_last", **self._search_event())
-
-    def show_first_crops(self, site: str, category: str, camera: str) -> str:
-        """Show crops that fit the filters, the same ones each time."""
-        return self._picker_html(_draw(self._keys(site, category, camera), FIRST_CROPS_SEED))
-
-    def show_other_crops(self, site: str, category: str, camera: str) -> str:
-        """Show crops that fit the filters, drawn at random."""
-        return self._picker_html(_draw(self._keys(site, category, camera)))
-
-    def choose_random(self, site: str, category: str, camera: str) -> tuple[str, Query | str]:
-        """Choose a random query that fits the filters.
-
-        Returns:
-            HTML of crops to choose from that include the query, and the query, or one line that says why there is
-            none.
-        """
-        keys = _draw(self._keys(site, category, camera))
-        if not keys:
-            return self._picker_html(keys), "no query fits this selection; choose another site, category or camera"
-        return self._picker_html(keys, keys[0]), self._query(keys[0])
-
-    def choose_pressed(self, event: gr.EventData) -> Query | str:
-        """Return the query whose button was pressed; its key comes from the browser, so it is checked."""
-        key = event._data.get("key") if isinstance(event._data, dict) else None
-        if not isinstance(key, int) or not 0 <= key < len(self._data.queries) or key in self._data.erased_queries:
-            return "this query does not exist; choose one of the crops"
-        return self._query(key)
-
-    def receive_upload(
-        self, upload: str | None, camera_label: str, category: str, modality: str
-    ) -> tuple[None, Query | str]:
-        """Read an uploaded crop as the query, and forget its file.
-
-        Args:
-            upload: The name of the upload; None when nothing arrived.
-            camera_label: The camera that took it, as the list of cameras names it.
-            category: What it shows.
-            modality: Its modality.
-
-        Returns:
-            None, which empties the field for uploads, and the query, or one line that says what is wrong.
-        """
-        content = None if upload is None else self._uploads.take(upload)
-        if content is None:
-            return None, "no file arrived; choose one again"
-        try:
-            image = read_upload(content)
-        except ReidError as error:
-            return None, str(error)
-        return None, self._label(Query(Sample(UPLOADED), "", image), camera_label, category, modality)
-
-    def relabel_upload(self, query: Query | str, camera_label: str, category: str, modality: str) -> Query | str:
-        """Return an uploaded query with its labels as they are chosen now, and any other query as it is."""
-        if isinstance(query, str) or query.upload is None:
-            return query
-        return self._label(query, camera_label, category, modality)
-
-    def show_answers(
-        self, query: Query | str, cross_camera: bool, modality: str, scope: str, count: int
-    ) -> tuple[str, str]:
-        """Search for a query in every gallery.
-
-        Args:
-            query: The query, or one line that says why there is none.
-            cross_camera: Leave out the query's own camera.
-            modality: The modality of the answers, or ``BOTH``.
-            scope: ``OWN_SITE`` or ``ALL_SITES``.
-            count: How many answers to show.
-
-        Returns:
-            HTML of the query, and HTML of the rankings or of one line that says what is wrong.
-        """
-        if not isinstance(query, Query):
-            return "", present.message_html(query or "choose a query first")
+    def search(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Search for the query that the page names; where that fails, nothing of an earlier query stays."""
         card = ""
         try:
-            card = present.query_html(crop_of_query(query))
-            site = query.site if scope == OWN_SITE else ""
-            options = SearchOptions(cross_camera, None if modality == BOTH else Modality(modality), site, int(count))
-            rankings = [self._ranking_html(query, outcome) for outcome in answer_query(self._data, query, options)]
+            query, notes = self._query(values, visit)
+            frame = self._frame_html(values.words("uploads"), query, visit)
+            card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
+            self._record(query, values, visit)
+            reveal = bool(values.text("reveal")) or values.flag("reveal")
+            return self._answered(query, values, notes, reveal=reveal, frame=frame)
         except ReidError as error:
-            return card, present.message_html(str(error))
-        return card, "".join(rankings) + present.legend_html()
+            return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+
+    def _query(self, values: PageValues, visit: PageVisit) -> tuple[Query, list[str]]:
+        """Return the query that the page names, and what the visitor should know about it."""
+        key = values.text("query") or self.first_crops()[1]
+        if not key:
+            raise DataError(NO_CROPS)
+        if key != UPLOAD:
+            return crop_query(self._data, key), []
+        for name in values.words("uploads"):
+            self._receive(name, visit)
+        return upload_query(self._data, values, visit)
+
+    def _frame_html(self, uploads: Sequence[str], query: Query, visit: PageVisit) -> str:
+        """Return buttons for the people in a frame that was just uploaded; "" where none are found."""
+        if len(uploads) != 1 or query.sample.category != "person":
+            return ""
+        found = people_in(query.uploads[-1])
+        buttons = {}
+        for number, image in enumerate(found, 1):
+            name = f"{uploads[0]}-{number}"
+            visit.keep(name, image)
+            buttons[name] = crop_of_query(replace(query, uploads=(image,)))
+        return present.frame_html(buttons) if buttons else ""
+
+    def _record(self, query: Query, values: PageValues, visit: PageVisit) -> None:
+        """Write to the log who searches and with which filters, and never what the query shows."""
+        audit, options, purpose = self._service.audit, self._options(query, values), values.text("purpose")
+        audit.check_purpose(purpose)
+        facts = {name: value for name, value in vars(options).items() if value not in ("", None, ())}
+        facts |= {"images": len(query.uploads), "row": query.row, "camera": query.sample.camera}
+        audit.record("search", visit.user.name, facts, purpose)
+
+    def _receive(self, name: str, visit: PageVisit) -> None:
+        content = self._uploads.take(name)
+        if content is None:
+            raise DataError("no file arrived; choose one again")
+        with self._decoding:
+            visit.keep(name, read_upload(content))
+
+    def _answered(
+        self, query: Query, values: PageValues, notes: list[str], *, reveal: bool = False, frame: str = ""
+    ) -> PageParts:
+        options = self._options(query, values)
+        outcomes = answer_query(self._data, query, options)
+        if query.uploads:
+            notes = [*notes, *note_on_scores(self._data.main, outcomes[0])]
+        card = present.query_html(crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
+        alone, compared = [
+            "".join(self._ranking_html(query, one) for one in outcomes if one.is_compared is flag)
+            for flag in (False, True)
+        ]
+        if compared:
+            compared = f'<h3 class="reid-subtitle">The same network, trained twice</h3>{compared}'
+        html = alone + compared + present.legend_html()
+        count = len(outcomes[0].answers)
+        export = [
+            _row(rank, answer, row) for rank, ((answer, _), row) in enumerate(
+                zip(outcomes[0].answers, outcomes[0].row_ids, strict=True), 1
+            )
+        ]  # fmt: skip
+        return PageParts({"query": card, "answers": html}, status=f"{count} answers", export=export, reveal=reveal)
+
+    def _options(self, query: Query, values: PageValues) -> SearchOptions:
+        modality = values.text("modality")
+        return SearchOptions(
+            cross_camera=values.flag("cross", True),
+            modality=Modality(modality) if modality in [str(one) for one in Modality] else None,
+            site="" if values.text("scope") == "all" else query.site,
+            answers=max(values.number("count", 10, MOST_ANSWERS), 1),
+            cameras=values.words("cameras"),
+            without_cameras=values.words("without"),
+            after=values.text("after"),
+            before=values.text("before"),
+            ranking=values.text("ranking", "plain"),
+            one_per=values.text("one_per"),
+            compare=values.flag("compare"),
+        )
 
     def _ranking_html(self, query: Query, outcome: QueryOutcome) -> str:
         ranking = [
-            present.RankedCrop(
-                rank,
-                crop_of(answer.sample, self._data.site_of.get(answer.sample.path, "")),
-                answer.score,
-                str(verdict),
-            )
-            for rank, (answer, verdict) in enumerate(outcome.answers, 1)
+            self._card(rank, answer, str(verdict), row)
+            for rank, ((answer, verdict), row) in enumerate(zip(outcome.answers, outcome.row_ids, strict=True), 1)
         ]
-        return present.ranking_html(
-            outcome.title,
-            ranking,
-            rows=outcome.rows,
-            first_right=outcome.first_right,
-            average_precision=outcome.average_precision,
-            known=bool(query.sample.identity),
+        known = bool(query.sample.identity)
+        summary = present.summary_html(
+            outcome.rows, outcome.first_right, outcome.first_right_shown, outcome.average_precision, known
+        )
+        return present.ranking_html(outcome.title, ranking, summary, outcome.notes)
+
+    def _card(self, rank: int, answer: Answer, verdict: str, row: int) -> present.RankedCrop:
+        sample, match = answer.sample, answer.match
+        return present.RankedCrop(
+            rank,
+            crop_of(sample, self._data.site_of(sample)),
+            answer.score,
+            verdict,
+            row,
+            "" if match is None else str(match.verdict),
+            "" if match is None else rate_words(match.false_match_rate),
+            "" if sample.time is None else f"{sample.time:%d %b %H:%M}",
         )
 
-    def _query(self, key: int) -> Query:
-        site, sample = self._data.queries[key]
-        return Query(sample, site.name)
+    def pick(self, values: PageValues, _visit: PageVisit) -> PageParts:
+        """Show crops to choose from that fit the filters, the same ones each time."""
+        return self._picked(values, FIRST_CROPS_SEED)
 
-    def _label(self, query: Query, camera_label: str, category: str, modality: str) -> Query:
-        site, camera = self._cameras()[camera_label]
-        sample = replace(
-            query.sample, camera=camera.camera, modality=Modality(modality), category=category, split=Split.QUERY
-        )
-        return replace(query, sample=sample, site=site)
+    def pick_others(self, values: PageValues, _visit: PageVisit) -> PageParts:
+        """Show crops that fit the filters, drawn at random."""
+        return self._picked(values, None)
 
-    def _keys(self, site: str, category: str, camera: str) -> list[int]:
-        """Return the indices in ``ServedData.queries`` of the queries that fit the filters and were not erased."""
-        erased = self._data.erased_queries
-        return [
-            key
-            for key, (own_site, sample) in enumerate(self._data.queries)
-            if own_site.name == site and sample.category == category and camera in (ANY, sample.camera)
-            if key not in erased
-        ]
-
-    def _picker_html(self, keys: Sequence[int], chosen: int | None = None) -> str:
-        try:
-            return present.picker_html({key: crop_of_query(self._query(key)) for key in keys}, chosen)
-        except ReidError as error:
-            return present.message_html(str(error))
-
-    def _camera_choices(self, name: str) -> list[tuple[str, str]]:
-        site = next(site for site in self._data.sites if site.name == name)
-        cameras = {sample.camera: f"{sample.camera} {sample.modality}" for sample in site.cameras if sample.camera}
-        return [("all", ANY), *((words, camera) for camera, words in sorted(cameras.items()))]
-
-    def _update_cameras(self, site: str) -> Any:
-        return gr.update(choices=self._camera_choices(site), value=ANY)
-
-    def _cameras(self) -> dict[str, tuple[str, Sample]]:
-        """Return (name of the site, a sample) of every camera, by the label of the camera on the page."""
-        return {
-            f"{site.name} · {sample.camera or 'unknown'} · {sample.modality}": (site.name, sample)
-            for site in self._data.sites
-            for sample in site.cameras
+    def _picked(self, values: PageValues, seed: int | None) -> PageParts:
+        site = values.text("site") or self._data.sites[0].name
+        cameras = {sample.camera for one in self._data.sites if one.name == site for sample in one.cameras}
+        camera = values.text("camera", ANY)
+        camera = camera if camera in cameras else ANY
+        wanted = None if camera == ANY else camera
+        keys = draw_keys(self._data, site, values.text("category"), wanted, seed)
+        parts = {
+            "picker": self._picker_html(keys, values.text("query")),
+            "picker-camera": camera_select_html(self._data, site, camera),
         }
+        return PageParts(parts, status=f"{len(keys)} crops to choose from")
 
-    def _modality_of(self, camera_label: str) -> str:
-        return str(self._cameras()[camera_label][1].modality)
+    def choose_random(self, values: PageValues, visit: PageVisit) -> PageParts:
+        """Choose a random query that fits the filters, and search for it."""
+        site = values.text("site") or self._data.sites[0].name
+        camera = values.text("camera", ANY)
+        keys = draw_keys(self._data, site, values.text("category"), None if camera == ANY else camera, None)
+        if not keys:
+            raise DataError("no query fits this selection; choose another site, category or camera")
+        chosen = random.choice(keys)
+        query = crop_query(self._data, chosen)
+        self._record(query, values, visit)
+        parts = self._answered(query, values, [], reveal=True)
+        picker = {"picker": self._picker_html(keys, chosen)}
+        return PageParts({**parts.parts, **picker}, {"query": chosen}, "", parts.status, parts.export, reveal=True)
+
+    def enlarge(self, values: PageValues, _visit: PageVisit) -> PageParts:
+        """Show an answer in large, with the crops that its camera took before and after it."""
+        number = values.number("row", -1)
+        sample = sample_of_row(self._data, number)
+        near = self._neighbours(sample)
+        return PageParts({"dialog-content": present.enlarged_html(crop_of(sample, self._data.site_of(sample)), number, [
+            (one, crop_of(other, self._data.site_of(other)), time_words(other)) for one, other in near
+        ], time_words(sample))}, status="answer enlarged")  # fmt: skip
+
+    def _neighbours(self, sample: Sample) -> list[tuple[int, Sample]]:
+        if sample.time is None:
+            return []
+        table = self._data.main.gallery.table
+        codes, words = table.codes("camera")
+        rows = (codes == words.index(sample.camera)).nonzero()[0]
+        times = table.arrow.column("time").take(rows).to_numpy().astype("datetime64[us]").astype("int64")
+        own = times[[str(path) == str(sample.path) for path in table.arrow.column("path").take(rows).to_pylist()]]
+        order = abs(times - (own[0] if len(own) else 0)).argsort(kind="stable")[: 2 * NEIGHBOURS + 1]
+        near = rows[order[times[order].argsort(kind="stable")]]
+        samples = table.samples_at(near)
+        return [(int(table.row_ids[row]), one) for row, one in zip(near.tolist(), samples, strict=True) if one.time]
+
+    def _picker_html(self, keys: list[str], chosen: str) -> str:
+        return present.picker_html({key: crop_of_query(crop_query(self._data, key)) for key in keys}, chosen)
 
 
-def _draw(keys: Sequence[int], seed: int | None = None) -> list[int]:
-    """Draw at most ``CROPS_SHOWN`` of ``keys`` at random; the same ones for the same seed."""
-    return random.Random(seed).sample(keys, min(CROPS_SHOWN, len(keys)))
+def rate_words(rate: float) -> str:
+    """Return a false-match rate in words.
+
+    Example:
+        >>> rate_words(0.25), rate_words(0.0001), rate_words(0.0)
+        ('1 in 4', '1 in 10,000', 'under 1 in a million')
+    """
+    return "under 1 in a million" if rate < 1e-6 else f"1 in {round(1 / rate):,}"
+
+
+def time_words(sample: Sample) -> str:
+    """Return when a crop was taken; "" where it is not known."""
+    return "" if sample.time is None else f"{sample.time:%d %b %Y %H:%M:%S}"
+
+
+def _row(rank: int, answer: Answer, row: int) -> dict[str, object]:
+    sample, match = answer.sample, answer.match
+    return {
+        "rank": rank,
+        "score": round(answer.score, 6),
+        "normalized_score": None if answer.normalized is None else round(answer.normalized, 6),
+        "verdict": None if match is None else str(match.verdict),
+        "false_match_rate": None if match is None else match.false_match_rate,
+        "row": row,
+        "identity": sample.identity,
+        "camera": sample.camera,
+        "modality": str(sample.modality),
+        "category": sample.category,
+        "time": sample.time.isoformat() if sample.time else None,
+        "image": Path(sample.path).name,
+    }
+
+
+def _one_line(error: ReidError) -> str:
+    text = " ".join(str(error).split())
+    return text[:1].upper() + text[1:]

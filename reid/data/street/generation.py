@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from multiprocessing import get_context
@@ -25,6 +25,7 @@ from reid.data.street.random_draws import generator
 from reid.data.street.street_cameras import SITES, Camera
 from reid.data.street.vehicles import draw_vehicle, render_vehicle_crop
 from reid.errors import DataError, unknown_name
+from reid.files import is_part, remove_partial_files, writer_folder
 from reid.records import Split
 from reid.structured_text import read_json
 
@@ -114,6 +115,7 @@ class _Job:
     part: str
     index: int
     crops: int
+    partial: Path
 
     @property
     def identity(self) -> str:
@@ -144,9 +146,30 @@ def generate(out: Path, plan: StreetPlan, *, workers: int = 0, progress: Progres
         DataError: The folder holds something else, or a street that is not part of the plan, or cannot be written.
     """
     manifests = [out / site / "manifest.csv" for site in plan.sites]
-    if _claim_folder(out, plan) and all(path.is_file() for path in manifests):
+    if _is_complete(out, plan) and all(path.is_file() for path in manifests):
+        remove_partial_files(out)
         return manifests
-    jobs = list(_list_jobs(out, plan))
+    with _partial_folder(out) as partial:
+        _draw(out, plan, partial, workers, progress)
+    return manifests
+
+
+@contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """Make the private folder for files that are being written."""
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(writer_folder(out))
+        except OSError as error:
+            raise DataError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
+        yield partial
+
+
+def _draw(out: Path, plan: StreetPlan, partial: Path, workers: int, progress: Progress | None) -> None:
+    """Draw what is missing, and write the manifests when their images are complete."""
+    _write_file(out / PLAN_FILE, _plan_text(plan, complete=False), partial)
+    jobs = list(_list_jobs(out, plan, partial))
     total = sum(len(SITES[job.site]) * job.crops for job in jobs)
     rows: dict[str, list[dict[str, str]]] = {site: [] for site in plan.sites}
     done = 0
@@ -155,15 +178,14 @@ def generate(out: Path, plan: StreetPlan, *, workers: int = 0, progress: Progres
         done += len(written)
         if progress is not None:
             progress(done, total)
-    for site, path in zip(plan.sites, manifests, strict=True):
-        _write_file(path, _csv(rows[site]))
-    _write_file(out / "card.md", _card(plan, rows).encode())
-    _write_file(out / PLAN_FILE, _plan_text(plan, complete=True))
-    return manifests
+    for site in plan.sites:
+        _write_file(out / site / "manifest.csv", _csv(rows[site]), partial)
+    _write_file(out / "card.md", _card(plan, rows).encode(), partial)
+    _write_file(out / PLAN_FILE, _plan_text(plan, complete=True), partial)
 
 
-def _claim_folder(out: Path, plan: StreetPlan) -> bool:
-    """Record the plan in the folder; return true if the street is already complete."""
+def _is_complete(out: Path, plan: StreetPlan) -> bool:
+    """Return whether the folder holds the whole street; refuse a folder that holds something else."""
     path = out / PLAN_FILE
     if path.is_file():
         found = _read_plan(path)
@@ -171,10 +193,8 @@ def _claim_folder(out: Path, plan: StreetPlan) -> bool:
             return True
         if not _contains(plan, found):
             raise DataError(f"{out}: holds the street of another plan or version; choose another folder or delete it")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
         raise DataError(f"{out}: expected an empty or new folder, it holds something that is not a street")
-    out.mkdir(parents=True, exist_ok=True)
-    _write_file(path, _plan_text(plan, complete=False))
     return False
 
 
@@ -204,11 +224,11 @@ def _plan_text(plan: StreetPlan, complete: bool) -> bytes:
     return (json.dumps({"version": VERSION, **asdict(plan), "complete": complete}, indent=2) + "\n").encode()
 
 
-def _list_jobs(out: Path, plan: StreetPlan) -> Iterator[_Job]:
+def _list_jobs(out: Path, plan: StreetPlan, partial: Path) -> Iterator[_Job]:
     for site in plan.sites:
         for (category, part), count in plan.counts().items():
             for index in range(count):
-                yield _Job(out / site, plan.seed, site, category, part, index, plan.crops)
+                yield _Job(out / site, plan.seed, site, category, part, index, plan.crops, partial)
 
 
 def _run_jobs(jobs: list[_Job], workers: int) -> Iterator[list[dict[str, str]]]:
@@ -233,7 +253,7 @@ def _write_images(job: _Job) -> list[dict[str, str]]:
             split = Split.TRAIN if job.part == "train" else Split.GALLERY if n else Split.QUERY
             path = Path("images", str(split), job.category, f"{job.identity}_{camera.name}_{n}.jpg")
             if not (job.folder / path).is_file():
-                _write_file(job.folder / path, draw(camera, n, visit))
+                _write_file(job.folder / path, draw(camera, n, visit), job.partial)
             rows.append(
                 {
                     "path": path.as_posix(),
@@ -311,15 +331,16 @@ def _card(plan: StreetPlan, rows: dict[str, list[dict[str, str]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all; a lost image is drawn again, so there is no wait for the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _write_file(path: Path, content: bytes, partial: Path) -> None:
+    """Write a file that appears whole or not at all; a lost image is drawn again, so there is no wait for the disk.
+
+    Each process has one file in the folder ``partial`` for what it is writing.
+    """
+    part = partial / str(os.getpid())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise DataError(f"{path}: cannot be written ({reason}); mend that, then the same command goes on") from error

@@ -19,6 +19,7 @@ from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.evaluation.labels import BoolArray
 from reid.models.checkpoint import Checkpoint
+from reid.models.runners import as_eager
 from reid.models.runtime import RuntimeNetwork
 from reid.norm import in_callers_order
 from reid.records import FloatArray, IntArray, Sample
@@ -175,7 +176,7 @@ def stage_features(
     """
     if isinstance(checkpoint.network, RuntimeNetwork):
         raise ConfigError(f"{checkpoint.source}: another program runs this network, so its stages cannot be seen")
-    parts: dict[str, list[FloatArray]] = defaultdict(list)
+    checkpoint, parts = as_eager(checkpoint), defaultdict[str, list[FloatArray]](list)
     with _watched(checkpoint.network, parts):
         for batch in load_batches(
             samples,
@@ -184,6 +185,7 @@ def stage_features(
             domains=checkpoint.domains,
             workers=workers,
             unknown_domain=checkpoint.unknown_domain,
+            decoder=checkpoint.execution.decoder,
         ):
             embedded = checkpoint.embed(batch.images, batch.domain)
             parts[EMBEDDING].append(embedded.cpu().numpy())

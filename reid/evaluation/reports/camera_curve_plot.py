@@ -49,7 +49,9 @@ def curve_svg(points: Sequence[CurvePoint]) -> str:
             f'<text class="title" x="{WIDTH / 2}" y="-8" text-anchor="middle">{escape(title)}</text>'
             f"{trace_drawing(traces, (low, high), below, 'score, %')}</g>"
         )
-    return _file(2 * WIDTH, _TITLE + HEIGHT + _LEGEND, "".join(drawn) + _legend(before is not None))
+    legend = _legend(before is not None)
+    height = _TITLE + HEIGHT + _LEGEND
+    return drawing_file(2 * WIDTH, height, "".join(drawn) + legend, "Scores of calibrated cameras", MARK)
 
 
 def _legend(with_before: bool) -> str:
@@ -65,9 +67,18 @@ def _legend(with_before: bool) -> str:
     return "".join(parts)
 
 
-def _file(width: int, height: int, drawn: str) -> str:
+def drawing_file(width: int, height: int, drawn: str, title: str, mark: str) -> str:
+    """Make the content of an SVG file that stands by itself.
+
+    Args:
+        width: Width in pixels.
+        height: Height in pixels.
+        drawn: The inside of the SVG element.
+        title: What the drawing shows, for readers who cannot see it.
+        mark: Text by which a program recognizes its own file.
+    """
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        f' role="img" aria-label="Scores of calibrated cameras"><!-- {MARK} --><style>{_STYLE}</style>'
+        f' role="img" aria-label="{escape(title)}"><!-- {mark} --><style>{_STYLE}</style>'
         f'<rect class="paper" width="{width}" height="{height}"/>{drawn}</svg>\n'
     )

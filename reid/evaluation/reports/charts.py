@@ -18,6 +18,7 @@ COLOURS = ("#0f8a80", "#c2620c", "#6a63d9", "#c4325c", "#5b8c1a", "#2f7fc1", "#8
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
 MOST_TICKS = 7
+MOST_NUMBERS = 14  # below an axis whose values stand at even distances
 LETTER = 6.5  # width of a letter of a chart's text, at most
 LEGEND_ROW = 18  # height of a row of a legend inside a chart
 BEND = 11  # height of the bend that leads from a name to its line
@@ -43,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Trace:
-    """Measured values ``y`` in 0..1 at ``x`` >= 0, ascending; ``level`` is drawn as a dashed line across."""
+    """Measured values ``y`` at ``x`` >= 0, ascending; ``level`` is drawn as a dashed line across."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -127,21 +128,24 @@ def _svg(title: str, drawn: str, height: int) -> str:
     )
 
 
-def trace_drawing(traces: Sequence[Trace], y: tuple[float, float], below: str, beside: str) -> str:
+def trace_drawing(traces: Sequence[Trace], y: tuple[float, float], below: str, beside: str, scale: float = 100) -> str:
     """Draw measured values as the inside of an SVG of WIDTH x HEIGHT.
 
-    Values of x stand at even distances, as doublings do on a logarithmic axis, which cannot show 0.
+    Values of x stand at even distances, as doublings do on a logarithmic axis, which cannot show 0.  Of many values,
+    only some are written below the axis.
 
     Args:
         traces: The measured values.
         y: The lowest and the highest value of the vertical axis.
         below: The name of the horizontal axis.
         beside: The name of the vertical axis.
+        scale: What the numbers on the vertical axis are multiplied by; 100 shows fractions in percent.
     """
     values = sorted({value for trace in traces for value in trace.x})
     area = _PlotArea((-0.5, len(values) - 0.5), y)
-    drawn = [_axes(area, [], below, _ticks(*y), beside, 100)]
-    for position, value in enumerate(values):
+    drawn = [_axes(area, [], below, _ticks(*y), beside, scale)]
+    step = -(-len(values) // MOST_NUMBERS)
+    for position, value in list(enumerate(values))[::step]:
         across, bottom = area.at(position, y[0])
         drawn.append(f'<text x="{across:.1f}" y="{bottom + 15:.1f}" text-anchor="middle">{value:.6g}</text>')
     for trace in traces:
@@ -151,7 +155,7 @@ def trace_drawing(traces: Sequence[Trace], y: tuple[float, float], below: str, b
             drawn.append(f'<polyline points="{ends}" fill="none" stroke="{trace.colour}" stroke-dasharray="5 4"/>')
         line = area.points(positions, trace.y)
         drawn.append(f'<polyline points="{line}" fill="none" stroke="{trace.colour}" stroke-width="2"/>')
-        for spot in line.split():
+        for spot in line.split()[:: max(1, step)]:
             across_spot, down = spot.split(",")
             drawn.append(f'<circle cx="{across_spot}" cy="{down}" r="3.2" fill="{trace.colour}"/>')
     return "".join(drawn)
@@ -221,7 +225,7 @@ def heat(value: float, low: float, high: float) -> str:
     share = float(np.clip((value - low) / (high - low), 0, 1)) if high > low else 1.0
     pale, full = np.array([230, 244, 241]), np.array([12, 94, 87])
     red, green, blue = (int(part) for part in np.rint(pale + share * (full - pale)))
-    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.5 else '#10302d'}"
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.78 else '#000'}"
 
 
 def _key(name: str, colour: str) -> str:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from reid.errors import ConfigError, WeightsError, unknown_name
-from reid.files import write_whole
+from reid.files import remove_partial_files, write_whole
 from reid.models.runtime import RUNTIMES
 from reid.models.weights.hub_download import HOST, download_from_hub, hub_client
 from reid.models.weights.tensor_tables import read_table
@@ -154,6 +154,7 @@ def fetch(
     """
     path = weights.path_in(folder)
     if path.is_file():
+        remove_partial_files(folder)
         return _check(weights, path)
     if not weights.url:
         second = f", with {path.with_suffix('.bin').name} beside it" if weights.backbone == "openvino" else ""

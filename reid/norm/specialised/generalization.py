@@ -38,7 +38,8 @@ class MixStyle(nn.Module):
         """Normalize x (B, C, H, W); the result has the same shape."""
         if not self.training:
             return x
-        share = torch.distributions.Beta(self.alpha, self.alpha).sample((len(x),)).to(x.device)
+        fractions = torch.distributions.Beta(self.alpha, self.alpha, validate_args=False)
+        share = fractions.sample((len(x),)).to(x.device)
         mixed = torch.rand((), device=x.device) < self.probability  # without an if, so that the choice can be compiled
         share = torch.where(mixed, share, torch.ones_like(share))
         return mix_style(x, torch.randperm(len(x), device=x.device), share, self.eps)

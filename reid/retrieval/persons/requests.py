@@ -13,6 +13,7 @@ from reid.retrieval.persons.decisions import NO_PERSON, CropKey, Decision, perso
 from reid.retrieval.persons.person_state import PersonState
 
 SHOWN = 20  # names of persons that an error lists
+LONGEST_NAME = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,10 @@ def decide_name(state: PersonState, subject: Subject, text: str) -> Decision:
     """Give a person a name; an empty name takes it away.
 
     Raises:
-        GalleryError: The name looks like an id, is no line of text, or another person has it.
+        GalleryError: The name looks like an id, is no line of text or too long, or another person has it.
     """
+    if len(text) > LONGEST_NAME:
+        raise GalleryError(f"expected a name of at most {LONGEST_NAME} characters, got {len(text):,}")
     if not text.isprintable():
         raise GalleryError(f"{text!r}: expected a name on one line, without tabs and other control characters")
     if person_number(text):

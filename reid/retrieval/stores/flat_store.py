@@ -14,7 +14,9 @@ from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import empty_ranking
 from reid.retrieval.row_table import RowTable
-from reid.retrieval.stores.row_numbers import RowNumbers
+from reid.retrieval.stores.code_search import CodedRows, codes_help, find_by_codes
+from reid.retrieval.stores.row_codes import CodeSource, RowCodes
+from reid.retrieval.stores.row_numbers import RowNumbers, camera_order
 from reid.retrieval.stores.snapshot import write_snapshot
 from reid.retrieval.stores.store import (
     ROWS_AT_ONCE,
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from reid.retrieval.filters import Filter
 
 
+FEWEST_CODED = 8192  # rows that may answer; fewer are searched as fast without codes
+MOST_CODED_AT_ONCE = 8192  # rows of a segment whose codes are made by the first search that can use them
+ROWS_PER_RANK = 64  # that may answer; where there are fewer, codes leave out too little
+
+
 @dataclass(frozen=True)
 class Segment:
     """Rows that were added together.
@@ -42,6 +49,7 @@ class Segment:
         columns: Their metadata; None where the store keeps none.
         present: (N,) bool, the rows that were not removed; None: all.
         count: The number of these rows.
+        source: The short codes of the vectors.
     """
 
     numbers: RowNumbers
@@ -49,6 +57,7 @@ class Segment:
     columns: RowTable | None
     present: BoolArray | None
     count: int
+    source: CodeSource
 
     def without(self, row_ids: IntArray) -> Segment:
         """Return the segment after rows were removed."""
@@ -98,8 +107,17 @@ class FlatStore:
         """The length of a vector."""
         return self._dimension
 
-    def add(self, row_ids: IntArray, vectors: FloatArray, columns: RowTable | None = None) -> None:
-        """Add rows; see :meth:`VectorStore.add <reid.retrieval.stores.store.VectorStore.add>`."""
+    def add(
+        self,
+        row_ids: IntArray,
+        vectors: FloatArray,
+        columns: RowTable | None = None,
+        source: CodeSource | None = None,
+    ) -> None:
+        """Add rows; see :meth:`VectorStore.add <reid.retrieval.stores.store.VectorStore.add>`.
+
+        ``source`` has their short codes; None makes them where they help.
+        """
         check_rows(self.dimension, row_ids, vectors, columns)
         vectors = np.ascontiguousarray(np.asarray(vectors))  # a memory map becomes a plain array of the same memory
         numbers = RowNumbers.of(row_ids)
@@ -110,7 +128,8 @@ class FlatStore:
             if any((segment.columns is None) != (columns is None) for segment in segments):
                 raise DataError("store: expected rows with metadata as those that are there have it, or all without")
             if len(row_ids):
-                self._segments = (*segments, Segment(numbers, vectors, columns, None, len(row_ids)))
+                source = source or CodeSource(lambda: RowCodes.of(vectors, camera_order(columns)))
+                self._segments = (*segments, Segment(numbers, vectors, columns, None, len(row_ids), source))
 
     def remove(self, row_ids: IntArray) -> int:
         """Remove rows; unknown numbers are skipped."""
@@ -236,14 +255,33 @@ def search_segments(
     k = min(k, sum(sizes))
     if not k or not len(queries):
         return empty_ranking(len(queries), k)
-    rows, settings = StoredPositions(segments), tile_settings(len(queries))
+    queries, rows, settings = np.ascontiguousarray(queries), StoredPositions(segments), tile_settings(len(queries))
+    if _codes_pay(segments, len(queries), k, sum(sizes)):
+        coded = [
+            CodedRows(codes, segment.vectors, offset, codes.take_mask(mask))
+            for segment, mask, offset in zip(segments, masks, rows.offsets.tolist(), strict=False)
+            for codes in [segment.source.get()]
+        ]
+        found = find_by_codes(queries, k, coded, rows.vectors_at)
+        if found is not None:
+            return found
 
     def tiles() -> Iterator[tuple[int, Tile]]:
         for offset, segment, mask in zip(rows.offsets.tolist(), segments, masks, strict=False):
             for tile in tiles_of(segment.vectors, mask, *settings):
                 yield offset, tile
 
-    return find_nearest(np.ascontiguousarray(queries), k, tiles(), rows.vectors_at)
+    return find_nearest(queries, k, tiles(), rows.vectors_at)
+
+
+def _codes_pay(segments: Sequence[Segment], queries: int, k: int, rows: int) -> bool:
+    """Whether a search is faster with the codes of some segments, of which ``rows`` rows may answer."""
+    if rows < max(FEWEST_CODED, ROWS_PER_RANK * k) or not codes_help(queries):
+        return False
+    waiting = [s.source for s in segments if not s.source.is_ready and len(s.vectors) > MOST_CODED_AT_ONCE]
+    for source in waiting:
+        source.searches += 1
+    return all(source.searches > 1 for source in waiting)  # to make codes costs as much as some searches
 
 
 def _holds_any(segment: Segment, row_ids: IntArray) -> bool:

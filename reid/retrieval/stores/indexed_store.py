@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reid.retrieval.faiss_index import CandidateIndex
     from reid.retrieval.filters import Filter
     from reid.retrieval.row_table import RowTable
+    from reid.retrieval.stores.row_codes import CodeSource
 
 EXTRA_CANDIDATES = 16  # beyond those for k answers
 MOST_EXTRA_CANDIDATES = 512  # beyond these, because removed rows may be among them
@@ -89,9 +90,15 @@ class IndexedStore(FlatStore):
         self.recall = recall
         self._index: _Index | None = None
 
-    def add(self, row_ids: IntArray, vectors: FloatArray, columns: RowTable | None = None) -> None:
+    def add(
+        self,
+        row_ids: IntArray,
+        vectors: FloatArray,
+        columns: RowTable | None = None,
+        source: CodeSource | None = None,
+    ) -> None:
         """Add rows; they are scored one by one until the index is built again."""
-        super().add(row_ids, vectors, columns)
+        super().add(row_ids, vectors, columns, source)
         index = self._index
         if index is not None and index.covered.positions(row_ids).size:  # numbers that were removed and come back
             kept = index.covered.row_ids[~index.covered.mask(row_ids)]

@@ -63,7 +63,21 @@ def is_milvus_uri(uri: str) -> bool:
         >>> is_milvus_uri("milvus://localhost:19530/street"), is_milvus_uri("galleries/street")
         (True, False)
     """
+    uri = whole_uri(uri)
     return uri.startswith(SCHEME) or (uri.endswith(FILE_ENDING) and not (Path(uri) / HEADER).exists())
+
+
+def whole_uri(uri: str) -> str:
+    """Return an address as it was written, where a ``Path`` was made of it, which leaves slashes out.
+
+    Example:
+        >>> whole_uri(str(Path("milvus://localhost/street"))), whole_uri("galleries/street")
+        ('milvus://localhost/street', 'galleries/street')
+    """
+    if not uri.startswith("milvus:/") or uri.startswith(SCHEME):
+        return uri
+    rest = uri.removeprefix("milvus:/")
+    return SCHEME + ("/" if rest.endswith(FILE_ENDING) else "") + rest
 
 
 def parse_milvus_uri(uri: str) -> MilvusAddress:
@@ -79,6 +93,7 @@ def parse_milvus_uri(uri: str) -> MilvusAddress:
         >>> parse_milvus_uri("milvus://localhost/street").server
         'http://localhost:19530'
     """
+    uri = whole_uri(uri)
     if not uri.startswith(SCHEME):
         return MilvusAddress(str(Path(uri)), DEFAULT_COLLECTION)
     try:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reid.records import IntArray
 from reid.retrieval.stores.store import BoolArray
+
+if TYPE_CHECKING:
+    from reid.retrieval.row_table import RowTable
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,11 @@ class RowNumbers:
         count = len(self.row_ids)
         found = np.zeros(count, np.bool_)
         if count and len(wanted):
-            found[self.positions(wanted)] = True
+            first, last = self._ends()
+            if self.order is None and last - first + 1 == count and first <= wanted.min() and wanted.max() <= last:
+                found[wanted - first] = True
+            else:
+                found[self.positions(wanted)] = True
         return found
 
     def positions(self, wanted: IntArray) -> IntArray:
@@ -72,6 +80,24 @@ class RowNumbers:
 
     def _sorted(self) -> IntArray:
         return self.row_ids if self.order is None else self.row_ids[self.order]
+
+
+def camera_order(table: RowTable | None) -> IntArray | None:
+    """Return the order (N,) in which the codes of some rows are best stored: by modality and camera.
+
+    Returns:
+        None where the rows come in this order, or nothing is known of them.
+    """
+    if table is None or not len(table):
+        return None
+    keys = []
+    for name in ("camera", "modality"):  # the last one is the first to decide
+        codes, words = table.codes(name)
+        ranks = np.empty(len(words), np.int64)
+        ranks[sorted(range(len(words)), key=words.__getitem__)] = np.arange(len(words))
+        keys.append(ranks[codes])
+    order = np.lexsort(keys).astype(np.int64)
+    return None if np.array_equal(order, np.arange(len(order))) else order
 
 
 def grouped_order(columns: Sequence[Sequence[str]]) -> IntArray:

@@ -56,7 +56,7 @@ class _Candidates:
         query, column, score = self.products.above(bound - self.products.margin(bound, first, stop))
         self.pairs.append((first + query, offset + tile.rows_at(column), score))
         self.collected += len(query)
-        _update_best(self.best, first + query, score)
+        update_best(self.best, first + query, score)
         if self.collected > PAIRS_PER_RANK * self.k * len(self.queries):
             self.reduce()
 
@@ -152,7 +152,7 @@ def tile_settings(queries: int) -> tuple[int, int, float]:
     return TILE_ROWS, SHORTEST_RUN, WASTE
 
 
-def _update_best(best: FloatArray, query: IntArray, score: FloatArray) -> None:
+def update_best(best: FloatArray, query: IntArray, score: FloatArray) -> None:
     """Replace lower scores among the ``best`` (Q, k) by new scores (E,) of queries (E,), which ascend."""
     queries, first, counts = np.unique(query, return_index=True, return_counts=True)
     wide = np.full((len(queries), best.shape[1] + counts.max(initial=0)), -np.inf, np.float32)

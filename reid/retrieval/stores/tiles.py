@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from reid.records import FloatArray, IntArray
+from reid.records import IntArray
 from reid.retrieval.stores.store import BoolArray
 
 LARGEST_GAP = 16  # rows between two runs that are read although they may not answer
@@ -23,14 +25,14 @@ class Tile:
     """Some rows of an array.
 
     Args:
-        vectors: (N, D) float32, the array.
+        vectors: (N, D) float32, the array; or bytes of codes.
         start: The first row of a run.
         stop: The row behind the run.
         mask: (stop - start,) bool, which rows of the run may answer; None: all.
         positions: (T,) int64, rows that are picked out instead of a run; None for a run.
     """
 
-    vectors: FloatArray
+    vectors: npt.NDArray[Any]
     start: int
     stop: int
     mask: BoolArray | None = None
@@ -42,7 +44,7 @@ class Tile:
         return self.stop - self.start if self.positions is None else len(self.positions)
 
     @cached_property
-    def rows(self) -> FloatArray:
+    def rows(self) -> npt.NDArray[Any]:
         """The rows (T, D) that are scored: a view of a run, or a copy of rows that are picked out."""
         if self.positions is None:
             return self.vectors[self.start : self.stop]
@@ -54,7 +56,7 @@ class Tile:
 
 
 def tiles_of(
-    vectors: FloatArray, mask: BoolArray | None, rows: int, shortest_run: int, largest_waste: float
+    vectors: npt.NDArray[Any], mask: BoolArray | None, rows: int, shortest_run: int, largest_waste: float
 ) -> Iterator[Tile]:
     """Cut the rows that may answer into tiles.
 
@@ -77,7 +79,7 @@ def tiles_of(
         for start in range(0, len(vectors), rows):
             yield Tile(vectors, start, min(start + rows, len(vectors)))
         return
-    starts, stops = _runs(mask)
+    starts, stops = runs_of(mask)
     span, kept = int((stops - starts).sum()), int(np.count_nonzero(mask))
     if kept == 0:
         return
@@ -93,9 +95,9 @@ def tiles_of(
         yield Tile(vectors, 0, len(vectors), positions=positions[start : start + rows])
 
 
-def _runs(mask: BoolArray) -> tuple[IntArray, IntArray]:
-    """Return where the runs of rows that may answer start and stop; runs with a small gap between them are one."""
+def runs_of(mask: BoolArray, gap: int = LARGEST_GAP) -> tuple[IntArray, IntArray]:
+    """Return where the runs of rows that may answer start and stop; with at most ``gap`` rows between, they are one."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     starts, stops = edges[::2], edges[1::2]
-    separate = np.append(starts[1:] - stops[:-1] > LARGEST_GAP, True)
+    separate = np.append(starts[1:] - stops[:-1] > gap, True)
     return starts[np.append(True, separate[:-1])[: len(starts)]], stops[separate[: len(stops)]]

@@ -161,6 +161,8 @@ def test_a_name_stays_when_the_crop_that_it_was_given_by_is_removed(tmp_path: Pa
     Gallery.build(people(10)).save(tmp_path)
     identify(tmp_path)
     record_decision(tmp_path, lambda at: decide_name(at, find_subject(at, "p03_door_0.jpg"), "Anna"))
+    with pytest.raises(GalleryError, match="at most 200 characters, got 201"):
+        record_decision(tmp_path, lambda at: decide_name(at, find_subject(at, "p03_door_0.jpg"), "x" * 201))
     assert Gallery.open(tmp_path).remove("path = 'p03_door_0.jpg'") == 1
     assert list(read_persons(tmp_path).names_of_persons.values()) == ["Anna"]
     Gallery.open(tmp_path).erase("p03")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from reid.app import presentation as present
+from reid.app.score_presentation import ScoreRow, cmc_html, score_table_html
 
 NASTY = """<img src=x onerror='alert("1")'> {{#each x}} ${alert(1)} `a` & b"""
 
@@ -20,8 +21,8 @@ def crop(identity: str = "p1", camera: str = "a1", modality: str = "visible", as
     return present.Crop("data:image/jpeg;base64,AA==", aspect, identity, camera, modality, "person", "street-a")
 
 
-def row(title: str, direction: str, first: float, average: float) -> present.ScoreRow:
-    return present.ScoreRow(title, direction, average, np.linspace(first, 1.0, 50), 40, 120)
+def row(title: str, direction: str, first: float, average: float) -> ScoreRow:
+    return ScoreRow(title, direction, average, np.linspace(first, 1.0, 50), 40, 120)
 
 
 class Elements(HTMLParser):
@@ -55,15 +56,15 @@ def everything(text: str) -> list[str]:
     nasty = present.Crop("data:,", 0.5, text, text, text, text, text)
     answer = present.RankedCrop(1, nasty, 0.5, "wrong")
     return [
-        present.picker_html({3: nasty}),
+        present.picker_html({"q3": nasty}),
         present.query_html(nasty),
-        present.ranking_html(text, [answer], rows=9, first_right=None, average_precision=None, known=True),
+        present.ranking_html(text, [answer], present.summary_html(9, None, None, None, True), [text]),
         present.message_html(text),
         present.hint_html(text),
         present.card_html(text, ""),
-        present.camera_wall_html(text, [nasty]),
-        present.score_table_html([row(text, text, 0.1, 0.1)]),
-        present.cmc_html(text, [row(text, text, 0.1, 0.1)]),
+        present.enlarged_html(nasty, 3, [(4, nasty, text)], text),
+        score_table_html([row(text, text, 0.1, 0.1)]),
+        cmc_html(text, [row(text, text, 0.1, 0.1)]),
     ]
 
 
@@ -92,14 +93,14 @@ def test_a_small_image_is_not_enlarged() -> None:
 
 
 def test_picker_marks_the_chosen_crop() -> None:
-    buttons = Elements(present.picker_html({7: crop("p7"), 9: crop("p9")}, chosen=9)).all("button")
-    assert [(b["data-key"], b["aria-pressed"]) for b in buttons] == [("7", "false"), ("9", "true")]
+    buttons = Elements(present.picker_html({"q7": crop("p7"), "q9": crop("p9")}, chosen="q9")).all("button")
+    assert [(b["data-value"], b["aria-pressed"]) for b in buttons] == [("q7", "false"), ("q9", "true")]
     assert 'role="alert"' in present.picker_html({})
 
 
 def test_frames_have_the_shape_of_the_crops() -> None:
     def aspect(*aspects: float) -> float:
-        text = present.picker_html(dict(enumerate(crop(aspect=value) for value in aspects)))
+        text = present.picker_html({f"q{key}": crop(aspect=value) for key, value in enumerate(aspects)})
         return float(re.search(r"--aspect: ([\d.]+)", text)[1])
 
     assert aspect(0.5, 0.5, 1.3) == 0.5
@@ -111,7 +112,7 @@ def test_frames_have_the_shape_of_the_crops() -> None:
 @pytest.mark.parametrize("verdict", present.MARKS)
 def test_an_answer_shows_its_verdict_as_colour_mark_and_words(verdict: str) -> None:
     ranked = present.RankedCrop(4, crop("p1", "a2", "infrared"), 0.87654, verdict)
-    text = present.ranking_html("Camera BN", [ranked], rows=10, first_right=4, average_precision=0.5, known=True)
+    text = present.ranking_html("Camera BN", [ranked], present.summary_html(10, 4, 4, 0.5, True))
     elements = Elements(text)
     answer = elements.all("li")[0]
     assert answer["class"] == f"reid-answer reid-is-{verdict.replace(' ', '-')}"
@@ -130,16 +131,23 @@ def test_marks_and_notes_cover_the_same_verdicts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "average", "known", "words"),
+    ("first", "shown", "average", "known", "words"),
     [
-        (1, 0.5, True, "first right answer: rank 1AP 50.0of 1,234 crops"),
-        (1020, 0.001, True, "first right answer: rank 1,020AP 0.1of 1,234 crops"),
-        (None, None, True, "no right answer among theseof 1,234 crops"),
-        (None, None, False, "identity unknown: not scoredof 1,234 crops"),
+        (1, 1, 0.5, True, "first right answer: rank 1AP 50.0of 1,234 crops"),
+        (1020, None, 0.001, True, "first right answer: rank 1,020AP 0.1of 1,234 crops"),
+        (
+            4,
+            6,
+            0.5,
+            True,
+            "first right answer: rank 4 (number 6 here; own-camera answers do not count)AP 50.0of 1,234 crops",
+        ),
+        (None, None, None, True, "no right answer among theseof 1,234 crops"),
+        (None, None, None, False, "identity unknown: not scoredof 1,234 crops"),
     ],
 )
-def test_summary(first: int | None, average: float | None, known: bool, words: str) -> None:
-    text = present.summary_html(1234, first, average, known)
+def test_summary(first: int | None, shown: int | None, average: float | None, known: bool, words: str) -> None:
+    text = present.summary_html(1234, first, shown, average, known)
     assert Elements(text).words == words
     assert ("reid-is-right" in text) == (first == 1)
     assert ("reid-is-wrong" in text) == (first not in (1, None))
@@ -161,19 +169,19 @@ def test_a_message_is_one_line_with_a_capital() -> None:
 def test_the_table_shows_percent_and_the_better_one_bold() -> None:
     rows = [row("Camera BN", "visible->visible", 0.9, 0.8), row("Plain BN", "visible->visible", 0.5, 0.85)]
     rows += [row("Camera BN", "all", 0.25, 0.25), row("Plain BN", "all", 0.25, 0.25)]
-    text = present.score_table_html(rows)
+    text = score_table_html(rows)
     lines = [re.sub(r"<(?!/?b>)[^>]+>", "|", line) for line in text.split("<tr>")[2:]]
     cells = [[cell for cell in line.split("|") if cell] for line in lines]
     assert cells[0][:4] == ["visible → visible", "Camera BN", "80.0", "<b>90.0</b>"]
     assert cells[1][:4] == ["visible → visible", "Plain BN", "<b>85.0</b>", "50.0"]
     assert cells[2][2:4] == cells[3][2:4] == ["25.0", "25.0"]
     assert cells[0][-2:] == ["40", "120"]
-    assert 'role="alert"' in present.score_table_html([])
+    assert 'role="alert"' in score_table_html([])
 
 
 def test_the_chart_has_a_line_and_words_for_each_row() -> None:
     rows = [row("Camera BN", "all", 0.9, 0.8), row("Plain BN", "all", 0.5, 0.4)]
-    elements = Elements(present.cmc_html("CMC: person", rows, ranks=10))
+    elements = Elements(cmc_html("CMC: person", rows, ranks=10))
     assert elements.all("svg")[0]["aria-label"] == "CMC: person"
     assert "Camera BN: rank-1 90.0, mAP 80.0" in elements.words
     assert "Plain BN: rank-1 50.0, mAP 40.0" in elements.words

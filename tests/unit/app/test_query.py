@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid.app.query import NO_ROW_MAY_ANSWER, Query, SearchOptions, Verdict, answer_query, judge_answers, read_upload
-from reid.app.served_data import ServedData, prepare_data
+from reid.app.data_preparation import prepare_data
+from reid.app.query import NO_ROW_MAY_ANSWER, Query, SearchOptions, Verdict, answer_query, judge_answers
+from reid.app.served_data import ServedData
+from reid.app.upload_images import read_upload
 from reid.errors import DataError
 from reid.records import Modality, Sample
 
@@ -53,9 +55,9 @@ def test_a_query_without_camera_has_the_camera_of_the_same_image_in_the_gallery(
 @pytest.mark.parametrize("cross_camera", [True, False])
 def test_rank_and_precision_are_those_of_the_shown_ranking(data: ServedData, cross_camera: bool) -> None:
     """Both are counted by hand over the complete ranking; a row that the rule leaves out has no rank."""
-    for site, query in data.queries[::7]:
-        options = SearchOptions(cross_camera=cross_camera, site=site.name, answers=1000)
-        for outcome in answer_query(data, Query(query, site.name), options):
+    for site, query in map(data.query_crops.find, range(0, 72, 7)):
+        options = SearchOptions(cross_camera=cross_camera, site=site, answers=1000)
+        for outcome in answer_query(data, Query(query, site), options):
             assert len(outcome.answers) == outcome.rows
             verdicts = [verdict for _, verdict in outcome.answers if verdict is not Verdict.SAME_CAMERA]
             ranks = [rank for rank, verdict in enumerate(verdicts, 1) if verdict is Verdict.RIGHT]
@@ -65,8 +67,10 @@ def test_rank_and_precision_are_those_of_the_shown_ranking(data: ServedData, cro
 
 
 def test_options_decide_which_rows_may_answer(data: ServedData) -> None:
-    site, query = next((site, s) for site, s in data.queries if s.modality is Modality.INFRARED)
-    asked = Query(query, site.name)
+    site, query = next(
+        (site, s) for site, s in map(data.query_crops.find, range(72)) if s.modality is Modality.INFRARED
+    )
+    asked = Query(query, site)
 
     def answers(**options: object) -> list[Sample]:
         outcomes = answer_query(data, asked, SearchOptions(answers=1000, **options))
@@ -75,8 +79,8 @@ def test_options_decide_which_rows_may_answer(data: ServedData) -> None:
 
     everyone = answers(cross_camera=False)
     assert {s.category for s in everyone} == {query.category}
-    assert {data.site_of[s.path] for s in everyone} == {"street-a", "street-b"}
-    assert {data.site_of[s.path] for s in answers(site="street-b")} == {"street-b"}
+    assert {data.site_of(s) for s in everyone} == {"street-a", "street-b"}
+    assert {data.site_of(s) for s in answers(site="street-b")} == {"street-b"}
     assert query.camera in {s.camera for s in everyone}
     assert query.camera not in {s.camera for s in answers(cross_camera=True)}
     assert {s.modality for s in answers(modality=Modality.VISIBLE)} == {Modality.VISIBLE}
@@ -84,7 +88,7 @@ def test_options_decide_which_rows_may_answer(data: ServedData) -> None:
 
 
 def test_no_row_that_may_answer_is_one_clear_line(data: ServedData) -> None:
-    other_category = replace(data.queries[0][1], category="bicycle")
+    other_category = replace(data.query_crops.find(0)[1], category="bicycle")
     with pytest.raises(DataError) as caught:
         answer_query(data, Query(other_category, "street-a"), SearchOptions())
     assert str(caught.value) == NO_ROW_MAY_ANSWER
@@ -92,12 +96,14 @@ def test_no_row_that_may_answer_is_one_clear_line(data: ServedData) -> None:
 
 
 def test_an_upload_answers_like_its_file(data: ServedData) -> None:
-    site, query = data.queries[5]
+    site, query = data.query_crops.find(5)
     with Image.open(query.path) as image:
-        sent = Query(replace(query, identity="", path=Path("sent")), site.name, image.convert("RGB"))
-    known, unknown = (answer_query(data, asked, SearchOptions()) for asked in (Query(query, site.name), sent))
+        sent = Query(replace(query, identity="", path=Path("sent")), site, (image.convert("RGB"),))
+    known, unknown = (answer_query(data, asked, SearchOptions()) for asked in (Query(query, site), sent))
     for one, other in zip(known, unknown, strict=True):
-        assert [answer for answer, _ in one.answers] == [answer for answer, _ in other.answers]
+        assert [answer.sample for answer, _ in one.answers] == [answer.sample for answer, _ in other.answers]
+        first, second = ([answer.score for answer, _ in each.answers] for each in (one, other))
+        assert first == pytest.approx(second, abs=1e-5)
         assert {verdict for _, verdict in other.answers} == {Verdict.UNKNOWN}
         assert other.average_precision is None
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid.app import served_data
+from reid.app import data_preparation
+from reid.app.data_preparation import prepare_data
 from reid.app.query import Query, SearchOptions, answer_query
-from reid.app.served_data import ServedData, prepare_data
+from reid.app.served_data import ServedData
 from reid.config import differences, load_config, parse_config
-from reid.errors import DataError, WeightsError
+from reid.errors import WeightsError
 from reid.models.checkpoint import load_checkpoint
 from reid.records import Split
 from reid.retrieval.application_galleries import APPLICATION_GALLERIES
@@ -38,17 +39,17 @@ def data(tiny_street: Path, galleries: Path, camera_weights: Path, plain_weights
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """List what is embedded from now on."""
     titles: list[str] = []
-    build, embed = served_data.build_gallery, served_data.embed_samples
-    monkeypatch.setattr(served_data, "build_gallery", lambda *a: titles.append("gallery") or build(*a))
-    monkeypatch.setattr(served_data, "embed_samples", lambda *a: titles.append("queries") or embed(*a))
+    build, embed = data_preparation.build_gallery, data_preparation.embed_samples
+    monkeypatch.setattr(data_preparation, "build_gallery", lambda *a: titles.append("gallery") or build(*a))
+    monkeypatch.setattr(data_preparation, "embed_samples", lambda *a: titles.append("queries") or embed(*a))
     return titles
 
 
 def test_both_sites_are_served_with_both_networks(data: ServedData) -> None:
     assert [site.name for site in data.sites] == ["street-a", "street-b"]
     assert [served.title for served in data.galleries] == ["Camera BN", "Plain BN"]
-    assert data.categories == ("person", "vehicle")
-    assert len(data.queries) == 2 * 6 * 6
+    assert data.query_crops.categories == ("person", "vehicle")
+    assert len(data.query_crops) == 2 * 6 * 6
     camera, plain = data.galleries
     assert plain.checkpoint.domains == ()
     known = {
@@ -56,7 +57,7 @@ def test_both_sites_are_served_with_both_networks(data: ServedData) -> None:
     }
     assert set(camera.checkpoint.domains) == known, "the cameras of street-b were calibrated"
     assert set(camera.gallery.samples) == {s for site in data.sites for s in site.samples if s.split is Split.GALLERY}
-    assert data.site_of[data.queries[-1][1].path] == "street-b"
+    assert data.site_of(data.query_crops.find(71)[1]) == "street-b"
 
 
 def test_a_second_start_embeds_nothing(
@@ -129,17 +130,17 @@ def test_an_erased_identity_stays_erased(
     tmp_path: Path,
 ) -> None:
     copy = shutil.copytree(galleries, tmp_path / "galleries")
-    identity = data.queries[0][1].identity
+    identity = data.query_crops.find(0)[1].identity
     assert Gallery.open(copy / "street").erase(identity)
     again = prepare_data(tiny_street, copy, camera_weights, plain_weights)
     assert embedded == []
-    outcomes = answer_query(again, Query(data.queries[0][1], "street-a"), SearchOptions(answers=50))
+    outcomes = answer_query(again, Query(data.query_crops.find(0)[1], "street-a"), SearchOptions(answers=50))
     assert outcomes[0].first_right is None
     assert outcomes[0].average_precision is None
     assert outcomes[1].first_right is None, "the other gallery is derived from the same data"
     for outcome in outcomes:
         assert identity not in {answer.sample.identity for answer, _ in outcome.answers}
-    assert identity not in {sample.identity for _, sample in again.queries}
+    assert identity not in {sample.identity for sample in again.query_crops.table.samples}
 
 
 def test_a_running_application_notices_an_erasure(
@@ -152,14 +153,14 @@ def test_a_running_application_notices_an_erasure(
 ) -> None:
     copy = shutil.copytree(galleries, tmp_path / "galleries")
     running = prepare_data(tiny_street, copy, camera_weights, plain_weights)
-    query = running.queries[0][1]
+    query = running.query_crops.find(0)[1]
     assert answer_query(running, Query(query, "street-a"), SearchOptions())[0].first_right is not None
-    assert not running.erased_queries
+    assert running.query_crops.find(0)
     erase_identity(copy / "street-plain", query.identity, query.category)
     for outcome in answer_query(running, Query(query, "street-a"), SearchOptions(answers=50)):
         assert outcome.first_right is None
         assert query.identity not in {answer.sample.identity for answer, _ in outcome.answers}
-    assert 0 in running.erased_queries
+    assert running.query_crops.find(0) is None
     for served in running.galleries:
         assert query.identity not in {sample.identity for sample in (*served.queries.samples, *served.gallery.samples)}
 
@@ -176,7 +177,7 @@ def test_an_erased_identity_does_not_come_back_with_other_data_until_it_is_lifte
     copy = shutil.copytree(galleries, tmp_path / "galleries")
     street = shutil.copytree(tiny_street, tmp_path / "street")
     prepare_data(street, copy, camera_weights, plain_weights)
-    identity = data.queries[0][1].identity
+    identity = data.query_crops.find(0)[1].identity
     erase_identity(copy / "street", identity)
     with (street / "street-b" / "manifest.csv").open("a") as manifest:
         manifest.write("\n")  # an unrelated change
@@ -191,15 +192,15 @@ def test_an_erased_identity_does_not_come_back_with_other_data_until_it_is_lifte
 
 
 def test_the_application_keeps_its_galleries_where_an_erasure_looks_for_them() -> None:
-    titles = ["Camera BN", "Plain BN", *served_data.compared_weights()]
-    assert tuple(map(served_data._folder_name, titles)) == APPLICATION_GALLERIES
+    titles = ["Camera BN", "Plain BN", *data_preparation.compared_weights()]
+    assert tuple(map(data_preparation._folder_name, titles)) == APPLICATION_GALLERIES
 
 
 @pytest.mark.parametrize("name", ["street", "small-camera", "small-plain"])
 def test_the_shipped_weights_hold_their_experiment(name: str) -> None:
     checkpoint = load_checkpoint(ROOT / "demo" / "weights" / f"{name}.safetensors")
     experiment = parse_config(tomllib.loads(checkpoint.extra["experiment"]), name)
-    assert served_data._trained_categories(checkpoint, ()) == experiment.data.categories
+    assert data_preparation._trained_categories(checkpoint, ()) == experiment.data.categories
     committed = "street" if name == "street" else name.replace("small", "street-small").replace("plain", "batch")
     again = load_config(ROOT / "scripts" / "experiments" / f"{committed}.toml")
     found = [line for line in differences(again, experiment) if not line.startswith("norm.domain_fields")]
@@ -216,7 +217,7 @@ def test_the_application_starts_with_the_shipped_weights(tiny_street: Path, tmp_
 def test_an_experiment_of_another_version_is_read() -> None:
     checkpoint = load_checkpoint(ROOT / "demo" / "weights" / "street.safetensors")
     older = 'data = { domains = ["person"] }\ntrain = { forgotten = 3 }'
-    assert served_data._trained_categories(replace(checkpoint, extra={"experiment": older}), ()) == ("person",)
+    assert data_preparation._trained_categories(replace(checkpoint, extra={"experiment": older}), ()) == ("person",)
 
 
 def test_missing_weights_are_an_error(tiny_street: Path, tmp_path: Path, camera_weights: Path) -> None:
@@ -226,24 +227,19 @@ def test_missing_weights_are_an_error(tiny_street: Path, tmp_path: Path, camera_
 
 def test_a_missing_street_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plans: list[object] = []
-    monkeypatch.setattr(served_data, "make_street", lambda out, plan: plans.append((out, plan)) or [])
-    served_data.find_or_make_manifests(tmp_path / "new", None)
-    served_data.find_or_make_manifests(tmp_path / "new", 30)
-    assert plans == [(tmp_path / "new", served_data.StreetPlan()), (tmp_path / "new", served_data.StreetPlan.of(30))]
-    assert served_data.StreetPlan.of(120) == served_data.StreetPlan()
+    monkeypatch.setattr(data_preparation, "make_street", lambda out, plan: plans.append((out, plan)) or [])
+    data_preparation.find_or_make_manifests(tmp_path / "new", None)
+    data_preparation.find_or_make_manifests(tmp_path / "new", 30)
+    assert plans == [
+        (tmp_path / "new", data_preparation.StreetPlan()),
+        (tmp_path / "new", data_preparation.StreetPlan.of(30)),
+    ]
+    assert data_preparation.StreetPlan.of(120) == data_preparation.StreetPlan()
 
 
 def test_a_folder_with_manifests_is_taken_as_it_is(tiny_street: Path) -> None:
     manifests = [tiny_street.resolve() / site / "manifest.csv" for site in ("street-a", "street-b")]
-    assert served_data.find_or_make_manifests(tiny_street) == manifests
-
-
-def test_data_without_queries_is_an_error(tmp_path: Path, tiny_street: Path, camera_weights: Path) -> None:
-    (tmp_path / "site").mkdir()
-    rows = (tiny_street / "street-a" / "manifest.csv").read_text().splitlines()
-    (tmp_path / "site" / "manifest.csv").write_text("\n".join(row for row in rows if ",query," not in row))
-    with pytest.raises(DataError, match="query"):
-        prepare_data(tmp_path, tmp_path / "galleries", camera_weights, camera_weights)
+    assert data_preparation.find_or_make_manifests(tiny_street) == manifests
 
 
 def test_scores_of_a_site_count_its_own_rows_only(data: ServedData) -> None:

@@ -127,23 +127,27 @@ def test_main_reports_a_taken_port_before_any_work(main, tmp_path: Path) -> None
     assert not (tmp_path / "data").exists()
 
 
-def test_main_warns_before_it_serves_to_other_machines(main, tiny_street: Path, tmp_path: Path) -> None:
-    code, _, err = main("--port", 0, "--host", "0.0.0.0", "--data", tiny_street, "--weights", tmp_path / "none.pth")
+def test_main_serves_other_machines_only_with_users(main, tiny_street: Path, tmp_path: Path) -> None:
+    arguments = ("--port", 0, "--host", "0.0.0.0", "--data", tiny_street, "--weights", tmp_path / "none.pth")
+    code, _, err = main(*arguments)
+    assert code == 1
+    assert err.startswith("error: --host 0.0.0.0")
+    assert err.count("\n") == 1
+    code, _, err = main(*arguments, "--users", tmp_path / "users.toml")
     assert code == 1
     warning, error = err.splitlines()
-    assert warning.startswith("warning: --host 0.0.0.0")
-    assert "people" in warning
-    assert error.startswith("error: ")
+    assert warning.startswith("warning: ")
+    assert "unprotected" in warning
     assert "none.pth" in error
 
 
 def test_an_interruption_ends_with_a_line(main, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reid.app import served_data
+    from reid.app import data_preparation
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(served_data, "prepare_data", interrupted)
+    monkeypatch.setattr(data_preparation, "prepare_data", interrupted)
     code, out, err = main("--port", 0)
     assert (code, out) == (130, "")
     assert err.count("\n") == 1

@@ -174,3 +174,13 @@ def test_queries_are_the_first_images_that_have_an_answer(rows: list[tuple[str, 
     assert {sample.path for sample in found} == expected
     assert len(found) == len(expected)
     assert all(sample.split is Split.QUERY for sample in found)
+
+
+def test_a_manifest_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    put_files(tmp_path, "north/anna/1.jpg", "south/anna/2.jpg")
+    monkeypatch.setattr("reid.data.manifest.write_whole", full)
+    with pytest.raises(DataError, match=r"manifest\.csv: cannot be written \(No space left on device\)"):
+        init_manifest(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reid.data.images import IMAGE_FORMATS, decode_image, read_image
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -166,3 +167,52 @@ def test_other_formats_are_refused(ending: str, tmp_path: Path) -> None:
     Image.fromarray(noise(16, 16)).save(tmp_path / f"a.{ending}")
     with pytest.raises(DataError, match="format"):
         read_image(tmp_path / f"a.{ending}")
+
+
+def photograph(path: Path, height: int = 300, width: int = 200, **settings: object) -> Path:
+    """Save a smooth image with some noise as a JPEG file."""
+    ramp = np.linspace(0, 200, height * width * 3).reshape(height, width, 3)
+    pixels = (ramp + noise(height, width) / 8).astype(np.uint8)
+    Image.fromarray(pixels).save(path, "JPEG", **settings)
+    return path
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_simplejpeg_gives_the_pixels_of_pillow(subsampling: str, orientation: int, tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg", reason='pip install "reid-multidomain[jpeg]"')
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = photograph(tmp_path / "a.jpg", subsampling=subsampling, exif=exif)
+    np.testing.assert_array_equal(np.asarray(read_image(path, "simplejpeg")), np.asarray(read_image(path)))
+
+
+def test_simplejpeg_leaves_other_files_to_pillow(tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg", reason='pip install "reid-multidomain[jpeg]"')
+    Image.fromarray(noise(7, 5)).save(tmp_path / "a.png")
+    Image.fromarray(noise(7, 5)).convert("CMYK").save(tmp_path / "b.jpg")
+    for name in ("a.png", "b.jpg"):
+        found = np.asarray(read_image(tmp_path / name, "simplejpeg"))
+        np.testing.assert_array_equal(found, np.asarray(read_image(tmp_path / name)))
+    damaged = tmp_path / "c.jpg"
+    damaged.write_bytes(photograph(tmp_path / "d.jpg").read_bytes()[:3000])
+    with pytest.raises(DataError, match="damaged or cut off"):
+        read_image(damaged, "simplejpeg")
+
+
+def test_a_missing_simplejpeg_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    with pytest.raises(ConfigError, match='pip install "simplejpeg"'):
+        read_image(photograph(tmp_path / "a.jpg"), "simplejpeg")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_draft_decodes_no_smaller_than_asked(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = photograph(tmp_path / "a.jpg", exif=exif)
+    whole = read_image(path).size
+    assert read_image(path, "draft").size == whole
+    assert read_image(path, "draft", (whole[0], whole[1])).size == whole
+    smaller = read_image(path, "draft", (whole[0] // 2, whole[1] // 2)).size
+    assert smaller == (whole[0] // 2, whole[1] // 2)

@@ -98,7 +98,7 @@ def test_at_most_two_batches_are_read_ahead(samples: list[Sample], monkeypatch: 
     """So the memory in use does not grow with the number of samples."""
     read: list[Path] = []
 
-    def spy(path: Path) -> Image.Image:
+    def spy(path: Path, *how: object) -> Image.Image:
         read.append(path)
         return read_image(path)
 

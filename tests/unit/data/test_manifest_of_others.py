@@ -90,7 +90,28 @@ def test_times_under_another_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["nan", "NaN", "None", "NULL", "N/A", "NA", "-1", "-1.0", "unknown", "Unknown", "?", "-", "<NA>", "#N/A", '="nan"'],
+    [
+        "nan",
+        "NaN",
+        "None",
+        "NULL",
+        "N/A",
+        "NA",
+        "-1",
+        "-1.0",
+        "unknown",
+        "Unknown",
+        "?",
+        "-",
+        "<NA>",
+        "\u22121",
+        "\u20131",
+        "\u2015\u2015",
+        "#n/a",
+        "(Null)",
+        "#N/A",
+        '="nan"',
+    ],
 )
 def test_words_for_missing(word: str, tmp_path: Path) -> None:
     found = read(tmp_path, f"{BASE},camera", f"a.jpg,{word},train,{word}", "b.jpg,anna,train,door")

@@ -54,6 +54,16 @@ def test_a_domain_that_no_sample_has_is_refused(crops: list[Sample]) -> None:
         select_domains(crops, ("camera",), ["b11"])
 
 
+def test_the_label_of_a_camera_stands_for_its_only_domain(crops: list[Sample]) -> None:
+    """Catches a label that takes the crops of two domains, or that is refused where it is clear."""
+    fields = ("category", "camera")
+    assert select_domains(crops, fields, ["b1"]) == select_domains(crops, fields, ["person/b1"])
+    both = [*crops, replace(crops[0], category="vehicle")]
+    with pytest.raises(DataError, match=f"person/{crops[0].camera}, vehicle/{crops[0].camera}"):
+        select_domains(both, fields, [crops[0].camera])
+    assert select_domains(both, fields, [f"vehicle/{crops[0].camera}"]) == both[-1:]
+
+
 def test_the_middle_crop_of_each_track_stays(rows: list[Sample]) -> None:
     """The middle is that of time in any order; catches the first of each, and tracks mixed between cameras."""
     found = keep_one_of_each_track(rows, ("camera",))

@@ -113,6 +113,7 @@ def test_statistics_without_centers_end_the_centering_of_their_cameras(plain: Ch
     new = centered.with_profiles(both)
     assert new.fingerprint == plain.with_profiles(both).fingerprint
     assert torch.equal(new.embed(IMAGES, DOMAIN), plain.with_profiles(both).embed(IMAGES, DOMAIN))
+    assert (centered.extra["camera levels"], new.extra.get("camera levels")) == ("centering", None)
 
 
 def test_cameras_without_centers_leave_nothing_behind(known: Checkpoint) -> None:

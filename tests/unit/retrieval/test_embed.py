@@ -19,10 +19,11 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConditionError, ConfigError, DataError
 from reid.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.execution import Execution
 from reid.norm import camera_batchnorm, convert_norm
 from reid.norm.unseen_domains import UNSEEN_DOMAIN_ANSWERS
 from reid.records import Embeddings, Modality, Sample, Split
-from reid.retrieval.embed import embed, load_embeddings, save_embeddings
+from reid.retrieval.embed import dimension_of, embed, embed_distinct, load_embeddings, save_embeddings
 from reid.retrieval.search import embed_image
 
 TRANSFORM = EvaluationTransform(height=32, width=16)
@@ -196,3 +197,51 @@ def test_an_unknown_camera_by_policy(checkpoint, samples, tmp_path, policy):
     assert checkpoint.with_unseen_camera_policy("error").fingerprint == checkpoint.fingerprint
     with pytest.raises(ConfigError, match="guess"):
         checkpoint.with_unseen_camera_policy("guess")
+
+
+def test_samples_that_are_embedded_camera_by_camera_keep_their_order(checkpoint, samples):
+    folded = checkpoint.with_execution(Execution(runtime="folded"))
+    done = []
+    found = embed(folded, samples, batch_size=3, workers=2, progress=done.append)
+    assert found.samples == samples
+    assert sum(done) == len(samples)
+    np.testing.assert_allclose(found.vectors, embed(checkpoint, samples).vectors, atol=2e-5)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "folded"])
+def test_images_that_cannot_be_read_are_left_out_and_told(checkpoint, samples, runtime):
+    samples[1].path.unlink()
+    samples[4].path.write_bytes(b"no image")
+    told = {}
+    moved = checkpoint.with_execution(Execution(runtime=runtime))
+    found = embed(moved, samples, batch_size=2, on_unreadable=lambda sample, error: told.update({sample: str(error)}))
+    assert set(told) == {samples[1], samples[4]}
+    assert "no such image" in told[samples[1]]
+    assert found.samples == tuple(sample for sample in samples if sample not in told)
+    np.testing.assert_allclose(found.vectors, embed(checkpoint, found.samples).vectors, atol=2e-5)
+    with pytest.raises(DataError, match="no such image"):
+        embed(moved, samples)
+
+
+def test_nothing_that_can_be_read(checkpoint, samples):
+    for sample in samples:
+        sample.path.unlink()
+    with pytest.raises(DataError, match="embedded 0 of 7"):
+        embed(checkpoint, samples, on_unreadable=lambda *_: None)
+
+
+def test_an_image_that_is_listed_twice_is_embedded_once(checkpoint, samples):
+    again = replace(samples[2], split=Split.QUERY)
+    done = []
+    found = embed_distinct(checkpoint, (*samples, again), progress=done.append)
+    assert sum(done) == len(samples)
+    assert found.samples == (*samples, again)
+    np.testing.assert_array_equal(found.vectors[2], found.vectors[7])
+    samples[2].path.unlink()
+    found = embed_distinct(checkpoint, (*samples, again), on_unreadable=lambda *_: None)
+    assert found.samples == (*samples[:2], *samples[3:])
+    np.testing.assert_array_equal(found.vectors, embed(checkpoint, found.samples).vectors)
+
+
+def test_the_length_of_a_vector(checkpoint):
+    assert dimension_of(checkpoint) == 128

@@ -13,7 +13,7 @@ import pytest
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import GalleryError, WeightsError
 from reid.records import Embeddings, Sample
-from reid.retrieval import storage, stored_gallery
+from reid.retrieval import segment_writing, storage
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
 
@@ -68,7 +68,7 @@ def test_a_stopped_save_leaves_the_old_gallery(saved, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored_gallery, "write_vectors", full)
+    monkeypatch.setattr(segment_writing, "write_vectors", full)
     with pytest.raises(GalleryError, match="No space left on device"):
         Gallery.build(embeddings_of(random_rows(np.random.default_rng(1), 5, 12))).save(folder)
     assert calls
@@ -220,7 +220,8 @@ def test_an_erasure_that_fails_erases_nothing(saved, monkeypatch):
 
 def test_a_folder_is_checked_before_the_work(tmp_path: Path) -> None:
     storage.check_gallery_folder(tmp_path / "a" / "gallery")
-    assert not list((tmp_path / "a" / "gallery").iterdir())
+    assert not list(tmp_path.iterdir()), "a build that fails later leaves no empty folder"
+    (tmp_path / "a").mkdir()
     (tmp_path / "thesis.doc").write_text("years of work")
     with pytest.raises(GalleryError, match='"a"'):
         storage.check_gallery_folder(tmp_path)
@@ -236,7 +237,7 @@ def test_an_error_of_the_network_file_names_the_gallery(tmp_path: Path) -> None:
         Gallery.create(tmp_path / "gallery", "f00d", 4, {"network": full})
     assert str(caught.value).startswith(f"{tmp_path}/gallery: ")
     assert "(No space left on device)" in str(caught.value)
-    assert not list((tmp_path / "gallery").iterdir())
+    assert not (tmp_path / "gallery").exists()
 
 
 def test_a_reader_takes_over_new_rows_after_it_has_searched(tmp_path: Path) -> None:
@@ -248,3 +249,22 @@ def test_a_reader_takes_over_new_rows_after_it_has_searched(tmp_path: Path) -> N
     assert reader.search(rows.vectors, 5, fingerprint="f00d").counts.tolist() == [1]
     assert reader.reload()
     assert reader.search(rows.vectors, 5, fingerprint="f00d").counts.tolist() == [2]
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o500])
+def test_a_read_only_folder_stays_as_it_is(tmp_path, mode, monkeypatch):
+    folder = tmp_path / "g"
+    gallery = Gallery.build(embeddings_of(random_rows(np.random.default_rng(0), 9, 4)))
+    gallery.save(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    folder.chmod(mode)
+    for change in (lambda: gallery.remove("camera = 'c1'"), lambda: gallery.erase("id1"), gallery.compact):
+        with pytest.raises(GalleryError, match=f"{mode:04o}"):
+            change()
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert len(Gallery.open(folder)) == 9
+    folder.chmod(0o700)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the folder of somebody else
+    with pytest.raises(GalleryError, match="read-only for you"):
+        gallery.compact()

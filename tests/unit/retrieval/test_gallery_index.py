@@ -8,6 +8,7 @@ import pytest
 from helpers.random_embeddings import assert_same_ranking, embeddings_of, random_rows
 from reid.errors import ConfigError, GalleryError
 from reid.records import Embeddings
+from reid.retrieval import stored_gallery
 from reid.retrieval.exact import exact_search
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_index import index_gallery
@@ -51,15 +52,43 @@ def test_rows_that_come_later_are_found_and_removed_rows_are_not(folder):
     verify_gallery(folder)
 
 
-def test_compaction_removes_the_index_with_the_rows_that_it_holds(folder):
+def test_compaction_builds_an_index_again_that_held_removed_rows(folder):
     index_gallery(folder, "fp16")
-    assert len(index_files(folder)) == 1
+    (first,) = index_files(folder)
     compact_gallery(folder)
-    assert len(index_files(folder)) == 1  # nothing was removed
+    assert index_files(folder) == [first]  # nothing was removed
     Gallery.open(folder).remove("camera = 'c1'")
     compact_gallery(folder)
+    (again,) = index_files(folder)
+    assert again != first
+    store = Gallery.open(folder)._rows.store
+    assert isinstance(store, IndexedStore)
+    assert store._index.covered.row_ids.tolist() == [i for i in range(400) if i % 3 != 1]
+    verify_gallery(folder)
+
+
+def test_an_erasure_removes_the_index_and_searches_are_exact(folder):
+    index_gallery(folder, "fp16")
+    gallery = Gallery.open(folder)
+    gallery.erase("id3")
     assert index_files(folder) == []
     assert Gallery.open(folder).info()["index_kind"] == "flat"
+
+
+def test_a_large_gallery_is_compacted_to_parts_and_an_erasure_writes_one_of_them(folder, monkeypatch):
+    monkeypatch.setattr(stored_gallery, "LARGEST_SEGMENT", 150)
+    monkeypatch.setattr(stored_gallery, "MOST_PARTS", 3)
+    gallery = Gallery.open(folder)
+    gallery.remove("camera = 'c1'")
+    gallery.compact()
+    before = sorted(path.name for path in folder.glob("*.vectors.npy"))
+    assert [len(segment.table) for segment in gallery.rows.segments] == [150, 267 - 150]
+    gallery.compact()
+    assert sorted(path.name for path in folder.glob("*.vectors.npy")) == before
+    numbers = [gallery.samples[0].path, gallery.samples[266].path]
+    gallery.remove(f"path = '{numbers[1]}'")
+    gallery.erase(gallery.samples[0].identity)
+    assert len(Gallery.open(folder).rows.segments) == 2
     verify_gallery(folder)
 
 

@@ -1,7 +1,11 @@
-"""Readers go on while a writer adds, removes and compacts: no answer is wrong, and none shows a row that is gone."""
+"""Readers go on while a writer adds, removes and compacts: no answer is wrong, and none shows a row that is gone.
+
+The writer works for some rounds; ``REID_READER_ROUNDS=600`` lets it work for minutes.
+"""
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -17,7 +21,8 @@ from reid.retrieval.gallery import Gallery
 from reid.retrieval.storage import write_gallery
 from reid.retrieval.stored_gallery import MOST_SEGMENTS
 
-READERS, ROUNDS, DIMENSION = 8, 12, 8
+READERS, DIMENSION = 8, 8
+ROUNDS = int(os.environ.get("REID_READER_ROUNDS", "12"))
 
 
 def vector_of(number: int) -> FloatArray:
@@ -87,7 +92,7 @@ def test_a_full_disk_leaves_the_gallery_as_it_was(tmp_path: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    name = "reid.retrieval.stored_gallery.write_vectors" if broken == "write" else "reid.retrieval.storage.sha256_of"
+    name = "reid.retrieval.segment_writing.write_vectors" if broken == "write" else "reid.retrieval.storage.sha256_of"
     monkeypatch.setattr(name, full)
     for change in (
         lambda: Gallery.open(tmp_path).add(rows_of(range(9, 12))),

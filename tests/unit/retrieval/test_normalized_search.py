@@ -13,11 +13,10 @@ from helpers.random_embeddings import random_rows, tied_rows
 from reid.errors import DataError, GalleryError
 from reid.records import Embeddings, Sample
 from reid.retrieval.cohort_rows import CohortRows
+from reid.retrieval.extended_vectors import extended_gallery, extended_queries
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.normalized_search import (
     NormalizedGallery,
-    extended_gallery,
-    extended_queries,
     search_normalized,
 )
 from reid.retrieval.score_normalization import normalize_scores

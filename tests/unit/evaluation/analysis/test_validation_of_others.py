@@ -56,6 +56,8 @@ def test_labels_that_look_alike(tmp_path: Path) -> None:
     warnings = [finding for finding in found if finding.severity == "warning"]
     assert ("anna = Anna",) in [finding.examples for finding in warnings]
     assert ("c1 = C1 = c 1",) in [finding.examples for finding in warnings]
+    dashes = of_samples([Sample(one, "a", "c-1", split=Q), Sample(two, "a", "c\u20131"), Sample(three, "a", "c_1")])
+    assert ("c-1 = c\u20131 = c_1",) in [finding.examples for finding in dashes]
     same = of_samples([Sample(one, "anna", "c1", split=Q), Sample(two, "anna", "c2"), Sample(three, "11", "c2")])
     assert not [finding for finding in same if "spellings" in finding.message]
 

@@ -1,0 +1,111 @@
+"""Embeddings as points on a plane: principal components, before and after normalization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reid.app.served_data import ServedData, ServedGallery
+from reid.errors import DataError
+from reid.records import FloatArray, IntArray
+from reid.retrieval.centering import centered_by_camera
+from reid.retrieval.persons.person_state import codes_of
+
+MOST_POINTS = 1500
+SEED = 0
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Points of one set of vectors.
+
+    Args:
+        title: What was done to the vectors.
+        points: (N, 2) float32 in 0..1.
+        camera_share: The share in 0..1 of the variance that the means of cameras explain: what normalization is to
+            remove.
+    """
+
+    title: str
+    points: FloatArray
+    camera_share: float
+
+
+def drawn_rows(served: ServedGallery, category: str) -> IntArray:
+    """Return the positions of at most ``MOST_POINTS`` rows of a category, drawn at random but always the same.
+
+    Raises:
+        DataError: There are too few.
+    """
+    codes, words = served.gallery.table.codes("category")
+    rows = np.flatnonzero(codes == (words.index(category) if category in words else -1))
+    if len(rows) < 3:
+        raise DataError(
+            f"a map needs three crops of {category or 'a category'} at least, and the gallery has {len(rows)}"
+        )
+    if len(rows) > MOST_POINTS:
+        rows = np.sort(np.random.default_rng(SEED).choice(rows, MOST_POINTS, replace=False))
+    return rows.astype(np.int64)
+
+
+def maps_of(data: ServedData, rows: IntArray, *, compare: bool) -> list[EmbeddingMap]:
+    """Return the maps of the same rows of the main gallery.
+
+    Args:
+        data: What the application serves.
+        rows: Positions of rows of the main gallery.
+        compare: Show the networks that are compared instead, each of which embedded the same images.
+
+    Returns:
+        As the network made the vectors, and centered per camera; or one for each compared network.
+    """
+    main = data.main
+    if compare:
+        paths = main.gallery.table.take(rows).column("path").to_pylist()
+        maps = []
+        for served in data.galleries:
+            if not served.is_compared:
+                continue
+            own = {path: row for row, path in enumerate(served.gallery.table.column("path").to_pylist())}
+            there = np.array([own[path] for path in paths if path in own], np.int64)
+            if len(there) == len(paths):
+                cameras = codes_of(served.gallery.table.take(there), ("camera",))
+                maps.append(_map(served.title, served.gallery.rows.vectors_at(there), cameras))
+        return maps
+    vectors, table = main.gallery.rows.vectors_at(rows), main.gallery.table.take(rows)
+    cameras = codes_of(table, ("camera",))
+    centered = centered_by_camera(vectors, codes_of(table, ("category", "modality", "camera")))
+    return [_map("As the network made them", vectors, cameras), _map("Centered per camera", centered, cameras)]
+
+
+def _map(title: str, vectors: FloatArray, cameras: IntArray) -> EmbeddingMap:
+    points = principal_components(vectors)
+    mean = vectors.mean(axis=0)
+    total = float(((vectors - mean) ** 2).sum())
+    between = sum(
+        int((cameras == camera).sum()) * float(((vectors[cameras == camera].mean(axis=0) - mean) ** 2).sum())
+        for camera in np.unique(cameras).tolist()
+    )
+    low, high = points.min(axis=0), points.max(axis=0)
+    return EmbeddingMap(
+        title, ((points - low) / np.maximum(high - low, 1e-9)).astype(np.float32), between / max(total, 1e-9)
+    )
+
+
+def principal_components(vectors: FloatArray) -> FloatArray:
+    """Return the first two principal components (N, 2) of vectors (N, D); each points to its largest loading.
+
+    Example:
+        >>> principal_components(np.float32([[0, 0], [2, 0], [4, 0]]))[:, 0].tolist()
+        [-2.0, 0.0, 2.0]
+    """
+    centered = vectors - vectors.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    axes = axes[:2]
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
+    points = centered @ (axes * signs[:, None]).T
+    if points.shape[1] < 2:
+        points = np.concatenate([points, np.zeros((len(points), 2 - points.shape[1]), points.dtype)], axis=1)
+    found: FloatArray = points.astype(np.float32)
+    return found

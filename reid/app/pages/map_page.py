@@ -1,0 +1,104 @@
+"""The page "Map": the embeddings as points, before and after normalization; a click searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reid.app import presentation as present
+from reid.app.embedding_map import EmbeddingMap, drawn_rows, maps_of
+from reid.app.gallery_service import GalleryService
+from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
+from reid.app.pages.controls import checkbox_html, page_html, select_html
+from reid.retrieval.row_table import RowTable
+
+SIDE, MARGIN = 420, 12  # of a map, in its own units
+COLOURED = 12  # labels that have a colour of their own; the others share one
+PALETTE = (
+    "#2563eb", "#dc2626", "#15803d", "#c2410c", "#7e22ce", "#0e7490", "#be185d", "#854d0e", "#4d7c0f", "#4338ca",
+    "#9f1239", "#115e59",
+)  # fmt: skip
+OTHER = "#94a3b8"
+COLOURS = (("camera", "camera"), ("modality", "light"), ("identity", "identity"), ("person", "person"))
+READING = (
+    "Each point is a crop; near points are alike. Where points of one camera lie together whatever they show, the"
+    " camera decides, and where points of one identity lie together, the identity does. Click a point to search for its"
+    " crop."
+)
+
+
+class MapPage:
+    """What the page does.
+
+    Args:
+        service: The gallery.
+    """
+
+    name = "map"
+    title = "Map"
+
+    def __init__(self, service: GalleryService) -> None:
+        self._data = service.data
+        self._persons = service.persons
+        self.actions: Mapping[str, PageAction] = {"show": self.show}
+
+    def first_html(self) -> str:
+        """Return the page without points, which are computed when it is opened."""
+        categories = [(name, name) for name in self._data.main.categories or ("person",)]
+        fields = select_html("colour", "Colour", COLOURS, "camera", tip="camera", id_prefix="map-")
+        if len(categories) > 1:
+            fields += select_html("category", "Category", categories, categories[0][0], id_prefix="map-")
+        if any(one.is_compared for one in self._data.galleries):
+            fields += checkbox_html("networks", "Small networks: camera BN and plain BN", False)
+        content = (
+            f'<form data-action="show"><div class="reid-card"><p>{READING}</p><div class="reid-filter-fields">{fields}'
+            '</div></div><div class="reid-result"><div id="reid-map"><p class="reid-soft">Drawing the map…</p></div>'
+            "</div></form>"
+        )
+        return page_html("map", "Map", content, load="show")
+
+    def show(self, values: PageValues, _visit: PageVisit) -> PageParts:
+        """Show the maps, coloured as the page asks."""
+        served = self._data.main
+        category = values.text("category") or (served.categories or ("person",))[0]
+        rows = drawn_rows(served, category)
+        table = served.gallery.table.take(rows)
+        labels = self._labels(table, rows.tolist(), values.text("colour", "camera"))
+        maps = maps_of(self._data, rows, compare=values.flag("networks"))
+        counts = {name: labels.count(name) for name in dict.fromkeys(labels) if name}
+        largest = sorted(counts, key=lambda name: (-counts[name], name))[:COLOURED]
+        colours = {name: PALETTE[position] for position, name in enumerate(sorted(largest))}
+        drawn = "".join(_map_html(one, labels, colours, table) for one in maps)
+        keys = "".join(
+            f'<li><span class="reid-dot" style="background: {colour}"></span>{present.escape(name)}</li>'
+            for name, colour in colours.items()
+        )
+        rest = f'<li><span class="reid-dot" style="background: {OTHER}"></span>others or unknown</li>'
+        html = f'<div class="reid-map">{drawn}</div><ul class="reid-legend">{keys}{rest}</ul>'
+        return PageParts({"map": html}, status=f"{len(rows)} points")
+
+    def _labels(self, table: RowTable, rows: Sequence[int], colour: str) -> list[str]:
+        if colour == "person":
+            state = self._persons.current()
+            if state is None:
+                return [""] * len(table)
+            every = state.labels()
+            return [every[row] for row in rows]
+        codes, words = table.codes(colour if colour in ("modality", "identity") else "camera")
+        return [words[code] for code in codes.tolist()]
+
+
+def _map_html(drawn: EmbeddingMap, labels: Sequence[str], colours: Mapping[str, str], table: RowTable) -> str:
+    across = MARGIN + drawn.points[:, 0] * (SIDE - 2 * MARGIN)
+    down = SIDE - MARGIN - drawn.points[:, 1] * (SIDE - 2 * MARGIN)
+    points = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colours.get(label, OTHER)}" fill-opacity="0.8"'
+        f' data-in="search" data-set="query" data-value="r{number}">'
+        f"<title>{present.escape(label or 'unknown')}</title></circle>"
+        for x, y, label, number in zip(across.tolist(), down.tolist(), labels, table.row_ids.tolist(), strict=True)
+    )
+    words = f"{drawn.title}: {len(labels)} crops; cameras explain {100 * drawn.camera_share:.0f} % of the variance"
+    return (
+        f'<figure class="reid-card"><figcaption><h3>{present.escape(drawn.title)}</h3><p class="reid-soft">'
+        f"Cameras explain {100 * drawn.camera_share:.0f} % of the variance.</p></figcaption>"
+        f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{present.escape(words)}">{points}</svg></figure>'
+    )

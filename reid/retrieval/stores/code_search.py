@@ -1,0 +1,307 @@
+"""Fast exact search by short codes: whole numbers choose the rows whose vectors are read.
+
+Sums of products with the codes of a row bound its score from above and below. A row whose upper bound is below the k-th
+best lower bound of a query cannot be among its k best, so its vector is never read. The vectors of the others are
+scored in float32, and those that may still be among the best as :mod:`reid.retrieval.exact` defines it, so that the
+answers are those of the exact search to the last bit.
+
+One or two queries are compared with the codes row by row, which reads them at the speed of the memory. For more, one
+matrix product of bytes is faster where the processor has instructions for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reid.records import FloatArray, IntArray, Ranking
+from reid.retrieval.stores.products import Float32Products, Float64Array, lower_bound
+from reid.retrieval.stores.row_codes import ZERO, ByteArray, CodedQueries, RowCodes
+from reid.retrieval.stores.store import BoolArray
+from reid.retrieval.stores.tile_search import QUERIES_AT_ONCE, VectorsAt, rank_exactly, update_best
+from reid.retrieval.stores.tiles import Tile, runs_of, tiles_of
+
+if TYPE_CHECKING:
+    import torch
+
+FEW_QUERIES = 2  # for at most so many queries, reading the codes row by row is faster than a matrix product
+TILE_ROWS = 4096
+SHORTEST_RUN, LARGEST_WASTE = 256, 1.3  # see reid.retrieval.stores.tiles
+MOST_RUNS = 8  # that are scanned one by one; more runs are scanned together, passing over the rows between them
+SCANNED_PER_RANK, SCANNED_AT_LEAST = 8, 64  # rows that a scan keeps for each answer, at first
+MOST_PAIRS_PER_RANK, MOST_PAIRS = 64, 2**20  # of a query and a row that may be among its best; see ``_Pairs``
+LARGEST_SHARE = 4  # a scan that would keep more than this fraction of the rows is not worth its cost
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """The rows of one segment.
+
+    Args:
+        codes: Their codes.
+        vectors: (N, D) float32.
+        offset: What is added to a row to get its position in the store.
+        mask: (N,) bool, which rows of the codes may answer; None: all.
+    """
+
+    codes: RowCodes
+    vectors: FloatArray
+    offset: int
+    mask: BoolArray | None
+
+    def positions(self, codes: IntArray) -> IntArray:
+        """Return the positions (E,) in the store of some rows (E,) of the codes."""
+        return self.offset + self.codes.rows_at(codes)
+
+
+@cache
+def has_byte_products() -> bool:
+    """Whether the processor multiplies matrices of bytes, several times faster than in float32."""
+    import torch
+
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    is_fast = bool(known.get("avx512_vnni") or known.get("amx_int8")) and bool(torch.backends.mkldnn.enabled)
+    return is_fast and hasattr(torch, "_int_mm")
+
+
+def codes_help(queries: int) -> bool:
+    """Whether so many queries are searched faster by codes than by vectors."""
+    return queries <= FEW_QUERIES or has_byte_products()
+
+
+def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], vectors_at: VectorsAt) -> Ranking | None:
+    """Find the ``k`` best rows of each query.
+
+    Args:
+        queries: (Q, D) float32, at least one.
+        k: The number of rows; at least so many may answer.
+        segments: The rows.
+        vectors_at: Returns numbers and vectors by position.
+
+    Returns:
+        A ranking whose rows are row numbers; None where the codes say too little, and the vectors are to be searched.
+    """
+    few = len(queries) <= FEW_QUERIES
+    found = _scan(queries, k, segments) if few else _multiply(queries, k, segments)
+    if found is None:
+        return None
+    query, position = _scored_in_float32(queries, k, segments, found)
+    return rank_exactly(queries, query, position, vectors_at, k).ranking(k)
+
+
+@dataclass
+class _Pairs:
+    """Rows that may be among the k best of some queries: pairs of a query and a position, with their upper bounds.
+
+    Where very many rows have nearly the same scores, codes cannot tell them apart, and ``are_too_many`` becomes true.
+    """
+
+    queries: int
+    k: int
+    parts: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
+    collected: int = 0
+
+    def __post_init__(self) -> None:
+        self.best = np.full((self.queries, self.k), -np.inf, np.float32)  # the largest lower bounds
+        self.bound = np.full(self.queries, -np.inf, np.float32)  # the smallest of them
+
+    def take(self, query: IntArray, position: IntArray, score: FloatArray, errors: Float64Array) -> None:
+        """Add pairs (E,), whose queries ascend; the scores of a query are wrong by at most its ``errors`` (Q,)."""
+        error = (1.001 * errors).astype(np.float32)[query]
+        self.parts.append((query, position, score + error))
+        update_best(self.best, query, score - error)
+        self.bound = self.best.min(axis=1)
+        self.collected += len(query)
+        if self.collected > self._most:
+            query, position, upper = self._near()
+            self.parts, self.collected = [(query, position, upper)], len(query)
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether there are more pairs than memory should be spent on."""
+        return self.collected > self._most
+
+    @property
+    def _most(self) -> int:
+        return MOST_PAIRS_PER_RANK * self.k * self.queries + MOST_PAIRS
+
+    def _near(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """Return the pairs whose upper bounds reach the bounds of their queries."""
+        query, position, upper = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
+        near = np.flatnonzero(upper >= self.bound[query])
+        return query[near], position[near], upper[near]
+
+    def of_queries(self) -> Iterator[tuple[IntArray, FloatArray, float]]:
+        """Yield for each query the positions that may be among its best, their upper bounds, and its bound."""
+        query, position, upper = self._near()
+        order = np.argsort(query.astype(np.min_scalar_type(self.queries)), kind="stable")
+        position, upper = position[order], upper[order]
+        ends = np.cumsum(np.bincount(query, minlength=self.queries))
+        for i, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
+            yield position[start:stop], upper[start:stop], float(self.bound[i])
+
+
+def _scored_in_float32(
+    queries: FloatArray, k: int, segments: Sequence[CodedRows], pairs: _Pairs
+) -> tuple[IntArray, IntArray]:
+    """Return the pairs that may be among the best after their vectors were scored in float32.
+
+    The ``k`` rows of the largest upper bounds come first: their scores are the bound that most others do not reach.
+    """
+    errors = Float32Products(queries).errors.astype(np.float64)
+    chosen = []
+    for i, (position, upper, bound) in enumerate(pairs.of_queries()):
+        order = np.argpartition(-upper, k - 1)
+        first, others = position[order[:k]], order[k:]
+        scores = _rough_scores(queries[i : i + 1], segments, first)
+        others = position[others[upper[others] >= max(bound, float(scores.min()) - errors[i])]]
+        scores = np.concatenate([scores, _rough_scores(queries[i : i + 1], segments, others)])
+        least = float(np.partition(scores, -k)[-k]) - 2 * errors[i]
+        chosen.append(np.concatenate([first, others])[scores >= least])
+    query = np.repeat(np.arange(len(queries)), [len(positions) for positions in chosen])
+    return query, np.concatenate(chosen)
+
+
+def _rough_scores(query: FloatArray, segments: Sequence[CodedRows], position: IntArray) -> Float64Array:
+    """Return the scores (E,) of a query (1, D) with some rows, in float32."""
+    from reid.retrieval.faiss_index import inner_products
+
+    if len(segments) == 1:
+        inside = np.ascontiguousarray(position - segments[0].offset)
+        only: Float64Array = inner_products(query, segments[0].vectors, 0, 0, inside)[0].astype(np.float64)
+        return only
+    scores = np.empty(len(position), np.float64)
+    owner = np.searchsorted([segment.offset for segment in segments], position, side="right") - 1
+    for number in np.unique(owner).tolist():
+        here = np.flatnonzero(owner == number)
+        inside = np.ascontiguousarray(position[here] - segments[number].offset)
+        scores[here] = inner_products(query, segments[number].vectors, 0, 0, inside)[0]
+    return scores
+
+
+@dataclass
+class _Piece:
+    """Codes that are scanned at once, and the best ones that a scan has kept."""
+
+    owner: int
+    start: int
+    codes: ByteArray
+    mask: BoolArray | None
+    size: int
+    rows: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    scores: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+
+    def scan(self, i: int, queries: CodedQueries, n: int) -> None:
+        """Keep about the ``n`` best rows of query ``i``."""
+        from reid.retrieval.faiss_index import largest_sums
+
+        rows, sums = largest_sums(queries.whole[i], self.codes, min(n, self.size), self.mask)
+        self.rows, self.scores = self.start + rows, queries.scores(i, sums)
+
+
+def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
+    """Compare a few queries with the codes row by row; None where a scan would have to keep too many rows."""
+    pairs = _Pairs(len(queries), k)
+    coded = [CodedQueries.of(queries, segment.codes) for segment in segments]
+    total = sum(len(segment.vectors) for segment in segments)
+    for i in range(len(queries)):
+        pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
+        errors = [float(coded[piece.owner].errors[i]) for piece in pieces]
+        n, open_pieces = SCANNED_PER_RANK * k + SCANNED_AT_LEAST, list(range(len(pieces)))
+        while open_pieces:
+            if n > max(total // LARGEST_SHARE, SCANNED_PER_RANK * k + SCANNED_AT_LEAST):
+                return None
+            for one in open_pieces:
+                pieces[one].scan(i, coded[pieces[one].owner], n)
+            bound = _bound_of(queries[i : i + 1], k, segments, pieces)
+            open_pieces = [
+                one
+                for one in open_pieces
+                if len(pieces[one].rows) < pieces[one].size and pieces[one].scores.min() + errors[one] >= bound
+            ]
+            n *= 4
+        for piece in pieces:
+            position = segments[piece.owner].positions(piece.rows)
+            pairs.take(np.full(len(position), i), position, piece.scores, coded[piece.owner].errors)
+        pairs.bound[i] = max(pairs.bound[i], bound)
+    return pairs
+
+
+def _bound_of(query: FloatArray, k: int, segments: Sequence[CodedRows], pieces: Sequence[_Piece]) -> float:
+    """Return a lower bound of the k-th best score of a query (1, D): that of the ``k`` rows that look best by codes."""
+    scores = np.concatenate([piece.scores for piece in pieces])
+    if len(scores) < k:
+        return -np.inf
+    position = np.concatenate([segments[piece.owner].positions(piece.rows) for piece in pieces])
+    best = _rough_scores(query, segments, position[np.argpartition(-scores, k - 1)[:k]])
+    return float(best.min() - 2 * Float32Products(query).errors[0])
+
+
+def _pieces(owner: int, segment: CodedRows) -> list[_Piece]:
+    """Return the codes of a segment that may answer: its runs, or where there are many, all of them with a mask."""
+    codes, mask = segment.codes.codes, segment.mask
+    if mask is None:
+        return [_Piece(owner, 0, codes, None, len(codes))]
+    starts, stops = runs_of(mask, gap=0)
+    if len(starts) <= MOST_RUNS:
+        return [_Piece(owner, a, codes[a:b], None, b - a) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+    first, last = int(starts[0]), int(stops[-1])
+    return [_Piece(owner, first, codes[first:last], mask[first:last], int(np.count_nonzero(mask)))]
+
+
+def _multiply(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
+    """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
+    pairs = _Pairs(len(queries), k)
+    for segment in segments:
+        products = _ByteProducts(CodedQueries.of(queries, segment.codes))
+        for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):
+            for first in range(0, len(queries), QUERIES_AT_ONCE):
+                stop = min(first + QUERIES_AT_ONCE, len(queries))
+                query, column, score = products.above(first, stop, tile, pairs.bound[first:stop], k)
+                position = segment.positions(tile.rows_at(column))
+                pairs.take(query, position, score, products.queries.errors)
+                if pairs.are_too_many:
+                    return None
+    return pairs
+
+
+class _ByteProducts:
+    """Sums of products of whole numbers, by matrix products of bytes."""
+
+    def __init__(self, queries: CodedQueries):
+        import torch
+
+        self.queries = queries
+        self._whole = torch.from_numpy(queries.whole).to(torch.int8)
+        self._tile: Tile | None = None
+        self._rows: torch.Tensor = self._whole
+
+    def above(
+        self, first: int, stop: int, tile: Tile, bounds: FloatArray, k: int
+    ) -> tuple[IntArray, IntArray, FloatArray]:
+        """Return queries (E,), which ascend, columns (E,) and scores (E,) whose upper bounds reach ``bounds`` (B,)."""
+        import torch
+
+        if tile is not self._tile:
+            signed = (tile.rows ^ np.uint8(ZERO)).view(np.int8)
+            self._tile, self._rows = tile, torch.from_numpy(signed)
+        sums = torch._int_mm(self._whole[first:stop], self._rows.T).numpy()
+        block = slice(first, stop)
+        units, constants, errors = self.queries.units[block], self.queries.constants[block], self.queries.errors[block]
+        if np.isinf(bounds).any():
+            answering = sums if tile.mask is None else sums[:, tile.mask]
+            lowest = lower_bound(answering.astype(np.float32), k).astype(np.float64)
+            own = np.where(np.isfinite(lowest), constants + units * np.nan_to_num(lowest) - errors, -np.inf)
+            bounds = np.maximum(bounds, np.where(np.isfinite(own), own - 1e-6 * (1 + np.abs(own)), own))
+        least = np.floor((bounds - 1.001 * errors - constants) / units)
+        limits = np.clip(least, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
+        reaches = sums >= limits[:, None]
+        if tile.mask is not None:
+            reaches &= tile.mask
+        query = np.repeat(np.arange(first, stop), np.count_nonzero(reaches, axis=1))
+        hits = np.flatnonzero(reaches)
+        return query, hits - (query - first) * sums.shape[1], self.queries.scores(query, sums.reshape(-1)[hits])

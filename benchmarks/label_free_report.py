@@ -13,6 +13,7 @@ from reid.training.score_tables import markdown
 WIDTH = 120
 PLAIN, JACCARD = "cosine", "rerank camera"
 AS_IT_IS, CALIBRATED, ADAPTED, MIXED_BATCHES = "as it is", "calibrated", "adapted", "adapted, mixed batches"
+ALL_CROPS = ", all crops"
 ALL, MIXED, VISIBLE, ACROSS = "all", "mixed", "visible->visible", "infrared->visible"
 SCORINGS = (PLAIN, "csls", "snorm", "learned metric", JACCARD)
 TITLES = {"both": "calibrated and centered", "auto": "chosen by auto"}
@@ -141,7 +142,7 @@ def in_short(jobs: Results) -> Iterator[str]:
         adapted = next(
             (level for level in sorted(rows) if level.startswith(ADAPTED) and MIXED_BATCHES not in level), ""
         )
-        words = ADAPTED + adapted.removeprefix(ADAPTED).replace(", ", " for ")
+        words = ADAPTED + adapted.removeprefix(ADAPTED).replace(ALL_CROPS, " to all crops").replace(", ", " for ")
         directions = dict.fromkeys(name for found in rows.values() for r in found for name in r["scores"][PLAIN])
         for direction in [
             d for d in (VISIBLE, MIXED, ALL) if d in directions or (d == MIXED and VISIBLE in directions)
@@ -208,6 +209,12 @@ def street_tables(jobs: Results) -> Iterator[str]:
             '"Mixed batches" is the same adaptation with one set of statistics for all cameras, taken over the whole'
             " batch in training, from the mixture of the statistics that the network has. Compare rows of"
             " as many epochs."
+        )
+    if any(ALL_CROPS in name for name in jobs):
+        yield wrapped(
+            '"All crops" trains on every crop from the first epoch and always ends with the trained network, as rows with'
+            ' a number of epochs do. Plain "adapted" is what `reid adapt` does: three of ten clusters take no part in the'
+            " first two epochs and judge them, and without a clear gain the calibrated network is given back."
         )
 
 

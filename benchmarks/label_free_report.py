@@ -212,9 +212,9 @@ def street_tables(jobs: Results) -> Iterator[str]:
         )
     if any(ALL_CROPS in name for name in jobs):
         yield wrapped(
-            '"All crops" trains on every crop from the first epoch and always ends with the trained network, as rows with'
-            ' a number of epochs do. Plain "adapted" is what `reid adapt` does: three of ten clusters take no part in the'
-            " first two epochs and judge them, and without a clear gain the calibrated network is given back."
+            '"All crops", like rows with a number of epochs, trains on every crop from the first epoch. Plain "adapted"'
+            " is what `reid adapt` does: three of ten clusters take no part in the first two epochs and judge them, and"
+            " without a clear gain the calibrated network is given back."
         )
 
 

@@ -278,11 +278,11 @@ def evaluate_data(
         The report of each choice, then the means over choices that papers report.  A mean has scores only.
     """
     from reid.evaluation import Details, mean_report
-    from reid.evaluation.data_evaluation import evaluate_data_set
 
     groups: dict[tuple[tuple[str, str], ...], list[Report]] = {}
     for data in data_sets:
         checkpoint, samples = load(data), evaluated_samples(data)
+        from reid.evaluation.data_evaluation import evaluate_data_set
 
         def embed(change: ImageChange | None, title: str) -> Embeddings:
             return embed_samples(checkpoint, samples, title, change)  # noqa: B023 - called before the next round

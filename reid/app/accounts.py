@@ -23,7 +23,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from reid.errors import ConfigError, unknown_name
-from reid.files import write_whole
+from reid.files import remove_partial_files, write_whole
 from reid.structured_text import read_toml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
@@ -146,6 +146,7 @@ def add_user(path: Path, name: str, role: str, password: str) -> bool:
 def remove_user(path: Path, name: str) -> None:
     """Remove a user from a users file; ConfigError where it has none of this name."""
     accounts = _accounts_of(path)
+    remove_partial_files(path.parent)  # of an earlier command that was killed
     if name not in accounts:
         raise ConfigError(f"{path}: {unknown_name('user', name, sorted(accounts))}")
     del accounts[name]

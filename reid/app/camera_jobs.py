@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from reid.files import write_whole
 from reid.models.checkpoint import Checkpoint
 from reid.pipeline import NETWORK
 from reid.records import IntArray, Sample, Split, domain_of
+from reid.structured_text import parse_json
 
 REPORT, DRIFT = "cameras", "drift"  # kinds of jobs
 MEASURED = 160  # crops of a camera that a report measures
@@ -96,7 +96,7 @@ def answers_of(service: GalleryService, kind: str) -> tuple[Job, list[CameraAnsw
         return None
     try:
         printed = path_of_job(service.state_folder / "jobs", done.number, "out").read_text(encoding="utf-8")
-        found = json.loads(printed)
+        found = parse_json(printed)
         return done, [_read_answer(service, kind, one) for one in (found["cameras"] if kind == REPORT else found)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"what job {done.number} found cannot be read; start it again") from error

@@ -243,7 +243,7 @@ def mean_vector(vectors: FloatArray) -> FloatArray:
     """Return the mean (1, D) of vectors (N, D) of one person or object, of unit length.
 
     Example:
-        >>> mean_vector(np.float32([[1, 0], [0, 1]])).round(2).tolist()
+        >>> mean_vector(np.float32([[1, 0], [0, 1]])).astype(float).round(2).tolist()
         [[0.71, 0.71]]
     """
     if len(vectors) == 1:

@@ -50,7 +50,7 @@ def quantize_weights(weights: Array) -> tuple[Array, Array]:
 
     Example:
         >>> whole, scales = quantize_weights(np.float32([[1.0, -0.5], [0.0, 0.0]]))
-        >>> whole.tolist(), scales.round(4).tolist()
+        >>> whole.tolist(), scales.astype(float).round(4).tolist()
         ([[127, -64], [0, 0]], [0.0079, 1.0])
     """
     largest = np.abs(weights.reshape(len(weights), -1)).max(1)

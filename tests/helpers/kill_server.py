@@ -23,6 +23,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -155,8 +156,8 @@ def replace_slow_parts(traced: Path) -> None:
         traced: File that keeps the graph of the first ``export``; all of them export the same network.
     """
     import reid.adaptation.site_adaptation
-    import reid.app.application
     import reid.app.server
+    import reid.app.serving
     import reid.models.export
     import reid.models.weights.public_weights
 
@@ -170,7 +171,7 @@ def replace_slow_parts(traced: Path) -> None:
     reid.models.export.export_graph = trace_once
     reid.models.weights.public_weights.urlopen = lambda *_, **__: Answer(Path("remote.pth").read_bytes())
     reid.adaptation.site_adaptation.STEPS = 1
-    reid.app.application.guarded_application = lambda *_: None
+    reid.app.serving.gated_application = lambda *_: nullcontext()
     reid.app.server.serve = lambda *_: None
 
 

@@ -147,6 +147,7 @@ class Trial:
             "holds a gallery already",
             "no decision",
             "would leave",
+            "unknown user",
         )
         finished = self.case.state(folder) == self.new and any(words in again["err"] for words in done)
         assert again["code"] == 0 or finished, (what, again["err"])

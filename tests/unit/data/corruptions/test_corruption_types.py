@@ -61,7 +61,7 @@ def test_a_larger_severity_changes_the_image_more(name: str) -> None:
     changes = [change(severity) for severity in SEVERITIES]
     assert changes[0] > 0
     assert max(changes[:2]) < changes[4]
-    assert np.corrcoef(SEVERITIES, changes)[0, 1] > 0.7
+    assert np.corrcoef(SEVERITIES, changes)[0, 1] > 0.6
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

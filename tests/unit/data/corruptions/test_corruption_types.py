@@ -54,14 +54,16 @@ def test_severity_0_leaves_the_image_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - WITHOUT_ORDER))
 def test_a_larger_severity_changes_the_image_more(name: str) -> None:
+    figure = person(211, 101)  # of a small one, what pixelate changes depends on where its few blocks end
+
     def change(severity: int) -> float:
-        found = [corrupt_image(person(), Corruption(name, severity), seed) for seed in range(6)]
-        return float(np.mean([distance(image, person()) for image in found]))
+        found = [corrupt_image(figure, Corruption(name, severity), seed) for seed in range(6)]
+        return float(np.mean([distance(image, figure) for image in found]))
 
     changes = [change(severity) for severity in SEVERITIES]
     assert changes[0] > 0
     assert max(changes[:2]) < changes[4]
-    assert np.corrcoef(SEVERITIES, changes)[0, 1] > 0.6
+    assert np.corrcoef(SEVERITIES, changes)[0, 1] > 0.7
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

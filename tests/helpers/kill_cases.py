@@ -31,6 +31,7 @@ from helpers.kill_states import (
     report_state,
     run_state,
     served_state,
+    started_state,
     sweep_state,
 )
 from helpers.walking_people import TWO, write_video
@@ -117,6 +118,7 @@ class Case:
         prepare: Changes the folder after them.
         steps: How many of the steps the suite takes.
         between: What may be there as well after a kill, where two files cannot be replaced at once.
+        typed: What the command reads from stdin.
     """
 
     arguments: tuple[str, ...]
@@ -125,6 +127,7 @@ class Case:
     prepare: Callable[[Path], object] = field(default=lambda folder: None)
     steps: int = 3
     between: tuple[object, ...] = ()
+    typed: str = ""
 
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
@@ -278,6 +281,22 @@ CASES |= {
         file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),
         prepare=add_users,
     ),
+    "add a user": Case(
+        ("users", "add", "users.toml", "carl"),
+        file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),
+        prepare=add_users,
+        typed="another long password\n",
+    ),
+    "repair": Case(
+        ("cameras", "repair", "--data", "site", *WEIGHTS, "--camera", "door", "--profiles", "p.safetensors",
+         "--out", "p.safetensors"),
+        file_state(lambda path: Profiles.load(path).images, "p.safetensors"),
+        (("calibrate", *WEIGHTS, "--data", "site", "--by", "camera", "--out", "p.safetensors"),),
+    ),
+    "start": Case(
+        ("start", "crops", "--pattern", "{camera}/{identity}/*.png", *WEIGHTS, "--yes", "--no-adapt", "--no-page"),
+        started_state,
+    ),
     "export": Case(
         ("export", *WEIGHTS, "--out", "m.onnx"),
         file_state(lambda path: load_checkpoint(path).fingerprint if path.exists() else "none", "m.onnx"),
@@ -293,12 +312,7 @@ CASES |= {
     ),
 }  # fmt: skip
 
-WRITE_AS_OTHERS = {
-    ("start",): "it runs init, validate, calibrate, adapt, index build and identify, one after the other",
-    ("recipe",): "it writes a manifest as init does, and a run as train does",
-    ("users", "add"): "it writes the file as users remove does, and asks for a password",
-    ("cameras", "repair"): "it writes profiles as calibrate does",
-}
+WRITE_AS_OTHERS = {("recipe",): "it writes a manifest as init does, and a run as train does"}
 WRITE_NOTHING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("validate",): ("--data", "all.csv"),
     ("search",): (ANNA, "--gallery", "G"),

@@ -21,7 +21,7 @@ from reid.retrieval.embed import load_embeddings
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import read_header
 from reid.retrieval.gallery_index import index_file_of
-from reid.retrieval.persons.person_files import read_decisions
+from reid.retrieval.persons.person_files import has_persons, read_decisions
 from reid.retrieval.persons.person_state import read_persons
 from reid.retrieval.query_file import load_queries
 from reid.retrieval.storage import QUERIES_FILE
@@ -43,6 +43,15 @@ def gallery_state(folder: Path) -> object:
 def persons_state(folder: Path) -> object:
     """What a gallery answers, and the person of each of its rows."""
     return gallery_state(folder), read_persons(folder / "G").labels()
+
+
+def started_state(folder: Path) -> object:
+    """What the gallery of ``reid start`` answers, once its persons are there; "none" before."""
+    place = folder / "crops-reid" / "gallery"
+    if not (place / "header.json").exists() or not has_persons(place):
+        return "none"
+    gallery = Gallery.open(place)
+    return gallery.samples, gallery.embeddings.vectors.tobytes(), read_persons(place).labels()
 
 
 def file_state(read: Callable[[Path], object], name: str) -> State:

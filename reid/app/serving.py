@@ -28,7 +28,10 @@ def state_folder_of(options: argparse.Namespace, data: ServedData) -> Path:
     folder: Path = options.state or gallery.with_name(f"{gallery.name}-state")
     if folder.resolve() == gallery or folder.resolve().is_relative_to(gallery):
         raise ConfigError(f"--state {folder}: lies in the gallery; choose a folder beside it")
-    return make_output_folder(folder, 0o700)
+    try:
+        return make_output_folder(folder, 0o700)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, with --state") from error
 
 
 @contextmanager

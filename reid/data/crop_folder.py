@@ -6,6 +6,7 @@ describes any other layout.  Labels come from names only; a few images are opene
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -321,4 +322,9 @@ def _write(samples: Sequence[Sample], manifest: Path) -> None:
     try:
         write_manifest(samples, manifest)
     except OSError as error:
-        raise DataError(f"{manifest}: cannot be written ({error.strerror or error}); free some space") from error
+        cure = (
+            "free some space"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            else "make its folder writable"
+        )
+        raise DataError(f"{manifest}: cannot be written ({error.strerror or error}); {cure}") from error

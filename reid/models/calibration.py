@@ -190,7 +190,7 @@ def _check_calibration(checkpoint: Checkpoint, domain_fields: tuple[str, ...]) -
     if checkpoint.domain_fields and domain_fields != checkpoint.domain_fields:
         raise ConfigError(
             f"{checkpoint.source} names its domains by {'/'.join(checkpoint.domain_fields)}, so profiles by"
-            f" {'/'.join(domain_fields)} do not fit"
+            f" {'/'.join(domain_fields)} do not fit; calibrate by {'/'.join(checkpoint.domain_fields)}"
         )
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: {UNCALIBRATED}")

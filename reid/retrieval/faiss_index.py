@@ -29,6 +29,7 @@ faiss: Any = _faiss  # its type stubs describe the C++ signatures
 
 SINGLE_THREAD_QUERIES = 16  # for at most so many queries one thread is faster: starting others costs more
 _scanners = threading.local()  # of codes, by their dimension
+MOST_PADDED = 3  # times the pairs of queries and rows that are computed, so that one call computes all
 ROWS_IN_CACHE = 512  # that several queries are compared with before the next rows are read
 
 
@@ -121,6 +122,42 @@ class CandidateIndex:
             _, found = self.index.search(np.ascontiguousarray(queries), n)
         query, rank = np.nonzero(found >= 0)  # FAISS fills up with -1
         return query, found[query, rank]
+
+
+def pair_products(queries: FloatArray, vectors: FloatArray, query: IntArray, rows: IntArray) -> FloatArray:
+    """Compute the inner products of pairs of a query and a row.
+
+    Args:
+        queries: (Q, D) float32.
+        vectors: (N, D) float32, without gaps in memory.
+        query: (E,) int64, the query of each pair, ascending.
+        rows: (E,) int64, the row of each pair.
+
+    Returns:
+        (E,) float32, in the arithmetic of float32.
+
+    Example:
+        >>> pair_products(np.float32([[1, 0], [0, 1]]), np.float32([[0.6, 0.8], [1, 0]]), np.array([0, 1]),
+        ...               np.array([1, 0])).tolist()
+        [1.0, 0.800000011920929]
+    """
+    counts = np.bincount(query, minlength=len(queries))
+    width, starts = int(counts.max(initial=0)), np.cumsum(counts) - counts
+    if len(queries) * width > MOST_PADDED * len(query):  # some queries have many more rows than others
+        parts = [
+            inner_products(queries[i : i + 1], vectors, 0, 0, np.ascontiguousarray(rows[start : start + count]))[0]
+            for i, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True))
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    rank = np.arange(len(query)) - starts[query]
+    padded = np.zeros((len(queries), width), np.int64)
+    padded[query, rank] = rows
+    scores, queries = np.empty(padded.shape, np.float32), np.ascontiguousarray(queries)
+    if len(query):
+        pointers = map(faiss.swig_ptr, (scores, queries, vectors, padded))
+        faiss.fvec_inner_products_by_idx(*pointers, queries.shape[1], len(queries), width)
+    found: FloatArray = scores[query, rank]
+    return found
 
 
 def inner_products(

@@ -11,7 +11,7 @@ matrix product of bytes is faster where the processor has instructions for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 FEW_QUERIES = 2  # for at most so many queries, reading the codes row by row is faster than a matrix product
-TILE_ROWS = 4096
+TILE_ROWS = 8192
 SHORTEST_RUN, LARGEST_WASTE = 256, 1.3  # see reid.retrieval.stores.tiles
 MOST_RUNS = 8  # that are scanned one by one; more runs are scanned together, passing over the rows between them
 SCANNED_PER_RANK, SCANNED_AT_LEAST = 8, 64  # rows that a scan keeps for each answer, at first
@@ -135,14 +135,11 @@ class _Pairs:
         near = np.flatnonzero(upper >= self.bound[query])
         return query[near], position[near], upper[near]
 
-    def of_queries(self) -> Iterator[tuple[IntArray, FloatArray, float]]:
-        """Yield for each query the positions that may be among its best, their upper bounds, and its bound."""
+    def by_query(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """Return the pairs that may be among the best, with their upper bounds; the queries ascend."""
         query, position, upper = self._near()
         order = np.argsort(query.astype(np.min_scalar_type(self.queries)), kind="stable")
-        position, upper = position[order], upper[order]
-        ends = np.cumsum(np.bincount(query, minlength=self.queries))
-        for i, (start, stop) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
-            yield position[start:stop], upper[start:stop], float(self.bound[i])
+        return query[order], position[order], upper[order]
 
 
 def _scored_in_float32(
@@ -153,33 +150,32 @@ def _scored_in_float32(
     The ``k`` rows of the largest upper bounds come first: their scores are the bound that most others do not reach.
     """
     errors = Float32Products(queries).errors.astype(np.float64)
-    chosen = []
-    for i, (position, upper, bound) in enumerate(pairs.of_queries()):
-        order = np.argpartition(-upper, k - 1)
-        first, others = position[order[:k]], order[k:]
-        scores = _rough_scores(queries[i : i + 1], segments, first)
-        others = position[others[upper[others] >= max(bound, float(scores.min()) - errors[i])]]
-        scores = np.concatenate([scores, _rough_scores(queries[i : i + 1], segments, others)])
-        least = float(np.partition(scores, -k)[-k]) - 2 * errors[i]
-        chosen.append(np.concatenate([first, others])[scores >= least])
-    query = np.repeat(np.arange(len(queries)), [len(positions) for positions in chosen])
-    return query, np.concatenate(chosen)
+    query, position, upper = pairs.by_query()
+    is_first = np.zeros(len(query), np.bool_)
+    ends = np.cumsum(np.bincount(query, minlength=len(queries)))
+    for start, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        is_first[start + np.argpartition(-upper[start:stop], k - 1)[:k]] = True
+    scores = np.full(len(query), -np.inf)
+    scores[is_first] = _rough_scores(queries, segments, query[is_first], position[is_first])
+    bound = np.maximum(pairs.bound, scores[is_first].reshape(-1, k).min(axis=1) - errors)
+    others = np.flatnonzero(~is_first & (upper >= bound[query]))
+    scores[others] = _rough_scores(queries, segments, query[others], position[others])
+    reach = is_first | (scores >= (bound - errors)[query])
+    return query[reach], position[reach]
 
 
-def _rough_scores(query: FloatArray, segments: Sequence[CodedRows], position: IntArray) -> Float64Array:
-    """Return the scores (E,) of a query (1, D) with some rows, in float32."""
-    from reid.retrieval.faiss_index import inner_products
+def _rough_scores(
+    queries: FloatArray, segments: Sequence[CodedRows], query: IntArray, position: IntArray
+) -> Float64Array:
+    """Return the scores (E,), in the arithmetic of float32, of queries, which ascend, with the rows at positions."""
+    from reid.retrieval.faiss_index import pair_products
 
-    if len(segments) == 1:
-        inside = np.ascontiguousarray(position - segments[0].offset)
-        only: Float64Array = inner_products(query, segments[0].vectors, 0, 0, inside)[0].astype(np.float64)
-        return only
     scores = np.empty(len(position), np.float64)
     owner = np.searchsorted([segment.offset for segment in segments], position, side="right") - 1
-    for number in np.unique(owner).tolist():
+    for number, segment in enumerate(segments):
         here = np.flatnonzero(owner == number)
-        inside = np.ascontiguousarray(position[here] - segments[number].offset)
-        scores[here] = inner_products(query, segments[number].vectors, 0, 0, inside)[0]
+        if len(here):
+            scores[here] = pair_products(queries, segment.vectors, query[here], position[here] - segment.offset)
     return scores
 
 
@@ -237,7 +233,7 @@ def _bound_of(query: FloatArray, k: int, segments: Sequence[CodedRows], pieces: 
     if len(scores) < k:
         return -np.inf
     position = np.concatenate([segments[piece.owner].positions(piece.rows) for piece in pieces])
-    best = _rough_scores(query, segments, position[np.argpartition(-scores, k - 1)[:k]])
+    best = _rough_scores(query, segments, np.zeros(k, np.int64), position[np.argpartition(-scores, k - 1)[:k]])
     return float(best.min() - 2 * Float32Products(query).errors[0])
 
 
@@ -302,6 +298,7 @@ class _ByteProducts:
         reaches = sums >= limits[:, None]
         if tile.mask is not None:
             reaches &= tile.mask
-        query = np.repeat(np.arange(first, stop), np.count_nonzero(reaches, axis=1))
         hits = np.flatnonzero(reaches)
-        return query, hits - (query - first) * sums.shape[1], self.queries.scores(query, sums.reshape(-1)[hits])
+        query, column = np.divmod(hits, sums.shape[1])
+        query += first
+        return query, column, self.queries.scores(query, sums.reshape(-1)[hits])

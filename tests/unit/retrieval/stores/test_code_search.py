@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from helpers.random_embeddings import assert_same_ranking, random_rows, tied_rows
 from helpers.store_contract import columns_of
 from reid.retrieval.exact import exact_search
+from reid.retrieval.faiss_index import pair_products
 from reid.retrieval.stores import code_search, flat_store
 from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.row_codes import CodedQueries, RowCodes, map_codes, write_codes
@@ -85,7 +86,7 @@ def test_codes_answer_without_the_vectors_of_most_rows(queries, monkeypatch):
     vectors, read = random_rows(random, 2000, 64), []
     rough = code_search._rough_scores
     monkeypatch.setattr(
-        code_search, "_rough_scores", lambda q, s, position: (read.append(len(position)), rough(q, s, position))[1]
+        code_search, "_rough_scores", lambda q, s, *pairs: (read.append(len(pairs[1])), rough(q, s, *pairs))[1]
     )
     monkeypatch.setattr(code_search, "has_byte_products", lambda: True)
     store = FlatStore(64)
@@ -189,3 +190,14 @@ def test_threads_search_at_the_same_time():
         part = list(pool.map(lambda i: store.search(queries[i : i + 1], 9, np.flatnonzero(keep)), range(64)))
     assert [found.rows[0].tolist() for found in whole] == expected.rows.tolist()
     assert [found.rows[0].tolist() for found in part] == filtered.rows.tolist()
+
+
+@pytest.mark.parametrize("counts", [(3, 3, 3), (0, 2, 1), (1, 0, 40), (0, 0, 0)])
+def test_products_of_pairs_are_those_of_a_matrix_product(counts):
+    """The last rows of the second case are padding; the third has too much of it, and is computed query by query."""
+    random = np.random.default_rng(0)
+    queries, vectors = random_rows(random, 3, 12), random_rows(random, 50, 12)
+    query = np.repeat(np.arange(3), counts)
+    rows = random.integers(0, 50, len(query))
+    found = pair_products(queries, vectors, query, rows)
+    np.testing.assert_allclose(found, (queries @ vectors.T)[query, rows], atol=1e-6)

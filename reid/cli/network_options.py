@@ -11,11 +11,12 @@ import typer
 from typer.core import TyperCommand
 
 from reid.cli.rerank_options import join_numbers
+from reid.data.near_duplicates import KEEP, NEAR_POLICIES, NearDuplicates, duplicates_handled_by
 from reid.data.unreadable import LIST, POLICIES, STOP, Unreadable, handled_by
 from reid.errors import ConfigError, unknown_name
 from reid.models.execution import AUTO, DECODERS, PRECISIONS, RUNTIME_NAMES, Execution, executed_as, find_device
 
-BAD_IMAGES = "bad_images"
+BAD_IMAGES, NEAR_DUPLICATES = "bad_images", "near_duplicates"
 _sheet = typer.Typer(add_completion=False)
 
 
@@ -60,6 +61,14 @@ def _options(
             " and count them.",
         ),
     ] = STOP,
+    near_duplicates: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(NEAR_POLICIES),
+            help="What to do with images that are nearly the same as others: keep them, keep, list and count them, or"
+            " stop at the first.",
+        ),
+    ] = KEEP,
 ) -> None:
     """Hold the options that the classes below give to commands."""
 
@@ -88,20 +97,24 @@ class NetworkCommand(TyperCommand):
 
 
 class ReadingCommand(NetworkCommand):
-    """A command that runs a network on many images, with the option ``--bad-images`` too."""
+    """A command that runs a network on many images, with ``--bad-images`` and ``--near-duplicates`` too."""
 
-    option_names = (*OPTIONS, BAD_IMAGES)
+    option_names = (*OPTIONS, BAD_IMAGES, NEAR_DUPLICATES)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, then list the images that it left out."""
-        policy = ctx.params.pop(BAD_IMAGES)
+        """Run the command, then list the images that it left out, and those that are nearly the same as others."""
+        policy, near_policy = ctx.params.pop(BAD_IMAGES), ctx.params.pop(NEAR_DUPLICATES)
         if policy not in POLICIES:
             raise ConfigError(unknown_name("policy of --bad-images", policy, POLICIES))
+        if near_policy not in NEAR_POLICIES:
+            raise ConfigError(unknown_name("policy of --near-duplicates", near_policy, NEAR_POLICIES))
         unreadable = Unreadable() if policy == LIST else None
-        with handled_by(unreadable):
+        near = None if near_policy == KEEP else NearDuplicates(stops=near_policy == STOP)
+        with handled_by(unreadable), duplicates_handled_by(near):
             result = super().invoke(ctx)
-        for line in unreadable.lines() if unreadable is not None else ():
-            typer.echo(line, err=True)
+        for found in (unreadable, near):
+            for line in found.lines() if found is not None else ():
+                typer.echo(line, err=True)
         return result
 
 

@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from reid.data.images import read_image
+from reid.data.near_duplicates import current_near_duplicates
 from reid.data.transforms import EvaluationTransform
 from reid.data.unreadable import current_unreadable
 from reid.errors import ConditionError, ConfigError, DataError
@@ -188,7 +189,8 @@ def load_batches(
     Raises:
         ConfigError: ``batch_size`` is below 1.
         ConditionError: A domain is unknown, and ``unknown_domain`` is None.
-        DataError: An image cannot be read, and nobody is told of it; raised when its batch is due.
+        DataError: An image cannot be read, and nobody is told of it; or it is nearly the same as an earlier one, inside
+            a :func:`~reid.data.near_duplicates.duplicates_handled_by` that stops there.  Raised when its batch is due.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
@@ -207,11 +209,14 @@ def _batches(
     batch_size: int,
     on_unreadable: OnUnreadable | None,
 ) -> Iterator[Batch]:
+    near = current_near_duplicates()
     with closing(crops):
         for start in range(0, len(samples), batch_size):
             rows, images = [], []
             for row, crop in enumerate(islice(crops, batch_size), start):
                 if isinstance(crop, Tensor):
+                    if near is not None:
+                        near.add(samples[row], crop)
                     rows.append(row)
                     images.append(crop)
                 elif on_unreadable is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reid.data.near_duplicates import current_near_duplicates
 from reid.data.unreadable import current_unreadable
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def provenance_of(checkpoint: Checkpoint) -> dict[str, object]:
     unreadable = current_unreadable()
     if unreadable is not None:
         provenance["unreadable images"] = len(unreadable)
+    near = current_near_duplicates()
+    if near is not None:
+        provenance["near duplicates"] = len(near)
     if checkpoint.centers is not None:
         provenance[CENTERING_KEY] = f"per {'/'.join(checkpoint.domain_fields)}"
     if PRIOR in checkpoint.extra:

@@ -34,9 +34,9 @@ MilvusServerConfig.try_bind_port = bind
 server = MilvusServer(wait_for_started=False)
 server.set_base_dir(sys.argv[1])
 server.listen_port = int(sys.argv[2])
-server.start()
-print(server.server_proc.pid, flush=True)
-sys.stdin.read()
+while True:  # a server that starts before the session of a killed one is over ends, and service managers start it again
+    server.start()
+    server.server_proc.wait()
 """
 
 
@@ -59,18 +59,12 @@ class MilvusServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self._pid = 0
-        self._parent: subprocess.Popen[str] | None = None
+        self._parent: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._parent = subprocess.Popen(
-            [PYTHON, "-c", START, str(self.folder), str(self.port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [PYTHON, "-c", START, str(self.folder), str(self.port)], start_new_session=True, stdout=subprocess.DEVNULL
         )
-        assert self._parent.stdout is not None
-        self._pid = int(self._parent.stdout.readline())
 
     def wait(self) -> None:
         """Wait until the server answers."""
@@ -88,10 +82,8 @@ class MilvusServer:
 
     def kill(self) -> None:
         if self._parent is not None:
-            self._parent.kill()
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-            self._parent.communicate()
+            os.killpg(self._parent.pid, signal.SIGKILL)
+            self._parent.wait()
             self._parent = None
 
     def uri(self, collection: str) -> str:

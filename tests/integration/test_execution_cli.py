@@ -86,6 +86,34 @@ def test_bad_images_are_left_out_of_calibration_and_of_added_rows(
     assert json.loads(capsys.readouterr().out)["added"] == 0
 
 
+def test_near_duplicates_are_kept_listed_or_an_error(
+    tiny_street: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (tiny_street / "street-b" / "manifest.csv").read_text().splitlines()
+    first, second = (row.split(",") for row in [row for row in rows[1:] if ",gallery" in row][:2])
+    path = rows[0].split(",").index("path")
+    for number, row in enumerate((first, second, first)):
+        target = tmp_path / f"{number}.jpg"
+        target.write_bytes((tiny_street / "street-b" / row[path]).read_bytes())
+    lines = [
+        ",".join([*row[:path], f"{number}.jpg", *row[path + 1 :]]) for number, row in enumerate((first, second, first))
+    ]
+    (tmp_path / "three.csv").write_text("\n".join([rows[0], *lines]) + "\n")
+    common = ["--data", tmp_path / "three.csv", "--weights", weights]
+    out = tmp_path / "e.safetensors"
+    assert run("embed", *common, "--out", out, "--near-duplicates", "stop") == 1
+    assert "2.jpg: is nearly the same image as" in capsys.readouterr().err
+    assert not out.exists()
+    assert run("embed", *common, "--out", out, "--near-duplicates", "list") == 0
+    captured = capsys.readouterr()
+    assert "1 image is nearly the same as another:" in captured.err
+    assert "\t3 vectors of" in captured.out
+    assert run("embed", *common, "--out", out) == 0
+    assert "nearly the same" not in capsys.readouterr().err
+    assert run("embed", *common, "--out", out, "--near-duplicates", "drop") == 1
+    assert "known: keep, list, stop" in capsys.readouterr().err
+
+
 def test_a_gallery_keeps_the_precision_of_its_embeddings(
     tiny_street: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from reid.errors import DataError, GalleryError
 from reid.records import IntArray
-from reid.retrieval.cohort_rows import COHORT_LIMIT, CohortRows
+from reid.retrieval.cohort_rows import COHORT_LIMIT, CohortRows, PathHashes
 from reid.retrieval.cohort_updates import update_rows
 from reid.retrieval.cohorts import FEWEST, CohortStatistics, measure_cohorts
 from reid.retrieval.folder_reading import read_attached
@@ -53,18 +53,21 @@ class KeptCohorts:
         statistics: Their statistics (N, C).
         thresholds: How the similarities of different people are distributed, for every pair of cameras; None where
             there are too many cameras.
+        hashes: The hashes of their paths; None in files of an earlier version.
     """
 
     row_ids: IntArray
     statistics: CohortStatistics
     thresholds: MatchThresholds | None
+    hashes: PathHashes | None = None
 
     @classmethod
     def measure(cls, row_ids: IntArray, rows: CohortRows) -> KeptCohorts:
         """Measure rows (N,) with these ids."""
         statistics = measure_cohorts(rows, rows, METHOD)
         few = len(statistics.cameras) <= MOST_CAMERAS_FITTED
-        return cls(row_ids, statistics, fit_thresholds(rows, statistics) if few else None)
+        thresholds = fit_thresholds(rows, statistics) if few else None
+        return cls(row_ids, statistics, thresholds, PathHashes(row_ids, rows.keys, rows.images))
 
     def updated(self, before: CohortRows, row_ids: IntArray, rows: CohortRows) -> KeptCohorts:
         """Return what :meth:`measure` returns for other rows, of which many are the same.
@@ -80,7 +83,7 @@ class KeptCohorts:
         thresholds = None
         if len(statistics.cameras) <= MOST_CAMERAS_FITTED:
             thresholds = refit_thresholds(self.thresholds, (before, self.statistics), (rows, statistics))
-        return KeptCohorts(row_ids, statistics, thresholds)
+        return KeptCohorts(row_ids, statistics, thresholds, PathHashes(row_ids, rows.keys, rows.images))
 
     def write(self, path: Path) -> None:
         """Write everything to a safetensors file."""
@@ -91,6 +94,8 @@ class KeptCohorts:
             tensors |= {"match.rates": self.thresholds.rates, "match.scores": self.thresholds.scores}
             note["match"] = self.thresholds.source
         tensors["row_ids"] = self.row_ids
+        if self.hashes is not None:
+            tensors |= {"path.keys": self.hashes.keys, "path.images": self.hashes.images}
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, note)
 
     @classmethod
@@ -113,6 +118,11 @@ class KeptCohorts:
             row_ids = np.asarray(arrays["row_ids"], np.int64)
             if len(row_ids) != len(statistics) or np.any(np.diff(row_ids) <= 0):
                 raise DataError("its rows do not fit")
+            hashes = None
+            if "path.keys" in arrays:
+                hashes = PathHashes(row_ids, arrays["path.keys"], arrays["path.images"])
+                if not hashes.keys.shape == hashes.images.shape == row_ids.shape:
+                    raise DataError("the hashes of its paths do not fit")
             thresholds = None
             if "match" in note:
                 rates, scores = arrays["match.rates"], arrays["match.scores"]
@@ -121,7 +131,7 @@ class KeptCohorts:
                 thresholds = MatchThresholds(statistics.cameras, rates, scores, note["match"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, DataError) as error:
             raise damaged(path.parent, f"{path.name} is no file of cohort statistics ({first_line(error)})") from error
-        return cls(row_ids, statistics, thresholds)
+        return cls(row_ids, statistics, thresholds, hashes)
 
 
 def read_cohorts(folder: Path) -> KeptCohorts | None:
@@ -175,9 +185,10 @@ def with_cohorts(writer: GalleryWriter, facts: Facts, before: StoredGallery | No
     kept = _readable(writer.folder, facts)
     if kept is not None and np.array_equal(kept.row_ids, table.row_ids):
         return facts
-    rows = CohortRows.of_table(table, GalleryRows(table, after.segments, facts["dimension"]).vectors())
+    vectors = GalleryRows(table, after.segments, facts["dimension"]).vectors()
+    rows = CohortRows.of_table(table, vectors, None if kept is None else kept.hashes)
     sources = (*(before.segments if before is not None else ()), *after.segments)
-    old = None if kept is None else _rows_with_ids(sources, kept.row_ids, facts["dimension"])
+    old = None if kept is None else _rows_before(kept.row_ids, table.row_ids, rows, sources, facts["dimension"])
     if kept is None or old is None:
         kept = KeptCohorts.measure(table.row_ids, rows)
     else:
@@ -236,6 +247,32 @@ def _readable(folder: Path, facts: Facts) -> KeptCohorts | None:
         return None if entry is None else KeptCohorts.read(checked_file(folder, entry))
     except GalleryError:
         return None
+
+
+def _rows_before(
+    row_ids: IntArray, known_ids: IntArray, known: CohortRows, segments: Sequence[GallerySegment], dimension: int
+) -> CohortRows | None:
+    """Return the rows with some ids (N,) in their order, reading those only that are not among the known ones.
+
+    Args:
+        row_ids: The ids, ascending.
+        known_ids: (M,) int64, ascending, the ids of rows that have been read.
+        known: These rows (M,).
+        segments: Where the others are.
+        dimension: The length of a vector.
+
+    Returns:
+        The rows; None where one is in no segment, or has another length.
+    """
+    places = np.searchsorted(known_ids, row_ids)
+    is_known = np.isin(row_ids, known_ids)
+    if is_known.all():
+        return known.select(places)
+    others = _rows_with_ids(segments, row_ids[~is_known], dimension)
+    if others is None:
+        return None
+    order = np.argsort(np.concatenate([row_ids[is_known], row_ids[~is_known]]), kind="stable")
+    return CohortRows.joined(known.select(places[is_known]), others).select(order)
 
 
 def _rows_with_ids(segments: Sequence[GallerySegment], row_ids: IntArray, dimension: int) -> CohortRows | None:

@@ -272,12 +272,12 @@ def normalized_gallery(gallery: Gallery, method: str = "csls") -> NormalizedGall
 
 
 def _prepare(gallery: Gallery, table: RowTable, method: str) -> NormalizedGallery:
-    rows, folder = CohortRows.of_table(table, gallery.rows.vectors()), gallery.folder
+    kept = None if (folder := gallery.folder) is None else read_cohorts(folder)
+    rows = CohortRows.of_table(table, gallery.rows.vectors(), None if kept is None else kept.hashes)
     others = None if folder is None else read_site(folder)
     if others is not None and len(with_other_cameras(rows, others).cameras) > len(rows.cameras):
         return NormalizedGallery.prepare(rows, method, others)
-    kept = None if folder is None or method != METHOD else read_cohorts(folder)
-    current = None if kept is None else cohorts_of(kept, table, rows, gallery.rows)
+    current = None if kept is None or method != METHOD else cohorts_of(kept, table, rows, gallery.rows)
     if current is None:
         return NormalizedGallery.prepare(rows, method)
     return NormalizedGallery(rows, current.statistics, fitted=current.thresholds)

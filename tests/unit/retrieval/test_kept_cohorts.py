@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.random_embeddings import random_rows
 from reid.errors import GalleryError
 from reid.records import Embeddings, Sample
-from reid.retrieval import kept_cohorts
+from reid.retrieval import cohort_rows, kept_cohorts
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.cohorts import measure_cohorts
 from reid.retrieval.gallery import Gallery
@@ -44,6 +44,7 @@ def assert_kept(folder: Path) -> KeptCohorts:
     assert kept.statistics.counts.tolist() == expected.counts.tolist()
     for name in ("mean", "deviation", "lowest"):
         np.testing.assert_allclose(getattr(kept.statistics, name), getattr(expected, name), atol=2e-5)
+    assert (kept.hashes.keys.tolist(), kept.hashes.images.tolist()) == (rows.keys.tolist(), rows.images.tolist())
     fitted = fit_thresholds(rows, expected)
     np.testing.assert_allclose(kept.thresholds.scores, fitted.scores, atol=1e-6)
     return kept
@@ -80,6 +81,28 @@ def test_a_wrong_update_is_noticed(tmp_path, monkeypatch):
     Gallery.open(tmp_path).add(crops(1, 30))
     with pytest.raises(AssertionError):
         assert_kept(tmp_path)
+
+
+def test_files_of_an_earlier_version_have_no_hashes_of_paths(tmp_path):
+    Gallery.build(crops(0, 90)).save(tmp_path / "g")
+    kept = read_cohorts(tmp_path / "g")
+    replace(kept, hashes=None).write(tmp_path / "old.safetensors")
+    old = KeptCohorts.read(tmp_path / "old.safetensors")
+    assert old.hashes is None
+    table, vectors = Gallery.open(tmp_path / "g").table, np.zeros((90, 8), np.float32)
+    known = replace(
+        kept.hashes, row_ids=kept.hashes.row_ids[::2], keys=kept.hashes.keys[::2], images=kept.hashes.images[::2]
+    )
+    for hashes in (None, old.hashes, known, kept.hashes):
+        rows = CohortRows.of_table(table, vectors, hashes)
+        assert rows.keys.tolist() == kept.hashes.keys.tolist()
+        assert rows.images.tolist() == kept.hashes.images.tolist()
+
+
+@given(st.lists(st.sampled_from(["a", "..", ".", "b.jpg", "", "ä", "a b"]), max_size=5), st.booleans())
+def test_the_end_of_a_path_is_that_of_pathlib(parts, is_absolute):
+    path = "/" * is_absolute + "/".join(parts)
+    assert cohort_rows._end_of(path) == "/".join(Path(path).parts[-2:])
 
 
 def test_a_search_with_what_is_kept_answers_like_one_that_measures(tmp_path):

@@ -266,7 +266,10 @@ def _multiply(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pa
 
 
 class _ByteProducts:
-    """Sums of products of whole numbers, by matrix products of bytes."""
+    """Sums of products of whole numbers, by matrix products of bytes.
+
+    Both arrays of a tile are used again for the next one: to get them anew from the system takes as long as a product.
+    """
 
     def __init__(self, queries: CodedQueries):
         import torch
@@ -275,6 +278,7 @@ class _ByteProducts:
         self._whole = torch.from_numpy(queries.whole).to(torch.int8)
         self._tile: Tile | None = None
         self._rows: torch.Tensor = self._whole
+        self._sums = torch.empty((0, 0), dtype=torch.int32)
 
     def above(
         self, first: int, stop: int, tile: Tile, bounds: FloatArray, k: int
@@ -283,9 +287,14 @@ class _ByteProducts:
         import torch
 
         if tile is not self._tile:
-            signed = (tile.rows ^ np.uint8(ZERO)).view(np.int8)
-            self._tile, self._rows = tile, torch.from_numpy(signed)
-        sums = torch._int_mm(self._whole[first:stop], self._rows.T).numpy()
+            if self._rows.shape != (tile.size, self._whole.shape[1]) or self._rows is self._whole:
+                self._rows = torch.empty((tile.size, self._whole.shape[1]), dtype=torch.int8)
+            np.bitwise_xor(tile.rows, np.uint8(ZERO), out=self._rows.numpy().view(np.uint8))
+            self._tile = tile
+        if self._sums.shape != (stop - first, tile.size):
+            self._sums = torch.empty((stop - first, tile.size), dtype=torch.int32)
+        torch.ops.aten._int_mm.out(self._whole[first:stop], self._rows.T, out=self._sums)
+        sums = self._sums.numpy()
         block = slice(first, stop)
         units, constants, errors = self.queries.units[block], self.queries.constants[block], self.queries.errors[block]
         if np.isinf(bounds).any():

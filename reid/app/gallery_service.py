@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class GalleryService:
         self.state_folder = state_folder
         self.sources = tuple(source.resolve() for source in sources)
         self.persons = ServedPersons(data)
+        self.planning = Lock()  # one job at a time is planned and put into the queue
 
     @property
     def folder(self) -> Path:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.app.gallery_network import read_network
 from reid.app.served_data import ServedData, ServedGallery
 from reid.app.site_data import QueryCrops, SiteData
 from reid.errors import ConfigError
 from reid.models.checkpoint import Checkpoint
-from reid.pipeline import NETWORK, load_checkpoint
+from reid.models.execution import current_execution
+from reid.pipeline import load_checkpoint
 from reid.records import Embeddings, Sample
-from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.query_file import load_queries
 from reid.retrieval.row_table import RowTable
@@ -55,9 +56,7 @@ def _network_of(
     folder: Path, gallery: Gallery, weights: Path | None, backbone: str | None, profiles: Sequence[Path]
 ) -> Checkpoint | None:
     if weights is None and not profiles:
-        from reid.models.checkpoint import load_checkpoint as load_attached
-
-        return read_attached(folder, NETWORK, load_attached)
+        return read_network(folder, current_execution())
     checkpoint = load_checkpoint(weights, backbone, None, profiles)
     if checkpoint.fingerprint != gallery.fingerprint:
         raise ConfigError(

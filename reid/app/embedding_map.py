@@ -12,8 +12,8 @@ from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.gallery_header import read_header
 from reid.retrieval.persons.person_state import codes_of
-from reid.retrieval.storage import check_gallery
 
 MOST_POINTS = 1500
 SEED = 0
@@ -89,10 +89,10 @@ def adapted_folder(data: ServedData) -> Path | None:
     folder = data.main.folder.resolve()
     beside = folder.with_name(f"{folder.name}{ADAPTED}")
     try:
-        check_gallery(beside)
+        fingerprint = read_header(beside).get("fingerprint")
     except GalleryError:  # there is none
         return None
-    return beside
+    return None if fingerprint == data.main.gallery.fingerprint else beside  # this gallery may have taken it over
 
 
 def maps_of_adaptation(served: ServedGallery, rows: IntArray, adapted: Path) -> tuple[list[EmbeddingMap], IntArray]:

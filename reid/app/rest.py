@@ -20,7 +20,7 @@ from reid import __version__
 from reid.app import gallery_changes as changes
 from reid.app.access import USER_KEY, require
 from reid.app.accounts import Role, User
-from reid.app.camera_neighbours import neighbours_json
+from reid.app.change_neighbours import neighbours_json
 from reid.app.gallery_export import write_export
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.job_kinds import submit_job

@@ -16,6 +16,7 @@ from reid.app.accounts import User
 from reid.app.audit_log import AuditLog
 from reid.app.job_queue import JobQueue
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
+from reid.app.search_checks import assumption_of, check_search, notes_on_assumption
 from reid.app.served_data import ServedData
 from reid.app.served_persons import ServedPersons
 from reid.app.upload_images import doubts_about, guess_modality, read_upload
@@ -42,6 +43,8 @@ class SearchWishes:
         category: What it shows.
         options: Which rows may answer, and how they are ranked.
         purpose: Why somebody searches, where the application asks for it.
+        unknown_camera: What to assume where the camera is not named: "nearest" or "mixture"; "" leaves it to the
+            network.
     """
 
     camera: str = ""
@@ -49,6 +52,7 @@ class SearchWishes:
     category: str = "person"
     options: SearchOptions = field(default_factory=SearchOptions)
     purpose: str = ""
+    unknown_camera: str = ""
 
 
 class GalleryService:
@@ -127,6 +131,8 @@ class GalleryService:
         if not (images or crops) or len(images) + len(crops) > MOST_IMAGES:
             raise DataError(f"expected 1 to {MOST_IMAGES} images or crops to search with")
         query, doubts = self._query_of(wishes, images, crops)
+        served = self.data.main
+        doubts += check_search(served, query, wishes.options) + notes_on_assumption(served, query)
         persons = self.persons.current()
         options = wishes.options
         self.audit.record(
@@ -147,6 +153,7 @@ class GalleryService:
             "camera": query.sample.camera,
             "modality": str(query.sample.modality),
             "category": query.sample.category,
+            "statistics": assumption_of(served, query),
             "searched_crops": outcome.rows,
             "notes": [*doubts, *outcome.notes],
             "answers": _answers_json(outcome, persons),
@@ -165,7 +172,7 @@ class GalleryService:
         else:
             modality = wishes.modality or guess_modality(decoded[0])
             query = Sample(UPLOADED, "", clean_label(wishes.camera), modality, wishes.category, Split.QUERY)
-        return Query(query, "", tuple(decoded)), list(dict.fromkeys(doubts))
+        return Query(query, "", tuple(decoded), policy=wishes.unknown_camera), list(dict.fromkeys(doubts))
 
     def sample_of(self, crop: int) -> Sample:
         """Return the labels of a crop of the gallery; DataError where it has none of this id."""

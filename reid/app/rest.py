@@ -178,12 +178,13 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         one_per: Literal["", "person", "identity", "track"] = "",
         known: Literal["", "known", "unknown"] = "",
         purpose: Text = "",
+        unknown_camera: Literal["", "nearest", "mixture"] = "",
     ) -> dict[str, Any]:
         options = SearchOptions(
             cross_camera, answers, "", k, tuple(in_camera), tuple(not_in_camera), after, before, ranking, one_per,
             compare=False, known=known,
         )  # fmt: skip
-        wishes = SearchWishes(camera, modality, category, options, purpose)
+        wishes = SearchWishes(camera, modality, category, options, purpose, unknown_camera)
         with free:
             return service.search(user, wishes, [content] if content else [], crop)
 

@@ -146,7 +146,7 @@ def _new_crops(service: GalleryService, camera: str, category: str, parameters: 
     if len(paths) < FEWEST:
         raise DataError(
             f"camera {camera}: {len(paths)} new crops, and its statistics need {FEWEST} at least, better {ADVISED} or"
-            " more of several people; send more"
+            " more; send more"
         )
     light = str(parameters.get("modality", "") or "")
     if light and light not in [str(one) for one in Modality]:

@@ -40,7 +40,7 @@ class SearchWishes:
     Args:
         camera: The camera of the picture; "" where it is unknown.
         modality: Its light; None guesses it from the picture.
-        category: What it shows.
+        category: What it shows; "" takes what most crops of the gallery show.
         options: Which rows may answer, and how they are ranked.
         purpose: Why somebody searches, where the application asks for it.
         unknown_camera: What to assume where the camera is not named: "nearest" or "mixture"; "" leaves it to the
@@ -49,7 +49,7 @@ class SearchWishes:
 
     camera: str = ""
     modality: Modality | None = None
-    category: str = "person"
+    category: str = ""
     options: SearchOptions = field(default_factory=SearchOptions)
     purpose: str = ""
     unknown_camera: str = ""
@@ -163,15 +163,16 @@ class GalleryService:
         """Return the query, and why its images do not look like crops."""
         if len(crops) == 1 and not images:
             return Query(self.sample_of(crops[0]), "", row=crops[0]), []
+        category = clean_label(wishes.category) or next(iter(self.data.main.categories), "person")
         samples = [self.sample_of(crop) for crop in crops]
         decoded = [read_upload(content) for content in images]
-        doubts = [doubt for image in decoded for doubt in doubts_about(image, wishes.category)]
+        doubts = [doubt for image in decoded for doubt in doubts_about(image, category)]
         if samples:
             known, decoded = samples[0], [*(read_image(sample.path) for sample in samples), *decoded]
             query = Sample(UPLOADED, "", known.camera, known.modality, known.category, Split.QUERY)
         else:
             modality = wishes.modality or guess_modality(decoded[0])
-            query = Sample(UPLOADED, "", clean_label(wishes.camera), modality, wishes.category, Split.QUERY)
+            query = Sample(UPLOADED, "", clean_label(wishes.camera), modality, category, Split.QUERY)
         return Query(query, "", tuple(decoded), policy=wishes.unknown_camera), list(dict.fromkeys(doubts))
 
     def sample_of(self, crop: int) -> Sample:

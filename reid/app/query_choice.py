@@ -30,6 +30,12 @@ GONE_QUERY = "this query does not exist; choose one of the crops"
 GONE_UPLOAD = "uploaded images are forgotten when the page is closed or reloaded; upload them again"
 
 
+def asks_other_cameras(data: ServedData) -> bool:
+    """Whether a search leaves out the query's camera at first: not where only its own crops of one camera are there."""
+    cameras = [name for name in data.main.gallery.table.distinct("camera") if name]
+    return len(cameras) > 1 or (not data.query_crops.are_gallery_rows and bool(cameras))
+
+
 def key_of(data: ServedData, number: int) -> str:
     """Return the name of a query crop in the address of the page."""
     return f"{'r' if data.query_crops.are_gallery_rows else 'q'}{number}"

@@ -166,7 +166,7 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         crop: Annotated[list[Annotated[int, Field(ge=0, le=2**53)]], Query(max_length=20)] = [],  # noqa: B006
         camera: Text = "",
         modality: Modality | None = None,
-        category: Text = "person",
+        category: Text = "",
         k: Annotated[int, Query(ge=1, le=200)] = 10,
         cross_camera: bool = False,
         answers: Modality | None = None,

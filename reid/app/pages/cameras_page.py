@@ -67,15 +67,18 @@ class CamerasPage:
 
     def first_html(self) -> str:
         """Return the page without cameras, which are read when it is opened."""
-        content = (
-            f'<form data-action="show"></form><div class="reid-card"><h3>Every camera is a domain</h3>'
-            f'<p class="reid-prose">{EXPLANATION}</p></div>'
-            f'<div class="reid-card"><h3>Check the cameras</h3><p class="reid-soft">{CHECKS}</p>'
+        checks = (
+            f'<section class="reid-card"><h3>Check the cameras</h3><p class="reid-soft">{CHECKS}</p>'
             '<div class="reid-buttons"><button type="button" class="reid-button reid-strong" data-action="judge">Judge'
             ' every camera</button> <button type="button" class="reid-button" data-action="watch">Look for drift'
-            '</button></div></div><div class="reid-grid">' + self._network.form_html() + '<div id="reid-network"></div>'
-            '</div><div id="reid-camera-jobs"></div>'
-            '<div class="reid-result"><div id="reid-cameras"><p class="reid-soft">Reading the cameras…</p></div></div>'
+            "</button></div></section>"
+        )
+        content = (
+            f'<form data-action="show"></form><details class="reid-card"><summary>Every camera is a domain: why'
+            f' cameras are normalized</summary><p class="reid-prose">{EXPLANATION}</p></details>'
+            '<div class="reid-result"><div id="reid-cameras"><p class="reid-soft reid-loading">Reading the cameras…</p>'
+            f'</div></div><div id="reid-camera-jobs"></div><div class="reid-grid">{checks}{self._network.form_html()}'
+            '<div id="reid-network"></div></div>'
         )
         return page_html("cameras", "Cameras", content, load="show")
 
@@ -83,7 +86,7 @@ class CamerasPage:
         """Show the cameras."""
         served = self._data.main
         if not len(served.gallery):
-            note = present.note_html("This gallery is empty, so it has no cameras yet. Add the first one above.")
+            note = present.note_html("This gallery is empty, so it has no cameras yet. Add the first one below.")
             return PageParts({"cameras": note, "camera-jobs": self._jobs_html(), **self._network.parts()})
         cameras, similarity = overview_of(served)
         found = {kind: answers_of(self._service, kind) for kind in (REPORT, DRIFT)}

@@ -24,8 +24,8 @@ ADAPT = "adapt"  # the kind of the job
 SHOWN = 12  # crops of a camera that wait
 CHANGES_SHOWN = 5
 ADDING = (
-    f"Write its name, then drop crops of it here: at least {FEWEST}, better {ADVISED} or more of several people. They"
-    " need no labels. Nothing is added before you say so."
+    f"Write its name, then drop crops of it here: at least {FEWEST}, better {ADVISED} or more, of several people."
+    " They need no labels. Nothing is added before you say so."
 )
 WITHOUT_STATISTICS = (
     "The network of this gallery has one set of statistics for all cameras, so the crops are added without measuring."

@@ -117,6 +117,7 @@ function show(section, answer) {
     const field = $(`[name="${name}"]`, section);
     if (field) fill1(field, section, value);
   }
+  if (answer.error) all('.reid-loading', section).forEach((line) => line.remove());
   if (answer.export) section.exported = answer.export;
   if (answer.document) section.saved = answer.document;
   if (answer.again) setTimeout(() => { if (!section.hidden && !lanes[answer.page].busy) ask(section, answer.again); }, 1500);

@@ -20,6 +20,7 @@ PALETTE = (
 )  # fmt: skip
 OTHER = "#94a3b8"
 COLOURS = (("camera", "camera"), ("modality", "light"), ("identity", "identity"), ("person", "person"))
+PROJECTION_WORDS = (("pca", "principal components"), ("umap", "UMAP: neighbours stay together"))
 DRAWING = (
     f"To search for several crops as one query, draw a box around their points; of more than {MOST_ROWS}, some that are"
     " evenly spread are taken."
@@ -55,6 +56,7 @@ class MapPage:
         """Return the page without points, which are computed when it is opened."""
         categories = [(name, name) for name in self._data.main.categories or ("person",)]
         fields = select_html("colour", "Colour", COLOURS, self._first_colour(), tip="camera", id_prefix="map-")
+        fields += select_html("projection", "Projection", PROJECTION_WORDS, "pca", id_prefix="map-")
         if len(categories) > 1:
             fields += select_html("category", "Category", categories, categories[0][0], id_prefix="map-")
         if any(one.is_compared for one in self._data.galleries):
@@ -80,16 +82,16 @@ class MapPage:
         """Show the maps, coloured as the page asks."""
         served = self._data.main
         category = values.text("category") or (served.categories or ("person",))[0]
-        rows = drawn_rows(served, category)
+        rows, projection = drawn_rows(served, category), values.text("projection", "pca")
         table = served.gallery.table.take(rows)
         labels = self._labels(table, rows.tolist(), values.text("colour", self._first_colour()))
         adapted = adapted_folder(self._data) if values.flag("adapted") else None
         if adapted is not None:
-            maps, rows = maps_of_adaptation(served, rows, adapted)
+            maps, rows = maps_of_adaptation(served, rows, adapted, projection)
             table = served.gallery.table.take(rows)
             labels = self._labels(table, rows.tolist(), values.text("colour", self._first_colour()))
         else:
-            maps = maps_of(self._data, rows, compare=values.flag("networks"))
+            maps = maps_of(self._data, rows, compare=values.flag("networks"), projection=projection)
         counts = {name: labels.count(name) for name in dict.fromkeys(labels) if name}
         largest = sorted(counts, key=lambda name: (-counts[name], name))[:COLOURED]
         colours = {name: PALETTE[position] for position, name in enumerate(sorted(largest))}

@@ -47,6 +47,9 @@ def site(tiny_street: Path, plain_weights: Path, tmp_path_factory: pytest.TempPa
     shutil.copy(samples[-1].path, folder / "new.jpg")
     (folder / "inbox" / "monday" / "door" / "bo").mkdir(parents=True)
     shutil.copy(samples[-2].path, folder / "inbox" / "monday" / "door" / "bo" / "1.jpg")
+    (folder / "dock").mkdir()
+    for sample in [s for s in rows if s.category == "person" and s.split is not Split.GALLERY][:10]:
+        shutil.copy(sample.path, folder / "dock")
     make_users(folder / "roles.toml")
     return folder
 
@@ -124,7 +127,9 @@ def test_every_command_of_the_page_runs(start: Start, site: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         found += done.stdout
-        if "/identify" in line:  # the third job is paused later, while the second one runs
+        if "/identify" in line or line.endswith(
+            "/api/cameras"
+        ):  # the third job is paused later, while the second one runs
             wait_for(lambda: is_idle(address))
     assert '"verdict"' in found or '"score"' in found
     assert "Anna" in found

@@ -12,7 +12,16 @@ from reid.app.change_neighbours import NeighboursOfCrop, neighbours_of_change
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
 from reid.app.job_records import JobStatus
-from reid.app.network_changes import CALIBRATE, CAMERA, SWITCH, UNDO, NetworkChange, find_change, network_changes
+from reid.app.network_changes import (
+    CALIBRATE,
+    CAMERA,
+    CHANGING,
+    SWITCH,
+    UNDO,
+    NetworkChange,
+    find_change,
+    network_changes,
+)
 from reid.app.new_crops import NewCamera, discard_new_crops, waiting_cameras
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import select_html, text_html, tip_html
@@ -90,11 +99,12 @@ class NewCameraParts:
 
     def _waiting_html(self) -> str:
         service = self._service
-        cards = "".join(_waiting_camera_html(one) for one in waiting_cameras(service))
+        busy = any(job.kind in CHANGING and not job.has_ended for job in service.jobs.jobs())
+        cards = "".join(_waiting_camera_html(one, busy=busy) for one in waiting_cameras(service))
         add = (
             '<div class="reid-buttons"><button type="button" class="reid-button reid-strong" data-action="add">Measure'
             " and add the folder</button></div>"
-            if service.sources and not cards
+            if service.sources and not cards and not busy
             else ""
         )
         checkpoint = service.data.main.checkpoint
@@ -194,7 +204,8 @@ def _image_html(sample: Sample, score: str, number: int, crop: present.Crop) -> 
     )
 
 
-def _waiting_camera_html(one: NewCamera) -> str:
+def _waiting_camera_html(one: NewCamera, *, busy: bool) -> str:
+    """Return a camera whose crops wait; nothing can be done with them while a job changes the network."""
     images = "".join(
         f'<li><img src="{crop_of(Sample(path, "", one.camera), "").uri}" alt="a crop that waits"></li>'
         for path in one.crops[:SHOWN]
@@ -205,6 +216,11 @@ def _waiting_camera_html(one: NewCamera) -> str:
         if few
         else f" {ADVISED} or more give better statistics." * (len(one.crops) < ADVISED)
     )
+    if busy:
+        return (
+            f"<h4>{present.escape(one.camera)}</h4><p>{len(one.crops)} crops wait for the job that changes the"
+            f' network.</p><ul class="reid-crops">{images}</ul>'
+        )
     facts = f'data-camera="{present.escape(one.camera)}" data-category="{present.escape(one.category)}"'
     return (
         f"<h4>{present.escape(one.camera)}</h4>"

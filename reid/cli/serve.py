@@ -74,6 +74,10 @@ def serve(
             help="Purpose that a search has to name, one of these. Can be repeated. Default: none is asked for."
         ),
     ] = None,
+    gradio_client: Annotated[
+        bool,
+        typer.Option("--gradio-client", help="Answer programs that use gradio_client as well, under /client."),
+    ] = False,
     webhook: Annotated[
         str | None, typer.Option(help="Address that is told which person a camera has seen. Default: none.")
     ] = None,
@@ -95,4 +99,5 @@ def serve(
     }  # fmt: skip
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
     arguments += [f"{name}={value}" for name, values in repeated.items() for value in values or ()]
+    arguments += ["--gradio-client"] * gradio_client
     raise typer.Exit(main(arguments))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from reid.app.access import user_of_event
 from reid.app.gallery_service import GalleryService, SearchWishes
+from reid.app.messages import FILE_KEY
 from reid.app.query import SearchOptions
 from reid.app.refusals import Refused, without_paths
 from reid.app.uploads import UPLOAD_BYTES
@@ -33,6 +34,7 @@ ROUTES = {
     f"{CLIENT}/config": "GET", f"{CLIENT}/gradio_api/info": "GET", MESSAGE: "POST",
     f"{CLIENT}/gradio_api/queue/data": "GET",
 }  # fmt: skip
+FUNCTIONS = (0, 1, 2)  # search, gallery, cameras
 _SESSION = re.compile("[A-Za-z0-9-]{1,64}")
 _WISHES: dict[str, type] = {"camera": str, "modality": str, "category": str, "purpose": str, "unknown_camera": str}
 _OPTIONS: dict[str, type] = {
@@ -146,6 +148,13 @@ def _content(image: str) -> bytes:
         raise DataError("image: expected the content of an image file in base64") from None
 
 
+def _names_a_file(value: object) -> bool:
+    """Whether a part of a message is what gradio takes for a file."""
+    if isinstance(value, dict):
+        return FILE_KEY in value or any(map(_names_a_file, value.values()))
+    return isinstance(value, list) and any(map(_names_a_file, value))
+
+
 def check_message(content: bytes) -> None:
     """Refuse (400) what ``gradio_client`` does not send.
 
@@ -155,7 +164,8 @@ def check_message(content: bytes) -> None:
     try:
         message = parse_json(content.decode("utf-8"))
         session, index = message["session_hash"], message["fn_index"]
-        if isinstance(message["data"], list) and _SESSION.fullmatch(session) and index in (0, 1, 2):
+        is_right = isinstance(message["data"], list) and index in FUNCTIONS and not isinstance(index, bool)
+        if is_right and _SESSION.fullmatch(session) and not _names_a_file(message):
             return
     except (ValueError, KeyError, TypeError, RecursionError):
         pass

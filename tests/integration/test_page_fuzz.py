@@ -39,6 +39,7 @@ def test_no_request_is_a_fault(arguments: list[str], tmp_path: Path) -> None:
     assert sum(outcome.statuses.values()) == 500
     assert outcome.after - outcome.before < GROWTH
     assert outcome.peak - outcome.before < UNREAD
+    assert outcome.log.count("\n") == 1, outcome.log
     (line,) = outcome.log.splitlines()
     assert line.startswith("stopped; refused requests: ")
 

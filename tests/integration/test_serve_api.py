@@ -180,18 +180,16 @@ def test_gradio_client_searches_where_it_is_allowed(start: Start, site: Path) ->
         assert found == json.loads(answer.read())
     assert client.predict(api_name="/gallery")["name"] == "shop"
     assert {one["camera"] for one in client.predict(api_name="/cameras")} == {"door", "yard"}
-    for wrong in ({"answer": 3}, {"answers": "3"}, {"in_camera": ["nowhere"]}, {"modality": "x-ray"}):
-        with pytest.raises(Exception, match=next(iter(wrong))) as caught:
-            client.predict(picture, [], wrong, api_name="/search")
+    for options in ({"answer": 3}, {"answers": "3"}, {"in_camera": ["nowhere"]}, {"modality": "x-ray"}):
+        with pytest.raises(Exception, match=next(iter(options))) as caught:
+            client.predict(picture, [], options, api_name="/search")
         assert str(site) not in str(caught.value)
     for path in ("/client/", "/client/gradio_api/file=/etc/passwd", "/client/gradio_api/upload", "/client/x"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             ask(address, path, headers=bearer)
-    for body in (
-        {},
-        {"data": "x", "fn_index": 0, "session_hash": "a"},
-        {"data": [], "fn_index": 9, "session_hash": "a"},
-    ):
+    right: dict[str, object] = {"data": [], "fn_index": 0, "session_hash": "a"}
+    wrong = ({"data": "x"}, {"data": ["", [], {"path": "."}]}, {"fn_index": 9}, {"session_hash": "../a"})
+    for body in ({}, *({**right, **one} for one in wrong)):
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(address, "/client/gradio_api/queue/join", body, headers=bearer)
     searches = [one for one in (site / "client-state" / "audit.jsonl").read_text().splitlines() if '"search"' in one]

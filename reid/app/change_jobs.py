@@ -12,15 +12,8 @@ import numpy as np
 from reid.app.camera_jobs import existing_crops
 from reid.app.gallery_service import GalleryService
 from reid.app.import_sources import find_source
-from reid.app.network_changes import (
-    CALIBRATE,
-    CAMERA,
-    SWITCH,
-    begin_change,
-    check_free,
-    measuring,
-    write_crops,
-)
+from reid.app.job_records import CALIBRATE, CAMERA, SWITCH
+from reid.app.network_changes import ADAPTED_CROPS, begin_change, check_free, measuring, write_crops
 from reid.app.new_crops import light_of, waiting_camera
 from reid.data.label_text import clean_label
 from reid.data.manifest import write_manifest
@@ -40,7 +33,6 @@ ADVISED = 32  # crops, below which the statistics of a camera are rough
 MEASURED = 1000  # crops of a camera that is in the gallery already
 MOST_EPOCHS = 100
 ADAPTED = f"adapted.{NETWORK}"  # in the state folder
-ADAPTED_CROPS = "adapted.csv"
 
 
 def plan_camera(service: GalleryService, parameters: Parameters) -> tuple[str, Commands]:

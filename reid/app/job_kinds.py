@@ -13,8 +13,8 @@ from reid.app.camera_jobs import DRIFT, REPORT, plan_report, plan_watch
 from reid.app.change_jobs import plan_adaptation, plan_calibration, plan_camera, plan_switch
 from reid.app.gallery_service import GalleryService
 from reid.app.import_sources import find_source
-from reid.app.job_records import Job
-from reid.app.network_changes import CALIBRATE, CAMERA, SWITCH, UNDO, plan_undo
+from reid.app.job_records import CALIBRATE, CAMERA, SWITCH, UNDO, Job
+from reid.app.network_changes import plan_undo
 from reid.data.crop_folder import MANIFEST
 from reid.data.file_times import read_time
 from reid.data.label_text import clean_label

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from reid.app.gallery_service import GalleryService
-from reid.app.job_records import Job, JobStatus
+from reid.app.job_records import CHANGING, UNDO, Job, JobStatus
 from reid.data.manifest import write_manifest
 from reid.errors import ConfigError, DataError
 from reid.files import write_whole
@@ -33,10 +33,9 @@ from reid.structured_text import read_json
 
 CHANGES = "changes"  # subfolder of the state folder
 RECORD, PROFILES, CROPS = "change.json", "profiles.safetensors", "crops.csv"
+ADAPTED_CROPS = "adapted.csv"  # in the state folder, as long as the job "adapt" needs it
 ADDITION = "addition"  # the column of the gallery that names the change that added a row
 KEPT_CHANGES = 10
-CAMERA, CALIBRATE, SWITCH, UNDO = "camera", "calibrate", "switch", "undo"  # kinds of jobs
-CHANGING = (CAMERA, CALIBRATE, SWITCH, UNDO)
 NO_NETWORK = "this gallery holds no network, so no camera can be measured"
 _FOLDER = re.compile(r"change-(\d{6,})")
 _FINGERPRINT = re.compile(r"fingerprint (\S+)")
@@ -103,6 +102,9 @@ class NetworkChange:
 def network_changes(service: GalleryService) -> list[NetworkChange]:
     """Return the changes whose networks are kept, the latest first."""
     jobs = service.jobs.jobs()
+    adaptation = next((job for job in jobs if job.kind == "adapt"), None)
+    if adaptation is not None and adaptation.status is JobStatus.DONE:
+        (service.state_folder / ADAPTED_CROPS).unlink(missing_ok=True)
     found = []
     for folder in sorted((service.state_folder.resolve() / CHANGES).glob("change-*"), reverse=True):
         match = _FOLDER.fullmatch(folder.name)
@@ -116,6 +118,8 @@ def network_changes(service: GalleryService) -> list[NetworkChange]:
         own = [job for job in jobs if any(str(folder) in word for command in job.commands for word in command)]
         job = next((one for one in own if one.kind != UNDO), None)
         undone = any(one.kind == UNDO and one.status is JobStatus.DONE for one in own)
+        if job is not None and job.status is JobStatus.DONE:
+            (folder / CROPS).unlink(missing_ok=True)  # it names crops, which may be erased
         found.append(NetworkChange(int(match[1]), folder, **words, job=job, undone=undone))
     return found
 

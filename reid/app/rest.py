@@ -24,7 +24,8 @@ from reid.app.change_neighbours import neighbours_json
 from reid.app.gallery_export import write_export
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.job_kinds import submit_job
-from reid.app.network_changes import CAMERA, UNDO, find_change, network_changes
+from reid.app.job_records import CAMERA, UNDO
+from reid.app.network_changes import find_change, network_changes
 from reid.app.new_crops import discard_new_crops, keep_new_crop, waiting_cameras
 from reid.app.query import SearchOptions
 from reid.app.refusals import REASONS, Refused, without_paths

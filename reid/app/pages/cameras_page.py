@@ -11,8 +11,7 @@ from reid.app.camera_jobs import DRIFT, REPORT, CameraAnswer, answers_of
 from reid.app.camera_overview import CameraOverview, overview_of
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
-from reid.app.job_records import Job, JobStatus
-from reid.app.network_changes import CHANGING
+from reid.app.job_records import CHANGING, Job, JobStatus
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, tip_html
 from reid.app.pages.crop_cards import crop_of

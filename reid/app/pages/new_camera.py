@@ -11,17 +11,8 @@ from reid.app.change_jobs import ADAPTED, ADVISED, FEWEST
 from reid.app.change_neighbours import NeighboursOfCrop, neighbours_of_change
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
-from reid.app.job_records import JobStatus
-from reid.app.network_changes import (
-    CALIBRATE,
-    CAMERA,
-    CHANGING,
-    SWITCH,
-    UNDO,
-    NetworkChange,
-    find_change,
-    network_changes,
-)
+from reid.app.job_records import CALIBRATE, CAMERA, CHANGING, SWITCH, UNDO, JobStatus
+from reid.app.network_changes import NetworkChange, find_change, network_changes
 from reid.app.new_crops import NewCamera, discard_new_crops, waiting_cameras
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import select_html, text_html, tip_html

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from helpers.asking_pages import asking
 from helpers.served_galleries import JobsHere, Served, make_gallery, make_users, serve_gallery
-from reid.app.accounts import OWNER
+from reid.app.accounts import OWNER, Role, User
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
 from reid.app.job_records import JobStatus
 from reid.app.network_changes import KEPT_CHANGES, network_changes
 from reid.data.manifest import read_manifest
-from reid.models.checkpoint import load_checkpoint
+from reid.errors import ConfigError
+from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm import Profiles
 from reid.pipeline import gallery_checkpoint
 from reid.records import Sample, Split
@@ -107,6 +109,7 @@ def test_a_new_camera_is_added_and_undone(served: Served, crops: dict[str, tuple
     assert found.json()["answers"][0]["camera"] == "dock"
 
     (change,) = client.get("/api/cameras/changes").json()
+    assert not list((tmp_path / "state" / "changes").rglob("*.csv")), "no list of crops stays behind"
     assert (change["camera"], change["status"], change["fingerprint_before"]) == ("dock", "done", fingerprint)
     assert change["fingerprint_after"] == after.gallery.fingerprint
     pairs = client.get("/api/cameras/changes/1/neighbours").json()
@@ -255,3 +258,62 @@ def test_few_networks_of_before_are_kept(served: Served, crops: dict[str, tuple[
         assert network_changes(service)[0].number == number
     assert len(network_changes(service)) == KEPT_CHANGES
     assert len(list((tmp_path / "state" / "changes").iterdir())) == KEPT_CHANGES
+
+
+def test_a_stopped_change_does_not_go_on_after_another_one(served: Served) -> None:
+    service = served.service
+    first = submit_job(service, OWNER, "calibrate", {"camera": "a1"})
+    service.jobs.cancel(first.number)
+    assert service.jobs.resume(first.number).status is JobStatus.WAITING
+    service.jobs.cancel(first.number)
+    second = submit_job(service, OWNER, "calibrate", {"camera": "a1"})
+    service.jobs.cancel(second.number)
+    with pytest.raises(ConfigError, match="start it anew"):
+        service.jobs.resume(first.number)
+
+
+def test_a_full_disk_is_told_on_the_page_and_leaves_nothing(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, _, _ = asking(served.service)
+
+    def fail(_self: Checkpoint, _path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", fail)
+        assert "full disk" in ask("cameras", "measure", camera="a1").error
+        answer = served.client().post("/api/jobs", json={"kind": "calibrate", "parameters": {"camera": "a1"}})
+    assert answer.status_code == 503
+    assert not list((tmp_path / "state" / "changes").iterdir())
+    assert served.service.jobs.jobs() == []
+    assert ask("cameras", "measure", camera="a1").error == ""
+
+
+def test_the_page_adds_a_camera_shows_both_neighbourhoods_and_undoes(
+    served: Served, crops: dict[str, tuple[Sample, ...]]
+) -> None:
+    ask, visit, _ = asking(served.service)
+    assert "write the name" in ask("cameras", "add").error.lower()
+    send_crops(served.client(), crops["a2"], "<dock>")
+    shown = ask("cameras", "show").parts
+    assert "&lt;dock&gt;" in shown["waiting"]
+    assert "<dock>" not in shown["waiting"] + shown["network"]
+    assert ask("cameras", "add", camera="<dock>", category="person").again == "jobs"
+    assert "crops wait for the job" in ask("cameras", "waiting").parts["waiting"]
+    assert "job 1" in ask("cameras", "measure").error
+    run_jobs(served.service, 1)
+    network = ask("cameras", "show").parts["network"]
+    assert 'data-action="undo"' in network
+    assert "Before and after" in network
+    near = ask("cameras", "neighbours", change="1")
+    assert near.parts["neighbours"].count("reid-before-after") >= 1
+    assert "<b>Before</b>" in near.parts["neighbours"]
+    assert ask("cameras", "neighbours", change="7").error
+    visit.user = User("anna", Role.VIEWER)
+    assert ask("cameras", "undo").error.startswith("Your role is viewer")
+    visit.user = OWNER
+    assert ask("cameras", "undo").error == ""
+    run_jobs(served.service, 2)
+    assert "undone" in ask("cameras", "show").parts["network"]
+    served.service.jobs.close()

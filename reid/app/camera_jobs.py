@@ -52,7 +52,7 @@ class CameraAnswer:
 def plan_report(service: GalleryService, _parameters: object) -> tuple[str, Sequence[Sequence[str]]]:
     """Judge every camera: calibrate it, leave it, or collect more crops."""
     weights = _write_network(service)
-    crops = [sample for rows in _crops_by_domain(service).values() for sample in _existing(rows, MEASURED)]
+    crops = [sample for rows in _crops_by_domain(service).values() for sample in existing_crops(rows, MEASURED)]
     if not crops:
         raise DataError("no file of a crop is there, so the cameras cannot be measured")
     data = _write_crops(service, crops, MANIFESTS[0])
@@ -68,7 +68,7 @@ def plan_watch(service: GalleryService, _parameters: object) -> tuple[str, Seque
     earlier: list[Sample] = []
     for name, rows in _crops_by_domain(service).items():
         at = len(rows) - max(int(LATEST * len(rows)), min(FEWEST_LATEST, len(rows)))
-        new, old = _existing(rows[at:], MEASURED), _existing(rows[:at], 2 * MEASURED)
+        new, old = existing_crops(rows[at:], MEASURED), existing_crops(rows[:at], 2 * MEASURED)
         if name in checkpoint.domains and len(new) >= FEWEST_LATEST and len(old) >= FEWEST_EARLIER:
             latest += new
             earlier += old
@@ -153,7 +153,7 @@ def _crops_by_domain(service: GalleryService) -> dict[str, list[Sample]]:
     return found
 
 
-def _existing(rows: Sequence[Sample], most: int) -> list[Sample]:
+def existing_crops(rows: Sequence[Sample], most: int) -> list[Sample]:
     """Return at most so many of some crops, evenly spread, whose files are there."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)).tolist() if rows else []
     return [rows[position] for position in chosen if rows[position].path.is_file()]

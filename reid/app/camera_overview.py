@@ -42,6 +42,8 @@ class CameraOverview:
     @property
     def advice(self) -> str:
         """What to do about the camera, and why, in one sentence."""
+        if not self.name:
+            return "These crops do not name their camera, so they cannot be normalized by it: name it in the manifest."
         if self.is_known is False:
             return "The network has no statistics of its own for this camera: calibrate it with unlabelled crops."
         if self.rows < FEWEST:

@@ -1,4 +1,4 @@
-"""Embeddings as points on a plane: principal components, before and after normalization."""
+"""Embeddings as points on a plane, before and after normalization or adaptation."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.app.projections import project
 from reid.app.served_data import ServedData, ServedGallery
 from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
 from reid.retrieval.centering import centered_by_camera
 from reid.retrieval.gallery import Gallery
+from reid.retrieval.gallery_header import read_header
 from reid.retrieval.persons.person_state import codes_of
-from reid.retrieval.storage import check_gallery
 
 MOST_POINTS = 1500
 SEED = 0
@@ -54,13 +55,14 @@ def drawn_rows(served: ServedGallery, category: str) -> IntArray:
     return rows.astype(np.int64)
 
 
-def maps_of(data: ServedData, rows: IntArray, *, compare: bool) -> list[EmbeddingMap]:
+def maps_of(data: ServedData, rows: IntArray, *, compare: bool, projection: str = "pca") -> list[EmbeddingMap]:
     """Return the maps of the same rows of the main gallery.
 
     Args:
         data: What the application serves.
         rows: Positions of rows of the main gallery.
         compare: Show the networks that are compared instead, each of which embedded the same images.
+        projection: A key of :data:`reid.app.projections.PROJECTIONS`.
 
     Returns:
         As the network made the vectors, and centered per camera; or one for each compared network.
@@ -76,12 +78,15 @@ def maps_of(data: ServedData, rows: IntArray, *, compare: bool) -> list[Embeddin
             there = np.array([own[path] for path in paths if path in own], np.int64)
             if len(there) == len(paths):
                 cameras = codes_of(served.gallery.table.take(there), ("camera",))
-                maps.append(_map(served.title, served.gallery.rows.vectors_at(there), cameras))
+                maps.append(_map(served.title, served.gallery.rows.vectors_at(there), cameras, projection))
         return maps
     vectors, table = main.gallery.rows.vectors_at(rows), main.gallery.table.take(rows)
     cameras = codes_of(table, ("camera",))
     centered = centered_by_camera(vectors, codes_of(table, ("category", "modality", "camera")))
-    return [_map("As the network made them", vectors, cameras), _map("Centered per camera", centered, cameras)]
+    return [
+        _map("As the network made them", vectors, cameras, projection),
+        _map("Centered per camera", centered, cameras, projection),
+    ]
 
 
 def adapted_folder(data: ServedData) -> Path | None:
@@ -89,13 +94,15 @@ def adapted_folder(data: ServedData) -> Path | None:
     folder = data.main.folder.resolve()
     beside = folder.with_name(f"{folder.name}{ADAPTED}")
     try:
-        check_gallery(beside)
+        fingerprint = read_header(beside).get("fingerprint")
     except GalleryError:  # there is none
         return None
-    return beside
+    return None if fingerprint == data.main.gallery.fingerprint else beside  # this gallery may have taken it over
 
 
-def maps_of_adaptation(served: ServedGallery, rows: IntArray, adapted: Path) -> tuple[list[EmbeddingMap], IntArray]:
+def maps_of_adaptation(
+    served: ServedGallery, rows: IntArray, adapted: Path, projection: str = "pca"
+) -> tuple[list[EmbeddingMap], IntArray]:
     """Return the maps of the rows that the adapted network has embedded as well, before and after, and these rows.
 
     Raises:
@@ -112,11 +119,15 @@ def maps_of_adaptation(served: ServedGallery, rows: IntArray, adapted: Path) -> 
     cameras = codes_of(served.gallery.table.take(chosen), ("camera",))
     vectors = after.rows.vectors_at(np.array([own[paths[position]] for position in both], np.int64))
     before = served.gallery.rows.vectors_at(chosen)
-    return [_map("Before adaptation", before, cameras), _map("After adaptation", vectors, cameras)], chosen
+    maps = [
+        _map("Before adaptation", before, cameras, projection),
+        _map("After adaptation", vectors, cameras, projection),
+    ]
+    return maps, chosen
 
 
-def _map(title: str, vectors: FloatArray, cameras: IntArray) -> EmbeddingMap:
-    points = principal_components(vectors)
+def _map(title: str, vectors: FloatArray, cameras: IntArray, projection: str) -> EmbeddingMap:
+    points = project(vectors, projection)
     mean = vectors.mean(axis=0)
     total = float(((vectors - mean) ** 2).sum())
     between = sum(
@@ -127,21 +138,3 @@ def _map(title: str, vectors: FloatArray, cameras: IntArray) -> EmbeddingMap:
     return EmbeddingMap(
         title, ((points - low) / np.maximum(high - low, 1e-9)).astype(np.float32), between / max(total, 1e-9)
     )
-
-
-def principal_components(vectors: FloatArray) -> FloatArray:
-    """Return the first two principal components (N, 2) of vectors (N, D); each points to its largest loading.
-
-    Example:
-        >>> principal_components(np.float32([[0, 0], [2, 0], [4, 0]]))[:, 0].tolist()
-        [-2.0, 0.0, 2.0]
-    """
-    centered = vectors - vectors.mean(axis=0)
-    _, _, axes = np.linalg.svd(centered, full_matrices=False)
-    axes = axes[:2]
-    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
-    points = centered @ (axes * signs[:, None]).T
-    if points.shape[1] < 2:
-        points = np.concatenate([points, np.zeros((len(points), 2 - points.shape[1]), points.dtype)], axis=1)
-    found: FloatArray = points.astype(np.float32)
-    return found

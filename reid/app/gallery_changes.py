@@ -16,6 +16,7 @@ import numpy as np
 
 from reid.app.accounts import User
 from reid.app.gallery_service import GalleryService
+from reid.app.new_crops import NEW_CAMERAS
 from reid.app.upload_images import guess_modality, read_upload
 from reid.data.file_times import read_time
 from reid.data.label_text import clean_label
@@ -247,8 +248,8 @@ def erase(service: GalleryService, user: User, wish: ErasureWish, rows: int) -> 
         raise DataError(f"{preview['rows']} rows fulfil these conditions, not {rows}; look at the preview again")
     service.audit.record("erase", user.name, {"rows": rows, "by": [key for key, value in vars(wish).items() if value]})
     chosen = on_paths(service.folder, _filter_of(service, wish))
-    own = (service.state_folder / CROPS).resolve()
-    images = [path for path in selected_paths(service.folder, chosen) if path.parent == own]
+    own = [(service.state_folder / name).resolve() for name in (CROPS, NEW_CAMERAS)]
+    images = [path for path in selected_paths(service.folder, chosen) if any(map(path.is_relative_to, own))]
     only_identity = bool(wish.identity) and replace(wish, identity="") == ErasureWish()
     erased = erase_identity(service.folder, wish.identity) if only_identity else erase_rows(service.folder, chosen)
     if not only_identity:

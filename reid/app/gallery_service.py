@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from reid.app.accounts import User
 from reid.app.audit_log import AuditLog
 from reid.app.job_queue import JobQueue
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
+from reid.app.search_checks import assumption_of, check_search, notes_on_assumption
 from reid.app.served_data import ServedData
 from reid.app.served_persons import ServedPersons
 from reid.app.upload_images import doubts_about, guess_modality, read_upload
@@ -38,16 +40,19 @@ class SearchWishes:
     Args:
         camera: The camera of the picture; "" where it is unknown.
         modality: Its light; None guesses it from the picture.
-        category: What it shows.
+        category: What it shows; "" takes what most crops of the gallery show.
         options: Which rows may answer, and how they are ranked.
         purpose: Why somebody searches, where the application asks for it.
+        unknown_camera: What to assume where the camera is not named: "nearest" or "mixture"; "" leaves it to the
+            network.
     """
 
     camera: str = ""
     modality: Modality | None = None
-    category: str = "person"
+    category: str = ""
     options: SearchOptions = field(default_factory=SearchOptions)
     purpose: str = ""
+    unknown_camera: str = ""
 
 
 class GalleryService:
@@ -78,6 +83,7 @@ class GalleryService:
         self.state_folder = state_folder
         self.sources = tuple(source.resolve() for source in sources)
         self.persons = ServedPersons(data)
+        self.planning = Lock()  # one job at a time is planned and put into the queue
 
     @property
     def folder(self) -> Path:
@@ -125,6 +131,8 @@ class GalleryService:
         if not (images or crops) or len(images) + len(crops) > MOST_IMAGES:
             raise DataError(f"expected 1 to {MOST_IMAGES} images or crops to search with")
         query, doubts = self._query_of(wishes, images, crops)
+        served = self.data.main
+        doubts += check_search(served, query, wishes.options) + notes_on_assumption(served, query)
         persons = self.persons.current()
         options = wishes.options
         self.audit.record(
@@ -145,6 +153,7 @@ class GalleryService:
             "camera": query.sample.camera,
             "modality": str(query.sample.modality),
             "category": query.sample.category,
+            "statistics": assumption_of(served, query),
             "searched_crops": outcome.rows,
             "notes": [*doubts, *outcome.notes],
             "answers": _answers_json(outcome, persons),
@@ -154,16 +163,17 @@ class GalleryService:
         """Return the query, and why its images do not look like crops."""
         if len(crops) == 1 and not images:
             return Query(self.sample_of(crops[0]), "", row=crops[0]), []
+        category = clean_label(wishes.category) or next(iter(self.data.main.categories), "person")
         samples = [self.sample_of(crop) for crop in crops]
         decoded = [read_upload(content) for content in images]
-        doubts = [doubt for image in decoded for doubt in doubts_about(image, wishes.category)]
+        doubts = [doubt for image in decoded for doubt in doubts_about(image, category)]
         if samples:
             known, decoded = samples[0], [*(read_image(sample.path) for sample in samples), *decoded]
             query = Sample(UPLOADED, "", known.camera, known.modality, known.category, Split.QUERY)
         else:
             modality = wishes.modality or guess_modality(decoded[0])
-            query = Sample(UPLOADED, "", clean_label(wishes.camera), modality, wishes.category, Split.QUERY)
-        return Query(query, "", tuple(decoded)), list(dict.fromkeys(doubts))
+            query = Sample(UPLOADED, "", clean_label(wishes.camera), modality, category, Split.QUERY)
+        return Query(query, "", tuple(decoded), policy=wishes.unknown_camera), list(dict.fromkeys(doubts))
 
     def sample_of(self, crop: int) -> Sample:
         """Return the labels of a crop of the gallery; DataError where it has none of this id."""

@@ -26,6 +26,7 @@ from reid.app.asgi import (
     replay_body,
     send_whole,
 )
+from reid.app.client_interface import CLIENT, CLIENT_BYTES, MESSAGE, ROUTES, check_message
 from reid.app.login_page import FORM_BYTES, login_page, read_login_form
 from reid.app.refusals import REASONS, Refused
 from reid.app.uploads import UPLOAD_BYTES
@@ -49,6 +50,7 @@ class Gate:
         access: The users.
         names: The host names that requests may name, in small letters; None allows any, behind a login.
         secure: Whether the server speaks TLS, so that the cookie of a login is only sent with it.
+        client: What answers ``gradio_client``; None refuses it.
 
     Attributes:
         refused: How many requests were refused, by status; those of the page are among them.
@@ -61,12 +63,14 @@ class Gate:
         access: Access,
         names: Collection[str] | None = LOOPBACK_NAMES,
         secure: bool = False,
+        client: Application | None = None,
     ):
         self._page = page
         self._rest = rest
         self._access = access
         self._names = names
         self._secure = secure
+        self._client = client
         self._open = 0
         self._bytes = 0
         self.refused = page.refused
@@ -86,6 +90,9 @@ class Gate:
             scope = {**scope, USER_KEY: user}
             if scope["path"] == API or scope["path"].startswith(f"{API}/"):
                 await self._answer_api(scope, headers, user, body, answer)
+                return
+            if self._client is not None and scope["path"].startswith(f"{CLIENT}/"):
+                await self._answer_client(self._client, scope, headers, user, body, answer)
                 return
             if user is None:
                 await self._ask_for_login(scope, answer)
@@ -166,6 +173,31 @@ class Gate:
         finally:
             self._open -= 1
             self._bytes -= taken
+
+    async def _answer_client(
+        self,
+        client: Application,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        user: User | None,
+        body: RequestBody,
+        answer: ResponseSender,
+    ) -> None:
+        """Answer a request of ``gradio_client``; only what it sends is known here."""
+        if user is None:
+            raise Refused(401)
+        if ROUTES.get(scope["path"]) != scope["method"] or len(scope.get("query_string", b"")) > QUERY_BYTES:
+            raise Refused(404)
+        if self._open >= OPEN_REQUESTS:
+            raise Refused(429)
+        self._open += 1
+        try:
+            content = await read_body(headers, body.receive, CLIENT_BYTES, BODY_SECONDS, lambda _: None)
+            if scope["path"] == MESSAGE:
+                check_message(content)
+            await client(scope, replay_body(content, body.receive), answer.send)
+        finally:
+            self._open -= 1
 
     async def _log_in_program(
         self, scope: Scope, headers: dict[bytes, bytes], body: RequestBody, answer: ResponseSender

@@ -6,25 +6,24 @@ A job names data of the machine only below the folders that the operator of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from reid.app.accounts import User
 from reid.app.camera_jobs import DRIFT, REPORT, plan_report, plan_watch
+from reid.app.change_jobs import plan_adaptation, plan_calibration, plan_camera, plan_switch
 from reid.app.gallery_service import GalleryService
-from reid.app.job_records import Job
+from reid.app.import_sources import find_source
+from reid.app.job_records import CALIBRATE, CAMERA, SWITCH, UNDO, Job
+from reid.app.network_changes import plan_undo
 from reid.data.crop_folder import MANIFEST
 from reid.data.file_times import read_time
 from reid.data.label_text import clean_label
 from reid.data.site_folder import VIDEO_SUFFIXES
 from reid.errors import ConfigError, DataError, unknown_name
-from reid.files import write_whole
-from reid.pipeline import NETWORK
 
 Commands = Sequence[Sequence[str]]
 JobPlan = tuple[str, Commands]
 MANIFEST_SUFFIXES = (".csv", ".parquet")
-MOST_EPOCHS = 100
 
 
 def submit_job(service: GalleryService, user: User, kind: str, parameters: Mapping[str, Any]) -> Job:
@@ -51,36 +50,10 @@ def submit_job(service: GalleryService, user: User, kind: str, parameters: Mappi
             raise ConfigError(unknown_name(f"parameter of the job {kind}", name, known))
         if not isinstance(value, str | int | float | bool):
             raise ConfigError(f"{name}: expected a text or a number")
-    title, commands = plan(service, parameters)
-    service.audit.record("job", user.name, {"kind": kind})
-    return service.jobs.submit(kind, title, commands, user.name)
-
-
-def find_source(service: GalleryService, text: str) -> Path:
-    """Find data that a user names, below one of the folders that are allowed.
-
-    Args:
-        service: The gallery.
-        text: An absolute path, or one below an allowed folder.
-
-    Returns:
-        The path without links.
-
-    Raises:
-        DataError: There is no such file or folder below an allowed one; the message does not say which of both.
-    """
-    if not text.strip():
-        raise DataError("source: expected a manifest, a folder of crops or a video below --import-folder")
-    if not service.sources:
-        raise DataError("no folder to read data from is allowed; start the application with --import-folder FOLDER")
-    for folder in service.sources:
-        try:
-            path = (folder / text).resolve()
-            if path.is_relative_to(folder) and path.exists():
-                return path
-        except (OSError, ValueError, RuntimeError):
-            continue
-    raise DataError("there is no such file or folder below those that are allowed (--import-folder)")
+    with service.planning:
+        title, commands = plan(service, parameters)
+        service.audit.record("job", user.name, {"kind": kind})
+        return service.jobs.submit(kind, title, commands, user.name)
 
 
 def _identify(service: GalleryService, parameters: Mapping[str, Any]) -> JobPlan:
@@ -125,26 +98,6 @@ def _ingest(service: GalleryService, parameters: Mapping[str, Any]) -> JobPlan:
     return f"Add the people of {video.name}", [words, add, _identify_command(service)]
 
 
-def _adapt(service: GalleryService, parameters: Mapping[str, Any]) -> JobPlan:
-    """Adapt the network to the crops of "source", and build a gallery beside this one with it."""
-    source = find_source(service, str(parameters.get("source", "")))
-    epochs = parameters.get("epochs", 8)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or not 1 <= epochs <= MOST_EPOCHS:
-        raise ConfigError(f"epochs: expected 1 to {MOST_EPOCHS}")
-    checkpoint = service.data.main.checkpoint
-    if checkpoint is None:
-        raise DataError("this gallery holds no network that could be adapted")
-    state = service.state_folder.resolve()
-    weights, adapted = state / f"before-adaptation.{NETWORK}", state / f"adapted.{NETWORK}"
-    write_whole(weights, checkpoint.save)
-    gallery = service.folder.resolve()
-    beside = gallery.with_name(f"{gallery.name}-adapted")
-    return f"Adapt the network to {source.name}", [
-        ["adapt", f"--data={source}", f"--weights={weights}", f"--out={adapted}", f"--epochs={epochs}"],
-        ["index", "build", f"--data={source}", f"--weights={adapted}", f"--out={beside}"],
-    ]
-
-
 def _compact(service: GalleryService, _: Mapping[str, Any]) -> JobPlan:
     """Write the gallery anew without removed rows."""
     return "Compact the gallery", [["index", "compact", str(service.folder.resolve())]]
@@ -165,7 +118,11 @@ JOB_KINDS: dict[str, tuple[Callable[[GalleryService, Mapping[str, Any]], JobPlan
     "identify": (_identify, ("again",)),
     "add": (_add, ("source", "category")),
     "ingest": (_ingest, ("source", "camera", "start")),
-    "adapt": (_adapt, ("source", "epochs")),
+    "adapt": (plan_adaptation, ("source", "epochs")),
+    CAMERA: (plan_camera, ("camera", "category", "modality", "source")),
+    CALIBRATE: (plan_calibration, ("camera",)),
+    SWITCH: (plan_switch, ()),
+    UNDO: (plan_undo, ()),
     REPORT: (plan_report, ()),
     DRIFT: (plan_watch, ()),
     "compact": (_compact, ()),

@@ -22,6 +22,7 @@ from typing import Any
 import typer
 
 from reid.app.job_records import (
+    CHANGING,
     RESULT_LINES,
     Job,
     JobProgress,
@@ -106,8 +107,7 @@ class JobQueue:
                 raise DataError(f"{MOST_WAITING} jobs wait already; cancel some, or try again when they are done")
             number = max(self._jobs, default=0) + 1
             words = tuple(tuple(map(str, command)) for command in commands)
-            job = Job(number, kind, title, words, who, now_text())
-            self._keep(job)
+            job = self._keep(Job(number, kind, title, words, who, now_text()))
             self._forget_old()
             return job
 
@@ -150,6 +150,9 @@ class JobQueue:
             job = self.job(number)
             if job.status not in (JobStatus.PAUSED, JobStatus.FAILED, JobStatus.CANCELLED) or not job.commands:
                 raise ConfigError(f"job {number} is {job.status}; only one that was stopped can go on")
+            later = [one for one in self._jobs if one > number and self._jobs[one].kind in CHANGING]
+            if job.kind in CHANGING and later:  # it was planned for the network of that time
+                raise ConfigError(f"job {number} cannot go on, because job {max(later)} came after it; start it anew")
             return self._keep(replace(job, status=JobStatus.WAITING, attempts=0, message="", ended=""))
 
     def wait(self, number: int, seconds: float) -> Job:

@@ -20,6 +20,8 @@ TAIL_BYTES = 2**14  # of the output of a command that are read for its result
 RESULT_LINES = 100
 # Exit codes of commands that say what was found, not that they failed.
 FINDINGS: dict[tuple[str, ...], tuple[int, ...]] = {("cameras", "watch"): (3,)}
+CAMERA, CALIBRATE, SWITCH, UNDO = "camera", "calibrate", "switch", "undo"  # kinds that change the network
+CHANGING = (CAMERA, CALIBRATE, SWITCH, UNDO)
 _RECORD_NAME = re.compile(r"job-(\d{6,})\.json")
 # What tqdm writes: "title:  45%|####      | 45/100 [00:10<00:12, ...]", also without the brackets.
 _PROGRESS = re.compile(

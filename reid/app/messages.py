@@ -50,6 +50,9 @@ class _Event:
     takes_question: bool  # whether the function reads what the page asks
 
 
+FILE_KEY = "path"  # gradio takes whatever has such a key for a file
+
+
 class MessageRules:
     """What each event of a page accepts.
 
@@ -111,7 +114,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
 
 def _read_question(event_data: object) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what a page asks: texts, numbers, flags and lists of texts by their names, and the uploads among them."""
-    if not isinstance(event_data, dict) or len(event_data) > QUESTION_FIELDS:
+    if not isinstance(event_data, dict) or len(event_data) > QUESTION_FIELDS or FILE_KEY in event_data:
         raise Refused(400)
     for name, value in event_data.items():
         values = value if isinstance(value, list) else [value]

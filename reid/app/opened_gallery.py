@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.app.gallery_network import read_network
 from reid.app.served_data import ServedData, ServedGallery
-from reid.app.site_data import QueryCrops, SiteData
+from reid.app.site_data import QueryCrops, SiteData, categories_by_size
 from reid.errors import ConfigError
 from reid.models.checkpoint import Checkpoint
-from reid.pipeline import NETWORK, load_checkpoint
-from reid.records import Embeddings, Sample
-from reid.retrieval.folder_reading import read_attached
+from reid.models.execution import current_execution
+from reid.pipeline import load_checkpoint
+from reid.records import Sample
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.query_file import load_queries
 from reid.retrieval.row_table import RowTable
@@ -32,8 +33,8 @@ def open_served_gallery(
         profiles: Files of camera profiles of ``weights``.
 
     Returns:
-        One site, which has the name of the folder, and the gallery. Its queries are offered to search with; where it
-        has none, its own crops are.
+        One site, which has the name of the folder or of the one around it, and the gallery. Its queries are offered to
+        search with; where it has none, its own crops are.
 
     Raises:
         GalleryError: The gallery is missing or damaged.
@@ -46,8 +47,9 @@ def open_served_gallery(
     queries = load_queries(folder) if (folder / QUERIES_FILE).exists() else None
     if queries is not None and queries.fingerprint != gallery.fingerprint:
         queries = None  # they were embedded by another network, so they cannot be compared
-    name = folder.resolve().name
-    served = ServedGallery(name, _categories(gallery, queries), checkpoint, gallery, queries, folder, stamp)
+    name = _name_of(folder)
+    tables = [gallery.table] if queries is None else [gallery.table, RowTable.from_samples(queries.samples)]
+    served = ServedGallery(name, categories_by_size(*tables), checkpoint, gallery, queries, folder, stamp)
     return ServedData([served], lambda galleries: _read_site(name, galleries[0]))
 
 
@@ -55,9 +57,7 @@ def _network_of(
     folder: Path, gallery: Gallery, weights: Path | None, backbone: str | None, profiles: Sequence[Path]
 ) -> Checkpoint | None:
     if weights is None and not profiles:
-        from reid.models.checkpoint import load_checkpoint as load_attached
-
-        return read_attached(folder, NETWORK, load_attached)
+        return read_network(folder, current_execution())
     checkpoint = load_checkpoint(weights, backbone, None, profiles)
     if checkpoint.fingerprint != gallery.fingerprint:
         raise ConfigError(
@@ -67,9 +67,16 @@ def _network_of(
     return checkpoint
 
 
-def _categories(gallery: Gallery, queries: Embeddings | None) -> tuple[str, ...]:
-    found = set(gallery.table.distinct("category"))
-    return tuple(sorted(found | ({s.category for s in queries.samples} if queries is not None else set())))
+def _name_of(folder: Path) -> str:
+    """Return the name of a gallery on the page: that of its folder, or of the folder around one named "gallery".
+
+    Example:
+        >>> _name_of(Path("/srv/shop-reid/gallery")), _name_of(Path("/srv/galleries/shop"))
+        ('shop', 'shop')
+    """
+    folder = folder.resolve()
+    around = folder.parent.name.removesuffix("-reid")
+    return around if folder.name == "gallery" and around else folder.name
 
 
 def _read_site(name: str, served: ServedGallery) -> tuple[Sequence[SiteData], QueryCrops]:

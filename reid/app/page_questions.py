@@ -13,6 +13,7 @@ from reid.app.refusals import Refused
 from reid.errors import ReidError
 
 FAULT = "The page could not answer this; what happened is written where the program was started."
+UNABLE = "The machine cannot read or write what this needs, such as a full disk; look at it, then try again."
 UNKNOWN = "This page does not know that action; load it again."
 
 
@@ -50,6 +51,9 @@ def answer_question(pages: Mapping[str, Page], values: PageValues, visit: PageVi
         return PageParts(error=text[:1].upper() + text[1:])
     except Refused:
         return PageParts(error=f"Your role is {visit.user.role}, and it may not do this; ask an administrator.")
+    except OSError as error:
+        typer.echo(f"the page could not read or write: {error}", err=True)
+        return PageParts(error=UNABLE)
     except Exception as error:  # noqa: BLE001 - the page must get an answer; the fault is the program's
         typer.echo(f"fault in the page: {type(error).__name__}: {error}", err=True)
         return PageParts(error=FAULT)

@@ -125,9 +125,12 @@ def heading_html(counts: GalleryCounts) -> str:
         parts.append(f"in <b>{counts.cameras}</b> camera{'s' * (counts.cameras != 1)}")
     else:
         parts.append("of unknown cameras")
+    purpose = "Choose a crop or upload one, and find it again in other cameras."
+    if counts.cameras < 2:
+        purpose = "Choose a crop or upload one, and find crops that show the same."
     return (
         f'<header class="reid-heading"><h1>reid</h1><p>Gallery <b>{escape(counts.name)}</b>:'
-        f" {' '.join(parts)}. Choose a crop or upload one, and find it again in other cameras.</p></header>"
+        f" {' '.join(parts)}. {purpose}</p></header>"
     )
 
 
@@ -171,8 +174,10 @@ def _grid_style(crops: Iterable[Crop], columns: int = 1) -> str:
 
 
 def camera_tag_html(crop: Crop) -> str:
-    """Return the camera of a crop, in the colour of its light."""
-    return f'<span class="reid-tag reid-{escape(crop.modality)}">{escape(crop.camera or "?")}</span>'
+    """Return the camera of a crop, in the colour of its light; "" where it is unknown."""
+    if not crop.camera:
+        return ""
+    return f'<span class="reid-tag reid-{escape(crop.modality)}">{escape(crop.camera)}</span>'
 
 
 def query_html(crop: Crop) -> str:

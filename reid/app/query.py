@@ -17,6 +17,7 @@ from reid.app.served_data import ServedData, ServedGallery
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.evaluation.labels import market_labels
 from reid.evaluation.metrics import NoMatchError, vector_metrics
+from reid.models.checkpoint import Checkpoint
 from reid.pipeline import unknown_domains
 from reid.records import FloatArray, Modality, Sample, UnseenCameraPolicy
 from reid.retrieval.filters import BoolArray, ColumnCondition, Filter, both, equals, rows_where, time_of, without
@@ -30,6 +31,8 @@ NO_NETWORK = (
     "this gallery holds no network, so only its own crops can be searched for; start the page with the weights that it"
     " was built with (--weights)"
 )
+NEAREST, MIXTURE = str(UnseenCameraPolicy.NEAREST), str(UnseenCameraPolicy.MIXTURE)
+OWN, POOLED = "own", "pooled"
 SCORED_ROWS = 20_000  # a query is scored against all right answers in galleries of at most so many rows
 
 
@@ -220,12 +223,34 @@ def vector_of(served: ServedGallery, query: Query, is_main: bool) -> FloatArray:
     if served.checkpoint is None:
         raise DataError(NO_NETWORK)
     checkpoint, sample = served.checkpoint, query.sample
-    is_unknown = checkpoint.unknown_domain is None and bool(unknown_domains(checkpoint, [sample]))
-    if checkpoint.domain_fields and (query.policy or is_unknown) and not sample.camera:
-        checkpoint = checkpoint.with_unseen_camera_policy(query.policy or UnseenCameraPolicy.MIXTURE)
+    assumed = assumption_about(checkpoint, query)
+    if assumed in (NEAREST, MIXTURE) and assumed != checkpoint.unseen_camera_policy:
+        checkpoint = checkpoint.with_unseen_camera_policy(assumed)
     return embed_together(
         checkpoint, query.uploads or [sample.path], [sample.camera], modality=sample.modality, category=sample.category
     )
+
+
+def assumption_about(checkpoint: Checkpoint, query: Query) -> str:
+    """Return with which statistics a network embeds the images of a query.
+
+    Args:
+        checkpoint: The network.
+        query: The query.
+
+    Returns:
+        ``POOLED`` where the network has one set for all cameras, ``OWN`` for those of the query's camera, and for an
+        unknown camera ``NEAREST`` or ``MIXTURE``; a named camera that the network refuses is ``OWN`` as well.
+    """
+    if "camera" not in checkpoint.domain_fields:
+        return POOLED
+    if not query.sample.camera and query.policy:
+        return query.policy
+    if not unknown_domains(checkpoint, [query.sample]):
+        return OWN
+    if checkpoint.unknown_domain is not None:
+        return str(checkpoint.unseen_camera_policy)
+    return OWN if query.sample.camera else MIXTURE
 
 
 def _stored_vector(served: ServedGallery, query: Query, is_main: bool) -> FloatArray | None:

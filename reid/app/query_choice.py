@@ -10,6 +10,7 @@ from PIL import Image
 
 from reid.app.page_values import PageValues, PageVisit
 from reid.app.query import Query
+from reid.app.search_checks import notes_on_assumption
 from reid.app.served_data import ServedData
 from reid.app.upload_images import doubts_about, guess_modality
 from reid.errors import DataError
@@ -27,6 +28,12 @@ UNKNOWN_CAMERAS = {
 }
 GONE_QUERY = "this query does not exist; choose one of the crops"
 GONE_UPLOAD = "uploaded images are forgotten when the page is closed or reloaded; upload them again"
+
+
+def asks_other_cameras(data: ServedData) -> bool:
+    """Whether a search leaves out the query's camera at first: not where only its own crops of one camera are there."""
+    cameras = [name for name in data.main.gallery.table.distinct("camera") if name]
+    return len(cameras) > 1 or (not data.query_crops.are_gallery_rows and bool(cameras))
 
 
 def key_of(data: ServedData, number: int) -> str:
@@ -115,10 +122,12 @@ def upload_query(data: ServedData, values: PageValues, visit: PageVisit) -> tupl
     policy = ""
     if camera is None:
         policy = str(UnseenCameraPolicy.NEAREST if chosen == "?nearest" else UnseenCameraPolicy.MIXTURE)
-        notes += _note_on_policy(data, policy)
     name = "" if camera is None else camera.camera
-    sample = Sample(UPLOADED, "", name, modality, category, Split.QUERY)
-    return Query(sample, site, images, policy=policy), notes
+    query = Query(Sample(UPLOADED, "", name, modality, category, Split.QUERY), site, images, policy=policy)
+    said = [f"{note[:1].upper()}{note[1:]}." for note in notes_on_assumption(data.main, query)]
+    if said and policy and data.main.checkpoint is not None and data.main.checkpoint.domain_fields:
+        said = [f"{said[0][:-1]}; name the camera if you know it."]
+    return query, [*notes, *said]
 
 
 def _modality_of(chosen: str, images: Sequence[Image.Image], camera: Sample | None) -> tuple[Modality, list[str]]:
@@ -135,14 +144,6 @@ def _modality_of(chosen: str, images: Sequence[Image.Image], camera: Sample | No
         looks = "no colour, as infrared images have" if guess is Modality.INFRARED else "colours, as visible ones have"
         return modality, [f"It is taken for a {modality} image, but it has {looks}."]
     return modality, []
-
-
-def _note_on_policy(data: ServedData, policy: str) -> list[str]:
-    checkpoint = data.main.checkpoint
-    if checkpoint is None or not checkpoint.domain_fields:
-        return []
-    how = "of the camera that is nearest to the image" if policy == "nearest" else "of all cameras, mixed"
-    return [f"Its camera is unknown, so it is normalized with the statistics {how}; name the camera if you know it."]
 
 
 def upload_cameras(data: ServedData) -> Mapping[str, tuple[str, Sample]]:

@@ -20,9 +20,13 @@ from reid import __version__
 from reid.app import gallery_changes as changes
 from reid.app.access import USER_KEY, require
 from reid.app.accounts import Role, User
+from reid.app.change_neighbours import neighbours_json
 from reid.app.gallery_export import write_export
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.job_kinds import submit_job
+from reid.app.job_records import CAMERA, UNDO
+from reid.app.network_changes import find_change, network_changes
+from reid.app.new_crops import discard_new_crops, keep_new_crop, waiting_cameras
 from reid.app.query import SearchOptions
 from reid.app.refusals import REASONS, Refused, without_paths
 from reid.errors import ReidError
@@ -64,6 +68,19 @@ class DecisionWish(_Wish):
     instead: bool = False
 
 
+class CameraWish(_Wish):
+    """A camera that is to be added with its crops."""
+
+    camera: str = Field(max_length=LONGEST)
+    category: str = Field("person", max_length=LONGEST)
+    modality: Modality | None = None
+    source: str = Field("", max_length=2000)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of the job."""
+        return {**self.model_dump(), "modality": str(self.modality or "")}
+
+
 class EraseWish(_Wish):
     """Which rows are to be erased, and how many the preview showed."""
 
@@ -98,6 +115,7 @@ def rest_interface(service: GalleryService) -> FastAPI:
     _answer_errors(rest)
     _add_questions(rest, service)
     _add_changes(rest, service)
+    _add_cameras(rest, service)
     _add_jobs(rest, service)
     return rest
 
@@ -149,7 +167,7 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         crop: Annotated[list[Annotated[int, Field(ge=0, le=2**53)]], Query(max_length=20)] = [],  # noqa: B006
         camera: Text = "",
         modality: Modality | None = None,
-        category: Text = "person",
+        category: Text = "",
         k: Annotated[int, Query(ge=1, le=200)] = 10,
         cross_camera: bool = False,
         answers: Modality | None = None,
@@ -161,12 +179,13 @@ def _add_questions(rest: FastAPI, service: GalleryService) -> None:
         one_per: Literal["", "person", "identity", "track"] = "",
         known: Literal["", "known", "unknown"] = "",
         purpose: Text = "",
+        unknown_camera: Literal["", "nearest", "mixture"] = "",
     ) -> dict[str, Any]:
         options = SearchOptions(
             cross_camera, answers, "", k, tuple(in_camera), tuple(not_in_camera), after, before, ranking, one_per,
             compare=False, known=known,
         )  # fmt: skip
-        wishes = SearchWishes(camera, modality, category, options, purpose)
+        wishes = SearchWishes(camera, modality, category, options, purpose, unknown_camera)
         with free:
             return service.search(user, wishes, [content] if content else [], crop)
 
@@ -230,6 +249,38 @@ def _add_changes(rest: FastAPI, service: GalleryService) -> None:
     @rest.post("/api/erase", summary="Erase the rows that the preview showed; rows is their number.")
     def erase(user: Admin, wish: EraseWish) -> dict[str, Any]:
         return changes.erase(service, user, wish.wish(), wish.rows or 0)
+
+
+def _add_cameras(rest: FastAPI, service: GalleryService) -> None:
+    """Add the addresses of new cameras, and of changes of the network."""
+
+    @rest.post("/api/cameras/crops", summary="Keep a crop of a new camera.", status_code=201, openapi_extra=IMAGE_BODY)
+    def keep(user: Operator, content: Content, camera: Text, category: Text = "person") -> dict[str, Any]:
+        return keep_new_crop(service, user, content, camera, category)
+
+    @rest.get("/api/cameras/crops", summary="List the cameras whose crops wait.")
+    def waiting(_: Viewer) -> list[dict[str, Any]]:
+        return [one.to_json() for one in waiting_cameras(service)]
+
+    @rest.delete("/api/cameras/crops", summary="Delete the crops of a new camera that wait.")
+    def discard(user: Operator, camera: Text, category: Text = "person") -> dict[str, Any]:
+        return discard_new_crops(service, user, camera, category)
+
+    @rest.post("/api/cameras", summary="Measure a new camera on its crops and add them, as a job.", status_code=202)
+    def add(user: Operator, wish: CameraWish) -> dict[str, Any]:
+        return service.jobs.describe(submit_job(service, user, CAMERA, wish.parameters()).number)
+
+    @rest.get("/api/cameras/changes", summary="List the changes of the network, the latest first.")
+    def changes_of_network(_: Viewer) -> list[dict[str, Any]]:
+        return [one.to_json() for one in network_changes(service)]
+
+    @rest.get("/api/cameras/changes/{number}/neighbours", summary="Compare a camera's neighbours before and after.")
+    def neighbours(_: Viewer, number: JobNumber) -> list[dict[str, Any]]:
+        return neighbours_json(service, find_change(service, number))
+
+    @rest.post("/api/cameras/undo", summary="Undo the last change of the network, as a job.", status_code=202)
+    def undo(user: Operator) -> dict[str, Any]:
+        return service.jobs.describe(submit_job(service, user, UNDO, {}).number)
 
 
 def _add_jobs(rest: FastAPI, service: GalleryService) -> None:

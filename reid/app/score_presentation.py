@@ -29,7 +29,7 @@ def score_table_html(rows: Sequence[ScoreRow], title: str = "Scores") -> str:
     """Return a table of scores in percent; the best of each direction are bold, and ``title`` names the table."""
     if not rows:
         return message_html("No scores for this selection.")
-    heads = ("Direction", "Normalization", "mAP", "rank-1", "rank-5", "rank-10", "queries", "gallery")
+    heads = ("Direction", "Network", "mAP", "rank-1", "rank-5", "rank-10", "queries", "gallery")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     body = "".join(_table_row(row, [other for other in rows if other.direction == row.direction]) for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -14,6 +14,7 @@ from threading import Lock
 
 import numpy as np
 
+from reid.app.gallery_network import read_changed
 from reid.app.site_data import QueryCrops, SiteData
 from reid.errors import DataError, GalleryError, ReidError
 from reid.evaluation import Report, evaluate
@@ -54,19 +55,31 @@ class ServedGallery:
     def current(self) -> ServedGallery:
         """Return this gallery as its folder holds it now, without what another program has erased from it.
 
+        Where its network was changed, such as by a new camera, that network embeds the queries from now on.
+
         Raises:
-            ReidError: The folder can no longer be read, or another network built its gallery again.
+            ReidError: The folder can no longer be read, or holds rows of a network that it does not hold.
         """
         stamp = stamp_of(self.folder)
         if stamp == self.stamp:
             return self
-        gallery = self.gallery.reopened()
+        checkpoint = self.checkpoint
+        if checkpoint is None:
+            gallery = self.gallery.reopened()
+            if gallery.fingerprint != self.gallery.fingerprint:
+                raise GalleryError(
+                    f"{self.folder.name}: another program built this gallery again; start the page again"
+                )
+        else:
+            gallery, checkpoint = read_changed(self.gallery, self.folder, checkpoint)
         queries = None if self.queries is None else load_queries(self.folder)
-        networks = {gallery.fingerprint, self.gallery.fingerprint}
-        networks |= {queries.fingerprint} if queries is not None else set()
-        if len(networks) > 1:
-            raise GalleryError(f"{self.folder.name}: another program built this gallery again; start the page again")
-        return replace(self, gallery=gallery, queries=queries, stamp=stamp)
+        if queries is not None and queries.fingerprint != gallery.fingerprint:
+            queries = queries.select(np.zeros(len(queries), np.bool_))  # until they are embedded again
+        more = tuple(name for name in gallery.table.distinct("category") if name not in self.categories)
+        categories = self.categories if self.is_compared else (*self.categories, *more)
+        return replace(
+            self, gallery=gallery, checkpoint=checkpoint, queries=queries, stamp=stamp, categories=categories
+        )
 
     @cached_property
     def embeddings(self) -> Embeddings:

@@ -11,6 +11,7 @@ from reid.app.access import Access
 from reid.app.accounts import UsersFile
 from reid.app.asgi import LOOPBACK_NAMES, Counting
 from reid.app.audit_log import AuditLog
+from reid.app.client_interface import client_interface
 from reid.app.gallery_service import GalleryService
 from reid.app.gate import Gate
 from reid.app.job_queue import JobQueue
@@ -65,4 +66,5 @@ def gated_application(
             stack.callback(webhook.close)
         names = host_names(options)
         page = build_page(service, names == LOOPBACK_NAMES)
-        yield Gate(page, rest_interface(service), access, names, options.tls_cert is not None)
+        client = client_interface(service) if options.gradio_client else None
+        yield Gate(page, rest_interface(service), access, names, options.tls_cert is not None, client)

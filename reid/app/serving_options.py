@@ -27,6 +27,7 @@ def add_safety_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, help="folder for jobs, the log and crops that are sent")
     parser.add_argument("--import-folder", type=Path, action="append", help="folder below which jobs may read data")
     parser.add_argument("--purpose", action="append", help="purpose that a search may name")
+    parser.add_argument("--gradio-client", action="store_true", help="answer gradio_client as well, under /client")
     parser.add_argument("--webhook", help="address that is told about new crops")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,23 @@ def camera_examples(samples: Sequence[Sample]) -> list[Sample]:
     return [examples[key] for key in sorted(examples)]
 
 
+def categories_by_size(*tables: RowTable) -> tuple[str, ...]:
+    """Return the categories of some tables, the one with the most rows first.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rows = [Sample(Path(f"{n}.jpg"), category=name) for n, name in enumerate(["bag", "person", "person"])]
+        >>> categories_by_size(RowTable.from_samples(rows))
+        ('person', 'bag')
+    """
+    rows: Counter[str] = Counter()
+    for table in tables:
+        codes, words = table.codes("category")
+        for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
+            rows[words[code]] += int(count)
+    return tuple(sorted(rows, key=lambda name: (-rows[name], name)))
+
+
 class QueryCrops:
     """The crops that a page offers as queries; each has a number that stays the same.
 
@@ -69,9 +87,8 @@ class QueryCrops:
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """The categories of the crops, sorted."""
-        codes, words = self.table.codes("category")
-        return tuple(sorted(words[code] for code in np.unique(codes).tolist()))
+        """The categories of the crops, the one with the most crops first."""
+        return categories_by_size(self.table)
 
     def matching(self, site: str = "", category: str | None = None, camera: str | None = None) -> IntArray:
         """Return the numbers of the crops of a site, a category and a camera; "" and None allow every one."""

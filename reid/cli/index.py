@@ -95,8 +95,9 @@ def index_build(
     identities = {(sample.category, sample.identity) for sample in gallery.samples}
     labelled = any(name for _, name in identities)
     shown = f"of {len(identities)} identities" if labelled else "of unknown identity"
-    cameras = len({sample.camera for sample in gallery.samples})
-    typer.echo(f"{folder}\t{len(gallery)} images {shown} in {cameras} cameras")
+    cameras = len({sample.camera for sample in gallery.samples if sample.camera})
+    where = f"in {cameras} camera{'s' * (cameras != 1)}" if cameras else "of unknown cameras"
+    typer.echo(f"{folder}\t{len(gallery)} images {shown} {where}")
 
 
 @index.command(

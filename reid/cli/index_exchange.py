@@ -111,13 +111,18 @@ def index_refresh(
     from reid.cli.index import with_profiles
     from reid.pipeline import embed_samples, gallery_checkpoint, load_checkpoint
     from reid.retrieval.kept_site import network_files
-    from reid.retrieval.refresh import refresh_gallery
+    from reid.retrieval.query_file import save_queries
+    from reid.retrieval.refresh import refresh_gallery, refresh_queries, with_kept_crops
 
     old = gallery_checkpoint(folder)
     new = load_checkpoint(weights, backbone, size, profiles or (), flip) if weights else with_profiles(old, profiles)
     if flip and not weights:
         raise ConfigError("--flip: belongs to --weights; the gallery's own network embeds as it was built")
+    new = with_kept_crops(new, old)
+    queries = refresh_queries(folder, old, new, lambda samples: embed_samples(new, samples, "refreshing queries"))
     again, kept = refresh_gallery(
         folder, old, new, lambda samples: embed_samples(new, samples, "refreshing"), network_files(new)
     )
+    if queries is not None:
+        save_queries(folder, queries)
     typer.echo(f"{folder}\tembedded {again} rows again, kept {kept}; fingerprint {new.fingerprint}")

@@ -74,6 +74,18 @@ def _options(
 
 
 OPTIONS = ("device", "precision", "runtime", "decoder")
+DEFAULTS = {"device": AUTO, "precision": PRECISIONS[0], "runtime": RUNTIME_NAMES[0], "decoder": DECODERS[0]}
+
+
+def execution_words(execution: Execution) -> tuple[str, ...]:
+    """Return the options of a command that ask for an execution; those that have their default are left out.
+
+    Example:
+        >>> execution_words(Execution("cpu", runtime="folded"))
+        ('--device', 'cpu', '--runtime', 'folded')
+    """
+    pairs = ((name, getattr(execution, name)) for name in OPTIONS)
+    return tuple(word for name, value in pairs if value != DEFAULTS[name] for word in (f"--{name}", value))
 
 
 class NetworkCommand(TyperCommand):

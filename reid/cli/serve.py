@@ -12,6 +12,36 @@ from reid.cli.options import Backbone, ProfileFiles
 
 commands = typer.Typer()
 
+UsersFile = Annotated[
+    Path | None,
+    typer.Option(help='Users file of "reid users add". Without one, only this machine is served, without a login.'),
+]
+HostNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Host name under which the page is opened, as behind a proxy. Can be repeated. Default: those of"
+        " this machine."
+    ),
+]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder for jobs, the log of searches and crops that are sent. Default: GALLERY-state."),
+]
+ImportFolders = Annotated[
+    list[Path] | None, typer.Option(help="Folder below which jobs may read data. Can be repeated. Default: none.")
+]
+Purposes = Annotated[
+    list[str] | None,
+    typer.Option(help="Purpose that a search has to name, one of these. Can be repeated. Default: none is asked for."),
+]
+WebhookAddress = Annotated[
+    str | None, typer.Option(help="Address that is told which person a camera has seen. Default: none.")
+]
+AnswersClients = Annotated[
+    bool,
+    typer.Option("--gradio-client", help="Answer programs that use gradio_client as well, under /client."),
+]
+
 
 @commands.command(cls=NetworkCommand, epilog="Example: reid serve --gallery galleries/crops --port 7860")
 def serve(
@@ -48,35 +78,15 @@ def serve(
     identities: Annotated[
         int | None, typer.Option(min=1, help="People for testing at each site of a street that is drawn.")
     ] = None,
-    users: Annotated[
-        Path | None,
-        typer.Option(help='Users file of "reid users add". Without one, only this machine is served, without a login.'),
-    ] = None,
+    users: UsersFile = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate file (PEM), for https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="File of the certificate's key (PEM).")] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Host name under which the page is opened, as behind a proxy. Can be repeated. Default: those of"
-            " this machine."
-        ),
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(help="Folder for jobs, the log of searches and crops that are sent. Default: GALLERY-state."),
-    ] = None,
-    import_folder: Annotated[
-        list[Path] | None, typer.Option(help="Folder below which jobs may read data. Can be repeated. Default: none.")
-    ] = None,
-    purpose: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Purpose that a search has to name, one of these. Can be repeated. Default: none is asked for."
-        ),
-    ] = None,
-    webhook: Annotated[
-        str | None, typer.Option(help="Address that is told which person a camera has seen. Default: none.")
-    ] = None,
+    allow_host: HostNames = None,
+    state: StateFolder = None,
+    import_folder: ImportFolders = None,
+    purpose: Purposes = None,
+    gradio_client: AnswersClients = False,
+    webhook: WebhookAddress = None,
 ) -> None:
     """Serve the application on a page for this machine's browser: a gallery, or the synthetic street without any.
 
@@ -95,4 +105,5 @@ def serve(
     }  # fmt: skip
     arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
     arguments += [f"{name}={value}" for name, values in repeated.items() for value in values or ()]
+    arguments += ["--gradio-client"] * gradio_client
     raise typer.Exit(main(arguments))

@@ -3,68 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reid.cli.options import Backbone
+from reid.cli.network_options import NetworkCommand, execution_words
+from reid.cli.options import Backbone, finite
+from reid.cli.start_manifest import FPS, PERSON, Questions, Wishes, manifest_of, manifest_steps
 from reid.cli.start_steps import StartNetwork, StartRecord, Step, hold_start, run_steps
 from reid.errors import ConfigError, DataError, WeightsError
+from reid.models.execution import current_execution
 from reid.records import Sample, Split
 
 if TYPE_CHECKING:
     from reid.data.site_folder import SiteFolder
 
 commands = typer.Typer()
-Answer = TypeVar("Answer")
-
-MOST_QUESTIONS = 3
 MOST_TO_ADAPT = 3000  # crops; above this number the adaptation, which takes hours, is not chosen by itself
 FEWEST_TO_ADAPT = 32  # crops; see reid.adaptation.stop_rule
 OFFERED = "osnet_x0_25_msmt17"  # public weights that are named where nothing else is known
 SHIPPED = "shipped"  # the answer that stands for the weights that come with the program
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the options say; None and "" leave a decision to a question or to the program."""
-
-    out: Path
-    weights: str
-    backbone: str | None
-    category: str
-    fps: float
-    adapt: bool | None
-    questions: Questions
-    pattern: str | None = None
-
-
-class Questions:
-    """Asks in a terminal, at most three times.
-
-    Args:
-        asks: Whether to ask at all; otherwise every question gets its default.
-
-    Example:
-        >>> Questions(False).ask(lambda: "an answer", "the default")
-        'the default'
-    """
-
-    def __init__(self, asks: bool) -> None:
-        self._left = MOST_QUESTIONS if asks else 0
-
-    def ask(self, question: Callable[[], Answer], default: Answer) -> Answer:
-        """Return the answer to a question; its default where no more is asked."""
-        if not self._left:
-            return default
-        self._left -= 1
-        return question()
-
-
-@commands.command(epilog="Example: reid start crops --weights osnet.pth --backbone osnet_x0_25")
+@commands.command(cls=NetworkCommand, epilog="Example: reid start crops --weights osnet.pth --backbone osnet_x0_25")
 def start(
     folder: Annotated[
         Path, typer.Argument(help="Folder of crops, as camera/identity/*.jpg, or of videos, as camera.mp4.")
@@ -86,8 +50,17 @@ def start(
             " can be cameras or identities are taken for cameras where nothing is asked."
         ),
     ] = None,
-    category: Annotated[str, typer.Option(help="What the crops show: person, vehicle, ...")] = "person",
-    fps: Annotated[float, typer.Option(help="Frames of each second of a video in which people are searched.")] = 5.0,
+    category: Annotated[
+        str | None, typer.Option(help=f"What the crops show: person, vehicle, ... Default: {PERSON}.")
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            callback=finite,
+            help=f"Frames of each second of a video in which people are searched. Default: {FPS:g}.",
+        ),
+    ] = None,
     adapt: Annotated[
         bool | None,
         typer.Option(
@@ -115,7 +88,8 @@ def start(
     if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
         raise ConfigError(f"--out {out}: lies in {folder}, whose images it would mix with; choose a folder beside it")
     asks = not yes and sys.stdin.isatty() and sys.stdout.isatty()
-    wishes = Wishes(out, weights or "", backbone, category, fps, adapt, Questions(asks), pattern)
+    execution = execution_words(current_execution())
+    wishes = Wishes(out, weights or "", backbone, category, fps, adapt, Questions(asks), pattern, execution)
     try:
         with hold_start(out):
             gallery = _make_gallery(found, wishes, StartRecord(out))
@@ -124,7 +98,7 @@ def start(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
-    serve = Step("page", ("serve", "--gallery", str(gallery), "--port", str(port)))
+    serve = Step("page", ("serve", "--gallery", str(gallery), "--port", str(port), *execution))
     typer.echo(serve.command)
     if page:
         from reid.cli import app
@@ -134,8 +108,8 @@ def start(
 
 def _make_gallery(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Path:
     """Run all steps up to the persons, and return the folder of the gallery."""
-    steps = _manifest_steps(found, wishes, record)
-    data = _manifest_of(found, steps)
+    steps = manifest_steps(found, wishes, record)
+    data = manifest_of(found, steps)
     network, fetch = _choose_weights(wishes, record)
     steps += [Step("check", ("validate", "--data", str(data)), reads=(data,), may_fail=True), *fetch]
     run_steps(record, steps)
@@ -143,7 +117,8 @@ def _make_gallery(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Pat
     normalized = _normalize(samples, data, network, wishes, record)
     gallery = wishes.out / "gallery"
     unseen = ("--unseen-camera", "nearest") if normalized.load().domain_fields else ()
-    build = ("index", "build", "--data", str(data), *normalized.words, *unseen, "--out", str(gallery))
+    words = (*normalized.words, *unseen, "--out", str(gallery), *wishes.execution)
+    build = ("index", "build", "--data", str(data), *words)
     reads = (data, *normalized.files)
     last = [
         Step("gallery", build, gallery, reads),
@@ -151,76 +126,6 @@ def _make_gallery(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Pat
     ]
     run_steps(record, last)
     return gallery
-
-
-def _manifest_steps(found: SiteFolder, wishes: Wishes, record: StartRecord) -> list[Step]:
-    """Say what was found, and return the steps that write the manifest; none where there is one."""
-    typer.echo(
-        f"{found.folder}: {len(found.images)} images, {len(found.videos)} videos"
-        + (", and a manifest, which is used as it is" if found.manifest else ""),
-        err=True,
-    )
-    if found.images and not found.manifest:
-        if found.videos:
-            typer.echo("hint: the images are taken for crops, and the videos are left out", err=True)
-        return [_init_step(found, wishes, record)]
-    if not found.manifest:
-        return _ingest_steps(found, wishes)
-    made_here = Step("manifest", tuple(record.answers.get("init", ())), found.manifest)
-    return [made_here] if made_here.words and record.is_done(made_here) else []
-
-
-def _manifest_of(found: SiteFolder, steps: Sequence[Step]) -> Path:
-    """Return where the manifest is, or will be after its steps."""
-    from reid.data.crop_folder import MANIFEST
-
-    if found.manifest or found.images:
-        return found.folder / MANIFEST
-    out = steps[0].words[steps[0].words.index("--out") + 1]
-    return Path(out) / MANIFEST
-
-
-def _init_step(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Step:
-    """Return the step that writes the manifest of a folder of crops, after up to two questions."""
-    from reid.data.crop_folder import MANIFEST, samples_in_folder
-    from reid.data.folder_layouts import find_layouts
-    from reid.data.grey_images import grey_cameras
-
-    words = ["init", str(found.folder)]
-    layouts = [] if wishes.pattern else find_layouts(found.folder, found.images)
-    likely = wishes.pattern or next((one.pattern for one in layouts if "{camera}" in one.pattern), layouts[0].pattern)
-    if len(layouts) > 1:
-        from reid.cli.init import ask_layout
-
-        likely = wishes.questions.ask(lambda: ask_layout(layouts).pattern, likely)
-    if len(layouts) != 1:
-        words += ["--pattern", likely]
-    if wishes.category != "person":
-        words += ["--category", wishes.category]
-    samples = samples_in_folder(found.folder, likely, wishes.category)
-    grey = [camera for camera in grey_cameras(samples) if camera]
-    if grey and len(grey) < len({sample.camera for sample in samples if sample.camera}):
-        question = f"The images of {', '.join(grey)} are grey. Do these cameras record infrared light"
-        if wishes.questions.ask(lambda: typer.confirm(question, default=True), True):
-            words += [word for camera in grey for word in ("--infrared", camera)]
-    record.remember("init", words)
-    return Step("manifest", tuple(words), found.folder / MANIFEST)
-
-
-def _ingest_steps(found: SiteFolder, wishes: Wishes) -> list[Step]:
-    """Return one step for each video; all add to the manifest of the first."""
-    from reid.data.crop_folder import MANIFEST
-    from reid.data.site_folder import origins_of
-
-    steps: list[Step] = []
-    for one in origins_of(found.folder, found.videos):
-        folder = wishes.out / "crops" / one.name
-        words = ["ingest", str(one.path), "--camera", one.camera, "--out", str(folder), "--fps", f"{wishes.fps:g}"]
-        words += ["--start", one.start] if one.start else []
-        if steps:
-            words += ["--append-to", str(wishes.out / "crops" / steps[0].words[5].rpartition("/")[2] / MANIFEST)]
-        steps.append(Step(f"crops of {one.path.name}", tuple(words), folder))
-    return steps
 
 
 def _choose_weights(wishes: Wishes, record: StartRecord) -> tuple[StartNetwork, list[Step]]:
@@ -237,13 +142,14 @@ def _choose_weights(wishes: Wishes, record: StartRecord) -> tuple[StartNetwork, 
         chosen = wishes.questions.ask(
             lambda: str(typer.prompt("Weights: a file, a name, or shipped", default=SHIPPED)).strip(), SHIPPED
         )
-    record.remember("weights", chosen or SHIPPED)
-    if chosen in ("", SHIPPED):
-        return StartNetwork(backbone=wishes.backbone), []
-    if Path(chosen).is_file():
-        return StartNetwork(Path(chosen), wishes.backbone), []
+    if chosen in ("", SHIPPED) or Path(chosen).is_file():
+        network = StartNetwork(None if chosen in ("", SHIPPED) else Path(chosen), wishes.backbone)
+        network.load()  # weights that cannot be read are no answer to remember
+        record.remember("weights", chosen or SHIPPED)
+        return network, []
     if chosen not in {entry.name for entry in public_weights()}:
         raise WeightsError(f'{chosen}: no such file, and no name of "reid weights list"')
+    record.remember("weights", chosen)
     entry, folder = find_weights(chosen), wishes.out / "weights"
     path = entry.path_in(folder)
     fetch = Step("weights", ("weights", "get", chosen, "--out", str(folder)), path)
@@ -294,7 +200,7 @@ def _normalize(
     """
     profiles, adapted = wishes.out / "profiles.safetensors", wishes.out / "site.safetensors"
     reads = (data, *network.files)
-    common = ("--data", str(data), *network.words)
+    common = ("--data", str(data), *network.words, *wishes.execution)
     found = network
     if all(sample.camera for sample in samples):
         calibrate = ("calibrate", *common, "--normalize", "auto", "--out", str(profiles))

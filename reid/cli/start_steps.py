@@ -6,8 +6,10 @@ same input files, and what it made is still there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 RECORD, FORMAT = "start.json", "reid-start-1"
 LOCK = ".start.lock"
+OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE,
+)  # fmt: skip
+_OS_ERROR = re.compile(r"os error (\d+)")
 BLOCK = 2**20  # bytes that are hashed at a time
 
 
@@ -177,8 +183,8 @@ def _run(step: Step) -> bool:
 
     try:
         code = app(list(step.words), prog_name="reid", standalone_mode=False)
-    except ReidError as error:
-        if step.is_optional:
+    except (ReidError, OSError) as error:
+        if step.is_optional and isinstance(error, ReidError) and not is_of_the_machine(error):
             typer.echo(f"hint: the {step.name} is left out: {one_line(str(error))}", err=True)
             return False
         typer.echo(f'hint: the step "{step.name}" failed; mend what the error says, and start again', err=True)
@@ -186,6 +192,24 @@ def _run(step: Step) -> bool:
     if isinstance(code, int) and code and not (code == 1 and step.may_fail):
         raise typer.Exit(code)
     return True
+
+
+def is_of_the_machine(error: BaseException | None) -> bool:
+    """Return whether a full or read-only disk, a limit or missing rights are behind an error, and not the data.
+
+    Example:
+        >>> is_of_the_machine(OSError(errno.ENOSPC, "No space left on device")), is_of_the_machine(DataError("too few"))
+        (True, False)
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = error.errno if isinstance(error, OSError) else None
+        found = _OS_ERROR.search(str(error))  # as safetensors says it
+        if number in OF_THE_MACHINE or (found and int(found[1]) in OF_THE_MACHINE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _hash_files(paths: Sequence[Path]) -> str:

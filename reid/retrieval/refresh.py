@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from reid.errors import GalleryError
 from reid.files import Writer
 from reid.models.checkpoint import Checkpoint
+from reid.norm.site_cohort import join_cohorts
 from reid.records import Embeddings, Sample, domain_of
 from reid.retrieval.filters import BoolArray
 from reid.retrieval.kept_cohorts import with_cohorts
+from reid.retrieval.query_file import load_queries
 from reid.retrieval.row_table import CONTENT, FIELDS, FILE_TIME, ROWS_AT_ONCE, RowTable
 from reid.retrieval.segments import thumbnails_of_rows
-from reid.retrieval.storage import write_gallery
+from reid.retrieval.storage import QUERIES_FILE, write_gallery
 from reid.retrieval.stored_gallery import read_gallery, under_lock, with_files, with_rows, without_rows
 
 PROBES = 2  # images of noise that tell whether a network embeds a domain as before
@@ -91,6 +94,48 @@ def check_unchanged(folder: Path, old: Checkpoint, new: Checkpoint) -> None:
             f"{folder}: {len(rows)} rows of {what} were embedded with other statistics or weights and have to be"
             ' embedded again: run "reid index refresh" with the same options'
         )
+
+
+def with_kept_crops(new: Checkpoint, old: Checkpoint) -> Checkpoint:
+    """Return the new network of a gallery with the crops of cameras that the old one kept and that still fit.
+
+    These are embeddings of cameras that both networks embed alike; those of other weights fit no longer.
+    """
+    if old.cohort is None or new.cohort is not None or old.weights != new.weights:
+        return new
+    changed = changed_domains(old, new)
+    return new if changed is None else replace(new, cohort=join_cohorts(old.cohort, None, stale=sorted(changed)))
+
+
+def refresh_queries(
+    folder: Path, old: Checkpoint, new: Checkpoint, embed: Callable[[Sequence[Sample]], Embeddings]
+) -> Embeddings | None:
+    """Embed the queries of a gallery again that a new network changes, and keep the others.
+
+    Args:
+        folder: The folder of the gallery.
+        old: The network of the gallery.
+        new: The network of today.
+        embed: Embeds some samples with the new network.
+
+    Returns:
+        The queries, which :func:`reid.retrieval.query_file.save_queries` writes; None where the gallery has none that
+        its network embedded.
+
+    Raises:
+        DataError: The image of such a query cannot be read, or the file is damaged.
+    """
+    if not (folder / QUERIES_FILE).exists():
+        return None
+    queries = load_queries(folder)
+    if queries.fingerprint != old.fingerprint:
+        return None
+    rows = np.flatnonzero(rows_to_embed(RowTable.from_samples(queries.samples), old, new))
+    fresh = embed([queries.samples[row] for row in rows.tolist()]).vectors if len(rows) else queries.vectors
+    vectors = fresh if len(rows) == len(queries) else queries.vectors.copy()
+    if 0 < len(rows) < len(queries):
+        vectors[rows] = fresh
+    return Embeddings(queries.samples, vectors, new.fingerprint)
 
 
 def refresh_gallery(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -48,10 +49,33 @@ def test_people_are_grouped_named_joined_and_parted(people_page: Page) -> None:
 def test_cameras(page: Page) -> None:
     cameras = open_page(page, "Cameras")
     expect(cameras.locator("#reid-cameras section.reid-card")).to_have_count(13)  # 12 cameras and the table
-    expect(cameras.get_by_role("heading", name="Every camera is a domain")).to_be_visible()
+    expect(cameras.get_by_text("Every camera is a domain")).to_be_visible()
     cameras.locator(".reid-camera button").first.click()
     expect(page.locator(".reid-query img")).to_be_visible()
     assert "query=r" in page.url
+
+
+def test_crops_of_a_new_camera_wait_until_they_are_added_or_discarded(page: Page, tiny_street: Path) -> None:
+    cameras = open_page(page, "Cameras")
+    crops = sorted((tiny_street / "street-a").rglob("*.jpg"))[:9]
+    files, status = cameras.locator("input[type=file]"), cameras.locator("#reid-stage-status")
+    files.set_input_files(crops[:1])
+    expect(status).to_contain_text("Write the name of the new camera first")
+    cameras.get_by_label("Name of the new camera").fill("dock")
+    files.set_input_files(crops[:2])
+    expect(status).to_contain_text("2 crops were sent.")
+    waiting = cameras.locator("#reid-waiting")
+    expect(waiting.get_by_role("button", name="Measure and add")).to_be_disabled()
+    files.set_input_files([*crops, Path(__file__)])
+    expect(status).to_contain_text("9 crops were sent. 1 were refused")
+    expect(waiting).to_contain_text("9 crops")
+    expect(waiting.get_by_role("button", name="Measure and add")).to_be_enabled()
+    page.reload()
+    wait_until_idle(page)
+    expect(waiting).to_contain_text("9 crops")
+    page.once("dialog", lambda dialog: dialog.accept())
+    waiting.get_by_role("button", name="Discard").click()
+    expect(waiting.locator("img")).to_have_count(0)
 
 
 def test_scores(page: Page) -> None:

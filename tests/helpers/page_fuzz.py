@@ -36,6 +36,8 @@ WRONG_VALUES: tuple[Any, ...] = (
 QUESTIONS = (
     ("search", "search"), ("search", "search"), ("search", "pick"), ("search", "others"), ("search", "random"),
     ("search", "enlarge"), ("people", "show"), ("people", "timeline"), ("people", "name"), ("cameras", "show"),
+    ("cameras", "waiting"), ("cameras", "add"), ("cameras", "discard"), ("cameras", "neighbours"), ("cameras", "undo"),
+    ("cameras", "switch"),
     ("gallery", "show"), ("gallery", "preview"), ("gallery", "cancel"), ("evaluation", "show"), ("map", "show"),
     ("map", "none"), ("none", "show"),
 )  # fmt: skip
@@ -48,6 +50,8 @@ RIGHT_VALUES: dict[str, tuple[Any, ...]] = {
     "site": ("street-a", "street-b", "none"), "category": ("person", "vehicle", "none"), "camera": ("*", "a1", "?"),
     "row": ("0", "5", "-1", "x"), "persons": ("person-1", "person-1,person-2", "x"), "start": ("0", "9999"),
     "colour": ("camera", "identity", "person", "none"), "protocol": ("", "queries", "every crop"), "job": ("1", "x"),
+    "new_camera": ("dock", "", "a1"), "new_light": ("", "infrared", "none"), "new_source": ("", "dock", "../.."),
+    "change": ("1", "x"), "projection": ("pca", "umap", "none"),
     "erase_camera": ("a1", "'", ""), "erase_before": ("2026-03-02", "never"), "name": ("anna", "person-1"),
 }  # fmt: skip
 FIELDS = (*RIGHT_VALUES, "page", "action", "seq", "uploads", "other")

@@ -24,11 +24,14 @@ ADDRESSES = (
     ("GET", "/api/audit"), ("GET", "/api/jobs"), ("GET", "/api/jobs/1"), ("GET", "/api/crops/1/image"),
     ("GET", "/api/openapi.json"), ("POST", "/api/search"), ("POST", "/api/crops"), ("POST", "/api/persons"),
     ("POST", "/api/identify"), ("POST", "/api/jobs"), ("POST", "/api/jobs/1/cancel"), ("POST", "/api/jobs/1/resume"),
-    ("POST", "/api/erase/preview"), ("POST", "/api/erase"),
+    ("GET", "/api/cameras/crops"), ("POST", "/api/cameras/crops"), ("DELETE", "/api/cameras/crops"),
+    ("POST", "/api/cameras"), ("GET", "/api/cameras/changes"), ("GET", "/api/cameras/changes/1/neighbours"),
+    ("POST", "/api/cameras/undo"), ("POST", "/api/erase/preview"), ("POST", "/api/erase"),
 )  # fmt: skip
 NAMES = (
     "crop", "camera", "modality", "category", "k", "cross_camera", "answers", "in_camera", "not_in_camera", "after",
-    "before", "ranking", "one_per", "purpose", "limit", "offset", "identity", "time", "track", "unknown",
+    "before", "ranking", "one_per", "purpose", "unknown_camera", "limit", "offset",
+    "identity", "time", "track", "unknown",
 )  # fmt: skip
 VALUES = (
     "", "0", "1", "-1", "5", "1e9", "99999999999999999999", "nan", "true", "a1", "infrared", "person", "plain",
@@ -37,10 +40,11 @@ VALUES = (
 )  # fmt: skip
 KEYS = (
     "kind", "parameters", "verb", "subjects", "text", "instead", "identity", "person", "camera", "before", "where",
-    "crops", "rows", "again", "source", "more",
+    "crops", "rows", "again", "source", "more", "category", "modality", "epochs",
 )  # fmt: skip
 WORDS = (
-    "identify", "add", "ingest", "adapt", "compact", "verify", "same", "different", "confirm", "split", "name",
+    "identify", "add", "ingest", "adapt", "camera", "calibrate", "switch",
+    "compact", "verify", "same", "different", "confirm", "split", "name",
     "undo", "camera = 'a1'", "camera", "1 = 1; DROP TABLE rows", "person IN (", *VALUES,
 )  # fmt: skip
 

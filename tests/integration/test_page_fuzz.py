@@ -37,6 +37,7 @@ def test_no_request_is_a_fault(arguments: list[str], tmp_path: Path) -> None:
     assert outcome.statuses[200] > 10, "right messages are among them"
     assert sum(outcome.statuses.values()) == 500
     assert outcome.after - outcome.before < GROWTH
+    assert outcome.log.count("\n") == 1, outcome.log
     (line,) = outcome.log.splitlines()
     assert line.startswith("stopped; refused requests: ")
 

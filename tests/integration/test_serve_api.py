@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -47,6 +48,9 @@ def site(tiny_street: Path, plain_weights: Path, tmp_path_factory: pytest.TempPa
     shutil.copy(samples[-1].path, folder / "new.jpg")
     (folder / "inbox" / "monday" / "door" / "bo").mkdir(parents=True)
     shutil.copy(samples[-2].path, folder / "inbox" / "monday" / "door" / "bo" / "1.jpg")
+    (folder / "dock").mkdir()
+    for sample in [s for s in rows if s.category == "person" and s.split is not Split.GALLERY][:10]:
+        shutil.copy(sample.path, folder / "dock")
     make_users(folder / "roles.toml")
     return folder
 
@@ -124,7 +128,9 @@ def test_every_command_of_the_page_runs(start: Start, site: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         found += done.stdout
-        if "/identify" in line:  # the third job is paused later, while the second one runs
+        if "/identify" in line or line.endswith(
+            "/api/cameras"
+        ):  # the third job is paused later, while the second one runs
             wait_for(lambda: is_idle(address))
     assert '"verdict"' in found or '"score"' in found
     assert "Anna" in found
@@ -154,6 +160,44 @@ def test_users_log_in_over_tls(start: Start, site: Path) -> None:
         urllib.request.urlopen(address, context=context, timeout=60)
     assert b'name="password"' in page.value.read()
     page.value.close()
+
+
+def test_gradio_client_searches_where_it_is_allowed(start: Start, site: Path) -> None:
+    """Without --gradio-client there is no such address; with it, the client asks as a user, and for nothing else."""
+    from gradio_client import Client
+
+    _, address = start("--users", "roles.toml", "--gradio-client", "--state", "client-state")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask(address, "/client/config")
+    token = ask(address, "/api/login", {"name": "viewer", "password": PASSWORD})["token"]
+    bearer = {"authorization": f"Bearer {token}"}
+    client = Client(f"{address}/client/", headers=bearer, verbose=False)
+    picture = base64.b64encode((site / "query.jpg").read_bytes()).decode()
+    found = client.predict(picture, [], {"answers": 3, "camera": "door"}, api_name="/search")
+    content = (site / "query.jpg").read_bytes()
+    same = urllib.request.Request(f"{address}/api/search?k=3&camera=door", content, bearer)
+    with urllib.request.urlopen(same, timeout=60) as answer:
+        assert found == json.loads(answer.read())
+    assert client.predict(api_name="/gallery")["name"] == "shop"
+    assert {one["camera"] for one in client.predict(api_name="/cameras")} == {"door", "yard"}
+    for options in ({"answer": 3}, {"answers": "3"}, {"in_camera": ["nowhere"]}, {"modality": "x-ray"}):
+        with pytest.raises(Exception, match=next(iter(options))) as caught:
+            client.predict(picture, [], options, api_name="/search")
+        assert str(site) not in str(caught.value)
+    for path in ("/client/", "/client/gradio_api/file=/etc/passwd", "/client/gradio_api/upload", "/client/x"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            ask(address, path, headers=bearer)
+    right: dict[str, object] = {"data": [], "fn_index": 0, "session_hash": "a"}
+    wrong = ({"data": "x"}, {"data": ["", [], {"path": "."}]}, {"fn_index": 9}, {"session_hash": "../a"})
+    for body in ({}, *({**right, **one} for one in wrong)):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(address, "/client/gradio_api/queue/join", body, headers=bearer)
+    searches = [one for one in (site / "client-state" / "audit.jsonl").read_text().splitlines() if '"search"' in one]
+    assert searches
+    assert all('"viewer"' in one for one in searches)
+    _, plain = start("--state", "plain-state")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask(plain, "/client/config")
 
 
 def make_certificate(folder: Path) -> None:

@@ -183,3 +183,69 @@ def test_weights_are_only_fetched_by_name(reid, crops: Path) -> None:
     assert code == 1
     assert out == ""
     assert "no name of" in err
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), "a cause", "as safetensors says it"])
+def test_a_full_disk_in_the_calibration_ends_the_start_and_is_told(
+    reid, crops: Path, plain_weights: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | str
+) -> None:
+    from reid.errors import WeightsError
+    from reid.norm import Profiles
+
+    def fail(_self: Profiles, path: Path) -> None:
+        if isinstance(error, OSError):
+            raise error
+        if error == "a cause":
+            raise WeightsError(f"{path}: cannot be written (No space left on device)") from OSError(28, "full")
+        raise WeightsError(f"{path}: cannot be written (I/O error: No space left on device (os error 28))")
+
+    arguments = ("start", crops, "--yes", "--no-page", "--no-adapt", "--weights", plain_weights)
+    with monkeypatch.context() as patched:
+        patched.setattr(Profiles, "save", fail)
+        code, _, err = reid(*arguments)
+    assert code == 1
+    assert "No space left" in err
+    assert "left out" not in err
+    assert not Path("crops-reid/gallery").exists()
+    assert reid(*arguments)[0] == 0
+    assert Path("crops-reid/profiles.safetensors").exists()
+
+
+def test_weights_that_cannot_be_read_are_not_remembered(reid, crops: Path, plain_weights: Path) -> None:
+    Path("broken.safetensors").write_bytes(b"no weights")
+    for wrong in ("broken.safetensors", "no-such-weights"):
+        assert reid("start", crops, "--yes", "--no-page", "--no-adapt", "--weights", wrong)[0] == 1
+    code, out, err = reid("start", crops, "--yes", "--no-page", "--no-adapt")
+    assert code == 0, err
+    assert not [line for line in commands(out) if "broken" in line or "no-such" in line]
+
+
+def test_options_that_a_manifest_does_not_follow_are_refused(reid, fails, crops: Path, plain_weights: Path) -> None:
+    arguments = ("start", crops, "--yes", "--no-page", "--no-adapt", "--weights", plain_weights)
+    for option, value in (("--fps", "2"), ("--fps", "nan")):
+        code, _, err = reid(*arguments, option, value)
+        assert code in (1, 2)
+        assert "--fps" in err
+    pattern = "{camera}/{identity}/*"
+    assert reid(*arguments, "--pattern", pattern)[0] == 0
+    assert reid(*arguments, "--pattern", pattern)[0] == 0, "the same command goes on"
+    assert "--pattern" in fails(*arguments, "--pattern", "{identity}/{camera}/*")
+    assert "--category" in fails(*arguments, "--category", "vehicle")
+    assert reid(*arguments, "--category", "person")[0] == 0
+    own = fails("start", crops, "--yes", "--no-page", "--out", "other", "--pattern", pattern)
+    assert "is used as it is" in own, "another start made this manifest"
+    write_video(Path("videos/north.avi"), TWO)
+    for option, value in (("--pattern", pattern), ("--category", "vehicle")):
+        assert option in fails("start", "videos", "--yes", "--no-page", option, value)
+
+
+def test_steps_run_as_the_start_is_asked_to(reid, crops: Path, plain_weights: Path) -> None:
+    code, out, err = reid(
+        "start", crops, "--yes", "--no-page", "--no-adapt", "--weights", plain_weights, "--runtime", "folded",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    lines = {shlex.split(line)[1]: line for line in commands(out)}
+    for verb in ("calibrate", "index", "serve"):
+        assert "--device cpu --runtime folded" in lines[verb]
+    assert "--runtime" not in lines["identify"]

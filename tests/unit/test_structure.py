@@ -56,6 +56,7 @@ PARTS_OF_COMMANDS = (
     "own_data",
     "rerank_options",
     "shared_embedding",
+    "start_manifest",
     "start_steps",
     "start_up",
     "search_messages",

@@ -11,11 +11,12 @@ from reid.app.camera_jobs import DRIFT, REPORT, CameraAnswer, answers_of
 from reid.app.camera_overview import CameraOverview, overview_of
 from reid.app.gallery_service import GalleryService
 from reid.app.job_kinds import submit_job
-from reid.app.job_records import Job, JobStatus
+from reid.app.job_records import CHANGING, Job, JobStatus
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.controls import page_html, tip_html
 from reid.app.pages.crop_cards import crop_of
 from reid.app.pages.job_cards import job_actions, job_html
+from reid.app.pages.new_camera import ADAPT, NewCameraParts
 from reid.evaluation.reports.charts import heat
 from reid.records import FloatArray
 
@@ -36,6 +37,7 @@ CHECKS = (
 )
 ALARMS = ("calibrate", "center", "drifted", "more crops")  # verdicts after which something is to be done
 JOBS_SHOWN = 3
+SHOWN_KINDS = (REPORT, DRIFT, ADAPT, *CHANGING)
 MOST_CAMERAS = 40  # in the table of similarities
 
 
@@ -52,24 +54,30 @@ class CamerasPage:
     def __init__(self, service: GalleryService) -> None:
         self._service = service
         self._data = service.data
+        self._network = NewCameraParts(service, self._jobs_shown)
         self.actions: Mapping[str, PageAction] = {
             "show": self.show,
             "judge": self._starter(REPORT),
             "watch": self._starter(DRIFT),
             "jobs": self.show_jobs,
+            **self._network.actions,
             **job_actions(service.jobs, self._jobs_shown),
         }
 
     def first_html(self) -> str:
         """Return the page without cameras, which are read when it is opened."""
-        content = (
-            f'<form data-action="show"></form><div class="reid-card"><h3>Every camera is a domain</h3>'
-            f'<p class="reid-prose">{EXPLANATION}</p></div>'
-            f'<div class="reid-card"><h3>Check the cameras</h3><p class="reid-soft">{CHECKS}</p>'
+        checks = (
+            f'<section class="reid-card"><h3>Check the cameras</h3><p class="reid-soft">{CHECKS}</p>'
             '<div class="reid-buttons"><button type="button" class="reid-button reid-strong" data-action="judge">Judge'
             ' every camera</button> <button type="button" class="reid-button" data-action="watch">Look for drift'
-            '</button></div><div id="reid-camera-jobs"></div></div>'
-            '<div class="reid-result"><div id="reid-cameras"><p class="reid-soft">Reading the cameras…</p></div></div>'
+            "</button></div></section>"
+        )
+        content = (
+            f'<form data-action="show"></form><details class="reid-card"><summary>Every camera is a domain: why'
+            f' cameras are normalized</summary><p class="reid-prose">{EXPLANATION}</p></details>'
+            '<div class="reid-result"><div id="reid-cameras"><p class="reid-soft reid-loading">Reading the cameras…</p>'
+            f'</div></div><div id="reid-camera-jobs"></div><div class="reid-grid">{checks}{self._network.form_html()}'
+            '<div id="reid-network"></div></div>'
         )
         return page_html("cameras", "Cameras", content, load="show")
 
@@ -77,12 +85,14 @@ class CamerasPage:
         """Show the cameras."""
         served = self._data.main
         if not len(served.gallery):
-            return PageParts({"cameras": present.note_html("This gallery is empty, so it has no cameras yet.")})
+            note = present.note_html("This gallery is empty, so it has no cameras yet. Add the first one below.")
+            return PageParts({"cameras": note, "camera-jobs": self._jobs_html(), **self._network.parts()})
         cameras, similarity = overview_of(served)
         found = {kind: answers_of(self._service, kind) for kind in (REPORT, DRIFT)}
         cards = "".join(self._card_html(one, _answers_html(found, one.name)) for one in cameras)
         html = f'<div class="reid-grid">{cards}</div>{_matrix_html(cameras, similarity)}'
         parts = {"cameras": html + present.hint_html(IN_A_TERMINAL), "camera-jobs": self._jobs_html()}
+        parts |= self._network.parts()
         return PageParts(parts, status=f"{len(cameras)} cameras", again="jobs" if self._is_busy() else "")
 
     def _starter(self, kind: str) -> PageAction:
@@ -97,14 +107,14 @@ class CamerasPage:
         return any(not job.has_ended and job.status is not JobStatus.PAUSED for job in self._jobs())
 
     def _jobs(self) -> list[Job]:
-        return [job for job in self._service.jobs.jobs() if job.kind in (REPORT, DRIFT)][:JOBS_SHOWN]
+        return [job for job in self._service.jobs.jobs() if job.kind in SHOWN_KINDS][:JOBS_SHOWN]
 
     def _jobs_shown(self) -> PageParts:
         return PageParts({"camera-jobs": self._jobs_html()}, again="jobs")
 
     def _jobs_html(self) -> str:
         lines = "".join(job_html(self._service.jobs, job, with_result=False) for job in self._jobs())
-        return f'<ul class="reid-jobs">{lines}</ul>' if lines else ""
+        return f'<section class="reid-card"><h3>Jobs</h3><ul class="reid-jobs">{lines}</ul></section>' if lines else ""
 
     def show_jobs(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Show how far the jobs about cameras are; when they have ended, show what they found."""
@@ -128,7 +138,17 @@ class CamerasPage:
             f'<section class="reid-card"><h3>{present.escape(camera.name or "unknown camera")}</h3>'
             f'<p class="reid-soft">{camera.rows:,} crops, {present.escape(camera.modality)}{times}</p>'
             f'<ul class="reid-crops">{"".join(items)}</ul>{found or f"<p>{camera.advice}</p>"}'
-            f"{f'<p>Most like it: {present.escape(near)}.</p>' if near else ''}</section>"
+            f"{f'<p>Most like it: {present.escape(near)}.</p>' if near else ''}{self._measure_html(camera)}</section>"
+        )
+
+    def _measure_html(self, camera: CameraOverview) -> str:
+        """Return the button that measures one camera again, where the network has statistics of cameras."""
+        checkpoint = self._data.main.checkpoint
+        if checkpoint is None or not checkpoint.domain_fields or not camera.name:
+            return ""
+        return (
+            '<button type="button" class="reid-button" data-action="measure"'
+            f' data-camera="{present.escape(camera.name)}">Measure it again</button>'
         )
 
 

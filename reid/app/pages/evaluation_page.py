@@ -27,6 +27,31 @@ SCORING = (
 COMPARE = {"": "this gallery", "all": "with the small networks"}
 
 
+SAVE_HTML = (
+    '<div class="reid-buttons">'
+    + "".join(
+        f'<button type="button" class="reid-button" data-export="{kind}">{words}</button>'
+        for kind, words in (("html", "Save the report"), ("json", "Save as JSON"), ("csv", "Save as CSV"))
+    )
+    + "</div>"
+)
+WITHOUT_LABELS = (
+    "Scores compare what a search found with what is known: they need crops of one identity by two cameras, or two"
+    " crops where no camera is known. Give the crops identities in the manifest and add it again."
+    ' Without labels, the page Cameras judges every camera ("Judge every camera"), and the page People asks you about'
+    " pairs of crops."
+)
+
+
+def _nothing_html(reason: str) -> str:
+    """Return what is shown where nothing can be scored: why, and what to do."""
+    said = present.escape(f"{reason[:1].upper()}{reason[1:]}.")
+    return (
+        f'<section class="reid-card"><h3>No scores yet</h3><p>{said}</p><p class="reid-soft">{WITHOUT_LABELS}</p>'
+        "</section>"
+    )
+
+
 class EvaluationPage:
     """What the page does.
 
@@ -45,20 +70,18 @@ class EvaluationPage:
     def first_html(self) -> str:
         """Return the page without scores, which are computed when it is opened."""
         sites = [(site.name, site.name) for site in self._data.sites]
-        fields = [select_html("site", "Site", sites, sites[0][0], tip="site", id_prefix="evaluation-")]
-        asked = [("", "the data's queries, else every crop"), (QUERIES, QUERIES), (EVERY_CROP, EVERY_CROP)]
+        several = select_html("site", "Site", sites, sites[0][0], tip="site", id_prefix="evaluation-")
+        fields = [several] if len(sites) > 1 else []
+        asked = [("", "queries, else every crop"), (QUERIES, QUERIES), (EVERY_CROP, EVERY_CROP)]
         fields.append(select_html("protocol", "Queries", asked, "", tip="query", id_prefix="evaluation-"))
         if any(one.is_compared for one in self._data.galleries):
             choices = list(COMPARE.items())
             fields.append(select_html("networks", "Networks", choices, "", id_prefix="evaluation-"))
-        buttons = "".join(
-            f'<button type="button" class="reid-button" data-export="{kind}">{words}</button>'
-            for kind, words in (("html", "Save the report"), ("json", "Save as JSON"), ("csv", "Save as CSV"))
-        )
         content = (
             f'<form data-action="show"><div class="reid-card reid-filter-fields">{"".join(fields)}</div>'
-            f'<div class="reid-result"><div id="reid-scores"><p class="reid-soft">Computing the scores…</p></div></div>'
-            f'<div class="reid-buttons">{buttons}</div></form>'
+            '<div class="reid-result"><div id="reid-scores"><p class="reid-soft reid-loading">Computing the scores…</p>'
+            "</div></div>"
+            "</form>"
         )
         return page_html("evaluation", "Evaluation", content, load="show")
 
@@ -67,7 +90,10 @@ class EvaluationPage:
         name = values.text("site") or self._data.sites[0].name
         protocol = values.text("protocol")
         asked = [one for one in self._data.galleries if values.text("networks") or not one.is_compared]
-        scores = [self._scores_of(title, name, protocol) for title in [one.title for one in asked]]
+        try:
+            scores = [self._scores_of(title, name, protocol) for title in [one.title for one in asked]]
+        except DataError as error:
+            return PageParts({"scores": _nothing_html(str(error))}, status="nothing to score")
         rows = [row for one in scores for row in _rows_of(one)]
         categories = list(dict.fromkeys(category for category, _ in rows))
         parts = [
@@ -78,7 +104,8 @@ class EvaluationPage:
         terms = f"<p>{what.capitalize()}. mAP {tip_html('mAP')} CMC {tip_html('CMC')}</p>"
         export = [_export_row(category, row) for category, row in rows]
         document = html_page([one.details for one in scores])
-        return PageParts({"scores": terms + "".join(parts)}, status="scores computed", export=export, document=document)
+        html = terms + "".join(parts) + SAVE_HTML
+        return PageParts({"scores": html}, status="scores computed", export=export, document=document)
 
     def _scores_of(self, title: str, site: str, protocol: str) -> SiteScores:
         """Return the scores of a network; they are computed anew after a gallery has changed."""

@@ -94,8 +94,8 @@ class GalleryPage:
             + '<button type="button" class="reid-button" data-action="preview">Preview</button>'
         )
         content = (
-            '<form data-action="show"><div class="reid-result"><div id="reid-gallery-facts"><p class="reid-soft">'
-            'Reading the gallery…</p></div></div><div class="reid-grid">'
+            '<form data-action="show"><div class="reid-result"><div id="reid-gallery-facts">'
+            '<p class="reid-soft reid-loading">Reading the gallery…</p></div></div><div class="reid-grid">'
             f'<section class="reid-card"><h3>Add, and other long jobs</h3><div class="reid-filter-fields">{job}</div>'
             f'<p class="reid-hint">{SOURCES_HELP}</p><div id="reid-jobs"></div></section>'
             f'<section class="reid-card"><h3>Erase {tip_html("erasure")}</h3><p class="reid-soft">Rows that fulfil'

@@ -20,9 +20,15 @@ PALETTE = (
 )  # fmt: skip
 OTHER = "#94a3b8"
 COLOURS = (("camera", "camera"), ("modality", "light"), ("identity", "identity"), ("person", "person"))
+PROJECTION_WORDS = (("pca", "principal components"), ("umap", "UMAP: neighbours stay together"))
 DRAWING = (
     f"To search for several crops as one query, draw a box around their points; of more than {MOST_ROWS}, some that are"
     " evenly spread are taken."
+)
+ALIKE = 0.005  # difference of two shares of variance that nobody sees
+SAME_MAPS = (
+    "Both maps are alike, because the network of this gallery already takes the means of the cameras out of its"
+    " embeddings, or because the cameras differ little."
 )
 READING = (
     "Each point is a crop; near points are alike. Where points of one camera lie together whatever they show, the"
@@ -49,7 +55,8 @@ class MapPage:
     def first_html(self) -> str:
         """Return the page without points, which are computed when it is opened."""
         categories = [(name, name) for name in self._data.main.categories or ("person",)]
-        fields = select_html("colour", "Colour", COLOURS, "camera", tip="camera", id_prefix="map-")
+        fields = select_html("colour", "Colour", COLOURS, self._first_colour(), tip="camera", id_prefix="map-")
+        fields += select_html("projection", "Projection", PROJECTION_WORDS, "pca", id_prefix="map-")
         if len(categories) > 1:
             fields += select_html("category", "Category", categories, categories[0][0], id_prefix="map-")
         if any(one.is_compared for one in self._data.galleries):
@@ -58,25 +65,33 @@ class MapPage:
             fields += checkbox_html("adapted", "Before and after adaptation", False)
         content = (
             f'<form data-action="show"><div class="reid-card"><p>{READING}</p><div class="reid-filter-fields">{fields}'
-            '</div></div><div class="reid-result"><div id="reid-map"><p class="reid-soft">Drawing the map…</p></div>'
+            '</div></div><div class="reid-result"><div id="reid-map">'
+            '<p class="reid-soft reid-loading">Drawing the map…</p></div>'
             "</div></form>"
         )
         return page_html("map", "Map", content, load="show")
+
+    def _first_colour(self) -> str:
+        """Return what tells points apart at first: cameras, where there are several, else identities or persons."""
+        table = self._data.main.gallery.table
+        if sum(map(bool, table.distinct("camera"))) > 1:
+            return "camera"
+        return "identity" if any(table.distinct("identity")) else "person"
 
     def show(self, values: PageValues, _visit: PageVisit) -> PageParts:
         """Show the maps, coloured as the page asks."""
         served = self._data.main
         category = values.text("category") or (served.categories or ("person",))[0]
-        rows = drawn_rows(served, category)
+        rows, projection = drawn_rows(served, category), values.text("projection", "pca")
         table = served.gallery.table.take(rows)
-        labels = self._labels(table, rows.tolist(), values.text("colour", "camera"))
+        labels = self._labels(table, rows.tolist(), values.text("colour", self._first_colour()))
         adapted = adapted_folder(self._data) if values.flag("adapted") else None
         if adapted is not None:
-            maps, rows = maps_of_adaptation(served, rows, adapted)
+            maps, rows = maps_of_adaptation(served, rows, adapted, projection)
             table = served.gallery.table.take(rows)
-            labels = self._labels(table, rows.tolist(), values.text("colour", "camera"))
+            labels = self._labels(table, rows.tolist(), values.text("colour", self._first_colour()))
         else:
-            maps = maps_of(self._data, rows, compare=values.flag("networks"))
+            maps = maps_of(self._data, rows, compare=values.flag("networks"), projection=projection)
         counts = {name: labels.count(name) for name in dict.fromkeys(labels) if name}
         largest = sorted(counts, key=lambda name: (-counts[name], name))[:COLOURED]
         colours = {name: PALETTE[position] for position, name in enumerate(sorted(largest))}
@@ -87,6 +102,9 @@ class MapPage:
         )
         rest = f'<li><span class="reid-dot" style="background: {OTHER}"></span>others or unknown</li>'
         html = f'<div class="reid-map">{drawn}</div><ul class="reid-legend">{keys}{rest}</ul>'
+        shares = [one.camera_share for one in maps]
+        if adapted is None and not values.flag("networks") and max(shares) - min(shares) < ALIKE:
+            html += present.note_html(SAME_MAPS)
         html += f'<p class="reid-soft" data-map-status role="status">{DRAWING}</p>'
         return PageParts({"map": html}, status=f"{len(rows)} points")
 

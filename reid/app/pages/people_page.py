@@ -55,11 +55,12 @@ class PeoplePage:
         instead = checkbox_html(
             "instead", "Give up older decisions that say the opposite", False, attributes="data-volatile data-quiet"
         )
+        options = f'<span class="reid-people-options">{tip_html("person")}{instead}</span>'
         content = (
             f'<form data-action="show">{hidden_html("start", "0")}<div class="reid-row"><span id="reid-people-summary">'
-            f"</span>{tip_html('person')}{instead}</div>"
+            f"</span>{options}</div>"
             '<div class="reid-result"><p id="reid-people-done" role="status"></p><div id="reid-people-questions"></div>'
-            '<div id="reid-people-list"><p class="reid-soft">Reading the persons…</p></div></div></form>'
+            '<div id="reid-people-list"><p class="reid-soft reid-loading">Reading the persons…</p></div></div></form>'
         )
         return page_html("people", "People", content, load="show")
 

@@ -117,6 +117,7 @@ function show(section, answer) {
     const field = $(`[name="${name}"]`, section);
     if (field) fill1(field, section, value);
   }
+  if (answer.error) all('.reid-loading', section).forEach((line) => line.remove());
   if (answer.export) section.exported = answer.export;
   if (answer.document) section.saved = answer.document;
   if (answer.again) setTimeout(() => { if (!section.hidden && !lanes[answer.page].busy) ask(section, answer.again); }, 1500);
@@ -200,7 +201,13 @@ function given(button) {
 
 root.addEventListener('change', (event) => {
   const field = event.target;
-  if (field.type === 'file') { receive([...field.files], sectionOf(field)); field.value = ''; return; }
+  if (field.type === 'file') {
+    const files = [...field.files];
+    field.value = '';
+    if (field.dataset.stage !== undefined) stage(files, sectionOf(field));
+    else receive(files, sectionOf(field));
+    return;
+  }
   if (!field.name || field.dataset.quiet !== undefined) return;
   const section = sectionOf(field);
   if (field.dataset.volatile === undefined) writeAddress(section, true);
@@ -234,8 +241,31 @@ async function receive(files, section) {
 root.addEventListener('dragover', (event) => event.preventDefault());
 root.addEventListener('drop', (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files.length) receive([...event.dataTransfer.files], open('search', true));
+  const files = [...event.dataTransfer.files], section = event.target.closest('section[data-page]');
+  if (!files.length) return;
+  if (section && $('[data-stage]', section)) stage(files, section);
+  else receive(files, open('search', true));
 });
+
+// Crops of a new camera go to the server one by one, and wait there.
+async function stage(files, section) {
+  const value = (name) => $(`[name="${name}"]`, section)?.value.trim() || '';
+  const camera = value('new_camera'), category = value('new_category') || $('.reid-drop[data-stage]', section).dataset.stage;
+  const line = $('#reid-stage-status', section);
+  if (!camera) { line.textContent = 'Write the name of the new camera first, then drop its crops again.'; $('[name="new_camera"]', section).focus(); return; }
+  let sent = 0, refused = 0, why = '';
+  for (const file of files) {
+    line.textContent = `Sending crop ${sent + refused + 1} of ${files.length}…`;
+    const address = '/api/cameras/crops?' + new URLSearchParams({camera, category});
+    const answer = file.size > MOST_BYTES ? null : await fetch(address, {method: 'POST', body: file}).catch(() => null);
+    if (answer?.ok) { sent += 1; continue; }
+    refused += 1;
+    why ||= (await answer?.json().catch(() => null))?.detail || 'it is larger than 10 MB, or the program does not answer';
+    if (answer?.status === 403 || answer?.status === 401) break;
+  }
+  line.textContent = `${sent} crops were sent.` + (refused ? ` ${refused} were refused: ${why}.` : '');
+  ask(section, 'waiting');
+}
 document.addEventListener('paste', (event) => {
   if (event.clipboardData.files.length) receive([...event.clipboardData.files], open('search', true));
 });

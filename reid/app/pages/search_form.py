@@ -14,13 +14,13 @@ from reid.app.pages.controls import (
     select_html,
     text_html,
 )
-from reid.app.query_choice import GUESSED, UNKNOWN_CAMERAS, upload_cameras
+from reid.app.query_choice import GUESSED, UNKNOWN_CAMERAS, asks_other_cameras, upload_cameras
 from reid.app.served_data import ServedData
 
 ANY = "*"
 UPLOAD_HINT = (
-    "At most 10 MB, up to 8 images of one person. They are never written to a disk of this program, and are forgotten"
-    " when the page is closed."
+    "At most 10 MB, up to 8 images of one person or object. They are never written to a disk of this program, and are"
+    " forgotten when the page is closed."
 )
 RANKING_WORDS = (("plain", "Plain"), ("normalized", "Normalized"), ("reranked", "Re-ranked"))
 MOST_CAMERAS = 60  # that are listed as filters
@@ -114,7 +114,7 @@ def _upload_html(data: ServedData) -> str:
 
 
 def _options_html(data: ServedData) -> str:
-    main = checkbox_html("cross", "Other cameras only", True, tip="camera")
+    main = checkbox_html("cross", "Other cameras only", asks_other_cameras(data), tip="camera")
     ranking = radios_html("ranking", "Ranking", RANKING_WORDS, "plain", tip="score normalization")
     counts = [(str(number), str(number)) for number in (5, 10, 20, 30, 50)]
     count = select_html("count", "Answers", counts, "10")

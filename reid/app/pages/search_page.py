@@ -17,7 +17,15 @@ from reid.app.pages.box_form import box_form_html
 from reid.app.pages.crop_cards import crop_of, crop_of_query
 from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
-from reid.app.query_choice import FIRST_CROPS_SEED, UPLOAD, crop_query, draw_keys, sample_of_row, upload_query
+from reid.app.query_choice import (
+    FIRST_CROPS_SEED,
+    UPLOAD,
+    asks_other_cameras,
+    crop_query,
+    draw_keys,
+    sample_of_row,
+    upload_query,
+)
 from reid.app.typical_scores import note_on_scores
 from reid.app.upload_images import read_upload
 from reid.app.uploads import UploadStore
@@ -72,7 +80,7 @@ class SearchPage:
         try:
             parts = self._answered(query, PageValues({}), [])
         except ReidError as error:
-            return present.query_html(crop_of_query(query)), present.note_html(_one_line(error))
+            return present.query_html(self._crop_of_query(query)), present.note_html(_one_line(error))
         return parts.parts["query"], parts.parts["answers"]
 
     def first_crops(self) -> tuple[list[str], str]:
@@ -170,7 +178,7 @@ class SearchPage:
     def _options(self, query: Query, values: PageValues) -> SearchOptions:
         modality = values.text("modality")
         return SearchOptions(
-            cross_camera=values.flag("cross", True),
+            cross_camera=values.flag("cross", asks_other_cameras(self._data)),
             modality=Modality(modality) if modality in [str(one) for one in Modality] else None,
             site="" if values.text("scope") == "all" else query.site,
             answers=max(values.number("count", 10, MOST_ANSWERS), 1),
@@ -272,7 +280,8 @@ class SearchPage:
         return crop_of(sample, self._data.site_of(sample), self._data.main.gallery, row)
 
     def _crop_of_query(self, query: Query) -> present.Crop:
-        return crop_of_query(query, self._data.main.gallery)
+        crop = crop_of_query(query, self._data.main.gallery)
+        return crop if self._data.has_several_sites else replace(crop, site="")
 
 
 def rate_words(rate: float) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from helpers.person_crops import people
 from reid.app.camera_overview import overview_of
-from reid.app.embedding_map import drawn_rows, maps_of, principal_components
+from reid.app.embedding_map import drawn_rows, maps_of
 from reid.app.opened_gallery import open_served_gallery
 from reid.app.person_cards import decide, pairs_to_ask, persons_by_size
+from reid.app.projections import MISSING, PROJECTIONS, principal_components, project
 from reid.app.served_data import ServedData
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
+from reid.records import FloatArray
 from reid.retrieval.gallery import Gallery
 
 
@@ -42,6 +46,50 @@ def test_principal_components_are_those_of_the_covariance() -> None:
     values = np.sort(np.linalg.eigvalsh(np.cov(vectors.T)))[::-1][:2]
     np.testing.assert_allclose(points.var(axis=0, ddof=1), values, rtol=1e-4)
     assert abs(float(np.corrcoef(points.T)[0, 1])) < 1e-4
+
+
+class CountingUmap:
+    """Stands for the package umap: a projection whose points tell how often and with what it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def UMAP(self, **options: Any) -> CountingUmap:
+        self.calls.append(options)
+        return self
+
+    def fit_transform(self, vectors: FloatArray) -> FloatArray:
+        return vectors[:, :2] * 3
+
+
+def test_umap_is_an_extra(data: ServedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = drawn_rows(data.main, "person")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ConfigError) as caught:
+        maps_of(data, rows, compare=False, projection="umap")
+    assert str(caught.value) == MISSING
+    assert "\n" not in MISSING
+    package = CountingUmap()
+    monkeypatch.setitem(sys.modules, "umap", package)
+    before, after = maps_of(data, rows, compare=False, projection="umap")
+    vectors = data.main.gallery.rows.vectors_at(rows)[:, :2]
+    low, high = vectors.min(axis=0), vectors.max(axis=0)
+    np.testing.assert_allclose(before.points, (vectors - low) / (high - low), atol=1e-5)
+    assert len(package.calls) == 2
+    assert package.calls[0]["n_components"] == 2
+    assert package.calls[0]["metric"] == "cosine"
+    assert "random_state" in package.calls[0], "the same crops give the same map"
+    maps_of(data, rows, compare=False, projection="umap")
+    assert len(package.calls) == 2, "another colour computes nothing"
+    assert before.camera_share > after.camera_share
+    with pytest.raises(DataError, match="UMAP needs"):
+        project(np.eye(4, dtype=np.float32), "umap")
+
+
+def test_an_unknown_projection_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="umap"):
+        project(np.eye(4, dtype=np.float32), "tsne")
+    assert set(PROJECTIONS) == {"pca", "umap"}
 
 
 def test_cameras_are_described_from_stored_vectors(data: ServedData) -> None:

@@ -76,7 +76,7 @@ def test_the_uploads_of_a_question_are_named(rules: MessageRules) -> None:
             {"event_data": {"query": value}}
             for value in (None, {}, {"path": NAME}, "x" * 201, "a\0", "\ud800", "a\n", 2**2000, 1e999, [[]], [None])
         ),
-        *({"event_data": {name: "x"}} for name in ("", "a b", "../x", "\0", "1", "_x", "n" * 49)),
+        *({"event_data": {name: "x"}} for name in ("", "a b", "../x", "\0", "1", "_x", "n" * 49, "path")),
         *({"event_data": {"uploads": value}} for value in (NAME, 7, True, [7], [True], {})),
         {"event_data": {f"f{number}": 1 for number in range(QUESTION_FIELDS + 1)}},
         {"event_data": {"cameras": ["a"] * (QUESTION_WORDS + 1)}},

@@ -257,7 +257,7 @@ def test_jobs_read_data_only_below_allowed_folders(folder: Path, tmp_path: Path,
 
 @pytest.mark.parametrize(
     "wish",
-    [{"kind": "rm"}, {"kind": "identify", "parameters": {"other": 1}}, {"kind": "adapt"}, {},
+    [{"kind": "rm"}, {"kind": "identify", "parameters": {"other": 1}}, {"kind": "switch"}, {},
      {"kind": "identify", "parameters": {"again": []}}, {"kind": "ingest", "parameters": {"source": "x.mp4"}},
      {"kind": "identify", "more": 1}],
 )  # fmt: skip

@@ -26,6 +26,7 @@ ORDER = (
     "models",
     "retrieval",
     "evaluation",
+    "robustness",
     "training",
     "adaptation",
     "pipeline",

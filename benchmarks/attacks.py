@@ -171,9 +171,6 @@ def measure_defences(street: Path, start: Path, folder: Path, seeds: int, limit:
 
 def measure_defence(figures: Figures, checkpoint: Checkpoint, place: Place, key: str, folder: Path) -> None:
     figures.add(f"clean|{key}", partial(scores, checkpoint, place, place.queries))
-    started = time.perf_counter()
-    embed(checkpoint, place.gallery)
-    figures.add(f"inference|{key}", partial(round, (time.perf_counter() - started) / len(place.gallery) * 1e3, 2))
     for test in TESTS:
         measure_test(figures, checkpoint, place, test, key, folder)
 

@@ -20,6 +20,7 @@ from reid.structured_text import parse_toml, read_toml, shorten
 # not finite.
 MIN_SIDE, MAX_SIDE = 8, 2048  # pixels of a side of the images that a network is trained on
 MAX_BATCH = 2**14  # images
+GATED_SYSTEMS = ("gated_first", "gated")  # whose domains may be attacks
 DEVICE = r"^(auto|cpu|mps|cuda(:\d{1,3})?)$"
 MAX_THREADS = 256  # torch crashes where the system refuses to start so many
 
@@ -137,6 +138,14 @@ class Augment(_Section):
     erase: Fraction = 0.5
 
 
+class Defence(_Section):
+    """Attacked images in the training, see ``reid.training.attacked_batches``."""
+
+    method: Literal["none", "shared", "gated", "free", "anti_collapse"] = "none"
+    epsilon: Annotated[float, Field(ge=1.0, le=255.0)] = 4.0  # grey levels, of each of linf, l2 and l1
+    steps: Annotated[int, Field(ge=1, le=100)] = 3  # of an attack; "free" needs none of its own
+
+
 class Experiment(_Section):
     """Everything that decides the outcome of a training, except the data itself."""
 
@@ -145,6 +154,22 @@ class Experiment(_Section):
     norm: Norm = Norm()
     train: Train = Train()
     augment: Augment = Augment()
+    defence: Defence = Defence()
+
+    @model_validator(mode="after")
+    def _attacks_have_branches_where_gates_learn_them(self) -> Experiment:
+        gated = self.defence.method == "gated"
+        if gated and (self.norm.layers not in GATED_SYSTEMS or self.norm.axis != "batch"):
+            raise ValueError(
+                f'defence.method = "gated" needs norm.axis = "batch" and norm.system = {" or ".join(GATED_SYSTEMS)}'
+            )
+        if self.norm.layers in GATED_SYSTEMS and self.norm.axis == "batch" and not gated:
+            raise ValueError(
+                f'norm.system = "{self.norm.layers}" needs domains: set norm.axis, or defence.method = "gated"'
+            )
+        if self.defence.method != "none" and self.data.unlabelled:
+            raise ValueError("defence.method attacks labelled images: leave data.unlabelled out")
+        return self
 
     @model_validator(mode="after")
     def _held_out_identities_are_measured(self) -> Experiment:

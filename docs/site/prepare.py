@@ -32,6 +32,7 @@ REFERENCE = {
     ),
     "data": ("Data: reid.data", ("reid.data", "reid.data.corruptions", "reid.data.protocols", "reid.data.video")),
     "street": ("The synthetic street: reid.data.street", ("reid.data.street",)),
+    "robustness": ("Attacks: reid.robustness", ("reid.robustness",)),
     "training": ("Training: reid.training", ("reid.training",)),
     "adaptation": ("Adaptation to a site: reid.adaptation", ("reid.adaptation",)),
     "program": (

@@ -20,6 +20,7 @@ import typer
 from reid import __version__
 from reid.cli import (
     adapt,
+    attack,
     calibrate,
     camera_probe,
     camera_repair,
@@ -57,7 +58,7 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, corrupt, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
+    init, ingest, synth, corrupt, attack, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
     camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reid.cli.gallery_options import Where, filter_of
+from reid.cli.gate_warning import image_alarm
 from reid.cli.index_milvus import milvus_uri, search_in_milvus
 from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
@@ -227,7 +228,8 @@ def _search_in_folder(asked: SearchRequest, folder: Path, query: Sample) -> None
     )
     if asked.score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
         typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
-    _print_answers(found, method, nobody_found(found), persons, asked.as_json)
+    alarm = image_alarm(checkpoint, query)
+    _print_answers(found, method, nobody_found(found), persons, asked.as_json, **alarm)
 
 
 def _with_persons(
@@ -248,9 +250,9 @@ def _with_persons(
 
 
 def _print_answers(
-    found: Sequence[Answer], method: str, nobody: bool, persons: PersonState | None, as_json: bool
+    found: Sequence[Answer], method: str, nobody: bool, persons: PersonState | None, as_json: bool, **alarm: object
 ) -> None:
-    rows = [_row(rank, answer, method, nobody, persons) for rank, answer in enumerate(found, 1)]
+    rows = [_row(rank, answer, method, nobody, persons) | alarm for rank, answer in enumerate(found, 1)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

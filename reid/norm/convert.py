@@ -67,7 +67,9 @@ def convert_norm(network: nn.Module, policy: DomainPolicy) -> nn.Module:
     special = {convertible[index] for index in SYSTEMS[policy.system].layers(len(convertible))}
 
     def convert(name: str, layer: nn.Module) -> nn.Module | None:
-        return policy.build(layer, special=name in special) if name in convertible else None
+        if name not in convertible or (name not in special and SYSTEMS[policy.system].leaves_others):
+            return None
+        return policy.build(layer, special=name in special)
 
     converted = replace_modules(copy.deepcopy(network), convert)
     converted.norm_system = policy.system if before == "batch" else before  # type: ignore[assignment]

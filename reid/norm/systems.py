@@ -61,6 +61,7 @@ class System:
         latent: The number of domains that have no labels and that a branch of the network predicts; 0 for none.
         guesses: Whether it needs no domains after training.
         needs_shared_affine: Whether its affine cannot be one for each domain.
+        leaves_others: Whether the layers that it does not change stay as they are, without domains.
     """
 
     change: Callable[[DomainBatchNorm], nn.Module] = lambda layer: layer
@@ -71,6 +72,7 @@ class System:
     latent: int = 0
     guesses: bool = False
     needs_shared_affine: bool = False
+    leaves_others: bool = False
 
     def check(self, name: str, domains: Sequence[str], affine: str) -> None:
         """Raise ConfigError when the system, called ``name``, cannot have these domains or this affine."""
@@ -161,4 +163,7 @@ SYSTEMS: dict[str, System] = {
     "domainnorm": System(_domainnorm, layers=first_layers(0.25), takes_vectors=False, needs_shared_affine=True),
     "dwt": System(_whitened, layers=first_layers(0.25), min_domains=1, takes_vectors=False, needs_shared_affine=True),
     "gated": System(_with_gate, min_domains=2, guesses=True),
+    "gated_first": System(
+        _with_gate, layers=first_layers(0.25), min_domains=2, takes_vectors=False, guesses=True, leaves_others=True
+    ),
 }

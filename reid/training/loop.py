@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from reid.config import Train
+from reid.config import Defence, Train
 from reid.data.transforms import EvaluationTransform, RandomNumbers, TrainTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
 from reid.norm import Given
 from reid.norm.calibrate import device_of
 from reid.records import IntArray
+from reid.training.attacked_batches import attacked_batches
 from reid.training.batches import TrainingBatch
 from reid.training.objective import Objective, Outputs, total_loss
 from reid.training.parallel_network import ParallelNetwork
@@ -131,6 +132,7 @@ class TrainingLoop:
         recipe: Rates, weights and settings of the losses.
         target_loss: The name of the loss on unlabelled images; "" for none.
         processes: The processes that share every batch; this one computes its own rows.
+        defence: Which attacked images join every batch; None for none.
     """
 
     def __init__(
@@ -143,16 +145,19 @@ class TrainingLoop:
         recipe: Train,
         target_loss: str = "",
         processes: Processes = ONE_PROCESS,
+        defence: Defence | None = None,
     ) -> None:
         self.learner, self.optimizer, self.data, self.recipe = learner, optimizer, data, recipe
         self.augment, self.transform, self.processes = augment, transform, processes
         self.device = device_of(learner)
-        self.objective = Objective(learner, recipe, target_loss)
+        self.attacks = attacked_batches(learner, transform, defence, data.domains is None, recipe.seed)
+        self.objective = Objective(learner, recipe, target_loss, "none" if defence is None else defence.method)
         # Gradients of float16 are scaled, so that small ones do not become 0; for other precisions this does nothing.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._parallel: ParallelNetwork | None = None
         if processes.count > 1:
             self.objective.refuse_layer_losses()
+            self.attacks.refuse_processes()
             self._parallel = ParallelNetwork(learner, recipe, processes)
 
     def train_epoch(
@@ -174,6 +179,7 @@ class TrainingLoop:
             ConfigError: The loss is not finite any more.
         """
         self.objective.prepare(lambda: self._style_views(generator))
+        self.attacks.begin_epoch(generator)
         self.learner.train()
         started, sums = time.perf_counter(), dict[str, float]()
         rate, weights = 0.0, dict[str, float]()
@@ -221,8 +227,9 @@ class TrainingLoop:
         if self._parallel is not None:
             positions = self._parallel.own_positions(len(rows))
             own, numbers = rows[positions], _select(numbers, positions)
-        images = self.transform.normalise(self.augment.apply(data.crops[own], numbers))
-        return TrainingBatch(
+        pixels = self.augment.apply(data.crops[own], numbers)
+        images = self.transform.normalise(pixels)
+        batch = TrainingBatch(
             images.contiguous(memory_format=torch.channels_last).to(device),
             targets.to(device),
             data.modalities[rows].to(device),
@@ -230,6 +237,7 @@ class TrainingLoop:
             int((targets != UNKNOWN).sum()),
             self.recipe,
         )
+        return self.attacks.extend(batch, pixels)
 
     def _step(self, batch: TrainingBatch, weights: dict[str, float], epoch: int) -> dict[str, float]:
         """Make one update; returns every loss such as "identity_loss", their weighted sum "loss", and "accuracy"."""
@@ -241,6 +249,7 @@ class TrainingLoop:
         terms = self.objective.terms(batch, Outputs(features, neck, logits, observed))
         loss = total_loss(terms, weights)
         self._update(loss, epoch)
+        self.attacks.learn(batch)
         known = slice(batch.labelled)
         accuracy = (logits[known].argmax(1) == batch.targets[known]).float().mean()
         losses = {f"{name}_loss": term.item() for name, term in terms.items()}

@@ -79,6 +79,37 @@ def batch_hard_triplet(
     return (losses * usable).sum() / usable.sum().clamp(min=1)
 
 
+def anti_collapse_triplet(clean: Tensor, attacked: Tensor, identities: Tensor, margin: Margin) -> Tensor:
+    """Compute the anti-collapse triplet loss (ACT; Zhou et al., arXiv 2106.03614).
+
+    The anchors are clean images.  Positives and negatives are attacked images, which the attack has pulled together.
+
+    Args:
+        clean: Features (B, C) float of the clean images.
+        attacked: Features (B, C) float of the same images after the attack, row for row.
+        identities: The identity (B,) int64 of each image.
+        margin: A distance, or "soft".
+
+    Returns:
+        The mean over the anchors that have a positive and a negative, a scalar >= 0.
+
+    Example:
+        >>> clean = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> anti_collapse_triplet(clean, clean, torch.tensor([0, 0, 1]), margin=4.5).item()  # (0.5 + 1.5) / 2
+        1.0
+    """
+    count = len(clean)
+    distances = _euclidean_distances(torch.cat([clean, attacked]))[:count, count:]
+    same = identities[:, None] == identities[None, :]
+    positives = same & ~torch.eye(count, dtype=torch.bool, device=same.device)
+    usable = positives.any(1) & ~same.all(1)
+    farthest = distances.masked_fill(~positives, -torch.inf).amax(1)
+    nearest = distances.masked_fill(same, torch.inf).amin(1)
+    gap = torch.where(usable, farthest - nearest, torch.zeros_like(farthest))
+    losses = functional.softplus(gap) if margin == "soft" else functional.relu(gap + margin)
+    return (losses * usable).sum() / usable.sum().clamp(min=1)
+
+
 def contrastive_loss(
     embeddings: Tensor, identities: Tensor, modalities: Tensor | None = None, temperature: float = 0.1
 ) -> Tensor:

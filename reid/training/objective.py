@@ -24,7 +24,14 @@ from reid.training.layer_objectives import (
     SelectiveWhitening,
     Views,
 )
-from reid.training.losses import batch_hard_triplet, consensus_loss, contrastive_loss, entropy_loss, identity_loss
+from reid.training.losses import (
+    anti_collapse_triplet,
+    batch_hard_triplet,
+    consensus_loss,
+    contrastive_loss,
+    entropy_loss,
+    identity_loss,
+)
 from reid.training.schedule import ramp
 
 
@@ -62,12 +69,14 @@ class Term:
         on_unlabelled: Whether the loss is for unlabelled images. An experiment chooses such a loss by its name behind
             the system: norm.system = "dwt+mec". It is reported under the name "target".
         views: How often an unlabelled image stands in a batch, augmented anew each time.
+        defence: The method of defence that needs the loss; "" where it depends on nothing else.
     """
 
     loss: TermFunction | type[LayerObjective]
     weight: float | WeightSchedule = 1.0
     on_unlabelled: bool = False
     views: int = 1
+    defence: str = ""
 
 
 def _identity(batch: TrainingBatch, outputs: Outputs) -> Tensor:
@@ -95,6 +104,13 @@ def _contrastive_weight(recipe: Train, _epoch: float) -> float:
     return recipe.contrast_weight
 
 
+def _anti_collapse(batch: TrainingBatch, outputs: Outputs) -> Tensor:
+    clean = len(outputs.features) - batch.attacked
+    return anti_collapse_triplet(
+        outputs.features[:clean], outputs.features[clean:], batch.targets[:clean], batch.recipe.triplet_margin
+    )
+
+
 def _positive_modalities(batch: TrainingBatch) -> Tensor | None:
     """The modality of each labelled image if positives must be of another modality, else None."""
     return batch.modalities[: batch.labelled] if batch.recipe.positives == "cross_modality" else None
@@ -120,6 +136,7 @@ TERMS: dict[str, Term] = {
     "gate": Term(GateCrossEntropy),
     "isw": Term(SelectiveWhitening, 0.6),  # the weight of RobustNet
     "dual_causality": Term(DualCausality),
+    "anti_collapse": Term(_anti_collapse, defence="anti_collapse"),  # Zhou et al. 2021
     "entropy": Term(_unlabelled_entropy, 0.1, on_unlabelled=True),  # Carlucci et al. 2017 (AutoDIAL), for AlexNet
     "mec": Term(_unlabelled_consensus, 0.1, on_unlabelled=True, views=2),  # Roy et al. 2019 (DWT)
 }
@@ -142,12 +159,13 @@ class Objective:
         network: The network that is trained; terms that are bound to layers look for them in it.
         recipe: The recipe of the training.
         target_loss: The name of the loss on unlabelled images; "" for none.
+        defence: The method of defence of the training.
 
     Attributes:
         views: How often an unlabelled image must stand in a batch.
     """
 
-    def __init__(self, network: nn.Module, recipe: Train, target_loss: str = "") -> None:
+    def __init__(self, network: nn.Module, recipe: Train, target_loss: str = "", defence: str = "none") -> None:
         self._network, self._recipe = network, recipe
         self._layer_objectives: dict[str, LayerObjective] = {}
         self._losses: dict[str, TermFunction] = {}
@@ -157,7 +175,7 @@ class Objective:
             if term.on_unlabelled:
                 if name == target_loss:
                     self._add("target", term)
-            else:
+            elif term.defence in ("", defence):
                 self._add(name, term)
 
     def _add(self, name: str, term: Term) -> None:

@@ -20,6 +20,7 @@ from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.norm import SYSTEMS
 from reid.records import IntArray, Modality, Sample, Split, domain_of
+from reid.robustness.gate_alarm import BRANCHES
 from reid.training.crop_cache import CropSource
 from reid.training.objective import target_losses
 from reid.training.run_folder import samples_digest
@@ -37,12 +38,14 @@ class TrainingRows:
         domain_fields: The fields that name a normalization domain; () for plain batch normalization.
         latent: The number of domains that no field names, where the network guesses them; else 0.
         unlabelled: Rows of a site to adapt to, whose identities are not known.
+        attacks: The domains of a network whose gates tell attacked images from clean ones; else ().
     """
 
     samples: tuple[Sample, ...]
     domain_fields: tuple[str, ...]
     latent: int = 0
     unlabelled: tuple[Sample, ...] = ()
+    attacks: tuple[str, ...] = ()
 
     @property
     def all_samples(self) -> tuple[Sample, ...]:
@@ -86,6 +89,8 @@ class TrainingRows:
                 )
         if self.latent:
             return tuple(f"latent-{number}" for number in range(self.latent))
+        if self.attacks:
+            return self.attacks
         return tuple(sorted(set(self.domain_names))) if self.domain_fields else ()
 
 
@@ -117,7 +122,8 @@ def read_training_rows(experiment: Experiment) -> tuple[Experiment, TrainingRows
 def make_training_rows(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> TrainingRows:
     """Make the rows of an experiment that :func:`choose_domain_fields` has filled in."""
     norm = resolved.norm
-    return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled))
+    attacks = BRANCHES if resolved.defence.method == "gated" else ()
+    return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled), attacks)
 
 
 def training_samples(experiment: Experiment) -> tuple[Sample, ...]:

@@ -26,6 +26,7 @@ from reid.models.execution import Execution, find_device
 from reid.models.freed_memory import keep_freed_memory
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
 from reid.records import Sample
+from reid.robustness.gate_alarm import ALARM, measure_on_crops
 from reid.training.crop_cache import CropSource, cached_if_large, remove_crops
 from reid.training.epochs import CALIBRATE, INIT, OnEpoch, derive_seed, run_epochs
 from reid.training.held_out import HeldOutSet, load_held_out
@@ -137,13 +138,24 @@ def _train_network(work: _Work) -> None:
         augment = TrainTransform(**experiment.augment.model_dump())
         with synchronized_norms(learner) if processes.count > 1 else nullcontext():
             optimizer = make_optimizer(learner, recipe)
-            loop = TrainingLoop(learner, optimizer, data, augment, transform, recipe, norm.target_loss, processes)
+            loop = TrainingLoop(
+                learner,
+                optimizer,
+                data,
+                augment,
+                transform,
+                recipe,
+                norm.target_loss,
+                processes,
+                experiment.defence,
+            )
             run_epochs(loop, work.folder, rows, work.source.progress, work.on_epoch, held_out)
         if not processes.is_writer:
             return
         network = final_network(learner.embedder, data, rows, experiment, transform)
+        alarm = {ALARM: measure_on_crops(network, data.crops, transform).text()} if rows.attacks else {}
     domain_fields = () if SYSTEMS[norm.layers].guesses else rows.domain_fields
-    extra = {"experiment": to_toml(experiment), "data": rows.digest}
+    extra = {"experiment": to_toml(experiment), "data": rows.digest, **alarm}
     spec = learner.embedder.spec
     save_checkpoint(work.folder.weights, network, spec, transform, domain_fields, rows.domains, extra)
     if work.source.folder == work.folder.path:  # which the user did not ask for

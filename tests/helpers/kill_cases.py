@@ -276,6 +276,10 @@ CASES |= {
         ("corrupt", "--data", "all.csv", "--out", "bad", "--corruption", "contrast", "--severity", "3"),
         file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
     ),
+    "attack": Case(
+        ("attack", "--data", "all.csv", *WEIGHTS, "--out", "bad", "--queries", "3", "--steps", "1"),
+        file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
+    ),
     "remove a user": Case(
         ("users", "remove", "users.toml", "anna"),
         file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from reid.data.changed_images import (
+    IMAGES,
+    MANIFEST,
+    begin_folder,
+    rows_checksum,
+    target_files,
+    with_path,
+    write_image,
+)
 from reid.data.corruptions.corruption_types import CorruptionPlan
 from reid.data.images import read_image
 from reid.data.loading import Progress
 from reid.data.manifest import write_manifest
-from reid.errors import ConfigError, DataError, unknown_name
-from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole, writer_folder
+from reid.errors import DataError, unknown_name
+from reid.files import writer_folder
 from reid.records import Sample
-from reid.structured_text import read_json
 
-MANIFEST, SETTINGS, IMAGES = "manifest.csv", "corruption.json", "images"
+SETTINGS = "corruption.json"
 
 
 def write_corrupted(
@@ -57,17 +62,17 @@ def write_corrupted(
         if camera not in known:
             raise DataError(unknown_name("camera", camera, known))
     chosen = {sample.path: sample for sample in samples if not cameras or sample.camera in cameras}
-    targets = _target_files(list(chosen), out / IMAGES)
+    targets = target_files(list(chosen), out / IMAGES)
     manifest = out / MANIFEST
-    _begin(out, _settings(samples, plan, cameras))
+    begin_folder(out, SETTINGS, _settings(samples, plan, cameras))
     with writer_folder(out) as own:
-        write = partial(_write_image, plan=plan, own=own)
+        write = partial(_corrupt_file, plan=plan, own=own)
         with ThreadPoolExecutor(max(1, workers), thread_name_prefix="reid-corrupt") as pool:
             for _ in pool.map(write, chosen.values(), [targets[path] for path in chosen]):
                 if progress is not None:
                     progress(1)
     if not manifest.exists():
-        write_manifest([_moved(sample, targets.get(sample.path, sample.path)) for sample in samples], manifest)
+        write_manifest([with_path(sample, targets.get(sample.path, sample.path)) for sample in samples], manifest)
     return manifest
 
 
@@ -76,50 +81,12 @@ def count_corrupted(samples: Sequence[Sample], cameras: Collection[str] = ()) ->
     return len({sample.path for sample in samples if not cameras or sample.camera in cameras})
 
 
-def _target_files(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The new file of each image: its path below the folder of all, with the suffix .png added."""
-    if not paths:
-        return {}
-    common = os.path.commonpath([path.absolute().parent for path in paths])
-    return {path: folder / f"{os.path.relpath(path.absolute(), common)}.png" for path in paths}
-
-
-def _moved(sample: Sample, path: Path) -> Sample:
-    values = {name: getattr(sample, name) for name in Sample.__slots__}
-    return Sample(**{**values, "path": path})
-
-
-def _write_image(sample: Sample, target: Path, *, plan: CorruptionPlan, own: Path) -> None:
-    if target.exists():
-        return
-    image = plan.apply(sample, read_image(sample.path))
-    part = own / f"{zlib.crc32(os.fsencode(target)):08x}-{target.name}"
-    with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        image.save(file, "PNG", compress_level=1)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part.replace(target)
+def _corrupt_file(sample: Sample, target: Path, *, plan: CorruptionPlan, own: Path) -> None:
+    if not target.exists():
+        write_image(plan.apply(sample, read_image(sample.path)), target, own)
 
 
 def _settings(samples: Sequence[Sample], plan: CorruptionPlan, cameras: Collection[str]) -> dict[str, object]:
     """What decides the images and the rows, in values that JSON can hold."""
-    rows = "\n".join(repr([str(getattr(sample, name)) for name in Sample.__slots__]) for sample in samples)
-    checksum = f"{zlib.crc32(rows.encode('utf-8', 'surrogateescape')):08x}"
     chosen = {**asdict(plan), "names": list(plan.names)}
-    return {**chosen, "cameras": sorted(cameras), "samples": len(samples), "rows": checksum}
-
-
-def _begin(out: Path, settings: dict[str, object]) -> None:
-    """Make the folder, or check that it is that of an earlier run with the same settings."""
-    prepare_output_folder(out)
-    remove_partial_files(out)
-    file = out / SETTINGS
-    try:
-        found = [path for path in out.iterdir() if not is_part(path)] if out.exists() else []
-        earlier = read_json(file) if file.exists() else None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{out}: cannot be continued ({error}); choose another folder") from error
-    if found and earlier != settings:
-        what = "holds images of other data or settings" if file.exists() else "holds something else"
-        raise ConfigError(f"{out}: {what}; choose another folder, or delete it")
-    if not found:
-        write_whole(file, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
+    return {**chosen, "cameras": sorted(cameras), "samples": len(samples), "rows": rows_checksum(samples)}

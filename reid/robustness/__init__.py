@@ -1,0 +1,1 @@
+"""Attacks on embeddings, how they are scored, and the alarm of networks with gates."""

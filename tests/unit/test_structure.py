@@ -28,6 +28,7 @@ ORDER = (
     "evaluation",
     "training",
     "adaptation",
+    "generation",
     "pipeline",
     "app",
     "cli",

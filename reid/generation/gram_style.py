@@ -16,6 +16,15 @@ from reid.norm.specialised.style import gram, instance_norm
 RATE = 0.05  # of Adam, in units of normalized pixels
 
 
+def rectify(maps: Tensor) -> Tensor:
+    """Separate the positive and the negative parts of maps: (B, C, H, W) -> (B, 2C, H, W), all >= 0.
+
+    The Gram matrix of maps does not change when their sign does, so without this step a dark image could become the
+    negative of a bright one.
+    """
+    return torch.cat([maps.relu(), (-maps).relu()], 1)
+
+
 def gram_loss(maps: Tensor, wanted: Tensor) -> Tensor:
     """Compute the squared difference of Gram matrices, over the square of the wanted one.
 
@@ -46,7 +55,7 @@ def optimize_gram(
 
     Args:
         images: Normalized images (B, 3, H, W), from which the optimization starts.
-        encode: Computes the maps of images, with a gradient.
+        encode: Computes the maps of images, with a gradient; see :func:`rectify`.
         style: The style of a camera in these maps.
         steps: Steps of Adam.
         content_weight: The weight of the content beside the Gram matrices.

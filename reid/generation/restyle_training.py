@@ -172,7 +172,7 @@ def _train(
         torch.manual_seed(derive_seed(recipe.seed, INIT))
         stem = stem_of(checkpoint.network, checkpoint.source)
         network = RestylingNetwork(stem, recipe.method, len(rows.classes[1]))
-        network.known.set(list(_measured(network, data, checkpoint.transform)))
+        network.set_styles(list(_measured(network, data, checkpoint.transform)))
         loop = StyleLoop(network, data, checkpoint.transform, experiment.train)
         run_epochs(loop, folder, rows, progress, None)
     names = tuple(f"{category}/{camera}" for category, camera in rows.classes[1])

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, ReidError, WeightsError, unknown_name
 from reid.generation.camera_style import CameraStyle, measure_style
-from reid.generation.gram_style import optimize_gram
+from reid.generation.gram_style import optimize_gram, rectify
 from reid.generation.restyle_plan import GRAM
-from reid.generation.restyling_network import RestylingNetwork, stem_of
+from reid.generation.restyling_network import KnownStyles, RestylingNetwork, stem_of
 from reid.models.checkpoint import Checkpoint
 from reid.models.weights.tensor_tables import load_strictly, read_table, table_of
 from reid.norm import Profiles
-from reid.norm.convert import norm_layers
 from reid.norm.tensor_file import write_table
 
 FORMAT = "reid-restyler-1"
@@ -69,7 +68,9 @@ class Restyler:
             low, high = self.transform.normalise(torch.tensor([0, 255]).view(2, 1, 1, 1).expand(2, 3, 1, 1))[:, :, 0, 0]
             with torch.enable_grad():
                 target = self.network.known.style(index)
-                images = optimize_gram(images, self.network.encode, target, low=low, high=high)
+                images = optimize_gram(
+                    images, lambda pixels: rectify(self.network.encode(pixels)), target, low=low, high=high
+                )
         else:
             images, _ = self.network(images, torch.full((len(images),), index))
         return self.to_pixels(images)
@@ -157,7 +158,10 @@ def gram_restyler(checkpoint: Checkpoint, crops: Sequence[tuple[str, Tensor]]) -
         crops: The name of each style, and crops (N, 3, H, W) uint8 of it, in the size of the checkpoint.
     """
     network = RestylingNetwork(stem_of(checkpoint.network, checkpoint.source), "adain", len(crops)).eval()
-    network.known.set([measure_maps(network, images, checkpoint.transform) for _, images in crops])
+    with torch.no_grad():
+        maps = [network.encode(checkpoint.transform.normalise(images)) for _, images in crops]
+    network.known = KnownStyles(len(crops), 2 * network.stem.out_channels)
+    network.known.set([measure_style([rectify(one)]) for one in maps])
     return Restyler(network, GRAM, tuple(name for name, _ in crops), checkpoint.transform, {})
 
 
@@ -165,8 +169,3 @@ def gram_restyler(checkpoint: Checkpoint, crops: Sequence[tuple[str, Tensor]]) -
 def measure_maps(network: RestylingNetwork, crops: Tensor, transform: EvaluationTransform) -> CameraStyle:
     """Measure the style of crops (N, 3, H, W) uint8 in the stem of a restyling network."""
     return measure_style(network.encode(transform.normalise(part)) for part in torch.split(crops, BATCH))
-
-
-def stem_layer(checkpoint: Checkpoint) -> str:
-    """Name the normalization layer behind the first convolution, as profiles name it."""
-    return next(iter(norm_layers(checkpoint.network)))

@@ -15,7 +15,8 @@ from reid.errors import ConfigError, DataError, WeightsError
 from reid.generation.restyle_plan import GRAM, MOMENTS, RestylePlan, style_name
 from reid.generation.restyle_training import FEWEST, RestyleRecipe, train_restyler
 from reid.generation.restyled_folder import RESTYLER, Restyle, begin, moments_restyle, network_restyle, write_restyled
-from reid.generation.restyler import Restyler, gram_restyler, load_restyler, stem_layer
+from reid.generation.restyler import Restyler, gram_restyler, load_restyler
+from reid.generation.restyling_network import first_norm
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm import Profiles
 from reid.records import Sample, domain_of
@@ -146,7 +147,7 @@ def _with_profiles(
     for target in {style_name(target): target for _, target in pairs}.values():
         domain = domain_of(target, profiles.domain_fields)
         if domain in profiles.domains:
-            restyler = restyler.with_profile(profiles, domain, style_name(target), stem_layer(checkpoint))
+            restyler = restyler.with_profile(profiles, domain, style_name(target), first_norm(checkpoint.network)[0])
     return restyler
 
 

@@ -17,8 +17,10 @@ from reid.generation.camera_style import CameraStyle
 from reid.norm.convert import norm_layers
 from reid.norm.specialised.style import (
     DynamicInstanceNorm,
+    InstanceNorm,
+    Styled,
+    TableAffine,
     adain,
-    conditional_instance_norm,
     whiten_and_colour,
 )
 
@@ -54,10 +56,10 @@ class KnownStyles(nn.Module):
         return torch.cat([found[index] for index in style.tolist()])
 
     def vectors(self, style: Tensor) -> Tensor:
-        """Return the style vectors (B, 2C) of styles (B,): deviations from the mean of all K, over their spread."""
+        """Return the style vectors (B, 2C) of styles (B,), of about unit length: the moments, standardized over all."""
         every = torch.cat([self.mean, self.deviation()], 1)
         scale = every.std(0, correction=0).clamp_min(1e-6)
-        return ((every - every.mean(0)) / scale)[style]
+        return ((every - every.mean(0)) / scale)[style] / every.shape[1] ** 0.5
 
 
 class Adain(nn.Module):
@@ -85,12 +87,22 @@ class WhitenAndColour(nn.Module):
 
 
 class Conditional(nn.Module):
-    """Conditional instance normalization (Dumoulin et al. 2017): a learned scale and shift for each camera."""
+    """Conditional instance normalization (Dumoulin et al. 2017): a learned scale and shift for each camera.
+
+    They start as the measured deviation and mean of the camera.
+    """
 
     def __init__(self, known: KnownStyles) -> None:
         super().__init__()
         self.known = known
-        self.norm = conditional_instance_norm(known.mean.shape[1], len(known.mean))
+        self.affine = TableAffine(*known.mean.shape)
+        self.norm = Styled(InstanceNorm(), self.affine)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Copy the measured moments of the known styles into the table."""
+        self.affine.weight.copy_(self.known.deviation())
+        self.affine.bias.copy_(self.known.mean)
 
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
         """Change maps (B, C, H, W); the result has the learned shift and scale as its moments."""
@@ -99,7 +111,11 @@ class Conditional(nn.Module):
 
 
 class Dynamic(nn.Module):
-    """Dynamic instance normalization (Jing et al. 2020): a 3x3 convolution predicted from the moments of the target."""
+    """Dynamic instance normalization (Jing et al. 2020): a 3x3 convolution predicted from the moments of the target.
+
+    Its result is in units of the target's deviations, around the target's means. So it starts as AdaIN, and learns what
+    a convolution does better.
+    """
 
     def __init__(self, known: KnownStyles) -> None:
         super().__init__()
@@ -108,8 +124,9 @@ class Dynamic(nn.Module):
 
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
         """Change maps (B, C, H, W); what moments the result has is learned, and nothing is promised."""
+        mean, deviation = (table[style].to(maps.dtype) for table in (self.known.mean, self.known.deviation()))
         changed: Tensor = self.norm(maps, self.known.vectors(style).to(maps.dtype))
-        return changed
+        return changed * deviation[:, :, None, None] + mean[:, :, None, None]
 
 
 # A name -> the change of the maps for the known styles.
@@ -153,6 +170,12 @@ class RestylingNetwork(nn.Module):
             nn.PixelShuffle(step),
         )
 
+    def set_styles(self, styles: Sequence[CameraStyle]) -> None:
+        """Keep the measured styles, from which a training starts."""
+        self.known.set(styles)
+        if isinstance(self.change, Conditional):
+            self.change.start()
+
     def encode(self, images: Tensor) -> Tensor:
         """Compute the maps (B, C, h, w) of normalized images (B, 3, H, W)."""
         maps: Tensor = self.stem(images)
@@ -188,10 +211,21 @@ def stem_of(network: nn.Module, source: str) -> nn.Conv2d:
         WeightsError: The network does not begin with a convolution and a normalization layer.
     """
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    norm = next(iter(norm_layers(network).values()), None)
-    if first is None or norm is None or norm.channels != first.out_channels or first.in_channels != 3:
+    _, channels = first_norm(network)
+    if first is None or channels != first.out_channels or first.in_channels != 3:
         raise WeightsError(
             f"{source}: restyling needs a network that begins with a convolution and BatchNorm, such as a ResNet or"
             " OSNet; use --method moments, or other weights"
         )
     return copy.deepcopy(first)
+
+
+def first_norm(network: nn.Module) -> tuple[str, int]:
+    """Return the name of the first BatchNorm of a network, converted or not, and its channels; ("", 0) without one."""
+    converted = norm_layers(network)
+    for name, module in network.named_modules():
+        if name in converted:
+            return name, converted[name].channels
+        if isinstance(module, nn.BatchNorm2d):
+            return name, module.num_features
+    return "", 0

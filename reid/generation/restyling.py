@@ -13,10 +13,10 @@ from reid.data.loading import load_crops
 from reid.data.selection import calibration_samples
 from reid.errors import ConfigError, DataError, WeightsError
 from reid.generation.restyle_plan import GRAM, MOMENTS, RestylePlan, style_name
-from reid.generation.restyle_training import FEWEST, RestyleRecipe, train_restyler
+from reid.generation.restyle_training import FEWEST, RestyleRecipe, camera_classes, train_restyler
 from reid.generation.restyled_folder import RESTYLER, Restyle, begin, moments_restyle, network_restyle, write_restyled
 from reid.generation.restyler import Restyler, gram_restyler, load_restyler
-from reid.generation.restyling_network import first_norm
+from reid.generation.restyling_network import first_norm, stem_of
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.norm import Profiles
 from reid.records import Sample, domain_of
@@ -66,13 +66,17 @@ def restyle_crops(samples: Sequence[Sample], plan: RestylePlan, request: Restyle
     """
     pairs = plan.pairs(samples)
     _check_options(request)
-    settings = _settings(request)
+    settings = {**_settings(request), **plan.summary(pairs)}
     if request.method == MOMENTS:
-        restyle = moments_restyle(samples, pairs)
+        return _write(pairs, moments_restyle(samples, pairs), out, settings)
+    if request.restyler is not None:
+        restyler = _load(request.restyler, request.method)
+    elif request.method == GRAM:
+        restyler = _measured(load_checkpoint(request.weights, request.backbone), samples, pairs)
     else:
-        begin(out, {**settings, **plan.summary(pairs)})
-        restyle = network_restyle(_restyler(samples, pairs, request, out))
-    return _write(pairs, restyle, out, {**settings, **plan.summary(pairs)})
+        restyler = _trained(samples, pairs, request, out, settings)
+    _check_styles(restyler, pairs)
+    return _write(pairs, network_restyle(restyler), out, settings)
 
 
 def _write(pairs: Sequence[tuple[Sample, Sample]], restyle: Restyle, out: Path, settings: dict[str, object]) -> Path:
@@ -103,25 +107,32 @@ def _content(path: Path) -> bytes:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _restyler(
-    samples: Sequence[Sample], pairs: Sequence[tuple[Sample, Sample]], request: RestyleRequest, out: Path
+def _load(path: Path, method: str) -> Restyler:
+    restyler = load_restyler(path)
+    if restyler.method != method:
+        raise ConfigError(f"{path}: trained for {restyler.method}; give --method {restyler.method}")
+    return restyler
+
+
+def _trained(
+    samples: Sequence[Sample],
+    pairs: Sequence[tuple[Sample, Sample]],
+    request: RestyleRequest,
+    out: Path,
+    settings: dict[str, object],
 ) -> Restyler:
-    """Load, train or measure the restyler of a request."""
-    if request.restyler is not None:
-        restyler = load_restyler(request.restyler)
-        if restyler.method != request.method:
-            raise ConfigError(f"{request.restyler}: trained for {restyler.method}; give --method {restyler.method}")
-        return _check_styles(restyler, pairs, str(request.restyler))
+    """Train a restyler in the folder of the crops, after everything that can be wrong has been checked."""
     checkpoint = load_checkpoint(request.weights, request.backbone)
-    if request.method == GRAM:
-        return _measured(checkpoint, samples, pairs)
+    stem_of(checkpoint.network, checkpoint.source)
+    found = [_profiles_of(path, checkpoint) for path in request.profiles]
     categories = {sample.category for sample, _ in pairs}
-    crops = [s for s in calibration_samples(samples) if s.category in categories]
+    crops = camera_classes([sample for sample in calibration_samples(samples) if sample.category in categories])
+    begin(out, settings)
     recipe = RestyleRecipe(request.method, request.epochs, request.seed)
     restyler = train_restyler(checkpoint, crops, recipe, out / RESTYLER, sources=request.sources, progress=True)
-    for path in request.profiles:
-        restyler = _with_profiles(restyler, checkpoint, Profiles.load(path), pairs)
-    return _check_styles(restyler, pairs, str(request.weights))
+    for profiles in found:
+        restyler = _with_profiles(restyler, checkpoint, profiles, pairs)
+    return restyler
 
 
 def _measured(checkpoint: Checkpoint, samples: Sequence[Sample], pairs: Sequence[tuple[Sample, Sample]]) -> Restyler:
@@ -135,15 +146,20 @@ def _measured(checkpoint: Checkpoint, samples: Sequence[Sample], pairs: Sequence
     return gram_restyler(checkpoint, crops)
 
 
+def _profiles_of(path: Path, checkpoint: Checkpoint) -> Profiles:
+    profiles = Profiles.load(path)
+    if profiles.weights not in ("", checkpoint.weights, checkpoint.fingerprint):
+        raise WeightsError(
+            f"{path}: profiles of weights {profiles.weights} do not fit {checkpoint.source} ({checkpoint.fingerprint});"
+            " calibrate with these weights"
+        )
+    return profiles
+
+
 def _with_profiles(
     restyler: Restyler, checkpoint: Checkpoint, profiles: Profiles, pairs: Sequence[tuple[Sample, Sample]]
 ) -> Restyler:
     """Take the styles of the targets from their profiles, where these have them."""
-    if profiles.weights not in ("", checkpoint.weights, checkpoint.fingerprint):
-        raise WeightsError(
-            f"profiles of weights {profiles.weights} do not fit {checkpoint.source} ({checkpoint.fingerprint});"
-            " calibrate with these weights"
-        )
     for target in {style_name(target): target for _, target in pairs}.values():
         domain = domain_of(target, profiles.domain_fields)
         if domain in profiles.domains:
@@ -151,11 +167,10 @@ def _with_profiles(
     return restyler
 
 
-def _check_styles(restyler: Restyler, pairs: Sequence[tuple[Sample, Sample]], source: str) -> Restyler:
+def _check_styles(restyler: Restyler, pairs: Sequence[tuple[Sample, Sample]]) -> None:
     for _, target in pairs:
         if style_name(target) not in restyler.styles:
             raise DataError(
-                f"{source}: the restyler does not know {style_name(target)}, it knows {', '.join(restyler.styles)};"
-                " train one on crops of this camera"
+                f"the restyler does not know {style_name(target)}, it knows {', '.join(restyler.styles)}; train one on"
+                " crops of this camera"
             )
-    return restyler

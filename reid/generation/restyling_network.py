@@ -59,7 +59,8 @@ class KnownStyles(nn.Module):
         """Return the style vectors (B, 2C) of styles (B,), of about unit length: the moments, standardized over all."""
         every = torch.cat([self.mean, self.deviation()], 1)
         scale = every.std(0, correction=0).clamp_min(1e-6)
-        return ((every - every.mean(0)) / scale)[style] / every.shape[1] ** 0.5
+        vectors: Tensor = ((every - every.mean(0)) / scale)[style] / every.shape[1] ** 0.5
+        return vectors
 
 
 class Adain(nn.Module):

@@ -63,17 +63,22 @@ def write_restyled(
     """
     begin(out, settings)
     files = _files_of(pairs, out / IMAGES)
-    with writer_folder(out) as own:
-        for (sample, target), file in zip(pairs, files, strict=True):
-            if not file.exists():
-                pixels = as_modality(restyle(sample, target, read_image(sample.path)), target.modality)
-                _write_image(pixels, own, file)
-            if progress is not None:
-                progress(1)
     manifest = out / MANIFEST
-    if not manifest.exists():
-        rows = [_generated(sample, target, file) for (sample, target), file in zip(pairs, files, strict=True)]
-        write_manifest(rows, manifest)
+    try:
+        with writer_folder(out) as own:
+            for (sample, target), file in zip(pairs, files, strict=True):
+                if not file.exists():
+                    pixels = as_modality(restyle(sample, target, read_image(sample.path)), target.modality)
+                    _write_image(pixels, own, file)
+                if progress is not None:
+                    progress(1)
+        if not manifest.exists():
+            rows = [_generated(sample, target, file) for (sample, target), file in zip(pairs, files, strict=True)]
+            write_manifest(rows, manifest)
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be written ({error.strerror or error}); free some space, and the same command continues"
+        ) from error
     return manifest
 
 

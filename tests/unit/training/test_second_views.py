@@ -18,6 +18,7 @@ from reid.models.checkpoint import load_checkpoint
 from reid.models.weights.tensor_tables import read_table
 from reid.records import Sample
 from reid.training.loop import make_optimizer
+from reid.training.row_choice import choose_rows
 from reid.training.second_views import LearnedView, with_second_views
 from reid.training.training_data import TrainingSet, load_training_set, read_training_rows
 from reid.training.training_run import final_network, train
@@ -157,3 +158,13 @@ def test_the_final_network_has_no_learned_view(manifest: Path, tmp_path: Path) -
     weights = train(recipe, tmp_path / "run")
     plain = train(experiment(manifest, "none", "batch"), tmp_path / "plain")
     assert [sorted(read_table(path)[0]) for path in (weights,)] == [sorted(read_table(plain)[0])]
+
+
+def test_generated_crops_are_never_measured_as_held_out_ones(manifest: Path) -> None:
+    table = experiment(manifest, "none").model_dump(mode="json")
+    table["data"]["held_out"] = 0.5
+    resolved, rows = read_training_rows(parse_config(table, "test"))
+    kept, held_out, _ = choose_rows(rows, resolved)
+    assert len(held_out) == 6  # two identities, without their generated crops
+    assert not any(sample.generated for sample in held_out)
+    assert {sample.identity for sample in kept.samples}.isdisjoint({sample.identity for sample in held_out})

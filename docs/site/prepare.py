@@ -35,6 +35,7 @@ REFERENCE = {
     "robustness": ("Attacks: reid.robustness", ("reid.robustness",)),
     "training": ("Training: reid.training", ("reid.training",)),
     "adaptation": ("Adaptation to a site: reid.adaptation", ("reid.adaptation",)),
+    "generation": ("Networks that write crops: reid.generation", ("reid.generation",)),
     "program": (
         "Records, files and the program",
         (

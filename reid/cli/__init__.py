@@ -35,6 +35,7 @@ from reid.cli import (
     ingest,
     init,
     recipe,
+    restyle,
     search,
     serve,
     start,
@@ -58,7 +59,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, corrupt, attack, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
+    init, ingest, synth, corrupt, attack, restyle, validate, train, recipe, sweep, calibrate, adapt, cameras,
+    camera_probe,
     camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reid.errors import ConfigError
 from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole
-from reid.records import Sample
+from reid.records import SAMPLE_FIELDS, Sample
 from reid.structured_text import read_json
 
 MANIFEST, IMAGES = "manifest.csv", "images"  # in a folder of changed images
@@ -50,7 +50,7 @@ def begin_folder(out: Path, settings_file: str, settings: Mapping[str, object]) 
 
 def rows_checksum(samples: Sequence[Sample]) -> str:
     """Return a checksum in hex of all labels and paths of some samples, in their order."""
-    rows = "\n".join(repr([str(getattr(sample, name)) for name in Sample.__slots__]) for sample in samples)
+    rows = "\n".join(repr([str(getattr(sample, name)) for name in SAMPLE_FIELDS]) for sample in samples)
     return f"{zlib.crc32(rows.encode('utf-8', 'surrogateescape')):08x}"
 
 

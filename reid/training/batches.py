@@ -24,6 +24,7 @@ class TrainingBatch:
         domain: The normalization domain (B,) int64 of each image; None for a network without named domains.
         labelled: The number of labelled images.
         recipe: The recipe of the training, with the settings of the losses.
+        is_second: Whether each image (B,) is the second view of a visible one; None where a training has none.
         attacked: The number of attacked copies, which come last; none of them is unlabelled.
     """
 
@@ -33,6 +34,7 @@ class TrainingBatch:
     domain: Tensor | None
     labelled: int
     recipe: Train
+    is_second: Tensor | None = None
     attacked: int = 0
 
     def rows_by_domain(self) -> Tensor:

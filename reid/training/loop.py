@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from reid.config import Defence, Train
+from reid.data.channel_exchange import draw_exchanges, exchange_channels
 from reid.data.transforms import EvaluationTransform, RandomNumbers, TrainTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
@@ -29,7 +30,8 @@ from reid.training.objective import Objective, Outputs, total_loss
 from reid.training.parallel_network import ParallelNetwork
 from reid.training.processes import ONE_PROCESS, Processes
 from reid.training.schedule import learning_rate
-from reid.training.training_data import UNKNOWN, TrainingSet
+from reid.training.second_views import LearnedView, with_second_views
+from reid.training.training_data import LEARNED, UNKNOWN, TrainingSet
 
 STYLE_IMAGES, STYLE_BATCH = 256, 32  # on which terms of the objective may measure what colours change
 # Losses that every line of metrics.jsonl has, as in version 0.1.0; 0 where a training does not use them.
@@ -41,11 +43,17 @@ class Learner(nn.Module):
 
     BNNeck (Luo et al. 2019, "Bag of tricks"): the triplet loss sees the features before the neck and the classifier
     those after it. The contrastive loss sees those after it too, because it is about the embeddings themselves.
+
+    Args:
+        embedder: The embedder.
+        identities: The number of identities.
+        learned_view: Whether second views of visible images are made by a network that is trained with this one.
     """
 
-    def __init__(self, embedder: Embedder, identities: int) -> None:
+    def __init__(self, embedder: Embedder, identities: int, learned_view: bool = False) -> None:
         super().__init__()
         self.embedder = embedder
+        self.learned_view = LearnedView() if learned_view else None
         self.classifier = nn.Linear(embedder.dimension, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
@@ -156,6 +164,8 @@ class TrainingLoop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._parallel: ParallelNetwork | None = None
         if processes.count > 1:
+            if recipe.second_view != "none":
+                raise ConfigError("train.second_view needs all rows of a batch in one process; train without torchrun")
             self.objective.refuse_layer_losses()
             self.attacks.refuse_processes()
             self._parallel = ParallelNetwork(learner, recipe, processes)
@@ -221,21 +231,30 @@ class TrainingLoop:
 
         With several processes, images and domains are those of this process's rows and the labels are those of all.
         """
-        data, targets, device = self.data, self.data.targets[rows], self.device
+        data, device = self.data, self.device
+        rows, is_second = with_second_views(rows, data) if self.recipe.second_view != "none" else (rows, None)
+        targets = data.targets[rows]
         numbers = self.augment.draw((len(rows), *data.crops.shape[1:]), generator)
         own = rows
         if self._parallel is not None:
             positions = self._parallel.own_positions(len(rows))
             own, numbers = rows[positions], _select(numbers, positions)
-        pixels = self.augment.apply(data.crops[own], numbers)
+        crops, domain = data.crops[own], None if data.domains is None else data.domains[own]
+        if is_second is not None:
+            if self.recipe.second_view != LEARNED:
+                crops[is_second] = exchange_channels(crops[is_second], draw_exchanges(int(is_second.sum()), generator))
+            if domain is not None and data.grey_domains is not None:
+                domain[is_second] = data.grey_domains[domain[is_second]]
+        pixels = self.augment.apply(crops, numbers)
         images = self.transform.normalise(pixels)
         batch = TrainingBatch(
             images.contiguous(memory_format=torch.channels_last).to(device),
             targets.to(device),
             data.modalities[rows].to(device),
-            None if data.domains is None else data.domains[own].to(device),
+            None if domain is None else domain.to(device),
             int((targets != UNKNOWN).sum()),
             self.recipe,
+            is_second if is_second is None else is_second.to(device),
         )
         return self.attacks.extend(batch, pixels)
 
@@ -243,7 +262,7 @@ class TrainingLoop:
         """Make one update; returns every loss such as "identity_loss", their weighted sum "loss", and "accuracy"."""
         with _autocast(self.device, self.recipe.precision), self.objective.observe() as observed:
             if self._parallel is None:
-                features, neck, logits = Given(self.learner)(batch.images, batch.domain)
+                features, neck, logits = Given(self.learner)(self._views(batch), batch.domain)
             else:
                 features, neck, logits = self._parallel(batch.images, batch.domain, len(batch.targets))
         terms = self.objective.terms(batch, Outputs(features, neck, logits, observed))
@@ -254,6 +273,13 @@ class TrainingLoop:
         accuracy = (logits[known].argmax(1) == batch.targets[known]).float().mean()
         losses = {f"{name}_loss": term.item() for name, term in terms.items()}
         return {**losses, "loss": loss.item(), "accuracy": accuracy.item()}
+
+    def _views(self, batch: TrainingBatch) -> Tensor:
+        """Return the images of a batch, with second views by the network that makes them, where the recipe has one."""
+        learned = getattr(self.learner, "learned_view", None)
+        if learned is None or batch.is_second is None:
+            return batch.images
+        return torch.where(batch.is_second[:, None, None, None], learned(batch.images), batch.images)
 
     def _update(self, loss: Tensor, epoch: int) -> None:
         """Make one step of the optimizer; ConfigError where the loss is not finite."""

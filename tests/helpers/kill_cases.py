@@ -280,6 +280,15 @@ CASES |= {
         ("attack", "--data", "all.csv", *WEIGHTS, "--out", "bad", "--queries", "3", "--steps", "1"),
         file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
     ),
+    "restyle": Case(
+        ("restyle", "--data", "all.csv", "--from", "x", "--to", "y", "--out", "restyled"),
+        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
+    ),
+    "restyle with a network": Case(
+        ("restyle", "--data", "all.csv", "--to", "y", "--out", "restyled", "--method", "adain", "--epochs", "1",
+         *WEIGHTS),
+        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
+    ),
     "remove a user": Case(
         ("users", "remove", "users.toml", "anna"),
         file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),

@@ -29,6 +29,7 @@ ORDER = (
     "robustness",
     "training",
     "adaptation",
+    "generation",
     "pipeline",
     "app",
     "cli",

@@ -200,7 +200,8 @@ def with_unseen_cameras(checkpoint: Checkpoint, samples: Sequence[Sample], polic
     extra = {**checkpoint.extra, UNSEEN_CAMERA_KEY: str(policy)}
     if policy == UnseenCameraPolicy.PRIOR:
         return replace(checkpoint.with_domains(missing), extra=extra)
-    pool = [s for s in samples if s.split is Split.TRAIN and domain_of(s, checkpoint.domain_fields) in set(missing)]
+    recorded = [s for s in samples if s.split is Split.TRAIN and not s.generated]
+    pool = [s for s in recorded if domain_of(s, checkpoint.domain_fields) in set(missing)]
     shown = {domain_of(sample, checkpoint.domain_fields) for sample in pool}
     if shown != set(missing):
         raise DataError(

@@ -74,10 +74,11 @@ class Sample:
         split: What the sample is for.
         time: When the crop was taken; None when unknown.
         track: Name of the track, the crops that follow one object through a video; "" when unknown.
+        generated: Whether a network wrote the crop and no camera took it. Such a crop is for training only.
         domain: The name that version 0.1.0 used for ``category``; it is still accepted and readable.
 
     Raises:
-        DataError: The modality or the split is unknown.
+        DataError: The modality or the split is unknown, or a generated crop is a query or in the gallery.
 
     Example:
         >>> Sample(Path("0001.jpg"), identity="anna", camera="door").category
@@ -92,6 +93,7 @@ class Sample:
     split: Split
     time: datetime | None
     track: str
+    generated: bool
 
     def __init__(
         self,
@@ -104,13 +106,16 @@ class Sample:
         time: datetime | None = None,
         track: str = "",
         *,
+        generated: bool = False,
         domain: str | None = None,
     ) -> None:
         category = category if domain is None else domain
         path = path if isinstance(path, Path) else Path(path)
         modality = modality if isinstance(modality, Modality) else _member(Modality, modality, path)
         split = split if isinstance(split, Split) else _member(Split, split, path)
-        values = (path, identity, camera, modality, category, split, time, track)
+        if generated and split is not Split.TRAIN:
+            raise DataError(f"{path}: {describe_generated(split)}")
+        values = (path, identity, camera, modality, category, split, time, track, generated)
         for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, value)
 
@@ -118,6 +123,29 @@ class Sample:
     def domain(self) -> str:
         """The category, under the name that version 0.1.0 used."""
         return self.category
+
+
+def describe_generated(split: str) -> str:
+    """Say why a generated crop cannot be in a split, and what to do."""
+    return (
+        f"a generated crop is for training only, got split {split}; set its split to train, or leave out the row"
+        " (column generated)"
+    )
+
+
+def require_recorded(samples: Sequence[Sample], where: str) -> None:
+    """Refuse generated crops where only crops that cameras recorded belong.
+
+    Args:
+        samples: The samples.
+        where: What they are meant for, such as "a gallery".
+
+    Raises:
+        DataError: A sample is generated.
+    """
+    for sample in samples:
+        if sample.generated:
+            raise DataError(f"{sample.path}: a generated crop is for training only and cannot enter {where}")
 
 
 def _member(names: type[_Name], name: str, path: Path) -> _Name:
@@ -144,6 +172,9 @@ def domain_of(sample: Sample, domain_fields: Sequence[str]) -> str:
     return "/".join(str(getattr(sample, field)) for field in domain_fields)
 
 
+SAMPLE_FIELDS = tuple(name for name in Sample.__slots__ if name != "generated")  # the columns of queries and galleries
+
+
 def sample_columns(samples: Sequence[Sample]) -> dict[str, list[object]]:
     """Return the fields of samples as the columns of a table.
 
@@ -159,7 +190,7 @@ def sample_columns(samples: Sequence[Sample]) -> dict[str, list[object]]:
     """
     return {
         name: [value if name == "time" else str(value) for value in (getattr(sample, name) for sample in samples)]
-        for name in Sample.__slots__
+        for name in SAMPLE_FIELDS
     }
 
 

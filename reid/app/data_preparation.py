@@ -244,7 +244,7 @@ def _with_calibration_crops(checkpoint: Checkpoint, samples: Sequence[Sample]) -
     if not missing:
         return list(samples)
     by_domain = [(sample, domain_of(sample, checkpoint.domain_fields)) for sample in samples]
-    missing -= {domain for sample, domain in by_domain if sample.split is Split.TRAIN}
+    missing -= {domain for sample, domain in by_domain if sample.split is Split.TRAIN and not sample.generated}
     more = {s.path: replace(s, split=Split.TRAIN) for s, domain in by_domain if domain in missing}
     return [*samples, *more.values()]
 

@@ -6,8 +6,10 @@ forms, with invisible characters, as a number with a decimal point, or as a word
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from datetime import datetime
 
 # Words that programs write for a missing value, in the spellings that are no names ("Nan" and "Na" are).
 NULL_WORDS = frozenset((
@@ -28,6 +30,7 @@ _INVISIBLE = re.compile("[\u034f\u180b-\u180d\ufe00-\ufe0f]")  # marks without a
 _SPREADSHEET_TEXT = re.compile(r'="(.*)"', re.DOTALL)
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0+")
 _FORMULA = re.compile(r"[=+\-@＝＋－＠]")  # what spreadsheets take for the beginning of a formula
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0", "")  # what a column of marks may hold
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _DEFUSED = re.compile(r"'+[=+\-@＝＋－＠]")
 
@@ -63,6 +66,22 @@ def clean_label(text: str) -> str:
     return text
 
 
+def cell_text(value: object) -> str:
+    """Return the text that a CSV would hold for a cell of a typed table.
+
+    Pandas turns a column of integers into floats when a cell is missing, so whole floats are written as integers.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape").strip()  # what is not UTF-8 is refused with other bad text
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value).strip()
+
+
 def means_missing(text: str) -> bool:
     """Say whether a cell is a word that programs write where there is no value, or dashes of any kind.
 
@@ -82,6 +101,17 @@ def means_unknown(label: str) -> bool:
         ['Unknown', 'NaN', '-1']
     """
     return means_missing(label) or _DASH.sub("-", label).casefold() in UNKNOWN_WORDS
+
+
+def means_yes(text: str) -> bool | None:
+    """Whether a cell says yes (yes, true, 1) or no (no, false, 0, or nothing); None for other text.
+
+    Example:
+        >>> [means_yes(text) for text in ("yes", "False", "", "maybe")]
+        [True, False, False, None]
+    """
+    word = text.lower()
+    return word in _YES if word in _YES + _NO else None
 
 
 def likeness_key(label: str) -> str:

@@ -6,7 +6,6 @@ Every data set enters the program as a manifest.  Paths in a manifest are relati
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,13 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reid.data.label_text import CONTROL, clean_label, defuse, means_missing, means_unknown, restore
+from reid.data.label_text import CONTROL, cell_text, clean_label, defuse, means_missing, means_unknown, means_yes
+from reid.data.label_text import restore as restore
 from reid.data.manifest_columns import COLUMNS as COLUMNS
 from reid.data.manifest_columns import KNOWN_COLUMNS, OPTIONAL_COLUMNS, ManifestColumns, name_columns, shorten
 from reid.data.unreadable import current_unreadable
 from reid.errors import DataError, unknown_name
 from reid.files import require_regular_file, write_whole
-from reid.records import Modality, Sample, Split
+from reid.records import Modality, Sample, Split, describe_generated
 
 LABELS = ("identity", "camera", "track")  # columns in which "unknown" and "-1" are words for nothing
 
@@ -43,9 +43,10 @@ def read_manifest(path: Path | str) -> tuple[Sample, ...]:
     """Read a manifest.
 
     The columns ``path``, ``identity`` and ``split`` are required.  The columns ``camera``, ``modality``,
-    ``category``, ``time`` (ISO 8601) and ``track`` are optional: without them, and where a cell is empty, the camera
-    is "", the modality is visible, the category is person, the time is None and the track is "".  Other columns
-    become no part of a sample.  An image may stand in several splits (query and gallery), but only once in each.
+    ``category``, ``time`` (ISO 8601), ``track`` and ``generated`` (yes or no) are optional: without them, and where a
+    cell is empty, the camera is "", the modality is visible, the category is person, the time is None, the track is ""
+    and the crop is not generated.  Other columns become no part of a sample.  An image may stand in several splits
+    (query and gallery), but only once in each.  A generated crop may stand in split train only.
 
     Capitals of the header do not matter, and known synonyms of the columns are read, such as "camid".  Labels are
     brought into one form, see :mod:`reid.data.label_text`, and words such as "nan" or "None" count as empty cells.
@@ -67,7 +68,9 @@ def read_table(path: Path | str) -> ManifestReading:
     path = Path(path)
     require_regular_file(path, "manifest")
     if not path.is_file():
-        raise DataError(f"{path}: no such manifest; expected a CSV or Parquet table with the columns {_list(COLUMNS)}")
+        raise DataError(
+            f"{path}: no such manifest; expected a CSV or Parquet table with the columns {shorten(COLUMNS)}"
+        )
     parquet = path.suffix.lower() == ".parquet"
     columns, rows = _parquet_rows(path) if parquet else _csv_rows(path)
     return samples_of_rows(columns, rows, path.parent, str(path))
@@ -141,10 +144,6 @@ def check_files(samples: Iterable[Sample]) -> None:
         )
 
 
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names)
-
-
 def _csv_rows(path: Path) -> tuple[ManifestColumns, Iterator[tuple[str, dict[str, str]]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # -sig: spreadsheets write a byte-order mark
@@ -212,22 +211,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def cell_text(value: object) -> str:
-    """Return the text that a CSV would hold for a cell of a typed table.
-
-    Pandas turns a column of integers into floats when a cell is missing, so whole floats are written as integers.
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape").strip()  # what is not UTF-8 is refused with other bad text
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value).strip()
-
-
 class _RowReader:
     """Makes samples of rows, and counts the words that it takes for empty cells."""
 
@@ -245,15 +228,18 @@ class _RowReader:
         for name, cell in cells.items():
             if CONTROL.search(cell):
                 raise DataError(f"{place}: {name} {cell!a} has control characters; remove them")
+        split = _choice(_SPLITS, cells["split"], "split", place)
+        generated = _is_generated(cells.get("generated", ""), split, place)
         return Sample(
             path=self._folder / row["path"],
             identity=cells["identity"],
             camera=cells.get("camera", ""),
             modality=_choice(_MODALITIES, cells.get("modality", "") or "visible", "modality", place),
             category=cells.get("category", "") or "person",
-            split=_choice(_SPLITS, cells["split"], "split", place),
+            split=split,
             time=self._time(cells.get("time", ""), place),
             track=cells.get("track", ""),
+            generated=generated,
         )
 
     def notes(self) -> list[str]:
@@ -297,6 +283,15 @@ def _choice(known: Mapping[str, _T], name: str, column: str, where: str) -> _T:
         raise DataError(f"{where}: {unknown_name(column, name, known)}") from None
 
 
+def _is_generated(cell: str, split: Split, place: str) -> bool:
+    found = means_yes(cell)
+    if found is None:
+        raise DataError(f'{place}: generated "{cell}": expected yes or no; give another column another name')
+    if found and split is not Split.TRAIN:
+        raise DataError(f"{place}: {describe_generated(split)}")
+    return found
+
+
 def _row(sample: Sample, folder: Path) -> dict[str, str]:
     row = {
         "path": _relative(sample.path, folder),
@@ -307,6 +302,7 @@ def _row(sample: Sample, folder: Path) -> dict[str, str]:
         "split": str(sample.split),
         "time": sample.time.isoformat() if sample.time else "",
         "track": sample.track,
+        "generated": "yes" if sample.generated else "",
     }
     for name, cell in row.items():
         if CONTROL.search(cell) or cell != (cell.strip() if name == "path" else clean_label(cell)):

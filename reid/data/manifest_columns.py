@@ -14,7 +14,7 @@ from reid.errors import DataError
 from reid.old_names import current_fields
 
 COLUMNS = ("path", "identity", "camera", "modality", "category", "split")
-OPTIONAL_COLUMNS = ("time", "track")
+OPTIONAL_COLUMNS = ("time", "track", "generated")
 REQUIRED_COLUMNS = ("path", "identity", "split")
 KNOWN_COLUMNS = COLUMNS + OPTIONAL_COLUMNS
 MOST_COLUMNS = 1000  # a table with more is no manifest, and naming its columns would take long

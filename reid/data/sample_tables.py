@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reid.data.manifest import cell_text, samples_of_rows
+from reid.data.label_text import cell_text
+from reid.data.manifest import samples_of_rows
 from reid.data.manifest_columns import KNOWN_COLUMNS, name_columns
 from reid.records import Sample, sample_columns
 
@@ -25,7 +26,8 @@ def samples_to_frame(samples: Sequence[Sample]) -> pd.DataFrame:
 
     Returns:
         A table with the columns path, identity, camera, modality, category, split, time and track.  Times are
-        ``datetime`` objects or None, everything else is text.
+        ``datetime`` objects or None, everything else is text.  Where crops are generated, the column generated says
+        "yes" for these.
 
     Example:
         >>> frame = samples_to_frame([Sample(Path("0001.jpg"), identity="anna", camera="door")])
@@ -34,7 +36,10 @@ def samples_to_frame(samples: Sequence[Sample]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame(sample_columns(samples), dtype=object)
+    columns = sample_columns(samples)
+    if any(sample.generated for sample in samples):
+        columns["generated"] = ["yes" if sample.generated else "" for sample in samples]
+    return pd.DataFrame(columns, dtype=object)
 
 
 def samples_from_frame(frame: pd.DataFrame, folder: Path | str = ".") -> tuple[Sample, ...]:

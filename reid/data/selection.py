@@ -183,13 +183,19 @@ def calibration_samples(samples: Sequence[Sample], split: Split | None = None) -
         samples: All samples.
         split: The split to measure; None takes split train if it has samples, else each image of any split once.
 
+    Returns:
+        The samples; generated crops are left out, because they say nothing about what a camera records.
+
     Raises:
         DataError: The split has no samples.
     """
-    rows = [s for s in samples if s.split is (split or Split.TRAIN)]
+    recorded = [s for s in samples if not s.generated]
+    rows = [s for s in recorded if s.split is (split or Split.TRAIN)]
     if split is not None and not rows:
         raise DataError(f'no row of split "{split}" to measure')
-    return rows or list({s.path: s for s in samples}.values())
+    if samples and not recorded:
+        raise DataError("every row is a generated crop; statistics are measured on crops that cameras recorded")
+    return rows or list({s.path: s for s in recorded}.values())
 
 
 def keep_balanced(samples: Sequence[Sample], domain_fields: Sequence[str], most: int) -> list[Sample]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.errors import DataError, unknown_name
-from reid.records import IntArray, Modality, Sample, Split
+from reid.records import IntArray, Modality, Sample, Split, require_recorded
 
 LABELS = ("identity", "camera", "modality", "category", "split", "track")  # fields that are kept as text
 FIELDS = ("path", "identity", "camera", "modality", "category", "split", "time", "track")
@@ -56,9 +56,11 @@ class RowTable:
             more: Further columns by their names, one value for each sample, text or None.
 
         Raises:
-            DataError: A path or label is not valid Unicode, or a column has another length.
+            DataError: A path or label is not valid Unicode, a column has another length, or a crop is generated.
         """
         import pyarrow as pa
+
+        require_recorded(samples, "a gallery")
 
         words = {name: [str(getattr(sample, name)) for sample in samples] for name in LABELS}
         zones = [s.time.utcoffset() if s.time else None for s in samples]

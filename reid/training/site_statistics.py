@@ -93,6 +93,6 @@ def evaluate_site(
         provenance: Is stamped on the report.
         progress: Is called with the number of images that were embedded.
     """
-    ready = policy(checkpoint, [sample for sample in samples if sample.split is Split.TRAIN])
+    ready = policy(checkpoint, [s for s in samples if s.split is Split.TRAIN and not s.generated])
     scored = [sample for sample in samples if sample.split is not Split.TRAIN]
     return evaluate(embed(ready, scored, progress=progress), provenance=provenance)

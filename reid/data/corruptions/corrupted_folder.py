@@ -17,7 +17,7 @@ from reid.data.loading import Progress
 from reid.data.manifest import write_manifest
 from reid.errors import ConfigError, DataError, unknown_name
 from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole, writer_folder
-from reid.records import Sample
+from reid.records import SAMPLE_FIELDS, Sample
 from reid.structured_text import read_json
 
 MANIFEST, SETTINGS, IMAGES = "manifest.csv", "corruption.json", "images"
@@ -102,7 +102,7 @@ def _write_image(sample: Sample, target: Path, *, plan: CorruptionPlan, own: Pat
 
 def _settings(samples: Sequence[Sample], plan: CorruptionPlan, cameras: Collection[str]) -> dict[str, object]:
     """What decides the images and the rows, in values that JSON can hold."""
-    rows = "\n".join(repr([str(getattr(sample, name)) for name in Sample.__slots__]) for sample in samples)
+    rows = "\n".join(repr([str(getattr(sample, name)) for name in SAMPLE_FIELDS]) for sample in samples)
     checksum = f"{zlib.crc32(rows.encode('utf-8', 'surrogateescape')):08x}"
     chosen = {**asdict(plan), "names": list(plan.names)}
     return {**chosen, "cameras": sorted(cameras), "samples": len(samples), "rows": checksum}

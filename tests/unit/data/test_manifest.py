@@ -216,3 +216,44 @@ def test_check_files(tmp_path: Path) -> None:
     missing = [Sample(tmp_path / "b.jpg"), Sample(tmp_path / "c.jpg"), Sample(tmp_path / "b.jpg", split=Split.QUERY)]
     with pytest.raises(DataError, match=r"b\.jpg.*2 of 3"):
         check_files([present, *missing])
+
+
+# --- crops that no camera took --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
+def test_generated_crops_stay_marked(name: str, tmp_path: Path) -> None:
+    samples = [Sample(tmp_path / "1.jpg", split=Split.TRAIN), Sample(tmp_path / "2.jpg", split="train", generated=True)]
+    write_manifest(samples, tmp_path / name)
+    assert [sample.generated for sample in read_manifest(tmp_path / name)] == [False, True]
+    write_manifest(samples[:1], tmp_path / name)
+    assert read_manifest(tmp_path / name) == tuple(samples[:1])
+    if name.endswith("csv"):
+        assert "generated" not in (tmp_path / name).read_text()  # other manifests have the columns that they had
+
+
+@pytest.mark.parametrize(
+    ("cell", "generated"), [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("", False)]
+)
+def test_words_of_the_column_generated(cell: str, generated: bool, tmp_path: Path) -> None:
+    path = write(tmp_path, "path,identity,split,generated", f"1.jpg,anna,train,{cell}")
+    assert [sample.generated for sample in read_manifest(path)] == [generated]
+
+
+@pytest.mark.parametrize("split", ["query", "gallery"])
+def test_a_generated_crop_is_for_training_only(split: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "path,identity,split,generated", "1.jpg,anna,train,yes", f"2.jpg,anna,{split},yes")
+    with pytest.raises(DataError) as caught:
+        read_manifest(path)
+    assert "line 3" in str(caught.value)
+    assert split in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError):
+        Sample(tmp_path / "2.jpg", split=split, generated=True)
+
+
+def test_another_column_named_generated_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,identity,split,generated", "1.jpg,anna,query,2024-05-01")
+    with pytest.raises(DataError) as caught:
+        read_manifest(path)
+    assert "2024-05-01" in str(caught.value)

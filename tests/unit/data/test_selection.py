@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid.data.selection import keep_min_gap, keep_one_of_each_track, select_domains
+from reid.data.sample_tables import samples_from_frame, samples_to_frame
+from reid.data.selection import calibration_samples, keep_min_gap, keep_one_of_each_track, select_domains
 from reid.errors import DataError
-from reid.records import Sample
+from reid.records import Sample, Split
+from reid.retrieval.row_table import RowTable
 
 START = datetime(2024, 5, 1, 9)
 
@@ -135,3 +137,16 @@ def test_times_with_and_without_a_zone_in_one_camera(crops: list[Sample]) -> Non
         assert "00.jpg" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert len(keep_min_gap([crops[0], replace(rows[1], camera="b2")], ("camera",), 1)) == 2
+
+
+def test_statistics_are_measured_on_recorded_crops() -> None:
+    recorded = Sample(Path("1.jpg"), camera="door", split=Split.TRAIN)
+    generated = Sample(Path("2.jpg"), camera="door", split=Split.TRAIN, generated=True)
+    assert calibration_samples([recorded, generated]) == [recorded]
+    with pytest.raises(DataError):
+        calibration_samples([generated])
+    with pytest.raises(DataError):
+        RowTable.from_samples([recorded, generated])
+    frame = samples_to_frame([recorded, generated])
+    assert samples_from_frame(frame) == (recorded, generated)
+    assert "generated" not in samples_to_frame([recorded])

@@ -24,6 +24,7 @@ from reid.cli import (
     camera_probe,
     camera_repair,
     cameras,
+    complete,
     corrupt,
     diff,
     embed,
@@ -57,7 +58,7 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, corrupt, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
+    init, ingest, synth, corrupt, complete, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
     camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)

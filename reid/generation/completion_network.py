@@ -4,20 +4,21 @@ The completion network is that of region normalization (Yu et al. 2020) at a siz
 basic region norms that get the mask, residual blocks and a decoder with learnable region norms, and a discriminator
 with spectral norm.  The published layers pool statistics over the batch.  Here a crop is completed by itself, so all
 statistics are those of single crops; the moments of the visible pixels, which such norms remove, are put back at the
-end.
+end.  The network does not begin with a hole: it corrects a smooth fill, whose colours flow in from the visible pixels.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from reid.norm import Given
 from reid.norm.specialised.region_norm import LearnedRegionNorm, RegionNorm, current_mask, region_stats
 from reid.norm.specialised.weight_normalization import normalize_weights
 
-CHANNELS = (32, 64, 96)
-BLOCKS = 3
+CHANNELS = (16, 32, 48)
+BLOCKS = 2
 _LEAST_DEVIATION = 0.05  # of visible pixels in -1..1, so that a crop of one colour can be completed
 
 
@@ -58,15 +59,18 @@ class CompletionNetwork(nn.Module):
             nn.Conv2d(full, half, 4, stride=2, padding=1), RegionNorm(half, pooled=False), nn.ReLU(),
             nn.Conv2d(half, quarter, 4, stride=2, padding=1), RegionNorm(quarter, pooled=False), nn.ReLU(),
         )  # fmt: skip
+        last = nn.Conv2d(full, 3, 7, padding=3)
+        nn.init.zeros_(last.weight)  # the network starts as the smooth fill
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.blocks = nn.Sequential(*(RegionBlock(quarter) for _ in range(blocks)))
         self.decoder = nn.Sequential(
             nn.Conv2d(quarter, 4 * half, 3, padding=1), nn.PixelShuffle(2), LearnedRegionNorm(pooled=False), nn.ReLU(),
             nn.Conv2d(half, 4 * full, 3, padding=1), nn.PixelShuffle(2), LearnedRegionNorm(pooled=False), nn.ReLU(),
-            nn.Conv2d(full, 3, 7, padding=3),
+            last,
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predict images (B, 3, H, W) in about -1..1; H and W are multiples of 4.
+        """Correct the smooth fill of images (B, 3, H, W) in about -1..1; H and W are multiples of 4.
 
         Pixels behind the mask of the condition, which is True where the crop is hidden, do not count.
         """
@@ -74,10 +78,40 @@ class CompletionNetwork(nn.Module):
         visible = region_stats(images, ~hidden)
         mean = visible.mean[:, :, None, None]
         deviation = visible.var.sqrt().clamp_min(_LEAST_DEVIATION)[:, :, None, None]
-        standard = torch.where(hidden, torch.zeros_like(images), (images - mean) / deviation)
+        standard = (smooth_fill(images, hidden) - mean) / deviation
         maps = self.encoder(torch.cat([standard, hidden.to(images.dtype)], 1))
-        predicted: Tensor = self.decoder(self.blocks(maps))
+        predicted: Tensor = standard + self.decoder(self.blocks(maps))
         return predicted * deviation + mean
+
+
+def smooth_fill(images: Tensor, masks: Tensor) -> Tensor:
+    """Fill what is hidden with the means of the visible pixels around it, coarser where the hole is larger.
+
+    A pyramid of averages over visible pixels is built, each level half as large; a pixel of a level that averages
+    nothing takes the enlarged coarser level (pull-push, Gortler et al. 1996).
+
+    Args:
+        images: (B, 3, H, W).
+        masks: (B, 1, H, W) bool, True where the image is hidden.  What is there does not count.
+
+    Returns:
+        (B, 3, H, W); an image that is hidden as a whole becomes 0.
+
+    Example:
+        >>> images, masks = torch.full((1, 3, 8, 8), 0.5), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+        >>> masks[..., 2:5] = True
+        >>> smooth_fill(images.masked_fill(masks, 9.0), masks).unique().tolist()
+        [0.5]
+    """
+    weight = (~masks).to(images.dtype)
+    values = torch.where(masks, torch.zeros_like(images), images)
+    coarser = torch.zeros_like(images[..., :1, :1])
+    if images.shape[2] * images.shape[3] > 1:
+        share = functional.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+        total = functional.avg_pool2d(values * weight, 2, ceil_mode=True, count_include_pad=False)
+        below = smooth_fill(total / share.clamp_min(torch.finfo(share.dtype).tiny), share == 0)
+        coarser = functional.interpolate(below, images.shape[2:], mode="bilinear", align_corners=False)
+    return torch.where(masks, coarser, values)
 
 
 def complete(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:

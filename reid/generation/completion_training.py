@@ -64,8 +64,8 @@ class CompletionTrainer:
     """
 
     def __init__(self, plan: StepPlan, channels: tuple[int, int, int] = CHANNELS, blocks: int = BLOCKS) -> None:
-        self.network, self.guesser = CompletionNetwork(channels, blocks), MaskGuesser()
-        self.discriminator = build_discriminator()
+        self.network, self.guesser = CompletionNetwork(channels, blocks), MaskGuesser(channels[0])
+        self.discriminator = build_discriminator(channels[0])
         self.adversary_from = plan.steps // 3
         rate = plan.learning_rate
         self._network_optimizer = torch.optim.Adam(self.network.parameters(), rate, betas=(0.5, 0.999))

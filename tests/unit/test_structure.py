@@ -47,6 +47,7 @@ PARTS_OF_COMMANDS = (
     "options",
     "old_usage",
     "gallery_options",
+    "generation_options",
     "identify_answers",
     "index_erasure",
     "index_exchange",

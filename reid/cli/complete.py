@@ -1,0 +1,82 @@
+"""``reid complete``: fill what occluders hide in crops, or train the network that does so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reid.cli.generation_options import BatchSize, LearningRate, Steps, StepSeed, TrainFlag, train_or_stop
+from reid.cli.options import AsJson, Data, Root, samples_of
+from reid.errors import ConfigError
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Example: reid complete --data crops/manifest.csv --weights completion/weights.safetensors --masks masks"
+    " --out completed. The weights: reid complete --train --data crops/manifest.csv --out completion"
+)
+def complete(
+    out: Annotated[
+        Path, typer.Option(help="Folder to create or to complete: crops and a manifest, or a run with --train.")
+    ],
+    data: Data = None,
+    root: Root = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights that --train wrote.")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of masks: PNG files named like the crops and as large, white where a crop is hidden. Default:"
+            " the column mask of the manifest, and files NAME.mask.png beside the crops."
+        ),
+    ] = None,
+    guess: Annotated[
+        bool,
+        typer.Option("--guess", help="Let the network guess what is hidden in crops without a mask."),
+    ] = False,
+    train: TrainFlag = False,
+    steps: Steps = 3000,
+    seed: StepSeed = 0,
+    learning_rate: LearningRate = 5e-4,
+    batch: BatchSize = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Fill what occluders hide in crops, with a network of region normalization.
+
+    Visible pixels stay as they are. Completed crops are marked as generated and belong to split train; those of a
+    query or of the gallery have no identity. Crops without a mask stay as they are, unless --guess is given. The same
+    command continues after an interruption.
+    """
+    from reid.data.manifest import check_files
+    from reid.pipeline import progress_bar
+
+    if not data:
+        raise ConfigError("complete: name the crops with --data")
+    if train == (weights is not None):
+        raise typer.BadParameter("expected --weights to complete crops, or --train to train a network, and not both")
+    if train and (masks is not None or guess):
+        raise typer.BadParameter("--masks and --guess do not go with --train, which draws its own occluders")
+    samples = samples_of(data, root)
+    check_files(samples)
+    if train:
+        from reid.generation.completion_training import train_completion
+        from reid.generation.step_training import StepPlan
+
+        plan = StepPlan(steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
+        typer.echo(train_or_stop(out, lambda: train_completion(samples, out, plan, progress=True)))
+        return
+    from reid.generation.completed_folder import write_completed
+    from reid.generation.mask_files import find_masks
+
+    found = find_masks(samples, data, masks)
+    with progress_bar("completing", len({sample.path for sample in samples})) as progress:
+        written = write_completed(samples, Path(str(weights)), out, found, guess=guess, progress=progress)
+    if as_json:
+        counts = {"manifest": str(written.manifest), "completed": written.completed, "kept": written.kept}
+        typer.echo(json.dumps(counts, indent=2))
+        return
+    typer.echo(f"{written.completed} crops completed, {written.kept} stay as they are", err=True)
+    typer.echo(written.manifest)

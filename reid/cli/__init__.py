@@ -30,6 +30,7 @@ from reid.cli import (
     embed,
     evaluate,
     export,
+    generate,
     identify,
     index,
     ingest,
@@ -58,8 +59,8 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, corrupt, complete, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
-    camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
+    init, ingest, synth, corrupt, complete, generate, validate, train, recipe, sweep, calibrate, adapt, cameras,
+    camera_probe, camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

@@ -128,7 +128,7 @@ def complete(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
     return torch.where(masks, Given(network)(images, mask=masks), images)
 
 
-def build_discriminator(channels: int = 16) -> nn.Module:
+def build_patch_discriminator(channels: int = 16) -> nn.Module:
     """Build a discriminator of patches with spectral norm: images (B, 3, H, W) -> logits (B, 1, H / 16, W / 16)."""
     layers: list[nn.Module] = []
     width = 3

@@ -14,7 +14,7 @@ from reid.generation.completion_network import (
     CHANNELS,
     CompletionNetwork,
     MaskGuesser,
-    build_discriminator,
+    build_patch_discriminator,
     complete,
 )
 from reid.generation.occluders import draw_masks, occlude
@@ -65,7 +65,7 @@ class CompletionTrainer:
 
     def __init__(self, plan: StepPlan, channels: tuple[int, int, int] = CHANNELS, blocks: int = BLOCKS) -> None:
         self.network, self.guesser = CompletionNetwork(channels, blocks), MaskGuesser(channels[0])
-        self.discriminator = build_discriminator(channels[0])
+        self.discriminator = build_patch_discriminator(channels[0])
         self.adversary_from = plan.steps // 3
         rate = plan.learning_rate
         self._network_optimizer = torch.optim.Adam(self.network.parameters(), rate, betas=(0.5, 0.999))

@@ -10,7 +10,7 @@ from reid.errors import ConditionError
 from reid.generation.completion_network import (
     CompletionNetwork,
     MaskGuesser,
-    build_discriminator,
+    build_patch_discriminator,
     complete,
     smooth_fill,
 )
@@ -114,7 +114,7 @@ def test_hidden_error_is_the_mean_over_hidden_pixels_only() -> None:
 def test_shapes_and_spectral_norms() -> None:
     images, _ = drawn()
     assert MaskGuesser(4)(images).shape == (3, 1, 64, 32)
-    discriminator = build_discriminator(4)
+    discriminator = build_patch_discriminator(4)
     for _ in range(30):
         assert discriminator(images).shape == (3, 1, 4, 2)
     weights = [layer.weight.detach().flatten(1) for layer in discriminator if isinstance(layer, nn.Conv2d)]

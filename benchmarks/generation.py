@@ -79,7 +79,7 @@ def page(found: Mapping[str, Figures], floor: Figures, words: str) -> str:
         "One stage of a generator and a discriminator at 64 x 32 ([how it is built](../generation.md)). Every row is a",
         "generator against a discriminator at a learning rate. Distances are between drawn and recorded crops of split",
         "train, by embeddings of the shipped network, both at 64 x 32; smaller is better, and for the AUC 0.5 is best.",
-        f"Diversity is the distance between drawn crops over that between recorded ones; below {COLLAPSED} the generator",
+        f"Diversity is the distance between drawn crops over that between recorded ones; below {COLLAPSED} a generator",
         "counts as collapsed. Singular values are those of the discriminator's weights as matrices, the largest of all",
         "layers after the first round and at the end, and the smallest of its convolutions at the end.",
         "",

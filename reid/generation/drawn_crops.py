@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reid.data.loading import Progress
-from reid.errors import ConfigError
+from reid.errors import ConfigError, WeightsError
 from reid.files import write_whole
 from reid.generation.crop_writing import IMAGES, begin_folder, finish_folder, write_crops
 from reid.generation.generator_networks import LATENT, StyleGenerator, build_generator, draw
@@ -51,7 +51,10 @@ class TrainedGenerator:
         """
         tensors, card = load_weights(path, METHOD)
         first, second, third, fourth = (card.number(f"channels {number}", _MOST_CHANNELS) for number in range(4))
-        network = build_generator(str(card.settings.get("generator")), (first, second, third, fourth))
+        try:
+            network = build_generator(str(card.settings.get("generator")), (first, second, third, fourth))
+        except ConfigError as error:
+            raise WeightsError(f"{path}: {error}") from error
         return cls(fill_network(network, tensors, NETWORK, path), card)
 
     @torch.no_grad()

@@ -98,11 +98,13 @@ class Train(_Section):
     weight_decay: NonNegative = 5e-4  # of convolutions and linear layers only
     gradient_clip: NonNegative = 5.0  # largest L2 norm of the gradient of all parameters; 0 does not clip
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    triplet_margin: Positive | Literal["soft"] = 0.3  # a distance, or "soft" for the soft-plus
+    triplet: Literal["hard", "weighted", "weighted_squared"] = "hard"  # which triplet loss
+    triplet_margin: Positive | Literal["soft"] = 0.3  # a distance, or "soft" for the soft-plus; of "hard" only
     triplet_weight: NonNegative = 1.0
     triplet_start: NonNegative = 4.0  # epochs with the cross-entropy only
     triplet_ramp: NonNegative = 4.0  # epochs in which the weight rises from 0 to triplet_weight
     contrast_weight: NonNegative = 0.0  # weight of the supervised contrastive loss on the embeddings
+    exchanged_view: Literal["none", "own", "grey"] = "none"  # a second view of visible images, and its domain
     positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # float16 on a GPU only
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"  # auto takes the best there is
@@ -135,6 +137,7 @@ class Augment(_Section):
     gain: Fraction = 0.1
     grey: Fraction = 0.05
     erase: Fraction = 0.5
+    erase_area: tuple[Fraction, Fraction] = (0.02, 0.3)  # least and largest share of the image
 
 
 class Experiment(_Section):

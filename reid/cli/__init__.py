@@ -36,6 +36,7 @@ from reid.cli import (
     ingest,
     init,
     recipe,
+    restyle,
     search,
     serve,
     start,
@@ -59,8 +60,9 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, corrupt, complete, generate, validate, train, recipe, sweep, calibrate, adapt, cameras,
-    camera_probe, camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
+    init, ingest, synth, corrupt, restyle, complete, generate, validate, train, recipe, sweep, calibrate, adapt,
+    cameras, camera_probe, camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights,
+    export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

@@ -17,7 +17,7 @@ from reid.generation.completion_network import CompletionNetwork, MaskGuesser, c
 from reid.generation.completion_training import GUESSER, METHOD, NETWORK
 from reid.generation.mask_files import BoolArray, MaskFiles
 from reid.generation.step_training import HEIGHT, WIDTH, to_pixels, to_unit
-from reid.generation.written_weights import Card, fill_network, load_weights
+from reid.generation.written_weights import TrainingCard, fill_network, load_weights
 from reid.records import Sample
 
 MOST_HIDDEN = 0.9  # of a crop; beyond it hardly anything is left to complete from
@@ -37,7 +37,7 @@ class Completion:
 
     network: nn.Module
     guesser: nn.Module
-    card: Card
+    card: TrainingCard
 
     @classmethod
     def load(cls, path: Path) -> Completion:

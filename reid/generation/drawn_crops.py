@@ -19,7 +19,7 @@ from reid.generation.crop_writing import IMAGES, begin_folder, finish_folder, wr
 from reid.generation.generator_networks import LATENT, StyleGenerator, build_generator, draw
 from reid.generation.generator_training import METHOD, NETWORK
 from reid.generation.step_training import HEIGHT, WIDTH, to_pixels
-from reid.generation.written_weights import Card, fill_network, load_weights
+from reid.generation.written_weights import TrainingCard, fill_network, load_weights
 from reid.records import Sample, Split
 from reid.training.epochs import derive_seed
 
@@ -40,7 +40,7 @@ class TrainedGenerator:
     """
 
     network: nn.Module
-    card: Card
+    card: TrainingCard
 
     @classmethod
     def load(cls, path: Path) -> TrainedGenerator:

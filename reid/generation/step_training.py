@@ -23,7 +23,7 @@ from tqdm import tqdm
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, WeightsError
 from reid.files import require_regular_file
-from reid.generation.written_weights import Card, load_weights, save_weights
+from reid.generation.written_weights import TrainingCard, load_weights, save_weights
 from reid.records import Sample
 from reid.structured_text import read_json
 from reid.training.crop_cache import CropSource
@@ -157,7 +157,9 @@ class StepRun:
                 torch.manual_seed(derive_seed(self.plan.seed, INIT))
                 trainer = build()
                 history = self._train(folder, trainer, crops)
-                card = Card(self.method, self.settings, digest, len(samples), self.plan.seed, len(history), history[-1])
+                card = TrainingCard(
+                    self.method, self.settings, digest, len(samples), self.plan.seed, len(history), history[-1]
+                )
                 save_weights(folder.weights, tensors(trainer), card)
         return folder.weights
 

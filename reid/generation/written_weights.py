@@ -24,7 +24,7 @@ METHODS = {"completion": "reid complete", "generator": "reid generate"}
 
 
 @dataclass(frozen=True)
-class Card:
+class TrainingCard:
     """What is known about the weights of a network that writes crops.
 
     Attributes:
@@ -55,7 +55,7 @@ class Card:
         return value
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+def save_weights(path: Path, tensors: Mapping[str, Tensor], card: TrainingCard) -> None:
     """Write weights and their card; the file appears whole or not at all.
 
     Raises:
@@ -65,7 +65,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
     write_table(path, whole, {"format": FORMAT, "card": json.dumps({**asdict(card)})})
 
 
-def load_weights(path: Path, method: str) -> tuple[dict[str, Tensor], Card]:
+def load_weights(path: Path, method: str) -> tuple[dict[str, Tensor], TrainingCard]:
     """Read weights and their card.
 
     Args:
@@ -88,7 +88,7 @@ def load_weights(path: Path, method: str) -> tuple[dict[str, Tensor], Card]:
         if metadata.get("format") != FORMAT:
             raise WeightsError(f'{path}: expected weights of "{METHODS[method]} --train", got another safetensors file')
         values = parse_json(metadata["card"])
-        card = Card(**values) if isinstance(values, dict) else None
+        card = TrainingCard(**values) if isinstance(values, dict) else None
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f'{path}: damaged or no weights file; "{METHODS[method]} --train" writes one') from error
     if card is None or not isinstance(card.settings, dict):

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from reid.config import Train
+from reid.data.channel_exchange import draw_exchanges, exchange_channels
 from reid.data.transforms import EvaluationTransform, RandomNumbers, TrainTransform
 from reid.errors import ConfigError
 from reid.models.embedder import Embedder
 from reid.norm import Given
 from reid.norm.calibrate import device_of
-from reid.records import IntArray
+from reid.records import IntArray, Modality
 from reid.training.batches import TrainingBatch
 from reid.training.objective import Objective, Outputs, total_loss
 from reid.training.parallel_network import ParallelNetwork
@@ -30,6 +31,7 @@ from reid.training.processes import ONE_PROCESS, Processes
 from reid.training.schedule import learning_rate
 from reid.training.training_data import UNKNOWN, TrainingSet
 
+VISIBLE = list(Modality).index(Modality.VISIBLE)  # in TrainingSet.modalities
 STYLE_IMAGES, STYLE_BATCH = 256, 32  # on which terms of the objective may measure what colours change
 # Losses that every line of metrics.jsonl has, as in version 0.1.0; 0 where a training does not use them.
 _LOSSES_OF_EVERY_LINE = ("identity_loss", "triplet_loss", "contrastive_loss", "target_loss")
@@ -152,6 +154,10 @@ class TrainingLoop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._parallel: ParallelNetwork | None = None
         if processes.count > 1:
+            if recipe.exchanged_view != "none":
+                raise ConfigError(
+                    "train.exchanged_view needs all rows of a batch in one process; train without torchrun"
+                )
             self.objective.refuse_layer_losses()
             self._parallel = ParallelNetwork(learner, recipe, processes)
 
@@ -215,18 +221,25 @@ class TrainingLoop:
 
         With several processes, images and domains are those of this process's rows and the labels are those of all.
         """
-        data, targets, device = self.data, self.data.targets[rows], self.device
+        data, device = self.data, self.device
+        rows, is_second = with_second_views(rows, data) if self.recipe.exchanged_view != "none" else (rows, None)
+        targets = data.targets[rows]
         numbers = self.augment.draw((len(rows), *data.crops.shape[1:]), generator)
         own = rows
         if self._parallel is not None:
             positions = self._parallel.own_positions(len(rows))
             own, numbers = rows[positions], _select(numbers, positions)
-        images = self.transform.normalise(self.augment.apply(data.crops[own], numbers))
+        crops, domain = data.crops[own], None if data.domains is None else data.domains[own]
+        if is_second is not None:
+            crops[is_second] = exchange_channels(crops[is_second], draw_exchanges(int(is_second.sum()), generator))
+            if domain is not None and data.grey_domains is not None:
+                domain[is_second] = data.grey_domains[domain[is_second]]
+        images = self.transform.normalise(self.augment.apply(crops, numbers))
         return TrainingBatch(
             images.contiguous(memory_format=torch.channels_last).to(device),
             targets.to(device),
             data.modalities[rows].to(device),
-            None if data.domains is None else data.domains[own].to(device),
+            None if domain is None else domain.to(device),
             int((targets != UNKNOWN).sum()),
             self.recipe,
         )
@@ -270,6 +283,24 @@ class TrainingLoop:
             crops, domain = data.crops[rows], None if data.domains is None else data.domains[rows]
             plain, jittered = (self.transform.normalise(view) for view in (crops, jitter(crops, generator)))
             yield plain.to(self.device), jittered.to(self.device), None if domain is None else domain.to(self.device)
+
+
+def with_second_views(rows: Tensor, data: TrainingSet) -> tuple[Tensor, Tensor]:
+    """Add the visible labelled rows of a batch a second time, behind its labelled rows.
+
+    Args:
+        rows: The row numbers (B,) int64 of a batch, labelled rows first.
+        data: The crops and their labels.
+
+    Returns:
+        The row numbers (B + V,) int64, and which of them are second views, (B + V,) bool.
+    """
+    labelled = int((data.targets[rows] != UNKNOWN).sum())
+    own, unlabelled = rows[:labelled], rows[labelled:]
+    second = own[data.modalities[own] == VISIBLE]
+    is_second = torch.zeros(len(rows) + len(second), dtype=torch.bool)
+    is_second[labelled : labelled + len(second)] = True
+    return torch.cat([own, second, unlabelled]), is_second
 
 
 def _select(numbers: RandomNumbers, positions: Tensor) -> RandomNumbers:

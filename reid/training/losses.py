@@ -16,6 +16,7 @@ from reid.errors import ConfigError
 Margin = float | Literal["soft"]
 
 _SMALLEST_SQUARE = 1e-12  # keeps the gradient of the square root finite where two features are equal
+_LARGEST_SQUARE = 88.0  # of a difference of distances, so that its exponential is a float32
 _VARIANCE_FLOOR = 1e-5  # of an instance normalization: a channel without variance in an image becomes 0
 
 
@@ -67,16 +68,45 @@ def batch_hard_triplet(
     """
     distances = _euclidean_distances(features)  # (B, B)
     same = identities[:, None] == identities[None, :]  # (B, B): [i, j] anchor i, candidate j
-    positives = same & ~torch.eye(len(identities), dtype=torch.bool, device=same.device)
-    if modalities is not None:
-        across = positives & (modalities[:, None] != modalities[None, :])
-        positives = torch.where(across.any(1, keepdim=True), across, positives)
-    usable = positives.any(1) & ~same.all(1)  # (B,)
+    positives, usable = _positives(identities, modalities)
     farthest = distances.masked_fill(~positives, -torch.inf).amax(1)
     nearest = distances.masked_fill(same, torch.inf).amin(1)
     gap = torch.where(usable, farthest - nearest, torch.zeros_like(farthest))
     losses = functional.softplus(gap) if margin == "soft" else functional.relu(gap + margin)
     return (losses * usable).sum() / usable.sum().clamp(min=1)
+
+
+def weighted_triplet(
+    features: Tensor, identities: Tensor, modalities: Tensor | None = None, *, squared: bool = False
+) -> Tensor:
+    """Compute the weighted regularization triplet (Ye et al. 2021, "AGW"), or its squared form (Ye et al. 2021, "CAJ").
+
+    With the Euclidean distances d of an anchor, p = sum of softmax(d) d over its positives and n = sum of softmax(-d) d
+    over its negatives. The loss of the anchor is log(1 + exp(p - n)). The squared form puts the square of p - n with
+    the sign of p - n in its place, at most 88 and at least -88. There is no margin.
+
+    Args:
+        features: Features (B, C) float.
+        identities: The identity (B,) int64 of each feature.
+        modalities: The modality (B,) int64 of each feature, as for :func:`batch_hard_triplet`.
+        squared: Whether to use the squared form.
+
+    Returns:
+        The mean over the anchors that have a positive and a negative, a scalar >= 0. Without such an anchor it is 0.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> loss = weighted_triplet(features, torch.tensor([0, 0, 1]))  # gaps of -2 and -1
+        >>> round(loss.item(), 4)
+        0.2201
+    """
+    distances = _euclidean_distances(features)
+    positives, usable = _positives(identities, modalities)
+    negatives = identities[:, None] != identities[None, :]
+    gap = _weighted_mean(distances, distances, positives) - _weighted_mean(distances, -distances, negatives)
+    if squared:
+        gap = (gap * gap.abs()).clamp(-_LARGEST_SQUARE, _LARGEST_SQUARE)
+    return (functional.softplus(gap) * usable).sum() / usable.sum().clamp(min=1)
 
 
 def contrastive_loss(
@@ -231,6 +261,23 @@ def instance_covariances(maps: Tensor) -> Tensor:
         centred = values - values.mean(2, keepdim=True)
         z = centred * (centred.square().mean(2, keepdim=True) + _VARIANCE_FLOOR).rsqrt()
         return z @ z.mT / (positions - 1)
+
+
+def _positives(identities: Tensor, modalities: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which candidates (B, B) are positives of each anchor, and which anchors (B,) also have a negative."""
+    same = identities[:, None] == identities[None, :]
+    positives = same & ~torch.eye(len(identities), dtype=torch.bool, device=same.device)
+    if modalities is not None:
+        across = positives & (modalities[:, None] != modalities[None, :])
+        positives = torch.where(across.any(1, keepdim=True), across, positives)
+    return positives, positives.any(1) & ~same.all(1)
+
+
+def _weighted_mean(distances: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
+    """Average distances (B, B) by the softmax of scores over the chosen candidates of each row; 0 where none is."""
+    lowest = torch.finfo(scores.dtype).min  # unlike -inf it leaves rows without a candidate finite
+    weights = functional.softmax(scores.masked_fill(~chosen, lowest), dim=1)
+    return (weights * distances * chosen).sum(1)
 
 
 def _euclidean_distances(features: Tensor) -> Tensor:

@@ -24,7 +24,14 @@ from reid.training.layer_objectives import (
     SelectiveWhitening,
     Views,
 )
-from reid.training.losses import batch_hard_triplet, consensus_loss, contrastive_loss, entropy_loss, identity_loss
+from reid.training.losses import (
+    batch_hard_triplet,
+    consensus_loss,
+    contrastive_loss,
+    entropy_loss,
+    identity_loss,
+    weighted_triplet,
+)
 from reid.training.schedule import ramp
 
 
@@ -77,9 +84,10 @@ def _identity(batch: TrainingBatch, outputs: Outputs) -> Tensor:
 
 def _triplet(batch: TrainingBatch, outputs: Outputs) -> Tensor:
     known = slice(batch.labelled)
-    return batch_hard_triplet(
-        outputs.features[known], batch.targets[known], batch.recipe.triplet_margin, _positive_modalities(batch)
-    )
+    features, targets, modalities = outputs.features[known], batch.targets[known], _positive_modalities(batch)
+    if batch.recipe.triplet == "hard":
+        return batch_hard_triplet(features, targets, batch.recipe.triplet_margin, modalities)
+    return weighted_triplet(features, targets, modalities, squared=batch.recipe.triplet == "weighted_squared")
 
 
 def _triplet_weight(recipe: Train, epoch: float) -> float:

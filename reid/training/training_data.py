@@ -24,6 +24,7 @@ from reid.training.crop_cache import CropSource
 from reid.training.objective import target_losses
 from reid.training.run_folder import samples_digest
 
+GREY = "grey"  # before the name of a domain whose visible images have a second view in a domain of its own
 SOURCE = "source"  # before the name of a labelled domain that the unlabelled rows have too
 UNKNOWN = -1  # the class of an unlabelled row
 
@@ -37,12 +38,14 @@ class TrainingRows:
         domain_fields: The fields that name a normalization domain; () for plain batch normalization.
         latent: The number of domains that no field names, where the network guesses them; else 0.
         unlabelled: Rows of a site to adapt to, whose identities are not known.
+        grey_views: Whether second views of visible images have normalization domains of their own in training.
     """
 
     samples: tuple[Sample, ...]
     domain_fields: tuple[str, ...]
     latent: int = 0
     unlabelled: tuple[Sample, ...] = ()
+    grey_views: bool = False
 
     @property
     def all_samples(self) -> tuple[Sample, ...]:
@@ -88,6 +91,19 @@ class TrainingRows:
             return tuple(f"latent-{number}" for number in range(self.latent))
         return tuple(sorted(set(self.domain_names))) if self.domain_fields else ()
 
+    @cached_property
+    def grey_domains(self) -> tuple[str, ...]:
+        """The domains of second views, one for each domain of visible labelled rows; no test image has one of them."""
+        if not self.grey_views:
+            return ()
+        pairs = zip(self.samples, self.domain_names, strict=False)  # the labelled rows come first
+        return tuple(sorted({f"{GREY}/{name}" for sample, name in pairs if sample.modality is Modality.VISIBLE}))
+
+    @property
+    def training_domains(self) -> tuple[str, ...]:
+        """The domains of a network in training: those that it keeps, and behind them those of second views."""
+        return self.domains + self.grey_domains
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -99,12 +115,17 @@ class TrainingSet:
         modalities: The modality (N,) int64 of each crop.
         domains: The normalization domain (N,) int64 of each crop, an index into the domains of the network; None for
             plain batch normalization.
+        grey_domains: For each domain (G,) int64 the domain of second views of its visible images; None where these
+            have the domain of their image.
+        recorded: Whether a camera took each crop (N,) bool; None where all are recorded.
     """
 
     crops: Tensor
     targets: Tensor
     modalities: Tensor
     domains: Tensor | None
+    grey_domains: Tensor | None = None
+    recorded: Tensor | None = None
 
 
 def read_training_rows(experiment: Experiment) -> tuple[Experiment, TrainingRows]:
@@ -117,7 +138,8 @@ def read_training_rows(experiment: Experiment) -> tuple[Experiment, TrainingRows
 def make_training_rows(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> TrainingRows:
     """Make the rows of an experiment that :func:`choose_domain_fields` has filled in."""
     norm = resolved.norm
-    return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled))
+    grey_views = resolved.train.exchanged_view == GREY
+    return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled), grey_views)
 
 
 def training_samples(experiment: Experiment) -> tuple[Sample, ...]:
@@ -189,6 +211,11 @@ def _check_norm(experiment: Experiment) -> None:
         )
     if norm.target_loss and norm.target_loss not in target_losses():
         raise ConfigError(f"norm.system: {unknown_name('loss on unlabelled rows', norm.target_loss, target_losses())}")
+    if experiment.train.exchanged_view == GREY and norm.axis == "batch":
+        raise ConfigError(
+            'train.exchanged_view = "grey" gives second views a normalization domain of their own: set norm.axis to'
+            ' "modality" or "camera", or train.exchanged_view = "own"'
+        )
     if norm.target_loss and not unlabelled:
         raise ConfigError(f'norm.system "{norm.system}" has a loss on unlabelled rows: name some in data.unlabelled')
     if unlabelled and norm.axis != "batch" and norm.affine == "domain" and not norm.target_loss:
@@ -215,11 +242,15 @@ def load_training_set(
 def read_training_set(rows: TrainingRows, source: CropSource) -> TrainingSet:
     """Read all crops from where a source keeps them, and make their labels."""
     modalities = {value: number for number, value in enumerate(Modality)}
-    domains = {name: number for number, name in enumerate(rows.domains)}
+    domains = {name: number for number, name in enumerate(rows.training_domains)}
+    grey = [domains.get(f"{GREY}/{name}", number) for number, name in enumerate(rows.domains)]
+    recorded = torch.tensor([not sample.generated for sample in rows.all_samples])
     unknown = torch.full((len(rows.unlabelled),), UNKNOWN, dtype=torch.int64)
     return TrainingSet(
         crops=source.load(rows.all_samples),
         targets=torch.cat([torch.from_numpy(rows.classes[0]), unknown]),
         modalities=torch.tensor([modalities[sample.modality] for sample in rows.all_samples]),
         domains=torch.tensor([domains[name] for name in rows.domain_names]) if rows.domain_fields else None,
+        grey_domains=torch.tensor(grey) if rows.grey_domains else None,
+        recorded=None if recorded.all() else recorded,
     )

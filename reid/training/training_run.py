@@ -25,6 +25,7 @@ from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.execution import Execution, find_device
 from reid.models.freed_memory import keep_freed_memory
 from reid.norm import SYSTEMS, DomainPolicy, calibrate, convert_norm, install, mixes_domains
+from reid.norm.convert import take_rows
 from reid.records import Sample
 from reid.training.crop_cache import CropSource, cached_if_large, remove_crops
 from reid.training.epochs import CALIBRATE, INIT, OnEpoch, derive_seed, run_epochs
@@ -191,7 +192,7 @@ def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
     network: nn.Module = embedder
     norm = experiment.norm
     if rows.domains or norm.layers != "batch":
-        network = convert_norm(network, DomainPolicy(norm.axis, rows.domains, norm.affine, norm.layers))
+        network = convert_norm(network, DomainPolicy(norm.axis, rows.training_domains, norm.affine, norm.layers))
     learner = Learner(cast(Embedder, network), len(rows.classes[1]))
     return learner.to(memory_format=torch.channels_last)
 
@@ -211,7 +212,9 @@ def final_network(
     if experiment.train.precision != "float32":
         round_kernels(network)
     if data.domains is not None:
-        batches = _calibration_batches(data.domains, experiment, mixes_domains(network))
+        if rows.grey_domains:
+            network = take_rows(network, rows.domains, list(range(len(rows.domains))))
+        batches = _calibration_batches(_recorded_domains(data), experiment, mixes_domains(network))
         images = ((transform.normalise(data.crops[numbers]), domain) for numbers, domain in batches)
         network = install(network, calibrate(network, images, rows.domains, domain_fields=rows.domain_fields))
     return network.to("cpu").to(memory_format=torch.contiguous_format)
@@ -223,6 +226,18 @@ def round_kernels(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _ConvNd | nn.Linear) and module.weight.requires_grad:
             module.weight.copy_(module.weight.half())
+
+
+def _recorded_domains(data: TrainingSet) -> Tensor:
+    """Return the domain (N,) of each crop, -1 for generated crops of domains with at least two recorded ones.
+
+    Statistics of a camera are measured on crops that it took, where the training has some.
+    """
+    if data.domains is None or data.recorded is None:
+        return cast(Tensor, data.domains)
+    counts = torch.bincount(data.domains[data.recorded], minlength=int(data.domains.max()) + 1)
+    left_out = ~data.recorded & (counts[data.domains] >= 2)
+    return torch.where(left_out, -1, data.domains)
 
 
 def _calibration_batches(domains: Tensor, experiment: Experiment, mixed: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -31,6 +31,7 @@ from helpers.kill_states import (
     report_state,
     run_state,
     served_state,
+    steps_state,
     sweep_state,
 )
 from helpers.walking_people import TWO, write_video
@@ -128,6 +129,7 @@ class Case:
 
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
+FILLING = ("--weights", "filling/weights.safetensors")
 EMPTY = ("index", "create", "G", *WEIGHTS)
 ALL = (*BUILD, "all.csv")
 IN_G = ("--gallery", "G")
@@ -272,6 +274,29 @@ CASES |= {
     "corrupt": Case(
         ("corrupt", "--data", "all.csv", "--out", "bad", "--corruption", "contrast", "--severity", "3"),
         file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
+    ),
+    "restyle": Case(
+        ("restyle", "--data", "all.csv", "--from", "x", "--to", "y", "--out", "restyled"),
+        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
+    ),
+    "restyle with a network": Case(
+        ("restyle", "--data", "all.csv", "--to", "y", "--out", "restyled", "--method", "adain", "--epochs", "1",
+         *WEIGHTS),
+        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
+    ),
+    "train completion": Case(
+        ("complete", "--train", "--data", "all.csv", "--out", "filling", "--steps", "4", "--batch", "2"),
+        lambda folder: steps_state(folder / "filling", "completion"),
+    ),
+    "complete": Case(
+        ("complete", "--data", "all.csv", "--out", "filled", "--guess", "--json", *FILLING),
+        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "filled/manifest.csv"),
+        (("complete", "--train", "--data", "all.csv", "--out", "filling", "--steps", "1", "--batch", "2"),),
+    ),
+    "generate": Case(
+        ("generate", "--weights", "drawing/weights.safetensors", "--out", "drawn-crops", "--count", "2"),
+        file_state(lambda path: [s.path.name for s in read_manifest(path)], "drawn-crops/manifest.csv"),
+        (("generate", "--train", "--data", "all.csv", "--out", "drawing", "--steps", "1", "--batch", "2"),),
     ),
     "remove a user": Case(
         ("users", "remove", "users.toml", "anna"),

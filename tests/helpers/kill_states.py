@@ -15,6 +15,7 @@ from PIL import Image
 
 from reid.data.manifest import read_manifest
 from reid.evaluation.reports.report_json import read_results
+from reid.generation.written_weights import load_weights
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
@@ -69,6 +70,16 @@ def run_state(folder: Path) -> object:
     run = RunFolder(folder / "run")
     run.load_state()
     return load_checkpoint(run.weights).fingerprint if run.weights.exists() else "none"
+
+
+def steps_state(run: Path, method: str) -> object:
+    """The tensors of a network that writes crops; a checkpoint that exists can be read."""
+    RunFolder(run).load_state()
+    weights = RunFolder(run).weights
+    if not weights.exists():
+        return "none"
+    tensors, card = load_weights(weights, method)
+    return card.rounds, {name: float(tensor.double().sum()) for name, tensor in tensors.items()}
 
 
 def crops_state(folder: Path) -> object:

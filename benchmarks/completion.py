@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -27,10 +28,9 @@ from reid.data.manifest import read_manifest
 from reid.data.transforms import EvaluationTransform
 from reid.evaluation import evaluate
 from reid.generation.completion import Completion
-from reid.generation.completion_network import smooth_fill
 from reid.generation.mask_files import BoolArray
 from reid.generation.occluders import draw_masks, draw_textures
-from reid.generation.step_training import HEIGHT, WIDTH, to_pixels, to_unit
+from reid.generation.step_training import to_pixels, to_unit
 from reid.models.checkpoint import Checkpoint
 from reid.norm import Given, extract
 from reid.norm.specialised.region_norm import RegionNorm
@@ -84,24 +84,6 @@ def embed_images(checkpoint: Checkpoint, images: Sequence[Image.Image], samples:
         for part, which in zip(torch.split(pixels, 64), torch.split(domain, 64), strict=True)
     ]
     return torch.cat(parts).numpy()
-
-
-def in_one_colour(query: Occluded) -> Image.Image:
-    pixels = np.array(query.image)
-    pixels[query.hidden] = pixels[~query.hidden].mean(0)
-    return Image.fromarray(pixels)
-
-
-def smoothly(query: Occluded) -> Image.Image:
-    """Fill at 64 x 32 as the network begins, without the network."""
-    pixels, size = np.array(query.image), query.image.size
-    small = np.array(query.image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR))
-    mask = torch.from_numpy(query.hidden)[None, None].float()
-    small_mask = nn.functional.interpolate(mask, (HEIGHT, WIDTH), mode="area") > 0
-    filled = smooth_fill(to_unit(torch.from_numpy(small).permute(2, 0, 1)[None]), small_mask)
-    whole = to_pixels(nn.functional.interpolate(filled, size[::-1], mode="bilinear"))[0].permute(1, 2, 0).numpy()
-    pixels[query.hidden] = whole[query.hidden]
-    return Image.fromarray(pixels)
 
 
 def by_camera(trial: Trial, regions: bool) -> tuple[FloatArray, FloatArray]:
@@ -159,8 +141,8 @@ def _with_regions(parent: nn.Module) -> None:
 
 ROWS: dict[str, Callable[[Trial], FloatArray | tuple[FloatArray, FloatArray]]] = {
     "nothing": lambda t: t.embedded(lambda q: q.image),
-    "filled with the mean colour": lambda t: t.embedded(in_one_colour),
-    "filled smoothly, without a network": lambda t: t.embedded(smoothly),
+    "filled with the mean colour": lambda t: t.embedded(lambda q: Completion("mean").fill(q.image, q.hidden)),
+    "filled smoothly, without a network": lambda t: t.embedded(lambda q: Completion("smooth").fill(q.image, q.hidden)),
     "completed, known masks": lambda t: t.embedded(lambda q: t.completion.fill(q.image, q.hidden)),
     "completed, guessed masks": lambda t: t.embedded(lambda q: _guessed(t.completion, q)),
     "statistics of the camera's crops": lambda t: by_camera(t, False),
@@ -179,6 +161,17 @@ def rank1(trial: Trial, queries: FloatArray, gallery: FloatArray) -> float:
     return float(evaluate(Embeddings(samples, vectors, "benchmark")).results[0].metrics.rank(1))
 
 
+def describe_training(completion: Completion) -> str:
+    card = completion.card
+    if card is None:
+        return ""
+    steps, error = card.metrics.get("step", 0), card.metrics.get("hidden_loss", float("nan"))
+    return (
+        f"The completion network learned from {card.crops:,} crops of another site in {steps:,.0f} steps, seed"
+        f" {card.seed}; its error on hidden pixels was {error:.3f} at the end, in units where colours are -1 to 1."
+    )
+
+
 def page(known: Mapping[str, float], words: str) -> str:
     """Write the results page: means over the draws."""
     cells: dict[tuple[str, str], list[float]] = {}
@@ -189,8 +182,10 @@ def page(known: Mapping[str, float], words: str) -> str:
         "# Completing occluded crops",
         "",
         "Rank-1 in percent, with occluders drawn in front of the queries; the gallery shows nobody occluded. Posts,",
-        "boards and boxes hide a share of each query. What the rows do is described in [its guide](../generation.md).",
-        words,
+        "boards and boxes hide a share of each query. What the rows do, and what follows, is described in",
+        "[the guide](../generation.md).",
+        "",
+        *wrap(words, 118),
         "",
         f"| hidden share of a query | {' | '.join(f'{share:.0%}' for share in SHARES)} |",
         f"|---|{'---|' * len(SHARES)}",
@@ -224,7 +219,7 @@ def main() -> None:
     words = (
         f"{len(queries)} queries and {len(gallery)} gallery crops of {len(tested)} people in visible cameras; the"
         " shipped network, whose cameras are calibrated on clean crops; mean of"
-        f" {arguments.seeds} draws of the occluders."
+        f" {arguments.seeds} draws of the occluders. {describe_training(completion)}"
     )
     for seed in range(arguments.seeds):
         for share in SHARES:
@@ -239,7 +234,7 @@ def main() -> None:
                 known[f"{name}|{share}|{seed}"] = rank1(trial, *pair)
                 print(name, share, seed, known[f"{name}|{share}|{seed}"], flush=True)
             file.write_text(json.dumps(known, indent=1))
-            arguments.page.write_text(page(known, words), encoding="utf-8")
+    arguments.page.write_text(page(known, words), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def main() -> None:
             known[key] = measure(samples, recorded, stage, plan, folder, arguments.count)
             file.write_text(json.dumps(known, indent=1))
             print(key, known[key], flush=True)
-            arguments.page.write_text(page(known, asdict(floor_scores(recorded)), words), encoding="utf-8")
+    arguments.page.write_text(page(known, asdict(floor_scores(recorded)), words), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import typer
 
 from reid.cli.generation_options import BatchSize, LearningRate, Steps, StepSeed, TrainFlag, train_or_stop
 from reid.cli.options import AsJson, Data, Root, samples_of
-from reid.errors import ConfigError
+from reid.errors import ConfigError, unknown_name
 
 commands = typer.Typer()
+
+METHODS = ("network", "smooth", "mean")  # those of reid.generation.completion, which imports torch
 
 
 @commands.command(
@@ -26,6 +28,14 @@ def complete(
     data: Data = None,
     root: Root = None,
     weights: Annotated[Path | None, typer.Option(help="Weights that --train wrote.")] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(METHODS),
+            help="How hidden pixels are filled: network needs --weights; smooth takes the visible pixels around, and"
+            " mean the mean colour of all visible ones.",
+        ),
+    ] = "network",
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -44,7 +54,7 @@ def complete(
     batch: BatchSize = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Fill what occluders hide in crops, with a network of region normalization.
+    """Fill what occluders hide in crops, with a network of region normalization or without a network.
 
     Visible pixels stay as they are. Completed crops are marked as generated and belong to split train; those of a
     query or of the gallery have no identity. Crops without a mask stay as they are, unless --guess is given. The same
@@ -55,10 +65,7 @@ def complete(
 
     if not data:
         raise ConfigError("complete: name the crops with --data")
-    if train == (weights is not None):
-        raise typer.BadParameter("expected --weights to complete crops, or --train to train a network, and not both")
-    if train and (masks is not None or guess):
-        raise typer.BadParameter("--masks and --guess do not go with --train, which draws its own occluders")
+    _check_usage(train, weights, method, masks, guess)
     samples = samples_of(data, root)
     check_files(samples)
     if train:
@@ -73,10 +80,19 @@ def complete(
 
     found = find_masks(samples, data, masks)
     with progress_bar("completing", len({sample.path for sample in samples})) as progress:
-        written = write_completed(samples, Path(str(weights)), out, found, guess=guess, progress=progress)
+        written = write_completed(samples, weights, out, found, method=method, guess=guess, progress=progress)
     if as_json:
         counts = {"manifest": str(written.manifest), "completed": written.completed, "kept": written.kept}
         typer.echo(json.dumps(counts, indent=2))
         return
     typer.echo(f"{written.completed} crops completed, {written.kept} stay as they are", err=True)
     typer.echo(written.manifest)
+
+
+def _check_usage(train: bool, weights: Path | None, method: str, masks: Path | None, guess: bool) -> None:
+    if method not in METHODS:
+        raise ConfigError(unknown_name("--method", method, METHODS))
+    if train and (weights is not None or masks is not None or guess or method != "network"):
+        raise typer.BadParameter("--weights, --masks, --guess and --method do not go with --train")
+    if not train and weights is None and (guess or method == "network"):
+        raise typer.BadParameter("expected --weights, which --method network and --guess need, or --train")

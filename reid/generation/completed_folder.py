@@ -13,7 +13,7 @@ from PIL import Image
 
 from reid.data.images import read_image
 from reid.data.loading import Progress
-from reid.errors import DataError
+from reid.errors import ConfigError, DataError
 from reid.generation.completion import Completion
 from reid.generation.crop_writing import (
     IMAGES,
@@ -45,10 +45,11 @@ class CompletedFolder:
 
 def write_completed(
     samples: Sequence[Sample],
-    weights: Path,
+    weights: Path | None,
     out: Path,
     masks: MaskFiles,
     *,
+    method: str = "network",
     guess: bool = False,
     progress: Progress | None = None,
 ) -> CompletedFolder:
@@ -60,9 +61,10 @@ def write_completed(
 
     Args:
         samples: The crops; a crop that is listed several times is completed once.
-        weights: The weights of the completion network.
+        weights: The weights of the completion network; None where neither the method nor the guess needs them.
         out: The folder: new, empty, or of an earlier run with the same crops, masks and weights.
         masks: The masks of the crops.
+        method: How hidden pixels are filled, a name of :data:`~reid.generation.completion.METHODS`.
         guess: Whether the masks of crops without one are guessed; else these crops stay as they are.
         progress: Called with 1 after each crop.
 
@@ -70,11 +72,13 @@ def write_completed(
         The manifest and the counts.
 
     Raises:
-        ConfigError: The folder holds something else.
+        ConfigError: The folder holds something else, or weights are needed.
         DataError: A crop is generated already, no crop has a mask and none is to be guessed, or a file cannot be read.
         WeightsError: The weights cannot be used.
     """
-    completion = Completion.load(weights)
+    completion = Completion(method) if weights is None else Completion.load(weights, method)
+    if guess and weights is None:
+        raise ConfigError('guessing what is hidden needs weights; "reid complete --train" writes them')
     crops = {sample.path: sample for sample in samples}
     written = next((sample for sample in samples if sample.generated), None)
     if written is not None:
@@ -85,7 +89,7 @@ def write_completed(
             " --guess"
         )
     targets = files_below(list(crops), out / IMAGES)
-    begin_folder(out, _settings(samples, weights, masks, guess))
+    begin_folder(out, {**_settings(samples, weights, masks), "method": method, "guess": guess})
 
     def draw(sample: Sample) -> Image.Image | None:
         image, share = completion.complete_crop(sample, read_image(sample.path), masks, guess)
@@ -110,13 +114,12 @@ def _rows(samples: Sequence[Sample], completed: set[Path], targets: dict[Path, P
     return [*kept, *rows.values()]
 
 
-def _settings(samples: Sequence[Sample], weights: Path, masks: MaskFiles, guess: bool) -> dict[str, object]:
+def _settings(samples: Sequence[Sample], weights: Path | None, masks: MaskFiles) -> dict[str, object]:
     """Return what decides the crops, in values that JSON holds."""
     files = "\n".join(f"{crop}\0{mask}\0{mask.stat().st_size}" for crop, mask in sorted(masks.files.items()))
     return {
         "command": "complete",
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
-        "guess": guess,
+        "weights": "" if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
         "rows": rows_checksum(samples),
         "masks": f"{zlib.crc32(files.encode('utf-8', 'surrogateescape')):08x}",
     }

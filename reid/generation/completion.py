@@ -1,4 +1,8 @@
-"""Complete occluded crops with a trained network: what is visible stays as it is, what is hidden is filled."""
+"""Complete occluded crops: what is visible stays as it is, and what is hidden is filled.
+
+A trained network fills it, or one of two methods without a network: the mean colour of the visible pixels, or a smooth
+fill from the visible pixels around.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.data.loading import ImageChange
-from reid.errors import DataError
-from reid.generation.completion_network import CompletionNetwork, MaskGuesser, complete
+from reid.errors import ConfigError, DataError, unknown_name
+from reid.generation.completion_network import CompletionNetwork, MaskGuesser, complete, smooth_fill
 from reid.generation.completion_training import GUESSER, METHOD, NETWORK
 from reid.generation.mask_files import BoolArray, MaskFiles
 from reid.generation.step_training import HEIGHT, WIDTH, to_pixels, to_unit
 from reid.generation.written_weights import TrainingCard, fill_network, load_weights
 from reid.records import Sample
 
+METHODS = ("network", "smooth", "mean")
 MOST_HIDDEN = 0.9  # of a crop; beyond it hardly anything is left to complete from
 GUESS_THRESHOLD = 0.5  # the probability from which a pixel is guessed to be hidden
 _MOST_CHANNELS, _MOST_BLOCKS = 512, 32
@@ -27,21 +32,43 @@ _MOST_CHANNELS, _MOST_BLOCKS = 512, 32
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """A trained completion network and its guesser of masks.
+    """How crops are completed.
 
     Attributes:
-        network: Fills what is hidden.
-        guesser: Guesses what is hidden.
+        method: A name of ``METHODS``.
+        network: Fills what is hidden, with the method "network".
+        guesser: Guesses what is hidden; None where no weights are loaded.
         card: What is known about the weights.
+
+    Raises:
+        ConfigError: The method is not known, or it needs weights.
+
+    Example:
+        >>> hidden = np.zeros((4, 4), np.bool_)
+        >>> hidden[:2] = True
+        >>> crop = Image.fromarray(np.where(hidden[..., None], 250, 40).astype(np.uint8).repeat(3, 2))
+        >>> Completion("mean").fill(crop, hidden).getcolors()
+        [(16, (40, 40, 40))]
     """
 
-    network: nn.Module
-    guesser: nn.Module
-    card: TrainingCard
+    method: str = "network"
+    network: nn.Module | None = None
+    guesser: nn.Module | None = None
+    card: TrainingCard | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(unknown_name("method of completion", self.method, METHODS))
+        if self.method == "network" and self.network is None:
+            raise ConfigError('the method "network" needs weights; "reid complete --train" writes them')
 
     @classmethod
-    def load(cls, path: Path) -> Completion:
+    def load(cls, path: Path, method: str = "network") -> Completion:
         """Load the weights that "reid complete --train" wrote.
+
+        Args:
+            path: The file.
+            method: As above; other methods use the guesser only.
 
         Raises:
             WeightsError: The file is missing or damaged, or holds another network.
@@ -49,9 +76,9 @@ class Completion:
         tensors, card = load_weights(path, METHOD)
         full, half, quarter = (card.number(name, _MOST_CHANNELS) for name in ("full", "half", "quarter"))
         network = CompletionNetwork((full, half, quarter), card.number("blocks", _MOST_BLOCKS))
-        return cls(
-            fill_network(network, tensors, NETWORK, path), fill_network(MaskGuesser(full), tensors, GUESSER, path), card
-        )
+        fill_network(network, tensors, NETWORK, path)
+        guesser = fill_network(MaskGuesser(full), tensors, GUESSER, path)
+        return cls(method, network, guesser, card)
 
     @torch.no_grad()
     def guess(self, image: Image.Image) -> BoolArray:
@@ -64,7 +91,12 @@ class Completion:
 
         Returns:
             (H, W) bool.
+
+        Raises:
+            ConfigError: No weights are loaded.
         """
+        if self.guesser is None:
+            raise ConfigError('guessing what is hidden needs weights; "reid complete --train" writes them')
         probability = self.guesser(to_unit(_small(image)[None])).sigmoid()
         whole = functional.interpolate(probability, (image.height, image.width), mode="bilinear")
         hidden: BoolArray = (whole[0, 0] >= GUESS_THRESHOLD).numpy()
@@ -74,8 +106,8 @@ class Completion:
     def fill(self, image: Image.Image, hidden: BoolArray) -> Image.Image:
         """Fill the hidden pixels of a crop.
 
-        The network sees the crop at 64 x 32; what it predicts is enlarged to the size of the crop.  A crop without
-        colour stays without colour.
+        The network and the smooth fill see the crop at 64 x 32; what they predict is enlarged to the size of the crop.
+        A crop without colour stays without colour.
 
         Args:
             image: The crop, in mode RGB.
@@ -96,15 +128,20 @@ class Completion:
                 f"the mask hides {hidden.mean():.0%} of the crop and leaves too little to complete it from; leave the"
                 " crop or its mask out"
             )
-        share = torch.from_numpy(hidden.astype(np.float32))[None, None]
-        small_mask = functional.interpolate(share, (HEIGHT, WIDTH), mode="area") > 0
-        small_mask |= functional.interpolate(share, (HEIGHT, WIDTH), mode="nearest") > 0
-        if bool(small_mask.all()):
-            small_mask = functional.interpolate(share, (HEIGHT, WIDTH), mode="area") >= 0.5
-        filled = complete(self.network, to_unit(_small(image)[None]), small_mask)
         pixels = np.array(image)
+        if self.method == "mean":
+            pixels[hidden] = pixels[~hidden].mean(0).round()
+            return Image.fromarray(pixels)
+        small, mask = to_unit(_small(image)[None]), _small_mask(hidden)
+        filled = smooth_fill(small, mask) if self.method == "smooth" else complete(self._network, small, mask)
         pixels[hidden] = _enlarged(filled, image.size, _is_colourless(pixels))[hidden]
         return Image.fromarray(pixels)
+
+    @property
+    def _network(self) -> nn.Module:
+        if self.network is None:
+            raise ConfigError("no weights are loaded")
+        return self.network
 
     def change(self, masks: MaskFiles, guess: bool = False) -> ImageChange:
         """Return a change of images that fills occluders before a crop is embedded.
@@ -150,6 +187,18 @@ def _small(image: Image.Image) -> Tensor:
     """Resize a crop to (3, 64, 32) uint8, as in training."""
     resized = image.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def _small_mask(hidden: BoolArray) -> Tensor:
+    """Resize a mask to (1, 1, 64, 32) bool.
+
+    A position is hidden where any of its pixels is, so that no part of an occluder counts; where nothing would stay
+    visible, it is hidden where half of its pixels are.
+    """
+    share = torch.from_numpy(hidden.astype(np.float32))[None, None]
+    touched = functional.interpolate(share, (HEIGHT, WIDTH), mode="area") > 0
+    touched |= functional.interpolate(share, (HEIGHT, WIDTH), mode="nearest") > 0
+    return touched if not bool(touched.all()) else functional.interpolate(share, (HEIGHT, WIDTH), mode="area") >= 0.5
 
 
 def _is_colourless(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:

@@ -90,6 +90,13 @@ def test_complete_writes_marked_crops_and_keeps_the_others(
     assert reid("validate", "--data", tmp_path / "out" / "manifest.csv")[0] == 0
 
 
+@pytest.mark.parametrize("method", ["smooth", "mean"])
+def test_complete_needs_no_network(reid: Run, crops: Path, masks: Path, tmp_path: Path, method: str) -> None:
+    command = ("complete", "--data", crops, "--method", method, "--masks", masks, "--out", tmp_path / "out")
+    code, said, _ = reid(*command, "--json")
+    assert (code, json.loads(said)["completed"]) == (0, 2)
+
+
 def test_infrared_crops_without_labels_can_be_guessed(reid: Run, completion: Path, tmp_path: Path) -> None:
     manifest = write_clothed(tmp_path / "grey", 3, infrared=True)
     bare = tmp_path / "grey" / "bare.csv"
@@ -133,6 +140,7 @@ def test_mistakes_are_told_in_one_line(
     fails("complete", "--data", crops, "--weights", completion, "--masks", tmp_path / "none", "--out", out)
     fails("complete", "--data", crops, "--weights", tmp_path / "none", "--guess", "--out", out)
     fails("complete", "--weights", completion, "--out", out)
+    assert "mean" in fails("complete", "--data", crops, "--method", "meen", "--out", out)
     fails("complete", "--data", crops, "--weights", completion, "--masks", masks, "--out", crops.parent)
     assert "style" in fails("generate", "--train", "--data", crops, "--out", out, "--generator", "stile")
     assert "oni" in fails("generate", "--train", "--data", crops, "--out", out, "--discriminator", "on")
@@ -147,6 +155,7 @@ def test_wrong_usage_is_told(reid: Run, crops: Path, completion: Path, tmp_path:
         ("complete", "--data", crops, "--out", tmp_path / "o"),
         ("complete", "--data", crops, "--out", tmp_path / "o", "--train", "--weights", completion),
         ("complete", "--data", crops, "--out", tmp_path / "o", "--train", "--guess"),
+        ("complete", "--data", crops, "--out", tmp_path / "o", "--method", "mean", "--guess"),
         ("complete", "--data", crops, "--out", tmp_path / "o", "--train", "--steps", 0),
         ("complete", "--data", crops, "--out", tmp_path / "o", "--train", "--learning-rate", "nan"),
         ("generate", "--out", tmp_path / "o"),

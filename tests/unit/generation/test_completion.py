@@ -133,6 +133,26 @@ def test_grey_crops_of_any_size_stay_grey(completion_run: Path) -> None:
             completion.fill(grey, wrong)
 
 
+def test_crops_are_filled_without_a_network(completion_run: Path) -> None:
+    hidden = np.zeros((64, 32), np.bool_)
+    hidden[16:56, 8:20] = True
+    pixels = draw_clothed(1, seed=5)[0]
+    occluded = Image.fromarray(np.where(hidden[..., None], 255, pixels).astype(np.uint8))
+    mean = np.asarray(Completion("mean").fill(occluded, hidden))
+    assert np.array_equal(mean[~hidden], pixels[~hidden])
+    assert np.abs(mean[hidden] - pixels[~hidden].mean(0)).max() <= 0.5
+    smooth = np.asarray(Completion("smooth").fill(occluded, hidden))
+    assert np.array_equal(smooth[~hidden], pixels[~hidden])
+    errors = [np.abs(found[hidden].astype(float) - pixels[hidden]).mean() for found in (smooth, mean)]
+    assert errors[0] < 0.5 * errors[1]
+    for method in ("network", "none"):
+        with pytest.raises(ConfigError):
+            Completion(method)
+    with pytest.raises(ConfigError, match="weights"):
+        Completion("mean").guess(occluded)
+    assert Completion.load(completion_run / "weights.safetensors", "mean").guess(occluded).shape == (64, 32)
+
+
 def test_wrong_weights_are_told(completion_run: Path, plain_weights: Path, tmp_path: Path) -> None:
     good = completion_run / "weights.safetensors"
     tensors = load_file(good)

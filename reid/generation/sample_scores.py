@@ -39,6 +39,9 @@ class SampleScores:
 def compare_samples(recorded: Array, written: Array, seed: int = 0) -> SampleScores:
     """Compare features of two sets of crops.
 
+    The kernel depends on the size of the features: with embeddings of unit length it would be almost linear.  So both
+    sets are divided by the root mean square of the recorded features before the kernel distance.
+
     Args:
         recorded: (N, D).
         written: (M, D).
@@ -57,7 +60,8 @@ def compare_samples(recorded: Array, written: Array, seed: int = 0) -> SampleSco
         (True, True, True)
     """
     _check(recorded, written)
-    kernel, deviation = kernel_distance(recorded, written, seed=seed)
+    size = max(float(np.sqrt(np.mean(np.square(recorded)))), 1e-12)
+    kernel, deviation = kernel_distance(recorded / size, written / size, seed=seed)
     return SampleScores(
         frechet_distance(recorded, written), kernel, deviation, classifier_auc(recorded, written, seed=seed)
     )

@@ -158,6 +158,15 @@ def test_scores_rise_with_the_difference_and_the_floor_is_low() -> None:
     assert compare_samples(recorded, recorded[:50], 3) == compare_samples(recorded, recorded[:50], 3)
 
 
+def test_the_kernel_distance_does_not_depend_on_the_size_of_the_features() -> None:
+    random = np.random.default_rng(7)
+    recorded, written = random.standard_normal((2, 60, 8))
+    one, other = (compare_samples(recorded * size, written * size + size) for size in (1.0, 0.01))
+    assert one.kernel == pytest.approx(other.kernel, rel=1e-9)
+    assert one.frechet == pytest.approx(10**4 * other.frechet, rel=1e-6)
+    assert one.auc == pytest.approx(other.auc, abs=0.01)
+
+
 def test_wrong_features_are_refused() -> None:
     good = np.zeros((8, 3))
     for wrong in (np.zeros((3, 3)), np.zeros((8, 2)), np.zeros(8), np.full((8, 3), np.nan)):

@@ -104,7 +104,9 @@ class Train(_Section):
     triplet_start: NonNegative = 4.0  # epochs with the cross-entropy only
     triplet_ramp: NonNegative = 4.0  # epochs in which the weight rises from 0 to triplet_weight
     contrast_weight: NonNegative = 0.0  # weight of the supervised contrastive loss on the embeddings
-    exchanged_view: Literal["none", "own", "grey"] = "none"  # a second view of visible images, and its domain
+    # A second view of visible images: with exchanged channels, in the domain of the image or in one for grey views; or
+    # made by a learned network.
+    second_view: Literal["none", "own", "grey", "learned"] = "none"
     positives: Literal["all", "cross_modality"] = "all"  # which pairs of an identity triplet and contrast use
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # float16 on a GPU only
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"  # auto takes the best there is

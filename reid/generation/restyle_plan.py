@@ -29,13 +29,15 @@ def check_method(method: str) -> None:
 
 
 def style_name(sample: Sample) -> str:
-    """Name the style that a crop has: its category and its camera.
+    """Name the style that a crop has: its category, its light and its camera.
+
+    A camera that delivers both visible and infrared light has two styles.
 
     Example:
         >>> style_name(Sample(Path("1.jpg"), camera="door"))
-        'person/door'
+        'person/visible/door'
     """
-    return f"{sample.category}/{sample.camera}"
+    return f"{sample.category}/{sample.modality}/{sample.camera}"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,12 @@ class RestylePlan:
         for camera in (*self.sources, *self.targets):
             if camera not in cameras:
                 raise DataError(unknown_name("camera", camera, cameras))
+        # A camera with two lights lends the light of the crop; the first row of a camera stands for its style.
         of_camera = {(sample.category, sample.camera): sample for sample in reversed(recorded)}
+        of_light = {(sample.category, sample.camera, sample.modality): sample for sample in reversed(recorded)}
         crops = {s.path: s for s in recorded if s.split is Split.TRAIN and s.camera in (self.sources or cameras)}
         found = [
-            (sample, of_camera[sample.category, target])
+            (sample, of_light.get((sample.category, target, sample.modality), of_camera[sample.category, target]))
             for target in self.targets
             for sample in crops.values()
             if sample.camera != target and (sample.category, target) in of_camera

@@ -7,6 +7,7 @@ place of identities, the batches of the machinery are spread over cameras, so no
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from reid.config import Augment, Experiment, Train, parse_config, to_toml
 from reid.data.transforms import EvaluationTransform, TrainTransform
 from reid.errors import ConfigError, DataError
 from reid.generation.camera_style import CameraStyle
+from reid.generation.restyle_plan import style_name
 from reid.generation.restyler import Restyler, load_restyler, measure_maps
 from reid.generation.restyling_network import RestylingNetwork, stem_of
 from reid.models.checkpoint import Checkpoint
@@ -99,23 +101,23 @@ def train_restyler(
 
 
 def camera_classes(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Put the camera of each sample in the place of its identity, for samples of cameras that can be restyled.
+    """Put the light and the camera of each sample in the place of its identity, for samples that can be restyled.
 
     Raises:
         DataError: A category has crops of one camera only, or a camera has a single crop.
     """
-    counts: dict[tuple[str, str], int] = {}
-    for sample in samples:
-        if sample.camera and not sample.generated:
-            counts[sample.category, sample.camera] = counts.get((sample.category, sample.camera), 0) + 1
-    several = {category for category, _ in counts if sum(category == other for other, _ in counts) > 1}
-    if not several:
+    usable = [sample for sample in samples if sample.camera and not sample.generated]
+    counts = Counter(style_name(sample) for sample in usable)
+    styles: dict[str, set[str]] = {}
+    for sample in usable:
+        styles.setdefault(sample.category, set()).add(style_name(sample))
+    kept = [sample for sample in usable if len(styles[sample.category]) > 1]
+    if not kept:
         raise DataError("restyling needs crops of at least two cameras of one category; fill in the column camera")
-    for (category, camera), count in counts.items():
-        if category in several and count < FEWEST:
-            raise DataError(f'camera "{camera}": {count} crop of category {category}; its style needs {FEWEST} or more')
-    kept = [s for s in samples if s.camera and not s.generated and s.category in several]
-    return tuple(replace(sample, identity=sample.camera) for sample in kept)
+    for sample in kept:
+        if counts[style_name(sample)] < FEWEST:
+            raise DataError(f"{style_name(sample)}: {counts[style_name(sample)]} crop; a style needs {FEWEST} or more")
+    return tuple(replace(sample, identity=f"{sample.modality}/{sample.camera}") for sample in kept)
 
 
 def _make_experiment(

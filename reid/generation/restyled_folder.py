@@ -6,9 +6,9 @@ appears last.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,18 +62,23 @@ def write_restyled(
         DataError: An image cannot be read.
     """
     begin(out, settings)
-    files = [out / IMAGES / _file_name(sample, target) for sample, target in pairs]
-    with writer_folder(out) as own:
-        for (sample, target), file in zip(pairs, files, strict=True):
-            if not file.exists():
-                pixels = as_modality(restyle(sample, target, read_image(sample.path)), target.modality)
-                _write_image(pixels, own, file)
-            if progress is not None:
-                progress(1)
+    files = _files_of(pairs, out / IMAGES)
     manifest = out / MANIFEST
-    if not manifest.exists():
-        rows = [_generated(sample, target, file) for (sample, target), file in zip(pairs, files, strict=True)]
-        write_manifest(rows, manifest)
+    try:
+        with writer_folder(out) as own:
+            for (sample, target), file in zip(pairs, files, strict=True):
+                if not file.exists():
+                    pixels = as_modality(restyle(sample, target, read_image(sample.path)), target.modality)
+                    _write_image(pixels, own, file)
+                if progress is not None:
+                    progress(1)
+        if not manifest.exists():
+            rows = [_generated(sample, target, file) for (sample, target), file in zip(pairs, files, strict=True)]
+            write_manifest(rows, manifest)
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be written ({error.strerror or error}); free some space, and the same command continues"
+        ) from error
     return manifest
 
 
@@ -163,10 +168,18 @@ def _generated(sample: Sample, target: Sample, path: Path) -> Sample:
     return replace(row, generated=True)
 
 
-def _file_name(sample: Sample, target: Sample) -> str:
-    """Name the file of a crop by its own name and a checksum of its path and of the target camera."""
-    checksum = zlib.crc32(os.fsencode(f"{sample.path.absolute()}\0{target.camera}"))
-    return f"{sample.path.stem[:80]}-{checksum:08x}.png"
+def _files_of(pairs: Sequence[tuple[Sample, Sample]], folder: Path) -> list[Path]:
+    """Name the file of each crop by its own name and a hash of where it lies and of the target camera.
+
+    Where it lies counts from the folder that all crops have in common, so the names stay when this folder moves.
+    """
+    paths = [sample.path.absolute() for sample, _ in pairs]
+    common = os.path.commonpath([path.parent for path in paths])
+    keys = [f"{os.path.relpath(path, common)}\0{target.camera}" for path, (_, target) in zip(paths, pairs, strict=True)]
+    return [
+        folder / f"{path.stem[:48]}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}.png"
+        for path, key in zip(paths, keys, strict=True)
+    ]
 
 
 def _write_image(pixels: Tensor, own: Path, target: Path) -> None:

@@ -34,7 +34,7 @@ class Restyler:
     Attributes:
         network: The restyling network.
         method: A name of :data:`~reid.generation.restyling_network.CHANGES`, or "gram".
-        styles: The names of the styles in the order of their indices, such as "person/a5"; see
+        styles: The names of the styles in the order of their indices, such as "person/visible/a3"; see
             :func:`~reid.generation.restyle_plan.style_name`.
         transform: The image preparation.
         extra: Free text that is kept beside the weights.

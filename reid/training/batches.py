@@ -24,6 +24,7 @@ class TrainingBatch:
         domain: The normalization domain (B,) int64 of each image; None for a network without named domains.
         labelled: The number of labelled images.
         recipe: The recipe of the training, with the settings of the losses.
+        is_second: Whether each image (B,) is the second view of a visible one; None where a training has none.
     """
 
     images: Tensor
@@ -32,6 +33,7 @@ class TrainingBatch:
     domain: Tensor | None
     labelled: int
     recipe: Train
+    is_second: Tensor | None = None
 
     def rows_by_domain(self) -> Tensor:
         """Number the rows (B,) int64 sorted by domain, in which layers see them inside ``Given``.

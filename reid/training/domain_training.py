@@ -34,7 +34,7 @@ from reid.training.initial_weights import make_transform
 from reid.training.loop import Learner, TrainingLoop, make_optimizer
 from reid.training.row_choice import leave_out_singletons
 from reid.training.run_folder import RunFolder, replace_file
-from reid.training.training_data import TrainingRows, TrainingSet, load_training_set, training_samples
+from reid.training.training_data import LEARNED, TrainingRows, TrainingSet, load_training_set, training_samples
 from reid.training.training_run import final_network, torch_settings
 
 FORMAT = "reid-part-1"
@@ -133,7 +133,7 @@ def _train_domain(
         if addition.compress:
             network = compress_adapters(network, _image_batches(data, transform), name)
         part = cast(Embedder, only_domain(network, name))
-        learner = Learner(part, len(rows.classes[1]))
+        learner = Learner(part, len(rows.classes[1]), experiment.train.second_view == LEARNED)
         augment = TrainTransform(**experiment.augment.model_dump())
         optimizer = make_optimizer(learner, experiment.train)
         loop = TrainingLoop(learner, optimizer, data, augment, transform, experiment.train)

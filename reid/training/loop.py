@@ -23,15 +23,15 @@ from reid.errors import ConfigError
 from reid.models.embedder import Embedder
 from reid.norm import Given
 from reid.norm.calibrate import device_of
-from reid.records import IntArray, Modality
+from reid.records import IntArray
 from reid.training.batches import TrainingBatch
 from reid.training.objective import Objective, Outputs, total_loss
 from reid.training.parallel_network import ParallelNetwork
 from reid.training.processes import ONE_PROCESS, Processes
 from reid.training.schedule import learning_rate
-from reid.training.training_data import UNKNOWN, TrainingSet
+from reid.training.second_views import LearnedView, with_second_views
+from reid.training.training_data import LEARNED, UNKNOWN, TrainingSet
 
-VISIBLE = list(Modality).index(Modality.VISIBLE)  # in TrainingSet.modalities
 STYLE_IMAGES, STYLE_BATCH = 256, 32  # on which terms of the objective may measure what colours change
 # Losses that every line of metrics.jsonl has, as in version 0.1.0; 0 where a training does not use them.
 _LOSSES_OF_EVERY_LINE = ("identity_loss", "triplet_loss", "contrastive_loss", "target_loss")
@@ -42,11 +42,17 @@ class Learner(nn.Module):
 
     BNNeck (Luo et al. 2019, "Bag of tricks"): the triplet loss sees the features before the neck and the classifier
     those after it. The contrastive loss sees those after it too, because it is about the embeddings themselves.
+
+    Args:
+        embedder: The embedder.
+        identities: The number of identities.
+        learned_view: Whether second views of visible images are made by a network that is trained with this one.
     """
 
-    def __init__(self, embedder: Embedder, identities: int) -> None:
+    def __init__(self, embedder: Embedder, identities: int, learned_view: bool = False) -> None:
         super().__init__()
         self.embedder = embedder
+        self.learned_view = LearnedView() if learned_view else None
         self.classifier = nn.Linear(embedder.dimension, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
@@ -154,10 +160,8 @@ class TrainingLoop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self._parallel: ParallelNetwork | None = None
         if processes.count > 1:
-            if recipe.exchanged_view != "none":
-                raise ConfigError(
-                    "train.exchanged_view needs all rows of a batch in one process; train without torchrun"
-                )
+            if recipe.second_view != "none":
+                raise ConfigError("train.second_view needs all rows of a batch in one process; train without torchrun")
             self.objective.refuse_layer_losses()
             self._parallel = ParallelNetwork(learner, recipe, processes)
 
@@ -222,7 +226,7 @@ class TrainingLoop:
         With several processes, images and domains are those of this process's rows and the labels are those of all.
         """
         data, device = self.data, self.device
-        rows, is_second = with_second_views(rows, data) if self.recipe.exchanged_view != "none" else (rows, None)
+        rows, is_second = with_second_views(rows, data) if self.recipe.second_view != "none" else (rows, None)
         targets = data.targets[rows]
         numbers = self.augment.draw((len(rows), *data.crops.shape[1:]), generator)
         own = rows
@@ -231,7 +235,8 @@ class TrainingLoop:
             own, numbers = rows[positions], _select(numbers, positions)
         crops, domain = data.crops[own], None if data.domains is None else data.domains[own]
         if is_second is not None:
-            crops[is_second] = exchange_channels(crops[is_second], draw_exchanges(int(is_second.sum()), generator))
+            if self.recipe.second_view != LEARNED:
+                crops[is_second] = exchange_channels(crops[is_second], draw_exchanges(int(is_second.sum()), generator))
             if domain is not None and data.grey_domains is not None:
                 domain[is_second] = data.grey_domains[domain[is_second]]
         images = self.transform.normalise(self.augment.apply(crops, numbers))
@@ -242,13 +247,14 @@ class TrainingLoop:
             None if domain is None else domain.to(device),
             int((targets != UNKNOWN).sum()),
             self.recipe,
+            is_second if is_second is None else is_second.to(device),
         )
 
     def _step(self, batch: TrainingBatch, weights: dict[str, float], epoch: int) -> dict[str, float]:
         """Make one update; returns every loss such as "identity_loss", their weighted sum "loss", and "accuracy"."""
         with _autocast(self.device, self.recipe.precision), self.objective.observe() as observed:
             if self._parallel is None:
-                features, neck, logits = Given(self.learner)(batch.images, batch.domain)
+                features, neck, logits = Given(self.learner)(self._views(batch), batch.domain)
             else:
                 features, neck, logits = self._parallel(batch.images, batch.domain, len(batch.targets))
         terms = self.objective.terms(batch, Outputs(features, neck, logits, observed))
@@ -258,6 +264,13 @@ class TrainingLoop:
         accuracy = (logits[known].argmax(1) == batch.targets[known]).float().mean()
         losses = {f"{name}_loss": term.item() for name, term in terms.items()}
         return {**losses, "loss": loss.item(), "accuracy": accuracy.item()}
+
+    def _views(self, batch: TrainingBatch) -> Tensor:
+        """Return the images of a batch, with second views by the network that makes them, where the recipe has one."""
+        learned = getattr(self.learner, "learned_view", None)
+        if learned is None or batch.is_second is None:
+            return batch.images
+        return torch.where(batch.is_second[:, None, None, None], learned(batch.images), batch.images)
 
     def _update(self, loss: Tensor, epoch: int) -> None:
         """Make one step of the optimizer; ConfigError where the loss is not finite."""
@@ -283,24 +296,6 @@ class TrainingLoop:
             crops, domain = data.crops[rows], None if data.domains is None else data.domains[rows]
             plain, jittered = (self.transform.normalise(view) for view in (crops, jitter(crops, generator)))
             yield plain.to(self.device), jittered.to(self.device), None if domain is None else domain.to(self.device)
-
-
-def with_second_views(rows: Tensor, data: TrainingSet) -> tuple[Tensor, Tensor]:
-    """Add the visible labelled rows of a batch a second time, behind its labelled rows.
-
-    Args:
-        rows: The row numbers (B,) int64 of a batch, labelled rows first.
-        data: The crops and their labels.
-
-    Returns:
-        The row numbers (B + V,) int64, and which of them are second views, (B + V,) bool.
-    """
-    labelled = int((data.targets[rows] != UNKNOWN).sum())
-    own, unlabelled = rows[:labelled], rows[labelled:]
-    second = own[data.modalities[own] == VISIBLE]
-    is_second = torch.zeros(len(rows) + len(second), dtype=torch.bool)
-    is_second[labelled : labelled + len(second)] = True
-    return torch.cat([own, second, unlabelled]), is_second
 
 
 def _select(numbers: RandomNumbers, positions: Tensor) -> RandomNumbers:

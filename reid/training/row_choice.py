@@ -35,6 +35,7 @@ def choose_rows(rows: TrainingRows, experiment: Experiment) -> tuple[TrainingRow
     held_out = hold_out(rows.samples, experiment.data.held_out, experiment.train.seed)
     chosen = set(map(_key, held_out))
     rows = replace(rows, samples=tuple(sample for sample in rows.samples if _key(sample) not in chosen))
+    held_out = tuple(sample for sample in held_out if not sample.generated)  # they are queries and a gallery
     known = set(rows.domain_names) if rows.domain_fields else set()
     usable = tuple(sample for sample, name in zip(held_out, _domains(rows, held_out), strict=True) if name in known)
     usable = usable if rows.domain_fields else held_out

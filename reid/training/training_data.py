@@ -24,6 +24,7 @@ from reid.training.crop_cache import CropSource
 from reid.training.objective import target_losses
 from reid.training.run_folder import samples_digest
 
+LEARNED = "learned"  # second views by a network
 GREY = "grey"  # before the name of a domain whose visible images have a second view in a domain of its own
 SOURCE = "source"  # before the name of a labelled domain that the unlabelled rows have too
 UNKNOWN = -1  # the class of an unlabelled row
@@ -138,7 +139,8 @@ def read_training_rows(experiment: Experiment) -> tuple[Experiment, TrainingRows
 def make_training_rows(resolved: Experiment, samples: Sequence[Sample], unlabelled: Sequence[Sample]) -> TrainingRows:
     """Make the rows of an experiment that :func:`choose_domain_fields` has filled in."""
     norm = resolved.norm
-    grey_views = resolved.train.exchanged_view == GREY
+    view = resolved.train.second_view
+    grey_views = view == GREY or (view == LEARNED and bool(norm.domain_fields))
     return TrainingRows(tuple(samples), norm.domain_fields, SYSTEMS[norm.layers].latent, tuple(unlabelled), grey_views)
 
 
@@ -211,10 +213,10 @@ def _check_norm(experiment: Experiment) -> None:
         )
     if norm.target_loss and norm.target_loss not in target_losses():
         raise ConfigError(f"norm.system: {unknown_name('loss on unlabelled rows', norm.target_loss, target_losses())}")
-    if experiment.train.exchanged_view == GREY and norm.axis == "batch":
+    if experiment.train.second_view == GREY and norm.axis == "batch":
         raise ConfigError(
-            'train.exchanged_view = "grey" gives second views a normalization domain of their own: set norm.axis to'
-            ' "modality" or "camera", or train.exchanged_view = "own"'
+            'train.second_view = "grey" gives second views a normalization domain of their own: set norm.axis to'
+            ' "modality" or "camera", or train.second_view = "own"'
         )
     if norm.target_loss and not unlabelled:
         raise ConfigError(f'norm.system "{norm.system}" has a loss on unlabelled rows: name some in data.unlabelled')

@@ -36,7 +36,7 @@ from reid.training.processes import ONE_PROCESS, Processes, check_same_rows
 from reid.training.row_choice import choose_rows
 from reid.training.run_folder import RunFolder
 from reid.training.synchronized_norms import synchronized_norms
-from reid.training.training_data import TrainingRows, TrainingSet, read_training_rows, read_training_set
+from reid.training.training_data import LEARNED, TrainingRows, TrainingSet, read_training_rows, read_training_set
 
 Say = Callable[[str], object]
 CALIBRATION_BATCH = 128
@@ -193,7 +193,7 @@ def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
     norm = experiment.norm
     if rows.domains or norm.layers != "batch":
         network = convert_norm(network, DomainPolicy(norm.axis, rows.training_domains, norm.affine, norm.layers))
-    learner = Learner(cast(Embedder, network), len(rows.classes[1]))
+    learner = Learner(cast(Embedder, network), len(rows.classes[1]), experiment.train.second_view == LEARNED)
     return learner.to(memory_format=torch.channels_last)
 
 

@@ -150,3 +150,32 @@ def test_mistakes_are_told_and_nothing_is_lost(
     assert reid("restyle", "--data", crops, "--from", "day", "--to", "dusk", "--out", out)[0] == 0
     fails("restyle", "--data", crops, "--from", "night", "--to", "dusk", "--out", out)
     assert reid("restyle", "--out", out)[0] == 2
+
+
+def test_a_camera_with_two_lights_has_two_styles(reid: Run, crops: Path, tmp_path: Path) -> None:
+    """The wrong way: its crops of both lights make one style, and crops of both look the same afterwards."""
+    text = crops.read_text(encoding="utf-8").replace(",dusk,", ",door,").replace(",night,", ",door,")
+    crops.with_name("door.csv").write_text(text, encoding="utf-8")
+    out = tmp_path / "restyled"
+    assert reid("restyle", "--data", crops.with_name("door.csv"), "--from", "day", "--to", "door", "--out", out)[0] == 0
+    rows = read_manifest(out / "manifest.csv")
+    assert {(row.camera, str(row.modality)) for row in rows} == {("door", "visible")}
+    found, wanted = pixels(out / "manifest.csv", "door"), pixels(crops, "dusk")
+    np.testing.assert_allclose(found.mean((0, 1, 2)), wanted.mean((0, 1, 2)), atol=1.0)
+
+
+def test_what_cannot_be_written_is_told_and_continued(
+    reid: Run, fails: Fails, crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "restyled"
+    how = ("restyle", "--data", crops, "--from", "day", "--to", "dusk", "--out", out)
+
+    def full(*_arguments: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        assert str(out) in fails(*how)
+    assert not (out / "manifest.csv").exists()
+    assert reid(*how)[0] == 0
+    assert len(read_manifest(out / "manifest.csv")) == 12

@@ -61,7 +61,7 @@ def distances(restyler: Restyler, samples: list[Sample], source: str, target: st
         load_crops([s for s in samples if s.camera == camera], restyler.transform) for camera in (source, target)
     )
     style = measure_maps(restyler.network, others, restyler.transform)
-    pairs = (crops, restyler.restyle(crops, f"person/{target}"))
+    pairs = (crops, restyler.restyle(crops, f"person/visible/{target}"))
     found = [style_distance(restyler.network.encode(restyler.transform.normalise(one)), style).mean() for one in pairs]
     return float(found[0]), float(found[1])
 
@@ -83,7 +83,7 @@ def test_a_restyled_crop_is_nearer_to_the_target_camera(method: str, trained: Pa
 @torch.no_grad()
 def test_the_gram_matrices_need_no_training(checkpoint: Checkpoint, samples: list[Sample]) -> None:
     of_camera = {name: [sample for sample in samples if sample.camera == name] for name in GAINS}
-    crops = [(f"person/{name}", load_crops(own, checkpoint.transform)) for name, own in of_camera.items()]
+    crops = [(f"person/visible/{name}", load_crops(own, checkpoint.transform)) for name, own in of_camera.items()]
     before, after = distances(gram_restyler(checkpoint, crops), samples, "bright", "dark")
     assert after < 0.5 * before
 
@@ -94,11 +94,11 @@ def test_the_file_is_small_and_gives_the_same_pixels(trained: Path, samples: lis
     restyler = load_restyler(path)
     restyler.save(tmp_path / "copy.safetensors")
     crops = load_crops(samples[:3], restyler.transform)
-    again = load_restyler(tmp_path / "copy.safetensors").restyle(crops, "person/dark")
-    assert torch.equal(restyler.restyle(crops, "person/dark"), again)
-    assert torch.equal(restyler.restyle(crops[:1], "person/dark"), again[:1])  # whatever else is in the batch
+    again = load_restyler(tmp_path / "copy.safetensors").restyle(crops, "person/visible/dark")
+    assert torch.equal(restyler.restyle(crops, "person/visible/dark"), again)
+    assert torch.equal(restyler.restyle(crops[:1], "person/visible/dark"), again[:1])  # whatever else is in the batch
     with pytest.raises(DataError):
-        restyler.restyle(crops, "person/nowhere")
+        restyler.restyle(crops, "person/visible/nowhere")
 
 
 class Stop(Exception):  # noqa: N818 - it stands for a kill
@@ -139,16 +139,19 @@ def test_profiles_lend_their_moments(trained: Path, samples: list[Sample]) -> No
     profiles = Profiles(
         ("dark",), (9,), {"norm": torch.full((1, channels), 0.25)}, {"norm": torch.full((1, channels), 4.0)}
     )
-    other = restyler.with_profile(profiles, "dark", "person/dark", "norm")
+    other = restyler.with_profile(profiles, "dark", "person/visible/dark", "norm")
     images = restyler.transform.normalise(load_crops(samples[:2], restyler.transform))
-    index = torch.full((2,), restyler.styles.index("person/dark"))
+    index = torch.full((2,), restyler.styles.index("person/visible/dark"))
     with torch.no_grad():
         _, changed = other.network(images, index)
         _, before = restyler.network(images, index)
     np.testing.assert_allclose(changed.mean((2, 3)), np.full((2, channels), 0.25), atol=1e-4)
     np.testing.assert_allclose(changed.std((2, 3), correction=0), np.full((2, channels), 2.0), rtol=1e-3)
     assert not torch.allclose(changed, before)
-    assert other.with_profile(profiles, "dark", "person/new", "norm").styles == (*restyler.styles, "person/new")
+    assert other.with_profile(profiles, "dark", "person/visible/new", "norm").styles == (
+        *restyler.styles,
+        "person/visible/new",
+    )
 
 
 def test_cameras_take_the_place_of_identities(samples: list[Sample]) -> None:
@@ -156,7 +159,7 @@ def test_cameras_take_the_place_of_identities(samples: list[Sample]) -> None:
     unknown = Sample("u.png")
     generated = Sample("g.png", camera="dark", split="train", generated=True)
     found = camera_classes([*samples, vehicle, unknown, generated])
-    assert [style_name(sample).split("/")[1] for sample in found] == [sample.identity for sample in found]
+    assert [style_name(sample) for sample in found] == [f"person/{sample.identity}" for sample in found]
     assert len(found) == len(samples)
     for wrong in (samples[:8], [], [unknown, unknown], [*samples[:8], samples[8]]):
         with pytest.raises(DataError):

@@ -9,14 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.training_loops import make_loop
+from helpers.training_loops import make_loop, train_epochs
 from reid.config import Experiment, parse_config
 from reid.data.manifest import write_manifest
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError
 from reid.models.checkpoint import load_checkpoint
+from reid.models.weights.tensor_tables import read_table
 from reid.records import Sample
-from reid.training.loop import with_second_views
+from reid.training.loop import make_optimizer
+from reid.training.row_choice import choose_rows
+from reid.training.second_views import LearnedView, with_second_views
 from reid.training.training_data import TrainingSet, load_training_set, read_training_rows
 from reid.training.training_run import final_network, train
 
@@ -41,7 +44,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(manifest: Path, view: str, axis: str = "modality", **more: object) -> Experiment:
-    recipe = {"epochs": 1, "identities_per_batch": 2, "images_per_identity": 4, "exchanged_view": view, "threads": 1}
+    recipe = {"epochs": 1, "identities_per_batch": 2, "images_per_identity": 4, "second_view": view, "threads": 1}
     return parse_config(
         {
             "data": {"manifests": [str(manifest)], "size": [32, 16]},
@@ -67,7 +70,7 @@ def test_visible_labelled_rows_get_a_second_view() -> None:
 
 @pytest.mark.parametrize("view", ["none", "own", "grey"])
 def test_second_views_are_normalized_where_the_recipe_says(view: str) -> None:
-    loop = make_loop(cameras=True, exchanged_view=view)
+    loop = make_loop(cameras=True, second_view=view)
     loop.data = TrainingSet(
         loop.data.crops,
         loop.data.targets,
@@ -91,7 +94,7 @@ def test_second_views_are_normalized_where_the_recipe_says(view: str) -> None:
 
 
 def test_without_second_views_a_training_draws_the_same_numbers() -> None:
-    one, other = (make_loop(exchanged_view="none") for _ in range(2))
+    one, other = (make_loop(second_view="none") for _ in range(2))
     generator = torch.Generator().manual_seed(1)
     images = one._batch(torch.arange(6), generator).images
     state = generator.get_state()
@@ -101,14 +104,15 @@ def test_without_second_views_a_training_draws_the_same_numbers() -> None:
     assert images.shape == (6, 3, 32, 16)
 
 
+@pytest.mark.parametrize("view", ["grey", "learned"])
 @pytest.mark.parametrize(("axis", "domains"), [("modality", ("infrared", "visible")), ("camera", ("i", "v"))])
 def test_the_final_network_keeps_no_grey_domain(
-    axis: str, domains: tuple[str, ...], manifest: Path, tmp_path: Path
+    axis: str, domains: tuple[str, ...], view: str, manifest: Path, tmp_path: Path
 ) -> None:
-    _, rows = read_training_rows(experiment(manifest, "grey", axis))
+    _, rows = read_training_rows(experiment(manifest, view, axis))
     assert rows.domains == domains
     assert rows.training_domains == (*domains, f"grey/{domains[-1]}")
-    checkpoint = load_checkpoint(train(experiment(manifest, "grey", axis), tmp_path / axis))
+    checkpoint = load_checkpoint(train(experiment(manifest, view, axis), tmp_path / axis))
     assert checkpoint.domains == domains
 
 
@@ -133,3 +137,34 @@ def test_statistics_are_those_of_recorded_crops(manifest: Path) -> None:
         found.append({key: value for key, value in network.state_dict().items() if key.endswith("running_mean")})
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
     assert not all(torch.equal(value, found[2][key]) for key, value in found[0].items())
+
+
+def test_a_learned_view_starts_as_the_mean_of_the_channels_and_is_trained() -> None:
+    images = torch.randn(2, 3, 6, 4)
+    view = LearnedView()
+    expected = images.mean(1, keepdim=True).clamp(min=-1).expand(-1, 3, -1, -1)
+    assert torch.allclose(view(images), expected, atol=1e-6)
+    assert sum(parameter.numel() for parameter in view.parameters()) == 10
+    loop = make_loop(second_view="learned")
+    loop.learner.learned_view = view
+    loop.optimizer = make_optimizer(loop.learner, loop.recipe)
+    before = [parameter.clone() for parameter in view.parameters()]
+    train_epochs(loop, 1)
+    assert not any(torch.equal(old, new) for old, new in zip(before, view.parameters(), strict=True))
+
+
+def test_the_final_network_has_no_learned_view(manifest: Path, tmp_path: Path) -> None:
+    recipe = experiment(manifest, "learned", "batch")
+    weights = train(recipe, tmp_path / "run")
+    plain = train(experiment(manifest, "none", "batch"), tmp_path / "plain")
+    assert [sorted(read_table(path)[0]) for path in (weights,)] == [sorted(read_table(plain)[0])]
+
+
+def test_generated_crops_are_never_measured_as_held_out_ones(manifest: Path) -> None:
+    table = experiment(manifest, "none").model_dump(mode="json")
+    table["data"]["held_out"] = 0.5
+    resolved, rows = read_training_rows(parse_config(table, "test"))
+    kept, held_out, _ = choose_rows(rows, resolved)
+    assert len(held_out) == 6  # two identities, without their generated crops
+    assert not any(sample.generated for sample in held_out)
+    assert {sample.identity for sample in kept.samples}.isdisjoint({sample.identity for sample in held_out})

@@ -55,6 +55,20 @@ EmbeddingsFile = Annotated[
         " names their samples, a row for each vector in the same order.",
     ),
 ]
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule",
+        metavar="KEY=VALUE",
+        help="Change a setting of the protocol's rule, such as precision=trapezoid. Can be repeated.",
+    ),
+]
+QueryExamples = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Show the images of the N best and the N worst queries of each result on the page."
+    ),
+]
 
 
 @commands.command(
@@ -72,14 +86,7 @@ def evaluate(
     unseen: Unseen = None,
     flip: Flip = False,
     embeddings: EmbeddingsFile = None,
-    rules: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule",
-            metavar="KEY=VALUE",
-            help="Change a setting of the protocol's rule, such as precision=trapezoid. Can be repeated.",
-        ),
-    ] = None,
+    rules: Rules = None,
     memory: Annotated[
         int | None, typer.Option(min=1, help="Largest number of MiB for scores in memory. Default: 64.")
     ] = None,
@@ -92,12 +99,7 @@ def evaluate(
         Path | None,
         typer.Option("--html", help="Page to write as well: thresholds, cameras, best and worst queries."),
     ] = None,
-    query_examples: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Show the images of the N best and the N worst queries of each result on the page."
-        ),
-    ] = 3,
+    query_examples: QueryExamples = 3,
     corrupt: Corrupted = None,
     corrupt_repeats: CorruptRepeats = 1,
     corruption: CorruptionNames = None,

@@ -93,10 +93,10 @@ def check_domains(folder: Path, checkpoint: Checkpoint, samples: Sequence[Sample
 
 def filter_of(
     where: str | None,
-    in_camera: list[str] | None,
-    not_in_camera: list[str] | None,
-    after: str | None,
-    before: str | None,
+    in_camera: list[str] | None = None,
+    not_in_camera: list[str] | None = None,
+    after: str | None = None,
+    before: str | None = None,
 ) -> Filter | None:
     """Return the filter that the options ask for; None where they ask for none."""
     if all(option in (None, []) for option in (where, in_camera, not_in_camera, after, before)):

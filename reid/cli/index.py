@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reid.cli import index_erasure, index_exchange, index_tuning
-from reid.cli.gallery_options import Place, Where, check_domains, rows_and_columns
+from reid.cli.gallery_options import Place, Where, check_domains, filter_of, rows_and_columns
 from reid.cli.index_milvus import add_in_milvus, milvus_uri, network_of_milvus, refuse_options
 from reid.cli.network_options import NetworkCommand, ReadingCommand
 from reid.cli.options import (
@@ -34,7 +34,7 @@ from reid.cli.options import (
     samples_of,
     unseen_policy,
 )
-from reid.cli.search import search_gallery
+from reid.cli.search import SearchRequest, search_gallery
 from reid.errors import ConfigError, DataError
 from reid.records import Modality, UnseenCameraPolicy, sample_columns
 
@@ -316,18 +316,11 @@ def index_search(
     A gallery in Milvus has no network: give the --weights and --profiles that it was created with.
     """
     search_gallery(
-        image,
-        folder,
-        camera=camera,
-        modality=modality,
-        category=category,
-        k=k,
-        where=where,
-        one_per=one_per,
-        weights=weights,
-        profiles=profiles,
-        as_json=as_json,
-    )
+        SearchRequest(
+            image, folder, camera=camera, modality=modality, category=category, k=k, where=filter_of(where),
+            one_per=one_per, weights=weights, profiles=profiles or (), as_json=as_json,
+        )
+    )  # fmt: skip
 
 
 index.add_typer(index_erasure.commands)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reid.cli.gallery_options import Where, domains_to_offer, filter_of
+from reid.cli.gallery_options import Where, filter_of
 from reid.cli.index_milvus import milvus_uri, search_in_milvus
 from reid.cli.network_options import NetworkCommand
 from reid.cli.options import (
@@ -26,9 +26,10 @@ from reid.cli.options import (
     same_rate,
     unseen_policy,
 )
+from reid.cli.search_messages import check_category, hint_nothing_excluded, unknown_domain
 from reid.cli.start_up import collector_paused, wait_without_spinning
-from reid.errors import ConfigError, unknown_name
-from reid.records import Modality, Sample, Split, UnseenCameraPolicy, domain_of
+from reid.errors import ConfigError
+from reid.records import Modality, Sample, Split, UnseenCameraPolicy
 
 if TYPE_CHECKING:
     from reid.models.checkpoint import Checkpoint
@@ -108,105 +109,125 @@ def search(
     rate: the share of pairs of different people of the same two cameras that are as similar.  These are left out where
     the gallery has too few crops for that.
     """
+    chosen = filter_of(where, in_camera, not_in_camera, after, before)
     search_gallery(
-        image, gallery, camera=camera, modality=modality, category=category, k=k, cross_camera=cross_camera,
-        answers=answers, where=where, in_camera=in_camera, not_in_camera=not_in_camera, after=after, before=before,
-        one_per=one_per or group_by, score_norm=score_norm, false_match_rate=false_match_rate, weights=weights,
-        backbone=backbone, size=size, profiles=profiles, unseen=unseen, flip=flip, as_json=as_json,
+        SearchRequest(
+            image, gallery, camera=camera, modality=modality, category=category, k=k, cross_camera=cross_camera,
+            answers=answers, where=chosen, one_per=one_per or group_by,
+            score_norm=score_norm, false_match_rate=false_match_rate, weights=weights, backbone=backbone, size=size,
+            profiles=profiles or (), unseen=unseen, flip=flip, as_json=as_json,
+        )
     )  # fmt: skip
 
 
-def search_gallery(
-    image: Path,
-    gallery: Path | None,
-    *,
-    camera: str,
-    modality: Modality,
-    category: str,
-    k: int,
-    cross_camera: bool = False,
-    answers: list[Modality] | None = None,
-    where: str | None = None,
-    in_camera: list[str] | None = None,
-    not_in_camera: list[str] | None = None,
-    after: str | None = None,
-    before: str | None = None,
-    one_per: str = "",
-    score_norm: ScoreNormName | None = None,
-    false_match_rate: float | None = None,
-    weights: Path | None = None,
-    backbone: str | None = None,
-    size: tuple[int, int] | None = None,
-    profiles: list[Path] | None = None,
-    unseen: str | None = None,
-    flip: bool = False,
-    as_json: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is searched for, where and with which network: the options of ``reid search``, which explain each value."""
+
+    image: Path
+    gallery: Path | None
+    camera: str = ""
+    modality: Modality = Modality.VISIBLE
+    category: str = "person"
+    k: int = 10
+    cross_camera: bool = False
+    answers: list[Modality] | None = None
+    where: Filter | None = None
+    one_per: str = ""
+    score_norm: ScoreNormName | None = None
+    false_match_rate: float | None = None
+    weights: Path | None = None
+    backbone: str | None = None
+    size: tuple[int, int] | None = None
+    profiles: Sequence[Path] = ()
+    unseen: str | None = None
+    flip: bool = False
+    as_json: bool = False
+
+    @property
+    def has_own_network(self) -> bool:
+        """Whether the network that the gallery was built with embeds the image."""
+        return not (self.weights or self.profiles)
+
+    def load(self) -> Checkpoint:
+        """Load the network that --weights and --profiles name."""
+        from reid.pipeline import load_checkpoint
+
+        return load_checkpoint(self.weights, self.backbone, self.size, self.profiles, self.flip)
+
+    def prepared(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with the policy for unknown cameras that --unseen-camera names."""
+        check_cameras(checkpoint, self.unseen)
+        policy = _checked_policy(self.unseen, self.flip, self.has_own_network)
+        return checkpoint if self.unseen is None else checkpoint.with_unseen_camera_policy(policy)
+
+
+def search_gallery(asked: SearchRequest) -> None:
     """Rank a gallery by similarity to one image, and print the answers."""
     from reid.data.label_text import clean_label
     from reid.data.manifest import check_files
-    from reid.pipeline import DEFAULT_GALLERY, check_weights, gallery_checkpoint, load_checkpoint, unknown_domains
+    from reid.pipeline import DEFAULT_GALLERY, check_weights
     from reid.retrieval.storage import check_gallery
 
-    folder, own_network = gallery or DEFAULT_GALLERY, not (weights or profiles)
-    camera = clean_label(camera)
-    query = Sample(image, "", camera, modality, category, Split.QUERY)
-    policy = _checked_policy(unseen, flip, own_network)
-    chosen = filter_of(where, in_camera, not_in_camera, after, before)
+    folder, asked = asked.gallery or DEFAULT_GALLERY, replace(asked, camera=clean_label(asked.camera))
+    _checked_policy(asked.unseen, asked.flip, asked.has_own_network)
+    query = Sample(asked.image, "", asked.camera, asked.modality, asked.category, Split.QUERY)
     uri = milvus_uri(folder)
-    if uri is not None:
-        check_files([query])
-        check_weights(weights, profiles or ())
-        network = load_checkpoint(weights, backbone, size, profiles or (), flip)
-        check_cameras(network, unseen)
-        network = network if unseen is None else network.with_unseen_camera_policy(policy)
-        _print_answers(
-            search_in_milvus(
-                uri, image, network, camera=camera, modality=modality, category=category, k=k,
-                cross_camera=cross_camera, answers=answers, where=chosen, one_per=one_per,
-            ), "none", False, None, as_json,
-        )  # fmt: skip
-        return
-    check_gallery(folder)
+    if uri is None:
+        check_gallery(folder)
     check_files([query])
-    check_weights(weights, profiles or ())
+    check_weights(asked.weights, asked.profiles)
+    if uri is None:
+        _search_in_folder(asked, folder, query)
+    else:
+        _search_in_milvus(asked, uri)
+
+
+def _search_in_milvus(asked: SearchRequest, uri: str) -> None:
+    found = search_in_milvus(
+        uri, asked.image, asked.prepared(asked.load()), camera=asked.camera, modality=asked.modality,
+        category=asked.category, k=asked.k, cross_camera=asked.cross_camera, answers=asked.answers, where=asked.where,
+        one_per=asked.one_per,
+    )  # fmt: skip
+    _print_answers(found, "none", False, None, asked.as_json)
+
+
+def _search_in_folder(asked: SearchRequest, folder: Path, query: Sample) -> None:
     wait_without_spinning()
     with collector_paused():
+        from reid.pipeline import gallery_checkpoint, unknown_domains
         from reid.retrieval.gallery import Gallery
         from reid.retrieval.match_thresholds import SAME_RATE
         from reid.retrieval.search import DEFAULT_SCORE_NORM, nobody_found, search_image
 
     opened = Gallery.open(folder)
-    persons, chosen = _with_persons(folder, opened, chosen, one_per)
-    if cross_camera:
-        _hint_nothing_excluded(camera, opened.table.distinct("camera"), folder)
-    checkpoint = (
-        gallery_checkpoint(folder) if own_network else load_checkpoint(weights, backbone, size, profiles or (), flip)
-    )
-    check_cameras(checkpoint, unseen)
-    checkpoint = checkpoint if unseen is None else checkpoint.with_unseen_camera_policy(policy)
+    persons, where = _with_persons(folder, opened, asked.where, asked.one_per)
+    if asked.cross_camera:
+        hint_nothing_excluded(asked.camera, opened.table.distinct("camera"), folder)
+    checkpoint = asked.prepared(gallery_checkpoint(folder) if asked.has_own_network else asked.load())
     if checkpoint.unknown_domain is None and unknown_domains(checkpoint, [query]):
-        raise ConfigError(_unknown_domain(folder, checkpoint, query, own_network, opened.samples))
-    _check_category(category, opened.table.distinct("category"), folder)
+        raise ConfigError(unknown_domain(folder, checkpoint, query, asked.has_own_network, opened.samples))
+    check_category(asked.category, opened.table.distinct("category"), folder)
+    method = str(asked.score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM)
     found = search_image(
         checkpoint,
         opened,
-        image,
-        camera=camera,
-        modality=modality,
-        category=category,
-        k=k,
-        cross_camera=cross_camera,
-        modalities=answers or None,
-        categories=[category],
-        where=chosen,
-        one_per=one_per,
-        score_norm=(method := str(score_norm or checkpoint.score_norm or DEFAULT_SCORE_NORM)),
-        same_rate=SAME_RATE if false_match_rate is None else false_match_rate,
+        asked.image,
+        camera=asked.camera,
+        modality=asked.modality,
+        category=asked.category,
+        k=asked.k,
+        cross_camera=asked.cross_camera,
+        modalities=asked.answers or None,
+        categories=[asked.category],
+        where=where,
+        one_per=asked.one_per,
+        score_norm=method,
+        same_rate=SAME_RATE if asked.false_match_rate is None else asked.false_match_rate,
     )
-    if score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
+    if asked.score_norm not in (None, ScoreNormName.NONE) and found and found[0].normalized is None:
         typer.echo(f"hint: {folder} has too few crops to normalize scores; they are ranked as they are", err=True)
-    _print_answers(found, method, nobody_found(found), persons, as_json)
+    _print_answers(found, method, nobody_found(found), persons, asked.as_json)
 
 
 def _with_persons(
@@ -242,26 +263,6 @@ def _print_answers(
         typer.echo(line.format(**row).rstrip("\t"))
 
 
-def _check_category(category: str, known: Collection[str], folder: Path) -> None:
-    """Refuse a category that no crop of a gallery shows; an empty gallery refuses nothing here."""
-    if known and category not in known:
-        raise ConfigError(
-            f"--category: {folder} has no such crops: {unknown_name('category', category, sorted(known))}"
-        )
-
-
-def _hint_nothing_excluded(camera: str, cameras: Sequence[str], folder: Path) -> None:
-    """Say so where --cross-camera leaves out no answer, because the gallery has no crop of the query's camera."""
-    known = sorted({name for name in cameras if name})
-    if not camera:
-        why = "the query has no --camera"
-    elif camera not in known:
-        why = f"{folder} has no such camera: {unknown_name('camera', camera, known)}"
-    else:
-        return
-    typer.echo(f"hint: --cross-camera leaves nothing out, because {why}", err=True)
-
-
 def _checked_policy(unseen: str | None, flip: bool, own_network: bool) -> UnseenCameraPolicy:
     """Return the policy for unknown cameras, after refusing options that the gallery's own network does not take."""
     if flip and own_network:
@@ -273,49 +274,6 @@ def _checked_policy(unseen: str | None, flip: bool, own_network: bool) -> Unseen
             " --weights or --profiles a search knows error, nearest and mixture"
         )
     return policy
-
-
-def _unknown_domain(
-    folder: Path, checkpoint: Checkpoint, query: Sample, own_network: bool, gallery: Sequence[Sample]
-) -> str:
-    """Return why an image without statistics cannot be searched for, and what to do about it.
-
-    The domains of the gallery are offered.  Its network may know others, such as those that it was trained on.
-    """
-
-    domains = domains_to_offer(checkpoint, gallery)
-    fields, known = "/".join(checkpoint.domain_fields), ", ".join(domains)
-    what = "statistics" if checkpoint.has_statistics else "centers"
-    where = f"{folder}: its network has" if own_network else f"{checkpoint.source}: these weights have"
-    cure = (
-        'run "reid calibrate" on its crops and "reid index build --profiles" again, or build the gallery with'
-        " --unseen-camera nearest or mixture, or with another network (--weights)"
-        if own_network
-        else "pass --unseen-camera nearest or mixture, profiles of it (--profiles), or other --weights; build the"
-        " gallery with the same"
-    )
-    cameras = _known_cameras(checkpoint, query, domains) if not query.camera else []
-    if cameras:
-        return (
-            f"{where} {what} for each {fields}; name the camera of the image with --camera; known:"
-            f" {', '.join(cameras)}; for another camera, {cure}"
-        )
-    if query.camera or "camera" not in checkpoint.domain_fields:
-        name = domain_of(query, checkpoint.domain_fields)
-        return f'{where} no {what} for {fields} "{name}"; known: {known}; {cure}'
-    other = {name: getattr(query, name) for name in checkpoint.domain_fields if name != "camera"}
-    wanted = " and ".join(f'{name} "{value}"' for name, value in other.items())
-    return f"{where} no {what} for any camera of {wanted}; known: {known}; {cure}"
-
-
-def _known_cameras(checkpoint: Checkpoint, query: Sample, domains: Sequence[str]) -> list[str]:
-    """Return the cameras of ``domains`` that fit the category and modality of the query."""
-    if "camera" not in checkpoint.domain_fields:
-        return []
-    found = (dict(zip(checkpoint.domain_fields, name.split("/"), strict=False)) for name in domains)
-    cameras = [parts["camera"] for parts in found if len(parts) == len(checkpoint.domain_fields)]
-    with_camera = {camera: domain_of(replace(query, camera=camera), checkpoint.domain_fields) for camera in cameras}
-    return [camera for camera, domain in with_camera.items() if domain in domains]
 
 
 def _row(rank: int, answer: Answer, method: str, nobody: bool, persons: PersonState | None) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def fit_thresholds(
         The distributions; those of a pool hold for unknown cameras.
     """
     count = len(statistics.cameras)
-    columns = range(count) if query_cameras is None else np.unique(statistics.columns(query_cameras)).tolist()
+    columns = range(count) if query_cameras is None else sorted({*statistics.columns(query_cameras).tolist()})
     table = _fit(rows, statistics, [column for column in columns if column >= 0], identities)
     rates = np.array(FITTED_RATES if identities is None else COUNTED_RATES)
     return MatchThresholds(statistics.cameras, rates, table, SCORES if identities is None else LABELS)

@@ -6,8 +6,6 @@ Together they hold every command of the program: a test compares them with its t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,9 @@ import torch
 from PIL import Image
 
 from helpers.drawn_sites import draw_site
+from helpers.kill_generation import GENERATION_CASES
 from helpers.kill_states import (
-    State,
+    Case,
     adapted_state,
     crops_state,
     drawn_state,
@@ -31,7 +30,7 @@ from helpers.kill_states import (
     report_state,
     run_state,
     served_state,
-    steps_state,
+    started_state,
     sweep_state,
 )
 from helpers.walking_people import TWO, write_video
@@ -107,29 +106,7 @@ def make_sites(folder: Path) -> None:
     write_manifest(rows, folder / "sites" / "one" / "manifest.csv")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A command, what runs before it, and how to read its result.
-
-    Attributes:
-        arguments: The command line.
-        state: Reads what the command leaves behind.
-        before: Commands that run first.
-        prepare: Changes the folder after them.
-        steps: How many of the steps the suite takes.
-        between: What may be there as well after a kill, where two files cannot be replaced at once.
-    """
-
-    arguments: tuple[str, ...]
-    state: State
-    before: tuple[tuple[str, ...], ...] = ()
-    prepare: Callable[[Path], object] = field(default=lambda folder: None)
-    steps: int = 3
-    between: tuple[object, ...] = ()
-
-
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
-FILLING = ("--weights", "filling/weights.safetensors")
 EMPTY = ("index", "create", "G", *WEIGHTS)
 ALL = (*BUILD, "all.csv")
 IN_G = ("--gallery", "G")
@@ -275,33 +252,26 @@ CASES |= {
         ("corrupt", "--data", "all.csv", "--out", "bad", "--corruption", "contrast", "--severity", "3"),
         file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
     ),
-    "restyle": Case(
-        ("restyle", "--data", "all.csv", "--from", "x", "--to", "y", "--out", "restyled"),
-        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
-    ),
-    "restyle with a network": Case(
-        ("restyle", "--data", "all.csv", "--to", "y", "--out", "restyled", "--method", "adain", "--epochs", "1",
-         *WEIGHTS),
-        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
-    ),
-    "train completion": Case(
-        ("complete", "--train", "--data", "all.csv", "--out", "filling", "--steps", "4", "--batch", "2"),
-        lambda folder: steps_state(folder / "filling", "completion"),
-    ),
-    "complete": Case(
-        ("complete", "--data", "all.csv", "--out", "filled", "--guess", "--json", *FILLING),
-        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "filled/manifest.csv"),
-        (("complete", "--train", "--data", "all.csv", "--out", "filling", "--steps", "1", "--batch", "2"),),
-    ),
-    "generate": Case(
-        ("generate", "--weights", "drawing/weights.safetensors", "--out", "drawn-crops", "--count", "2"),
-        file_state(lambda path: [s.path.name for s in read_manifest(path)], "drawn-crops/manifest.csv"),
-        (("generate", "--train", "--data", "all.csv", "--out", "drawing", "--steps", "1", "--batch", "2"),),
-    ),
     "remove a user": Case(
         ("users", "remove", "users.toml", "anna"),
         file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),
         prepare=add_users,
+    ),
+    "add a user": Case(
+        ("users", "add", "users.toml", "carl"),
+        file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),
+        prepare=add_users,
+        typed="another long password\n",
+    ),
+    "repair": Case(
+        ("cameras", "repair", "--data", "site", *WEIGHTS, "--camera", "door", "--profiles", "p.safetensors",
+         "--out", "p.safetensors"),
+        file_state(lambda path: Profiles.load(path).images, "p.safetensors"),
+        (("calibrate", *WEIGHTS, "--data", "site", "--by", "camera", "--out", "p.safetensors"),),
+    ),
+    "start": Case(
+        ("start", "crops", "--pattern", "{camera}/{identity}/*.png", *WEIGHTS, "--yes", "--no-adapt", "--no-page"),
+        started_state,
     ),
     "export": Case(
         ("export", *WEIGHTS, "--out", "m.onnx"),
@@ -317,13 +287,8 @@ CASES |= {
         steps=4,
     ),
 }  # fmt: skip
-
-WRITE_AS_OTHERS = {
-    ("start",): "it runs init, validate, calibrate, adapt, index build and identify, one after the other",
-    ("recipe",): "it writes a manifest as init does, and a run as train does",
-    ("users", "add"): "it writes the file as users remove does, and asks for a password",
-    ("cameras", "repair"): "it writes profiles as calibrate does",
-}
+CASES |= GENERATION_CASES
+WRITE_AS_OTHERS = {("recipe",): "it writes a manifest as init does, and a run as train does"}
 WRITE_NOTHING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("validate",): ("--data", "all.csv"),
     ("search",): (ANNA, "--gallery", "G"),

@@ -9,7 +9,7 @@ network is traced once for ``export``, ``weights get`` receives the file ``remot
 galleries only.
 
 Each line of stdin asks for one run, ``{"arguments": [...], "folder": "...", "step": n or null, "after": seconds or
-null}``; each line of stdout is the answer, ``{"code": n, "steps": [...], "seconds": n, "err": "..."}``.
+null, "typed": "..."}``; each line of stdout is the answer, ``{"code": n, "steps": [...], "seconds": n, "err": "..."}``.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def patch_all(steps: Steps) -> None:
     steps.patch_writer(faiss, "write_index", 1)
 
 
-def run_forked(arguments: list[str], folder: str, step: int | None, after: float | None = None) -> dict[str, Any]:
+def run_forked(
+    arguments: list[str], folder: str, step: int | None, after: float | None = None, typed: str = ""
+) -> dict[str, Any]:
     """Run a command in a fork and return its exit code, its steps, its seconds and what it wrote to stderr.
 
     It is killed at a step, or after some seconds, or not at all.
@@ -116,6 +118,7 @@ def run_forked(arguments: list[str], folder: str, step: int | None, after: float
         if not child:
             os.dup2(err.fileno(), 2)
             os.dup2(err.fileno(), 1)
+            sys.stdin = io.StringIO(typed)
             os.chdir(folder)
             patch_all(Steps(Path(folder), step, log.fileno()))
             code = 0
@@ -196,7 +199,7 @@ def answer_all() -> None:
     """Answer each line of stdin."""
     for line in sys.stdin:
         request = json.loads(line)
-        answer = run_forked(request["arguments"], request["folder"], request["step"], request.get("after"))
+        answer = run_forked(**request)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet
@@ -22,13 +23,36 @@ from reid.retrieval.embed import load_embeddings
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import read_header
 from reid.retrieval.gallery_index import index_file_of
-from reid.retrieval.persons.person_files import read_decisions
+from reid.retrieval.persons.person_files import has_persons, read_decisions
 from reid.retrieval.persons.person_state import read_persons
 from reid.retrieval.query_file import load_queries
 from reid.retrieval.storage import QUERIES_FILE
 from reid.training.run_folder import RunFolder
 
 State = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, what runs before it, and how to read its result.
+
+    Attributes:
+        arguments: The command line.
+        state: Reads what the command leaves behind.
+        before: Commands that run first.
+        prepare: Changes the folder after them.
+        steps: How many of the steps the suite takes.
+        between: What may be there as well after a kill, where two files cannot be replaced at once.
+        typed: What the command reads from stdin.
+    """
+
+    arguments: tuple[str, ...]
+    state: State
+    before: tuple[tuple[str, ...], ...] = ()
+    prepare: Callable[[Path], object] = field(default=lambda folder: None)
+    steps: int = 3
+    between: tuple[object, ...] = ()
+    typed: str = ""
 
 
 def gallery_state(folder: Path) -> object:
@@ -44,6 +68,15 @@ def gallery_state(folder: Path) -> object:
 def persons_state(folder: Path) -> object:
     """What a gallery answers, and the person of each of its rows."""
     return gallery_state(folder), read_persons(folder / "G").labels()
+
+
+def started_state(folder: Path) -> object:
+    """What the gallery of ``reid start`` answers, once its persons are there; "none" before."""
+    place = folder / "crops-reid" / "gallery"
+    if not (place / "header.json").exists() or not has_persons(place):
+        return "none"
+    gallery = Gallery.open(place)
+    return gallery.samples, gallery.embeddings.vectors.tobytes(), read_persons(place).labels()
 
 
 def file_state(read: Callable[[Path], object], name: str) -> State:

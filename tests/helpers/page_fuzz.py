@@ -81,7 +81,6 @@ class Outcome:
         statuses: How many answers had each status; 0 is a connection that ended without an answer.
         faults: One line for each answer that must not be, at most 20.
         before: The resident memory of the application before the cases, in MiB.
-        peak: The most that it was after a case.
         after: The same after them.
         left: The files that the application left behind.
         log: What it wrote to stderr while it served.
@@ -90,7 +89,6 @@ class Outcome:
     statuses: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     before: int = 0
-    peak: int = 0
     after: int = 0
     left: list[str] = field(default_factory=list)
     log: str = ""
@@ -253,16 +251,13 @@ def fuzz(arguments: list[str], folder: Path, cases: int, seed: int = 0) -> Outco
         events = events_of(config)
         for number in range(min(cases, 100)):  # a program takes memory for its first answers that it keeps
             ask(port, draw_case(draw, events, number))
-        outcome.before = outcome.peak = memory_of(process.pid)
-        held: list[int] = []
+        outcome.before = memory_of(process.pid)
         for number in range(cases):
             case = draw_case(draw, events, number)
             status, answer = ask(port, case)
-            held.append(memory_of(process.pid))
             outcome.statuses[status] += 1
             outcome.faults += find_faults(case, status, answer, secrets)[: 20 - len(outcome.faults)]
-        # Answers that nobody reads are held for a while, and then dropped together.
-        outcome.after, outcome.peak = min(held[len(held) // 3 :]), max(held)
+        outcome.after = memory_of(process.pid)
         hidden = [path for path in (folder / "tmp").rglob("*") if path.is_file() and path.stat().st_size]
         outcome.left = [str(path) for path in hidden]
     outcome.log = log.read_bytes()[started:].decode()
@@ -288,7 +283,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         outcome = fuzz(make_tiny_page(Path(name)), Path(name), options.cases, options.seed)
     print(f"answers by status: {dict(sorted(outcome.statuses.items()))}")
-    print(f"memory: {outcome.before} MiB before, {outcome.after} MiB after, {outcome.peak} MiB at most")
+    print(f"memory: {outcome.before} MiB before, {outcome.after} MiB after")
     for line in (*outcome.faults, *(f"left behind: {path}" for path in outcome.left)):
         print(line)
     return 1 if outcome.faults or outcome.left or "Traceback" in outcome.log else 0

@@ -28,11 +28,11 @@ from helpers.kill_cases import (
     USERS_FILES,
     WRITE_AS_OTHERS,
     WRITE_NOTHING,
-    Case,
     add_users,
     make_template,
 )
 from helpers.kill_server import KILLED
+from helpers.kill_states import Case
 from reid.cli import app
 
 EVERY_STEP = bool(os.environ.get("REID_EVERY_STEP"))
@@ -56,8 +56,10 @@ def asking() -> Iterator[Ask]:
         assert server.stdout is not None
         stdin, stdout = server.stdin, server.stdout
 
-        def request(arguments: list[str], folder: Path, step: int | None, after: float | None = None) -> dict[str, Any]:
-            asked = {"arguments": arguments, "folder": str(folder), "step": step, "after": after}
+        def request(
+            arguments: list[str], folder: Path, step: int | None, after: float | None = None, typed: str = ""
+        ) -> dict[str, Any]:
+            asked = {"arguments": arguments, "folder": str(folder), "step": step, "after": after, "typed": typed}
             stdin.write(json.dumps(asked) + "\n")
             stdin.flush()
             answer: dict[str, Any] = json.loads(stdout.readline())
@@ -124,7 +126,7 @@ class Trial:
             assert ask(list(arguments), self.start, None)["code"] == 0
         case.prepare(self.start)
         self.whole = Path(shutil.copytree(self.start, place / "whole"))
-        full = ask(list(case.arguments), self.whole, None)
+        full = ask(list(case.arguments), self.whole, None, typed=case.typed)
         assert full["code"] == 0, full["err"]
         self.steps: list[str] = full["steps"]
         self.seconds: float = full["seconds"]
@@ -135,10 +137,10 @@ class Trial:
         """Kill the command at a step or after some seconds; return whether it had not ended before."""
         what = f"killed at step {step}, {self.steps[step]}" if step is not None else f"killed after {after} s"
         folder = Path(shutil.copytree(self.start, self.place / "killed"))
-        killed = self.ask(list(self.case.arguments), folder, step, after)
+        killed = self.ask(list(self.case.arguments), folder, step, after, self.case.typed)
         assert killed["code"] == KILLED or (after is not None and killed["code"] in (0, -SIGKILL)), (what, killed)
         assert self.case.state(folder) in (self.old, self.new, *self.case.between), what
-        again = self.ask(list(self.case.arguments), folder, None)
+        again = self.ask(list(self.case.arguments), folder, None, typed=self.case.typed)
         # An erasure that was killed at its very end leaves nothing to do, which is told with exit code 1.
         done = (
             "erased before",

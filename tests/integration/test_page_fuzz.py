@@ -20,7 +20,6 @@ from reid.retrieval.gallery import Gallery
 from reid.retrieval.tombstones import TOMBSTONES_FILE
 
 GROWTH = 150  # MiB that 500 requests may leave behind; 10,000 left 15
-UNREAD = 700  # MiB of answers that nobody reads, at most; they took 490
 UPLOAD_GROWTH = 450  # MiB for six of the largest images at the same time; they took 243
 
 
@@ -38,7 +37,6 @@ def test_no_request_is_a_fault(arguments: list[str], tmp_path: Path) -> None:
     assert outcome.statuses[200] > 10, "right messages are among them"
     assert sum(outcome.statuses.values()) == 500
     assert outcome.after - outcome.before < GROWTH
-    assert outcome.peak - outcome.before < UNREAD
     (line,) = outcome.log.splitlines()
     assert line.startswith("stopped; refused requests: ")
 

@@ -60,6 +60,7 @@ PARTS_OF_COMMANDS = (
     "shared_embedding",
     "start_steps",
     "start_up",
+    "search_messages",
 )  # in reid/cli
 FACES = ("__init__", "__main__")  # modules that every package may have
 

@@ -32,6 +32,7 @@ BINS = round(2 * LIMIT / STEP)
 FINEST, COARSEST = 16, 1024  # how many bins the histograms by identity join into one; both divide BINS
 BY_IDENTITY_BYTES = 64 * 2**20
 PAIRS_AT_ONCE = 2**21
+DRAWN_BYTES = 4 * 2**20  # of each table of the replicates that are computed together
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,7 @@ class ScoreHistograms:
         if not false_match_rates:
             raise DataError("operating points: expected at least one false-match rate, got none")
         indices = [self._threshold_index(rate) for rate in false_match_rates]
-        drawn = np.empty((len(indices), replicates))
-        done = 0
-        for weights in bootstrap_weights(len(self.same_by_identity), replicates, seed):
-            true_drawn, false_drawn = (
-                _at_least(weights @ table) for table in (self.same_by_identity, self.different_by_identity)
-            )
-            for row, wished in zip(drawn, false_match_rates, strict=True):
-                row[done : done + len(weights)] = _interpolated(true_drawn, false_drawn, wished)
-            done += len(weights)
+        drawn = self._drawn_rates(false_match_rates, replicates, seed)
         lows, highs = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1)
         return tuple(
             OperatingPoint(
@@ -133,6 +126,23 @@ class ScoreHistograms:
             )
             for wished, index, low, high in zip(false_match_rates, indices, lows, highs, strict=True)
         )
+
+    def _drawn_rates(self, wished_rates: Sequence[float], replicates: int, seed: int) -> Float64Array:
+        """Interpolate the true-match rate of each replicate at each wished rate, (len(wished_rates), replicates)."""
+        # A bin without pairs repeats the rates of the next one, which changes nothing that is interpolated.
+        filled = np.flatnonzero(self.same_by_identity.any(axis=0) | self.different_by_identity.any(axis=0))
+        same, different = (table[:, filled] for table in (self.same_by_identity, self.different_by_identity))
+        at_once = max(1, DRAWN_BYTES // (8 * len(filled)))
+        drawn = np.empty((len(wished_rates), replicates))
+        done = 0
+        for weights in bootstrap_weights(len(same), replicates, seed):
+            for start in range(0, len(weights), at_once):
+                some = weights[start : start + at_once]
+                true, false = _at_least(some @ same), _at_least(some @ different)
+                for row, wished in zip(drawn, wished_rates, strict=True):
+                    row[done : done + len(some)] = _interpolated(true, false, wished)
+                done += len(some)
+        return drawn
 
     def coarse(self, bins: int = 65) -> tuple[Float64Array, IntArray, IntArray]:
         """Join bins for a plot: edges (bins + 1,), ``same`` and ``different`` (bins,); ``bins`` divides ``BINS``."""

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_curve
 
 from reid.errors import DataError
 from reid.evaluation.analysis import match_rates
+from reid.evaluation.analysis.intervals import bootstrap_weights
 from reid.evaluation.analysis.match_rates import STEP, score_histograms
 from reid.evaluation.analysis.open_set import BestScores, best_scores, identification_rates
 from reid.evaluation.labels import Labels
@@ -171,6 +172,46 @@ def test_memory_decides_how_fine_the_histograms_by_identity_are(monkeypatch):
     edges, same, different = coarse.coarse(26)
     assert len(edges) == 27
     assert (same.sum(), different.sum()) == (coarse.same.sum(), coarse.different.sum())
+
+
+def all_bins_at_once(hist, wished, replicates):
+    """Return the interval that all bins of all replicates give at once: the obvious form, which takes much memory."""
+    (weights,) = bootstrap_weights(len(hist.same_by_identity), replicates, 0)
+    tables = [weights @ table for table in (hist.same_by_identity, hist.different_by_identity)]
+    tails = [np.append(np.cumsum(t[:, ::-1], axis=1)[:, ::-1], np.zeros((len(t), 1)), axis=1) for t in tables]
+    true, false = (tail / tail[:, :1] for tail in tails)
+    rates = []
+    for t, f in zip(true, false, strict=True):
+        after = next(index for index in range(len(f)) if f[index] <= wished)
+        before = max(after - 1, 0)
+        share = (f[before] - wished) / max(f[before] - f[after], np.finfo(float).tiny)
+        rates.append(t[before] + share * (t[after] - t[before]))
+    return tuple(np.quantile(rates, [0.025, 0.975]).tolist())
+
+
+@pytest.mark.parametrize("wished", [0.0, 0.001, 0.05, 0.5])
+def test_the_interval_needs_neither_empty_bins_nor_all_replicates_at_once(monkeypatch, wished):
+    query, gallery, labels = case(6, queries=40, gallery=60, identities=12, unmatched=2)
+    hist = score_histograms(query, gallery, labels)
+    expected = all_bins_at_once(hist, wished, 50)
+    monkeypatch.setattr(match_rates, "DRAWN_BYTES", 7 * 8 * 2000)
+    monkeypatch.setattr(match_rates, "_at_least", watched := Watched(match_rates._at_least))
+    found = hist.operating_points([wished], replicates=50)[0].true_match_rate
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
+    drawn = [counts for counts in watched.seen if counts.ndim == 2]
+    assert len(drawn) > 2
+    assert all(counts.nbytes <= 7 * 8 * 2000 for counts in drawn)
+
+
+class Watched:
+    """Calls a function and keeps what it was called with."""
+
+    def __init__(self, call):
+        self.call, self.seen = call, []
+
+    def __call__(self, counts):
+        self.seen.append(counts)
+        return self.call(counts)
 
 
 def slow_best(query, gallery, labels):

@@ -64,6 +64,8 @@ def generate(
 
     _check_usage(train, weights, data, generator, discriminator)
     samples = samples_of(data, root) if data else ()
+    if samples and not train:
+        check_comparable(samples, count)
     if train:
         from reid.data.manifest import check_files
         from reid.generation.generator_training import Stage, train_generator
@@ -103,6 +105,20 @@ def _check_usage(train: bool, weights: Path | None, data: list[str] | None, gene
     ):
         if name not in known:
             raise ConfigError(unknown_name(option, name, known))
+
+
+def check_comparable(samples: Sequence[Sample], count: int) -> None:
+    """Refuse a comparison with too few crops, before any is drawn."""
+    from reid.data.manifest import check_files
+    from reid.data.selection import calibration_samples
+
+    recorded = calibration_samples(samples)
+    check_files(recorded)
+    if len(recorded) < 8 or count < 4:
+        raise ConfigError(
+            f"{len(recorded)} recorded and {count} drawn crops: a comparison needs 8 and 4 or more; leave --data out to"
+            " draw only"
+        )
 
 
 def compare_with(

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from reid.errors import ConfigError, unknown_name
 from reid.norm import Given
-from reid.norm.specialised.style import self_modulation, style_modulation
+from reid.norm.specialised.style import PredictedAffine, self_modulation, style_modulation
 from reid.norm.specialised.weight_normalization import ONI, WEIGHTED, normalize_weights
 
 LATENT = 32  # numbers of a latent vector
@@ -77,6 +77,9 @@ class StyleGenerator(nn.Module):
         self.noise = nn.ParameterList(torch.zeros(1, width, 1, 1) for width in channels)
         self.biases = nn.ParameterList(torch.zeros(1, width, 1, 1) for width in channels)
         self.styles = nn.ModuleList(style_modulation(width, STYLE) for width in channels)
+        for layer in self.modules():
+            if isinstance(layer, PredictedAffine):  # starts with zeros, with which all latent vectors draw one image
+                nn.init.normal_(layer.predict.weight, std=STYLE**-0.5)
         self.last = nn.Conv2d(channels[-1], 3, 1)
 
     @property

@@ -170,11 +170,13 @@ class StepRun:
         require_regular_file(file, "file of a run")
         try:
             known = read_json(file) if file.exists() else None
+            if known is not None and not isinstance(known, dict):
+                raise ValueError("expected names and values")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file}: damaged ({error}); delete it, or choose another folder") from error
         if known is None and (folder.has_results or folder.experiment.exists()):
             raise ConfigError(f"{folder.path}: holds another training; choose another folder with --out")
-        if isinstance(known, dict) and known != wanted and folder.has_results:
+        if known is not None and known != wanted and folder.has_results:
             changed = next((name for name in (*wanted, *known) if known.get(name) != wanted.get(name)), "")
             found, asked = known.get(changed), wanted.get(changed)
             raise ConfigError(

@@ -146,6 +146,7 @@ def test_mistakes_are_told_in_one_line(
     assert "oni" in fails("generate", "--train", "--data", crops, "--out", out, "--discriminator", "on")
     fails("generate", "--train", "--out", out)
     fails("generate", "--weights", generator, "--out", crops.parent)
+    assert "3 drawn" in fails("generate", "--weights", generator, "--out", out, "--data", crops, "--count", 3)
     assert "seed" in fails("complete", "--train", "--data", crops, "--out", completion.parent, *SHORT, "--seed", 1)
     assert not out.exists()
 

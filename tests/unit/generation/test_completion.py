@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,16 @@ def test_a_folder_of_another_training_is_refused(clothed: Path, tmp_path: Path) 
     (tmp_path / "run" / "experiment.toml").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError):
         train_completion(samples_in(clothed, PEOPLE), tmp_path / "run", PLAN)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '"text"'])
+def test_damaged_settings_are_told_and_kept(completion_run: Path, clothed: Path, tmp_path: Path, text: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(completion_run, run)
+    (run / "settings.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="settings"):
+        train_completion(samples_in(clothed, PEOPLE), run, PLAN, channels=CHANNELS, blocks=1)
+    assert (run / "settings.json").read_text(encoding="utf-8") == text
 
 
 def test_too_few_crops_and_wrong_plans_are_refused(clothed: Path, tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_mixing_at_the_ends_takes_all_styles_of_one() -> None:
     assert not torch.allclose(middle, draw(generator, other), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["batch", "style"])
+@torch.no_grad()
+def test_other_latent_vectors_draw_other_images_from_the_start(name: str) -> None:
+    torch.manual_seed(0)
+    one, other = draw(build_generator(name), torch.randn(2, LATENT))
+    assert (one - other).abs().mean() > 0.05
+
+
 def test_latents_have_a_mean_square_of_1() -> None:
     latents = normalize_latents(7 * torch.randn(4, LATENT))
     assert torch.allclose(latents.square().mean(1), torch.ones(4), atol=1e-5)

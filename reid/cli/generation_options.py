@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from reid.cli.options import finite, stopped
 from reid.errors import ConfigError
+
+_T = TypeVar("_T")
 
 TrainFlag = Annotated[
     bool,
@@ -21,17 +23,17 @@ LearningRate = Annotated[float, typer.Option(min=1e-7, max=1.0, callback=finite,
 BatchSize = Annotated[int, typer.Option(min=2, max=4096, help="Crops of an update of the training.")]
 
 
-def train_or_stop(out: Path, run: Callable[[], Path]) -> Path:
-    """Run a training, and say how an interrupted one is continued.
+def run_or_stop(out: Path, run: Callable[[], _T]) -> _T:
+    """Run what trains or writes crops, and say how an interrupted command is continued.
 
     Args:
-        out: The folder of the run.
-        run: Trains and returns the weights file.
+        out: The folder that it writes to.
+        run: Does the work and returns the result.
     """
     try:
         return run()
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; the same command continues {out} after its last round", err=True)
+        typer.echo(f"interrupted; the same command continues {out}", err=True)
         raise typer.Exit(130) from None
     except OSError as error:
         raise ConfigError(stopped(out, error)) from error

@@ -25,11 +25,13 @@ from reid.cli import (
     camera_probe,
     camera_repair,
     cameras,
+    complete,
     corrupt,
     diff,
     embed,
     evaluate,
     export,
+    generate,
     identify,
     index,
     ingest,
@@ -59,9 +61,9 @@ app = typer.Typer(
     epilog="Every command accepts --debug, which shows the traceback of an error.",
 )
 for module in (
-    init, ingest, synth, corrupt, attack, restyle, validate, train, recipe, sweep, calibrate, adapt, cameras,
-    camera_probe,
-    camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
+    init, ingest, synth, corrupt, attack, restyle, complete, generate, validate, train, recipe, sweep, calibrate, adapt,
+    cameras, camera_probe, camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights,
+    export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

@@ -6,8 +6,6 @@ Together they hold every command of the program: a test compares them with its t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,9 @@ import torch
 from PIL import Image
 
 from helpers.drawn_sites import draw_site
+from helpers.kill_generation import GENERATION_CASES
 from helpers.kill_states import (
-    State,
+    Case,
     adapted_state,
     crops_state,
     drawn_state,
@@ -105,29 +104,6 @@ def make_sites(folder: Path) -> None:
     rows = read_manifest(folder / "all.csv")
     (folder / "sites" / "one").mkdir(parents=True)
     write_manifest(rows, folder / "sites" / "one" / "manifest.csv")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command, what runs before it, and how to read its result.
-
-    Attributes:
-        arguments: The command line.
-        state: Reads what the command leaves behind.
-        before: Commands that run first.
-        prepare: Changes the folder after them.
-        steps: How many of the steps the suite takes.
-        between: What may be there as well after a kill, where two files cannot be replaced at once.
-        typed: What the command reads from stdin.
-    """
-
-    arguments: tuple[str, ...]
-    state: State
-    before: tuple[tuple[str, ...], ...] = ()
-    prepare: Callable[[Path], object] = field(default=lambda folder: None)
-    steps: int = 3
-    between: tuple[object, ...] = ()
-    typed: str = ""
 
 
 BUILD = ("index", "build", *WEIGHTS, "--out", "G", "--data")
@@ -280,15 +256,6 @@ CASES |= {
         ("attack", "--data", "all.csv", *WEIGHTS, "--out", "bad", "--queries", "3", "--steps", "1"),
         file_state(lambda path: [s.path.name for s in read_manifest(path)], "bad/manifest.csv"),
     ),
-    "restyle": Case(
-        ("restyle", "--data", "all.csv", "--from", "x", "--to", "y", "--out", "restyled"),
-        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
-    ),
-    "restyle with a network": Case(
-        ("restyle", "--data", "all.csv", "--to", "y", "--out", "restyled", "--method", "adain", "--epochs", "1",
-         *WEIGHTS),
-        file_state(lambda path: [(s.path.name, s.generated) for s in read_manifest(path)], "restyled/manifest.csv"),
-    ),
     "remove a user": Case(
         ("users", "remove", "users.toml", "anna"),
         file_state(lambda path: [user.name for user in list_users(path)], "users.toml"),
@@ -324,7 +291,7 @@ CASES |= {
         steps=4,
     ),
 }  # fmt: skip
-
+CASES |= GENERATION_CASES
 WRITE_AS_OTHERS = {("recipe",): "it writes a manifest as init does, and a run as train does"}
 WRITE_NOTHING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("validate",): ("--data", "all.csv"),

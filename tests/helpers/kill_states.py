@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet
@@ -15,6 +16,7 @@ from PIL import Image
 
 from reid.data.manifest import read_manifest
 from reid.evaluation.reports.report_json import read_results
+from reid.generation.written_weights import load_weights
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
 from reid.retrieval.embed import load_embeddings
@@ -28,6 +30,29 @@ from reid.retrieval.storage import QUERIES_FILE
 from reid.training.run_folder import RunFolder
 
 State = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, what runs before it, and how to read its result.
+
+    Attributes:
+        arguments: The command line.
+        state: Reads what the command leaves behind.
+        before: Commands that run first.
+        prepare: Changes the folder after them.
+        steps: How many of the steps the suite takes.
+        between: What may be there as well after a kill, where two files cannot be replaced at once.
+        typed: What the command reads from stdin.
+    """
+
+    arguments: tuple[str, ...]
+    state: State
+    before: tuple[tuple[str, ...], ...] = ()
+    prepare: Callable[[Path], object] = field(default=lambda folder: None)
+    steps: int = 3
+    between: tuple[object, ...] = ()
+    typed: str = ""
 
 
 def gallery_state(folder: Path) -> object:
@@ -78,6 +103,16 @@ def run_state(folder: Path) -> object:
     run = RunFolder(folder / "run")
     run.load_state()
     return load_checkpoint(run.weights).fingerprint if run.weights.exists() else "none"
+
+
+def steps_state(run: Path, method: str) -> object:
+    """The tensors of a network that writes crops; a checkpoint that exists can be read."""
+    RunFolder(run).load_state()
+    weights = RunFolder(run).weights
+    if not weights.exists():
+        return "none"
+    tensors, card = load_weights(weights, method)
+    return card.rounds, {name: float(tensor.double().sum()) for name, tensor in tensors.items()}
 
 
 def crops_state(folder: Path) -> object:

@@ -28,11 +28,11 @@ from helpers.kill_cases import (
     USERS_FILES,
     WRITE_AS_OTHERS,
     WRITE_NOTHING,
-    Case,
     add_users,
     make_template,
 )
 from helpers.kill_server import KILLED
+from helpers.kill_states import Case
 from reid.cli import app
 
 EVERY_STEP = bool(os.environ.get("REID_EVERY_STEP"))

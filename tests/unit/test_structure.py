@@ -49,6 +49,7 @@ PARTS_OF_COMMANDS = (
     "old_usage",
     "gallery_options",
     "gate_warning",
+    "generation_options",
     "identify_answers",
     "index_erasure",
     "index_exchange",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
     if centers is not None:
         tensors[CENTERS] = centers.vectors.contiguous()
     header = {
-        "spec": asdict(contents.spec),
+        "spec": contents.spec.to_dict(),
         "transform": contents.transform.to_dict(),
         "by": fields_in_files(contents.domain_fields),
         "names": list(domains_of(network)),
@@ -102,7 +102,7 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
 def fingerprint_of(contents: CheckpointContents, execution: Execution = USUAL) -> str:
     """Return a hash that changes with anything that changes embeddings."""
     parts = [
-        asdict(contents.spec),
+        contents.spec.to_dict(),
         contents.transform.to_dict(),
         fields_in_files(contents.domain_fields),
         list(domains_of(contents.network)),

@@ -19,6 +19,7 @@ from reid.old_names import current_fields
 from reid.structured_text import parse_json, shorten
 
 MAX_SIDE = 4096  # pixels; images are held in memory at this size
+MAX_CHANNELS, MAX_GROUPS = 2**16, 2**12  # of a group that was pruned, and how many groups a file may name
 SLACK = 8  # so many times the numbers of a file may be built at first; few networks build more than they keep
 
 Name = Annotated[str, StringConstraints(max_length=200)]
@@ -37,6 +38,7 @@ class _Spec(_Part):
     backbone: Name
     pooling: Name = "average"
     neck: Name = "bnneck"
+    channels: dict[Name, Annotated[int, Field(ge=1, le=MAX_CHANNELS)]] = Field(default={}, max_length=MAX_GROUPS)
 
 
 class _Transform(_Part):
@@ -118,8 +120,9 @@ def parse_header(text: str) -> Header:
     if centering is not None and len(set(centering.names)) != len(centering.names):
         raise ConfigError(f"centering: expected distinct names, got {shorten(centering.names)}")
     transform = {key: value for key, value in fields.transform.model_dump().items() if value is not None}
+    spec = fields.spec
     return Header(
-        NetworkSpec(**fields.spec.model_dump()),
+        NetworkSpec(spec.backbone, spec.pooling, spec.neck, tuple(spec.channels.items())),
         EvaluationTransform.from_dict(transform),
         current_fields(fields.by),
         tuple(fields.names),

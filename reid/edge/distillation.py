@@ -1,0 +1,94 @@
+"""Train a small network to give the embeddings of a large one on unlabelled crops.
+
+Both see the same crop, changed at random in the same way, and the loss is one minus the cosine of their embeddings.  So
+the small network needs no identities, and its embeddings stay comparable with those of the large one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from reid.adaptation.site_network import SiteNetwork
+from reid.data.loading import Progress
+from reid.data.transforms import TrainTransform
+from reid.errors import DataError
+from reid.norm.specialised.slimming import scale_penalty
+from reid.records import IntArray
+
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 as half a cosine does
+AUGMENTATION = TrainTransform(grey=0.0, erase=0.2, erase_area=(0.02, 0.15))
+
+
+class Distillation:
+    """The training of a network toward the embeddings of another.
+
+    Args:
+        teacher: Gives the embeddings; it does not change.
+        student: Is trained, on the same crops.
+        rows: (N,) int64, the crops to train on.
+        epochs: How often each crop is shown.
+        seed: Decides order and changes of the crops.
+        penalty: The weight of the sum of all scales |gamma| of the norms in the loss.
+    """
+
+    def __init__(
+        self, teacher: SiteNetwork, student: SiteNetwork, rows: IntArray, epochs: int, seed: int, penalty: float = 0.0
+    ) -> None:
+        self._teacher, self._student, self._rows = teacher, student, rows
+        self._epochs, self._seed, self._penalty = epochs, seed, penalty
+        parameters = [one for one in student.network.parameters() if one.requires_grad]
+        self.optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+
+    def run_epoch(self, epoch: int, progress: Progress | None = None) -> float:
+        """Show every crop once; return the mean loss.
+
+        Args:
+            epoch: Which one, from 0; with the seed it decides everything that is drawn.
+            progress: Is called with the number of images of each batch.
+
+        Raises:
+            DataError: The loss is not finite.
+        """
+        random = np.random.default_rng([self._seed, epoch])
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        self._student.network.train()
+        self._teacher.network.eval()
+        losses = []
+        for number, rows in enumerate(self._batches(random)):
+            self._set_learning_rate(epoch + number * BATCH_SIZE / len(self._rows))
+            losses.append(self._step(rows, generator))
+            if progress is not None:
+                progress(len(rows))
+        mean = float(np.mean(losses))
+        if not math.isfinite(mean):
+            raise DataError("slim: the loss is not finite; the weights are damaged, or the crops have no contrast")
+        return mean
+
+    def _batches(self, random: np.random.Generator) -> Iterator[IntArray]:
+        order = random.permutation(self._rows)
+        yield from np.array_split(order, max(1, len(order) // BATCH_SIZE))
+
+    def _step(self, rows: IntArray, generator: torch.Generator) -> float:
+        crops = self._student.crops
+        domain = crops.domain[torch.from_numpy(rows)]
+        changed = AUGMENTATION(crops.pixels[torch.from_numpy(rows)], generator)
+        images = self._student.transform.normalise(changed).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            wanted = self._teacher.run(images, domain)
+        loss = (1 - (self._student.run(images, domain) * wanted).sum(1)).mean()
+        value = float(loss.detach())
+        if self._penalty:
+            loss = loss + self._penalty * scale_penalty(self._student.network).cpu()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value
+
+    def _set_learning_rate(self, done: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, done / self._epochs)))

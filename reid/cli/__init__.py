@@ -36,6 +36,7 @@ from reid.cli import (
     recipe,
     search,
     serve,
+    slim,
     start,
     sweep,
     synth,
@@ -58,7 +59,7 @@ app = typer.Typer(
 )
 for module in (
     init, ingest, synth, corrupt, validate, train, recipe, sweep, calibrate, adapt, cameras, camera_probe,
-    camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, export,
+    camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights, slim, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

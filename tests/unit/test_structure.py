@@ -28,6 +28,7 @@ ORDER = (
     "evaluation",
     "training",
     "adaptation",
+    "edge",
     "pipeline",
     "app",
     "cli",

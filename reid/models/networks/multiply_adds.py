@@ -6,7 +6,7 @@ Papers call this number FLOPs or MACs.  Norms, sums and poolings are left out, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reid.models.networks.tied_channels import TiedChannels
 from reid.norm import Given, domains_of
-from reid.records import FloatArray
+from reid.records import IntArray
 
 
 def multiply_adds_of_layers(network: nn.Module, height: int, width: int) -> dict[str, int]:
@@ -91,7 +91,7 @@ class ShareOfMultiplyAdds:
             self._written[[row[name] for name in (*group.writers, *group.passers) if name in row]] = number
             self._read[[row[name] for name in group.readers if name in row]] = number
 
-    def __call__(self, counts: FloatArray | list[int]) -> float:
+    def __call__(self, counts: IntArray | Sequence[int]) -> float:
         """Return the share that remains, 0..1, with so many channels in each group, (groups,)."""
         parts = np.append(np.asarray(counts, np.float64) / self._sizes, 1.0)
         return float((self._costs * parts[self._written] * parts[self._read]).sum())

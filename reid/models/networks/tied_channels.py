@@ -107,9 +107,8 @@ class _Search:
             name = names["written"][0]
             split = (self._modules[one] for one in names["passed"])
             first = next((one.first for one in split if isinstance(one, InstanceBatchNorm)), 0)
-            found.append(
-                TiedChannels(name, _outputs(self._modules[name]), *(tuple(one) for one in names.values()), first=first)
-            )
+            written, read, passed = (tuple(one) for one in names.values())
+            found.append(TiedChannels(name, _outputs(self._modules[name]), written, read, passed, first))
         return tuple(found)
 
     def _visit(self, node: fx.Node) -> None:

@@ -1,7 +1,7 @@
 """Removing channels of whole networks: the smaller network against the whole one with these channels at 0.
 
-The wrong removals these tests catch: a branch of a residual sum, a gate or a shortcut forgotten; the wrong channels of a
-depthwise convolution, a norm or a reader; statistics of one camera only; the parts of IBN-a mixed.
+The wrong removals these tests catch: a branch of a residual sum, a gate or a shortcut forgotten; the wrong channels of
+a depthwise convolution, a norm or a reader; statistics of one camera only; the parts of IBN-a mixed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def test_a_smaller_network_is_built_from_its_spec_and_its_file(spec: NetworkSpec
     network = network_of(spec)
     kept = drawn_channels(tied_channels(network), seed=1)
     small = keep_channels(network, kept)
-    counted = NetworkSpec(spec.backbone, spec.pooling, spec.neck, tuple((name, len(rows)) for name, rows in kept.items()))
+    counted = NetworkSpec(
+        spec.backbone, spec.pooling, spec.neck, tuple((name, len(rows)) for name, rows in kept.items())
+    )
     built = Embedder(counted)
     assert {key: value.shape for key, value in built.state_dict().items()} == {
         key: value.shape for key, value in small.state_dict().items()

@@ -34,6 +34,7 @@ REFERENCE = {
     "street": ("The synthetic street: reid.data.street", ("reid.data.street",)),
     "training": ("Training: reid.training", ("reid.training",)),
     "adaptation": ("Adaptation to a site: reid.adaptation", ("reid.adaptation",)),
+    "edge": ("Small computers: reid.edge", ("reid.edge",)),
     "program": (
         "Records, files and the program",
         (

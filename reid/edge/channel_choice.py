@@ -211,8 +211,6 @@ def _counts_above(groups: Sequence[TiedChannels], importance: Importance, thresh
 
 def _counts(groups: Sequence[TiedChannels], rates: np.typing.NDArray[np.float64]) -> IntArray:
     """How many channels stay where a rate of each group goes, in steps."""
-    counts = []
-    for group, rate in zip(groups, rates, strict=True):
-        wanted = round(group.size * (1 - min(float(rate), 1.0)) / STEP) * STEP
-        counts.append(min(group.size, max(fewest_channels(group), wanted)))
-    return np.array(counts, np.int64)
+    sizes, fewest = (np.array(one) for one in zip(*((g.size, fewest_channels(g)) for g in groups), strict=True))
+    wanted = np.rint(sizes * (1 - np.minimum(rates, 1.0)) / STEP).astype(np.int64) * STEP
+    return np.minimum(sizes, np.maximum(fewest, wanted)).astype(np.int64)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from reid.adaptation.site_network import SiteNetwork
 from reid.data.loading import Progress
@@ -22,6 +23,11 @@ from reid.records import IntArray
 BATCH_SIZE = 32
 LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 as half a cosine does
 AUGMENTATION = TrainTransform(grey=0.0, erase=0.2, erase_area=(0.02, 0.15))
+
+
+def far_from(wanted: Tensor, embeddings: Tensor) -> Tensor:
+    """Compute one minus the mean cosine between unit vectors (B, D)."""
+    return (1 - (embeddings * wanted).sum(1)).mean()
 
 
 class Distillation:
@@ -56,8 +62,8 @@ class Distillation:
         """
         random = np.random.default_rng([self._seed, epoch])
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        self._student.network.train()
         self._teacher.network.eval()
+        self._start()
         losses = []
         for number, rows in enumerate(self._batches(random)):
             self._set_learning_rate(epoch + number * BATCH_SIZE / len(self._rows))
@@ -80,7 +86,7 @@ class Distillation:
         images = self._student.transform.normalise(changed).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             wanted = self._teacher.run(images, domain)
-        loss = (1 - (self._student.run(images, domain) * wanted).sum(1)).mean()
+        loss = self._loss(images, domain, wanted)
         value = float(loss.detach())
         if self._penalty:
             loss = loss + self._penalty * scale_penalty(self._student.network).cpu()
@@ -88,6 +94,14 @@ class Distillation:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value
+
+    def _start(self) -> None:
+        """Make ready for an epoch."""
+        self._student.network.train()
+
+    def _loss(self, images: Tensor, domain: Tensor, wanted: Tensor) -> Tensor:
+        """Compute how far the embeddings of a batch are from those that are wanted, (B, D)."""
+        return far_from(wanted, self._student.run(images, domain))
 
     def _set_learning_rate(self, done: float) -> None:
         for group in self.optimizer.param_groups:

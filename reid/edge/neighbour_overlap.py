@@ -9,13 +9,16 @@ from reid.records import FloatArray, IntArray
 NEIGHBOURS = 10
 
 
-def neighbour_overlap(first: FloatArray, second: FloatArray, count: int = NEIGHBOURS) -> float:
+def neighbour_overlap(
+    first: FloatArray, second: FloatArray, count: int = NEIGHBOURS, gallery: FloatArray | None = None
+) -> float:
     """Compute the mean share of the nearest neighbours of a crop that two networks agree on.
 
     Args:
         first: (N, D) float32, unit rows of one network.
         second: (N, D') float32, unit rows of the other for the same crops.
         count: How many neighbours of a crop are compared, at most N - 1.
+        gallery: (N, D') float32, what the rows of ``second`` are compared with; ``second`` itself if None.
 
     Returns:
         0..1; 1 where both rank the nearest alike.
@@ -26,14 +29,14 @@ def neighbour_overlap(first: FloatArray, second: FloatArray, count: int = NEIGHB
         (1.0, 1.0)
     """
     count = min(count, len(first) - 1)
-    near = [_nearest(vectors, count) for vectors in (first, second)]
+    near = _nearest(first, first, count), _nearest(second, second if gallery is None else gallery, count)
     shared = [len(np.intersect1d(one, other)) for one, other in zip(*near, strict=True)]
     return float(np.mean(shared)) / count
 
 
-def _nearest(vectors: FloatArray, count: int) -> IntArray:
-    """(N, count) the rows that are most like each row, itself left out."""
-    scores = vectors @ vectors.T
+def _nearest(vectors: FloatArray, gallery: FloatArray, count: int) -> IntArray:
+    """(N, count) the rows of a gallery that are most like each row, the same crop left out."""
+    scores = vectors @ gallery.T
     np.fill_diagonal(scores, -np.inf)
     nearest: IntArray = np.argpartition(-scores, count - 1, axis=1)[:, :count].astype(np.int64)
     return nearest

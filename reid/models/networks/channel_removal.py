@@ -20,6 +20,8 @@ from reid.models.networks.tied_channels import TiedChannels, tied_channels
 _WRITTEN, _READ = ("out_channels", "out_features"), ("in_channels", "in_features")
 _PASSED = ("in_channels", "out_channels", "groups", "num_features", "channels")
 
+Rows = tuple[Tensor | None, Tensor | None]  # outputs and inputs of a layer that stay; None for all
+
 
 def keep_channels(network: nn.Module, kept: Mapping[str, Tensor]) -> nn.Module:
     """Make a network with fewer channels; it computes what ``network`` does with the other channels at 0.
@@ -77,6 +79,75 @@ def leading_channels(group: TiedChannels, count: int) -> Tensor:
     """Return the indices of the leading channels, those of each part where a group has two: (count,) int64."""
     first = group.first_of(count)
     return torch.cat([torch.arange(first), torch.arange(group.first, group.first + count - first)])
+
+
+def leading_rows(network: nn.Module, channels: Sequence[tuple[str, int]]) -> dict[str, Rows]:
+    """Find which weights of a network a narrower one of its leading channels has.
+
+    Args:
+        network: The wide network.
+        channels: The name of each group that is smaller, and its number of channels.
+
+    Returns:
+        For each convolution and linear layer its outputs and inputs that stay, None where all do.
+    """
+    counts = dict(channels)
+    written: dict[str, Tensor] = {}
+    read: dict[str, Tensor] = {}
+    for group in tied_channels(network):
+        if group.name in counts:
+            rows = leading_channels(group, counts[group.name])
+            written |= dict.fromkeys((*group.writers, *group.passers), rows)
+            read |= dict.fromkeys(group.readers, rows)
+    layers = (name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+    return {name: (written.get(name), read.get(name)) for name in layers}
+
+
+def leading_weights(tensors: Mapping[str, Tensor], rows: Mapping[str, Rows]) -> dict[str, Tensor]:
+    """Take the weights and biases of a narrow network out of those of a wide one.
+
+    Args:
+        tensors: The state of the wide network, or its parameters by name.
+        rows: What :func:`leading_rows` found.
+
+    Returns:
+        The tensors of the convolutions and linear layers of the narrow network by name.
+    """
+    found = {}
+    for name, (outputs, inputs) in rows.items():
+        for key in ("weight", "bias"):
+            tensor = tensors.get(f"{name}.{key}")
+            if tensor is None:
+                continue
+            if outputs is not None:
+                tensor = tensor.index_select(0, outputs.to(tensor.device))
+            if inputs is not None and key == "weight":
+                tensor = tensor.index_select(1, inputs.to(tensor.device))
+            found[f"{name}.{key}"] = tensor
+    return found
+
+
+def reorder_channels(network: nn.Module, order: Mapping[str, Tensor]) -> nn.Module:
+    """Make a network that computes the same with its channels in another order.
+
+    Args:
+        network: An embedder, plain or with domains; it stays as it is.
+        order: For the name of a group the channels in their new order, (C,) int64; the first ones of a group with two
+            parts stay first.
+
+    Returns:
+        A copy.
+    """
+    new = copy.deepcopy(network)
+    for group in tied_channels(new):
+        rows = order.get(group.name)
+        if rows is None:
+            continue
+        parts = rows[: group.first].tolist(), rows[group.first :].tolist()
+        if sorted(parts[0]) + sorted(parts[1]) != list(range(group.size)):
+            raise ConfigError(f"{group.name}: expected an order of its {group.size} channels, part by part")
+        _cut_group(new, group, rows)
+    return new
 
 
 def _check_rows(group: TiedChannels, rows: Tensor) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reid.cli.network_options import NetworkCommand
 from reid.cli.options import AsJson, Backbone, Data, Root, Size, Weights, samples_of, stopped
 from reid.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from reid.edge.pruning import SlimNetwork
+    from reid.edge.slimmable import SlimmableNetwork
 
 commands = typer.Typer()
 
@@ -40,6 +44,13 @@ def slim(
             " channels with the smallest."
         ),
     ] = "search",
+    widths: Annotated[
+        str,
+        typer.Option(
+            help="Train one network that runs at several widths instead, such as 1,0.75,0.5,0.25. Then --width chooses"
+            " one of them in every command."
+        ),
+    ] = "",
     candidates: Annotated[int, typer.Option(min=1, max=10_000, help="Candidates that a search compares.")] = 60,
     epochs: Annotated[
         int, typer.Option(min=0, max=1000, help="Epochs in which the small network learns from the whole one.")
@@ -64,6 +75,7 @@ def slim(
         raise ConfigError(unknown_name("--method", method, METHODS))
     if not data:
         raise ConfigError("--data: give some crops of your cameras, on which networks are compared; no labels")
+    chosen = parse_widths(widths)
     if not 0 < target < 1:
         raise ConfigError(f"--target {target:g}: expected a share of the multiply-adds above 0 and below 1")
     check_output_file(out, "reid-weights-", [*data, *([str(weights)] if weights else [])])
@@ -76,9 +88,15 @@ def slim(
 
     checkpoint, state = load_checkpoint(weights, backbone, size), slim_state_file(out)
     plan = SlimmingPlan(target, method, candidates, epochs, crops, seed)
+    found: SlimNetwork | SlimmableNetwork
     try:
-        found = slim_network(checkpoint, rows, plan, progress_bar, workers=workers(), state=state)
-        found.checkpoint.save(out)
+        if chosen:
+            from reid.edge.slimmable import train_widths
+
+            found = train_widths(checkpoint, rows, chosen, plan, progress_bar, workers=workers(), state=state)
+        else:
+            found = slim_network(checkpoint, rows, plan, progress_bar, workers=workers(), state=state)
+        found.save(out)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command continues where it stopped", err=True)
         raise typer.Exit(130) from None
@@ -88,10 +106,18 @@ def slim(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    remains = found.multiply_adds[1] / found.multiply_adds[0]
-    typer.echo(
-        f"{out}\t{found.checkpoint.fingerprint}\t{found.multiply_adds[1]:,} multiply-adds of"
-        f" {found.multiply_adds[0]:,} remain ({remains:.1%}), {found.parameters[1]:,} parameters of"
-        f" {found.parameters[0]:,}; {found.overlap[1]:.1%} of the nearest neighbours are the same,"
-        f" cosine {found.cosine[1]:.4f}"
-    )
+    for line in found.lines():
+        typer.echo(f"{out}\t{found.checkpoint.fingerprint}\t{line}")
+
+
+def parse_widths(text: str) -> list[float]:
+    """Read the numbers of ``--widths``.
+
+    Example:
+        >>> parse_widths("1,0.5")
+        [1.0, 0.5]
+    """
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(f"--widths {text}: expected numbers such as 1,0.75,0.5,0.25") from None

@@ -169,6 +169,16 @@ def draw_counts(
     )
 
 
+def counts_of_width(groups: Sequence[TiedChannels], width: float) -> IntArray:
+    """Count how many channels each group has at a width, a share of the channels above 0 and at most 1.
+
+    Example:
+        >>> counts_of_width([TiedChannels("conv", 64, ("conv",), (), ())], 0.5).tolist()
+        [32]
+    """
+    return _counts(groups, np.full(len(groups), 1.0 - width))
+
+
 def counts_above_threshold(
     groups: Sequence[TiedChannels], share: ShareOfMultiplyAdds, target: float, importance: Importance
 ) -> IntArray:
@@ -213,4 +223,5 @@ def _counts(groups: Sequence[TiedChannels], rates: np.typing.NDArray[np.float64]
     """How many channels stay where a rate of each group goes, in steps."""
     sizes, fewest = (np.array(one) for one in zip(*((g.size, fewest_channels(g)) for g in groups), strict=True))
     wanted = np.rint(sizes * (1 - np.minimum(rates, 1.0)) / STEP).astype(np.int64) * STEP
-    return np.minimum(sizes, np.maximum(fewest, wanted)).astype(np.int64)
+    counts: IntArray = np.minimum(sizes, np.maximum(fewest, wanted)).astype(np.int64)
+    return counts

@@ -102,6 +102,18 @@ class SlimNetwork:
     scores: tuple[float, ...] = ()
     stale_scores: tuple[float, ...] = ()
 
+    def save(self, path: Path) -> None:
+        """Write the smaller network to a weights file."""
+        self.checkpoint.save(path)
+
+    def lines(self) -> list[str]:
+        """Say what remains, in one line."""
+        (before, after), (whole, small) = self.multiply_adds, self.parameters
+        return [
+            f"{after:,} multiply-adds of {before:,} remain ({after / before:.1%}), {small:,} parameters of {whole:,};"
+            f" {self.overlap[1]:.1%} of the nearest neighbours are the same, cosine {self.cosine[1]:.4f}"
+        ]
+
     def to_json(self) -> dict[str, object]:
         """Return figures that JSON can hold."""
         figures = {name: value for name, value in vars(self).items() if name != "checkpoint" and value != ()}
@@ -135,22 +147,28 @@ def slim_network(
         DataError: There are too few crops, or an image cannot be read.
         WeightsError: The state is damaged.
     """
-    groups, share = _groups_of(checkpoint, plan)
-    rows = _chosen_crops(checkpoint, samples, plan)
+    if plan.method not in METHODS:
+        raise ConfigError(unknown_name("--method", plan.method, METHODS))
+    groups, share = groups_of(checkpoint)
+    check_target(groups, share, plan.target)
+    rows = chosen_crops(checkpoint, samples, plan)
     kept = StateFile(state, run_key(checkpoint.fingerprint, rows, asdict(plan)))
     with bar("reading", len(rows)) as progress:
-        crops = read_site(rows, checkpoint.transform, _fields(checkpoint), workers=workers, progress=progress)
+        crops = read_site(rows, checkpoint.transform, domain_fields_of(checkpoint), workers=workers, progress=progress)
     return _Slimming(checkpoint, crops, plan, bar, kept, groups, share).run()
 
 
-def _fields(checkpoint: Checkpoint) -> tuple[str, ...]:
+def domain_fields_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the fields that name the domains of a network; () for one set of statistics for all cameras."""
     return checkpoint.domain_fields if checkpoint.has_statistics else ()
 
 
-def _groups_of(checkpoint: Checkpoint, plan: SlimmingPlan) -> tuple[tuple[TiedChannels, ...], ShareOfMultiplyAdds]:
-    """The channels that can be removed, after everything that can be refused at once."""
-    if plan.method not in METHODS:
-        raise ConfigError(unknown_name("--method", plan.method, METHODS))
+def groups_of(checkpoint: Checkpoint) -> tuple[tuple[TiedChannels, ...], ShareOfMultiplyAdds]:
+    """Find the channels that can be removed from a network, and what each costs.
+
+    Raises:
+        ConfigError: There are none, because PyTorch does not run the network, or it is not one of convolutions.
+    """
     if checkpoint.runtime:
         raise ConfigError(f"{checkpoint.source}: a graph for {checkpoint.runtime} cannot be pruned; give its weights")
     if system_of(checkpoint.network) != "batch":
@@ -167,13 +185,16 @@ def _groups_of(checkpoint: Checkpoint, plan: SlimmingPlan) -> tuple[tuple[TiedCh
         ) from error
     transform = checkpoint.transform
     costs = multiply_adds_of_layers(checkpoint.network, transform.height, transform.width)
-    share = ShareOfMultiplyAdds(costs, groups)
-    check_target(groups, share, plan.target)
-    return groups, share
+    return groups, ShareOfMultiplyAdds(costs, groups)
 
 
-def _chosen_crops(checkpoint: Checkpoint, samples: Sequence[Sample], plan: SlimmingPlan) -> list[Sample]:
-    fields = _fields(checkpoint)
+def chosen_crops(checkpoint: Checkpoint, samples: Sequence[Sample], plan: SlimmingPlan) -> list[Sample]:
+    """Choose the crops to use, as many of each domain as there are.
+
+    Raises:
+        DataError: There are too few, or one has no camera and the network has cameras.
+    """
+    fields = domain_fields_of(checkpoint)
     nameless = next((one for one in samples if "camera" in fields and not one.camera), None)
     if nameless is not None:
         raise DataError(f"{nameless.path}: the camera is empty, but the network has statistics for each camera")
@@ -181,6 +202,18 @@ def _chosen_crops(checkpoint: Checkpoint, samples: Sequence[Sample], plan: Slimm
     if len(rows) < FEWEST_CROPS:
         raise DataError(f"slim: needs at least {FEWEST_CROPS} crops to compare networks on, got {len(rows)}")
     return rows
+
+
+def judged_rows(crops: SiteCrops) -> tuple[IntArray, IntArray]:
+    """Divide crops into those that networks are compared on, and those that are shown in training.
+
+    Returns:
+        Two arrays of int64 rows; all crops are shown where too few would remain.
+    """
+    chosen = {one.path for one in keep_balanced(crops.samples, crops.domain_fields or ("camera",), JUDGED)}
+    is_judged = np.array([one.path in chosen for one in crops.samples])
+    shown = np.flatnonzero(~is_judged) if (~is_judged).sum() >= FEWEST_CROPS else np.arange(len(crops))
+    return np.flatnonzero(is_judged), shown
 
 
 class _Slimming:
@@ -201,11 +234,8 @@ class _Slimming:
         self._teacher = self._site(checkpoint.network, crops)
         if set(crops.domains) - set(checkpoint.domains):
             self._teacher.measure(plan.seed)
-        chosen = {one.path for one in keep_balanced(crops.samples, crops.domain_fields or ("camera",), JUDGED)}
-        is_judged = np.array([one.path in chosen for one in crops.samples])
-        self._judged = np.flatnonzero(is_judged)
-        self._shown = np.flatnonzero(~is_judged) if (~is_judged).sum() >= FEWEST_CROPS else np.arange(len(crops))
-        self._wanted = _embedded(self._teacher, self._judged)
+        self._judged, self._shown = judged_rows(crops)
+        self._wanted = embedded(self._teacher, self._judged)
 
     def run(self) -> SlimNetwork:
         """Choose the channels, remove them, and distil."""
@@ -271,9 +301,9 @@ class _Slimming:
                 site = self._site(small, judged)
                 stale = []
                 if plan.scores_stale:
-                    stale = [neighbour_overlap(self._wanted, _embedded(site, everything))]
+                    stale = [neighbour_overlap(self._wanted, embedded(site, everything))]
                 site.measure(plan.seed)
-                score = neighbour_overlap(self._wanted, _embedded(site, everything))
+                score = neighbour_overlap(self._wanted, embedded(site, everything))
                 state = self._kept.state
                 self._kept.save(scores=[*state.scores, score], stale_scores=[*state.stale_scores, *stale])
                 progress(len(rows))
@@ -303,7 +333,7 @@ class _Slimming:
 
     def _compare(self, student: SiteNetwork) -> tuple[float, float]:
         """How many nearest neighbours are those of the whole network, and the mean cosine to its embeddings."""
-        found = _embedded(student, self._judged)
+        found = embedded(student, self._judged)
         return neighbour_overlap(self._wanted, found), float((found * self._wanted).sum(1).mean())
 
     def _site(self, network: nn.Module, crops: SiteCrops) -> SiteNetwork:
@@ -326,8 +356,15 @@ def _pair(networks: tuple[nn.Module, nn.Module], count: Callable[[nn.Module], in
     return count(networks[0]), count(networks[1])
 
 
-def _embedded(site: SiteNetwork, rows: IntArray) -> FloatArray:
-    """Embed the crops at some rows, without their mirror images: (N, D) float32."""
+def embedded(site: SiteNetwork, rows: IntArray) -> FloatArray:
+    """Embed the crops at some rows (N,), without their mirror images.
+
+    Returns:
+        (N, D) float32, unit rows.
+
+    Raises:
+        WeightsError: A number is not finite.
+    """
     site.network.eval()
     domain = site.crops.domain[torch.from_numpy(rows)].numpy()
     order = np.argsort(domain, kind="stable")

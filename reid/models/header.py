@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -20,11 +20,13 @@ from reid.structured_text import parse_json, shorten
 
 MAX_SIDE = 4096  # pixels; images are held in memory at this size
 MAX_CHANNELS, MAX_GROUPS = 2**16, 2**12  # of a group that was pruned, and how many groups a file may name
+MAX_WIDTHS = 64
 SLACK = 8  # so many times the numbers of a file may be built at first; few networks build more than they keep
 
 Name = Annotated[str, StringConstraints(max_length=200)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Counts = dict[Name, Annotated[int, Field(ge=1, le=MAX_CHANNELS)]]
 Triple = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 
 
@@ -38,7 +40,7 @@ class _Spec(_Part):
     backbone: Name
     pooling: Name = "average"
     neck: Name = "bnneck"
-    channels: dict[Name, Annotated[int, Field(ge=1, le=MAX_CHANNELS)]] = Field(default={}, max_length=MAX_GROUPS)
+    channels: Counts = Field(default={}, max_length=MAX_GROUPS)
 
 
 class _Transform(_Part):
@@ -68,6 +70,7 @@ class _Fields(_Part):
     system: Name = "batch"  # the first files, from before there were other systems, have no such key
     digest: Name
     centering: _Centering | None = None  # only where embeddings are centered
+    widths: dict[Name, Counts] = Field(default={}, max_length=MAX_WIDTHS)  # only in files of several widths
 
 
 _EXTRA: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
@@ -94,6 +97,7 @@ class Header:
         system: The normalization system.
         digest: The hash of the tensors.
         centering: The domains whose embeddings are centered; None where none are.
+        widths: The channels of each width beside the widest, by its name.
     """
 
     spec: NetworkSpec
@@ -104,6 +108,7 @@ class Header:
     system: str
     digest: str
     centering: DomainNames | None = None
+    widths: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def parse_header(text: str) -> Header:
@@ -130,6 +135,7 @@ def parse_header(text: str) -> Header:
         fields.system,
         fields.digest,
         None if centering is None else DomainNames(current_fields(centering.by), tuple(centering.names)),
+        fields.widths,
     )
 
 

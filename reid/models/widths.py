@@ -6,21 +6,18 @@ wide network and take no space in the file; its norms, with the statistics of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid.errors import ConfigError, unknown_name
-from reid.models.embedder import Embedder, NetworkSpec
+from reid.models.embedder import NetworkSpec
+from reid.models.execution import current_width
 from reid.models.networks.channel_removal import leading_rows, leading_weights
 
 PREFIX = "widths."  # of the names of tensors that belong to one width, before its name
 
-_CURRENT: ContextVar[float | None] = ContextVar("width", default=None)
 Channels = Mapping[str, int]
 
 
@@ -35,27 +32,6 @@ class NarrowWidth:
 
     channels: Channels
     tensors: Mapping[str, Tensor]
-
-
-def current_width() -> float | None:
-    """Return the width at which networks are loaded; None for the widest, whatever the file holds."""
-    return _CURRENT.get()
-
-
-@contextmanager
-def loaded_at(width: float | None) -> Iterator[None]:
-    """Load networks inside the ``with`` at a width; None loads the widest.
-
-    Example:
-        >>> with loaded_at(0.5):
-        ...     current_width()
-        0.5
-    """
-    token = _CURRENT.set(width)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
 
 
 def name_of_width(width: float) -> str:
@@ -79,7 +55,11 @@ def check_single_width(source: str) -> None:
 
 
 def select_width(
-    spec: NetworkSpec, widths: Mapping[str, Channels], tensors: dict[str, Tensor], source: str
+    spec: NetworkSpec,
+    widths: Mapping[str, Channels],
+    tensors: dict[str, Tensor],
+    source: str,
+    build: Callable[[], nn.Module],
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
     """Select the tensors of the current width.
 
@@ -88,6 +68,7 @@ def select_width(
         widths: The channels of each narrower width by its name; {} for a file of one width.
         tensors: All tensors of the file.
         source: The file, for messages.
+        build: Builds the wide network, with any weights.
 
     Returns:
         What the network is built of, and its tensors.
@@ -105,9 +86,7 @@ def select_width(
     if name not in widths:
         raise ConfigError(f"{source}: {unknown_name('--width', name, ['1', *widths])}")
     channels = tuple(widths[name].items())
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        rows = leading_rows(Embedder(spec), channels)
-    rows = {layer: (_on_cpu(outputs), _on_cpu(inputs)) for layer, (outputs, inputs) in rows.items()}
+    rows = leading_rows(build(), channels)
     start = f"{PREFIX}{name}:"
     own = {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
     narrow = replace(spec, channels=tuple({**dict(spec.channels), **dict(channels)}.items()))
@@ -124,7 +103,3 @@ def tensors_of_widths(widths: Mapping[str, NarrowWidth]) -> dict[str, Tensor]:
         for name, width in widths.items()
         for key, tensor in width.tensors.items()
     }
-
-
-def _on_cpu(rows: Tensor | None) -> Tensor | None:
-    return rows

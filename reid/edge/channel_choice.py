@@ -1,8 +1,8 @@
 """Which channels of a network stay: how important each is, and how many each group keeps.
 
-Two measures of importance: the L1 norm of the weights that write a channel (Li et al., "Pruning Filters for Efficient
-ConvNets", ICLR 2017, section 3.1), and the scale that its norms give it (Liu et al., "Learning Efficient Convolutional
-Networks through Network Slimming", ICCV 2017, section 3).
+Measures of importance: the L1 norm of the weights that write a channel (Li et al., "Pruning Filters for Efficient
+ConvNets", ICLR 2017, section 3.1), the scale that its norms give it (Liu et al., "Learning Efficient Convolutional
+Networks through Network Slimming", ICCV 2017, section 3), and the product of both with the weights that read it.
 """
 
 from __future__ import annotations
@@ -94,6 +94,26 @@ def scale_importance(network: nn.Module, groups: Sequence[TiedChannels]) -> dict
     return found
 
 
+def channel_importance(network: nn.Module, groups: Sequence[TiedChannels]) -> dict[str, Tensor]:
+    """Measure channels by the product of the weights that write them, the scale of their norms, and what reads them.
+
+    In trials this product kept more of the embeddings than any of its factors.
+
+    Returns:
+        For each group (C,) float32.
+    """
+    scales, found = scale_importance(network, groups), weight_importance(network, groups)
+    for group in groups:
+        for name in group.readers:
+            layer = network.get_submodule(name)
+            weight = layer.weight.detach().abs().cpu()  # type: ignore[operator]
+            norm = weight.transpose(0, 1).flatten(1).sum(1)
+            found[group.name] = found[group.name] * (norm / norm.mean().clamp_min(1e-12)) ** (1 / len(group.readers))
+        if group.name in scales:
+            found[group.name] = found[group.name] * scales[group.name]
+    return found
+
+
 def _scale(layer: nn.Module) -> Tensor | None:
     if isinstance(layer, InstanceBatchNorm):
         parts = [_scale(layer.IN), _scale(layer.BN)]
@@ -132,6 +152,15 @@ def channels_to_keep(
                  group.first + numbers[group.first :].topk(int(count) - first).indices)  # fmt: skip
         kept[group.name] = torch.cat(parts).sort().values
     return kept
+
+
+def uniform_counts(groups: Sequence[TiedChannels], share: ShareOfMultiplyAdds, target: float) -> IntArray:
+    """Return how many channels each group keeps if all lose the same part; (G,) int64, at most ``target`` remains."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(counts_of_width(groups, middle)) <= target else (low, middle)
+    return counts_of_width(groups, low)
 
 
 def draw_counts(

@@ -1,13 +1,15 @@
 """Train a small network to give the embeddings of a large one on unlabelled crops.
 
-Both see the same crop, changed at random in the same way, and the loss is one minus the cosine of their embeddings.  So
-the small network needs no identities, and its embeddings stay comparable with those of the large one.
+Both see the same crop, changed at random in the same way.  The loss is one minus the cosine of their embeddings, and
+how far the last feature map is from that of the large network, which says more of each crop.  So the small network
+needs no identities, and its embeddings stay comparable with those of the large one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,9 +27,33 @@ LEARNING_RATE = 1e-3  # of Adam at the start; it falls to 0 as half a cosine doe
 AUGMENTATION = TrainTransform(grey=0.0, erase=0.2, erase_area=(0.02, 0.15))
 
 
-def far_from(wanted: Tensor, embeddings: Tensor) -> Tensor:
-    """Compute one minus the mean cosine between unit vectors (B, D)."""
-    return (1 - (embeddings * wanted).sum(1)).mean()
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a network gives for a batch: embeddings (B, D), and its last feature map (B, C, h, w)."""
+
+    embeddings: Tensor
+    maps: Tensor
+
+    def detached(self) -> Outputs:
+        """Return the same without gradients."""
+        return Outputs(self.embeddings.detach(), self.maps.detach())
+
+    def distance_to(self, wanted: Outputs) -> Tensor:
+        """Compute one minus the mean cosine of the embeddings, plus the squared error of the maps in their own unit."""
+        angles = (1 - (self.embeddings * wanted.embeddings).sum(1)).mean()
+        error = (self.maps.float() - wanted.maps.float()).square().sum()
+        return angles + (error / wanted.maps.float().square().sum().clamp_min(1e-12)).to(angles.device)
+
+
+def outputs_of(site: SiteNetwork, images: Tensor, domain: Tensor) -> Outputs:
+    """Run a network on prepared images (B, 3, H, W) of domains (B,) int64, and keep its last feature map."""
+    maps: list[Tensor] = []
+    hook = site.network.get_submodule("backbone").register_forward_hook(lambda *given: maps.append(given[2]))
+    try:
+        embeddings = site.run(images, domain)
+    finally:
+        hook.remove()
+    return Outputs(embeddings, torch.cat(maps))
 
 
 class Distillation:
@@ -85,7 +111,7 @@ class Distillation:
         changed = AUGMENTATION(crops.pixels[torch.from_numpy(rows)], generator)
         images = self._student.transform.normalise(changed).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            wanted = self._teacher.run(images, domain)
+            wanted = outputs_of(self._teacher, images, domain)
         loss = self._loss(images, domain, wanted)
         value = float(loss.detach())
         if self._penalty:
@@ -99,9 +125,9 @@ class Distillation:
         """Make ready for an epoch."""
         self._student.network.train()
 
-    def _loss(self, images: Tensor, domain: Tensor, wanted: Tensor) -> Tensor:
-        """Compute how far the embeddings of a batch are from those that are wanted, (B, D)."""
-        return far_from(wanted, self._student.run(images, domain))
+    def _loss(self, images: Tensor, domain: Tensor, wanted: Outputs) -> Tensor:
+        """Compute how far the outputs for a batch are from those that are wanted."""
+        return outputs_of(self._student, images, domain).distance_to(wanted)
 
     def _set_learning_rate(self, done: float) -> None:
         for group in self.optimizer.param_groups:

@@ -26,29 +26,28 @@ from reid.adaptation.adaptation_state import run_key
 from reid.adaptation.site_crops import SiteCrops, arrange, read_site
 from reid.adaptation.site_network import SiteNetwork
 from reid.data.loading import Progress
-from reid.data.selection import keep_balanced
 from reid.edge.channel_choice import (
+    channel_importance,
     channels_to_keep,
     check_target,
     counts_above_threshold,
     draw_counts,
     scale_importance,
+    uniform_counts,
     weight_importance,
 )
 from reid.edge.distillation import Distillation
 from reid.edge.neighbour_overlap import neighbour_overlap
 from reid.edge.slim_state import StateFile
-from reid.errors import ConfigError, DataError, WeightsError, unknown_name
+from reid.edge.slimming_inputs import chosen_crops, domain_fields_of, embedded, groups_of, judged_rows
+from reid.errors import ConfigError, unknown_name
 from reid.models.checkpoint import Checkpoint
 from reid.models.networks.channel_removal import keep_channels, narrow_to
-from reid.models.networks.multiply_adds import ShareOfMultiplyAdds, count_multiply_adds, multiply_adds_of_layers
-from reid.models.networks.tied_channels import TiedChannels, tied_channels
-from reid.norm import system_of
-from reid.records import FloatArray, IntArray, Sample
+from reid.models.networks.multiply_adds import ShareOfMultiplyAdds, count_multiply_adds
+from reid.models.networks.tied_channels import TiedChannels
+from reid.records import Sample
 
 RECIPE = "slimming"  # key of the free text of a checkpoint: how it was made smaller, as JSON
-FEWEST_CROPS = 16
-JUDGED = 256  # crops on which candidates are compared, and which no epoch shows where there are enough
 SCALE_PENALTY = 1e-4
 METHODS = ("search", "slimming")
 SCALES, DISTILLATION = "scales", "distillation"
@@ -151,69 +150,11 @@ def slim_network(
         raise ConfigError(unknown_name("--method", plan.method, METHODS))
     groups, share = groups_of(checkpoint)
     check_target(groups, share, plan.target)
-    rows = chosen_crops(checkpoint, samples, plan)
+    rows = chosen_crops(checkpoint, samples, plan.crops)
     kept = StateFile(state, run_key(checkpoint.fingerprint, rows, asdict(plan)))
     with bar("reading", len(rows)) as progress:
         crops = read_site(rows, checkpoint.transform, domain_fields_of(checkpoint), workers=workers, progress=progress)
     return _Slimming(checkpoint, crops, plan, bar, kept, groups, share).run()
-
-
-def domain_fields_of(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the fields that name the domains of a network; () for one set of statistics for all cameras."""
-    return checkpoint.domain_fields if checkpoint.has_statistics else ()
-
-
-def groups_of(checkpoint: Checkpoint) -> tuple[tuple[TiedChannels, ...], ShareOfMultiplyAdds]:
-    """Find the channels that can be removed from a network, and what each costs.
-
-    Raises:
-        ConfigError: There are none, because PyTorch does not run the network, or it is not one of convolutions.
-    """
-    if checkpoint.runtime:
-        raise ConfigError(f"{checkpoint.source}: a graph for {checkpoint.runtime} cannot be pruned; give its weights")
-    if system_of(checkpoint.network) != "batch":
-        raise ConfigError(
-            f'{checkpoint.source}: its norms are of the system "{system_of(checkpoint.network)}"; channels are removed'
-            ' from networks of the system "batch" only'
-        )
-    try:
-        groups = tied_channels(checkpoint.network)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{checkpoint.source}: {checkpoint.spec.backbone} cannot be pruned, because {error}; OSNets, ResNets and"
-            " MobileNets can"
-        ) from error
-    transform = checkpoint.transform
-    costs = multiply_adds_of_layers(checkpoint.network, transform.height, transform.width)
-    return groups, ShareOfMultiplyAdds(costs, groups)
-
-
-def chosen_crops(checkpoint: Checkpoint, samples: Sequence[Sample], plan: SlimmingPlan) -> list[Sample]:
-    """Choose the crops to use, as many of each domain as there are.
-
-    Raises:
-        DataError: There are too few, or one has no camera and the network has cameras.
-    """
-    fields = domain_fields_of(checkpoint)
-    nameless = next((one for one in samples if "camera" in fields and not one.camera), None)
-    if nameless is not None:
-        raise DataError(f"{nameless.path}: the camera is empty, but the network has statistics for each camera")
-    rows = keep_balanced(list({one.path: one for one in samples}.values()), fields or ("camera",), plan.crops)
-    if len(rows) < FEWEST_CROPS:
-        raise DataError(f"slim: needs at least {FEWEST_CROPS} crops to compare networks on, got {len(rows)}")
-    return rows
-
-
-def judged_rows(crops: SiteCrops) -> tuple[IntArray, IntArray]:
-    """Divide crops into those that networks are compared on, and those that are shown in training.
-
-    Returns:
-        Two arrays of int64 rows; all crops are shown where too few would remain.
-    """
-    chosen = {one.path for one in keep_balanced(crops.samples, crops.domain_fields or ("camera",), JUDGED)}
-    is_judged = np.array([one.path in chosen for one in crops.samples])
-    shown = np.flatnonzero(~is_judged) if (~is_judged).sum() >= FEWEST_CROPS else np.arange(len(crops))
-    return np.flatnonzero(is_judged), shown
 
 
 class _Slimming:
@@ -281,7 +222,7 @@ class _Slimming:
             counts = counts_above_threshold(self._groups, self._share, self._plan.target, importance)
             self._kept.save(counts=counts.tolist())
             return trained, {**weight_importance(trained.network, self._groups), **importance}
-        importance = weight_importance(self._teacher.network, self._groups)
+        importance = channel_importance(self._teacher.network, self._groups)
         if not self._kept.state.counts:
             self._search(importance)
         return self._teacher, importance
@@ -289,7 +230,8 @@ class _Slimming:
     def _search(self, importance: Mapping[str, Tensor]) -> None:
         """Score all candidates, and keep the counts of the best."""
         random, plan = np.random.default_rng(self._plan.seed), self._plan
-        drawn = [draw_counts(self._groups, self._share, plan.target, random) for _ in range(plan.candidates)]
+        drawn = [uniform_counts(self._groups, self._share, plan.target)]
+        drawn += [draw_counts(self._groups, self._share, plan.target, random) for _ in range(plan.candidates - 1)]
         rows = [self._crops.samples[row] for row in self._judged]
         pixels = self._crops.pixels[torch.from_numpy(self._judged)]
         judged = arrange(rows, pixels, self._crops.domain_fields)
@@ -354,28 +296,3 @@ class _Slimming:
 
 def _pair(networks: tuple[nn.Module, nn.Module], count: Callable[[nn.Module], int]) -> tuple[int, int]:
     return count(networks[0]), count(networks[1])
-
-
-def embedded(site: SiteNetwork, rows: IntArray) -> FloatArray:
-    """Embed the crops at some rows (N,), without their mirror images.
-
-    Returns:
-        (N, D) float32, unit rows.
-
-    Raises:
-        WeightsError: A number is not finite.
-    """
-    site.network.eval()
-    domain = site.crops.domain[torch.from_numpy(rows)].numpy()
-    order = np.argsort(domain, kind="stable")
-    with torch.inference_mode():
-        parts = [
-            site.run(site.images(rows[part]), site.crops.domain[torch.from_numpy(rows[part])])
-            for part in np.array_split(order, -(-len(order) // 64))
-        ]
-    found = torch.cat(parts).numpy()
-    if not np.isfinite(found).all():
-        raise WeightsError("slim: the network gives numbers that are not finite; its weights are damaged")
-    vectors = np.empty_like(found)
-    vectors[order] = found
-    return vectors

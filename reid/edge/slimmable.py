@@ -22,20 +22,12 @@ from torch import Tensor, nn
 from reid.adaptation.adaptation_state import run_key
 from reid.adaptation.site_crops import SiteCrops, read_site
 from reid.adaptation.site_network import SINGLE_DOMAIN, SiteNetwork
-from reid.edge.channel_choice import counts_of_width, weight_importance
-from reid.edge.distillation import LEARNING_RATE, Distillation, far_from
+from reid.edge.channel_choice import channel_importance, counts_of_width
+from reid.edge.distillation import LEARNING_RATE, Distillation, Outputs, outputs_of
 from reid.edge.neighbour_overlap import neighbour_overlap
-from reid.edge.pruning import (
-    RECIPE,
-    Bar,
-    SlimmingPlan,
-    chosen_crops,
-    domain_fields_of,
-    embedded,
-    groups_of,
-    judged_rows,
-)
+from reid.edge.pruning import RECIPE, Bar, SlimmingPlan
 from reid.edge.slim_state import StateFile
+from reid.edge.slimming_inputs import chosen_crops, domain_fields_of, embedded, groups_of, judged_rows
 from reid.errors import ConfigError
 from reid.models.checkpoint import Checkpoint
 from reid.models.networks.channel_removal import leading_rows, leading_weights, narrow_to, reorder_channels
@@ -133,7 +125,7 @@ def train_widths(
     """
     wanted = check_widths(widths)
     groups, share = groups_of(checkpoint)
-    rows = chosen_crops(checkpoint, samples, plan)
+    rows = chosen_crops(checkpoint, samples, plan.crops)
     kept = StateFile(state, run_key(checkpoint.fingerprint, rows, {**asdict(plan), "widths": list(wanted)}))
     with bar("reading", len(rows)) as progress:
         fields = domain_fields_of(checkpoint)
@@ -157,7 +149,7 @@ class _NarrowNetwork:
         """Take the weights of the wide network as they are now, so that gradients reach them."""
         for name, tensor in self._shared().items():
             layer, _, key = name.rpartition(".")
-            setattr(self.site.network.get_submodule(layer), key, tensor)
+            setattr(self.site.network.get_submodule(layer), key, tensor.view_as(tensor))  # as no parameter of its own
 
     def fix(self) -> None:
         """Take the weights of the wide network without gradients, to measure and to embed."""
@@ -199,14 +191,14 @@ class _Sandwich(Distillation):
         for one in self._narrow:
             one.site.network.train()
 
-    def _loss(self, images: Tensor, domain: Tensor, wanted: Tensor) -> Tensor:
-        widest = self._student.run(images, domain)
-        loss, target = far_from(wanted, widest), widest.detach()
+    def _loss(self, images: Tensor, domain: Tensor, wanted: Outputs) -> Tensor:
+        widest = outputs_of(self._student, images, domain)
+        loss, target = widest.distance_to(wanted), widest.detached()
         *between, narrowest = self._narrow
         drawn = self._draws.permutation(len(between))[:DRAWN].tolist()
         for one in (*(between[number] for number in drawn), narrowest):
             one.follow()
-            loss = loss + far_from(target, one.site.run(images, domain))
+            loss = loss + outputs_of(one.site, images, domain).distance_to(target)
         return loss
 
 
@@ -224,7 +216,7 @@ class _Training:
             self._teacher.measure(plan.seed)
         self._judged, self._shown = judged_rows(crops)
         self._wanted = embedded(self._teacher, self._judged)
-        importance = weight_importance(self._teacher.network, groups)
+        importance = channel_importance(self._teacher.network, groups)
         order = {group.name: _order(group, importance[group.name]) for group in groups}
         self._wide = self._site(reorder_channels(self._teacher.network, order))
         self._narrow = [_NarrowNetwork(checkpoint, self._wide, _smaller(groups, one)) for one in counts[1:]]

@@ -37,6 +37,9 @@ def export(
     ] = False,
     data: Data = None,
     root: Root = None,
+    width: Annotated[
+        float | None, typer.Option(help='Width of a network that "reid slim --widths" made. Default: the widest.')
+    ] = None,
 ) -> None:
     """Write a network for ONNX Runtime or OpenVINO, with the statistics of one camera."""
     from reid.errors import ConfigError
@@ -51,7 +54,10 @@ def export(
 
     check_output_file(out, "<net" if format_of(out) == "openvino" else "pytorch", [str(weights)] if weights else None)
     check_output_file(out.with_suffix(".toml"), "colours")
-    checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
+    from reid.models.execution import loaded_at
+
+    with loaded_at(width):
+        checkpoint = load_checkpoint(weights, backbone, size, profiles or ())
     if int8:
         from reid.cli.int8_export import export_int8
 

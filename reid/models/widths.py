@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from reid.errors import ConfigError, unknown_name
+from reid.errors import ConfigError, WeightsError, unknown_name
 from reid.models.embedder import NetworkSpec
 from reid.models.execution import current_width
 from reid.models.networks.channel_removal import leading_rows, leading_weights
@@ -74,7 +74,8 @@ def select_width(
         What the network is built of, and its tensors.
 
     Raises:
-        ConfigError: The file does not have this width, or its widths do not fit its network.
+        ConfigError: The file does not have this width.
+        WeightsError: Its widths do not fit its network.
     """
     wide = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
     width = current_width()
@@ -93,7 +94,7 @@ def select_width(
     try:
         return narrow, {**leading_weights(wide, rows), **own}
     except (IndexError, RuntimeError) as error:
-        raise ConfigError(f"its width {name} does not fit its network") from error
+        raise WeightsError(f"{source}: the header of this weights file is damaged (width {name})") from error
 
 
 def tensors_of_widths(widths: Mapping[str, NarrowWidth]) -> dict[str, Tensor]:

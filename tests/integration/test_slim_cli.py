@@ -18,6 +18,7 @@ from reid.edge.slim_state import StateFile, slim_state_file
 from reid.models.checkpoint import load_checkpoint, save_checkpoint
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.records import Sample, Split
+from reid.retrieval.gallery import Gallery
 
 FEW = ("--candidates", 2, "--epochs", 1)
 
@@ -67,6 +68,28 @@ def test_the_small_weights_work_in_every_command(reid, fails, site: Path, weight
     )
     assert "osnet_x1_0" in fails("embed", "--data", site, "--weights", out, "--backbone", "osnet_x1_0",
                                  "--out", tmp_path / "x.safetensors")  # fmt: skip
+
+
+def test_one_file_runs_at_several_widths(reid, fails, site: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "widths.safetensors"
+    code, text, _ = reid("slim", "--data", site, "--weights", weights, "--out", out, "--widths", "1,0.5", "--epochs", 1)
+    assert code == 0
+    assert [line.split("\t")[2].split(":")[0] for line in text.splitlines()] == ["width 1", "width 0.5"]
+    fingerprints = set()
+    for width in ((), ("--width", 1), ("--width", 0.5)):
+        gallery = tmp_path / f"gallery{len(fingerprints)}"
+        assert reid("index", "build", "--data", site, "--weights", out, *width, "--out", gallery)[0] == 0
+        fingerprints.add(Gallery.open(gallery).embeddings.fingerprint)
+        assert reid("search", next(site.parent.glob("*door*.png")), "--gallery", gallery)[0] == 0
+    assert len(fingerprints) == 2
+    assert reid("export", "--weights", out, "--width", 0.5, "--out", tmp_path / "half.onnx")[0] == 0
+    common = ("embed", "--data", site, "--out", tmp_path / "e.safetensors")
+    assert "0.5" in fails(*common, "--weights", out, "--width", 0.3)
+    assert "--width" in fails(*common, "--weights", weights, "--width", 0.5)
+    assert "--width" in fails(*common, "--weights", tmp_path / "half.onnx", "--width", 0.5)
+    for wrong in ("1", "0.5,x", "2", "0.5,0.5"):
+        assert "--widths" in fails("slim", "--data", site, "--weights", weights, "--out", tmp_path / "w.safetensors",
+                                   "--widths", wrong)  # fmt: skip
 
 
 def test_a_training_starts_from_the_small_weights(reid, weights: Path, tmp_path: Path) -> None:

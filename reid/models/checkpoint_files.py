@@ -105,6 +105,15 @@ def write_contents(path: Path, contents: CheckpointContents, widths: Mapping[str
     write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
 
 
+def widths_in_file(path: Path) -> tuple[float, ...]:
+    """Return the widths that a file of weights holds, the widest first; (1.0,) for a file of one width."""
+    if program_of(path) is not None:
+        return (1.0,)
+    _, metadata = read_table(path)
+    is_own = metadata.get("format") == FORMAT
+    return (1.0, *(float(name) for name in parse_header(metadata["network"]).widths)) if is_own else (1.0,)
+
+
 def fingerprint_of(contents: CheckpointContents, execution: Execution = USUAL) -> str:
     """Return a hash that changes with anything that changes embeddings."""
     parts = [

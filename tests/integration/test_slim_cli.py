@@ -20,6 +20,9 @@ from reid.models.embedder import Embedder, NetworkSpec
 from reid.records import Sample, Split
 from reid.retrieval.gallery import Gallery
 
+for needed in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    pytest.importorskip(needed, reason='pip install "reid-multidomain[onnx,openvino]"')
+
 FEW = ("--candidates", 2, "--epochs", 1)
 
 
@@ -83,6 +86,23 @@ def test_one_file_runs_at_several_widths(reid, fails, site: Path, weights: Path,
         assert reid("search", next(site.parent.glob("*door*.png")), "--gallery", gallery)[0] == 0
     assert len(fingerprints) == 2
     assert reid("export", "--weights", out, "--width", 0.5, "--out", tmp_path / "half.onnx")[0] == 0
+    budget = ("export", "--weights", out, "--data", site, "--out", tmp_path / "best.xml", "--budget")
+    code, text, err = reid(*budget, "60 s")
+    assert code == 0, err
+    listed = json.loads((tmp_path / "best.json").read_text())["exports"]
+    assert {(row["width"], row["precision"], row["program"]) for row in listed} == {
+        (width, precision, program)
+        for width in (1.0, 0.5)
+        for precision in ("float32", "int8")
+        for program in ("ONNX Runtime", "OpenVINO")
+    }
+    (written,) = [row for row in listed if row["is_written"]]
+    assert (written["width"], written["program"]) == (1.0, "OpenVINO")
+    assert written["overlap"] > 0.9
+    assert load_checkpoint(tmp_path / "best.xml").fingerprint in text
+    assert "--budget" in fails(*budget, "soon")
+    assert "--budget" in fails(*budget, "5 ms", "--int8")
+    assert "--data" in fails("export", "--weights", out, "--out", tmp_path / "best.xml", "--budget", "5 ms")
     common = ("embed", "--data", site, "--out", tmp_path / "e.safetensors")
     assert "0.5" in fails(*common, "--weights", out, "--width", 0.3)
     assert "--width" in fails(*common, "--weights", weights, "--width", 0.5)

@@ -41,6 +41,7 @@ ONE_FILE = {
     "timm": ["reid/models/networks/timm_backbones.py"],
 }
 PARTS_OF_COMMANDS = (
+    "budget_export",
     "camera_probe",
     "camera_repair",
     "corruption_options",

@@ -154,6 +154,18 @@ def channels_to_keep(
     return kept
 
 
+def draw_candidates(
+    groups: Sequence[TiedChannels], share: ShareOfMultiplyAdds, target: float, count: int, random: np.random.Generator
+) -> list[IntArray]:
+    """Draw ``count`` candidates as :func:`draw_counts` does.
+
+    The first loses the same part of every group, where this meets the target as well as the others do.
+    """
+    uniform = uniform_counts(groups, share, target)
+    first = [uniform] if abs(share(uniform) - target) <= BAND else []
+    return first + [draw_counts(groups, share, target, random) for _ in range(count - len(first))]
+
+
 def uniform_counts(groups: Sequence[TiedChannels], share: ShareOfMultiplyAdds, target: float) -> IntArray:
     """Return how many channels each group keeps if all lose the same part; (G,) int64, at most ``target`` remains."""
     low, high = 0.0, 1.0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reid.adaptation.site_network import SiteNetwork
 from reid.data.loading import Progress
@@ -28,24 +29,35 @@ AUGMENTATION = TrainTransform(grey=0.0, erase=0.2, erase_area=(0.02, 0.15))
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
+class EmbeddedMaps:
     """What a network gives for a batch: embeddings (B, D), and its last feature map (B, C, h, w)."""
 
     embeddings: Tensor
     maps: Tensor
 
-    def detached(self) -> Outputs:
+    def detached(self) -> EmbeddedMaps:
         """Return the same without gradients."""
-        return Outputs(self.embeddings.detach(), self.maps.detach())
+        return EmbeddedMaps(self.embeddings.detach(), self.maps.detach())
 
-    def distance_to(self, wanted: Outputs) -> Tensor:
-        """Compute one minus the mean cosine of the embeddings, plus the squared error of the maps in their own unit."""
+    def distance_to(self, wanted: EmbeddedMaps) -> Tensor:
+        """Compute one minus the mean cosine of the embeddings, plus how far the maps are from each other."""
         angles = (1 - (self.embeddings * wanted.embeddings).sum(1)).mean()
-        error = (self.maps.float() - wanted.maps.float()).square().sum()
-        return angles + (error / wanted.maps.float().square().sum().clamp_min(1e-12)).to(angles.device)
+        return angles + _map_distance(self.maps.float(), wanted.maps.float()).to(angles.device)
 
 
-def outputs_of(site: SiteNetwork, images: Tensor, domain: Tensor) -> Outputs:
+def _map_distance(maps: Tensor, wanted: Tensor) -> Tensor:
+    """How far maps (B, C', h, w) are from those that are wanted, (B, C, h, w), 0 where they are equal.
+
+    With as many channels it is the squared error in units of the wanted maps.  Otherwise it compares where the two
+    look: the energy of each position, scaled to unit length (Zagoruyko and Komodakis, ICLR 2017, equation 2).
+    """
+    if maps.shape[1] == wanted.shape[1]:
+        return (maps - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
+    attention = [functional.normalize(one.square().mean(1).flatten(1)) for one in (maps, wanted)]
+    return (attention[0] - attention[1]).square().sum(1).mean()
+
+
+def outputs_of(site: SiteNetwork, images: Tensor, domain: Tensor) -> EmbeddedMaps:
     """Run a network on prepared images (B, 3, H, W) of domains (B,) int64, and keep its last feature map."""
     maps: list[Tensor] = []
     hook = site.network.get_submodule("backbone").register_forward_hook(lambda *given: maps.append(given[2]))
@@ -53,7 +65,7 @@ def outputs_of(site: SiteNetwork, images: Tensor, domain: Tensor) -> Outputs:
         embeddings = site.run(images, domain)
     finally:
         hook.remove()
-    return Outputs(embeddings, torch.cat(maps))
+    return EmbeddedMaps(embeddings, torch.cat(maps))
 
 
 class Distillation:
@@ -125,7 +137,7 @@ class Distillation:
         """Make ready for an epoch."""
         self._student.network.train()
 
-    def _loss(self, images: Tensor, domain: Tensor, wanted: Outputs) -> Tensor:
+    def _loss(self, images: Tensor, domain: Tensor, wanted: EmbeddedMaps) -> Tensor:
         """Compute how far the outputs for a batch are from those that are wanted."""
         return outputs_of(self._student, images, domain).distance_to(wanted)
 

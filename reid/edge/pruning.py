@@ -31,9 +31,8 @@ from reid.edge.channel_choice import (
     channels_to_keep,
     check_target,
     counts_above_threshold,
-    draw_counts,
+    draw_candidates,
     scale_importance,
-    uniform_counts,
     weight_importance,
 )
 from reid.edge.distillation import Distillation
@@ -230,8 +229,7 @@ class _Slimming:
     def _search(self, importance: Mapping[str, Tensor]) -> None:
         """Score all candidates, and keep the counts of the best."""
         random, plan = np.random.default_rng(self._plan.seed), self._plan
-        drawn = [uniform_counts(self._groups, self._share, plan.target)]
-        drawn += [draw_counts(self._groups, self._share, plan.target, random) for _ in range(plan.candidates - 1)]
+        drawn = draw_candidates(self._groups, self._share, plan.target, plan.candidates, random)
         rows = [self._crops.samples[row] for row in self._judged]
         pixels = self._crops.pixels[torch.from_numpy(self._judged)]
         judged = arrange(rows, pixels, self._crops.domain_fields)

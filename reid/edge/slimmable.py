@@ -23,7 +23,7 @@ from reid.adaptation.adaptation_state import run_key
 from reid.adaptation.site_crops import SiteCrops, read_site
 from reid.adaptation.site_network import SINGLE_DOMAIN, SiteNetwork
 from reid.edge.channel_choice import channel_importance, counts_of_width
-from reid.edge.distillation import LEARNING_RATE, Distillation, Outputs, outputs_of
+from reid.edge.distillation import LEARNING_RATE, Distillation, EmbeddedMaps, outputs_of
 from reid.edge.neighbour_overlap import neighbour_overlap
 from reid.edge.pruning import RECIPE, Bar, SlimmingPlan
 from reid.edge.slim_state import StateFile
@@ -191,7 +191,7 @@ class _Sandwich(Distillation):
         for one in self._narrow:
             one.site.network.train()
 
-    def _loss(self, images: Tensor, domain: Tensor, wanted: Outputs) -> Tensor:
+    def _loss(self, images: Tensor, domain: Tensor, wanted: EmbeddedMaps) -> Tensor:
         widest = outputs_of(self._student, images, domain)
         loss, target = widest.distance_to(wanted), widest.detached()
         *between, narrowest = self._narrow

@@ -18,6 +18,7 @@ from reid.edge.channel_choice import (
     channels_to_keep,
     check_target,
     counts_above_threshold,
+    draw_candidates,
     draw_counts,
     fewest_channels,
     scale_importance,
@@ -53,6 +54,16 @@ def test_drawn_networks_keep_the_target_and_differ(backbone: str, target: float)
         small = keep_channels(network, channels_to_keep(groups, weight_importance(network, groups), counts))
         kept = count_multiply_adds(small, *SIDES) / count_multiply_adds(network, *SIDES)
         assert kept == pytest.approx(target, abs=BAND)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18_x0_25", "osnet_x0_25"])
+def test_the_first_candidate_is_uniform_only_where_it_meets_the_target(backbone: str) -> None:
+    """OSNet x0.25 has so few channels that steps of four miss half of the multiply-adds by far."""
+    _, groups, share = prepared(backbone)
+    for target in (0.4, 0.5, 0.6):
+        drawn = draw_candidates(groups, share, target, 2, np.random.default_rng(0))
+        assert len(drawn) == 2
+        assert all(abs(share(counts) - target) <= BAND for counts in drawn)
 
 
 @given(target=st.floats(0.15, 0.95), seed=st.integers(0, 99))

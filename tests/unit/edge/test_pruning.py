@@ -107,6 +107,16 @@ def test_cameras_that_the_network_does_not_know_are_measured(samples: list[Sampl
     assert found.checkpoint.domains == CAMERAS
 
 
+def test_networks_with_a_linear_neck_also_lose_channels_of_their_last_map(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    spec, path = NetworkSpec("resnet18_x0_25", neck="fc"), tmp_path / "w.safetensors"
+    save_checkpoint(path, randomize_norms(Embedder(spec)), spec, TRANSFORM, (), (), {})
+    found = slim_network(load_checkpoint(path), samples, replace(SHORT, epochs=1), bar)
+    assert found.checkpoint.network.backbone.layer4[1].conv2.out_channels < 128
+    assert found.cosine[1] > found.cosine[0]
+
+
 def test_slimming_meets_the_target(whole_runs: dict[str, SlimNetwork]) -> None:
     found = whole_runs["slimming"]
     assert 0.4 < found.multiply_adds[1] / found.multiply_adds[0] <= 0.6

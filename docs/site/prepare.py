@@ -36,6 +36,7 @@ REFERENCE = {
     "training": ("Training: reid.training", ("reid.training",)),
     "adaptation": ("Adaptation to a site: reid.adaptation", ("reid.adaptation",)),
     "generation": ("Networks that write crops: reid.generation", ("reid.generation",)),
+    "edge": ("Small computers: reid.edge", ("reid.edge",)),
     "program": (
         "Records, files and the program",
         (

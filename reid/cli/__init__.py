@@ -40,6 +40,7 @@ from reid.cli import (
     restyle,
     search,
     serve,
+    slim,
     start,
     sweep,
     synth,
@@ -63,7 +64,7 @@ app = typer.Typer(
 for module in (
     init, ingest, synth, corrupt, attack, restyle, complete, generate, validate, train, recipe, sweep, calibrate, adapt,
     cameras, camera_probe, camera_repair, embed, index, identify, search, evaluate, diff, start, serve, users, weights,
-    export,
+    slim, export,
 ):  # fmt: skip
     app.add_typer(module.commands)
 

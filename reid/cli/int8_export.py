@@ -57,7 +57,7 @@ def export_int8(checkpoint: Checkpoint, data: Sequence[str] | None, root: Path |
         raise DataError(f"--int8: needs at least {MIN_CROPS} crops{whose} in --data to measure ranges, got {len(used)}")
     check_files(samples)
     graph = graph_of_camera(checkpoint, out, camera)
-    small = quantize_graph(graph, _images(checkpoint, used), checkpoint.source)
+    small = quantize_graph(graph, prepared_images(checkpoint, used), checkpoint.source)
     with TemporaryDirectory() as folder:
         before, after = (_loaded(checkpoint, one, Path(folder) / f"{name}{out.suffix}") for name, one in
                          (("float32", graph), ("int8", small)))  # fmt: skip
@@ -76,7 +76,7 @@ def export_int8(checkpoint: Checkpoint, data: Sequence[str] | None, root: Path |
     )
 
 
-def _images(checkpoint: Checkpoint, samples: Sequence[Sample]) -> npt.NDArray[Any]:
+def prepared_images(checkpoint: Checkpoint, samples: Sequence[Sample]) -> npt.NDArray[Any]:
     """Prepared images (N, 3, H, W) float32."""
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""The options of every command that runs a network: ``--device``, ``--precision``, ``--runtime`` and ``--decoder``.
+"""The options of every command that runs a network: ``--device``, ``--precision``, ``--runtime`` and others.
 
 A command gets them by its class, :class:`NetworkCommand`.  They hold for every network that it loads.
 """
@@ -14,7 +14,16 @@ from reid.cli.rerank_options import join_numbers
 from reid.data.near_duplicates import KEEP, NEAR_POLICIES, NearDuplicates, duplicates_handled_by
 from reid.data.unreadable import LIST, POLICIES, STOP, Unreadable, handled_by
 from reid.errors import ConfigError, unknown_name
-from reid.models.execution import AUTO, DECODERS, PRECISIONS, RUNTIME_NAMES, Execution, executed_as, find_device
+from reid.models.execution import (
+    AUTO,
+    DECODERS,
+    PRECISIONS,
+    RUNTIME_NAMES,
+    Execution,
+    executed_as,
+    find_device,
+    loaded_at,
+)
 
 BAD_IMAGES, NEAR_DUPLICATES = "bad_images", "near_duplicates"
 _sheet = typer.Typer(add_completion=False)
@@ -53,6 +62,10 @@ def _options(
             " fraction of their size.",
         ),
     ] = DECODERS[0],
+    width: Annotated[
+        float | None,
+        typer.Option(help='Width of a network that "reid slim --widths" made, such as 0.5. Default: the widest.'),
+    ] = None,
     bad_images: Annotated[
         str,
         typer.Option(
@@ -74,6 +87,7 @@ def _options(
 
 
 OPTIONS = ("device", "precision", "runtime", "decoder")
+WIDTH = "width"
 DEFAULTS = {"device": AUTO, "precision": PRECISIONS[0], "runtime": RUNTIME_NAMES[0], "decoder": DECODERS[0]}
 
 
@@ -89,9 +103,9 @@ def execution_words(execution: Execution) -> tuple[str, ...]:
 
 
 class NetworkCommand(TyperCommand):
-    """A command that runs a network, with the options of :data:`OPTIONS`."""
+    """A command that runs a network, with the options of :data:`OPTIONS` and ``--width``."""
 
-    option_names: tuple[str, ...] = OPTIONS
+    option_names: tuple[str, ...] = (*OPTIONS, WIDTH)
 
     def __init__(self, *args: Any, params: Any = None, **settings: Any) -> None:
         sheet: Any = typer.main.get_command(_sheet)
@@ -104,14 +118,15 @@ class NetworkCommand(TyperCommand):
         execution = Execution(**{name: ctx.params.pop(name) for name in OPTIONS})
         if asks_for_auto:
             typer.echo(f"device: {find_device(execution).device}", err=True)
-        with executed_as(execution):
+        width = ctx.params.pop(WIDTH)
+        with executed_as(execution), loaded_at(width):
             return super().invoke(ctx)
 
 
 class ReadingCommand(NetworkCommand):
     """A command that runs a network on many images, with ``--bad-images`` and ``--near-duplicates`` too."""
 
-    option_names = (*OPTIONS, BAD_IMAGES, NEAR_DUPLICATES)
+    option_names = (*OPTIONS, WIDTH, BAD_IMAGES, NEAR_DUPLICATES)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, then list the images that it left out, and those that are nearly the same as others."""

@@ -25,6 +25,7 @@ from reid.models.execution import STORED, USUAL, Execution, find_device
 from reid.models.profile_checks import check_profiles
 from reid.models.runners import RunnerOf
 from reid.models.runtime import RuntimeNetwork
+from reid.models.widths import NarrowWidth
 from reid.norm import SYSTEMS, Profiles, add_domain, domains_of, install, system_of
 from reid.norm.site_cohort import SiteCohort, join_cohorts
 from reid.norm.unseen_domains import UNKNOWN_DOMAIN, check_policy
@@ -186,12 +187,12 @@ class Checkpoint:
             return moved
         return replace(moved, fingerprint=fingerprint_of(moved._contents(), execution))
 
-    def save(self, path: Path) -> None:
-        """Write everything that :func:`load_checkpoint` needs to return a checkpoint with the same fingerprint."""
+    def save(self, path: Path, widths: Mapping[str, NarrowWidth] | None = None) -> None:
+        """Write what :func:`load_checkpoint` needs to return the same checkpoint, and other widths of the network."""
         extra = {**self.extra, BASE: self.weights}
         if self.execution.fingerprint_parts():
             extra[STORED] = f"{self.execution.precision} {self.execution.decoder}"
-        _write(path, replace(self._contents(), extra=extra), domains_of(self.network))
+        _write(path, replace(self._contents(), extra=extra), domains_of(self.network), widths)
 
     def embed(self, images: Tensor, domain: Tensor | int | None = None) -> Tensor:
         """Compute the embeddings of prepared images.
@@ -272,12 +273,10 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
     """Read a network from a file of ours, from published weights, or from a model that another program runs.
 
     Args:
-        path: A ``.safetensors`` file of ours, a file of published weights (``.pth``, ``.pt``, ``.pth.tar``,
-            ``.safetensors``), or a model (``.onnx``, or ``.xml`` with its ``.bin``).
-        backbone: What published weights are of: a name in :data:`~reid.models.networks.backbones.BACKBONES`, a ResNet
-            with changes, or ``timm:<name>``.  Other files name it themselves.
-        size: Height and width in pixels that images are resized to, in place of those of the training or of the
-            family of the weights.
+        path: A file of ours or of published weights (``.safetensors``, ``.pth``, ``.pt``, ``.pth.tar``), or a model
+            (``.onnx``, or ``.xml`` with its ``.bin``).
+        backbone: What published weights are of, as :func:`~reid.models.networks.backbones.build_backbone` names it.
+        size: Height and width in pixels of images, in place of those of the training or of the family of the weights.
 
     Returns:
         The checkpoint; published weights have no domains.
@@ -338,7 +337,9 @@ def _assemble(contents: CheckpointContents, source: str, execution: Execution = 
     )
 
 
-def _write(path: Path, contents: CheckpointContents, domains: Sequence[str]) -> None:
+def _write(
+    path: Path, contents: CheckpointContents, domains: Sequence[str], widths: Mapping[str, NarrowWidth] | None = None
+) -> None:
     network, domain_fields = contents.network, contents.domain_fields
     has_domains = bool(domain_fields) or SYSTEMS[system_of(network)].guesses
     if tuple(domains) != domains_of(network) or has_domains != bool(domains):
@@ -346,4 +347,4 @@ def _write(path: Path, contents: CheckpointContents, domains: Sequence[str]) -> 
             f"saving {path}: the network has the domains {list(domains_of(network))},"
             f" not {list(domains)} named by {list(domain_fields)}"
         )
-    write_contents(path, contents)
+    write_contents(path, contents, widths)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from reid.errors import ConfigError, WeightsError
 from reid.models.embedder import Embedder, NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters
 from reid.models.execution import USUAL, Execution
-from reid.models.header import DomainNames, check_domain_count, check_network_size, parse_extra, parse_header
+from reid.models.header import DomainNames, Header, check_domain_count, check_network_size, parse_extra, parse_header
 from reid.models.model_card import read_card
 from reid.models.networks.backbones import BACKBONES
 from reid.models.networks.transformers import TRANSFORMERS
 from reid.models.runtime import RUNTIMES, RuntimeNetwork, program_of, read_files
 from reid.models.weights.families import ANIMAL_NETWORKS, COLOURS, recognise
 from reid.models.weights.tensor_tables import Table, digest, load_strictly, packed, read_table, table_of, unpacked
+from reid.models.widths import NarrowWidth, check_single_width, select_width, tensors_of_widths
 from reid.norm import DomainBatchNorm, DomainPolicy, convert_norm, domains_of, extract, system_of
 from reid.norm.convert import take_rows
 from reid.norm.tensor_file import write_table
@@ -69,14 +70,16 @@ def read_contents(path: Path, backbone: str | None, size: tuple[int, int] | None
             transformers, whose files do not state it.
     """
     if program_of(path) is not None:
+        check_single_width(str(path))
         return _read_runtime_model(path, backbone, size)
     tensors, metadata = read_table(path)
     if metadata.get("format", "").startswith("reid-"):
         return _read_own_file(path, tensors, metadata, backbone)
+    check_single_width(str(path))
     return _read_published_weights(path, tensors, backbone, size)
 
 
-def write_contents(path: Path, contents: CheckpointContents) -> None:
+def write_contents(path: Path, contents: CheckpointContents, widths: Mapping[str, NarrowWidth] | None = None) -> None:
     """Write a network and its header to a safetensors file that :func:`read_contents` reads without further help."""
     network, extra = contents.network, dict(contents.extra)
     if contents.unseen_camera_policy != UnseenCameraPolicy.ERROR:
@@ -84,8 +87,9 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
     tensors, centers = table_of(network), contents.centers
     if centers is not None:
         tensors[CENTERS] = centers.vectors.contiguous()
+    tensors |= tensors_of_widths(widths or {})
     header = {
-        "spec": asdict(contents.spec),
+        "spec": contents.spec.to_dict(),
         "transform": contents.transform.to_dict(),
         "by": fields_in_files(contents.domain_fields),
         "names": list(domains_of(network)),
@@ -95,14 +99,25 @@ def write_contents(path: Path, contents: CheckpointContents) -> None:
     }
     if centers is not None:
         header["centering"] = {"by": fields_in_files(centers.domain_fields), "names": list(centers.domains)}
+    if widths:
+        header["widths"] = {name: dict(width.channels) for name, width in widths.items()}
     texts = {"network": json.dumps(header), "extra": json.dumps(extra)}
     write_table(path, packed(tensors), {"format": FORMAT, **texts, "check": _checksum(texts)})
+
+
+def widths_in_file(path: Path) -> tuple[float, ...]:
+    """Return the widths that a file of weights holds, the widest first; (1.0,) for a file of one width."""
+    if program_of(path) is not None:
+        return (1.0,)
+    _, metadata = read_table(path)
+    is_own = metadata.get("format") == FORMAT
+    return (1.0, *(float(name) for name in parse_header(metadata["network"]).widths)) if is_own else (1.0,)
 
 
 def fingerprint_of(contents: CheckpointContents, execution: Execution = USUAL) -> str:
     """Return a hash that changes with anything that changes embeddings."""
     parts = [
-        asdict(contents.spec),
+        contents.spec.to_dict(),
         contents.transform.to_dict(),
         fields_in_files(contents.domain_fields),
         list(domains_of(contents.network)),
@@ -144,6 +159,7 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
     if digest(tensors) != header.digest:
         raise WeightsError(f"{path}: damaged, its tensors are not those that were saved; copy the file again")
     centers = _take_centers(path, header.centering, tensors)
+    spec, tensors = _select_width(path, header, tensors)
     is_runtime_model = spec.backbone in RUNTIMES.values()
     numbers = sum(tensor.numel() for tensor in tensors.values())
     try:
@@ -160,6 +176,12 @@ def _read_own_file(path: Path, tensors: Table, metadata: Mapping[str, str], back
         raise WeightsError(f"{path}: its header does not fit: {error}") from error
     load_strictly(network, tensors, f"{path} into {spec.backbone}")
     return CheckpointContents(network, spec, transform, domain_fields, policy, extra, centers)
+
+
+def _select_width(path: Path, header: Header, tensors: Table) -> tuple[NetworkSpec, Table]:
+    """What the network of the wanted width is built of, and its tensors."""
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    return select_width(header.spec, header.widths, tensors, str(path), lambda: _build(header.spec, numbers))
 
 
 def _take_centers(path: Path, named: DomainNames | None, tensors: Table) -> EmbeddingCenters | None:

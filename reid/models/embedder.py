@@ -7,7 +7,8 @@ domains, and passes them the domain of each image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from reid.errors import ConfigError, unknown_name
 from reid.models.networks.backbones import build_backbone
+from reid.models.networks.channel_removal import narrow_to
 from reid.models.networks.pooling import build_pooling
 
 FC_WIDTH = 512  # as the published OSNet has it
@@ -22,18 +24,27 @@ FC_WIDTH = 512  # as the published OSNet has it
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """The names of the three parts of an embedder, which are all that is needed to build it.
+    """What is needed to build an embedder: the names of its three parts, and which channels of them were removed.
 
     Args:
         backbone: A name in :data:`~reid.models.networks.backbones.BACKBONES`, a ResNet with changes such as
             "resnet50+ibn", or ``timm:<name>``.
         pooling: A name in :data:`~reid.models.networks.pooling.POOLINGS`.
         neck: A name in :data:`NECKS`.
+        channels: The groups of :func:`~reid.models.networks.tied_channels.tied_channels` that have fewer channels
+            than the backbone, by name, and how many they have; () for a whole network.
     """
 
     backbone: str
     pooling: str = "average"
     neck: str = "bnneck"
+    channels: tuple[tuple[str, int], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold; ``channels`` is left out where there are none, as in older files."""
+        values = asdict(self)
+        del values["channels"]
+        return {**values, "channels": dict(self.channels)} if self.channels else values
 
 
 def _build_bnneck(channels: int) -> tuple[nn.Module, int]:
@@ -72,7 +83,7 @@ class Embedder(nn.Module):
         spec: The names of its parts.
 
     Raises:
-        ConfigError: If a name is not known.
+        ConfigError: If a name is not known, or the network does not have these channels.
 
     Example:
         >>> embedder = Embedder(NetworkSpec("osnet_x0_25")).eval()
@@ -89,6 +100,9 @@ class Embedder(nn.Module):
         self.backbone = build_backbone(spec.backbone)
         self.pooling = build_pooling(spec.pooling)
         self.neck, self.dimension = NECKS[spec.neck](self.backbone.channels)
+        if spec.channels:
+            narrow = narrow_to(self, spec.channels)
+            self._modules.update(narrow._modules)
 
     def features(self, images: Tensor) -> Tensor:
         """Compute the pooled features (B, C) float32, of any length; the triplet loss compares these."""

@@ -91,6 +91,7 @@ USUAL = Execution()  # where nothing is asked for
 STORED = "execution"  # key of the free text of a checkpoint: precision and decoder of its embeddings
 
 _CURRENT: ContextVar[Execution] = ContextVar("execution", default=USUAL)
+_WIDTH: ContextVar[float | None] = ContextVar("width", default=None)
 
 
 def current_execution() -> Execution:
@@ -201,3 +202,24 @@ def as_stored(asked: Execution, extra: Mapping[str, str], source: str) -> Execut
         raise ConfigError(f"{source}: was not embedded with the decoder draft; leave --decoder out, or build it again")
     changes = {"precision": precision if precision in PRECISIONS else USUAL.precision}
     return replace(asked, **changes, **({"decoder": "draft"} if decoder == "draft" else {}))
+
+
+def current_width() -> float | None:
+    """Return the width at which networks are loaded; None for the widest, whatever the file holds."""
+    return _WIDTH.get()
+
+
+@contextmanager
+def loaded_at(width: float | None) -> Iterator[None]:
+    """Load networks inside the ``with`` at a width; None loads the widest.
+
+    Example:
+        >>> with loaded_at(0.5):
+        ...     current_width()
+        0.5
+    """
+    token = _WIDTH.set(width)
+    try:
+        yield
+    finally:
+        _WIDTH.reset(token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,11 +19,14 @@ from reid.old_names import current_fields
 from reid.structured_text import parse_json, shorten
 
 MAX_SIDE = 4096  # pixels; images are held in memory at this size
+MAX_CHANNELS, MAX_GROUPS = 2**16, 2**12  # of a group that was pruned, and how many groups a file may name
+MAX_WIDTHS = 64
 SLACK = 8  # so many times the numbers of a file may be built at first; few networks build more than they keep
 
 Name = Annotated[str, StringConstraints(max_length=200)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Counts = dict[Name, Annotated[int, Field(ge=1, le=MAX_CHANNELS)]]
 Triple = Annotated[list[Finite], Field(min_length=3, max_length=3)]
 
 
@@ -37,6 +40,7 @@ class _Spec(_Part):
     backbone: Name
     pooling: Name = "average"
     neck: Name = "bnneck"
+    channels: Counts = Field(default={}, max_length=MAX_GROUPS)
 
 
 class _Transform(_Part):
@@ -66,6 +70,7 @@ class _Fields(_Part):
     system: Name = "batch"  # the first files, from before there were other systems, have no such key
     digest: Name
     centering: _Centering | None = None  # only where embeddings are centered
+    widths: dict[Name, Counts] = Field(default={}, max_length=MAX_WIDTHS)  # only in files of several widths
 
 
 _EXTRA: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str], config=ConfigDict(strict=True))
@@ -92,6 +97,7 @@ class Header:
         system: The normalization system.
         digest: The hash of the tensors.
         centering: The domains whose embeddings are centered; None where none are.
+        widths: The channels of each width beside the widest, by its name.
     """
 
     spec: NetworkSpec
@@ -102,6 +108,7 @@ class Header:
     system: str
     digest: str
     centering: DomainNames | None = None
+    widths: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def parse_header(text: str) -> Header:
@@ -118,8 +125,9 @@ def parse_header(text: str) -> Header:
     if centering is not None and len(set(centering.names)) != len(centering.names):
         raise ConfigError(f"centering: expected distinct names, got {shorten(centering.names)}")
     transform = {key: value for key, value in fields.transform.model_dump().items() if value is not None}
+    spec = fields.spec
     return Header(
-        NetworkSpec(**fields.spec.model_dump()),
+        NetworkSpec(spec.backbone, spec.pooling, spec.neck, tuple(spec.channels.items())),
         EvaluationTransform.from_dict(transform),
         current_fields(fields.by),
         tuple(fields.names),
@@ -127,6 +135,7 @@ def parse_header(text: str) -> Header:
         fields.system,
         fields.digest,
         None if centering is None else DomainNames(current_fields(centering.by), tuple(centering.names)),
+        fields.widths,
     )
 
 

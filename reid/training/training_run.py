@@ -198,7 +198,8 @@ def build_learner(experiment: Experiment, rows: TrainingRows, start: Checkpoint 
     """
     torch.manual_seed(derive_seed(experiment.train.seed, INIT))
     parts = experiment.network
-    embedder = Embedder(NetworkSpec(parts.backbone, parts.pooling, parts.neck))
+    channels = start.spec.channels if start is not None else ()  # those of a network that was pruned
+    embedder = Embedder(NetworkSpec(parts.backbone, parts.pooling, parts.neck, channels))
     if start is not None:
         fill_embedder(embedder, start)
     network: nn.Module = embedder

@@ -216,6 +216,10 @@ CASES |= {
          "--report", "adapted.html"),
         adapted_state,
     ),
+    "slim": Case(
+        ("slim", "--data", "site", *WEIGHTS, "--candidates", "1", "--epochs", "1", "--out", "slim.safetensors"),
+        file_state(lambda path: load_checkpoint(path).fingerprint, "slim.safetensors"),
+    ),
     "report": Case(
         ("cameras", "report", "--data", "all.csv", *WEIGHTS, "--out", "p.safetensors", "--html", "cameras.html"),
         report_and_profiles_state,

@@ -30,6 +30,7 @@ ORDER = (
     "training",
     "adaptation",
     "generation",
+    "edge",
     "pipeline",
     "app",
     "cli",
@@ -42,6 +43,7 @@ ONE_FILE = {
     "timm": ["reid/models/networks/timm_backbones.py"],
 }
 PARTS_OF_COMMANDS = (
+    "budget_export",
     "camera_probe",
     "camera_repair",
     "corruption_options",

@@ -222,3 +222,13 @@ def test_nothing_is_left_beside_the_file(osnet: bytes, tmp_path: Path, monkeypat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     quantize_graph(osnet, IMAGES, "test")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sums_read_what_is_not_rounded(osnet: bytes, quantized_osnet: bytes) -> None:
+    """The last convolution of each of the six blocks reaches its sum as it is, and no node is left unused."""
+    graph = onnx.load_from_string(quantized_osnet).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    given = [makers[name] for node in graph.node if node.op_type == "Add" for name in node.input]
+    assert given.count("Conv") == 9  # and three of shortcuts
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert all(not used.isdisjoint(node.output) for node in graph.node)

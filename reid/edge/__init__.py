@@ -1,0 +1,1 @@
+"""Networks for small computers: fewer channels, several widths, and whole numbers of eight bits."""

@@ -55,9 +55,9 @@ Made by `python benchmarks/attacks.py --street FOLDER --vehicles VEHICLES --weig
 `benchmarks/results/attacks/`.
 """
 COSTS = """An update without attacks, and one of free adversarial training, is a forward and a backward pass of 32
-crops. Attacked copies cost four such passes more for the attack of three steps, two forward passes, and a batch of twice
-the crops: about seven times as much. The seconds show it only roughly, because they were measured beside other work.
-Gated BN costs nothing more at test time but a small gate in each of the first layers."""
+crops. Attacked copies cost four such passes more for the attack of three steps, two forward passes, and a batch of
+twice the crops: about seven times as much. The seconds show it only roughly, because they were measured beside other
+work. Gated BN costs nothing more at test time but a small gate in each of the first layers."""
 DEFENCE_NAMES = {
     "plain": "no attacks in the training",
     "free": "free adversarial training",

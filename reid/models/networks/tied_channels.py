@@ -74,7 +74,7 @@ def tied_channels(network: nn.Module) -> tuple[TiedChannels, ...]:
         >>> second.name, second.size, second.readers
         ('backbone.layer1.0.conv1', 16, ('backbone.layer1.0.conv2',))
     """
-    return _Search(network).groups()
+    return _ChannelSearch(network).groups()
 
 
 class _Tracer(fx.Tracer):
@@ -83,7 +83,7 @@ class _Tracer(fx.Tracer):
         return isinstance(m, leaves) or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Search:
+class _ChannelSearch:
     """Joins the channels of layers into groups while it follows the steps of the network."""
 
     def __init__(self, network: nn.Module) -> None:

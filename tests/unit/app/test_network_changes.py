@@ -301,7 +301,7 @@ def test_the_page_adds_a_camera_shows_both_neighbourhoods_and_undoes(
     assert "<dock>" not in shown["waiting"] + shown["network"]
     assert ask("cameras", "add", camera="<dock>", category="person").again == "jobs"
     assert "crops wait for the job" in ask("cameras", "waiting").parts["waiting"]
-    assert "job 1" in ask("cameras", "measure").error
+    assert "Job 1" in ask("cameras", "measure").error
     run_jobs(served.service, 1)
     network = ask("cameras", "show").parts["network"]
     assert 'data-action="undo"' in network

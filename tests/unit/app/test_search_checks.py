@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from starlette.testclient import TestClient
 
-from helpers.served_galleries import Served, make_gallery, serve_gallery
-from reid.data.manifest import read_manifest
+from helpers.served_galleries import make_gallery, serve_gallery
 from reid.models.checkpoint import load_checkpoint
 from reid.pipeline import build_gallery
-from reid.records import Sample, Split
-
-
-@pytest.fixture(scope="module")
-def samples(tiny_street: Path) -> tuple[Sample, ...]:
-    every_sample = read_manifest(tiny_street / "street-a" / "manifest.csv")
-    return tuple(s for s in every_sample if s.split is Split.GALLERY and s.category == "person")
-
-
-@pytest.fixture(scope="module")
-def built(samples: tuple[Sample, ...], plain_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_gallery(samples, plain_weights, tmp_path_factory.mktemp("built") / "shop")
-
-
-@pytest.fixture
-def folder(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "galleries" / "shop"))
-
-
-@pytest.fixture
-def served(folder: Path, tmp_path: Path) -> Served:
-    return serve_gallery(folder, tmp_path / "state")
-
-
-@pytest.fixture
-def client(served: Served) -> TestClient:
-    return served.client()
-
-
-@pytest.fixture
-def picture() -> bytes:
-    """A picture that no crop of the gallery equals."""
-    image, out = Image.linear_gradient("L").resize((32, 64)).convert("RGB"), io.BytesIO()
-    image.putpixel((3, 3), (255, 0, 0))
-    image.save(out, "PNG")
-    return out.getvalue()
+from reid.records import Sample
 
 
 def test_what_was_assumed_about_the_camera_is_said(

@@ -129,6 +129,7 @@ def attack(
     check_weights(target_weights)
     from reid.robustness.attack_methods import AttackPlan
     from reid.robustness.attack_scores import queries_and_gallery
+    from reid.robustness.attacked_folder import check_domains
     from reid.robustness.attacked_network import check_gradients
 
     plan = AttackPlan(method, optimizer, norm, epsilon, steps, seed, universal)
@@ -145,12 +146,14 @@ def attack(
     other_network = None
     if target_weights is not None:
         other_network = for_cameras_of(samples, load_checkpoint(target_weights, target_backbone), unseen)
+    networks = [("white box", checkpoint), *([] if other_network is None else [("transfer", other_network)])]
+    for _, network in networks:
+        check_domains(network, [samples[row] for row in (*attacked, *gallery)])
     with progress_bar("attacking", len({samples[row].path for row in attacked})) as progress:
         try:
             manifest = _write(checkpoint, samples, attacked, gallery, out, plan, target, progress)
         except OSError as error:
             raise ConfigError(stopped(out, error)) from error
-    networks = [("white box", checkpoint), *([] if other_network is None else [("transfer", other_network)])]
     _show_scores(networks, samples, attacked, gallery, manifest, plan, as_json)
 
 

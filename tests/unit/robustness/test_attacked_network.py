@@ -123,7 +123,7 @@ def test_a_folder_of_another_attack_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_camera_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     checkpoint, samples = checkpoints(tmp_path)["cameras"], drawn_samples(tmp_path, 2)
-    unknown = Sample(samples[1].path, "1", "unknown")
+    unknown = Sample(samples[1].path, "1", "yard")
     with pytest.raises(ConditionError):
         write_attacked(checkpoint, [samples[0], unknown], [0, 1], tmp_path / "out", AttackPlan(steps=1))
     assert not (tmp_path / "out").exists()

@@ -38,6 +38,48 @@ commands = typer.Typer()
 _METHODS = "odfa|self|push|pull"
 _OPTIMIZERS = "ifgsm|mifgsm|pgd|fgsm|random"
 
+MethodName = Annotated[
+    str,
+    typer.Option(
+        metavar=_METHODS,
+        help="Where the embedding of a query is led: to its opposite (odfa) or away from itself (self), which need"
+        " neither labels nor a gallery; away from the gallery crops of its identity (push), or to those of another"
+        " identity (pull).",
+    ),
+]
+OptimizerName = Annotated[
+    str,
+    typer.Option(
+        metavar=_OPTIMIZERS,
+        help="How pixels change: small steps along the gradient (ifgsm), with momentum (mifgsm), from a random"
+        " start (pgd), in one step (fgsm), or without gradient (random), which shows what noise of the same size"
+        " does.",
+    ),
+]
+NormName = Annotated[
+    str,
+    typer.Option(
+        metavar="linf|l2|l1",
+        help="What epsilon bounds: the largest change of a value (linf), the root of the mean square of all changes"
+        " (l2), or the mean of their absolute values (l1).",
+    ),
+]
+Epsilon = Annotated[float, typer.Option(callback=finite, help="Largest size of the change in grey levels of 0 to 255.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Steps along the gradient. Default: those of the papers, which follow from epsilon."),
+]
+TargetName = Annotated[str, typer.Option(help="Identity that pull leads to. Default: one drawn for each query.")]
+Universal = Annotated[
+    bool,
+    typer.Option("--universal", help="Add the same noise to all queries; it is made on the crops of split train."),
+]
+QueryCount = Annotated[int | None, typer.Option(min=1, help="Attack so many queries, drawn by the seed. Default: all.")]
+TargetWeights = Annotated[
+    Path | None, typer.Option(help="Weights of another network that the attacked queries are also tried on.")
+]
+TargetBackbone = Annotated[str | None, typer.Option(help="Network that --target-weights are for.")]
+
 
 @commands.command(
     cls=ReadingCommand,
@@ -53,51 +95,16 @@ def attack(
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
     flip: Flip = False,
-    method: Annotated[
-        str,
-        typer.Option(
-            metavar=_METHODS,
-            help="Where the embedding of a query is led: to its opposite (odfa) or away from itself (self), which need"
-            " neither labels nor a gallery; away from the gallery crops of its identity (push), or to those of another"
-            " identity (pull).",
-        ),
-    ] = "odfa",
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            metavar=_OPTIMIZERS,
-            help="How pixels change: small steps along the gradient (ifgsm), with momentum (mifgsm), from a random"
-            " start (pgd), in one step (fgsm), or without gradient (random), which shows what noise of the same size"
-            " does.",
-        ),
-    ] = "ifgsm",
-    norm: Annotated[
-        str,
-        typer.Option(
-            metavar="linf|l2|l1",
-            help="What epsilon bounds: the largest change of a value (linf), the root of the mean square of all changes"
-            " (l2), or the mean of their absolute values (l1).",
-        ),
-    ] = "linf",
-    epsilon: Annotated[
-        float, typer.Option(callback=finite, help="Largest size of the change in grey levels of 0 to 255.")
-    ] = 8.0,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Steps along the gradient. Default: those of the papers, which follow from epsilon."),
-    ] = None,
-    target: Annotated[str, typer.Option(help="Identity that pull leads to. Default: one drawn for each query.")] = "",
-    universal: Annotated[
-        bool,
-        typer.Option("--universal", help="Add the same noise to all queries; it is made on the crops of split train."),
-    ] = False,
-    queries: Annotated[
-        int | None, typer.Option(min=1, help="Attack so many queries, drawn by the seed. Default: all.")
-    ] = None,
-    target_weights: Annotated[
-        Path | None, typer.Option(help="Weights of another network that the attacked queries are also tried on.")
-    ] = None,
-    target_backbone: Annotated[str | None, typer.Option(help="Network that --target-weights are for.")] = None,
+    method: MethodName = "odfa",
+    optimizer: OptimizerName = "ifgsm",
+    norm: NormName = "linf",
+    epsilon: Epsilon = 8.0,
+    steps: Steps = None,
+    target: TargetName = "",
+    universal: Universal = False,
+    queries: QueryCount = None,
+    target_weights: TargetWeights = None,
+    target_backbone: TargetBackbone = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -122,6 +129,7 @@ def attack(
     check_weights(target_weights)
     from reid.robustness.attack_methods import AttackPlan
     from reid.robustness.attack_scores import queries_and_gallery
+    from reid.robustness.attacked_folder import check_domains
     from reid.robustness.attacked_network import check_gradients
 
     plan = AttackPlan(method, optimizer, norm, epsilon, steps, seed, universal)
@@ -138,12 +146,14 @@ def attack(
     other_network = None
     if target_weights is not None:
         other_network = for_cameras_of(samples, load_checkpoint(target_weights, target_backbone), unseen)
+    networks = [("white box", checkpoint), *([] if other_network is None else [("transfer", other_network)])]
+    for _, network in networks:
+        check_domains(network, [samples[row] for row in (*attacked, *gallery)])
     with progress_bar("attacking", len({samples[row].path for row in attacked})) as progress:
         try:
             manifest = _write(checkpoint, samples, attacked, gallery, out, plan, target, progress)
         except OSError as error:
             raise ConfigError(stopped(out, error)) from error
-    networks = [("white box", checkpoint), *([] if other_network is None else [("transfer", other_network)])]
     _show_scores(networks, samples, attacked, gallery, manifest, plan, as_json)
 
 

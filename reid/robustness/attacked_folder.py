@@ -81,6 +81,7 @@ def write_attacked(
     first = {samples[row].path: (number, samples[row]) for number, row in reversed(list(enumerate(attacked)))}
     chosen = [first[path] for path in dict.fromkeys(samples[row].path for row in attacked)]
     queries = [sample for _, sample in chosen]
+    check_domains(checkpoint, [*queries, *(noise_from if plan.universal else ())])
     targets = target_files([sample.path for sample in queries], out / IMAGES)
     begin_folder(out, SETTINGS, _settings(checkpoint, samples, attacked, plan, target))
     with writer_folder(out) as own:
@@ -101,6 +102,16 @@ def write_attacked(
         rows_out = [with_path(sample, targets.get(sample.path, sample.path)) for sample in samples]
         write_manifest(rows_out, manifest)
     return manifest
+
+
+def check_domains(checkpoint: Checkpoint, samples: Sequence[Sample]) -> None:
+    """Refuse samples of a domain that a network does not know, before anything is written.
+
+    Raises:
+        ConditionError: There is one, and the network refuses it.
+    """
+    if checkpoint.domain_fields:
+        domain_indices(samples, checkpoint.domain_fields, checkpoint.domains, checkpoint.unknown_domain)
 
 
 def _largest_batch(size: ImageSize) -> int:

@@ -103,6 +103,11 @@ def slim(
     except OSError as error:
         raise ConfigError(stopped(out, error)) from error
     state.unlink(missing_ok=True)
+    show(found, out, as_json)
+
+
+def show(found: SlimNetwork | SlimmableNetwork, out: Path, as_json: bool) -> None:
+    """Print what came out."""
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return

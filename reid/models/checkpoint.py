@@ -273,8 +273,7 @@ def load_checkpoint(path: Path, backbone: str | None = None, *, size: tuple[int,
     """Read a network from a file of ours, from published weights, or from a model that another program runs.
 
     Args:
-        path: A file of ours or of published weights (``.safetensors``, ``.pth``, ``.pt``, ``.pth.tar``), or a model
-            (``.onnx``, or ``.xml`` with its ``.bin``).
+        path: A file of ours, published weights, or a model (``.onnx``, or ``.xml`` with its ``.bin``).
         backbone: What published weights are of, as :func:`~reid.models.networks.backbones.build_backbone` names it.
         size: Height and width in pixels of images, in place of those of the training or of the family of the weights.
 

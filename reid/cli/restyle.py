@@ -42,11 +42,11 @@ def restyle(
     epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Epochs of the training of a restyler.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training of a restyler.")] = 0,
 ) -> None:
-    """Write the training crops of some cameras in the style of another camera.
+    """Write crops of some cameras in the style of another camera: those of split train, or all where there is none.
 
-    A crop keeps its identity and gets the name of the other camera.  The manifest marks the crops as generated and of
-    split train: they are for training only, and nothing lets them into a query, a gallery or the statistics of a
-    camera.  No identity is read.  The same command continues after an interruption.
+    A crop keeps the identity that it has for training, and gets the name of the other camera.  The manifest marks the
+    crops as generated and of split train: they are for training only, and nothing lets them into a query, a gallery or
+    the statistics of a camera.  No identity is read.  The same command continues after an interruption.
     """
     from reid.data.manifest import check_files
     from reid.generation.restyle_plan import RestylePlan, check_method

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path  # noqa: F401 - for the examples
 
+from reid.data.selection import calibration_samples
 from reid.errors import ConfigError, DataError, unknown_name
-from reid.records import SAMPLE_FIELDS, Sample, Split
+from reid.records import SAMPLE_FIELDS, Sample
 
 MOMENTS, GRAM = "moments", "gram"
 # A name -> what the method does. Those behind the first two train a restyler.
@@ -42,7 +43,9 @@ def style_name(sample: Sample) -> str:
 
 @dataclass(frozen=True)
 class RestylePlan:
-    """Which crops are restyled: those of split train of some cameras, to the style of each of some others.
+    """Which crops of some cameras are restyled, to the style of each of some others.
+
+    Crops of split train are restyled, or all where the data have none.
 
     Attributes:
         sources: The cameras whose crops are restyled; () means all.
@@ -62,7 +65,7 @@ class RestylePlan:
             Pairs (crop, crop of the target camera and of the same category).
 
         Raises:
-            DataError: A camera is unknown, or no crop of split train can be restyled.
+            DataError: A camera is unknown, or no crop can be restyled.
         """
         recorded = [sample for sample in samples if not sample.generated]
         cameras = sorted({sample.camera for sample in recorded} - {""})
@@ -72,7 +75,7 @@ class RestylePlan:
         # A camera with two lights lends the light of the crop; the first row of a camera stands for its style.
         of_camera = {(sample.category, sample.camera): sample for sample in reversed(recorded)}
         of_light = {(sample.category, sample.camera, sample.modality): sample for sample in reversed(recorded)}
-        crops = {s.path: s for s in recorded if s.split is Split.TRAIN and s.camera in (self.sources or cameras)}
+        crops = {s.path: s for s in calibration_samples(recorded) if s.camera in (self.sources or cameras)}
         found = [
             (sample, of_light.get((sample.category, target, sample.modality), of_camera[sample.category, target]))
             for target in self.targets
@@ -81,8 +84,8 @@ class RestylePlan:
         ]
         if not found:
             raise DataError(
-                "no crop to restyle: expected rows of split train of a camera, and another camera with crops of the"
-                " same category to restyle them to"
+                "no crop to restyle: expected crops of a camera, of split train where the data have one, and another"
+                " camera with crops of the same category to restyle them to"
             )
         return found
 

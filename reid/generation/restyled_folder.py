@@ -26,6 +26,7 @@ from reid.data.transforms import LUMA
 from reid.errors import ConfigError, DataError
 from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole, writer_folder
 from reid.generation.camera_style import CameraStyle, measure_style, transfer_moments
+from reid.generation.crop_writing import generated_row
 from reid.generation.restyle_plan import style_name
 from reid.generation.restyler import Restyler
 from reid.records import Modality, Sample
@@ -55,7 +56,8 @@ def write_restyled(
         progress: Is called with 1 after each crop.
 
     Returns:
-        The manifest. A row has the identity of its crop, and camera and light of its target; it is marked as generated.
+        The manifest. A row has the identity of its crop of split train, and camera and light of its target; it is
+        marked as generated.
 
     Raises:
         ConfigError: The folder holds something else, or no file can be written in it.
@@ -164,8 +166,8 @@ def _pixel_style(samples: Sequence[Sample], of: Sample, light: Modality) -> Came
 
 
 def _generated(sample: Sample, target: Sample, path: Path) -> Sample:
-    row = replace(sample, path=path, camera=target.camera, modality=target.modality, time=None, track="")
-    return replace(row, generated=True)
+    row = replace(generated_row(sample, path), camera=target.camera, modality=target.modality)
+    return replace(row, time=None, track="")
 
 
 def _files_of(pairs: Sequence[tuple[Sample, Sample]], folder: Path) -> list[Path]:

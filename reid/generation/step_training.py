@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from reid.data.selection import calibration_samples
 from reid.data.transforms import EvaluationTransform
 from reid.errors import ConfigError, DataError, WeightsError
 from reid.files import require_regular_file
@@ -285,7 +286,9 @@ def flip_some(crops: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def trained_samples(samples: Sequence[Sample], least: int = 2) -> list[Sample]:
-    """Return the crops that a network that writes crops learns from: split train, recorded by cameras, each once.
+    """Return the crops that a network that writes crops learns from, each once.
+
+    They are those that statistics of cameras are measured on: split train, or all recorded crops where it has none.
 
     Args:
         samples: The samples of a data set.
@@ -294,10 +297,7 @@ def trained_samples(samples: Sequence[Sample], least: int = 2) -> list[Sample]:
     Raises:
         DataError: There are fewer.
     """
-    rows = {sample.path: sample for sample in samples if str(sample.split) == "train" and not sample.generated}
+    rows = list({sample.path: sample for sample in calibration_samples(samples)}.values())
     if len(rows) < least:
-        raise DataError(
-            f"{len(rows)} recorded crops of split train; expected {least} or more, because the network learns from"
-            " these only; set the column split of your crops to train"
-        )
-    return list(rows.values())
+        raise DataError(f"{len(rows)} recorded crops to learn from; expected {least} or more of split train")
+    return rows

@@ -142,14 +142,25 @@ def test_mistakes_are_told_and_nothing_is_lost(
     fails("restyle", "--data", crops, "--to", "dusk", "--out", out, "--restyler", weights)
     fails("restyle", "--data", crops, "--to", "dusk", "--out", tmp_path)
     text = crops.read_text(encoding="utf-8").replace(",train,", ",gallery,")
-    crops.with_name("no-train.csv").write_text(text, encoding="utf-8")
-    fails("restyle", "--data", crops.with_name("no-train.csv"), "--to", "dusk", "--out", out)
     crops.with_name("nameless.csv").write_text(text.replace(",day,", ",,").replace(",night,", ",,"), encoding="utf-8")
     fails("restyle", "--data", crops.with_name("nameless.csv"), "--to", "dusk", "--out", out)
     assert not out.exists()
     assert reid("restyle", "--data", crops, "--from", "day", "--to", "dusk", "--out", out)[0] == 0
     fails("restyle", "--data", crops, "--from", "night", "--to", "dusk", "--out", out)
     assert reid("restyle", "--out", out)[0] == 2
+
+
+def test_without_split_train_all_crops_are_restyled_and_no_label_of_a_test_is_kept(
+    reid: Run, crops: Path, tmp_path: Path
+) -> None:
+    text = crops.read_text(encoding="utf-8").replace(",train,", ",gallery,").replace(",train\n", ",gallery\n")
+    crops.with_name("no-train.csv").write_text(text, encoding="utf-8")
+    out = tmp_path / "restyled"
+    assert reid("restyle", "--data", crops.with_name("no-train.csv"), "--to", "dusk", "--out", out)[0] == 0
+    rows = read_manifest(out / "manifest.csv")
+    asked = {row.path for row in read_manifest(crops.with_name("no-train.csv")) if row.camera != "dusk"}
+    assert len(rows) == len(asked)
+    assert {(row.identity, str(row.split), row.generated) for row in rows} == {("", "train", True)}
 
 
 def test_a_camera_with_two_lights_has_two_styles(reid: Run, crops: Path, tmp_path: Path) -> None:

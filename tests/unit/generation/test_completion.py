@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from reid.generation.completed_folder import write_completed
 from reid.generation.completion import Completion
 from reid.generation.completion_training import CompletionTrainer, train_completion
 from reid.generation.mask_files import MaskFiles
-from reid.generation.step_training import StepPlan, StepRun
+from reid.generation.step_training import StepPlan, StepRun, trained_samples
 from reid.records import Sample
 from reid.training.run_folder import RunFolder
 from tests.unit.generation.conftest import CHANNELS, PEOPLE, PLAN
@@ -108,11 +109,12 @@ def test_damaged_settings_are_told_and_kept(completion_run: Path, clothed: Path,
 
 def test_too_few_crops_and_wrong_plans_are_refused(clothed: Path, tmp_path: Path) -> None:
     rows = [Sample(sample.path, split="gallery") for sample in samples_in(clothed, 4)]
-    with pytest.raises(DataError, match="split train"):
-        train_completion(rows, tmp_path / "run", PLAN)
+    with pytest.raises(DataError, match="1 recorded crops to learn from"):
+        train_completion([replace(rows[0], split="train"), *rows[1:]], tmp_path / "run", PLAN)
     written = [Sample(sample.path, split="train", generated=True) for sample in samples_in(clothed, 4)]
-    with pytest.raises(DataError, match="split train"):
+    with pytest.raises(DataError, match="generated crop"):
         train_completion(written, tmp_path / "run", PLAN)
+    assert trained_samples(rows) == rows
     for wrong in ({"steps": 0}, {"batch": 0}, {"learning_rate": float("nan")}, {"seed": -1}, {"learning_rate": 2.0}):
         with pytest.raises(ConfigError):
             StepPlan(**wrong)  # type: ignore[arg-type]

@@ -99,8 +99,8 @@ class Train(_Section):
     weight_decay: NonNegative = 5e-4  # of convolutions and linear layers only
     gradient_clip: NonNegative = 5.0  # largest L2 norm of the gradient of all parameters; 0 does not clip
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    triplet: Literal["hard", "weighted", "weighted_squared"] = "hard"  # which triplet loss
-    triplet_margin: Positive | Literal["soft"] = 0.3  # a distance, or "soft" for the soft-plus; of "hard" only
+    # A distance, "soft" for the soft-plus, or one of the triplet losses that weigh all pairs and have no margin.
+    triplet_margin: Positive | Literal["soft", "weighted", "weighted_squared"] = 0.3
     triplet_weight: NonNegative = 1.0
     triplet_start: NonNegative = 4.0  # epochs with the cross-entropy only
     triplet_ramp: NonNegative = 4.0  # epochs in which the weight rises from 0 to triplet_weight
@@ -148,7 +148,6 @@ class Defence(_Section):
 
     method: Literal["none", "shared", "gated", "free", "anti_collapse"] = "none"
     epsilon: Annotated[float, Field(ge=1.0, le=255.0)] = 4.0  # grey levels, of each of linf, l2 and l1
-    steps: Annotated[int, Field(ge=1, le=100)] = 3  # of an attack; "free" needs none of its own
 
 
 class Experiment(_Section):

@@ -25,6 +25,7 @@ from reid.robustness.perturbation_ball import NORMS
 from reid.training.batches import TrainingBatch
 
 ATTACKS = tuple(name for name in BRANCHES if name != CLEAN)
+STEPS = 3  # of an attack; more cost as many times the training
 
 
 class NoAttacks:
@@ -55,7 +56,7 @@ class AttackedCopies(NoAttacks):
     Args:
         embedder: The network that is trained, which is attacked.
         transform: Prepares images.
-        defence: The size of the balls, the number of steps, and the method: "shared" normalizes clean and attacked
+        defence: The size of the balls and the method: "shared" normalizes clean and attacked
             images alike; "gated" gives each norm a branch; "anti_collapse" pulls every image towards one of another
             identity.
         seed: Decides random starts.
@@ -86,7 +87,7 @@ class AttackedCopies(NoAttacks):
 
     def _attack(self, batch: TrainingBatch, clean: Tensor, rows: Tensor, norm: str, others: Tensor | None) -> Tensor:
         method = "self" if others is None else "pull"
-        plan = AttackPlan(method, "pgd", norm, self._defence.epsilon, self._defence.steps, self._seed)
+        plan = AttackPlan(method, "pgd", norm, self._defence.epsilon, STEPS, self._seed)
         domain = None if batch.domain is None else batch.domain[rows]
         found = attack_images(lambda x: self._vectors(x, domain), clean[rows], plan, other=others)
         return found.images.float()

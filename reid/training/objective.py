@@ -88,9 +88,10 @@ def _identity(batch: TrainingBatch, outputs: Outputs) -> Tensor:
 def _triplet(batch: TrainingBatch, outputs: Outputs) -> Tensor:
     known = slice(batch.labelled)
     features, targets, modalities = outputs.features[known], batch.targets[known], _positive_modalities(batch)
-    if batch.recipe.triplet == "hard":
-        return batch_hard_triplet(features, targets, batch.recipe.triplet_margin, modalities)
-    return weighted_triplet(features, targets, modalities, squared=batch.recipe.triplet == "weighted_squared")
+    margin = batch.recipe.triplet_margin
+    if margin == "weighted" or margin == "weighted_squared":
+        return weighted_triplet(features, targets, modalities, squared=margin == "weighted_squared")
+    return batch_hard_triplet(features, targets, margin, modalities)
 
 
 def _triplet_weight(recipe: Train, epoch: float) -> float:

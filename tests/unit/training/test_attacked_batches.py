@@ -33,7 +33,7 @@ def loop_with(method: str, *, gates: bool = False, cameras: bool = False, **reci
         policy = DomainPolicy("attack", BRANCHES, "domain", "gated_first")
         embedder: Any = convert_norm(Embedder(NetworkSpec("osnet_x0_25")), policy)
         learner = Learner(embedder, IDENTITIES)
-    optimizer, defence = make_optimizer(learner, loop.recipe), Defence(method=method, steps=1)  # type: ignore[arg-type]
+    optimizer, defence = make_optimizer(learner, loop.recipe), Defence(method=method)  # type: ignore[arg-type]
     return TrainingLoop(learner, optimizer, loop.data, loop.augment, loop.transform, loop.recipe, defence=defence)
 
 

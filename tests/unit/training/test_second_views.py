@@ -49,7 +49,7 @@ def experiment(manifest: Path, view: str, axis: str = "modality", **more: object
         {
             "data": {"manifests": [str(manifest)], "size": [32, 16]},
             "norm": {"axis": axis},
-            "train": {**recipe, "triplet": "weighted_squared", "triplet_start": 0, "triplet_ramp": 0, **more},
+            "train": {**recipe, "triplet_margin": "weighted_squared", "triplet_start": 0, "triplet_ramp": 0, **more},
             "augment": {"erase_area": [0.02, 0.4]},
         },
         "test",

@@ -91,7 +91,7 @@ def test_a_batch_without_a_negative_has_no_loss_and_no_gradient() -> None:
 def test_the_recipe_chooses_the_loss(name: str) -> None:
     features, identities, modalities = drawn(9, 5)
     features, targets = features.float(), torch.tensor(identities)
-    recipe = Train(triplet=name, positives="cross_modality")
+    recipe = Train(triplet_margin=0.3 if name == "hard" else name, positives="cross_modality")
     batch = TrainingBatch(torch.zeros(9, 3, 8, 4), targets, torch.tensor(modalities), None, 9, recipe)
     term = TERMS["triplet"].loss
     assert not isinstance(term, type)

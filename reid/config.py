@@ -175,6 +175,8 @@ class Experiment(_Section):
             raise ValueError("defence.method attacks labelled images: leave data.unlabelled out")
         if self.defence.method != "none" and self.train.second_view != "none":
             raise ValueError("defence.method and train.second_view both add images to a batch: choose one of them")
+        if self.defence.method == "anti_collapse" and str(self.train.triplet_margin).startswith("weighted"):
+            raise ValueError('defence.method = "anti_collapse" needs train.triplet_margin to be a distance or "soft"')
         return self
 
     @model_validator(mode="after")

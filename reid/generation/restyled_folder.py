@@ -30,7 +30,7 @@ from reid.generation.crop_writing import generated_row
 from reid.generation.restyle_plan import style_name
 from reid.generation.restyler import Restyler
 from reid.records import Modality, Sample
-from reid.structured_text import read_json
+from reid.structured_text import parse_json, read_json
 
 MANIFEST, SETTINGS, IMAGES, RESTYLER = "manifest.csv", "restyle.json", "images", "restyler"
 FEWEST = 2  # crops that a style is measured on
@@ -150,7 +150,7 @@ def begin(out: Path, settings: Mapping[str, object]) -> None:
         earlier = read_json(file) if file.exists() else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{out}: cannot be continued ({error}); choose another folder") from error
-    if found and earlier != json.loads(json.dumps(settings)):
+    if found and earlier != parse_json(json.dumps(settings)):
         what = "holds crops of other data or settings" if file.exists() else "holds something else"
         raise ConfigError(f"{out}: {what}; choose another folder, or delete it")
     if not found:

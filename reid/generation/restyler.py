@@ -21,8 +21,10 @@ from reid.models.checkpoint import Checkpoint
 from reid.models.weights.tensor_tables import load_strictly, read_table, table_of
 from reid.norm import Profiles
 from reid.norm.tensor_file import write_table
+from reid.structured_text import parse_json
 
 FORMAT = "reid-restyler-1"
+LARGEST_SIZE = 4096  # of the first convolution, which a file describes
 BATCH = 64
 _STEM = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 
@@ -132,7 +134,7 @@ def load_restyler(path: Path) -> Restyler:
     if metadata.get("format") != FORMAT:
         raise WeightsError(f'{path}: expected a restyler that "reid restyle" wrote, got other weights')
     try:
-        settings = json.loads(metadata["restyler"])
+        settings = parse_json(metadata["restyler"])
         transform = EvaluationTransform.from_dict(settings["transform"])
         method, styles = str(settings["method"]), tuple(str(name) for name in settings["styles"])
         network = RestylingNetwork(_build_stem(settings["stem"]), method, len(styles))
@@ -147,6 +149,9 @@ def load_restyler(path: Path) -> Restyler:
 
 def _build_stem(settings: dict[str, Any]) -> nn.Conv2d:
     sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    numbers = [one for value in sizes.values() for one in (value if isinstance(value, tuple) else (value,))]
+    if any(isinstance(one, int) and one > LARGEST_SIZE for one in numbers):
+        raise ValueError(f"a size of more than {LARGEST_SIZE}")
     return nn.Conv2d(**sizes)
 
 

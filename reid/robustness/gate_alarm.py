@@ -23,6 +23,7 @@ from reid.norm import Given, domains_of
 from reid.norm.assignment import DomainGate, gate_logits
 from reid.norm.calibrate import device_of
 from reid.records import FloatArray, Sample
+from reid.structured_text import parse_json
 
 CLEAN = "clean"
 BRANCHES = (CLEAN, "l1", "l2", "linf")  # the domains of a network whose gates know attacks
@@ -90,7 +91,7 @@ def alarm_of(checkpoint: Checkpoint) -> GateAlarm | None:
     if ALARM not in checkpoint.extra or not knows_attacks(checkpoint.network):
         return None
     try:
-        return GateAlarm(**json.loads(checkpoint.extra[ALARM]))
+        return GateAlarm(**parse_json(checkpoint.extra[ALARM]))
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{checkpoint.source}: its gate alarm cannot be read ({error}); train it again") from error
 

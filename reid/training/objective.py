@@ -108,10 +108,10 @@ def _contrastive_weight(recipe: Train, _epoch: float) -> float:
 
 
 def _anti_collapse(batch: TrainingBatch, outputs: Outputs) -> Tensor:
-    clean = len(outputs.features) - batch.attacked
-    return anti_collapse_triplet(
-        outputs.features[:clean], outputs.features[clean:], batch.targets[:clean], batch.recipe.triplet_margin
-    )
+    clean, margin = len(outputs.features) - batch.attacked, batch.recipe.triplet_margin
+    if margin == "weighted" or margin == "weighted_squared":  # reid.config refuses it
+        raise ConfigError(f'train.triplet_margin = "{margin}" is no margin of an anti-collapse triplet')
+    return anti_collapse_triplet(outputs.features[:clean], outputs.features[clean:], batch.targets[:clean], margin)
 
 
 def _positive_modalities(batch: TrainingBatch) -> Tensor | None:

@@ -19,6 +19,7 @@ from reid.app.server import OWNER_FILE
 pytestmark = pytest.mark.browser
 
 NETWORKS = ("Camera BN", "Plain BN")
+IMAGE_INPUT = "section[data-page=search] input[type=file]"
 
 
 def search_section(page: Page) -> Locator:
@@ -196,7 +197,7 @@ def test_answers_are_saved(page: Page, tmp_path: Path) -> None:
 
 
 def upload(page: Page, *files: Path) -> None:
-    page.locator("input[type=file]").set_input_files(files)
+    page.locator(IMAGE_INPUT).set_input_files(files)
     wait_until_idle(page)
 
 
@@ -256,7 +257,7 @@ def test_a_bad_upload_gets_one_clear_line(page: Page, demo: Demo, tmp_path: Path
 def test_an_upload_that_is_too_large_gets_one_clear_line(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "crop.bmp"
     file.write_bytes(bytes(11 * 2**20))
-    page.locator("input[type=file]").set_input_files(file)
+    page.locator(IMAGE_INPUT).set_input_files(file)
     expect(page.get_by_text("This file is too large")).to_be_visible()
 
 
@@ -274,7 +275,7 @@ def test_a_box_is_drawn_or_written(page: Page, tmp_path: Path) -> None:
     """A box on an uploaded frame, first with the mouse, then with the keyboard; then the whole image again."""
     frame = tmp_path / "frame.png"
     Image.effect_noise((400, 200), 60).convert("RGB").save(frame)
-    page.locator("input[type=file]").first.set_input_files(frame)
+    page.locator(IMAGE_INPUT).set_input_files(frame)
     drawn = page.locator("[data-box]")
     expect(drawn).to_be_visible()
     area = drawn.bounding_box()

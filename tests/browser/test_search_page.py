@@ -7,6 +7,7 @@ import json
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,19 @@ def test_the_last_of_fast_clicks_is_answered(page: Page) -> None:
         assert pressed.locator("img").get_attribute("alt") == alts[order[-1]]
         assert page.locator(".reid-query img").get_attribute("alt") == f"Query: {alts[order[-1]]}"
         assert page.url.endswith(f"query={pressed.get_attribute('data-value')}") or "query=" not in page.url
+
+
+def test_questions_wait_until_the_server_has_answered_an_empty_one(page: Page) -> None:
+    """A question that is asked before the page listens would be lost."""
+    asked: list[dict[str, Any]] = []
+    page.on("request", lambda r: asked.append(r.post_data_json["event_data"]) if "/queue/join" in r.url else None)
+    page.reload()
+    page.wait_for_selector("[data-ready=yes]", state="attached")
+    page.locator("#reid-picker button").nth(2).click()
+    wait_until_idle(page)
+    assert [question["page"] for question in asked][:: len(asked) - 1] == ["", "search"]
+    alt = page.locator('#reid-picker button[aria-pressed="true"] img').get_attribute("alt")
+    assert page.locator(".reid-query img").get_attribute("alt") == f"Query: {alt}"
 
 
 def test_filters_and_own_camera(page: Page) -> None:

@@ -6,7 +6,7 @@ const MOST_IMAGES = 8;
 const CONTROLS = '[data-set], [data-action]:not(form)'; // what asks when it is clicked; a form asks when a field changes
 const root = element;
 const lanes = {}; // by page: {busy, timer, waiting}
-let sequence = 0;
+let sequence = 0, isConnected = false;
 const $ = (selector, within = root) => within.querySelector(selector);
 const all = (selector, within = root) => [...within.querySelectorAll(selector)];
 const sectionOf = (node) => node.closest('[data-page]');
@@ -81,12 +81,30 @@ function send(lane, question) {
     say(question.page, 'The page got no answer. Check that the program still runs, then try again.');
     release(lane, question.page);
   }, LONGEST_WAIT);
-  trigger('select', question);
+  if (isConnected) trigger('select', question);
+  else lane.held = question;
+}
+
+// A question that is asked before the page listens is lost. So an empty one is repeated until it is answered, and
+// questions wait until then.
+function connect(wait = 500) {
+  if (isConnected) return;
+  trigger('select', {page: '', action: '', seq: 0});
+  setTimeout(() => connect(Math.min(2 * wait, 8000)), wait);
+}
+
+function noteConnection() {
+  if (isConnected) return;
+  isConnected = true;
+  for (const lane of Object.values(lanes)) {
+    if (lane.held) { trigger('select', lane.held); lane.held = undefined; }
+  }
 }
 
 function release(lane, page) {
   clearTimeout(lane.timer);
   lane.busy = 0;
+  lane.held = undefined;
   if (lane.waiting) { const next = lane.waiting; lane.waiting = undefined; send(lane, next); return; }
   sectionNamed(page).removeAttribute('aria-busy');
 }
@@ -100,6 +118,7 @@ function say(page, text) {
 
 window.reidReceive = (text) => {
   if (!text) return;
+  noteConnection();
   const answer = JSON.parse(text), section = sectionNamed(answer.page), lane = lanes[answer.page];
   if (!section || !lane || lane.busy !== answer.seq) return;
   if (lane.last === answer.seq) show(section, answer);
@@ -378,6 +397,7 @@ function searchFor(rows, most) {
 
 addEventListener('popstate', readAddress);
 $('#reid-dialog').addEventListener('click', (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
+connect();
 readAddress();
 root.dataset.ready = 'yes';
 'select'; // the event that the page sends

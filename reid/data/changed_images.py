@@ -17,7 +17,7 @@ from PIL import Image
 from reid.errors import ConfigError
 from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole
 from reid.records import SAMPLE_FIELDS, Sample
-from reid.structured_text import read_json
+from reid.structured_text import parse_json, read_json
 
 MANIFEST, IMAGES = "manifest.csv", "images"  # in a folder of changed images
 
@@ -41,8 +41,8 @@ def begin_folder(out: Path, settings_file: str, settings: Mapping[str, object]) 
         earlier = read_json(file) if file.exists() else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{out}: cannot be continued ({error}); choose another folder") from error
-    if found and earlier != settings:
-        what = "holds images of other data or settings" if file.exists() else "holds something else"
+    if found and earlier != parse_json(json.dumps(settings)):
+        what = "holds images of other data, weights or settings" if file.exists() else "holds something else"
         raise ConfigError(f"{out}: {what}; choose another folder, or delete it")
     if not found:
         write_whole(file, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from reid.data.changed_images import begin_folder
 from reid.data.images import read_image
 from reid.data.loading import Progress
 from reid.errors import ConfigError, DataError
 from reid.generation.completion import Completion
 from reid.generation.crop_writing import (
     IMAGES,
-    begin_folder,
+    SETTINGS,
     files_below,
     finish_folder,
     generated_row,
@@ -89,7 +90,7 @@ def write_completed(
             " --guess"
         )
     targets = files_below(list(crops), out / IMAGES)
-    begin_folder(out, {**_settings(samples, weights, masks), "method": method, "guess": guess})
+    begin_folder(out, SETTINGS, {**_settings(samples, weights, masks), "method": method, "guess": guess})
 
     def draw(sample: Sample) -> Image.Image | None:
         image, share = completion.complete_crop(sample, read_image(sample.path), masks, guess)

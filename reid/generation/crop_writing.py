@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,37 +11,10 @@ from PIL import Image
 
 from reid.data.loading import Progress
 from reid.data.manifest import write_manifest
-from reid.errors import ConfigError
-from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole, writer_folder
+from reid.files import writer_folder
 from reid.records import Sample, Split
-from reid.structured_text import read_json
 
 MANIFEST, SETTINGS, IMAGES = "manifest.csv", "generation.json", "images"
-
-
-def begin_folder(out: Path, settings: Mapping[str, object]) -> None:
-    """Make a folder for written crops, or check that it is that of an earlier run with the same settings.
-
-    Args:
-        out: The folder.
-        settings: What decides the crops, in values that JSON holds; they are kept in the folder.
-
-    Raises:
-        ConfigError: The folder holds something else, or no file can be written in it.
-    """
-    prepare_output_folder(out)
-    remove_partial_files(out)
-    file = out / SETTINGS
-    try:
-        found = [path for path in out.iterdir() if not is_part(path)] if out.exists() else []
-        earlier = read_json(file) if file.exists() else None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{out}: cannot be continued ({error}); choose another folder") from error
-    if found and earlier != settings:
-        what = "holds crops of other data, weights or settings" if file.exists() else "holds something else"
-        raise ConfigError(f"{out}: {what}; choose another folder, or delete it")
-    if not found:
-        write_whole(file, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
 
 
 def write_crops(
@@ -51,7 +23,7 @@ def write_crops(
     """Write those crops that are not there yet; each appears whole or not at all.
 
     Args:
-        out: The folder, after :func:`begin_folder`.
+        out: The folder, after :func:`reid.data.changed_images.begin_folder`.
         crops: For each file what draws its crop; None leaves the file out.
         progress: Called with 1 after each crop.
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from reid.data.changed_images import begin_folder
 from reid.data.loading import Progress
 from reid.errors import ConfigError, WeightsError
 from reid.files import write_whole
-from reid.generation.crop_writing import IMAGES, begin_folder, finish_folder, write_crops
+from reid.generation.crop_writing import IMAGES, SETTINGS, finish_folder, write_crops
 from reid.generation.generator_networks import LATENT, StyleGenerator, build_generator, draw
 from reid.generation.generator_training import METHOD, NETWORK
 from reid.generation.step_training import HEIGHT, WIDTH, to_pixels
@@ -131,7 +132,7 @@ def write_drawn(weights: Path, out: Path, count: int, seed: int = 0, progress: P
         raise ConfigError(f"count: expected 1 to {MOST_CROPS:,} crops, got {count}")
     generator = TrainedGenerator.load(weights)
     checksum = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
-    begin_folder(out, {"command": "generate", "weights": checksum, "count": count, "seed": seed})
+    begin_folder(out, SETTINGS, {"command": "generate", "weights": checksum, "count": count, "seed": seed})
     targets = [out / IMAGES / f"{number:06}.png" for number in range(count)]
     write_crops(out, {path: partial(generator.crop, seed, i) for i, path in enumerate(targets)}, progress)
     sheet = generator.sheet(seed)

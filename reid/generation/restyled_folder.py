@@ -7,7 +7,6 @@ appears last.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,19 +17,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reid.data.changed_images import begin_folder
 from reid.data.images import read_image
 from reid.data.loading import Progress
 from reid.data.manifest import write_manifest
 from reid.data.selection import calibration_samples
 from reid.data.transforms import LUMA
 from reid.errors import ConfigError, DataError
-from reid.files import is_part, prepare_output_folder, remove_partial_files, write_whole, writer_folder
+from reid.files import writer_folder
 from reid.generation.camera_style import CameraStyle, measure_style, transfer_moments
 from reid.generation.crop_writing import generated_row
 from reid.generation.restyle_plan import style_name
 from reid.generation.restyler import Restyler
 from reid.records import Modality, Sample
-from reid.structured_text import parse_json, read_json
 
 MANIFEST, SETTINGS, IMAGES, RESTYLER = "manifest.csv", "restyle.json", "images", "restyler"
 FEWEST = 2  # crops that a style is measured on
@@ -63,7 +62,7 @@ def write_restyled(
         ConfigError: The folder holds something else, or no file can be written in it.
         DataError: An image cannot be read.
     """
-    begin(out, settings)
+    begin_folder(out, SETTINGS, settings)
     files = _files_of(pairs, out / IMAGES)
     manifest = out / MANIFEST
     try:
@@ -134,27 +133,6 @@ def as_modality(pixels: Tensor, modality: Modality) -> Tensor:
         return pixels
     grey = (pixels.float() * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
     return grey.round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
-
-
-def begin(out: Path, settings: Mapping[str, object]) -> None:
-    """Check that a folder is new, or that of an earlier run with the same settings; record them.
-
-    Raises:
-        ConfigError: It holds something else, or no file can be written in it.
-    """
-    prepare_output_folder(out)
-    remove_partial_files(out)
-    file = out / SETTINGS
-    try:
-        found = [path for path in out.iterdir() if not is_part(path)] if out.exists() else []
-        earlier = read_json(file) if file.exists() else None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{out}: cannot be continued ({error}); choose another folder") from error
-    if found and earlier != parse_json(json.dumps(settings)):
-        what = "holds crops of other data or settings" if file.exists() else "holds something else"
-        raise ConfigError(f"{out}: {what}; choose another folder, or delete it")
-    if not found:
-        write_whole(file, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
 
 
 def _pixel_style(samples: Sequence[Sample], of: Sample, light: Modality) -> CameraStyle:

@@ -9,12 +9,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from reid.data.changed_images import begin_folder
 from reid.data.loading import load_crops
 from reid.data.selection import calibration_samples
 from reid.errors import ConfigError, DataError, WeightsError
 from reid.generation.restyle_plan import GRAM, MOMENTS, RestylePlan, style_name
 from reid.generation.restyle_training import FEWEST, RestyleRecipe, camera_classes, train_restyler
-from reid.generation.restyled_folder import RESTYLER, Restyle, begin, moments_restyle, network_restyle, write_restyled
+from reid.generation.restyled_folder import (
+    RESTYLER,
+    SETTINGS,
+    Restyle,
+    moments_restyle,
+    network_restyle,
+    write_restyled,
+)
 from reid.generation.restyler import Restyler, gram_restyler, load_restyler
 from reid.generation.restyling_network import first_norm, stem_of
 from reid.models.checkpoint import Checkpoint, load_checkpoint
@@ -127,7 +135,7 @@ def _trained(
     found = [_profiles_of(path, checkpoint) for path in request.profiles]
     categories = {sample.category for sample, _ in pairs}
     crops = camera_classes([sample for sample in calibration_samples(samples) if sample.category in categories])
-    begin(out, settings)
+    begin_folder(out, SETTINGS, settings)
     recipe = RestyleRecipe(request.method, request.epochs, request.seed)
     restyler = train_restyler(checkpoint, crops, recipe, out / RESTYLER, sources=request.sources, progress=True)
     for profiles in found:

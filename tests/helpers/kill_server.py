@@ -178,18 +178,33 @@ def replace_slow_parts(traced: Path) -> None:
     reid.app.server.serve = lambda *_: None
 
 
-def main() -> None:
-    """Answer requests until stdin ends."""
+def import_all() -> None:
+    """Import what the commands import within a run, which takes longer than most runs."""
+    import cv2
     import faiss
+    import onnxscript
+    import pyarrow.compute
+    import scipy.sparse.csgraph
+    import sklearn.cluster
     import torch
+    import torchvision
 
+    import reid.adaptation.site_adaptation
     import reid.app.data_preparation
+    import reid.edge.distillation
     import reid.evaluation
+    import reid.generation.restyle_training
     import reid.retrieval.erasure
     import reid.training.training_run  # noqa: F401
 
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports the compiler of PyTorch
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    import_all()
     with tempfile.TemporaryDirectory() as kept:
         replace_slow_parts(Path(kept) / "traced.onnx")
         answer_all()

@@ -14,6 +14,7 @@ null, "typed": "..."}``; each line of stdout is the answer, ``{"code": n, "steps
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -178,25 +179,20 @@ def replace_slow_parts(traced: Path) -> None:
     reid.app.server.serve = lambda *_: None
 
 
+IMPORTED = (
+    "cv2", "onnxscript", "pyarrow.compute", "scipy.sparse.csgraph", "sklearn.cluster", "torchvision",
+    "reid.adaptation.site_adaptation", "reid.app.data_preparation", "reid.edge.distillation", "reid.evaluation",
+    "reid.generation.restyle_training", "reid.retrieval.erasure", "reid.training.training_run",
+)  # fmt: skip
+
+
 def import_all() -> None:
     """Import what the commands import within a run, which takes longer than most runs."""
-    import cv2
     import faiss
-    import onnxscript
-    import pyarrow.compute
-    import scipy.sparse.csgraph
-    import sklearn.cluster
     import torch
-    import torchvision
 
-    import reid.adaptation.site_adaptation
-    import reid.app.data_preparation
-    import reid.edge.distillation
-    import reid.evaluation
-    import reid.generation.restyle_training
-    import reid.retrieval.erasure
-    import reid.training.training_run  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports the compiler of PyTorch
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)

@@ -130,6 +130,10 @@ def _save(
         "history": history,
     }
     folder.save_state(state if best is None else {**state, "best": best})
+    _save_history(folder, history)
+
+
+def _save_history(folder: RunFolder, history: History) -> None:
     folder.save_metrics(history)
     folder.save_curves(curves_svg(history))
 
@@ -158,6 +162,6 @@ def _restore(loop: TrainingLoop, folder: RunFolder, rows: TrainingRows) -> tuple
             f"{folder.state}: the checkpoint does not fit the network of this version; delete it to start over"
         ) from error
     history: History = list(state["history"])
-    if loop.processes.is_writer:
-        folder.save_metrics(history)
+    if loop.processes.is_writer:  # the run may have ended between the checkpoint and these files
+        _save_history(folder, history)
     return history, state.get("best")

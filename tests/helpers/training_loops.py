@@ -39,9 +39,9 @@ def make_loop(*, cameras: bool = False, **recipe: Any) -> TrainingLoop:
     return TrainingLoop(learner, optimizer, data, plain, EvaluationTransform(32, 16), settings)
 
 
-def train_epochs(loop: TrainingLoop, epochs: int) -> list[EpochReport]:
-    """Train on all crops, three times in each epoch."""
-    batches = [np.arange(COUNT, dtype=np.int64)] * 3
+def train_epochs(loop: TrainingLoop, epochs: int, times: int = 3) -> list[EpochReport]:
+    """Train on all crops, several times in each epoch."""
+    batches = [np.arange(COUNT, dtype=np.int64)] * times
     return [loop.train_epoch(e, batches, torch.Generator().manual_seed(e)) for e in range(epochs)]
 
 

@@ -162,11 +162,13 @@ def test_an_interrupted_run_continues_to_the_same_bits(
         train(experiment(manifest), tmp_path, on_epoch=interrupt)
     assert len(lines(tmp_path)) == after
     assert not (tmp_path / "weights.safetensors").exists()
+    (tmp_path / "curves.svg").unlink()  # as after an end between the checkpoint and the drawing
     epochs: list[int] = []
     train(experiment(manifest), tmp_path, on_epoch=lambda report: epochs.append(report.epoch))
     assert epochs == list(range(after + 1, 4))
     assert numbers(tmp_path) == numbers(finished)
     assert content(tmp_path / "weights.safetensors") == content(finished / "weights.safetensors")
+    assert (tmp_path / "curves.svg").read_text() == (finished / "curves.svg").read_text()
 
 
 def test_a_plain_network_in_bfloat16_resumes_to_the_same_bits(manifest: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from reid.data.manifest import read_manifest
 from reid.evaluation.reports.report_json import read_results
+from reid.files import PARTIAL_FOLDER
 from reid.generation.written_weights import load_weights
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
@@ -160,8 +161,9 @@ def sweep_state(folder: Path) -> object:
 
 
 def served_state(folder: Path) -> object:
-    """The galleries of the application; those that are there can be opened."""
-    galleries = [Gallery.open(path.parent) for path in sorted((folder / "served").rglob("header.json"))]
+    """The galleries of the application; those that are there, and not in a private folder of a build, can be opened."""
+    headers = (path for path in sorted((folder / "served").rglob("header.json")) if PARTIAL_FOLDER not in path.parts)
+    galleries = [Gallery.open(path.parent) for path in headers]
     found = [
         ([(one.path.name, one.identity) for one in gallery.samples], gallery.embeddings.vectors.tobytes())
         for gallery in galleries

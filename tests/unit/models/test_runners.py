@@ -17,7 +17,7 @@ from reid.errors import ConditionError, ConfigError, WeightsError
 from reid.models import runners
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.execution import Execution, executed_as
-from reid.models.runners import COMPARED, KEPT, as_eager, describe_execution
+from reid.models.runners import COMPARED, as_eager, describe_execution
 from reid.pipeline import load_checkpoint as load
 
 RUNTIMES = ("folded", "onnx", "openvino")
@@ -86,12 +86,13 @@ def test_unknown_cameras_go_to_the_eager_network(cameras: Checkpoint) -> None:
     assert torch.allclose(found, mixing.embed(IMAGES, domain), atol=2e-5)
 
 
-def test_few_folded_networks_are_kept(cameras: Checkpoint) -> None:
-    many = cameras.with_domains([f"new-{number}" for number in range(KEPT + 3)])
+def test_few_folded_networks_are_kept(cameras: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "KEPT", 2)
+    many = cameras.with_domains([f"new-{number}" for number in range(3)])
     moved = many.with_execution(Execution(runtime="folded"))
     for domain in range(len(many.domains)):
         moved.embed(IMAGES[:1], domain)
-    assert len(moved.runner.get(moved)._bodies) == KEPT  # type: ignore[attr-defined]
+    assert len(moved.runner.get(moved)._bodies) == 2  # type: ignore[attr-defined]
     assert torch.allclose(moved.embed(IMAGES, 0), many.embed(IMAGES, 0), atol=2e-5)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -80,9 +81,14 @@ class RowCodes:
         steps, centres = parameters.reshape(2, -1)
         return cls(values[PARAMETER_ROWS:], steps, centres, order, **bounds)
 
+    @cached_property
+    def wide_parameters(self) -> tuple[Float64Array, Float64Array]:
+        """The steps and the centres, (D,) float64 each, as each search needs them."""
+        return self.steps.astype(np.float64), self.centres.astype(np.float64)
+
     def take_mask(self, mask: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
         """Return a mask (N,) over the vectors as one over the codes."""
-        return mask if mask is None or self.order is None else mask[self.order]
+        return mask if mask is None or self.order is None else mask.take(self.order)
 
     def rows_at(self, codes: IntArray) -> IntArray:
         """Return the rows (E,) of the vectors that some rows (E,) of the codes stand for."""
@@ -168,18 +174,21 @@ class CodedQueries:
 
         Two roundings are bounded by Cauchy and Schwarz: that of the rows, and that of the query.
         """
-        wide = queries.astype(np.float64)
-        stretched = wide * codes.steps
+        steps, centres = codes.wide_parameters
+        wide, stretched, whole, residual = arrays = np.empty((4, *queries.shape), np.float64)
+        wide[:] = queries
+        np.multiply(wide, steps, out=stretched)
         largest = np.abs(stretched).max(axis=1)
         units = np.where(largest > 0, largest / LARGEST, 1.0)
-        whole = np.rint(stretched / units[:, None])
-        rounded = np.linalg.norm(stretched - units[:, None] * whole, axis=1) * codes.longest
-        lengths = np.linalg.norm(wide, axis=1)
-        rows = np.minimum(lengths * codes.error, np.linalg.norm(stretched, axis=1) * codes.scaled_error)
-        constants = wide @ codes.centres.astype(np.float64)
-        largest_sums = units * np.linalg.norm(whole, axis=1) * codes.longest
+        np.rint(stretched / units[:, None], out=whole)
+        np.subtract(stretched, units[:, None] * whole, out=residual)
+        lengths = np.sqrt(np.einsum("aqd,aqd->aq", arrays, arrays))
+        rounded = lengths[3] * codes.longest
+        rows = np.minimum(lengths[0] * codes.error, lengths[1] * codes.scaled_error)
+        constants = wide @ centres
+        largest_sums = units * lengths[2] * codes.longest
         sums = largest_sums * (queries.shape[1] + 2) * FLOAT32_ROUNDOFF
-        errors = 1.001 * (rounded + rows + sums) + ROUNDING * (largest_sums + np.abs(constants) + lengths)
+        errors = 1.001 * (rounded + rows + sums) + ROUNDING * (largest_sums + np.abs(constants) + lengths[0])
         return cls(whole.astype(np.float32), units, constants, errors)
 
     def scores(self, query: int | IntArray, sums: npt.NDArray[Any]) -> FloatArray:
@@ -187,6 +196,27 @@ class CodedQueries:
         units, constants = self.units.astype(np.float32)[query], self.constants.astype(np.float32)[query]
         scores: FloatArray = constants + units * sums.astype(np.float32)
         return scores
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """The rows of one segment.
+
+    Args:
+        codes: Their codes.
+        vectors: (N, D) float32.
+        offset: What is added to a row to get its position in the store.
+        mask: (N,) bool, which rows of the codes may answer; None: all.
+    """
+
+    codes: RowCodes
+    vectors: FloatArray
+    offset: int
+    mask: npt.NDArray[np.bool_] | None
+
+    def positions(self, codes: IntArray) -> IntArray:
+        """Return the positions (E,) in the store of some rows (E,) of the codes."""
+        return self.offset + self.codes.rows_at(codes)
 
 
 class CodeSource:

@@ -13,7 +13,7 @@ from helpers.random_embeddings import assert_same_ranking, random_rows, tied_row
 from helpers.store_contract import columns_of
 from reid.retrieval.exact import exact_search
 from reid.retrieval.faiss_index import pair_products
-from reid.retrieval.stores import code_search, flat_store
+from reid.retrieval.stores import code_scan, code_search, flat_store
 from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.row_codes import CodedQueries, RowCodes, map_codes, write_codes
 from reid.retrieval.stores.row_numbers import camera_order
@@ -31,9 +31,10 @@ def always(monkeypatch):
     for name, value in (("FEWEST_CODED", 1), ("ROWS_PER_RANK", 0)):
         monkeypatch.setattr(flat_store, name, value)
     for name, value in (
-        ("TILE_ROWS", 64), ("SHORTEST_RUN", 8), ("MOST_RUNS", 2), ("QUERIES_AT_ONCE", 7), ("SCANNED_AT_LEAST", 1),
-        ("SCANNED_PER_RANK", 1), ("LARGEST_SHARE", 1),
+        ("MOST_RUNS", 2), ("SCANNED_AT_LEAST", 1), ("SCANNED_PER_RANK", 1), ("LARGEST_SHARE", 1),
     ):  # fmt: skip
+        monkeypatch.setattr(code_scan, name, value)
+    for name, value in (("TILE_ROWS", 64), ("SHORTEST_RUN", 8), ("QUERIES_AT_ONCE", 7)):
         monkeypatch.setattr(code_search, name, value)
 
 
@@ -84,10 +85,11 @@ def test_equals_the_exact_search(make, kept, queries):
 def test_codes_answer_without_the_vectors_of_most_rows(queries, monkeypatch):
     random = np.random.default_rng(0)
     vectors, read = random_rows(random, 2000, 64), []
-    rough = code_search._rough_scores
-    monkeypatch.setattr(
-        code_search, "_rough_scores", lambda q, s, *pairs: (read.append(len(pairs[1])), rough(q, s, *pairs))[1]
-    )
+    rough = code_scan.rough_scores
+    for module in (code_scan, code_search):
+        monkeypatch.setattr(
+            module, "rough_scores", lambda q, s, *pairs: (read.append(len(pairs[1])), rough(q, s, *pairs))[1]
+        )
     monkeypatch.setattr(code_search, "has_byte_products", lambda: True)
     store = FlatStore(64)
     store.add(np.arange(2000), vectors)

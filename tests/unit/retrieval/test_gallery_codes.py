@@ -82,10 +82,10 @@ def test_removed_rows_leave_the_codes_with_compaction(folder: Path, monkeypatch:
     gallery.compact()
     (after,) = codes_files(folder)
     assert after not in before
-    assert len(np.load(after)) == len(gallery) + 8
+    assert len(np.load(after)) == len(gallery) + 12
     check_answers(Gallery.open(folder), "camera <> 'c1'", monkeypatch)
     gallery.erase("id4")
-    assert [len(np.load(path)) for path in codes_files(folder)] == [len(gallery) + 8]
+    assert [len(np.load(path)) for path in codes_files(folder)] == [len(gallery) + 12]
     gallery.verify()
 
 

@@ -160,10 +160,35 @@ def test_codes_of_a_file_are_those_that_were_written(tmp_path):
     vectors = random_rows(np.random.default_rng(0), 3000, 5)
     order = np.random.default_rng(1).permutation(3000)
     bounds = write_codes(tmp_path / "codes.npy", vectors, order)
-    found, expected = RowCodes.of_file(map_codes(tmp_path / "codes.npy", 5), bounds, order), RowCodes.of(vectors, order)
+    values, expected = map_codes(tmp_path / "codes.npy", 5), RowCodes.of(vectors, order)
+    found = RowCodes.of_file(values, 3000, bounds, order)
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), value)
-    assert np.load(tmp_path / "codes.npy").shape == (3008, 5)
+    assert np.load(tmp_path / "codes.npy").shape == (3012, 5)
+    with pytest.raises(ValueError, match="2999 rows"):
+        RowCodes.of_file(values, 2999, bounds, order)
+
+
+def test_bounds_of_codes_without_means_hold():
+    """Earlier files have no means: their bounds are those of the codes themselves."""
+    random = np.random.default_rng(0)
+    vectors = np.abs(random_rows(random, 200, 16)) ** 2
+    queries = random_rows(random, 3, 16)
+    codes = RowCodes.of(vectors)
+    old = np.concatenate([np.stack([codes.steps, codes.centres]).view(np.uint8).reshape(8, 16), codes.codes])
+    longest = float(np.linalg.norm(codes.codes.astype(np.float64) - 128, axis=1).max())
+    bounds = {"error": codes.error, "scaled_error": codes.scaled_error, "longest": longest}
+    read = RowCodes.of_file(old, 200, bounds, None)
+    np.testing.assert_array_equal(read.codes, codes.codes)
+    errors = []
+    for one in (codes, read):
+        coded = CodedQueries.of(queries, one)
+        sums = coded.whole @ (one.codes.astype(np.float64) - 128).T
+        exact = queries.astype(np.float64) @ vectors.astype(np.float64).T
+        found = np.stack([coded.scores(i, sums[i]) for i in range(3)])
+        assert np.all(np.abs(found - exact) <= coded.errors[:, None])
+        errors.append(coded.errors)
+    assert np.all(errors[0] < 0.8 * errors[1])  # means narrow the bounds of numbers that are far from their middle
 
 
 def test_the_order_by_camera_does_not_depend_on_how_words_are_kept():

@@ -23,7 +23,7 @@ from reid.records import FloatArray, IntArray
 from reid.retrieval.gallery_header import CODES, DELETED, REBUILD, ROWS, THUMBNAILS, VECTORS
 from reid.retrieval.numpy_files import flat_values
 from reid.retrieval.row_table import RowTable, first_line
-from reid.retrieval.stores.row_codes import PARAMETER_ROWS, CodeSource, RowCodes, map_codes
+from reid.retrieval.stores.row_codes import CodeSource, RowCodes, map_codes
 from reid.retrieval.stores.row_numbers import camera_order
 from reid.retrieval.thumbnails import Thumbnails
 
@@ -214,9 +214,12 @@ def _codes_of(folder: Path, entry: Mapping[str, Any], table: RowTable, dimension
         raise damaged(folder, f"{path.name} cannot be read ({first_line(error)})") from error
 
     def read() -> RowCodes:
-        if values.shape != (PARAMETER_ROWS + len(table), dimension) or fold(values) != entry["fold"]:
+        if fold(values) != entry["fold"]:
             raise damaged(folder, f"{path.name} has other contents")
-        return RowCodes.of_file(values, entry["bounds"], camera_order(table))
+        try:
+            return RowCodes.of_file(values, len(table), entry["bounds"], camera_order(table))
+        except ValueError as error:
+            raise damaged(folder, f"{path.name} cannot be read ({first_line(error)})") from error
 
     return CodeSource(read, is_stored=True)
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reid.records import FloatArray, IntArray, Ranking
+from reid.retrieval.stores.code_scan import find_by_scan, rough_scores
 from reid.retrieval.stores.products import Float32Products, Float64Array, lower_bound
-from reid.retrieval.stores.row_codes import ZERO, ByteArray, CodedQueries, RowCodes
+from reid.retrieval.stores.row_codes import ZERO, CodedQueries, CodedRows
 from reid.retrieval.stores.store import BoolArray
-from reid.retrieval.stores.tile_search import QUERIES_AT_ONCE, VectorsAt, rank_exactly, update_best
-from reid.retrieval.stores.tiles import Tile, runs_of, tiles_of
+from reid.retrieval.stores.tile_search import QUERIES_AT_ONCE, VectorsAt, rank_exactly
+from reid.retrieval.stores.tiles import Tile, tiles_of
 
 if TYPE_CHECKING:
     import torch
@@ -31,31 +32,9 @@ if TYPE_CHECKING:
 FEW_QUERIES = 2  # for at most so many queries, reading the codes row by row is faster than a matrix product
 TILE_ROWS = 8192
 SHORTEST_RUN, LARGEST_WASTE = 256, 1.3  # see reid.retrieval.stores.tiles
-MOST_RUNS = 8  # that are scanned one by one; more runs are scanned together, passing over the rows between them
-SCANNED_PER_RANK, SCANNED_AT_LEAST = 8, 64  # rows that a scan keeps for each answer, at first
+MOST_PADDED = 4  # times the numbers of all queries that are compared at once; more are compared query by query
+SHARPEN_EVERY = 3  # the bounds are raised when more than so many times the rows of the last time have been compared
 MOST_PAIRS_PER_RANK, MOST_PAIRS = 64, 2**20  # of a query and a row that may be among its best; see ``_Pairs``
-LARGEST_SHARE = 4  # a scan that would keep more than this fraction of the rows is not worth its cost
-
-
-@dataclass(frozen=True)
-class CodedRows:
-    """The rows of one segment.
-
-    Args:
-        codes: Their codes.
-        vectors: (N, D) float32.
-        offset: What is added to a row to get its position in the store.
-        mask: (N,) bool, which rows of the codes may answer; None: all.
-    """
-
-    codes: RowCodes
-    vectors: FloatArray
-    offset: int
-    mask: BoolArray | None
-
-    def positions(self, codes: IntArray) -> IntArray:
-        """Return the positions (E,) in the store of some rows (E,) of the codes."""
-        return self.offset + self.codes.rows_at(codes)
 
 
 @cache
@@ -85,12 +64,10 @@ def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], ve
     Returns:
         A ranking whose rows are row numbers; None where the codes say too little, and the vectors are to be searched.
     """
-    few = len(queries) <= FEW_QUERIES
-    found = _scan(queries, k, segments) if few else _multiply(queries, k, segments)
-    if found is None:
-        return None
-    query, position = _scored_in_float32(queries, k, segments, found)
-    return rank_exactly(queries, query, position, vectors_at, k).ranking(k)
+    if len(queries) <= FEW_QUERIES:
+        return find_by_scan(queries, k, segments, vectors_at)
+    found = _multiply(queries, k, segments)
+    return None if found is None else rank_exactly(queries, *found.reaching(), vectors_at, k).ranking(k)
 
 
 @dataclass
@@ -100,168 +77,88 @@ class _Pairs:
     Where very many rows have nearly the same scores, codes cannot tell them apart, and ``are_too_many`` becomes true.
     """
 
-    queries: int
+    queries: FloatArray
     k: int
+    segments: Sequence[CodedRows]
     parts: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
     collected: int = 0
 
     def __post_init__(self) -> None:
-        self.best = np.full((self.queries, self.k), -np.inf, np.float32)  # the largest lower bounds
-        self.bound = np.full(self.queries, -np.inf, np.float32)  # the smallest of them
+        self.bound = np.full(len(self.queries), -np.inf)  # what the k-th best score of each query reaches
+        self._rounding = Float32Products(self.queries).errors.astype(np.float64)
 
     def take(self, query: IntArray, position: IntArray, score: FloatArray, errors: Float64Array) -> None:
         """Add pairs (E,), whose queries ascend; the scores of a query are wrong by at most its ``errors`` (Q,)."""
-        error = (1.001 * errors).astype(np.float32)[query]
-        self.parts.append((query, position, score + error))
-        update_best(self.best, query, score - error)
-        self.bound = self.best.min(axis=1)
+        self.parts.append((query, position, score + (1.001 * errors).astype(np.float32)[query]))
         self.collected += len(query)
-        if self.collected > self._most:
-            query, position, upper = self._near()
-            self.parts, self.collected = [(query, position, upper)], len(query)
 
     @property
     def are_too_many(self) -> bool:
         """Whether there are more pairs than memory should be spent on."""
-        return self.collected > self._most
+        return self.collected > MOST_PAIRS_PER_RANK * self.k * len(self.queries) + MOST_PAIRS
 
-    @property
-    def _most(self) -> int:
-        return MOST_PAIRS_PER_RANK * self.k * self.queries + MOST_PAIRS
+    def sharpen(self) -> tuple[BoolArray, FloatArray] | None:
+        """Raise the bounds to what the vectors of the k largest upper bounds of each query say, and drop pairs below.
 
-    def _near(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Return the pairs whose upper bounds reach the bounds of their queries."""
+        Returns:
+            For each pair that is left, in the order of the queries, whether it is one of these, and the scores (Q, k)
+            of these in float32; None where a query has fewer than k pairs.
+        """
         query, position, upper = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
-        near = np.flatnonzero(upper >= self.bound[query])
-        return query[near], position[near], upper[near]
+        order = np.argsort(query.astype(np.min_scalar_type(len(self.queries))), kind="stable")
+        query, position, upper = query[order], position[order], upper[order]
+        counts = np.bincount(query, minlength=len(self.queries))
+        if counts.min() < self.k:
+            return None
+        is_first = np.zeros(len(query), np.bool_)
+        is_first[_largest_of_each(upper, counts, self.k)] = True
+        scores = rough_scores(self.queries, self.segments, query[is_first], position[is_first]).reshape(-1, self.k)
+        np.maximum(self.bound, scores.min(axis=1) - self._rounding, out=self.bound)
+        near = np.flatnonzero(is_first | (upper >= self.bound[query]))
+        self.parts, self.collected = [(query[near], position[near], upper[near])], len(near)
+        return is_first[near], scores
 
-    def by_query(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Return the pairs that may be among the best, with their upper bounds; the queries ascend."""
-        query, position, upper = self._near()
-        order = np.argsort(query.astype(np.min_scalar_type(self.queries)), kind="stable")
-        return query[order], position[order], upper[order]
-
-
-def _scored_in_float32(
-    queries: FloatArray, k: int, segments: Sequence[CodedRows], pairs: _Pairs
-) -> tuple[IntArray, IntArray]:
-    """Return the pairs that may be among the best after their vectors were scored in float32.
-
-    The ``k`` rows of the largest upper bounds come first: their scores are the bound that most others do not reach.
-    """
-    errors = Float32Products(queries).errors.astype(np.float64)
-    query, position, upper = pairs.by_query()
-    is_first = np.zeros(len(query), np.bool_)
-    ends = np.cumsum(np.bincount(query, minlength=len(queries)))
-    for start, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-        is_first[start + np.argpartition(-upper[start:stop], k - 1)[:k]] = True
-    scores = np.full(len(query), -np.inf)
-    scores[is_first] = _rough_scores(queries, segments, query[is_first], position[is_first])
-    bound = np.maximum(pairs.bound, scores[is_first].reshape(-1, k).min(axis=1) - errors)
-    others = np.flatnonzero(~is_first & (upper >= bound[query]))
-    scores[others] = _rough_scores(queries, segments, query[others], position[others])
-    reach = is_first | (scores >= (bound - errors)[query])
-    return query[reach], position[reach]
+    def reaching(self) -> tuple[IntArray, IntArray]:
+        """Return the pairs, a query and a position (E,), that may be among the best by their scores in float32."""
+        sharpened = self.sharpen()
+        if sharpened is None:
+            raise ValueError("expected at least k rows that may answer")
+        is_first, found = sharpened
+        ((query, position, _),) = self.parts
+        scores = np.empty(len(query), np.float32)
+        scores[is_first] = found.reshape(-1)
+        scores[~is_first] = rough_scores(self.queries, self.segments, query[~is_first], position[~is_first])
+        reach = is_first | (scores >= (self.bound - self._rounding)[query])
+        return query[reach], position[reach]
 
 
-def _rough_scores(
-    queries: FloatArray, segments: Sequence[CodedRows], query: IntArray, position: IntArray
-) -> Float64Array:
-    """Return the scores (E,), in the arithmetic of float32, of queries, which ascend, with the rows at positions."""
-    from reid.retrieval.faiss_index import pair_products
-
-    scores = np.empty(len(position), np.float64)
-    owner = np.searchsorted([segment.offset for segment in segments], position, side="right") - 1
-    for number, segment in enumerate(segments):
-        here = np.flatnonzero(owner == number)
-        if len(here):
-            scores[here] = pair_products(queries, segment.vectors, query[here], position[here] - segment.offset)
-    return scores
-
-
-@dataclass
-class _Piece:
-    """Codes that are scanned at once, and the best ones that a scan has kept."""
-
-    owner: int
-    start: int
-    codes: ByteArray
-    mask: BoolArray | None
-    size: int
-    rows: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    scores: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
-
-    def scan(self, i: int, queries: CodedQueries, n: int) -> None:
-        """Keep about the ``n`` best rows of query ``i``."""
-        from reid.retrieval.faiss_index import largest_sums
-
-        rows, sums = largest_sums(queries.whole[i], self.codes, min(n, self.size), self.mask)
-        self.rows, self.scores = self.start + rows, queries.scores(i, sums)
-
-
-def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
-    """Compare a few queries with the codes row by row; None where a scan would have to keep too many rows."""
-    pairs = _Pairs(len(queries), k)
-    coded = [CodedQueries.of(queries, segment.codes) for segment in segments]
-    total = sum(len(segment.vectors) for segment in segments)
-    for i in range(len(queries)):
-        pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
-        errors = [float(coded[piece.owner].errors[i]) for piece in pieces]
-        n, open_pieces = SCANNED_PER_RANK * k + SCANNED_AT_LEAST, list(range(len(pieces)))
-        while open_pieces:
-            if n > max(total // LARGEST_SHARE, SCANNED_PER_RANK * k + SCANNED_AT_LEAST):
-                return None
-            for one in open_pieces:
-                pieces[one].scan(i, coded[pieces[one].owner], n)
-            bound = _bound_of(queries[i : i + 1], k, segments, pieces)
-            open_pieces = [
-                one
-                for one in open_pieces
-                if len(pieces[one].rows) < pieces[one].size and pieces[one].scores.min() + errors[one] >= bound
-            ]
-            n *= 4
-        for piece in pieces:
-            position = segments[piece.owner].positions(piece.rows)
-            pairs.take(np.full(len(position), i), position, piece.scores, coded[piece.owner].errors)
-        pairs.bound[i] = max(pairs.bound[i], bound)
-    return pairs
-
-
-def _bound_of(query: FloatArray, k: int, segments: Sequence[CodedRows], pieces: Sequence[_Piece]) -> float:
-    """Return a lower bound of the k-th best score of a query (1, D): that of the ``k`` rows that look best by codes."""
-    scores = np.concatenate([piece.scores for piece in pieces])
-    if len(scores) < k:
-        return -np.inf
-    position = np.concatenate([segments[piece.owner].positions(piece.rows) for piece in pieces])
-    best = _rough_scores(query, segments, np.zeros(k, np.int64), position[np.argpartition(-scores, k - 1)[:k]])
-    return float(best.min() - 2 * Float32Products(query).errors[0])
-
-
-def _pieces(owner: int, segment: CodedRows) -> list[_Piece]:
-    """Return the codes of a segment that may answer: its runs, or where there are many, all of them with a mask."""
-    codes, mask = segment.codes.codes, segment.mask
-    if mask is None:
-        return [_Piece(owner, 0, codes, None, len(codes))]
-    starts, stops = runs_of(mask, gap=0)
-    if len(starts) <= MOST_RUNS:
-        return [_Piece(owner, a, codes[a:b], None, b - a) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
-    first, last = int(starts[0]), int(stops[-1])
-    return [_Piece(owner, first, codes[first:last], mask[first:last], int(np.count_nonzero(mask)))]
+def _largest_of_each(values: FloatArray, counts: IntArray, k: int) -> IntArray:
+    """Return where the k largest of each run of ``values`` (E,) stand; the runs have ``counts`` (Q,) of k at least."""
+    starts, width = np.cumsum(counts) - counts, int(counts.max())
+    if len(counts) * width > MOST_PADDED * len(values):  # some runs are much longer than others
+        parts = zip(starts.tolist(), counts.tolist(), strict=True)
+        return np.concatenate([at + np.argpartition(values[at : at + size], -k)[-k:] for at, size in parts])
+    padded = np.full((len(counts), width), -np.inf, np.float32)
+    padded[np.arange(width) < counts[:, None]] = values
+    return (starts[:, None] + np.argpartition(padded, -k, axis=1)[:, -k:]).reshape(-1)
 
 
 def _multiply(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
     """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
-    pairs = _Pairs(len(queries), k)
+    pairs, seen, sharpened = _Pairs(queries, k, segments), 0, 0
     for segment in segments:
         products = _ByteProducts(CodedQueries.of(queries, segment.codes))
         for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):
+            if seen > SHARPEN_EVERY * sharpened or pairs.are_too_many:
+                pairs.sharpen()
+                sharpened = seen
+            if pairs.are_too_many:
+                return None
             for first in range(0, len(queries), QUERIES_AT_ONCE):
                 stop = min(first + QUERIES_AT_ONCE, len(queries))
                 query, column, score = products.above(first, stop, tile, pairs.bound[first:stop], k)
-                position = segment.positions(tile.rows_at(column))
-                pairs.take(query, position, score, products.queries.errors)
-                if pairs.are_too_many:
-                    return None
+                pairs.take(query, segment.positions(tile.rows_at(column)), score, products.queries.errors)
+            seen += tile.size
     return pairs
 
 
@@ -308,6 +205,8 @@ class _ByteProducts:
         if tile.mask is not None:
             reaches &= tile.mask
         hits = np.flatnonzero(reaches)
-        query, column = np.divmod(hits, sums.shape[1])
+        ends = np.searchsorted(hits, tile.size * np.arange(1, stop - first + 1))  # faster than a division of the hits
+        query = np.repeat(np.arange(stop - first), np.diff(ends, prepend=0))
+        column = hits - tile.size * query
         query += first
         return query, column, self.queries.scores(query, sums.reshape(-1)[hits])

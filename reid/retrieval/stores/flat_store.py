@@ -14,8 +14,8 @@ from reid.errors import DataError
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import empty_ranking
 from reid.retrieval.row_table import RowTable
-from reid.retrieval.stores.code_search import CodedRows, codes_help, find_by_codes
-from reid.retrieval.stores.row_codes import CodeSource, RowCodes
+from reid.retrieval.stores.code_search import codes_help, find_by_codes
+from reid.retrieval.stores.row_codes import CodedRows, CodeSource, RowCodes
 from reid.retrieval.stores.row_numbers import RowNumbers, camera_order
 from reid.retrieval.stores.snapshot import write_snapshot
 from reid.retrieval.stores.store import (

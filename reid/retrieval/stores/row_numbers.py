@@ -50,10 +50,12 @@ class RowNumbers:
         found = np.zeros(count, np.bool_)
         if count and len(wanted):
             first, last = self._ends()
-            if self.order is None and last - first + 1 == count and first <= wanted.min() and wanted.max() <= last:
-                found[wanted - first] = True
-            else:
-                found[self.positions(wanted)] = True
+            if self.order is None and last - first + 1 == count:
+                at = np.asarray(wanted - first if first else wanted, np.int64)
+                if at.view(np.uint64).max() < count:  # numbers below the first are huge ones without a sign
+                    found[at] = True
+                    return found
+            found[self.positions(wanted)] = True
         return found
 
     def positions(self, wanted: IntArray) -> IntArray:

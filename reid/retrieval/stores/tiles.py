@@ -97,7 +97,9 @@ def tiles_of(
 
 def runs_of(mask: BoolArray, gap: int = LARGEST_GAP) -> tuple[IntArray, IntArray]:
     """Return where the runs of rows that may answer start and stop; with at most ``gap`` rows between, they are one."""
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    padded = np.zeros(len(mask) + 2, np.bool_)
+    padded[1:-1] = mask
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
     starts, stops = edges[::2], edges[1::2]
     separate = np.append(starts[1:] - stops[:-1] > gap, True)
     return starts[np.append(True, separate[:-1])[: len(starts)]], stops[separate[: len(stops)]]

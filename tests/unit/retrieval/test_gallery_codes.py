@@ -14,7 +14,7 @@ from reid.retrieval.exact import exact_search
 from reid.retrieval.filters import parse_where, rows_where
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import CODES
-from reid.retrieval.stores import code_search, flat_store
+from reid.retrieval.stores import code_scan, code_search, flat_store
 
 ROWS, DIMENSION = 300, 16
 
@@ -63,9 +63,9 @@ def test_filtered_answers_are_exact(folder: Path, where: str, monkeypatch: pytes
 
 def test_a_filter_by_camera_reads_a_few_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gallery, sizes = Gallery.open(folder), list[int]()
-    pieces = code_search._pieces
+    pieces = code_scan._pieces
     monkeypatch.setattr(
-        code_search, "_pieces", lambda *given: (sizes.extend(p.size for p in pieces(*given)), pieces(*given))[1]
+        code_scan, "_pieces", lambda *given: (sizes.extend(p.size for p in pieces(*given)), pieces(*given))[1]
     )
     query = random_rows(np.random.default_rng(5), 1, DIMENSION)
     gallery.search(query, 7, fingerprint="f00d", where="camera = 'c1'")
@@ -82,10 +82,10 @@ def test_removed_rows_leave_the_codes_with_compaction(folder: Path, monkeypatch:
     gallery.compact()
     (after,) = codes_files(folder)
     assert after not in before
-    assert len(np.load(after)) == len(gallery) + 8
+    assert len(np.load(after)) == len(gallery) + 12
     check_answers(Gallery.open(folder), "camera <> 'c1'", monkeypatch)
     gallery.erase("id4")
-    assert [len(np.load(path)) for path in codes_files(folder)] == [len(gallery) + 8]
+    assert [len(np.load(path)) for path in codes_files(folder)] == [len(gallery) + 12]
     gallery.verify()
 
 

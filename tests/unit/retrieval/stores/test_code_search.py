@@ -13,7 +13,7 @@ from helpers.random_embeddings import assert_same_ranking, random_rows, tied_row
 from helpers.store_contract import columns_of
 from reid.retrieval.exact import exact_search
 from reid.retrieval.faiss_index import pair_products
-from reid.retrieval.stores import code_search, flat_store
+from reid.retrieval.stores import code_scan, code_search, flat_store
 from reid.retrieval.stores.flat_store import FlatStore
 from reid.retrieval.stores.row_codes import CodedQueries, RowCodes, map_codes, write_codes
 from reid.retrieval.stores.row_numbers import camera_order
@@ -31,9 +31,10 @@ def always(monkeypatch):
     for name, value in (("FEWEST_CODED", 1), ("ROWS_PER_RANK", 0)):
         monkeypatch.setattr(flat_store, name, value)
     for name, value in (
-        ("TILE_ROWS", 64), ("SHORTEST_RUN", 8), ("MOST_RUNS", 2), ("QUERIES_AT_ONCE", 7), ("SCANNED_AT_LEAST", 1),
-        ("SCANNED_PER_RANK", 1), ("LARGEST_SHARE", 1),
+        ("MOST_RUNS", 2), ("SCANNED_AT_LEAST", 1), ("SCANNED_PER_RANK", 1), ("LARGEST_SHARE", 1),
     ):  # fmt: skip
+        monkeypatch.setattr(code_scan, name, value)
+    for name, value in (("TILE_ROWS", 64), ("SHORTEST_RUN", 8), ("QUERIES_AT_ONCE", 7)):
         monkeypatch.setattr(code_search, name, value)
 
 
@@ -84,10 +85,11 @@ def test_equals_the_exact_search(make, kept, queries):
 def test_codes_answer_without_the_vectors_of_most_rows(queries, monkeypatch):
     random = np.random.default_rng(0)
     vectors, read = random_rows(random, 2000, 64), []
-    rough = code_search._rough_scores
-    monkeypatch.setattr(
-        code_search, "_rough_scores", lambda q, s, *pairs: (read.append(len(pairs[1])), rough(q, s, *pairs))[1]
-    )
+    rough = code_scan.rough_scores
+    for module in (code_scan, code_search):
+        monkeypatch.setattr(
+            module, "rough_scores", lambda q, s, *pairs: (read.append(len(pairs[1])), rough(q, s, *pairs))[1]
+        )
     monkeypatch.setattr(code_search, "has_byte_products", lambda: True)
     store = FlatStore(64)
     store.add(np.arange(2000), vectors)
@@ -158,10 +160,35 @@ def test_codes_of_a_file_are_those_that_were_written(tmp_path):
     vectors = random_rows(np.random.default_rng(0), 3000, 5)
     order = np.random.default_rng(1).permutation(3000)
     bounds = write_codes(tmp_path / "codes.npy", vectors, order)
-    found, expected = RowCodes.of_file(map_codes(tmp_path / "codes.npy", 5), bounds, order), RowCodes.of(vectors, order)
+    values, expected = map_codes(tmp_path / "codes.npy", 5), RowCodes.of(vectors, order)
+    found = RowCodes.of_file(values, 3000, bounds, order)
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), value)
-    assert np.load(tmp_path / "codes.npy").shape == (3008, 5)
+    assert np.load(tmp_path / "codes.npy").shape == (3012, 5)
+    with pytest.raises(ValueError, match="2999 rows"):
+        RowCodes.of_file(values, 2999, bounds, order)
+
+
+def test_bounds_of_codes_without_means_hold():
+    """Earlier files have no means: their bounds are those of the codes themselves."""
+    random = np.random.default_rng(0)
+    vectors = np.abs(random_rows(random, 200, 16)) ** 2
+    queries = random_rows(random, 3, 16)
+    codes = RowCodes.of(vectors)
+    old = np.concatenate([np.stack([codes.steps, codes.centres]).view(np.uint8).reshape(8, 16), codes.codes])
+    longest = float(np.linalg.norm(codes.codes.astype(np.float64) - 128, axis=1).max())
+    bounds = {"error": codes.error, "scaled_error": codes.scaled_error, "longest": longest}
+    read = RowCodes.of_file(old, 200, bounds, None)
+    np.testing.assert_array_equal(read.codes, codes.codes)
+    errors = []
+    for one in (codes, read):
+        coded = CodedQueries.of(queries, one)
+        sums = coded.whole @ (one.codes.astype(np.float64) - 128).T
+        exact = queries.astype(np.float64) @ vectors.astype(np.float64).T
+        found = np.stack([coded.scores(i, sums[i]) for i in range(3)])
+        assert np.all(np.abs(found - exact) <= coded.errors[:, None])
+        errors.append(coded.errors)
+    assert np.all(errors[0] < 0.8 * errors[1])  # means narrow the bounds of numbers that are far from their middle
 
 
 def test_the_order_by_camera_does_not_depend_on_how_words_are_kept():

@@ -13,20 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 from reid.records import FloatArray, IntArray, Ranking
-from reid.retrieval.stores.products import Float32Products, Float64Array, lower_bound
-from reid.retrieval.stores.row_codes import ZERO, ByteArray, CodedQueries, RowCodes
+from reid.retrieval.stores.byte_products import ByteProducts, has_byte_products
+from reid.retrieval.stores.products import Float32Products, Float64Array
+from reid.retrieval.stores.row_codes import ByteArray, CodedQueries, RowCodes
 from reid.retrieval.stores.store import BoolArray
 from reid.retrieval.stores.tile_search import QUERIES_AT_ONCE, VectorsAt, rank_exactly, update_best
-from reid.retrieval.stores.tiles import Tile, runs_of, tiles_of
-
-if TYPE_CHECKING:
-    import torch
+from reid.retrieval.stores.tiles import runs_of, tiles_of
 
 FEW_QUERIES = 2  # for at most so many queries, reading the codes row by row is faster than a matrix product
 TILE_ROWS = 8192
@@ -58,19 +56,45 @@ class CodedRows:
         return self.offset + self.codes.rows_at(codes)
 
 
-@cache
-def has_byte_products() -> bool:
-    """Whether the processor multiplies matrices of bytes, several times faster than in float32."""
-    import torch
-
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    is_fast = bool(known.get("avx512_vnni") or known.get("amx_int8")) and bool(torch.backends.mkldnn.enabled)
-    return is_fast and hasattr(torch, "_int_mm")
-
-
 def codes_help(queries: int) -> bool:
     """Whether so many queries are searched faster by codes than by vectors."""
     return queries <= FEW_QUERIES or has_byte_products()
+
+
+class CodedScorer(Protocol):
+    """How Q queries are scored with the rows of segments: roughly by codes, closely in float32."""
+
+    @property
+    def errors(self) -> Float64Array:
+        """(Q,), twice how wrong a close score of each query may be."""
+
+    def coded(self, number: int) -> CodedQueries:
+        """Return the queries, to be compared with the codes of a segment."""
+
+    def close_scores(self, query: IntArray, position: IntArray) -> Float64Array:
+        """Return the close scores (E,) of queries (E,), which ascend, with the rows at positions (E,)."""
+
+
+@dataclass(frozen=True)
+class InnerProducts:
+    """Scores queries (Q, D) float32 by inner products."""
+
+    queries: FloatArray
+    segments: Sequence[CodedRows]
+
+    @cached_property
+    def errors(self) -> Float64Array:
+        """(Q,), twice how wrong an inner product in float32 may be."""
+        errors: Float64Array = Float32Products(self.queries).errors.astype(np.float64)
+        return errors
+
+    def coded(self, number: int) -> CodedQueries:
+        """Return the queries in whole numbers."""
+        return CodedQueries.of(self.queries, self.segments[number].codes)
+
+    def close_scores(self, query: IntArray, position: IntArray) -> Float64Array:
+        """Return the inner products (E,) in the arithmetic of float32."""
+        return _rough_scores(self.queries, self.segments, query, position)
 
 
 def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], vectors_at: VectorsAt) -> Ranking | None:
@@ -85,12 +109,26 @@ def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], ve
     Returns:
         A ranking whose rows are row numbers; None where the codes say too little, and the vectors are to be searched.
     """
-    few = len(queries) <= FEW_QUERIES
-    found = _scan(queries, k, segments) if few else _multiply(queries, k, segments)
-    if found is None:
-        return None
-    query, position = _scored_in_float32(queries, k, segments, found)
-    return rank_exactly(queries, query, position, vectors_at, k).ranking(k)
+    found = near_by_codes(InnerProducts(queries, segments), len(queries), k, segments)
+    return None if found is None else rank_exactly(queries, *found, vectors_at, k).ranking(k)
+
+
+def near_by_codes(
+    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]
+) -> tuple[IntArray, IntArray] | None:
+    """Find the rows that may be among the ``k`` best of each query.
+
+    Args:
+        scorer: Scores the queries with the rows of the segments.
+        queries: The number Q of queries, at least 1.
+        k: The number of rows; at least so many may answer.
+        segments: The rows.
+
+    Returns:
+        Queries (E,), which ascend, and positions (E,); None where the codes say too little.
+    """
+    pairs = (_scan if queries <= FEW_QUERIES else _multiply)(scorer, queries, k, segments)
+    return None if pairs is None else _scored_closely(scorer, pairs)
 
 
 @dataclass
@@ -142,24 +180,22 @@ class _Pairs:
         return query[order], position[order], upper[order]
 
 
-def _scored_in_float32(
-    queries: FloatArray, k: int, segments: Sequence[CodedRows], pairs: _Pairs
-) -> tuple[IntArray, IntArray]:
+def _scored_closely(scorer: CodedScorer, pairs: _Pairs) -> tuple[IntArray, IntArray]:
     """Return the pairs that may be among the best after their vectors were scored in float32.
 
     The ``k`` rows of the largest upper bounds come first: their scores are the bound that most others do not reach.
     """
-    errors = Float32Products(queries).errors.astype(np.float64)
+    k, errors = pairs.k, scorer.errors
     query, position, upper = pairs.by_query()
     is_first = np.zeros(len(query), np.bool_)
-    ends = np.cumsum(np.bincount(query, minlength=len(queries)))
+    ends = np.cumsum(np.bincount(query, minlength=pairs.queries))
     for start, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         is_first[start + np.argpartition(-upper[start:stop], k - 1)[:k]] = True
     scores = np.full(len(query), -np.inf)
-    scores[is_first] = _rough_scores(queries, segments, query[is_first], position[is_first])
+    scores[is_first] = scorer.close_scores(query[is_first], position[is_first])
     bound = np.maximum(pairs.bound, scores[is_first].reshape(-1, k).min(axis=1) - errors)
     others = np.flatnonzero(~is_first & (upper >= bound[query]))
-    scores[others] = _rough_scores(queries, segments, query[others], position[others])
+    scores[others] = scorer.close_scores(query[others], position[others])
     reach = is_first | (scores >= (bound - errors)[query])
     return query[reach], position[reach]
 
@@ -199,12 +235,12 @@ class _Piece:
         self.rows, self.scores = self.start + rows, queries.scores(i, sums)
 
 
-def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
+def _scan(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
     """Compare a few queries with the codes row by row; None where a scan would have to keep too many rows."""
-    pairs = _Pairs(len(queries), k)
-    coded = [CodedQueries.of(queries, segment.codes) for segment in segments]
-    total = sum(len(segment.vectors) for segment in segments)
-    for i in range(len(queries)):
+    pairs = _Pairs(queries, k)
+    coded = [scorer.coded(number) for number in range(len(segments))]
+    total = sum(len(segment.codes.codes) for segment in segments)
+    for i in range(queries):
         pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
         errors = [float(coded[piece.owner].errors[i]) for piece in pieces]
         n, open_pieces = SCANNED_PER_RANK * k + SCANNED_AT_LEAST, list(range(len(pieces)))
@@ -213,7 +249,7 @@ def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs 
                 return None
             for one in open_pieces:
                 pieces[one].scan(i, coded[pieces[one].owner], n)
-            bound = _bound_of(queries[i : i + 1], k, segments, pieces)
+            bound = _bound_of(scorer, i, k, segments, pieces)
             open_pieces = [
                 one
                 for one in open_pieces
@@ -227,14 +263,14 @@ def _scan(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs 
     return pairs
 
 
-def _bound_of(query: FloatArray, k: int, segments: Sequence[CodedRows], pieces: Sequence[_Piece]) -> float:
-    """Return a lower bound of the k-th best score of a query (1, D): that of the ``k`` rows that look best by codes."""
+def _bound_of(scorer: CodedScorer, i: int, k: int, segments: Sequence[CodedRows], pieces: Sequence[_Piece]) -> float:
+    """Return a lower bound of the k-th best score of query ``i``: that of the ``k`` rows that look best by codes."""
     scores = np.concatenate([piece.scores for piece in pieces])
     if len(scores) < k:
         return -np.inf
     position = np.concatenate([segments[piece.owner].positions(piece.rows) for piece in pieces])
-    best = _rough_scores(query, segments, np.zeros(k, np.int64), position[np.argpartition(-scores, k - 1)[:k]])
-    return float(best.min() - 2 * Float32Products(query).errors[0])
+    best = scorer.close_scores(np.full(k, i), position[np.argpartition(-scores, k - 1)[:k]])
+    return float(best.min() - 2 * scorer.errors[i])
 
 
 def _pieces(owner: int, segment: CodedRows) -> list[_Piece]:
@@ -249,65 +285,17 @@ def _pieces(owner: int, segment: CodedRows) -> list[_Piece]:
     return [_Piece(owner, first, codes[first:last], mask[first:last], int(np.count_nonzero(mask)))]
 
 
-def _multiply(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
+def _multiply(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
     """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
-    pairs = _Pairs(len(queries), k)
-    for segment in segments:
-        products = _ByteProducts(CodedQueries.of(queries, segment.codes))
+    pairs = _Pairs(queries, k)
+    for number, segment in enumerate(segments):
+        products = ByteProducts(scorer.coded(number))
         for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):
-            for first in range(0, len(queries), QUERIES_AT_ONCE):
-                stop = min(first + QUERIES_AT_ONCE, len(queries))
+            for first in range(0, queries, QUERIES_AT_ONCE):
+                stop = min(first + QUERIES_AT_ONCE, queries)
                 query, column, score = products.above(first, stop, tile, pairs.bound[first:stop], k)
                 position = segment.positions(tile.rows_at(column))
                 pairs.take(query, position, score, products.queries.errors)
                 if pairs.are_too_many:
                     return None
     return pairs
-
-
-class _ByteProducts:
-    """Sums of products of whole numbers, by matrix products of bytes.
-
-    Both arrays of a tile are used again for the next one: to get them anew from the system takes as long as a product.
-    """
-
-    def __init__(self, queries: CodedQueries):
-        import torch
-
-        self.queries = queries
-        self._whole = torch.from_numpy(queries.whole).to(torch.int8)
-        self._tile: Tile | None = None
-        self._rows: torch.Tensor = self._whole
-        self._sums = torch.empty((0, 0), dtype=torch.int32)
-
-    def above(
-        self, first: int, stop: int, tile: Tile, bounds: FloatArray, k: int
-    ) -> tuple[IntArray, IntArray, FloatArray]:
-        """Return queries (E,), which ascend, columns (E,) and scores (E,) whose upper bounds reach ``bounds`` (B,)."""
-        import torch
-
-        if tile is not self._tile:
-            if self._rows.shape != (tile.size, self._whole.shape[1]) or self._rows is self._whole:
-                self._rows = torch.empty((tile.size, self._whole.shape[1]), dtype=torch.int8)
-            np.bitwise_xor(tile.rows, np.uint8(ZERO), out=self._rows.numpy().view(np.uint8))
-            self._tile = tile
-        if self._sums.shape != (stop - first, tile.size):
-            self._sums = torch.empty((stop - first, tile.size), dtype=torch.int32)
-        torch.ops.aten._int_mm.out(self._whole[first:stop], self._rows.T, out=self._sums)
-        sums = self._sums.numpy()
-        block = slice(first, stop)
-        units, constants, errors = self.queries.units[block], self.queries.constants[block], self.queries.errors[block]
-        if np.isinf(bounds).any():
-            answering = sums if tile.mask is None else sums[:, tile.mask]
-            lowest = lower_bound(answering.astype(np.float32), k).astype(np.float64)
-            own = np.where(np.isfinite(lowest), constants + units * np.nan_to_num(lowest) - errors, -np.inf)
-            bounds = np.maximum(bounds, np.where(np.isfinite(own), own - 1e-6 * (1 + np.abs(own)), own))
-        least = np.floor((bounds - 1.001 * errors - constants) / units)
-        limits = np.clip(least, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
-        reaches = sums >= limits[:, None]
-        if tile.mask is not None:
-            reaches &= tile.mask
-        hits = np.flatnonzero(reaches)
-        query, column = np.divmod(hits, sums.shape[1])
-        query += first
-        return query, column, self.queries.scores(query, sums.reshape(-1)[hits])

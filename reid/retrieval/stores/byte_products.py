@@ -6,10 +6,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from reid.records import FloatArray, IntArray
 from reid.retrieval.stores.products import lower_bound
-from reid.retrieval.stores.row_codes import ZERO, CodedQueries, Float64Array
+from reid.retrieval.stores.row_codes import ZERO, ByteArray, CodedQueries, Float64Array
 from reid.retrieval.stores.store import BoolArray
 from reid.retrieval.stores.tiles import Tile
 
@@ -27,6 +28,36 @@ def has_byte_products() -> bool:
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     is_fast = bool(known.get("avx512_vnni") or known.get("amx_int8")) and bool(torch.backends.mkldnn.enabled)
     return is_fast and hasattr(torch, "_int_mm")
+
+
+class ByteSums:
+    """Sums of products of queries with the same few codes again and again, which therefore stay as bytes with a sign.
+
+    Args:
+        codes: (N, D) uint8.
+
+    Example:
+        >>> from reid.retrieval.stores.row_codes import RowCodes
+        >>> codes = RowCodes.of(np.float32([[1, 0], [0.6, 0.8]]))
+        >>> queries = CodedQueries.of(np.float32([[1, 0]] * 20), codes)
+        >>> sums = ByteSums(codes.codes).of(queries)
+        >>> sums.shape, bool(sums[0, 0] > sums[0, 1])
+        ((20, 2), True)
+    """
+
+    def __init__(self, codes: ByteArray):
+        import torch
+
+        self._rows = torch.from_numpy((codes ^ np.uint8(ZERO)).view(np.int8))
+
+    def of(self, queries: CodedQueries) -> npt.NDArray[np.int32]:
+        """Return the sums (Q, N)."""
+        import torch
+
+        sums: npt.NDArray[np.int32] = torch._int_mm(
+            torch.from_numpy(queries.whole).to(torch.int8), self._rows.T
+        ).numpy()
+        return sums
 
 
 class ByteProducts:

@@ -163,15 +163,21 @@ class CodedQueries:
     errors: Float64Array
 
     @classmethod
-    def of(cls, queries: FloatArray, codes: RowCodes) -> CodedQueries:
+    def of(cls, queries: FloatArray, codes: RowCodes, least: Float64Array | None = None) -> CodedQueries:
         """Round queries (Q, D) float32.
 
         Two roundings are bounded by Cauchy and Schwarz: that of the rows, and that of the query.
+
+        Args:
+            queries: The queries.
+            codes: The codes that they are compared with.
+            least: (Q,), the smallest ``units``; larger ones round more.  None sets no limit.
         """
         wide = queries.astype(np.float64)
         stretched = wide * codes.steps
         largest = np.abs(stretched).max(axis=1)
         units = np.where(largest > 0, largest / LARGEST, 1.0)
+        units = units if least is None else np.maximum(units, least)
         whole = np.rint(stretched / units[:, None])
         rounded = np.linalg.norm(stretched - units[:, None] * whole, axis=1) * codes.longest
         lengths = np.linalg.norm(wide, axis=1)

@@ -23,7 +23,8 @@ from reid.records import Embeddings, FloatArray, Sample
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.cohort_updates import add_rows
 from reid.retrieval.gallery import Gallery
-from reid.retrieval.normalized_search import NormalizedGallery, normalized_gallery, search_normalized
+from reid.retrieval.normalized_ranking import NormalizedGallery
+from reid.retrieval.normalized_search import normalized_gallery, search_normalized
 
 CROPS_OF_ONE_PERSON = 12
 

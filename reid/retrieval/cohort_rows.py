@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
@@ -185,6 +186,11 @@ class Cohort:
 
     members: Mapping[str, IntArray]
     parts: Mapping[str, Sequence[tuple[str, CohortRows]]]
+
+    @cached_property
+    def images(self) -> dict[str, HashArray]:
+        """The images of each part, sorted, by its name."""
+        return {name: np.sort(part.images) for parts in self.parts.values() for name, part in parts}
 
 
 def cohort_of(rows: CohortRows, limit: int = COHORT_LIMIT) -> Cohort:

@@ -11,7 +11,7 @@ import numpy as np
 from reid.errors import DataError
 from reid.records import FloatArray
 from reid.retrieval.cohort_rows import CohortRows
-from reid.retrieval.normalized_search import NormalizedGallery
+from reid.retrieval.normalized_ranking import NormalizedGallery
 
 
 def extended_gallery(gallery: NormalizedGallery) -> FloatArray:
@@ -36,6 +36,6 @@ def extended_queries(gallery: NormalizedGallery, queries: CohortRows) -> FloatAr
     Returns:
         (Q, D + 2 C) float32.
     """
-    terms, own = gallery.query_terms(queries)
-    cameras = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[own]
-    return np.concatenate([2 * queries.vectors, -terms.mean, -cameras], axis=1)
+    asked = gallery.query_terms(queries)
+    cameras = np.eye(len(gallery.statistics.cameras), dtype=np.float32)[asked.own]
+    return np.concatenate([2 * queries.vectors, -asked.terms.mean, -cameras], axis=1)

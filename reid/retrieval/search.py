@@ -19,7 +19,8 @@ from reid.retrieval.cohort_rows import cohort_camera
 from reid.retrieval.filters import Filter, rows_where
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.match_thresholds import NOBODY_RATE, SAME_RATE, MatchVerdict, false_alarm_rate, verdict_of
-from reid.retrieval.normalized_search import NormalizedRanking, normalized_gallery, search_normalized
+from reid.retrieval.normalized_ranking import NormalizedRanking
+from reid.retrieval.normalized_search import normalized_gallery, search_normalized
 from reid.retrieval.row_table import RowTable, SampleRows
 from reid.retrieval.score_normalization import NONE, check_score_norm
 

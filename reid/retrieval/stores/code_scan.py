@@ -8,16 +8,17 @@ otherwise it is repeated and keeps more. Everything else is a few operations on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from reid.records import FloatArray, IntArray, Ranking
 from reid.retrieval.exact import best_positions, score_rows
-from reid.retrieval.stores.products import Float32Products
+from reid.retrieval.stores.products import Float32Products, Float64Array
 from reid.retrieval.stores.row_codes import ByteArray, CodedQueries, CodedRows
 from reid.retrieval.stores.store import BoolArray
 from reid.retrieval.stores.tile_search import VectorsAt
@@ -26,7 +27,23 @@ from reid.retrieval.stores.tiles import runs_of
 MOST_RUNS = 8  # that are scanned one by one; more runs are scanned together, passing over the rows between them
 SCANNED_PER_RANK, SCANNED_AT_LEAST = 4, 64  # rows that a scan keeps for each answer, at first
 MORE_SCANNED = 4  # times as many rows are kept when a scan is repeated
+CloseScores = Callable[[IntArray], npt.NDArray[Any]]
+
 LARGEST_SHARE = 4  # a scan that would keep more than this fraction of the rows is not worth its cost
+
+
+class CodedScorer(Protocol):
+    """How Q queries are scored with the rows of segments: roughly by codes, closely in float32."""
+
+    @property
+    def errors(self) -> Float64Array:
+        """(Q,), twice how wrong a close score of each query may be."""
+
+    def coded(self, number: int) -> CodedQueries:
+        """Return the queries, to be compared with the codes of a segment."""
+
+    def close_scores(self, query: IntArray, position: IntArray) -> FloatArray | Float64Array:
+        """Return the close scores (E,) of queries (E,), which ascend, with the rows at positions (E,)."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +82,12 @@ def find_by_scan(queries: FloatArray, k: int, segments: Sequence[CodedRows], vec
     Returns:
         A ranking whose rows are row numbers; None where a scan would have to keep too many rows.
     """
-    pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
-    coded = [CodedQueries.of(queries, segment.codes) for segment in segments]
+    scan = _Scans(segments, [CodedQueries.of(queries, segment.codes) for segment in segments], k)
     rounding = Float32Products(queries).errors.astype(np.float64)
     rows, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
     for i in range(len(queries)):
-        position = _positions_near(i, queries[i : i + 1], k, segments, pieces, coded, float(rounding[i]))
+        close = partial(rough_scores, queries[i : i + 1], segments, None)
+        position = scan.positions_near(i, float(rounding[i]), close)
         if position is None:
             return None
         numbers, vectors = vectors_at(position)
@@ -80,43 +97,84 @@ def find_by_scan(queries: FloatArray, k: int, segments: Sequence[CodedRows], vec
     return Ranking(rows, scores, np.full(len(queries), k, np.int64))
 
 
-def _positions_near(
-    i: int,
-    query: FloatArray,
-    k: int,
-    segments: Sequence[CodedRows],
-    pieces: Sequence[_Piece],
-    coded: Sequence[CodedQueries],
-    rounding: float,
-) -> IntArray | None:
-    """Return the positions of the rows that may be among the ``k`` best of the query (1, D) at ``i``, at least ``k``.
+def scan_near(
+    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]
+) -> tuple[IntArray, IntArray] | None:
+    """Find the rows that may be among the ``k`` best of each query.
 
-    ``rounding`` is twice the largest error of a score in float32. None where a scan would have to keep too many rows.
+    Args:
+        scorer: Scores the queries with the rows of the segments.
+        queries: The number of queries, a few.
+        k: The number of rows; at least so many may answer.
+        segments: The rows.
+
+    Returns:
+        Queries (E,), which ascend, and positions (E,); None where a scan would have to keep too many rows.
     """
-    n = SCANNED_PER_RANK * k + SCANNED_AT_LEAST
-    most = max(sum(len(segment.vectors) for segment in segments) // LARGEST_SHARE, n)
-    kept = [_Kept(np.empty(0, np.int64), np.empty(0, np.float32), 0.0)] * len(pieces)
-    waiting = list(range(len(pieces)))
-    while True:
-        for one in waiting:
-            kept[one] = _scan(i, coded[pieces[one].owner], pieces[one], n)
-        position = _joined([segments[piece.owner].positions(of.rows) for piece, of in zip(pieces, kept, strict=True)])
-        by_codes = _joined([of.scores for of in kept])
-        bound = -np.inf
-        if len(position) >= k:
-            best = np.argpartition(by_codes, -k)[-k:] if len(by_codes) > k else slice(None)
-            bound = float(rough_scores(query, segments, None, position[best]).min()) - rounding
-        waiting = [one for one, piece in enumerate(pieces) if kept[one].may_lack(piece, bound)]
-        if not waiting:
-            break
-        n *= MORE_SCANNED
-        if n > most:
+    scan, found = _Scans(segments, [scorer.coded(number) for number in range(len(segments))], k), []
+    for i in range(queries):
+        position = scan.positions_near(i, float(scorer.errors[i]), partial(_close_scores, scorer, i))
+        if position is None:
             return None
-    upper = _joined([of.scores + np.float32(1.001 * of.error) for of in kept])
-    near: IntArray = position[upper >= bound]
-    found = rough_scores(query, segments, None, near)
-    reach: IntArray = near[found >= np.partition(found, -k)[-k] - 2 * rounding]
-    return reach
+        found.append(position)
+    return np.repeat(np.arange(queries), [len(one) for one in found]), np.concatenate(found)
+
+
+def _close_scores(scorer: CodedScorer, i: int, position: IntArray) -> npt.NDArray[Any]:
+    return scorer.close_scores(np.full(len(position), i), position)
+
+
+class _Scans:
+    """Scans of the same rows for one query after the other.
+
+    Args:
+        segments: The rows.
+        coded: The queries, to be compared with the codes of each segment.
+        k: The number of rows that are wanted.
+    """
+
+    def __init__(self, segments: Sequence[CodedRows], coded: Sequence[CodedQueries], k: int):
+        self._segments, self._coded, self._k = segments, coded, k
+        self._pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
+
+    def positions_near(self, i: int, rounding: float, close: CloseScores) -> IntArray | None:
+        """Return the positions of the rows that may be among the best of query ``i``, at least as many as are wanted.
+
+        Args:
+            i: The query.
+            rounding: Twice the largest error of a close score.
+            close: Returns the close scores (E,) of the query with the rows at positions (E,).
+
+        Returns:
+            (E,) int64; None where a scan would have to keep too many rows.
+        """
+        segments, pieces, k = self._segments, self._pieces, self._k
+        n = SCANNED_PER_RANK * k + SCANNED_AT_LEAST
+        most = max(sum(len(segment.vectors) for segment in segments) // LARGEST_SHARE, n)
+        kept = [_Kept(np.empty(0, np.int64), np.empty(0, np.float32), 0.0)] * len(pieces)
+        waiting = list(range(len(pieces)))
+        while True:
+            for one in waiting:
+                kept[one] = _scan(i, self._coded[pieces[one].owner], pieces[one], n)
+            position = _joined(
+                [segments[piece.owner].positions(of.rows) for piece, of in zip(pieces, kept, strict=True)]
+            )
+            by_codes = _joined([of.scores for of in kept])
+            bound = -np.inf
+            if len(position) >= k:
+                best = np.argpartition(by_codes, -k)[-k:] if len(by_codes) > k else slice(None)
+                bound = float(close(position[best]).min()) - rounding
+            waiting = [one for one, piece in enumerate(pieces) if kept[one].may_lack(piece, bound)]
+            if not waiting:
+                break
+            n *= MORE_SCANNED
+            if n > most:
+                return None
+        upper = _joined([of.scores + np.float32(1.001 * of.error) for of in kept])
+        near: IntArray = position[upper >= bound]
+        found = close(near)
+        reach: IntArray = near[found >= np.partition(found, -k)[-k] - 2 * rounding]
+        return reach
 
 
 def _scan(i: int, queries: CodedQueries, piece: _Piece, n: int) -> _Kept:

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
 
 from reid.records import FloatArray, IntArray, Ranking
-from reid.retrieval.stores.code_scan import find_by_scan, rough_scores
-from reid.retrieval.stores.products import Float32Products, Float64Array, lower_bound
-from reid.retrieval.stores.row_codes import ZERO, CodedQueries, CodedRows
+from reid.retrieval.stores.byte_products import ByteProducts, has_byte_products
+from reid.retrieval.stores.code_scan import CodedScorer, find_by_scan, rough_scores, scan_near
+from reid.retrieval.stores.products import Float32Products, Float64Array
+from reid.retrieval.stores.row_codes import CodedQueries, CodedRows
 from reid.retrieval.stores.store import BoolArray
 from reid.retrieval.stores.tile_search import QUERIES_AT_ONCE, VectorsAt, rank_exactly
-from reid.retrieval.stores.tiles import Tile, tiles_of
-
-if TYPE_CHECKING:
-    import torch
+from reid.retrieval.stores.tiles import tiles_of
 
 FEW_QUERIES = 2  # for at most so many queries, reading the codes row by row is faster than a matrix product
 TILE_ROWS = 8192
@@ -37,19 +34,31 @@ SHARPEN_EVERY = 3  # the bounds are raised when more than so many times the rows
 MOST_PAIRS_PER_RANK, MOST_PAIRS = 64, 2**20  # of a query and a row that may be among its best; see ``_Pairs``
 
 
-@cache
-def has_byte_products() -> bool:
-    """Whether the processor multiplies matrices of bytes, several times faster than in float32."""
-    import torch
-
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    is_fast = bool(known.get("avx512_vnni") or known.get("amx_int8")) and bool(torch.backends.mkldnn.enabled)
-    return is_fast and hasattr(torch, "_int_mm")
-
-
 def codes_help(queries: int) -> bool:
     """Whether so many queries are searched faster by codes than by vectors."""
     return queries <= FEW_QUERIES or has_byte_products()
+
+
+@dataclass(frozen=True)
+class InnerProducts:
+    """Scores queries (Q, D) float32 by inner products."""
+
+    queries: FloatArray
+    segments: Sequence[CodedRows]
+
+    @cached_property
+    def errors(self) -> Float64Array:
+        """(Q,), twice how wrong an inner product in float32 may be."""
+        errors: Float64Array = Float32Products(self.queries).errors.astype(np.float64)
+        return errors
+
+    def coded(self, number: int) -> CodedQueries:
+        """Return the queries in whole numbers."""
+        return CodedQueries.of(self.queries, self.segments[number].codes)
+
+    def close_scores(self, query: IntArray, position: IntArray) -> FloatArray:
+        """Return the inner products (E,) in the arithmetic of float32."""
+        return rough_scores(self.queries, self.segments, query, position)
 
 
 def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], vectors_at: VectorsAt) -> Ranking | None:
@@ -66,8 +75,28 @@ def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], ve
     """
     if len(queries) <= FEW_QUERIES:
         return find_by_scan(queries, k, segments, vectors_at)
-    found = _multiply(queries, k, segments)
-    return None if found is None else rank_exactly(queries, *found.reaching(), vectors_at, k).ranking(k)
+    found = near_by_codes(InnerProducts(queries, segments), len(queries), k, segments)
+    return None if found is None else rank_exactly(queries, *found, vectors_at, k).ranking(k)
+
+
+def near_by_codes(
+    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]
+) -> tuple[IntArray, IntArray] | None:
+    """Find the rows that may be among the ``k`` best of each query.
+
+    Args:
+        scorer: Scores the queries with the rows of the segments.
+        queries: The number Q of queries, at least 1.
+        k: The number of rows; at least so many may answer.
+        segments: The rows.
+
+    Returns:
+        Queries (E,), which ascend, and positions (E,); None where the codes say too little.
+    """
+    if queries <= FEW_QUERIES:
+        return scan_near(scorer, queries, k, segments)
+    pairs = _multiply(scorer, queries, k, segments)
+    return None if pairs is None else pairs.reaching()
 
 
 @dataclass
@@ -77,15 +106,15 @@ class _Pairs:
     Where very many rows have nearly the same scores, codes cannot tell them apart, and ``are_too_many`` becomes true.
     """
 
-    queries: FloatArray
+    scorer: CodedScorer
+    queries: int
     k: int
-    segments: Sequence[CodedRows]
     parts: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
     collected: int = 0
 
     def __post_init__(self) -> None:
-        self.bound = np.full(len(self.queries), -np.inf)  # what the k-th best score of each query reaches
-        self._rounding = Float32Products(self.queries).errors.astype(np.float64)
+        self.bound = np.full(self.queries, -np.inf)  # what the k-th best score of each query reaches
+        self._rounding = self.scorer.errors
 
     def take(self, query: IntArray, position: IntArray, score: FloatArray, errors: Float64Array) -> None:
         """Add pairs (E,), whose queries ascend; the scores of a query are wrong by at most its ``errors`` (Q,)."""
@@ -95,9 +124,9 @@ class _Pairs:
     @property
     def are_too_many(self) -> bool:
         """Whether there are more pairs than memory should be spent on."""
-        return self.collected > MOST_PAIRS_PER_RANK * self.k * len(self.queries) + MOST_PAIRS
+        return self.collected > MOST_PAIRS_PER_RANK * self.k * self.queries + MOST_PAIRS
 
-    def sharpen(self) -> tuple[BoolArray, FloatArray] | None:
+    def sharpen(self) -> tuple[BoolArray, FloatArray | Float64Array] | None:
         """Raise the bounds to what the vectors of the k largest upper bounds of each query say, and drop pairs below.
 
         Returns:
@@ -105,14 +134,14 @@ class _Pairs:
             of these in float32; None where a query has fewer than k pairs.
         """
         query, position, upper = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
-        order = np.argsort(query.astype(np.min_scalar_type(len(self.queries))), kind="stable")
+        order = np.argsort(query.astype(np.min_scalar_type(self.queries)), kind="stable")
         query, position, upper = query[order], position[order], upper[order]
-        counts = np.bincount(query, minlength=len(self.queries))
+        counts = np.bincount(query, minlength=self.queries)
         if counts.min() < self.k:
             return None
         is_first = np.zeros(len(query), np.bool_)
         is_first[_largest_of_each(upper, counts, self.k)] = True
-        scores = rough_scores(self.queries, self.segments, query[is_first], position[is_first]).reshape(-1, self.k)
+        scores = self.scorer.close_scores(query[is_first], position[is_first]).reshape(-1, self.k)
         np.maximum(self.bound, scores.min(axis=1) - self._rounding, out=self.bound)
         near = np.flatnonzero(is_first | (upper >= self.bound[query]))
         self.parts, self.collected = [(query[near], position[near], upper[near])], len(near)
@@ -125,9 +154,9 @@ class _Pairs:
             raise ValueError("expected at least k rows that may answer")
         is_first, found = sharpened
         ((query, position, _),) = self.parts
-        scores = np.empty(len(query), np.float32)
+        scores = np.empty(len(query), found.dtype)
         scores[is_first] = found.reshape(-1)
-        scores[~is_first] = rough_scores(self.queries, self.segments, query[~is_first], position[~is_first])
+        scores[~is_first] = self.scorer.close_scores(query[~is_first], position[~is_first])
         reach = is_first | (scores >= (self.bound - self._rounding)[query])
         return query[reach], position[reach]
 
@@ -143,70 +172,20 @@ def _largest_of_each(values: FloatArray, counts: IntArray, k: int) -> IntArray:
     return (starts[:, None] + np.argpartition(padded, -k, axis=1)[:, -k:]).reshape(-1)
 
 
-def _multiply(queries: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
+def _multiply(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
     """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
-    pairs, seen, sharpened = _Pairs(queries, k, segments), 0, 0
-    for segment in segments:
-        products = _ByteProducts(CodedQueries.of(queries, segment.codes))
+    pairs, seen, sharpened = _Pairs(scorer, queries, k), 0, 0
+    for number, segment in enumerate(segments):
+        products = ByteProducts(scorer.coded(number))
         for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):
             if seen > SHARPEN_EVERY * sharpened or pairs.are_too_many:
                 pairs.sharpen()
                 sharpened = seen
             if pairs.are_too_many:
                 return None
-            for first in range(0, len(queries), QUERIES_AT_ONCE):
-                stop = min(first + QUERIES_AT_ONCE, len(queries))
+            for first in range(0, queries, QUERIES_AT_ONCE):
+                stop = min(first + QUERIES_AT_ONCE, queries)
                 query, column, score = products.above(first, stop, tile, pairs.bound[first:stop], k)
                 pairs.take(query, segment.positions(tile.rows_at(column)), score, products.queries.errors)
             seen += tile.size
     return pairs
-
-
-class _ByteProducts:
-    """Sums of products of whole numbers, by matrix products of bytes.
-
-    Both arrays of a tile are used again for the next one: to get them anew from the system takes as long as a product.
-    """
-
-    def __init__(self, queries: CodedQueries):
-        import torch
-
-        self.queries = queries
-        self._whole = torch.from_numpy(queries.whole).to(torch.int8)
-        self._tile: Tile | None = None
-        self._rows: torch.Tensor = self._whole
-        self._sums = torch.empty((0, 0), dtype=torch.int32)
-
-    def above(
-        self, first: int, stop: int, tile: Tile, bounds: FloatArray, k: int
-    ) -> tuple[IntArray, IntArray, FloatArray]:
-        """Return queries (E,), which ascend, columns (E,) and scores (E,) whose upper bounds reach ``bounds`` (B,)."""
-        import torch
-
-        if tile is not self._tile:
-            if self._rows.shape != (tile.size, self._whole.shape[1]) or self._rows is self._whole:
-                self._rows = torch.empty((tile.size, self._whole.shape[1]), dtype=torch.int8)
-            np.bitwise_xor(tile.rows, np.uint8(ZERO), out=self._rows.numpy().view(np.uint8))
-            self._tile = tile
-        if self._sums.shape != (stop - first, tile.size):
-            self._sums = torch.empty((stop - first, tile.size), dtype=torch.int32)
-        torch.ops.aten._int_mm.out(self._whole[first:stop], self._rows.T, out=self._sums)
-        sums = self._sums.numpy()
-        block = slice(first, stop)
-        units, constants, errors = self.queries.units[block], self.queries.constants[block], self.queries.errors[block]
-        if np.isinf(bounds).any():
-            answering = sums if tile.mask is None else sums[:, tile.mask]
-            lowest = lower_bound(answering.astype(np.float32), k).astype(np.float64)
-            own = np.where(np.isfinite(lowest), constants + units * np.nan_to_num(lowest) - errors, -np.inf)
-            bounds = np.maximum(bounds, np.where(np.isfinite(own), own - 1e-6 * (1 + np.abs(own)), own))
-        least = np.floor((bounds - 1.001 * errors - constants) / units)
-        limits = np.clip(least, np.iinfo(np.int32).min, np.iinfo(np.int32).max).astype(np.int32)
-        reaches = sums >= limits[:, None]
-        if tile.mask is not None:
-            reaches &= tile.mask
-        hits = np.flatnonzero(reaches)
-        ends = np.searchsorted(hits, tile.size * np.arange(1, stop - first + 1))  # faster than a division of the hits
-        query = np.repeat(np.arange(stop - first), np.diff(ends, prepend=0))
-        column = hits - tile.size * query
-        query += first
-        return query, column, self.queries.scores(query, sums.reshape(-1)[hits])

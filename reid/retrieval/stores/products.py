@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -167,10 +167,11 @@ class Bfloat16Products:
         return margin.astype(np.float32)
 
 
-def lower_bound(scores: FloatArray, k: int) -> FloatArray:
+def lower_bound(scores: npt.NDArray[Any], k: int) -> FloatArray:
     """Return (B,) a close lower bound of the k-th largest of ``scores`` (B, T), in one pass; -inf where T < k.
 
-    Each row is cut into parts. The k-th largest of their maxima is a lower bound, because k parts reach it.
+    Each row is cut into parts. The k-th largest of their maxima is a lower bound, because k parts reach it.  Whole
+    numbers are compared as they are.
 
     Example:
         >>> lower_bound(np.float32([[3, 1, 2]]), 2).tolist()

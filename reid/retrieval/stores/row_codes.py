@@ -193,11 +193,16 @@ class CodedQueries:
     errors: Float64Array
 
     @classmethod
-    def of(cls, queries: FloatArray, codes: RowCodes) -> CodedQueries:
+    def of(cls, queries: FloatArray, codes: RowCodes, least: Float64Array | None = None) -> CodedQueries:
         """Round queries (Q, D) float32.
 
         Two roundings are bounded by Cauchy and Schwarz: that of the rows, and that of the query. What the latter does
         to the mean of the codes is known, so only the distances of the codes from it count.
+
+        Args:
+            queries: The queries.
+            codes: The codes that they are compared with.
+            least: (Q,), the smallest ``units``; larger ones round more.  None sets no limit.
         """
         steps, centres, means = codes.wide_parameters
         wide, stretched, whole, residual = arrays = np.empty((4, *queries.shape), np.float64)
@@ -205,6 +210,7 @@ class CodedQueries:
         np.multiply(wide, steps, out=stretched)
         largest = np.abs(stretched).max(axis=1)
         units = np.where(largest > 0, largest / LARGEST, 1.0)
+        units = units if least is None else np.maximum(units, least)
         np.rint(stretched / units[:, None], out=whole)
         np.subtract(stretched, units[:, None] * whole, out=residual)
         lengths = np.sqrt(np.einsum("aqd,aqd->aq", arrays, arrays))

@@ -20,7 +20,8 @@ from reid.retrieval.cohorts import measure_cohorts
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.kept_cohorts import KeptCohorts, read_cohorts
 from reid.retrieval.match_thresholds import fit_thresholds
-from reid.retrieval.normalized_search import NormalizedGallery, normalized_gallery
+from reid.retrieval.normalized_ranking import NormalizedGallery
+from reid.retrieval.normalized_search import normalized_gallery
 
 CAMERAS = ("door", "hall", "yard")
 

@@ -15,10 +15,8 @@ from reid.records import Embeddings, Sample
 from reid.retrieval.cohort_rows import CohortRows
 from reid.retrieval.extended_vectors import extended_gallery, extended_queries
 from reid.retrieval.gallery import Gallery
-from reid.retrieval.normalized_search import (
-    NormalizedGallery,
-    search_normalized,
-)
+from reid.retrieval.normalized_ranking import NormalizedGallery
+from reid.retrieval.normalized_search import search_normalized
 from reid.retrieval.score_normalization import normalize_scores
 
 

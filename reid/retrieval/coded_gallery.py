@@ -1,0 +1,235 @@
+"""Exact search by CSLS with short codes: whole numbers choose the rows whose vectors are read.
+
+For one camera of the rows, a CSLS score is twice the inner product, less a number that depends on the query alone, less
+a number that the row has toward the camera of the query.  The last one becomes a few more numbers of the codes of the
+row, so that the same sums of products that bound an inner product bound the normalized score, and
+:mod:`reid.retrieval.stores.code_search` finds the rows as it does for plain scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from threading import Lock
+
+import numpy as np
+
+from reid.records import FloatArray, IntArray
+from reid.retrieval.cohort_rows import BoolArray
+from reid.retrieval.query_cohorts import CohortCodes
+from reid.retrieval.stores.code_search import near_by_codes
+from reid.retrieval.stores.products import FLOAT32_ROUNDOFF, Float32Products, Float64Array
+from reid.retrieval.stores.row_codes import LARGEST, ROUNDING, ZERO, CodedQueries, CodedRows, RowCodes
+
+MOST_NUMBERS = 4  # of the codes of a row that stand for what is subtracted, for each camera
+LARGEST_SHARE = 8  # these numbers are at most this fraction of the codes, where there are few cameras
+PADDING = 32  # bytes; codes of such a length are multiplied faster
+LARGEST_SCORE = 4.0  # of CSLS
+
+Toward = Callable[[int], FloatArray]
+"""Returns what is subtracted from the scores of every row (G,) with queries of the camera of a column."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Subtracted:
+    """What is subtracted from the scores of the rows of one camera with queries of another, in whole numbers.
+
+    Attributes:
+        centre: The number that the code 0 stands for.
+        step: That of a step of the codes.
+        error: The largest distance of a number from what its code stands for.
+    """
+
+    centre: float
+    step: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class CodedGallery:
+    """The rows of a gallery in whole numbers, those of one camera after those of another.
+
+    Attributes:
+        vectors: (G, D) float32, not a copy.
+        order: (G,) int64, the row at each position.
+        columns: The column of the statistics that holds for each segment.
+        segments: The rows of each camera.
+        numbers: How many numbers of the codes belong to each column of the statistics.
+        toward: Returns what is subtracted.
+    """
+
+    vectors: FloatArray
+    order: IntArray
+    columns: tuple[int, ...]
+    segments: tuple[CodedRows, ...]
+    numbers: int
+    toward: Toward
+    _subtracted: dict[int, tuple[_Subtracted, ...]] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    @classmethod
+    def of(cls, vectors: FloatArray, columns: IntArray, cameras: int, toward: Toward) -> CodedGallery:
+        """Encode the rows of a gallery.
+
+        Args:
+            vectors: (G, D) float32 of unit length.
+            columns: (G,) int64, the column of the statistics that holds for the camera of each row.
+            cameras: The number of columns.
+            toward: Returns what is subtracted from the scores of the rows.
+        """
+        vectors, dimension = np.ascontiguousarray(vectors), vectors.shape[1]
+        numbers = min(max(dimension // LARGEST_SHARE // cameras, 1), MOST_NUMBERS)
+        width = -(-(dimension + numbers * cameras) // PADDING) * PADDING
+        order, segments, offset = np.argsort(columns, kind="stable"), [], 0
+        found, starts = np.unique(columns[order], return_index=True)
+        for rows in np.split(order, starts[1:]):
+            own = RowCodes.of(vectors[rows])
+            bytes_ = np.full((len(rows), width), ZERO, np.uint8)
+            bytes_[:, :dimension] = own.codes
+            segments.append(CodedRows(replace(own, codes=bytes_), vectors, offset, None))
+            offset += len(rows)
+        return cls(vectors, order, tuple(found.tolist()), tuple(segments), numbers, toward)
+
+    def near(
+        self, queries: FloatArray, means: FloatArray, own: IntArray, k: int, keep: BoolArray | None
+    ) -> tuple[IntArray, IntArray] | None:
+        """Find the rows that may be among the ``k`` best of each query by CSLS.
+
+        Args:
+            queries: (Q, D) float32, at least one.
+            means: (Q, C) float32, what is subtracted from their scores with rows of each camera.
+            own: (Q,) int64, the column of the camera of each query.
+            k: The number of answers; at least so many rows may answer.
+            keep: (G,) bool, which rows may answer; None: all.
+
+        Returns:
+            Queries (E,), which ascend, and rows (E,); None where the codes say too little.
+        """
+        ascending = np.unique(own).tolist()
+        subtracted = {column: self._subtracted_toward(column) for column in ascending}
+        segments = self.segments
+        if keep is not None:
+            kept = keep[self.order]
+            masks = [kept[one.offset : one.offset + len(one.codes.codes)] for one in segments]
+            segments = tuple(replace(one, mask=mask) for one, mask in zip(segments, masks, strict=True))
+        scorer = _NormalizedScorer(self, np.ascontiguousarray(queries), means, own, subtracted)
+        found = near_by_codes(scorer, len(queries), k, segments)
+        return None if found is None else (found[0], self.order[found[1]])
+
+    def _subtracted_toward(self, column: int) -> tuple[_Subtracted, ...]:
+        """Return what is subtracted from the rows of each segment, after it was written into their codes."""
+        with self._lock:
+            if column not in self._subtracted:
+                values = self.toward(column)[self.order].astype(np.float64)
+                self._subtracted[column] = tuple(self._write(segment, column, values) for segment in self.segments)
+            return self._subtracted[column]
+
+    def _write(self, segment: CodedRows, column: int, values: Float64Array) -> _Subtracted:
+        codes, first = segment.codes.codes, self.vectors.shape[1] + column * self.numbers
+        part = values[segment.offset : segment.offset + len(codes)]
+        low, high = float(part.min()), float(part.max())
+        centre, step = (low + high) / 2, (high - low) / (2 * LARGEST)
+        whole = np.clip(np.rint((part - centre) / (step or 1.0)), -LARGEST, LARGEST)
+        codes[:, first : first + self.numbers] = (whole + ZERO).astype(np.uint8)[:, None]
+        return _Subtracted(centre, step, float(np.abs(part - (centre + step * whole)).max()))
+
+
+@dataclass(frozen=True, eq=False)
+class _NormalizedScorer:
+    """Scores Q queries with the rows of a gallery by CSLS; see ``CodedScorer`` of the search by codes."""
+
+    gallery: CodedGallery
+    queries: FloatArray
+    means: FloatArray
+    own: IntArray
+    subtracted: dict[int, tuple[_Subtracted, ...]]
+
+    @cached_property
+    def errors(self) -> Float64Array:
+        """(Q,), twice how wrong a score in float32 may be."""
+        plain: Float64Array = Float32Products(self.queries).errors.astype(np.float64)
+        return 2 * plain + 2 * ROUNDING * LARGEST_SCORE
+
+    def coded(self, number: int) -> CodedQueries:
+        """Return the queries in whole numbers, to be compared with the rows of one camera."""
+        gallery, column = self.gallery, self.gallery.columns[number]
+        codes, dimension, numbers = gallery.segments[number].codes, self.queries.shape[1], self.gallery.numbers
+        parts = [self.subtracted[one][number] for one in self.own.tolist()]
+        centre, step, error = np.array([(one.centre, one.step, one.error) for one in parts]).T
+        plain = CodedQueries.of(self.queries, codes, step / (2 * LARGEST * numbers))
+        weights = np.rint(step / (2 * plain.units))
+        whole = np.zeros((len(self.queries), codes.codes.shape[1]), np.float32)
+        whole[:, :dimension] = plain.whole
+        shares = np.clip(weights[:, None] - LARGEST * np.arange(numbers), 0, LARGEST)
+        places = dimension + self.own[:, None] * numbers + np.arange(numbers)
+        whole[np.arange(len(whole))[:, None], places] = -shares
+        constants = 2 * plain.constants - centre - self.means[:, column].astype(np.float64)
+        units = 2 * plain.units
+        rounded = np.abs(step - units * weights) * LARGEST + error
+        largest = units * (np.linalg.norm(plain.whole, axis=1) * codes.longest_code + weights * LARGEST)
+        sums = largest * (whole.shape[1] + 2) * FLOAT32_ROUNDOFF
+        other = ROUNDING * (largest + np.abs(constants) + LARGEST_SCORE)
+        return CodedQueries(whole, units, constants, 2 * plain.errors + 1.001 * (rounded + sums) + other)
+
+    def close_scores(self, query: IntArray, position: IntArray) -> Float64Array:
+        """Return the scores (E,), in the arithmetic of float32, of queries (E,) with the rows at positions (E,)."""
+        from reid.retrieval.faiss_index import pair_products
+
+        rows = self.gallery.order[position]
+        scores = 2.0 * pair_products(self.queries, self.gallery.vectors, query, rows).astype(np.float64)
+        own, columns = self.own[query], self._columns[position]
+        scores -= self.means[query, columns]
+        for column in np.unique(own).tolist():
+            scores[own == column] -= self.gallery.toward(column)[rows[own == column]]
+        return scores
+
+    @cached_property
+    def _columns(self) -> IntArray:
+        """(G,) int64, the column of the row at each position."""
+        sizes = [len(segment.codes.codes) for segment in self.gallery.segments]
+        return np.repeat(np.array(self.gallery.columns, np.int64), sizes)
+
+
+def codes_fit(dimension: int, cameras: int) -> bool:
+    """Return whether what is subtracted takes little room in the codes: there are not too many cameras.
+
+    Example:
+        >>> codes_fit(512, 7), codes_fit(16, 100)
+        (True, False)
+    """
+    return 2 * cameras <= dimension
+
+
+@dataclass(frozen=True, eq=False)
+class SearchCodes:
+    """What a search by CSLS reads instead of vectors.
+
+    Attributes:
+        rows: The rows of the gallery.
+        cohort: The crops that queries are compared with.
+    """
+
+    rows: CodedGallery
+    cohort: Sequence[CohortCodes]
+
+
+@dataclass(eq=False)
+class CodesOfSearches:
+    """The codes of a gallery, which are made by the second search that can use them, because they cost as much as some.
+
+    Attributes:
+        made: The codes; None before they were made.
+    """
+
+    made: SearchCodes | None = None
+    _searches: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def get(self, make: Callable[[], SearchCodes]) -> SearchCodes | None:
+        """Return the codes; None for the first search."""
+        with self._lock:
+            self._searches += 1
+            if self.made is None and self._searches > 1:
+                self.made = make()
+            return self.made

@@ -90,8 +90,8 @@ def _common(
 
 
 @functools.cache
-def _all_commands() -> Any:
-    """Build the commands once for a process, which takes a tenth of a second."""
+def all_commands() -> Any:
+    """Build the commands, once for a process because it takes a tenth of a second."""
     return get_command(app)
 
 
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
         words, hints = current_usage([word for word in words if word != "--debug"])
         for hint in hints:
             typer.echo(f"hint: {hint}", err=True)
-        code = _all_commands()(words, prog_name="reid", standalone_mode=False)
+        code = all_commands()(words, prog_name="reid", standalone_mode=False)
     except UsageError as error:
         _show_error(_usage_message(error))
         code = 2

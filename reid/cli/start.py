@@ -101,9 +101,9 @@ def start(
     serve = Step("page", ("serve", "--gallery", str(gallery), "--port", str(port), *execution))
     typer.echo(serve.command)
     if page:
-        from reid.cli import app
+        from reid.cli import all_commands
 
-        raise typer.Exit(app(list(serve.words), prog_name="reid", standalone_mode=False) or 0)
+        raise typer.Exit(all_commands()(list(serve.words), prog_name="reid", standalone_mode=False) or 0)
 
 
 def _make_gallery(found: SiteFolder, wishes: Wishes, record: StartRecord) -> Path:

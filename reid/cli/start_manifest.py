@@ -77,7 +77,8 @@ def manifest_steps(found: SiteFolder, wishes: Wishes, record: StartRecord) -> li
         return _ingest_steps(found, wishes)
     made_here = Step("manifest", tuple(record.answers.get("init", ())), found.manifest)
     is_own = bool(made_here.words) and record.is_done(made_here)
-    _refuse_for_manifest(found.manifest, wishes, made_here.words if is_own else ())
+    is_followed = is_own or record.may_have_ended_within(made_here)
+    _refuse_for_manifest(found.manifest, wishes, made_here.words if is_followed else ())
     return [made_here] if is_own else []
 
 

@@ -142,6 +142,10 @@ class StartRecord:
             return False
         return bool(known == {"words": list(step.words), "reads": _hash_files(step.reads)})
 
+    def may_have_ended_within(self, step: Step) -> bool:
+        """Return whether a start may have ended before it wrote down that a step is done."""
+        return bool(step.words) and step.name not in self._data["steps"]
+
     def finish(self, step: Step) -> None:
         """Write down that a step is done."""
         self._data["steps"][step.name] = {"words": list(step.words), "reads": _hash_files(step.reads)}
@@ -179,10 +183,10 @@ def run_steps(record: StartRecord, steps: Sequence[Step]) -> None:
 
 def _run(step: Step) -> bool:
     """Run the command of a step in this process; return whether it is done."""
-    from reid.cli import app
+    from reid.cli import all_commands
 
     try:
-        code = app(list(step.words), prog_name="reid", standalone_mode=False)
+        code = all_commands()(list(step.words), prog_name="reid", standalone_mode=False)
     except (ReidError, OSError) as error:
         if step.is_optional and isinstance(error, ReidError) and not is_of_the_machine(error):
             typer.echo(f"hint: the {step.name} is left out: {one_line(str(error))}", err=True)

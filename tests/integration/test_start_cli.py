@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -229,6 +230,9 @@ def test_options_that_a_manifest_does_not_follow_are_refused(reid, fails, crops:
     pattern = "{camera}/{identity}/*"
     assert reid(*arguments, "--pattern", pattern)[0] == 0
     assert reid(*arguments, "--pattern", pattern)[0] == 0, "the same command goes on"
+    record = next(Path().glob("*/start.json"))
+    record.write_text(json.dumps({**json.loads(record.read_text()), "steps": {}}))
+    assert reid(*arguments, "--pattern", pattern)[0] == 0, "killed before it was written down that the manifest is made"
     assert "--pattern" in fails(*arguments, "--pattern", "{identity}/{camera}/*")
     assert "--category" in fails(*arguments, "--category", "vehicle")
     assert reid(*arguments, "--category", "person")[0] == 0

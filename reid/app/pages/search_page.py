@@ -15,7 +15,14 @@ from reid.app.gallery_service import GalleryService
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
 from reid.app.pages.box_form import box_form_html
 from reid.app.pages.crop_cards import crop_of, crop_of_query
-from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
+from reid.app.pages.search_form import (
+    ANY,
+    camera_select_html,
+    filters_html,
+    picker_filters_html,
+    search_form_html,
+    upload_labels_html,
+)
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
 from reid.app.query_choice import (
     FIRST_CROPS_SEED,
@@ -75,6 +82,15 @@ class SearchPage:
         picker = self._picker_html(keys, chosen) if keys else ""
         return search_form_html(self._data, chosen, picker, card, answers, purposes)
 
+    def following(self) -> Mapping[str, str]:
+        """Return the lists that name the cameras and the categories of the gallery."""
+        picker = {} if self._data.has_several_sites else {"picker-filters": picker_filters_html(self._data)}
+        return {
+            **picker,
+            "upload-labels": upload_labels_html(self._data),
+            "search-filters": filters_html(self._data),
+        }
+
     def _first_answers(self, query: Query) -> tuple[str, str]:
         """Return the card and the answers of the first query; where nothing may answer it, a note instead of them."""
         try:
@@ -101,9 +117,17 @@ class SearchPage:
             card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
             self._record(query, values, visit)
             reveal = bool(values.text("reveal")) or values.flag("reveal")
-            return self._answered(query, values, notes, reveal=reveal, frame=frame)
+            parts = self._answered(query, values, notes, reveal=reveal, frame=frame)
+            return parts if values.text("query") else self._with_picker(parts)
         except ReidError as error:
             return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+
+    def _with_picker(self, parts: PageParts) -> PageParts:
+        """Add the crops to choose from, for a page that was opened while there were none."""
+        keys, chosen = self.first_crops()
+        return replace(
+            parts, parts={**parts.parts, "picker": self._picker_html(keys, chosen)}, fields={"query": chosen}
+        )
 
     def search_box(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Search for the part of an uploaded image that the visitor has drawn a box around."""

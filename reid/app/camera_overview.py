@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reid.app.served_data import ServedGallery
+from reid.models.profile_checks import measured_dates
 from reid.records import FloatArray, IntArray, domain_of
 from reid.retrieval.row_table import RowTable
 
@@ -28,6 +29,7 @@ class CameraOverview:
         is_known: Whether the network has statistics for it; None where the network needs none.
         samples: Positions of some of its crops.
         neighbours: The cameras that are most like it, the nearest first, with the similarity of the mean embeddings.
+        measured: When its statistics were measured, as text; "" where nobody measured them, or it is not known.
     """
 
     name: str
@@ -38,6 +40,7 @@ class CameraOverview:
     is_known: bool | None
     samples: tuple[int, ...]
     neighbours: tuple[tuple[str, float], ...]
+    measured: str = ""
 
     @property
     def advice(self) -> str:
@@ -87,11 +90,13 @@ def _overview(
 ) -> CameraOverview:
     part = table.take(rows)
     times = [time for time in part.column("time").to_pylist() if time is not None]
-    checkpoint, is_known = served.checkpoint, None
+    checkpoint, is_known, dates = served.checkpoint, None, [""]
     if checkpoint is not None and "camera" in checkpoint.domain_fields:
         _, firsts = np.unique(part.codes("category")[0], return_index=True)
         domains = {domain_of(sample, checkpoint.domain_fields) for sample in part.samples_at(firsts)}
         is_known = domains <= set(checkpoint.domains)
+        measured = measured_dates(checkpoint.extra)
+        dates = sorted(measured.get(domain, "") for domain in domains)
     chosen = rows[np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(np.int64)]
     return CameraOverview(
         name,
@@ -102,4 +107,5 @@ def _overview(
         is_known,
         tuple(chosen.tolist()),
         neighbours,
+        dates[0][:16].replace("T", " ") + " UTC" * bool(dates[0]) if dates else "",
     )

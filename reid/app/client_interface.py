@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reid.app.access import user_of_event
+from reid.app.access import USER_KEY, user_of_event
+from reid.app.asgi import replay_body
 from reid.app.gallery_service import GalleryService, SearchWishes
 from reid.app.messages import FILE_KEY
 from reid.app.query import SearchOptions
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 CLIENT = "/client"
 CLIENT_BYTES = UPLOAD_BYTES * 4 // 3 + 2**16  # of a message with a picture in base64
 MOST_ANSWERS = 200
-MESSAGE = f"{CLIENT}/gradio_api/queue/join"
+MESSAGE, RESULTS = f"{CLIENT}/gradio_api/queue/join", f"{CLIENT}/gradio_api/queue/data"
 # What gradio_client asks for; every other address of gradio, such as those of files, is unknown here.
 ROUTES = {
     f"{CLIENT}/config": "GET", f"{CLIENT}/gradio_api/info": "GET", MESSAGE: "POST",
-    f"{CLIENT}/gradio_api/queue/data": "GET",
+    RESULTS: "GET",
 }  # fmt: skip
 FUNCTIONS = (0, 1, 2)  # search, gallery, cameras
 _SESSION = re.compile("[A-Za-z0-9-]{1,64}")
@@ -50,10 +51,13 @@ def client_interface(service: GalleryService) -> Application:
         service: The gallery.
 
     Returns:
-        An ASGI application for requests whose user is known, as :class:`reid.app.gate.Gate` passes on.
+        An ASGI application for requests whose user is known, as :class:`reid.app.gate.Gate` passes on. What nobody
+        reads is bounded and dropped as for the page (:mod:`reid.app.sessions`).
     """
     import gradio as gr
     from fastapi import FastAPI
+
+    from reid.app.sessions import Sessions, read_session
 
     def told(answer: Callable[[], Found]) -> Found:
         try:
@@ -80,7 +84,7 @@ def client_interface(service: GalleryService) -> Application:
         run_history=False, show_error=True, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
         allowed_paths=[],
     )  # fmt: skip
-    started = False
+    sessions, started = Sessions(blocks), False
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal started
@@ -88,9 +92,26 @@ def client_interface(service: GalleryService) -> Application:
             started = True
             blocks.run_startup_events()
             await blocks.run_extra_startup_events()
-        await mounted(scope, receive, send)
+        await sessions.drop_idle()
+        visitor = _visitor_of(scope)
+        if scope["path"] == MESSAGE:
+            body = (await receive())["body"]
+            session = str(parse_json(body.decode("utf-8"))["session_hash"])
+            await sessions.enter(session, visitor)
+            await sessions.make_room_for_result(session)
+            receive = replay_body(body, receive)
+        if scope["path"] == RESULTS:
+            await sessions.read_results(read_session(scope), visitor, lambda: mounted(scope, receive, send))
+        else:
+            await mounted(scope, receive, send)
 
     return answer
+
+
+def _visitor_of(scope: Scope) -> str:
+    """Return whose session it is: a user's, from one address."""
+    user, client = scope.get(USER_KEY), scope.get("client")
+    return f"{getattr(user, 'name', '')} {client[0] if client else ''}"
 
 
 def search_for_client(

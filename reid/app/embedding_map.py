@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.app.projections import project
+from reid.app.projections import project_later
 from reid.app.served_data import ServedData, ServedGallery
 from reid.errors import DataError, GalleryError
 from reid.records import FloatArray, IntArray
@@ -66,6 +66,9 @@ def maps_of(data: ServedData, rows: IntArray, *, compare: bool, projection: str 
 
     Returns:
         As the network made the vectors, and centered per camera; or one for each compared network.
+
+    Raises:
+        NotDrawnYetError: The points are computed in the background.
     """
     main = data.main
     if compare:
@@ -108,6 +111,7 @@ def maps_of_adaptation(
     Raises:
         DataError: The adapted network has embedded fewer than three of the rows.
         GalleryError: Its gallery is damaged.
+        NotDrawnYetError: The points are computed in the background.
     """
     after = Gallery.open(adapted)
     own = {path: row for row, path in enumerate(after.table.column("path").to_pylist())}
@@ -127,7 +131,7 @@ def maps_of_adaptation(
 
 
 def _map(title: str, vectors: FloatArray, cameras: IntArray, projection: str) -> EmbeddingMap:
-    points = project(vectors, projection)
+    points = project_later(vectors, projection)
     mean = vectors.mean(axis=0)
     total = float(((vectors - mean) ** 2).sum())
     between = sum(

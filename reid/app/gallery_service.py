@@ -14,6 +14,7 @@ import numpy as np
 from reid import __version__
 from reid.app.accounts import User
 from reid.app.audit_log import AuditLog
+from reid.app.image_alarm import alarm_about
 from reid.app.job_queue import JobQueue
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
 from reid.app.search_checks import assumption_of, check_search, notes_on_assumption
@@ -149,12 +150,15 @@ class GalleryService:
             wishes.purpose,
         )  # fmt: skip
         outcome = answer_query(self.data, query, options)[0]
+        alarm = alarm_about(served, query)
+        doubts += [] if alarm is None else alarm.notes
         return {
             "camera": query.sample.camera,
             "modality": str(query.sample.modality),
             "category": query.sample.category,
             "statistics": assumption_of(served, query),
             "searched_crops": outcome.rows,
+            **({} if alarm is None else alarm.to_json()),
             "notes": [*doubts, *outcome.notes],
             "answers": _answers_json(outcome, persons),
         }

@@ -12,7 +12,6 @@ import re
 import secrets
 from collections import Counter
 from dataclasses import dataclass
-from urllib.parse import parse_qs
 
 from reid.app.asgi import (
     VISITOR_COOKIE,
@@ -31,7 +30,7 @@ from reid.app.asgi import (
 )
 from reid.app.messages import MESSAGE_BYTES, SESSION, MessageRules
 from reid.app.refusals import REASONS, Refused
-from reid.app.sessions import Sessions
+from reid.app.sessions import Sessions, read_session
 from reid.app.uploads import UPLOAD_REQUEST_BYTES, UploadStore, read_boundary, read_only_file
 
 # What gradio gets of a request's headers. It would believe others, such as X-Forwarded-Host.
@@ -41,7 +40,6 @@ PASSED_HEADERS = frozenset(
 OPEN_REQUESTS = 256
 MESSAGE_SECONDS = 10  # for the whole body of a message
 UPLOAD_SECONDS = 30  # for the whole body of an upload
-READER_SECONDS = 2  # in which an earlier reader of the same session may end
 TIDY_SECONDS = 10  # between two looks for what is to be forgotten
 
 
@@ -190,16 +188,9 @@ class PageGuard:
             await self._pass_on(request)
 
     async def _send_results(self, request: _Request) -> None:
-        session = _read_query(request.scope, "session_hash")
-        if not self._sessions.has_results(session, request.visitor):
-            raise Refused(404)
-        for _ in range(READER_SECONDS * 10):
-            with self._sessions.claim_results(session) as is_free:
-                if is_free:
-                    await self._pass_on(request, query=f"session_hash={session}".encode())
-                    return
-            await asyncio.sleep(0.1)
-        raise Refused(429)
+        session = read_session(request.scope)
+        query = f"session_hash={session}".encode()
+        await self._sessions.read_results(session, request.visitor, lambda: self._pass_on(request, query=query))
 
     async def _take_message(self, request: _Request) -> None:
         if request.headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
@@ -242,14 +233,3 @@ def _with_header(request: _Request, header: tuple[bytes, bytes]) -> _Request:
         await request.send(event)
 
     return _Request(request.scope, request.receive, send, request.headers, request.match, request.visitor)
-
-
-def _read_query(scope: Scope, name: str) -> str:
-    """Return a value of the query that has the form of a session; Refused (404) without one."""
-    try:
-        values = parse_qs(scope.get("query_string", b"").decode("ascii"), max_num_fields=8).get(name, [])
-    except ValueError:
-        raise Refused(404) from None
-    if len(values) != 1 or not re.fullmatch(SESSION, values[0]):
-        raise Refused(404)
-    return str(values[0])

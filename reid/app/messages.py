@@ -23,7 +23,7 @@ SESSION = r"[A-Za-z0-9_-]{1,64}"
 
 UPLOADS = "uploads"  # the field of a question that names uploads
 QUESTION_FIELDS = 64
-QUESTION_WORDS = 200  # of a list in a question
+QUESTION_WORDS = 1500  # of a list in a question, such as all points of a map
 
 _SESSION = re.compile(SESSION)
 _FIELD = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,47}")

@@ -7,6 +7,7 @@ the page has native controls, and a question that a later one has overtaken is n
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import gradio as gr
 from reid.app.access import user_of_event
 from reid.app.first_view import FirstValues
 from reid.app.gallery_counts import count_gallery
-from reid.app.page_questions import Page, answer_question, first_html_of
-from reid.app.page_values import PageValues, PageVisit
+from reid.app.page_questions import Page, answer_question, first_html_of, following_html
+from reid.app.page_values import PageParts, PageValues, PageVisit
 from reid.app.presentation import escape, heading_html
 from reid.app.served_data import ServedData
 from reid.errors import ReidError
 
-SCRIPT = Path(__file__).parent / "pages" / "script.js"
+SCRIPTS = tuple(Path(__file__).parent / "pages" / name for name in ("script.js", "map.js", "start.js"))
+FOLLOW = "follow"  # what the page asks now and then, to learn whether the gallery has changed
+CHANGED = 'The gallery has changed. <button type="button" class="reid-button" data-again>Show this page again</button>'
 RECEIVE = "watch('value', () => window.reidReceive?.(props.value));"
 # Values are not read by gradio: reid.app.messages has checked them, and gradio logs a traceback for each wrong one.
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
@@ -40,7 +43,8 @@ class PageHub:
         self._has_users = has_users
         self._data = data
         self._pages = {page.name: page for page in pages}
-        script = SCRIPT.read_text(encoding="utf-8")
+        self._run = secrets.token_hex(4)  # so that a page of an earlier run knows that its gallery may be another
+        script = "".join(part.read_text(encoding="utf-8") for part in SCRIPTS)
         self.shell = gr.HTML(self.html(), js_on_load=script, elem_id="reid", apply_default_css=False)
         self.channel = gr.HTML(
             "", html_template="", js_on_load=RECEIVE, elem_id="reid-channel", apply_default_css=False
@@ -63,18 +67,37 @@ class PageHub:
             f"{escape(page.title)}</a>"
             for page in self._pages.values()
         )
-        try:
-            heading = heading_html(count_gallery(self._data))
-        except ReidError:  # the pages say what is wrong
-            heading = '<header class="reid-heading"><h1>reid</h1></header>'
+        state = self._state()
         log_out = '<button type="button" class="reid-button" data-logout>Log out</button>' * self._has_users
         pages = "".join(first_html_of(page) for page in self._pages.values())
         return (
-            f'{heading}<nav class="reid-nav" aria-label="Pages">{links}{log_out}</nav>{pages}'
+            f'<div id="reid-head" data-state="{state}">{self._heading_html()}</div>'
+            f'<nav class="reid-nav" aria-label="Pages">{links}{log_out}</nav>'
+            f'<p id="reid-changed" class="reid-note" role="status" hidden>{CHANGED}</p>{pages}'
             '<p id="reid-status" class="reid-unseen" role="status"></p>'
             '<dialog id="reid-dialog" aria-label="Crop" data-page="dialog"><div id="reid-dialog-content"></div>'
             "</dialog>"
         )
+
+    def _heading_html(self) -> str:
+        try:
+            return heading_html(count_gallery(self._data))
+        except ReidError:  # the pages say what is wrong
+            return '<header class="reid-heading"><h1>reid</h1></header>'
+
+    def _state(self) -> str:
+        """Return a word that is another one after the gallery has changed."""
+        return f"{self._run}-{self._data.state}"
+
+    def _following(self, known: str) -> dict[str, object]:
+        """Return the parts that follow the gallery, where a page shows them as they were before; else nothing."""
+        state = self._state()
+        if not known or known == state or self._data.state is None:
+            return {}
+        parts = {"head": self._heading_html()}
+        for page in self._pages.values():
+            parts |= following_html(page)
+        return {"follow": parts, "gallery_state": state}
 
     def answer(self, visit: PageVisit, event: gr.EventData, request: gr.Request) -> tuple[str, PageVisit]:
         """Answer one question of the page; a wrong question gets one line.
@@ -85,6 +108,8 @@ class PageHub:
         question = event._data if isinstance(event._data, dict) else {}
         values = PageValues(question)
         visit.user = user_of_event(request)
-        parts = answer_question(self._pages, values, visit)
+        following = self._following(values.text("gallery_state"))
+        looks = not values.text("page") and values.text("action") == FOLLOW
+        parts = PageParts() if looks else answer_question(self._pages, values, visit)
         address = {"page": values.text("page"), "seq": values.number("seq", 0)}
-        return json.dumps({**parts.to_json(), **address}), visit
+        return json.dumps({**parts.to_json(), **following, **address}), visit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import typer
 
@@ -57,6 +57,23 @@ def answer_question(pages: Mapping[str, Page], values: PageValues, visit: PageVi
     except Exception as error:  # noqa: BLE001 - the page must get an answer; the fault is the program's
         typer.echo(f"fault in the page: {type(error).__name__}: {error}", err=True)
         return PageParts(error=FAULT)
+
+
+@runtime_checkable
+class FollowingPage(Protocol):
+    """A page with lists that name what the gallery holds."""
+
+    def following(self) -> Mapping[str, str]:
+        """Return the HTML of these lists by the names of their parts."""
+        ...
+
+
+def following_html(page: Page) -> Mapping[str, str]:
+    """Return the parts of a page that follow the gallery; none where the gallery cannot be read."""
+    try:
+        return page.following() if isinstance(page, FollowingPage) else {}
+    except ReidError:
+        return {}
 
 
 def first_html_of(page: Page) -> str:

@@ -208,6 +208,27 @@ def decide(
         GalleryError: The decision is not possible, or an older one says the opposite.
     """
     _, changed = record_decision(folder, lambda state: DECISIONS[verb](state, persons, crops, text), instead=instead)
+    return _changed_words(changed)
+
+
+def join_crops(folder: Path, row_ids: Sequence[int]) -> str:
+    """Record that some crops show one person, whatever persons they have now.
+
+    Args:
+        folder: The folder of the gallery.
+        row_ids: The lasting ids of their rows.
+
+    Returns:
+        What has changed, in one sentence.
+
+    Raises:
+        GalleryError: A crop is gone, there are fewer than two, or an older decision says the opposite.
+    """
+    _, changed = record_decision(folder, lambda state: decide_same(state, crop_subjects(state, row_ids)))
+    return _changed_words(changed)
+
+
+def _changed_words(changed: int) -> str:
     return f"Recorded. {changed} crop{'s have' if changed != 1 else ' has'} another person now."
 
 

@@ -6,12 +6,16 @@ is all that gradio keeps for it. This is the only module that reaches into the q
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
+from reid.app.asgi import Scope
 from reid.app.refusals import Refused
 
 SESSIONS = 64
@@ -19,7 +23,9 @@ SESSIONS_OF_A_VISITOR = 16
 UNREAD = 24  # results that wait to be read or computed, in all sessions; below the size of gradio's queue
 UNREAD_OF_A_SESSION = 8
 UNREAD_SECONDS = 30  # after which the results of a session without a connection are dropped
+READER_SECONDS = 2  # in which an earlier reader of the same session may end
 SESSION_SECONDS = 300  # after which a session without a connection is dropped
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass
@@ -84,6 +90,27 @@ class Sessions:
         session = self._sessions.get(name)
         is_own = session is not None and session.visitor == visitor
         return is_own and name in self._blocks._queue.pending_messages_per_session
+
+    async def read_results(self, name: str, visitor: str, send: Callable[[], Awaitable[None]]) -> None:
+        """Send the results of a session, by one reader at a time.
+
+        Args:
+            name: The session.
+            visitor: Who reads.
+            send: Sends what waits, and what is computed while it sends.
+
+        Raises:
+            Refused: The session is another visitor's or has nothing to read (404), or somebody else reads it (429).
+        """
+        if not self.has_results(name, visitor):
+            raise Refused(404)
+        for _ in range(READER_SECONDS * 10):
+            with self.claim_results(name) as is_free:
+                if is_free:
+                    await send()
+                    return
+            await asyncio.sleep(0.1)
+        raise Refused(429)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
@@ -160,3 +187,14 @@ class Sessions:
         holder = self._blocks.state_holder
         holder.session_data.pop(name, None)
         holder.time_last_used.pop(name, None)
+
+
+def read_session(scope: Scope) -> str:
+    """Return the session that the query of an address names; Refused (404) without one."""
+    try:
+        values = parse_qs(scope.get("query_string", b"").decode("ascii"), max_num_fields=8).get("session_hash", [])
+    except ValueError:
+        raise Refused(404) from None
+    if len(values) != 1 or not _NAME.fullmatch(values[0]):
+        raise Refused(404)
+    return str(values[0])

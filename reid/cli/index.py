@@ -175,11 +175,12 @@ def index_add(
         refuse_options(uri, thumbnails=thumbnails)
         add_in_milvus(uri, samples, more, network_of_milvus(every_sample, weights, profiles, unseen), as_json)
         return
-    from reid.pipeline import check_weights, gallery_checkpoint, progress_bar
+    from reid.pipeline import check_weights, embed_samples, gallery_checkpoint, progress_bar
     from reid.retrieval.embed import embed
     from reid.retrieval.growth import add_samples
     from reid.retrieval.kept_site import network_files
-    from reid.retrieval.refresh import check_unchanged
+    from reid.retrieval.query_file import save_queries
+    from reid.retrieval.refresh import check_unchanged, refresh_queries
     from reid.retrieval.upkeep import remove_old_rows
 
     check_weights(None, profiles or ())
@@ -189,6 +190,7 @@ def index_add(
     is_new = checkpoint.fingerprint != old.fingerprint
     if is_new:
         check_unchanged(folder, old, checkpoint)
+    queries = refresh_queries(folder, old, checkpoint, lambda few: embed_samples(checkpoint, few, "embedding queries"))
     with progress_bar("adding to the gallery", len(samples)) as progress:
         added = add_samples(
             folder,
@@ -200,6 +202,8 @@ def index_add(
             with_thumbnails=thumbnails,
         )
         progress(len(samples) - added.added)
+    if queries is not None:
+        save_queries(folder, queries)
     remove_old_rows(folder)
     if as_json:
         typer.echo(json.dumps(vars(added), indent=2))

@@ -22,7 +22,7 @@ from reid.models.checkpoint_files import CheckpointContents, fingerprint_of, rea
 from reid.models.embedder import NetworkSpec
 from reid.models.embedding_centers import EmbeddingCenters, subtract_centers, with_centers_of
 from reid.models.execution import STORED, USUAL, Execution, find_device
-from reid.models.profile_checks import check_profiles
+from reid.models.profile_checks import check_profiles, measured_words
 from reid.models.runners import RunnerOf
 from reid.models.runtime import RuntimeNetwork
 from reid.models.widths import NarrowWidth
@@ -114,7 +114,7 @@ class Checkpoint:
             changes["centers"] = with_centers_of(profiles, self.centers)
         words = {PRIOR: profiles.prior, SCORE_NORM: profiles.score_norm, LEVELS: profiles.levels_text()}
         kept = self.extra if not changes else {key: text for key, text in self.extra.items() if key != LEVELS}
-        extra = {**kept, **{key: text for key, text in words.items() if text}}
+        extra = {**kept, **{key: text for key, text in words.items() if text}, **measured_words(self.extra, profiles)}
         cohort = join_cohorts(self.cohort, profiles.cohort, stale=profiles.domains if changes else ())
         return replace(self._with_changes(**changes), extra=extra, cohort=cohort)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -145,18 +146,20 @@ class LatentDomains(DomainBranch):
 
 @contextmanager
 def gate_logits(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the logits of every gate of ``network`` inside the ``with``.
+    """Collect the logits of every gate of ``network`` inside the ``with``, from the thread that opens it.
 
     Yields:
         A list that grows with every forward pass: (B, G) for each layer with a gate, in the order of the layers, with
         rows in the order of the images that the caller gave.
     """
     found: list[Tensor] = []
-    gates = [module for module in network.modules() if isinstance(module, DomainGate)]
-    hooks = [
-        gate.register_forward_hook(lambda _gate, _inputs, logits: found.append(in_callers_order(logits)))
-        for gate in gates
-    ]
+    own = get_ident()
+
+    def collect(_gate: nn.Module, _inputs: object, logits: Tensor) -> None:
+        if get_ident() == own:  # another thread may embed with the same network
+            found.append(in_callers_order(logits))
+
+    hooks = [module.register_forward_hook(collect) for module in network.modules() if isinstance(module, DomainGate)]
     try:
         yield found
     finally:

@@ -112,6 +112,9 @@ def refresh_queries(
 ) -> Embeddings | None:
     """Embed the queries of a gallery again that a new network changes, and keep the others.
 
+    Where a program was stopped after the gallery had got a new network and before its queries had, all queries are
+    embedded again.
+
     Args:
         folder: The folder of the gallery.
         old: The network of the gallery.
@@ -119,8 +122,8 @@ def refresh_queries(
         embed: Embeds some samples with the new network.
 
     Returns:
-        The queries, which :func:`reid.retrieval.query_file.save_queries` writes; None where the gallery has none that
-        its network embedded.
+        The queries, which :func:`reid.retrieval.query_file.save_queries` writes; None where the gallery has none, or
+        the new network has embedded them already.
 
     Raises:
         DataError: The image of such a query cannot be read, or the file is damaged.
@@ -128,9 +131,11 @@ def refresh_queries(
     if not (folder / QUERIES_FILE).exists():
         return None
     queries = load_queries(folder)
-    if queries.fingerprint != old.fingerprint:
+    if queries.fingerprint == new.fingerprint:
         return None
-    rows = np.flatnonzero(rows_to_embed(RowTable.from_samples(queries.samples), old, new))
+    rows = np.arange(len(queries))
+    if queries.fingerprint == old.fingerprint:
+        rows = np.flatnonzero(rows_to_embed(RowTable.from_samples(queries.samples), old, new))
     fresh = embed([queries.samples[row] for row in rows.tolist()]).vectors if len(rows) else queries.vectors
     vectors = fresh if len(rows) == len(queries) else queries.vectors.copy()
     if 0 < len(rows) < len(queries):

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from reid.data.loading import load_batches
@@ -140,6 +141,17 @@ def probabilities_of(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Float
     """
     batches = load_batches(samples, checkpoint.transform, batch_size=_BATCH)
     return _all_probabilities(checkpoint.network, (batch.images for batch in batches))
+
+
+def image_probabilities(checkpoint: Checkpoint, images: Sequence[Image.Image]) -> FloatArray:
+    """Compute how likely upright RGB images in memory are not clean, (N,) float32.
+
+    Raises:
+        ConfigError: The network has no gates for attacks.
+    """
+    transform = checkpoint.transform
+    prepared = (transform.normalise(transform.resize(image)[None]) for image in images)
+    return _all_probabilities(checkpoint.network, prepared)
 
 
 def _all_probabilities(network: nn.Module, batches: Iterable[Tensor]) -> FloatArray:

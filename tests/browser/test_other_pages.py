@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from helpers.person_crops import people
 from helpers.visiting import Demo, axe_script, open_page, wait_until_idle
+from reid.records import Embeddings
+from reid.retrieval.gallery import Gallery
 
 pytestmark = pytest.mark.browser
 
@@ -179,18 +183,79 @@ def test_every_image_has_a_description(page: Page) -> None:
         expect(page.locator('svg[role=img]:not([aria-label]), svg[role=img][aria-label=""]')).to_have_count(0)
 
 
+def drag(page: Page, corners: list[tuple[float, float]]) -> None:
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in corners[1:]:
+        page.mouse.move(*corner, steps=4)
+    page.mouse.up()
+    wait_until_idle(page)
+
+
 def test_a_box_on_the_map_is_one_query(page: Page) -> None:
-    drawn = open_page(page, "Map").locator("svg[data-select]").first
+    section = open_page(page, "Map")
+    drawn = section.locator("svg[data-select]").first
     drawn.scroll_into_view_if_needed()
     area = drawn.bounding_box()
     assert area is not None
-    page.mouse.move(area["x"] + 9, area["y"] + 9)
-    page.mouse.down()
-    page.mouse.move(area["x"] + area["width"] - 9, area["y"] + area["height"] - 9, steps=5)
-    page.mouse.up()
+    left, top, right, bottom = area["x"], area["y"], area["x"] + area["width"], area["y"] + area["height"]
+    drag(page, [(left + 6, top + 6), (right - 6, bottom - 6)])
+    expect(section.get_by_role("heading", name="48 crops chosen")).to_be_visible()
+    expect(section.locator(".reid-chosen")).to_have_count(2 * 48)
+    section.get_by_role("button", name="Search for them as one query").click()
     wait_until_idle(page)
     expect(page.locator("#reid-query")).to_contain_text("The mean of 8 crops")
     expect(page.locator(".reid-answer").first).to_be_visible()
+    page.go_back()
+    expect(section).to_be_visible()
+    section.get_by_role("button", name="Choose nothing").click()
+    expect(section.locator(".reid-chosen")).to_have_count(0)
+
+
+def test_an_outline_on_the_map_chooses_what_lies_in_it(page: Page) -> None:
+    """A triangle has the points in it that lie below its slope, of all that a box around it has."""
+    section = open_page(page, "Map")
+    section.get_by_label("Dragging draws").select_option("outline")
+    drawn = section.locator("svg[data-select]").first
+    drawn.scroll_into_view_if_needed()
+    area = drawn.bounding_box()
+    assert area is not None
+    left, top, right, bottom = (
+        area["x"] + 6,
+        area["y"] + 6,
+        area["x"] + area["width"] - 6,
+        area["y"] + area["height"] - 6,
+    )
+    drag(page, [(left, top), (left, bottom), (right, bottom), (left, top)])
+    places = drawn.locator("circle").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect()).map(one => [one.x + one.width / 2, one.y + one.height / 2])"
+    )
+    height, width = area["height"], area["width"]
+    below = sum((y - area["y"]) / height > (x - area["x"]) / width for x, y in places)
+    assert 0 < below < 48
+    expect(drawn.locator(".reid-chosen")).to_have_count(below)
+
+
+def test_the_keyboard_chooses_on_the_map(page: Page) -> None:
+    section = open_page(page, "Map")
+    drawn = section.locator("svg[data-select]").first
+    drawn.focus()
+    for key in [*["Shift+ArrowLeft"] * 9, *["Shift+ArrowUp"] * 9, " ", *["Shift+ArrowRight"] * 12]:
+        page.keyboard.press(key)
+    for key in [*["Shift+ArrowDown"] * 12, " "]:
+        page.keyboard.press(key)
+    wait_until_idle(page)
+    expect(section.get_by_role("heading", name="48 crops chosen")).to_be_visible()
+    assert page.evaluate("document.activeElement.matches('svg[data-select]')"), "the focus stays on the map"
+    page.keyboard.press("Escape")
+    expect(section.locator(".reid-chosen")).to_have_count(0)
+    section.get_by_label("Dragging draws").select_option("outline")
+    drawn.focus()
+    for key in (" ", "Shift+ArrowUp", " ", "Shift+ArrowRight", " "):
+        page.keyboard.press(key)
+    expect(section.locator("[data-map-status]")).to_contain_text("crops inside")
+    page.keyboard.press("Escape")
+    expect(section.locator(".reid-area")).to_have_count(0)
 
 
 def test_duplicates_and_the_export(page: Page) -> None:
@@ -201,6 +266,22 @@ def test_duplicates_and_the_export(page: Page) -> None:
     with page.expect_download() as waiting:
         gallery.get_by_role("link", name="Parquet").click()
     assert waiting.value.suggested_filename.endswith(".parquet")
+
+
+def test_an_open_page_follows_the_gallery(people_page: Page, people_demo: Demo) -> None:
+    page = people_page
+    open_page(page, "Map")
+    drawn = people()
+    samples = tuple(replace(one, path=Path(f"new-{n}.jpg"), camera="roof") for n, one in enumerate(drawn.samples[:4]))
+    gallery = Gallery.open(people_demo.data)
+    gallery.add(Embeddings(samples, drawn.vectors[:4], drawn.fingerprint))
+    gallery.save(people_demo.data)
+    expect(page.get_by_text("100 crops of 12 identities in 3 cameras")).to_be_visible()
+    page.get_by_role("button", name="Show this page again").click()
+    expect(page.locator("svg[data-select]").first.locator("circle")).to_have_count(100)
+    open_page(page, "Search")
+    page.get_by_text("Filters", exact=True).click()
+    expect(page.get_by_role("group", name="Without these cameras").get_by_label("roof")).to_be_visible()
 
 
 def test_several_questions_are_answered_at_once(people_page: Page) -> None:

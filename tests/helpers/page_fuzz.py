@@ -39,7 +39,7 @@ QUESTIONS = (
     ("cameras", "waiting"), ("cameras", "add"), ("cameras", "discard"), ("cameras", "neighbours"), ("cameras", "undo"),
     ("cameras", "switch"),
     ("gallery", "show"), ("gallery", "preview"), ("gallery", "cancel"), ("evaluation", "show"), ("map", "show"),
-    ("map", "none"), ("none", "show"),
+    ("map", "choose"), ("map", "none"), ("none", "show"), ("", "follow"),
 )  # fmt: skip
 RIGHT_VALUES: dict[str, tuple[Any, ...]] = {
     "query": ("q0", "q7", "r0", "r5", "r99999999", "upload", "", "x1", "q" + "9" * 30),
@@ -51,7 +51,8 @@ RIGHT_VALUES: dict[str, tuple[Any, ...]] = {
     "row": ("0", "5", "-1", "x"), "persons": ("person-1", "person-1,person-2", "x"), "start": ("0", "9999"),
     "colour": ("camera", "identity", "person", "none"), "protocol": ("", "queries", "every crop"), "job": ("1", "x"),
     "new_camera": ("dock", "", "a1"), "new_light": ("", "infrared", "none"), "new_source": ("", "dock", "../.."),
-    "change": ("1", "x"), "projection": ("pca", "umap", "none"),
+    "rows": ([], ["r0", "r5"], ["r" + "9" * 30, "x"]), "gallery_state": ("", "x-1"), "change": ("1", "x"),
+    "projection": ("pca", "umap", "none"),
     "erase_camera": ("a1", "'", ""), "erase_before": ("2026-03-02", "never"), "name": ("anna", "person-1"),
 }  # fmt: skip
 FIELDS = (*RIGHT_VALUES, "page", "action", "seq", "uploads", "other")

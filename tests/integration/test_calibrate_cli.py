@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from reid.data.manifest import read_manifest
 from reid.models.checkpoint import load_checkpoint
 from reid.norm import Profiles
-from reid.retrieval.embed import load_embeddings
+from reid.records import Split
+from reid.retrieval.embed import embed, load_embeddings
+from reid.retrieval.gallery import Gallery
+from reid.retrieval.query_file import load_queries, save_queries
 
 
 def test_a_new_site_is_calibrated(reid, fails, other_manifest: Path, camera_weights: Path, tmp_path: Path) -> None:
@@ -149,3 +153,29 @@ def test_own_cameras_are_offered_without_those_of_the_training(
         message = fails(*words)
         assert "b1" in message
         assert "a1" not in message
+
+
+def test_crops_of_a_new_camera_leave_the_queries_of_the_gallery(
+    reid, tiny_street: Path, other_manifest: Path, camera_weights: Path, tmp_path: Path
+) -> None:
+    """The gallery gets another network; the queries that it keeps get the fingerprint of this one."""
+    folder, profiles = tmp_path / "gallery", tmp_path / "p.safetensors"
+    own = ("--data", tiny_street / "street-a" / "manifest.csv", "--weights", camera_weights)
+    assert reid("index", "build", *own, "--out", folder)[0] == 0
+    checkpoint = load_checkpoint(camera_weights)
+    samples = read_manifest(tiny_street / "street-a" / "manifest.csv")
+    kept = embed(checkpoint, [sample for sample in samples if sample.split is Split.QUERY][:4])
+    save_queries(folder, kept)
+    common = ("--data", other_manifest, "--weights", camera_weights)
+    assert reid("calibrate", *common, "--out", profiles)[0] == 0
+    add = ("index", "add", folder, "--data", other_manifest, "--profiles", profiles)
+    assert reid(*add)[0] == 0
+    now = load_queries(folder)
+    assert now.samples == kept.samples
+    assert now.fingerprint == Gallery.open(folder).fingerprint != kept.fingerprint
+    np.testing.assert_array_equal(now.vectors, kept.vectors, "their cameras are embedded as before")
+    save_queries(folder, kept)  # as where the command is stopped before it has written them
+    assert reid(*add)[0] == 0
+    again = load_queries(folder)
+    assert again.fingerprint == now.fingerprint
+    np.testing.assert_allclose(again.vectors, kept.vectors, atol=1e-5)

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from helpers.served_galleries import PASSWORD, make_gallery, make_users
+from reid.app.sessions import UNREAD_OF_A_SESSION
 from reid.data.manifest import read_manifest
 from reid.records import Sample, Split
 from reid.retrieval.gallery import Gallery
@@ -192,12 +193,30 @@ def test_gradio_client_searches_where_it_is_allowed(start: Start, site: Path) ->
     for body in ({}, *({**right, **one} for one in wrong)):
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(address, "/client/gradio_api/queue/join", body, headers=bearer)
+    check_unread_results(address, bearer)
+    assert client.predict(api_name="/gallery")["name"] == "shop", "others are answered"
     searches = [one for one in (site / "client-state" / "audit.jsonl").read_text().splitlines() if '"search"' in one]
     assert searches
     assert all('"viewer"' in one for one in searches)
     _, plain = start("--state", "plain-state")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         ask(plain, "/client/config")
+
+
+def check_unread_results(address: str, bearer: dict[str, str]) -> None:
+    """So many results of a session wait, and no more; nobody else reads them."""
+    body: dict[str, object] = {"data": [], "fn_index": 1, "session_hash": "reads-nothing"}
+    for _ in range(UNREAD_OF_A_SESSION):
+        ask(address, "/client/gradio_api/queue/join", body, headers=bearer)
+    with pytest.raises(urllib.error.HTTPError, match="429"):
+        ask(address, "/client/gradio_api/queue/join", body, headers=bearer)
+    token = ask(address, "/api/login", {"name": "admin", "password": PASSWORD})["token"]
+    other = {"authorization": f"Bearer {token}"}
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        ask(address, "/client/gradio_api/queue/join", body, headers=other)
+    for name in ("reads-nothing", "unknown", "..%2Fa", ""):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            ask(address, f"/client/gradio_api/queue/data?session_hash={name}", headers=other)
 
 
 def make_certificate(folder: Path) -> None:

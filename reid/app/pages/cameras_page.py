@@ -133,6 +133,7 @@ class CamerasPage:
                 f' data-value="r{number}"><img src="{crop.uri}" alt="{words}" title="{words}"></button></li>'
             )
         times = f", {camera.first} to {camera.last}" if camera.first else ", times unknown"
+        times += f"; measured {camera.measured}" if camera.measured else ""
         near = ", ".join(f"{name} ({score:.2f})" for name, score in camera.neighbours)
         return (
             f'<section class="reid-card"><h3>{present.escape(camera.name or "unknown camera")}</h3>'

@@ -91,6 +91,7 @@ class GalleryPage:
             + text_html("erase_person", "Person, such as person-12", attributes=volatile)
             + text_html("erase_camera", "Camera", attributes=volatile)
             + text_html("erase_before", "Taken before", field_type="datetime-local", attributes=volatile)
+            + text_html("erase_where", "Any condition, such as track = 't7'", attributes=volatile)
             + '<button type="button" class="reid-button" data-action="preview">Preview</button>'
         )
         content = (
@@ -182,10 +183,10 @@ class GalleryPage:
         return f'<h4>{title}</h4><ul class="reid-crops">{"".join(items)}</ul>'
 
     def _wish(self, values: PageValues) -> ErasureWish:
-        identity, person, camera, before = (
-            values.text(f"erase_{name}").strip() for name in ("identity", "person", "camera", "before")
+        identity, person, camera, before, where = (
+            values.text(f"erase_{name}").strip() for name in ("identity", "person", "camera", "before", "where")
         )
-        return ErasureWish(identity, person, camera, before)
+        return ErasureWish(identity, person, camera, before, where)
 
     def preview(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Show what an erasure would remove."""

@@ -1,6 +1,7 @@
 // The page in the browser. Forms hold the state; the address repeats it; one message asks the server for new parts.
 // `element`, `trigger` and the others are given by gradio to the script of an HTML component.
 const LONGEST_WAIT = 90000; // milliseconds, after which an answer is given up
+const LOOK_AGAIN = 10000; // milliseconds between two looks for changes of the gallery
 const MOST_BYTES = 10 * 2 ** 20;
 const MOST_IMAGES = 8;
 const CONTROLS = '[data-set], [data-action]:not(form)'; // what asks when it is clicked; a form asks when a field changes
@@ -52,6 +53,7 @@ function fill(section, values) {
     else if (field.type === 'checkbox') {
       field.checked = field.dataset.list !== undefined ? text.split(',').includes(field.value) : text === '1';
     } else field.value = text;
+    if (field.tagName === 'SELECT' && field.selectedIndex < 0) field.selectedIndex = 0; // what was chosen is gone
   }
   mark(section);
 }
@@ -68,7 +70,7 @@ function mark(section) {
 // One question of a page is answered at a time, and the last one is always asked: what is shown belongs to it.
 function ask(section, action, more = {}) {
   const page = section.dataset.page, lane = lanes[page] ??= {busy: 0};
-  const question = {...valuesOf(section), ...more, page, action, seq: ++sequence};
+  const question = {...valuesOf(section), ...more, page, action, seq: ++sequence, gallery_state: galleryState()};
   section.setAttribute('aria-busy', 'true');
   lane.last = question.seq;
   if (lane.busy) { lane.waiting = question; return; }
@@ -101,6 +103,25 @@ function noteConnection() {
   }
 }
 
+// The head of the page and its lists of cameras follow the gallery, with what the visitor has chosen in them.
+const galleryState = () => $('#reid-head').dataset.state;
+
+function follow(answer, asking) {
+  const held = document.activeElement, targets = Object.keys(answer.follow).map((id) => document.getElementById('reid-' + id));
+  if (targets.some((one) => one?.contains(held))) return; // somebody types here; the next look brings it
+  for (const [i, html] of Object.values(answer.follow).entries()) {
+    if (!targets[i]) continue;
+    const section = sectionOf(targets[i]), values = section && valuesOf(section);
+    targets[i].innerHTML = html;
+    if (section) fill(section, values);
+  }
+  $('#reid-head').dataset.state = answer.gallery_state;
+  for (const section of all('section[data-load]')) {
+    if (section.hidden) delete section.dataset.loaded;
+    else if (section !== asking) $('#reid-changed').hidden = false;
+  }
+}
+
 function release(lane, page) {
   clearTimeout(lane.timer);
   lane.busy = 0;
@@ -120,6 +141,7 @@ window.reidReceive = (text) => {
   if (!text) return;
   noteConnection();
   const answer = JSON.parse(text), section = sectionNamed(answer.page), lane = lanes[answer.page];
+  if (answer.follow) follow(answer, section);
   if (!section || !lane || lane.busy !== answer.seq) return;
   if (lane.last === answer.seq) show(section, answer);
   release(lane, answer.page);
@@ -141,6 +163,7 @@ function show(section, answer) {
   if (answer.document) section.saved = answer.document;
   if (answer.again) setTimeout(() => { if (!section.hidden && !lanes[answer.page].busy) ask(section, answer.again); }, 1500);
   all('[data-box]', section).forEach(markBox);
+  markChosen(section);
   say(answer.page, answer.error || '');
   mark(section);
   if (again && !document.contains(held)) {
@@ -150,7 +173,7 @@ function show(section, answer) {
   if (answer.parts?.['dialog-content']) $('#reid-dialog').showModal();
   $('#reid-status').textContent = answer.error || answer.status || '';
   const result = $('.reid-result', section);
-  if (answer.reveal && result && result.getBoundingClientRect().top > innerHeight * 0.6) result.scrollIntoView({block: 'start'});
+  if (answer.reveal && result && result.getBoundingClientRect().top > innerHeight * 0.6) result.scrollIntoView({block: result.dataset.reveal || 'start'});
   writeAddress(section, false);
 }
 
@@ -160,6 +183,7 @@ function fill1(field, section, value) {
 }
 
 function open(name, push) {
+  $('#reid-changed').hidden = true;
   const section = sectionNamed(name) || sectionNamed('search');
   for (const other of all('section[data-page]')) other.hidden = other !== section;
   for (const link of all('[data-link]')) {
@@ -193,6 +217,12 @@ root.addEventListener('click', (event) => {
   }
   const close = event.target.closest('[data-close]');
   if (close) { $('#reid-dialog').close(); if (!close.dataset.set) return; }
+  if (event.target.closest('[data-again]')) {
+    const section = $('section[data-page]:not([hidden])');
+    $('#reid-changed').hidden = true;
+    ask(section, section.dataset.load || formOf(section).dataset.action);
+    return;
+  }
   if (event.target.closest('[data-logout]')) {
     fetch('/logout', {method: 'POST', redirect: 'manual'}).finally(() => location.assign('/'));
     return;
@@ -202,7 +232,7 @@ root.addEventListener('click', (event) => {
   const button = event.target.closest(CONTROLS);
   if (!button) return;
   const section = button.dataset.in ? sectionNamed(button.dataset.in) : sectionOf(button);
-  if (button.dataset.in) open(button.dataset.in, true);
+  if (button.dataset.in) open(button.dataset.in, !button.dataset.set); // one step back leads to where it was clicked
   if (button.dataset.confirm && !confirm(button.dataset.confirm)) return;
   if (button.dataset.set) {
     $(`[name="${button.dataset.set}"]`, section).value = button.dataset.value;
@@ -356,48 +386,3 @@ root.addEventListener('pointerdown', (event) => {
 root.addEventListener('input', (event) => {
   if (corners.includes(event.target.name)) markBox($('[data-box]', event.target.closest('.reid-box')));
 });
-
-// A box on a map: the crops in it are one query.
-root.addEventListener('pointerdown', (event) => {
-  const map = event.target.closest('svg[data-select]');
-  if (!map || event.button || event.pointerType === 'touch' || event.target.closest('[data-set]')) return;
-  event.preventDefault();
-  const place = (moved) => new DOMPoint(moved.clientX, moved.clientY).matrixTransform(map.getScreenCTM().inverse());
-  const start = place(event), area = document.createElementNS('http://www.w3.org/2000/svg', 'rect');
-  const sides = (moved) => {
-    const end = place(moved);
-    return {x: Math.min(start.x, end.x), y: Math.min(start.y, end.y), width: Math.abs(end.x - start.x), height: Math.abs(end.y - start.y)};
-  };
-  area.setAttribute('class', 'reid-area');
-  map.append(area);
-  map.setPointerCapture(event.pointerId);
-  map.onpointermove = (moved) => { for (const [name, value] of Object.entries(sides(moved))) area.setAttribute(name, value); };
-  map.onpointerup = map.onpointercancel = (ended) => {
-    const box = sides(ended);
-    map.onpointermove = map.onpointerup = map.onpointercancel = null;
-    area.remove();
-    const inside = (point) => {
-      const [x, y] = [point.cx.baseVal.value, point.cy.baseVal.value];
-      return x >= box.x && x <= box.x + box.width && y >= box.y && y <= box.y + box.height;
-    };
-    const rows = ended.type === 'pointerup' ? all('circle', map).filter(inside).map((point) => point.dataset.value) : [];
-    if (rows.length) searchFor(rows, Number(map.dataset.select));
-  };
-});
-
-function searchFor(rows, most) {
-  const step = Math.max(1, rows.length / most);
-  const chosen = Array.from({length: Math.min(most, rows.length)}, (_, i) => rows[Math.floor(i * step)]);
-  const section = open('search', true);
-  $('[name="query"]', section).value = chosen.join(',');
-  mark(section);
-  writeAddress(section, true);
-  ask(section, 'search', {reveal: true});
-}
-
-addEventListener('popstate', readAddress);
-$('#reid-dialog').addEventListener('click', (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
-connect();
-readAddress();
-root.dataset.ready = 'yes';
-'select'; // the event that the page sends

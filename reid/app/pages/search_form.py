@@ -45,7 +45,7 @@ def search_form_html(
         wanted = select_html("purpose", "Purpose of your searches", choices, "", attributes="data-volatile")
     side = (
         '<div class="reid-side"><p class="reid-lead">Click a crop to search for it, or bring an image of your own.</p>'
-        f'{wanted}{_picker_filters_html(data)}<div id="reid-picker">{picker}</div>'
+        f'{wanted}<div id="reid-picker-filters">{picker_filters_html(data)}</div><div id="reid-picker">{picker}</div>'
         '<div class="reid-buttons"><button type="button" class="reid-button" data-action="others">Show others</button>'
         '<button type="button" class="reid-button reid-strong" data-action="random">Random query</button></div>'
         f"{_upload_html(data)}</div>"
@@ -61,7 +61,8 @@ def search_form_html(
     return page_html("search", "Search", content)
 
 
-def _picker_filters_html(data: ServedData) -> str:
+def picker_filters_html(data: ServedData) -> str:
+    """Return the lists that say which crops are offered."""
     sites, categories = [site.name for site in data.sites], data.query_crops.categories or ("person",)
     attributes = 'data-change="pick" data-volatile'
     parts = [hidden_html("site", sites[0], "data-volatile")]
@@ -89,11 +90,12 @@ def camera_select_html(data: ServedData, site: str, chosen: str) -> str:
     return select_html("camera", "Camera", choices, chosen, tip="camera", attributes='data-change="pick" data-volatile')
 
 
-def _upload_html(data: ServedData) -> str:
+def upload_labels_html(data: ServedData) -> str:
+    """Return the lists in which a visitor says what an image of their own shows."""
     cameras = [*UNKNOWN_CAMERAS.items(), *((name, name) for name in upload_cameras(data))]
     categories = data.main.categories or ("person",)
     volatile = "data-volatile"
-    labels = (
+    return (
         select_html(
             "upload_camera", "Camera that took it", cameras, "?mixture", tip="unknown camera", attributes=volatile
         )
@@ -104,12 +106,17 @@ def _upload_html(data: ServedData) -> str:
         + select_html("upload_category", "It shows a", [(name, name) for name in categories], categories[0],
                       attributes=volatile)
     )  # fmt: skip
-    several = checkbox_html("several", "Add to the images of this query", False, attributes="data-quiet data-volatile")
+
+
+def _upload_html(data: ServedData) -> str:
+    volatile = "data-volatile"
+    several = checkbox_html("several", "Add to the images of this query", False, attributes=f"data-quiet {volatile}")
     return (
         '<fieldset class="reid-upload"><legend class="reid-label">Your own image</legend>'
         '<label class="reid-drop">Choose, drop or paste an image'
         '<input type="file" accept="image/*" multiple aria-label="Choose an image of one person or object"></label>'
-        f'<div class="reid-upload-labels">{labels}{several}</div><p class="reid-hint">{UPLOAD_HINT}</p></fieldset>'
+        f'<div class="reid-upload-labels"><div id="reid-upload-labels">{upload_labels_html(data)}</div>{several}</div>'
+        f'<p class="reid-hint">{UPLOAD_HINT}</p></fieldset>'
     )
 
 
@@ -124,11 +131,13 @@ def _options_html(data: ServedData) -> str:
     return (
         f'<div class="reid-options"><div class="reid-switches">{main}{compare}</div>'
         f'<div class="reid-switches">{ranking}{count}</div>'
-        f"<details><summary>Filters</summary>{_filters_html(data)}</details></div>"
+        '<details><summary>Filters</summary><div id="reid-search-filters">'
+        f"{filters_html(data)}</div></details></div>"
     )
 
 
-def _filters_html(data: ServedData) -> str:
+def filters_html(data: ServedData) -> str:
+    """Return the conditions that answers can be bound to."""
     table = data.main.gallery.table
     cameras = table.distinct("camera")[:MOST_CAMERAS] if len(table) else []
     parts = []

@@ -5,17 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from threading import Lock
 
 from reid.app import presentation as present
 from reid.app.frame_box import cut_box
 from reid.app.frame_people import people_in
 from reid.app.gallery_service import GalleryService
+from reid.app.image_alarm import alarm_about
 from reid.app.page_values import PageAction, PageParts, PageValues, PageVisit
+from reid.app.pages.answer_words import export_row, one_line, rate_words, sentence, time_words
 from reid.app.pages.box_form import box_form_html
 from reid.app.pages.crop_cards import crop_of, crop_of_query
-from reid.app.pages.search_form import ANY, camera_select_html, search_form_html
+from reid.app.pages.search_form import (
+    ANY,
+    camera_select_html,
+    filters_html,
+    picker_filters_html,
+    search_form_html,
+    upload_labels_html,
+)
 from reid.app.query import Query, QueryOutcome, SearchOptions, answer_query
 from reid.app.query_choice import (
     FIRST_CROPS_SEED,
@@ -75,12 +83,21 @@ class SearchPage:
         picker = self._picker_html(keys, chosen) if keys else ""
         return search_form_html(self._data, chosen, picker, card, answers, purposes)
 
+    def following(self) -> Mapping[str, str]:
+        """Return the lists that name the cameras and the categories of the gallery."""
+        picker = {} if self._data.has_several_sites else {"picker-filters": picker_filters_html(self._data)}
+        return {
+            **picker,
+            "upload-labels": upload_labels_html(self._data),
+            "search-filters": filters_html(self._data),
+        }
+
     def _first_answers(self, query: Query) -> tuple[str, str]:
         """Return the card and the answers of the first query; where nothing may answer it, a note instead of them."""
         try:
             parts = self._answered(query, PageValues({}), [])
         except ReidError as error:
-            return present.query_html(self._crop_of_query(query)), present.note_html(_one_line(error))
+            return present.query_html(self._crop_of_query(query)), present.note_html(one_line(error))
         return parts.parts["query"], parts.parts["answers"]
 
     def first_crops(self) -> tuple[list[str], str]:
@@ -101,9 +118,17 @@ class SearchPage:
             card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
             self._record(query, values, visit)
             reveal = bool(values.text("reveal")) or values.flag("reveal")
-            return self._answered(query, values, notes, reveal=reveal, frame=frame)
+            parts = self._answered(query, values, notes, reveal=reveal, frame=frame)
+            return parts if values.text("query") else self._with_picker(parts)
         except ReidError as error:
-            return PageParts({"query": card, "answers": ""}, error=_one_line(error))
+            return PageParts({"query": card, "answers": ""}, error=one_line(error))
+
+    def _with_picker(self, parts: PageParts) -> PageParts:
+        """Add the crops to choose from, for a page that was opened while there were none."""
+        keys, chosen = self.first_crops()
+        return replace(
+            parts, parts={**parts.parts, "picker": self._picker_html(keys, chosen)}, fields={"query": chosen}
+        )
 
     def search_box(self, values: PageValues, visit: PageVisit) -> PageParts:
         """Search for the part of an uploaded image that the visitor has drawn a box around."""
@@ -158,6 +183,8 @@ class SearchPage:
         outcomes = answer_query(self._data, query, options)
         if query.uploads:
             notes = [*notes, *note_on_scores(self._data.main, outcomes[0])]
+        alarm = alarm_about(self._data.main, query)
+        notes = [*notes, *([] if alarm is None else map(sentence, alarm.notes))]
         card = present.query_html(self._crop_of_query(query)) + "".join(map(present.note_html, notes)) + frame
         alone, compared = [
             "".join(self._ranking_html(query, one) for one in outcomes if one.is_compared is flag)
@@ -169,7 +196,7 @@ class SearchPage:
         count = len(outcomes[0].answers)
         purpose = {"purpose": values.text("purpose")} if self._service.audit.purposes else {}
         export = [
-            {**_row(rank, answer, row), **purpose} for rank, ((answer, _), row) in enumerate(
+            {**export_row(rank, answer, row), **purpose} for rank, ((answer, _), row) in enumerate(
                 zip(outcomes[0].answers, outcomes[0].row_ids, strict=True), 1
             )
         ]  # fmt: skip
@@ -282,41 +309,3 @@ class SearchPage:
     def _crop_of_query(self, query: Query) -> present.Crop:
         crop = crop_of_query(query, self._data.main.gallery)
         return crop if self._data.has_several_sites else replace(crop, site="")
-
-
-def rate_words(rate: float) -> str:
-    """Return a false-match rate in words.
-
-    Example:
-        >>> rate_words(0.25), rate_words(0.0001), rate_words(0.0)
-        ('1 in 4', '1 in 10,000', 'under 1 in a million')
-    """
-    return "under 1 in a million" if rate < 1e-6 else f"1 in {round(1 / rate):,}"
-
-
-def time_words(sample: Sample) -> str:
-    """Return when a crop was taken; "" where it is not known."""
-    return "" if sample.time is None else f"{sample.time:%d %b %Y %H:%M:%S}"
-
-
-def _row(rank: int, answer: Answer, row: int) -> dict[str, object]:
-    sample, match = answer.sample, answer.match
-    return {
-        "rank": rank,
-        "score": round(answer.score, 6),
-        "normalized_score": None if answer.normalized is None else round(answer.normalized, 6),
-        "verdict": None if match is None else str(match.verdict),
-        "false_match_rate": None if match is None else match.false_match_rate,
-        "row": row,
-        "identity": sample.identity,
-        "camera": sample.camera,
-        "modality": str(sample.modality),
-        "category": sample.category,
-        "time": sample.time.isoformat() if sample.time else None,
-        "image": Path(sample.path).name,
-    }
-
-
-def _one_line(error: ReidError) -> str:
-    text = " ".join(str(error).split())
-    return text[:1].upper() + text[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 
 from helpers.person_crops import people
 from reid.app.camera_overview import overview_of
-from reid.app.embedding_map import drawn_rows, maps_of
+from reid.app.embedding_map import EmbeddingMap, drawn_rows, maps_of
 from reid.app.opened_gallery import open_served_gallery
 from reid.app.person_cards import decide, pairs_to_ask, persons_by_size
-from reid.app.projections import MISSING, PROJECTIONS, principal_components, project
+from reid.app.projections import MISSING, PROJECTIONS, NotDrawnYetError, principal_components, project, project_later
 from reid.app.served_data import ServedData
 from reid.errors import ConfigError, DataError
 from reid.records import FloatArray
@@ -62,6 +63,16 @@ class CountingUmap:
         return vectors[:, :2] * 3
 
 
+def drawn_maps(data: ServedData) -> list[EmbeddingMap]:
+    """Ask for the maps of UMAP until they are there, as the page does."""
+    for _ in range(1000):
+        try:
+            return maps_of(data, drawn_rows(data.main, "person"), compare=False, projection="umap")
+        except NotDrawnYetError:
+            time.sleep(0.01)
+    pytest.fail("the maps are never there")
+
+
 def test_umap_is_an_extra(data: ServedData, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = drawn_rows(data.main, "person")
     monkeypatch.setitem(sys.modules, "umap", None)
@@ -71,7 +82,9 @@ def test_umap_is_an_extra(data: ServedData, monkeypatch: pytest.MonkeyPatch) -> 
     assert "\n" not in MISSING
     package = CountingUmap()
     monkeypatch.setitem(sys.modules, "umap", package)
-    before, after = maps_of(data, rows, compare=False, projection="umap")
+    with pytest.raises(NotDrawnYetError):
+        maps_of(data, rows, compare=False, projection="umap")
+    before, after = drawn_maps(data)
     vectors = data.main.gallery.rows.vectors_at(rows)[:, :2]
     low, high = vectors.min(axis=0), vectors.max(axis=0)
     np.testing.assert_allclose(before.points, (vectors - low) / (high - low), atol=1e-5)
@@ -84,6 +97,23 @@ def test_umap_is_an_extra(data: ServedData, monkeypatch: pytest.MonkeyPatch) -> 
     assert before.camera_share > after.camera_share
     with pytest.raises(DataError, match="UMAP needs"):
         project(np.eye(4, dtype=np.float32), "umap")
+
+
+def test_what_fails_in_the_background_is_told_to_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = CountingUmap()
+    monkeypatch.setattr(package, "fit_transform", lambda _vectors: 1 / 0)
+    monkeypatch.setitem(sys.modules, "umap", package)
+    vectors = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+    for _ in range(1000):
+        try:
+            project_later(vectors, "umap")
+        except NotDrawnYetError:
+            time.sleep(0.01)
+        except ZeroDivisionError:
+            break
+    assert len(package.calls) == 1
+    with pytest.raises(NotDrawnYetError):
+        project_later(vectors, "umap")  # it is tried again
 
 
 def test_an_unknown_projection_lists_the_known_ones() -> None:

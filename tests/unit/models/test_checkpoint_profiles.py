@@ -20,6 +20,7 @@ from helpers.small_checkpoints import (
 )
 from reid.errors import WeightsError
 from reid.models.checkpoint import Checkpoint, load_checkpoint
+from reid.models.profile_checks import MEASURED, measured_dates
 from reid.norm import Given, Profiles, calibrate
 
 
@@ -43,7 +44,8 @@ class TestProfiles:
         assert new.fingerprint != checkpoint.fingerprint == new.weights
         assert not torch.equal(new.embed(IMAGES, 0), new.embed(IMAGES, 1))
         assert torch.equal(checkpoint.embed(IMAGES), before)
-        assert (new.source, new.extra, new.transform) == (checkpoint.source, checkpoint.extra, TRANSFORM)
+        kept = {key: text for key, text in new.extra.items() if key != MEASURED}
+        assert (new.source, kept, new.transform) == (checkpoint.source, checkpoint.extra, TRANSFORM)
 
     def test_known_cameras_stay_and_profiles_add_up(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(save_network(tmp_path, camera_network(), ("camera",), CAMERAS))
@@ -52,6 +54,23 @@ class TestProfiles:
         assert both.domains == (*CAMERAS, "b1", "c1", "c2")
         torch.testing.assert_close(both.embed(IMAGES, DOMAIN), checkpoint.embed(IMAGES, DOMAIN))
         assert len({checkpoint.fingerprint, checkpoint.with_profiles(first).fingerprint, both.fingerprint}) == 3
+
+    def test_it_says_when_each_camera_was_measured(self, tmp_path: Path) -> None:
+        checkpoint = load_checkpoint(save_network(tmp_path, camera_network(), ("camera",), CAMERAS))
+        assert measured_dates(checkpoint.extra) == {}
+        early, late = "2026-03-02T08:00:00+00:00", "2026-04-01T08:00:00+00:00"
+        first = replace(self.profiles(checkpoint, ("b1", "b2")), date=early)
+        second = replace(self.profiles(checkpoint, ("b2", "c1")), date=late)
+        new = checkpoint.with_profiles(first).with_profiles(second)
+        new.save(tmp_path / "new.safetensors")
+        again = load_checkpoint(tmp_path / "new.safetensors")
+        assert measured_dates(again.extra) == {"b1": early, "b2": late, "c1": late}
+        other = checkpoint.with_profiles(replace(first, date=late)).with_profiles(second)
+        assert again.fingerprint == new.fingerprint == other.fingerprint, "dates change no embedding"
+        undated = checkpoint.with_profiles(replace(first, date=""))
+        assert MEASURED not in undated.extra
+        with pytest.raises(WeightsError):
+            measured_dates({MEASURED: "{"})
 
     def test_it_can_be_saved_and_comes_back(self, tmp_path: Path) -> None:
         checkpoint = load_checkpoint(save_network(tmp_path, plain_network()))

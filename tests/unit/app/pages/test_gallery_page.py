@@ -29,6 +29,21 @@ def test_duplicates_are_listed(tmp_path: Path) -> None:
     assert html.count("data-value=") == 2
 
 
+def test_rows_of_any_condition_are_erased(tmp_path: Path) -> None:
+    Gallery.build(people(3)).save(tmp_path / "crops")
+    ask, _, _ = asking(service_of(open_served_gallery(tmp_path / "crops"), tmp_path / "asked"))
+    where = "camera = 'door' AND identity <> 'p0'"
+    table = Gallery.open(tmp_path / "crops").table
+    wanted = [one for one in table.samples if one.camera == "door" and one.identity != "p0"]
+    assert f"<b>{len(wanted)} rows</b>" in ask("gallery", "preview", erase_where=where).parts["erasure"]
+    assert ask("gallery", "preview", erase_where="camera = ").error
+    done = ask("gallery", "erase", erase_where=where, rows=str(len(wanted)))
+    assert f"<b>{len(wanted)} rows were erased.</b>" in done.parts["erasure"]
+    left = Gallery.open(tmp_path / "crops").table.samples
+    assert len(left) == len(table) - len(wanted)
+    assert not set(left) & set(wanted)
+
+
 def test_only_an_administrator_exports(tmp_path: Path) -> None:
     drawn = people(3)
     Gallery.build(drawn).save(tmp_path / "crops")

@@ -10,6 +10,7 @@ import pytest
 
 from helpers.asking_pages import asking, service_of
 from helpers.person_crops import people, unit
+from reid.app.accounts import Role, User
 from reid.app.opened_gallery import open_served_gallery
 from reid.records import Embeddings
 from reid.retrieval.gallery import Gallery
@@ -61,3 +62,45 @@ def test_several_points_are_one_query(folder: Path, tmp_path: Path) -> None:
     assert twice.export == found.export, "a crop counts once"
     for wrong in ("r0,q1", "r0,r999999", ",".join(f"r{row}" for row in range(9)), "r0,", ",r0"):
         assert ask("search", "search", query=wrong).error
+
+
+def test_chosen_crops_are_shown_and_searched_for(folder: Path, tmp_path: Path) -> None:
+    ask, _, _ = asking(service_of(open_served_gallery(folder), tmp_path / "state"))
+    shown = ask("map", "choose", rows=["r1", "r3", "r5"]).parts["map-chosen"]
+    assert "3 crops chosen" in shown
+    assert 'data-value="r1,r3,r5"' in shown
+    assert "show one person</button>" not in shown, "nobody has grouped the crops"
+    many = ask("map", "choose", rows=[f"r{row}" for row in range(96)]).parts["map-chosen"]
+    query = re.findall(r'data-value="(r\d+(?:,r\d+)+)"', many)
+    assert [len(one.split(",")) for one in query] == [8]
+    assert query[0].startswith("r0,r12,r24,")
+    assert many.count("<img") == 24
+    assert ask("search", "search", query=query[0]).error == ""
+    for nothing in ([], ["r9999"], ["", "x", "r", "r-1", "q1", "r1e3", "r" + "9" * 30], "r1"):
+        assert ask("map", "choose", rows=nothing).parts == {"map-chosen": ""}
+    assert "1 crop chosen" in ask("map", "choose", rows=["r1", "r1", "r9999"]).parts["map-chosen"]
+
+
+def test_chosen_crops_become_one_person(folder: Path, tmp_path: Path) -> None:
+    from reid.adaptation.identify import identify
+    from reid.retrieval.persons.person_state import read_persons
+
+    service = service_of(open_served_gallery(folder), tmp_path / "state")
+    ask, visit, _ = asking(service)
+    assert "People" in ask("map", "group", rows=["r0", "r1"]).error
+    before = identify(folder).state.persons
+    first, second = np.flatnonzero(before == before[0])[0], np.flatnonzero(before != before[0])[0]
+    rows = [f"r{first}", f"r{second}"]
+    assert "show one person</button>" in ask("map", "choose", rows=rows).parts["map-chosen"]
+    assert "two crops at least" in ask("map", "group", rows=rows[:1]).error
+    visit.user = User("eve", Role.VIEWER)
+    assert "role" in ask("map", "group", rows=rows).error
+    np.testing.assert_array_equal(read_persons(folder).persons, before)
+    visit.user = User("olga", Role.OPERATOR)
+    done = ask("map", "group", rows=rows)
+    assert "Recorded." in done.parts["map-chosen"]
+    after = read_persons(folder).persons
+    assert after[first] == after[second] != 0
+    ask("people", "undo")
+    np.testing.assert_array_equal(read_persons(folder).persons, before)
+    assert '"verb": "same"' in (tmp_path / "state" / "audit.jsonl").read_text()

@@ -6,9 +6,10 @@ import struct
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from reid.errors import ConfigError, DataError
@@ -28,6 +29,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_JPEG_START = b"\xff\xd8\xff"
+_METADATA_MARKS = (b"Exif", b"ns.adobe.com")  # of the metadata that may hold an orientation
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 # Pillow's table of the kinds of TIFF lacks 16-bit grey with white as zero in big-endian order: byte order, photometric
@@ -62,6 +65,52 @@ def read_image(path: Path, decoder: str = "pillow", size: tuple[int, int] | None
         return path.open("rb")
 
     return _decode(open_file, path, decoder, size)
+
+
+def read_pixels(path: Path, decoder: str = "pillow", size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """Read the pixels (H, W, 3) uint8 of an image file, the same as those of :func:`read_image`, in less time.
+
+    Args:
+        path: As for :func:`read_image`.
+        decoder: As for :func:`read_image`.
+        size: As for :func:`read_image`.
+
+    Returns:
+        Red, green and blue.
+
+    Raises:
+        DataError: As for :func:`read_image`.
+        ConfigError: The package simplejpeg is missing.
+    """
+    pixels = _decode_plain_jpeg(path) if decoder == "simplejpeg" else None
+    return np.array(read_image(path, decoder, size)) if pixels is None else pixels
+
+
+def _decode_plain_jpeg(path: Path) -> npt.NDArray[np.uint8] | None:
+    """Decode a JPEG file in colour without EXIF or XMP, which could turn it; None for any other file, or a bad one."""
+    simplejpeg = _import_simplejpeg()
+    try:
+        require_regular_file(path, "image")
+        content = path.read_bytes()
+        if not content.startswith(_JPEG_START) or any(mark in content for mark in _METADATA_MARKS):
+            return None
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours != "YCbCr" or height * width > (Image.MAX_IMAGE_PIXELS or 0):
+            return None
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB")
+    except (OSError, ValueError):  # read_image tells what is wrong, or decodes it all the same
+        return None
+    return pixels
+
+
+def _import_simplejpeg() -> Any:
+    try:
+        import simplejpeg
+    except ImportError as error:
+        raise ConfigError(
+            'decoder simplejpeg: needs the package simplejpeg: run pip install "simplejpeg"; or take pillow'
+        ) from error
+    return simplejpeg
 
 
 def decode_image(content: bytes, name: Path) -> Image.Image:
@@ -120,12 +169,7 @@ def _decode_jpeg(image: Image.Image, file: BinaryIO, decoder: str, size: tuple[i
         return image
     if image.mode != "RGB":
         return image
-    try:
-        import simplejpeg
-    except ImportError as error:
-        raise ConfigError(
-            'decoder simplejpeg: needs the package simplejpeg: run pip install "simplejpeg"; or take pillow'
-        ) from error
+    simplejpeg = _import_simplejpeg()
     exif = image.getexif()
     file.seek(0)
     try:

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from reid.data.images import read_image
+from reid.data.images import read_image, read_pixels
 from reid.data.near_duplicates import current_near_duplicates
 from reid.data.transforms import EvaluationTransform
 from reid.data.unreadable import current_unreadable
@@ -35,7 +35,7 @@ class Batch:
     """Images ready for a network.
 
     Args:
-        images: (B, 3, H, W) float32, normalised.
+        images: (B, 3, H, W) float32, normalised; or uint8, only resized.
         domain: (B,) int64, the index of each image's normalization domain; None where the network has no domains.
         samples: The B records.
         rows: Where the records stand in the samples that were to be read.
@@ -162,6 +162,7 @@ def load_batches(
     on_unreadable: OnUnreadable | None = None,
     change: ImageChange | None = None,
     fast: bool = False,
+    is_normalised: bool = True,
 ) -> Iterator[Batch]:
     """Read samples in batches, in their order.
 
@@ -182,6 +183,7 @@ def load_batches(
         change: Changes every image before it is resized; the image is decoded at its full size then.
         fast: Whether images are resized in less time, with a few values that differ by 1, see
             :meth:`~reid.data.transforms.EvaluationTransform.resize`.
+        is_normalised: Whether the images are normalised; if not, they are uint8.
 
     Returns:
         An iterator over the batches.
@@ -198,13 +200,15 @@ def load_batches(
     crops = _read_crops(
         samples, transform, workers, 2 * batch_size, decoder, on_unreadable is not None, change=change, fast=fast
     )
-    return _batches(crops, samples, transform, domain, batch_size, on_unreadable)
+    batches = _batches(crops, samples, domain, batch_size, on_unreadable)
+    if is_normalised:
+        return (replace(batch, images=transform.normalise(batch.images)) for batch in batches)
+    return batches
 
 
 def _batches(
     crops: Generator[Tensor | DataError],
     samples: Sequence[Sample],
-    transform: EvaluationTransform,
     domain: Tensor | None,
     batch_size: int,
     on_unreadable: OnUnreadable | None,
@@ -224,7 +228,7 @@ def _batches(
             if rows:
                 batch_domain = None if domain is None else domain[torch.tensor(rows)]
                 read = tuple(samples[row] for row in rows)
-                yield Batch(transform.normalise(torch.stack(images)), batch_domain, read, tuple(rows))
+                yield Batch(torch.stack(images), batch_domain, read, tuple(rows))
 
 
 def load_crops(
@@ -271,6 +275,8 @@ def _read_crops(
 
     def load(sample: Sample) -> Tensor | DataError:
         try:
+            if fast and change is None and transform.interpolation == "bilinear":
+                return transform.resize_pixels(read_pixels(sample.path, decoder, (transform.width, transform.height)))
             size = None if change else (transform.width, transform.height)
             image = read_image(sample.path, decoder, size)
             return transform.resize(change(sample, image) if change else image, fast=fast)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -88,22 +89,36 @@ class EvaluationTransform:
         """
         size = (self.width, self.height)
         if image.size != size and fast and self.interpolation == "bilinear":
-            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W), in memory (H, W, 3)
-            return functional.interpolate(pixels[None], size[::-1], mode="bilinear", antialias=True)[0].contiguous()
+            return self.resize_pixels(np.array(image))
         if image.size != size:
             image = image.resize(size, INTERPOLATIONS[self.interpolation])
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
+    def resize_pixels(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Resize the pixels (H, W, 3) of an RGB image as :meth:`resize` does where it is fast."""
+        image = torch.from_numpy(pixels).permute(2, 0, 1)  # (3, H, W), in memory (H, W, 3)
+        if pixels.shape[:2] == (self.height, self.width):
+            return image.contiguous()
+        size = (self.height, self.width)
+        return functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0].contiguous()
+
     def normalise(self, images: Tensor) -> Tensor:
         """Scale images (B, 3, H, W), uint8 or float32 in 0..255, to the network's input (B, 3, H, W) float32."""
-        # As x / (255 std) - mean / std the formula needs fewer passes over the memory.
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        scale, shift = 1 / (255 * std), mean / std
+        scale, shift = self.scale_and_shift()
         scaled = torch.empty_like(images, dtype=torch.float32)
         parts, targets = (torch.split(whole, _NORMALISED_AT_ONCE) for whole in (images, scaled))
         for part, target in zip(parts, targets, strict=True):
             target.copy_(part).mul_(scale[:, None, None]).sub_(shift[:, None, None])
         return scaled
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalise images (B, 3, H, W) that are uint8; those of float32 are normalised already."""
+        return self.normalise(images) if images.dtype == torch.uint8 else images
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return (3,) and (3,) float32: a prepared value is scale * value - shift, which needs the fewest passes."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return 1 / (255 * std), mean / std
 
     def to_dict(self) -> dict[str, Any]:
         """Return numbers, strings and lists that JSON can hold; ``flip`` is left out when false, as in older files."""

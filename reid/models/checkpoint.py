@@ -201,7 +201,7 @@ class Checkpoint:
         image, scaled to unit length.
 
         Args:
-            images: (B, 3, H, W) float32, prepared by ``transform``.
+            images: (B, 3, H, W), float32 prepared by ``transform``, or uint8 only resized.
             domain: The domain of each image, an index into ``domains`` or ``unknown_domain``: (B,) int64, or one int
                 for all images; None where the network has no domains.
 

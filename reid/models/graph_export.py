@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reid.data.transforms import EvaluationTransform
 from reid.errors import WeightsError
 from reid.models.runtime import import_package
 
@@ -30,6 +31,37 @@ def export_graph(network: nn.Module, height: int, width: int) -> bytes:
         )
     graph: bytes = program.model_proto.SerializeToString()
     return graph
+
+
+def with_pixels(graph: bytes, transform: EvaluationTransform, source: str) -> bytes:
+    """Let a graph take images as they are resized, and scale them itself.
+
+    Args:
+        graph: The bytes of an ONNX file with one input, prepared images (B, 3, H, W) float32.
+        transform: Gives the mean and the standard deviation.
+        source: The file of the network, for messages.
+
+    Returns:
+        The bytes of a file with the input ``pixels`` (B, 3, H, W) uint8.
+    """
+    onnx = import_package("onnx", "onnx", source)
+    model, helper = onnx.load_from_string(graph), onnx.helper
+    entry = model.graph.input[0]
+    scale, shift = (values.numpy().reshape(1, 3, 1, 1) for values in transform.scale_and_shift())
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(values, name) for name, values in (("pixel_scale", scale), ("pixel_shift", shift))
+    )
+    before = [
+        helper.make_node("Cast", ["pixels"], ["pixel_values"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixel_values", "pixel_scale"], ["scaled_pixels"]),
+        helper.make_node("Sub", ["scaled_pixels", "pixel_shift"], [entry.name]),
+    ]
+    after = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *after])
+    entry.name, entry.type.tensor_type.elem_type = "pixels", onnx.TensorProto.UINT8
+    changed: bytes = model.SerializeToString()
+    return changed
 
 
 def with_tensors(graph: bytes, before: Mapping[str, Tensor], after: Mapping[str, Tensor], source: str) -> bytes:

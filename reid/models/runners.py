@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from reid.errors import ConfigError, WeightsError
 from reid.models.folding import FoldedEmbedder
-from reid.models.graph_export import EXPORT_PACKAGES, export_graph, with_tensors
-from reid.models.runtime import RuntimeNetwork, Session, import_package, open_graph
+from reid.models.graph_batches import GraphBatches
+from reid.models.graph_export import EXPORT_PACKAGES, export_graph, with_pixels, with_tensors
+from reid.models.runtime import RuntimeNetwork, import_package
 from reid.norm import Given, extract
 from reid.norm.unseen_domains import answer
 
@@ -36,6 +37,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 Domain = Tensor | int | None
 Body = Callable[[Tensor], Tensor]
+Build = Callable[[nn.Module, bool], Body]
 
 
 class Runner(Protocol):
@@ -48,7 +50,7 @@ class Runner(Protocol):
     wants_sorted: bool
 
     def run(self, images: Tensor, domain: Domain) -> Tensor:
-        """Images (B, 3, H, W) float32 and their domains -> unit vectors (B, D) float32, on any device."""
+        """Images (B, 3, H, W), float32 or uint8 only resized, and their domains -> unit vectors (B, D) float32."""
 
     def describe(self) -> str:
         """Say what computes, in which precision, where, and how near it is to the eager network."""
@@ -61,13 +63,14 @@ class EagerRunner:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._network, self._given = checkpoint.network, Given(checkpoint.network)
+        self._transform = checkpoint.transform
         self._unknown_domain, self._policy = checkpoint.unknown_domain, checkpoint.unseen_camera_policy
         self._has_statistics, self._runtime = checkpoint.has_statistics, checkpoint.runtime
         self._device, self._precision = torch.device(checkpoint.execution.device), checkpoint.execution.precision
 
     def run(self, images: Tensor, domain: Domain) -> Tensor:
         """Compute the embeddings of a batch."""
-        images = images.to(self._device, non_blocking=True)
+        images = self._transform.prepare(images).to(self._device, non_blocking=True)
         if not self._has_statistics:
             domain = None
         if isinstance(domain, Tensor):
@@ -90,24 +93,26 @@ class FoldedRunner:
 
     Args:
         checkpoint: The network.
-        build: Makes what computes the embeddings from the plain network of a camera, (B, 3, H, W) -> (B, D).
+        build: Makes what computes the embeddings, (B, 3, H, W) -> (B, D), from the plain network of a camera, and from
+            whether it is to take uint8.
         title: What it is, for :meth:`describe`.
-        device: Where its images are to be.
+        takes_pixels: Whether ``build`` can make what takes uint8.
     """
 
     wants_sorted = True
 
-    def __init__(self, checkpoint: Checkpoint, build: Callable[[nn.Module], Body], title: str) -> None:
-        self._checkpoint, self._build, self._title = checkpoint, build, title
+    def __init__(self, checkpoint: Checkpoint, build: Build, title: str, takes_pixels: bool = False) -> None:
+        self._checkpoint, self._build, self._title, self._takes_pixels = checkpoint, build, title, takes_pixels
         self._device = torch.device(checkpoint.execution.device)
-        self._eager = EagerRunner(checkpoint)
-        self._bodies: OrderedDict[int | None, Body] = OrderedDict()
+        self._eager, self._has_statistics = EagerRunner(checkpoint), checkpoint.has_statistics
+        self._bodies: OrderedDict[tuple[int | None, torch.dtype], Body] = OrderedDict()
         self._lock = threading.RLock()
         self._cosine = 1.0
 
     def run(self, images: Tensor, domain: Domain) -> Tensor:
         """Compute the embeddings of a batch, camera by camera."""
-        if not self._checkpoint.has_statistics:
+        images = images if self._takes_pixels else self._checkpoint.transform.prepare(images)
+        if not self._has_statistics:
             return self._run_one(images, None)
         if domain is None:
             return self._eager.run(images, None)  # which knows what to answer without a camera
@@ -133,25 +138,26 @@ class FoldedRunner:
         return body(images.to(self._device, non_blocking=True))
 
     def _body(self, domain: int | None, images: Tensor) -> Body:
-        """The folded network of a camera, made and compared where there is none yet."""
+        """The folded network of a camera for images of a type, made and compared where there is none yet."""
+        key = (domain, images.dtype)
         with self._lock:
-            if domain not in self._bodies:
+            if key not in self._bodies:
                 checkpoint = self._checkpoint
                 network = (
                     checkpoint.network if domain is None else extract(checkpoint.network, checkpoint.domains[domain])
                 )
                 with torch.inference_mode(False), torch.no_grad():
-                    body = self._build(network)
+                    body = self._build(network, images.dtype == torch.uint8)
                 self._compare(body, images[:COMPARED], domain)
-                self._bodies[domain] = body
+                self._bodies[key] = body
                 while len(self._bodies) > KEPT:
                     self._bodies.popitem(last=False)
-            self._bodies.move_to_end(domain)
-            return self._bodies[domain]
+            self._bodies.move_to_end(key)
+            return self._bodies[key]
 
     def _compare(self, body: Body, images: Tensor, domain: int | None) -> None:
         """Refuse a network whose embeddings are not those of the eager one."""
-        eager = Given(self._checkpoint.network)(images.to(self._device), domain)
+        eager = Given(self._checkpoint.network)(self._checkpoint.transform.prepare(images).to(self._device), domain)
         cosine = float(functional.cosine_similarity(body(images.to(self._device)), eager).min())
         precision = self._checkpoint.execution.precision
         if not cosine >= SMALLEST_COSINE[precision]:
@@ -175,7 +181,7 @@ class _GraphBuilder:
         self.title = f"{package} {version} {checkpoint.execution.precision} on cpu"
         self._graph: tuple[bytes, dict[str, Tensor]] | None = None
 
-    def __call__(self, network: nn.Module) -> Body:
+    def __call__(self, network: nn.Module, takes_pixels: bool) -> Body:
         """Make what computes the embeddings from the plain network of a camera."""
         checkpoint, source = self._checkpoint, self._checkpoint.source
         folded = FoldedEmbedder(network, source)
@@ -189,19 +195,20 @@ class _GraphBuilder:
             self._graph = graph, tensors
         else:
             graph = with_tensors(*self._graph, tensors, source)
-        session = open_graph(self._program, graph, source, checkpoint.execution.precision)
+        graph = with_pixels(graph, checkpoint.transform, source) if takes_pixels else graph
+        batches = GraphBatches(self._program, graph, source, checkpoint.execution.precision)
 
         def run(images: Tensor) -> Tensor:
-            return folded.finish(_run_session(session, images, source))
+            return folded.finish(_run_batches(batches, images, source))
 
         return run
 
 
-def _run_session(session: Session, images: Tensor, source: str) -> Tensor:
+def _run_batches(batches: GraphBatches, images: Tensor, source: str) -> Tensor:
     try:
-        features = session.run(images.contiguous().numpy())
-    except session.errors as error:
-        raise WeightsError(f"{source}: cannot be run by {session.runtime} ({error})") from error
+        features = batches.run(images.contiguous().numpy())
+    except batches.errors as error:
+        raise WeightsError(f"{source}: cannot be run ({error})") from error
     return torch.from_numpy(np.asarray(features, np.float32))
 
 
@@ -211,7 +218,7 @@ def _folded(checkpoint: Checkpoint) -> Runner:
     if isinstance(checkpoint.network, RuntimeNetwork):
         raise ConfigError(f"{checkpoint.source}: another program runs it already ({checkpoint.runtime})")
 
-    def build(network: nn.Module) -> Body:
+    def build(network: nn.Module, _: bool) -> Body:
         return FoldedEmbedder(network, checkpoint.source, dtype, fuse_relu=device.type == "cpu").to(device)
 
     return FoldedRunner(checkpoint, build, f"PyTorch {torch.__version__} folded {execution.precision} on {device}")
@@ -221,7 +228,7 @@ def _graph(checkpoint: Checkpoint) -> Runner:
     if isinstance(checkpoint.network, RuntimeNetwork):
         raise ConfigError(f"{checkpoint.source}: another program runs it already ({checkpoint.runtime})")
     builder = _GraphBuilder(checkpoint, checkpoint.execution.runtime)
-    return FoldedRunner(checkpoint, builder, builder.title)
+    return FoldedRunner(checkpoint, builder, builder.title, takes_pixels=True)
 
 
 # A name of :data:`~reid.models.execution.RUNTIME_NAMES` -> what makes the runner of a checkpoint.  "auto" is eager

@@ -9,6 +9,7 @@ card (:mod:`reid.models.model_card`).
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -211,7 +212,9 @@ def import_package(name: str, extra: str, source: str) -> Any:
         ) from error
 
 
-def open_graph(program: str, graph: bytes, source: str, precision: str = "float32") -> Session:
+def open_graph(
+    program: str, graph: bytes, source: str, precision: str = "float32", batch_size: int | None = None
+) -> Session:
     """Open a graph that was exported here, an ONNX file in memory, with the program that is to run it.
 
     Args:
@@ -219,13 +222,14 @@ def open_graph(program: str, graph: bytes, source: str, precision: str = "float3
         graph: The bytes of the ONNX file.
         source: The file of the network, for messages.
         precision: "float32", or with OpenVINO "bfloat16".
+        batch_size: With OpenVINO, the only number of images that the session is to take; None takes any.
 
     Raises:
         ConfigError: The package of the program is missing.
         WeightsError: It cannot run the graph.
     """
     if program == "openvino":
-        return _open_openvino(graph, b"", source=source, precision=precision)
+        return _open_openvino(graph, b"", source=source, precision=precision, batch_size=batch_size)
     return _open_onnx(graph, source=source)
 
 
@@ -254,13 +258,17 @@ def _onnx_port(port: Any) -> Port:
     return {"float": "float32"}.get(dtype, dtype), sizes
 
 
-def _open_openvino(graph: bytes, weights: bytes, *, source: str, precision: str = "float32") -> Session:
+def _open_openvino(
+    graph: bytes, weights: bytes, *, source: str, precision: str = "float32", batch_size: int | None = None
+) -> Session:
     runtime = import_package("openvino", "openvino", source)
     core = runtime.Core()
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
         model = core.read_model(graph, weights)
+        if batch_size is not None:
+            model.reshape([batch_size, *list(model.input(0).get_partial_shape())[1:]])
         _check_sizes(model, source)
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
@@ -269,13 +277,16 @@ def _open_openvino(graph: bytes, weights: bytes, *, source: str, precision: str 
         ) from error
     ports = [[_openvino_port(port) for port in side] for side in (compiled.inputs, compiled.outputs)]
 
+    free: deque[Any] = deque()  # requests that no call uses; threads may call at the same time
+
     def run(images: Array) -> Array:
-        request = compiled.create_infer_request()  # a new one for each call, because threads may call at the same time
-        request.start_async([images])
+        request = free.pop() if free else compiled.create_infer_request()
+        request.start_async([images], share_inputs=True)
         if not request.wait_for(int(1000 * MAX_SECONDS)):
             request.cancel()
             raise TimeoutError(f"stopped, because it did not end within {MAX_SECONDS:g} seconds")
         vectors: Array = np.array(request.get_output_tensor(0).data)
+        free.append(request)
         return vectors
 
     used = _type_name(compiled.get_property("INFERENCE_PRECISION_HINT"))  # may differ from the setting

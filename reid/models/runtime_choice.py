@@ -86,6 +86,7 @@ def _first_batch(checkpoint: Checkpoint, samples: Sequence[Sample]) -> Batch:
         batch_size=MEASURED,
         unknown_domain=checkpoint.unknown_domain,
         on_unreadable=lambda *_: None,
+        is_normalised=False,
     )
     batch = next(batches, None)
     if batch is None:

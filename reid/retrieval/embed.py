@@ -76,6 +76,7 @@ def embed(
         on_unreadable=on_unreadable,
         change=change,
         fast=checkpoint.execution.runtime not in ("eager", AUTO),
+        is_normalised=False,
     )
     vectors, is_embedded = np.empty((0, 0), np.float32), np.zeros(len(samples), np.bool_)
     with freed_memory_kept():

@@ -109,8 +109,7 @@ def embed_image(
     upright = (
         read_image(image, decoder, size) if isinstance(image, Path) else ImageOps.exif_transpose(image).convert("RGB")
     )
-    images = checkpoint.transform.normalise(checkpoint.transform.resize(upright)[None])  # (1, 3, H, W)
-    vectors: FloatArray = checkpoint.embed(images, domain).cpu().numpy()
+    vectors: FloatArray = checkpoint.embed(checkpoint.transform.resize(upright)[None], domain).cpu().numpy()
     return vectors
 
 

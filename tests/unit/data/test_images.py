@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reid.data.images import IMAGE_FORMATS, decode_image, read_image
+from reid.data.images import IMAGE_FORMATS, decode_image, read_image, read_pixels
 from reid.errors import ConfigError, DataError
 
 
@@ -185,6 +185,40 @@ def test_simplejpeg_gives_the_pixels_of_pillow(subsampling: str, orientation: in
     exif[0x0112] = orientation
     path = photograph(tmp_path / "a.jpg", subsampling=subsampling, exif=exif)
     np.testing.assert_array_equal(np.asarray(read_image(path, "simplejpeg")), np.asarray(read_image(path)))
+    np.testing.assert_array_equal(read_pixels(path, "simplejpeg"), np.asarray(read_image(path)))
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "simplejpeg"])
+def test_pixels_are_those_of_the_image(decoder: str, tmp_path: Path) -> None:
+    """An orientation may also stand in XMP; grey and CMYK files, and those that are no JPEG, are Pillow's."""
+    pytest.importorskip("simplejpeg", reason='pip install "reid-multidomain[jpeg]"')
+    xmp = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/" note="http://ns.adobe.com/xap/1.0/"><a tiff:Orientation="6"/>
+    </x:xmpmeta>"""
+    image = Image.fromarray(noise(14, 10))
+    image.save(tmp_path / "turned.jpg", xmp=xmp)
+    image.save(tmp_path / "plain.jpg")
+    image.save(tmp_path / "a.png")
+    image.convert("L").save(tmp_path / "grey.jpg")
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    shapes = {path.name: read_pixels(path, decoder).shape for path in tmp_path.iterdir()}
+    assert shapes["turned.jpg"] == (*shapes["plain.jpg"][1::-1], 3)
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(read_pixels(path, decoder), np.asarray(read_image(path)))
+
+
+def test_pixels_of_bad_files_are_the_errors_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg", reason='pip install "reid-multidomain[jpeg]"')
+    whole = photograph(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:3000])
+    for name in ("cut.jpg", "missing.jpg", ""):
+        with pytest.raises(DataError) as expected:
+            read_image(tmp_path / name)
+        with pytest.raises(DataError) as found:
+            read_pixels(tmp_path / name, "simplejpeg")
+        assert str(found.value) == str(expected.value)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match="far too large"):
+        read_pixels(whole, "simplejpeg")
 
 
 def test_simplejpeg_leaves_other_files_to_pillow(tmp_path: Path) -> None:

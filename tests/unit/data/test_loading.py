@@ -138,3 +138,18 @@ def test_the_first_twelve_of_many_known_names_are_shown(samples: list[Sample]) -
     with pytest.raises(ConditionError, match=r"n11, .*40") as caught:
         domain_indices(samples, ("camera",), [f"n{i}" for i in range(40)])
     assert "n12" not in str(caught.value)
+
+
+def test_images_are_uint8_where_they_are_not_normalised(samples: list[Sample]) -> None:
+    whole = torch.cat([batch.images for batch in load_batches(samples, TRANSFORM, batch_size=4)])
+    raw = torch.cat([batch.images for batch in load_batches(samples, TRANSFORM, batch_size=4, is_normalised=False)])
+    assert raw.dtype == torch.uint8
+    assert torch.equal(TRANSFORM.normalise(raw), whole)
+
+
+def test_a_changed_image_is_resized_as_fast_as_another(samples: list[Sample]) -> None:
+    """With a change the image itself is needed, without one its pixels are enough; both are resized alike."""
+    options = {"fast": True, "is_normalised": False}
+    plain = next(load_batches(samples, TRANSFORM, **options))  # type: ignore[arg-type]
+    changed = next(load_batches(samples, TRANSFORM, change=lambda _, image: image, **options))  # type: ignore[arg-type]
+    assert torch.equal(plain.images, changed.images)

@@ -45,6 +45,16 @@ def test_a_runtime_gives_the_embeddings_of_the_eager_network(runtime: str, camer
     assert "cosine to eager 1.000000" in describe_execution(moved)
 
 
+@pytest.mark.parametrize("runtime", ["eager", *RUNTIMES])
+def test_images_may_be_only_resized(runtime: str, cameras: Checkpoint) -> None:
+    pixels = torch.randint(0, 256, (19, 3, 64, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    domain = torch.arange(19) % 2
+    expected = cameras.embed(cameras.transform.normalise(pixels), domain)
+    moved = cameras.with_execution(Execution(runtime=runtime))
+    assert torch.allclose(moved.embed(pixels, domain), expected, atol=2e-5)
+    assert not torch.allclose(moved.embed(pixels.float(), domain), expected, atol=1e-2)  # float32 counts as prepared
+
+
 def test_a_network_without_cameras(plain: Checkpoint) -> None:
     moved = plain.with_execution(Execution(runtime="folded"))
     assert torch.allclose(moved.embed(IMAGES), plain.embed(IMAGES), atol=2e-5)

@@ -11,6 +11,7 @@ import typer
 
 from reid.cli.start_steps import StartRecord, Step
 from reid.errors import ConfigError
+from reid.files import remove_partial_files
 
 if TYPE_CHECKING:
     from reid.data.site_folder import SiteFolder
@@ -77,8 +78,10 @@ def manifest_steps(found: SiteFolder, wishes: Wishes, record: StartRecord) -> li
         return _ingest_steps(found, wishes)
     made_here = Step("manifest", tuple(record.answers.get("init", ())), found.manifest)
     is_own = bool(made_here.words) and record.is_done(made_here)
-    is_followed = is_own or record.may_have_ended_within(made_here)
-    _refuse_for_manifest(found.manifest, wishes, made_here.words if is_followed else ())
+    was_ended = record.may_have_ended_within(made_here)
+    if was_ended:
+        remove_partial_files(found.folder)
+    _refuse_for_manifest(found.manifest, wishes, made_here.words if is_own or was_ended else ())
     return [made_here] if is_own else []
 
 

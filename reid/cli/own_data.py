@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -55,13 +55,13 @@ def choose_for_data(
     experiment = apply_sets(choose_experiment(manifests, summary, begin), sets)
     for line in reasons(summary, experiment):
         typer.echo(f"# {line}", err=True)
-    return _measured(experiment, any(item.startswith("train.precision") for item in sets))
+    return _measured(experiment, {item.partition("=")[0].strip() for item in sets})
 
 
-def _measured(experiment: Experiment, is_precision_given: bool) -> Experiment:
-    """Choose the faster precision, unless it is given; say what the training needs, and show the experiment."""
+def _measured(experiment: Experiment, given: Collection[str]) -> Experiment:
+    """Choose the faster threads and precision, unless given; say what the training needs, and show the experiment."""
     from reid.config import to_toml
-    from reid.training.forecast import choose_precision, forecast
+    from reid.training.forecast import choose_precision, choose_threads, forecast
     from reid.training.initial_weights import load_initial_weights
     from reid.training.row_choice import choose_rows
     from reid.training.training_data import read_training_rows
@@ -69,15 +69,22 @@ def _measured(experiment: Experiment, is_precision_given: bool) -> Experiment:
     resolved, rows = read_training_rows(experiment)
     rows, _, _ = choose_rows(rows, resolved)
     weights = load_initial_weights(experiment.network)
-    if not is_precision_given:
-        resolved, speeds = choose_precision(resolved, rows, weights, SECONDS)
-        experiment = experiment.model_copy(update={"train": resolved.train})
-        shown = ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
-        typer.echo(f"# images a second, measured here: {shown}; {resolved.train.precision} is used", err=True)
+    if "train.threads" not in given and resolved.train.threads > 1:
+        resolved, by_threads = choose_threads(resolved, rows, weights, SECONDS / 2)
+        _show_speeds("threads", by_threads, resolved.train.threads)
+    if "train.precision" not in given:
+        resolved, by_precision = choose_precision(resolved, rows, weights, SECONDS / 2)
+        _show_speeds("precision", by_precision, resolved.train.precision)
+    experiment = experiment.model_copy(update={"train": resolved.train})
     for line in forecast(resolved, rows, weights, SECONDS / 5).lines():
         typer.echo(f"# {line}", err=True)
     typer.echo(to_toml(experiment), err=True, nl=False)
     return experiment
+
+
+def _show_speeds(key: str, speeds: Mapping[Any, float], used: object) -> None:
+    shown = ", ".join(f"{value} {speed:.0f}" for value, speed in speeds.items())
+    typer.echo(f"# images a second by {key}, measured here: {shown}; {used} is used", err=True)
 
 
 def read_start(start: str | None, backbone: str | None) -> Start:

@@ -112,9 +112,33 @@ def choose_precision(
     """
     found = dict[str, float]()
     for precision in ("float32", "bfloat16"):
-        tried = _with_precision(experiment, precision)
+        tried = _with_recipe(experiment, precision=precision)
         found[precision] = measure_speed(tried, rows, start, seconds / 2).images_per_second
-    return _with_precision(experiment, max(found, key=lambda name: found[name])), found
+    return _with_recipe(experiment, precision=max(found, key=lambda name: found[name])), found
+
+
+def choose_threads(
+    experiment: Experiment, rows: TrainingRows, start: Checkpoint | None, seconds: float
+) -> tuple[Experiment, dict[int, float]]:
+    """Choose between the threads of an experiment and one thread.
+
+    Where other programs use the processors too, several threads wait for each other and are slower than one, which may
+    be many times faster then.
+
+    Args:
+        experiment: The experiment, with its domain fields filled in.
+        rows: The rows to learn from.
+        start: The initial weights.
+        seconds: About how long to measure, both together.
+
+    Returns:
+        The experiment with the faster number of threads, and the images per second of each.
+    """
+    found = dict[int, float]()
+    for threads in {experiment.train.threads, 1}:
+        tried = _with_recipe(experiment, threads=threads)
+        found[threads] = measure_speed(tried, rows, start, seconds / 2).images_per_second
+    return _with_recipe(experiment, threads=max(found, key=lambda threads: found[threads])), found
 
 
 def measure_speed(experiment: Experiment, rows: TrainingRows, start: Checkpoint | None, seconds: float) -> Speed:
@@ -176,10 +200,8 @@ def _saved_bytes() -> Iterator[list[float]]:
         yield found
 
 
-def _with_precision(experiment: Experiment, precision: str) -> Experiment:
-    return experiment.model_copy(
-        update={"train": experiment.train.model_copy(update={"precision": precision})},
-    )
+def _with_recipe(experiment: Experiment, **changes: object) -> Experiment:
+    return experiment.model_copy(update={"train": experiment.train.model_copy(update=changes)})
 
 
 def _duration(seconds: float) -> str:

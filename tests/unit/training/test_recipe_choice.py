@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reid.config import load_config, parse_config, to_toml
+from reid.config import Experiment, load_config, parse_config, to_toml
 from reid.errors import ConfigError, DataError
 from reid.records import Sample
-from reid.training.forecast import Forecast, choose_precision, forecast, measure_speed
+from reid.training import forecast as forecasts
+from reid.training.forecast import Forecast, Speed, choose_precision, choose_threads, forecast, measure_speed
 from reid.training.recipe_choice import (
     DataSummary,
     Start,
@@ -135,6 +136,21 @@ def test_a_forecast_counts_images_memory_and_time(tmp_path: Path) -> None:
     chosen, speeds = choose_precision(experiment, rows, None, 0.0)
     assert chosen.train.precision == max(speeds, key=lambda name: speeds[name])
     assert chosen.model_copy(update={"train": experiment.train}) == experiment
+
+
+@pytest.mark.parametrize(("busy", "expected"), [(True, 1), (False, 4)])
+def test_threads_are_used_where_they_are_faster(busy: bool, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine several threads wait for each other."""
+
+    def speed(experiment: Experiment, *_: object) -> Speed:
+        threads = experiment.train.threads
+        return Speed(100 / threads if busy else 100.0 * threads, 0.0, 0)
+
+    monkeypatch.setattr(forecasts, "measure_speed", speed)
+    experiment = parse_config({"data": {"manifests": ["m.csv"]}, "train": {"threads": 4}}, "example")
+    chosen, speeds = choose_threads(experiment, None, None, 1.0)  # type: ignore[arg-type]
+    assert chosen.train.threads == expected
+    assert speeds == ({1: 100.0, 4: 25.0} if busy else {1: 100.0, 4: 400.0})
 
 
 def test_durations_are_said_in_fitting_units() -> None:

@@ -302,13 +302,14 @@ def evaluate_data(
             yield Details(mean_report(reports, variant))
 
 
-def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) -> Gallery:
+def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path, thumbnails: bool = False) -> Gallery:
     """Embed the samples of split gallery and save them, with the network that embeds queries.
 
     Args:
         checkpoint: The network.
         samples: The samples; those of other splits, and of identities that were erased from the folder, are left out.
         out: The folder of the gallery.  An earlier gallery there is replaced.
+        thumbnails: Whether a small JPEG image of each crop is kept with its row.
 
     Returns:
         The gallery.
@@ -317,18 +318,17 @@ def build_gallery(checkpoint: Checkpoint, samples: Sequence[Sample], out: Path) 
         DataError: No sample is of split gallery, or the identities of all of them were erased.
         GalleryError: The folder holds something else, or cannot be written.
     """
-    rows = gallery_samples(samples)
     from reid.retrieval.gallery import Gallery
     from reid.retrieval.kept_site import network_files
     from reid.retrieval.storage import check_gallery_folder
     from reid.retrieval.tombstones import read_tombstones, without_erased
 
     check_gallery_folder(out)
-    kept = without_erased(rows, [read_tombstones(out)])
+    kept = without_erased(gallery_samples(samples), [read_tombstones(out)])
     if not kept:
         raise DataError(f'{out}: the identities of all rows were erased; "reid index restore" lifts an erasure')
     gallery = Gallery.build(embed_samples(checkpoint, kept, "building the gallery"))
-    gallery.save(out, network_files(checkpoint))
+    gallery.save(out, network_files(checkpoint), gallery.make_thumbnails() if thumbnails else None)
     return gallery
 
 

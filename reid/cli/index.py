@@ -47,6 +47,10 @@ index = typer.Typer(
 )
 commands.add_typer(index, name="index")
 
+KeepsThumbnails = Annotated[
+    bool, typer.Option("--thumbnails", help="Keep a small JPEG image of each new crop, of at most 10 KB.")
+]
+
 
 @index.command(
     "build", cls=ReadingCommand, epilog="Example: reid index build --data crops/manifest.csv --out galleries/crops"
@@ -62,6 +66,7 @@ def index_build(
     normalize: Normalize = None,
     unseen: Unseen = None,
     flip: Flip = False,
+    thumbnails: KeepsThumbnails = False,
 ) -> None:
     """Embed the crops of split gallery and save them as a gallery.
 
@@ -85,7 +90,7 @@ def index_build(
     checkpoint = load_checkpoint(weights, backbone, size, profiles or (), flip)
     checkpoint = normalized_for(samples, checkpoint, normalize, profiles)
     checkpoint = for_cameras_of(samples, checkpoint, unseen, default)
-    gallery = build_gallery(checkpoint, samples, folder)
+    gallery = build_gallery(checkpoint, samples, folder, thumbnails)
     erased = len(rows) - len(gallery) - count_unreadable(rows)
     if erased:
         typer.echo(
@@ -142,9 +147,7 @@ def index_add(
     weights: Weights = None,
     profiles: ProfileFiles = None,
     unseen: Unseen = None,
-    thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help="Keep a small JPEG image of each new crop, of at most 10 KB.")
-    ] = False,
+    thumbnails: KeepsThumbnails = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed the crops of split gallery that the gallery does not have yet, and add them.

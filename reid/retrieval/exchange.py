@@ -21,7 +21,7 @@ from reid.retrieval.folder_reading import read_attached
 from reid.retrieval.foreign_embeddings import read_foreign
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import HEADER
-from reid.retrieval.growth import AddedRows
+from reid.retrieval.growth import AddedRows, add_to_folder
 from reid.retrieval.person_filters import on_paths
 from reid.retrieval.persons.person_changes import import_decisions
 from reid.retrieval.persons.person_files import has_persons, read_decisions
@@ -36,7 +36,8 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
         folder: The folder of the gallery.
         others: The folders of the others; all have the same fingerprint.
 
-    Decisions about persons come with the rows, see :func:`reid.retrieval.persons.person_changes.import_decisions`.
+    Thumbnails come with the rows, and so do decisions about persons, see
+    :func:`reid.retrieval.persons.person_changes.import_decisions`.
 
     Returns:
         What became of the rows of each of the others.
@@ -56,12 +57,15 @@ def merge_galleries(folder: Path, others: Sequence[Path]) -> list[AddedRows]:
     for other, gallery in zip(others, opened, strict=True):
         more = _further_columns(gallery.table)
         if (folder / HEADER).exists():
-            rows = Gallery.open(folder).add(gallery.embeddings, more) if len(gallery) else AddedRows()
+            rows = AddedRows()
+            if len(gallery):
+                images = gallery.kept_thumbnails()
+                rows = add_to_folder(folder, gallery.embeddings, more, thumbnails=images)
             added.append(replace(rows, decisions=_carry_decisions(folder, other)))
             continue
         contents = {one: read_attached(other, one, Path.read_bytes) for one in (NETWORK_SUFFIX, SITE_SUFFIX)}
         attach = {one: partial(_write_bytes, content) for one, content in contents.items() if content is not None}
-        rows = _create(folder, gallery.embeddings, more, attach)
+        rows = _create(folder, gallery.embeddings, more, attach, gallery.kept_thumbnails())
         added.append(replace(rows, decisions=_carry_decisions(folder, other)))
     return added
 
@@ -89,14 +93,18 @@ def _write_bytes(content: bytes, path: Path) -> None:
 
 
 def _create(
-    folder: Path, embeddings: Embeddings, more: Mapping[str, Sequence[object]], attach: Mapping[str, Writer]
+    folder: Path,
+    embeddings: Embeddings,
+    more: Mapping[str, Sequence[object]],
+    attach: Mapping[str, Writer],
+    thumbnails: Sequence[bytes] | None = None,
 ) -> AddedRows:
     """Write a new gallery with its first rows, both at once."""
     if not len(embeddings):
         Gallery.create(folder, embeddings.fingerprint, embeddings.vectors.shape[1], attach)
         return AddedRows()
     gallery = Gallery.build(embeddings, more)
-    gallery.save(folder, attach)
+    gallery.save(folder, attach, thumbnails)
     return AddedRows(len(gallery), 0, 0, len(embeddings) - len(gallery))
 
 

@@ -121,7 +121,12 @@ class Gallery(GalleryReader):
             writer.sweep()
         return cls.open(folder)
 
-    def save(self, folder: Path | str, attach: Mapping[str, Writer] | None = None) -> None:
+    def save(
+        self,
+        folder: Path | str,
+        attach: Mapping[str, Writer] | None = None,
+        thumbnails: Sequence[bytes] | None = None,
+    ) -> None:
         """Write the gallery to a folder, as a whole or not at all.
 
         Rows that were erased from the folder are left out, of this object as well.
@@ -130,19 +135,22 @@ class Gallery(GalleryReader):
             folder: The folder; it is made if it is missing, and a gallery in it is replaced.
             attach: Writers of further files that belong to the gallery, by the suffix of their names, such as the
                 network that made it.
+            thumbnails: A small JPEG image of each row (G,), b"" for none; None keeps those that the rows have.
 
         Raises:
             GalleryError: The folder cannot be written to, or it holds files of something else.
         """
         folder = Path(folder)
+        images = self.kept_thumbnails() if thumbnails is None else thumbnails
         with write_gallery(folder) as writer:
             barred = writer.tombstones.barred(self._rows.table.samples)
             persons = kept_person_files(writer, erased_crops(self._rows.table, barred))
-            rows = self._rows.select(~barred)
+            rows, kept = self._rows.select(~barred), [images[i] for i in np.flatnonzero(~barred).tolist()]
             first_id = int((writer.header or {}).get("next_id", 0))
             table = rows.table.with_column(ID, np.arange(first_id, first_id + len(rows.table)))
             facts = {**new_facts(self._fingerprint, rows.dimension, first_id), "files": persons}
-            facts = with_files(writer, with_rows(writer, facts, table, [rows.vectors()]), attach or {})
+            facts = with_rows(writer, facts, table, [rows.vectors()], thumbnails=kept)
+            facts = with_files(writer, facts, attach or {})
             writer.commit(with_cohorts(writer, facts))
             if writer.tombstones.lifted:
                 write_tombstones(folder, replace(writer.tombstones, lifted=False))

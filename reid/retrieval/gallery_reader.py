@@ -170,6 +170,24 @@ class GalleryReader:
         ids = self._rows.table.row_ids[[row]]
         return thumbnails_of_rows(self._rows.segments, ids)[0] or None
 
+    def kept_thumbnails(self) -> list[bytes]:
+        """Return the small JPEG image (G,) that is kept with each row, b"" where there is none.
+
+        Raises:
+            GalleryError: A file of them is damaged.
+        """
+        return thumbnails_of_rows(self._rows.segments, self._rows.table.row_ids)
+
+    def make_thumbnails(self) -> list[bytes]:
+        """Make a small JPEG image (G,) of the crop of each row.
+
+        Raises:
+            DataError: A crop cannot be read.
+        """
+        from reid.retrieval.thumbnails import thumbnails_of
+
+        return thumbnails_of(self._rows.table.samples)
+
     def add_column(self, name: str, texts: Sequence[str]) -> None:
         """Add a column for filters and groups to the rows in memory, in the place of an older one; it is not written.
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from reid.data.images import read_image
 from reid.errors import DataError, GalleryError
 from reid.files import Writer
 from reid.records import Embeddings, IntArray, Sample
@@ -31,7 +30,7 @@ from reid.retrieval.stored_gallery import (
     with_rows,
     without_rows,
 )
-from reid.retrieval.thumbnails import thumbnail_of
+from reid.retrieval.thumbnails import thumbnails_of
 
 ROWS_AT_ONCE = 2000  # that are embedded before they are written, so that a stopped program loses no more
 Embed = Callable[[Sequence[Sample]], Embeddings]
@@ -102,6 +101,7 @@ def add_to_folder(
     more: Mapping[str, Sequence[object]] | None = None,
     *,
     known: Iterable[GallerySegment] = (),
+    thumbnails: Sequence[bytes] | None = None,
 ) -> AddedRows:
     """Add embeddings to a gallery folder.
 
@@ -110,6 +110,7 @@ def add_to_folder(
         embeddings: The new rows.
         more: Further columns by their names, one value for each embedding.
         known: Segments that were read before.
+        thumbnails: A small JPEG image for each embedding, b"" for none.
 
     Returns:
         What became of the rows.
@@ -121,8 +122,9 @@ def add_to_folder(
         stored = under_lock(writer, known)
         check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
         plan = _plan(stored, embeddings.samples, more)
-        part = embeddings.select(plan.new)
-        commit_cohorts(writer, _append(writer, stored, part, _selected(more, plan.new), plan.replaced))
+        part, columns = embeddings.select(plan.new), _selected(more, plan.new)
+        images = thumbnails and [thumbnails[i] for i in plan.new.tolist()]
+        commit_cohorts(writer, _append(writer, stored, part, columns, plan.replaced, images))
         writer.sweep()
     return plan.counts
 
@@ -173,7 +175,7 @@ def add_samples(
             new = plan.new[part]
             embeddings = embed([samples[i] for i in new.tolist()])
             check_network(embeddings, stored.facts["fingerprint"], stored.facts["dimension"], str(folder))
-            images = [thumbnail_of(read_image(samples[i].path)) for i in new.tolist()] if with_thumbnails else None
+            images = thumbnails_of(samples[i] for i in new.tolist()) if with_thumbnails else None
             stored = _append(writer, stored, embeddings, _selected(files, new), plan.replaced[part], images)
         commit_cohorts(writer, stored)
         writer.sweep()

@@ -196,10 +196,12 @@ class MilvusGallery(Gallery):
         if count != self.store.count():
             raise GalleryError(f"{self.uri}: {self.store.count()} rows are counted, but {count} can be read")
 
-    def save(self, folder: Path | str, attach: Mapping[str, Writer] | None = None) -> None:
+    def save(
+        self, folder: Path | str, attach: Mapping[str, Writer] | None = None, thumbnails: Sequence[bytes] | None = None
+    ) -> None:
         """Write the gallery to a folder, where it goes on without Milvus."""
         rows = RowTable.from_samples(())
-        Gallery.build(self.embeddings, self._further_columns(rows)).save(folder, attach)
+        Gallery.build(self.embeddings, self._further_columns(rows)).save(folder, attach, thumbnails)
 
     def _further_columns(self, empty: RowTable) -> dict[str, list[object]]:
         table = self.table

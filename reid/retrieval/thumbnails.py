@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from reid.data.images import read_image
 from reid.errors import DataError
-from reid.records import IntArray
+from reid.records import IntArray, Sample
 from reid.retrieval.numpy_files import flat_values
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ def thumbnail_of(image: Image.Image) -> bytes:
             if stream.tell() <= LARGEST:
                 return stream.getvalue()
         small = small.resize((max(1, small.width // 2), max(1, small.height // 2)))
+
+
+def thumbnails_of(samples: Iterable[Sample]) -> list[bytes]:
+    """Read the images of some samples, and return each as a small JPEG.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    return [thumbnail_of(read_image(sample.path)) for sample in samples]
 
 
 def write_thumbnails(path: Path, parts: Iterable[Sequence[bytes]], sizes: IntArray, checks: IntArray) -> None:

@@ -62,14 +62,14 @@ INDEX_KINDS: dict[str, IndexKind] = {
     "sq8": IndexKind("SQ8", (0,), 3, 1, "a quarter of the memory, every row is compared"),
     "ivf-flat": IndexKind(
         "IVF{lists},Flat",
-        (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+        (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
         1,
         POINTS_PER_LIST,
         "compares the rows of some lists",
     ),
     "ivf-pq": IndexKind(
         "IVF{lists},PQ{parts}x4fs",
-        (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+        (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
         32,
         16 * POINTS_PER_LIST,
         "a thirtieth of the memory, compares short codes of the rows of some lists",

@@ -53,7 +53,11 @@ class RowNumbers:
             if self.order is None and last - first + 1 == count:
                 at = np.asarray(wanted - first if first else wanted, np.int64)
                 if at.view(np.uint64).max() < count:  # numbers below the first are huge ones without a sign
-                    found[at] = True
+                    one, other = int(at[0]), int(at[-1])
+                    if other - one == len(at) - 1 and (at[1:] > at[:-1]).all():  # a run, as rows of one day are
+                        found[one : other + 1] = True
+                    else:
+                        found[at] = True
                     return found
             found[self.positions(wanted)] = True
         return found

@@ -12,6 +12,7 @@ from PIL import Image
 from helpers.random_embeddings import random_rows
 from reid.errors import GalleryError
 from reid.records import Embeddings, Sample
+from reid.retrieval.exchange import merge_galleries
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.gallery_header import THUMBNAILS
 from reid.retrieval.growth import add_samples
@@ -69,6 +70,46 @@ def test_each_row_has_its_own(folder: Path) -> None:
     for path in folder.parent.glob("*.png"):
         path.unlink()
     assert reds(folder) == expected
+
+
+def test_merged_rows_keep_theirs_until_they_are_erased(folder: Path, tmp_path: Path) -> None:
+    expected = reds(folder)
+    merge_galleries(tmp_path / "new", [folder])
+    assert reds(tmp_path / "new") == expected
+    path = tmp_path / "other.png"
+    Image.new("RGB", (40, 80), (160, 0, 0)).save(path)
+    Gallery.create(tmp_path / "grown", "f00d", 4)
+    add_samples(
+        tmp_path / "grown",
+        [Sample(path, "other", "c1"), Sample(folder.parent / "3.png", "id3", "c1")],
+        lambda part: Embeddings(tuple(part), random_rows(np.random.default_rng(9), len(part), 4), "f00d"),
+    )
+    merge_galleries(tmp_path / "grown", [folder])
+    assert reds(tmp_path / "grown") == {**expected, "other": None, "id3": None}  # the row that was there stays as it is
+    merged = Gallery.open(tmp_path / "grown")
+    image = Gallery.open(folder).thumbnail(6)
+    assert any(image in path.read_bytes() for path in merged.folder.iterdir())
+    merged.erase("id6")
+    assert all(image not in path.read_bytes() for path in merged.folder.iterdir())
+    merged.verify()
+
+
+def test_a_saved_gallery_keeps_those_of_its_rows(folder: Path, tmp_path: Path) -> None:
+    expected = reds(folder)
+    gallery = Gallery.open(folder)
+    gallery.remove("identity = 'id2'")
+    del expected["id2"]
+    gallery.save(tmp_path / "saved")
+    assert reds(tmp_path / "saved") == expected
+
+
+def test_made_ones_follow_their_rows_when_erased_identities_stay_out(folder: Path) -> None:
+    gallery = Gallery.open(folder)
+    embeddings = gallery.embeddings
+    gallery.erase("id1")
+    again = Gallery.build(embeddings)
+    again.save(folder, thumbnails=again.make_thumbnails())
+    assert reds(folder) == {f"id{number}": 40 * number for number in (0, 2, 3, 4, 5, 6)}
 
 
 def test_an_old_reader_has_its_thumbnails_although_their_files_are_gone(folder: Path) -> None:

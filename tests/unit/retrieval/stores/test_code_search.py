@@ -144,6 +144,15 @@ def test_equal_vectors_answer_by_number(monkeypatch):
         assert store.search(vectors[:queries], 4).rows.tolist() == [[0, 1, 2, 3]] * queries
 
 
+@pytest.mark.parametrize("counts", [(5, 5, 5), (3, 40, 4), (3, 3, 3, 3, 3, 400)])
+def test_the_largest_of_each_query_are_found_where_some_have_many_more_pairs(counts):
+    values = np.random.default_rng(0).permutation(sum(counts)).astype(np.float32)
+    found = code_search._largest_of_each(values, np.array(counts), 3).reshape(-1, 3)
+    for start, count, positions in zip(np.cumsum((0, *counts[:-1])), counts, found, strict=True):
+        expected = start + np.argsort(values[start : start + count])[-3:]
+        assert sorted(positions.tolist()) == sorted(expected.tolist())
+
+
 def test_large_segments_get_codes_at_the_second_search():
     vectors = random_rows(np.random.default_rng(0), 9000, 8)
     store = FlatStore(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,3 +30,13 @@ def test_rows_of_a_group_are_stored_together_in_their_order():
     order = grouped_order([modality, camera]).tolist()
     assert [modality[i] + camera[i] for i in order] == ["ia", "ib", "va", "va", "vc", "vc"]
     assert order == [4, 1, 0, 3, 2, 5]
+
+
+@pytest.mark.parametrize(
+    "wanted", [[3, 4, 5], [5, 4, 3], [3, 3, 5], [3, 5, 5], [2, 3], [9, 10], [1, 2, 3], [-5, -4], [7]]
+)
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_mask_is_that_of_a_set(wanted, first):
+    row_ids = np.arange(first, first + 7)
+    found = RowNumbers.of(row_ids).mask(np.array(wanted))
+    assert found.tolist() == [int(number) in set(wanted) for number in row_ids]

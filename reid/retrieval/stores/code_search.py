@@ -30,7 +30,7 @@ FEW_QUERIES = 2  # for at most so many queries, reading the codes row by row is 
 TILE_ROWS = 8192
 SHORTEST_RUN, LARGEST_WASTE = 256, 1.3  # see reid.retrieval.stores.tiles
 MOST_RUNS = 8  # that are scanned one by one; more runs are scanned together, passing over the rows between them
-SCANNED_PER_RANK, SCANNED_AT_LEAST = 8, 64  # rows that a scan keeps for each answer, at first
+SCANNED_PER_RANK, SCANNED_AT_LEAST = 8, 256  # rows that a scan keeps for each answer, at first
 MOST_PAIRS_PER_RANK, MOST_PAIRS = 64, 2**20  # of a query and a row that may be among its best; see ``_Pairs``
 LARGEST_SHARE = 4  # a scan that would keep more than this fraction of the rows is not worth its cost
 
@@ -114,7 +114,7 @@ def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], ve
 
 
 def near_by_codes(
-    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]
+    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows], floor: FloatArray | None = None
 ) -> tuple[IntArray, IntArray] | None:
     """Find the rows that may be among the ``k`` best of each query.
 
@@ -123,12 +123,14 @@ def near_by_codes(
         queries: The number Q of queries, at least 1.
         k: The number of rows; at least so many may answer.
         segments: The rows.
+        floor: (Q,), lower bounds of the k-th best score of each query, where some are known.
 
     Returns:
         Queries (E,), which ascend, and positions (E,); None where the codes say too little.
     """
-    pairs = (_scan if queries <= FEW_QUERIES else _multiply)(scorer, queries, k, segments)
-    return None if pairs is None else _scored_closely(scorer, pairs)
+    pairs = _Pairs(queries, k, np.full(queries, -np.inf, np.float32) if floor is None else floor)
+    is_found = (_scan if queries <= FEW_QUERIES else _multiply)(scorer, pairs, segments)
+    return _scored_closely(scorer, pairs) if is_found else None
 
 
 @dataclass
@@ -140,19 +142,20 @@ class _Pairs:
 
     queries: int
     k: int
+    floor: FloatArray  # (Q,), lower bounds of the k-th best scores that are known from the start
     parts: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
     collected: int = 0
 
     def __post_init__(self) -> None:
         self.best = np.full((self.queries, self.k), -np.inf, np.float32)  # the largest lower bounds
-        self.bound = np.full(self.queries, -np.inf, np.float32)  # the smallest of them
+        self.bound = self.floor  # the smallest of them
 
     def take(self, query: IntArray, position: IntArray, score: FloatArray, errors: Float64Array) -> None:
         """Add pairs (E,), whose queries ascend; the scores of a query are wrong by at most its ``errors`` (Q,)."""
         error = (1.001 * errors).astype(np.float32)[query]
         self.parts.append((query, position, score + error))
         update_best(self.best, query, score - error)
-        self.bound = self.best.min(axis=1)
+        self.bound = np.maximum(self.best.min(axis=1), self.floor)
         self.collected += len(query)
         if self.collected > self._most:
             query, position, upper = self._near()
@@ -235,21 +238,21 @@ class _Piece:
         self.rows, self.scores = self.start + rows, queries.scores(i, sums)
 
 
-def _scan(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
-    """Compare a few queries with the codes row by row; None where a scan would have to keep too many rows."""
-    pairs = _Pairs(queries, k)
+def _scan(scorer: CodedScorer, pairs: _Pairs, segments: Sequence[CodedRows]) -> bool:
+    """Compare a few queries with the codes row by row; false where a scan would have to keep too many rows."""
+    k = pairs.k
     coded = [scorer.coded(number) for number in range(len(segments))]
     total = sum(len(segment.codes.codes) for segment in segments)
-    for i in range(queries):
+    for i in range(pairs.queries):
         pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
         errors = [float(coded[piece.owner].errors[i]) for piece in pieces]
         n, open_pieces = SCANNED_PER_RANK * k + SCANNED_AT_LEAST, list(range(len(pieces)))
         while open_pieces:
             if n > max(total // LARGEST_SHARE, SCANNED_PER_RANK * k + SCANNED_AT_LEAST):
-                return None
+                return False
             for one in open_pieces:
                 pieces[one].scan(i, coded[pieces[one].owner], n)
-            bound = _bound_of(scorer, i, k, segments, pieces)
+            bound = max(_bound_of(scorer, i, k, segments, pieces), float(pairs.floor[i]))
             open_pieces = [
                 one
                 for one in open_pieces
@@ -260,7 +263,7 @@ def _scan(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRow
             position = segments[piece.owner].positions(piece.rows)
             pairs.take(np.full(len(position), i), position, piece.scores, coded[piece.owner].errors)
         pairs.bound[i] = max(pairs.bound[i], bound)
-    return pairs
+    return True
 
 
 def _bound_of(scorer: CodedScorer, i: int, k: int, segments: Sequence[CodedRows], pieces: Sequence[_Piece]) -> float:
@@ -285,17 +288,19 @@ def _pieces(owner: int, segment: CodedRows) -> list[_Piece]:
     return [_Piece(owner, first, codes[first:last], mask[first:last], int(np.count_nonzero(mask)))]
 
 
-def _multiply(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
-    """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
-    pairs = _Pairs(queries, k)
+def _multiply(scorer: CodedScorer, pairs: _Pairs, segments: Sequence[CodedRows]) -> bool:
+    """Compare many queries with the codes, a tile at a time; false where too many rows have nearly equal scores."""
+    queries, k, products = pairs.queries, pairs.k, ByteProducts()
     for number, segment in enumerate(segments):
-        products = ByteProducts(scorer.coded(number))
-        for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):
+        products.take(scorer.coded(number))
+        count = len(segment.codes.codes)
+        size = -(-count // max(round(count / TILE_ROWS), 1))  # tiles of one size, none of a few rows
+        for tile in tiles_of(segment.codes.codes, segment.mask, size, SHORTEST_RUN, LARGEST_WASTE):
             for first in range(0, queries, QUERIES_AT_ONCE):
                 stop = min(first + QUERIES_AT_ONCE, queries)
                 query, column, score = products.above(first, stop, tile, pairs.bound[first:stop], k)
                 position = segment.positions(tile.rows_at(column))
                 pairs.take(query, position, score, products.queries.errors)
                 if pairs.are_too_many:
-                    return None
-    return pairs
+                    return False
+    return True

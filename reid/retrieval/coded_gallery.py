@@ -17,10 +17,11 @@ import numpy as np
 
 from reid.records import FloatArray, IntArray
 from reid.retrieval.cohort_rows import BoolArray
-from reid.retrieval.query_cohorts import CohortCodes
+from reid.retrieval.query_cohorts import CohortCodes, NearCrops
 from reid.retrieval.stores.code_search import near_by_codes
 from reid.retrieval.stores.products import FLOAT32_ROUNDOFF, Float32Products, Float64Array
 from reid.retrieval.stores.row_codes import LARGEST, ROUNDING, ZERO, CodedQueries, CodedRows, RowCodes
+from reid.retrieval.stores.tile_search import update_best
 
 MOST_NUMBERS = 4  # of the codes of a row that stand for what is subtracted, for each camera
 LARGEST_SHARE = 8  # these numbers are at most this fraction of the codes, where there are few cameras
@@ -57,6 +58,7 @@ class CodedGallery:
         segments: The rows of each camera.
         numbers: How many numbers of the codes belong to each column of the statistics.
         toward: Returns what is subtracted.
+        row_columns: (G,) int64, the column that holds for each row.
     """
 
     vectors: FloatArray
@@ -65,6 +67,7 @@ class CodedGallery:
     segments: tuple[CodedRows, ...]
     numbers: int
     toward: Toward
+    row_columns: IntArray
     _subtracted: dict[int, tuple[_Subtracted, ...]] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -81,18 +84,25 @@ class CodedGallery:
         vectors, dimension = np.ascontiguousarray(vectors), vectors.shape[1]
         numbers = min(max(dimension // LARGEST_SHARE // cameras, 1), MOST_NUMBERS)
         width = -(-(dimension + numbers * cameras) // PADDING) * PADDING
-        order, segments, offset = np.argsort(columns, kind="stable"), [], 0
+        order = np.argsort(columns, kind="stable")
+        plain = RowCodes.of(vectors, order)
+        codes = np.full((len(order), width), ZERO, np.uint8)
+        codes[:, :dimension] = plain.codes
         found, starts = np.unique(columns[order], return_index=True)
-        for rows in np.split(order, starts[1:]):
-            own = RowCodes.of(vectors[rows])
-            bytes_ = np.full((len(rows), width), ZERO, np.uint8)
-            bytes_[:, :dimension] = own.codes
-            segments.append(CodedRows(replace(own, codes=bytes_), vectors, offset, None))
-            offset += len(rows)
-        return cls(vectors, order, tuple(found.tolist()), tuple(segments), numbers, toward)
+        segments = [
+            CodedRows(replace(plain, codes=codes[start:stop], order=None), vectors, start, None)
+            for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True)
+        ]
+        return cls(vectors, order, tuple(found.tolist()), tuple(segments), numbers, toward, columns)
 
     def near(
-        self, queries: FloatArray, means: FloatArray, own: IntArray, k: int, keep: BoolArray | None
+        self,
+        queries: FloatArray,
+        means: FloatArray,
+        own: IntArray,
+        k: int,
+        keep: BoolArray | None,
+        known: Sequence[NearCrops] = (),
     ) -> tuple[IntArray, IntArray] | None:
         """Find the rows that may be among the ``k`` best of each query by CSLS.
 
@@ -102,6 +112,7 @@ class CodedGallery:
             own: (Q,) int64, the column of the camera of each query.
             k: The number of answers; at least so many rows may answer.
             keep: (G,) bool, which rows may answer; None: all.
+            known: Rows whose similarities are known, which bound the k-th best score.
 
         Returns:
             Queries (E,), which ascend, and rows (E,); None where the codes say too little.
@@ -114,7 +125,7 @@ class CodedGallery:
             masks = [kept[one.offset : one.offset + len(one.codes.codes)] for one in segments]
             segments = tuple(replace(one, mask=mask) for one, mask in zip(segments, masks, strict=True))
         scorer = _NormalizedScorer(self, np.ascontiguousarray(queries), means, own, subtracted)
-        found = near_by_codes(scorer, len(queries), k, segments)
+        found = near_by_codes(scorer, len(queries), k, segments, scorer.floor(k, known, keep))
         return None if found is None else (found[0], self.order[found[1]])
 
     def _subtracted_toward(self, column: int) -> tuple[_Subtracted, ...]:
@@ -153,42 +164,79 @@ class _NormalizedScorer:
 
     def coded(self, number: int) -> CodedQueries:
         """Return the queries in whole numbers, to be compared with the rows of one camera."""
-        gallery, column = self.gallery, self.gallery.columns[number]
-        codes, dimension, numbers = gallery.segments[number].codes, self.queries.shape[1], self.gallery.numbers
-        parts = [self.subtracted[one][number] for one in self.own.tolist()]
-        centre, step, error = np.array([(one.centre, one.step, one.error) for one in parts]).T
-        plain = CodedQueries.of(self.queries, codes, step / (2 * LARGEST * numbers))
+        gallery, plain, own = self.gallery, self._plain, self.own
+        centre, step, error = self._subtracted[number]
         weights = np.rint(step / (2 * plain.units))
-        whole = np.zeros((len(self.queries), codes.codes.shape[1]), np.float32)
-        whole[:, :dimension] = plain.whole
+        whole, numbers, dimension = self._whole, gallery.numbers, self.queries.shape[1]
         shares = np.clip(weights[:, None] - LARGEST * np.arange(numbers), 0, LARGEST)
-        places = dimension + self.own[:, None] * numbers + np.arange(numbers)
-        whole[np.arange(len(whole))[:, None], places] = -shares
-        constants = 2 * plain.constants - centre - self.means[:, column].astype(np.float64)
-        units = 2 * plain.units
-        rounded = np.abs(step - units * weights) * LARGEST + error
-        largest = units * (np.linalg.norm(plain.whole, axis=1) * codes.longest_code + weights * LARGEST)
+        whole[np.arange(len(whole))[:, None], dimension + own[:, None] * numbers + np.arange(numbers)] = -shares
+        constants = 2 * plain.constants - centre - self.means[:, gallery.columns[number]].astype(np.float64)
+        rounded = np.abs(step - 2 * plain.units * weights) * LARGEST + error
+        largest = self._largest + 2 * plain.units * weights * LARGEST
         sums = largest * (whole.shape[1] + 2) * FLOAT32_ROUNDOFF
         other = ROUNDING * (largest + np.abs(constants) + LARGEST_SCORE)
-        return CodedQueries(whole, units, constants, 2 * plain.errors + 1.001 * (rounded + sums) + other)
+        errors = 2 * plain.errors + 1.001 * (rounded + sums) + other
+        return CodedQueries(whole.copy(), 2 * plain.units, constants, errors)
+
+    @cached_property
+    def _subtracted(self) -> Float64Array:
+        """(S, 3, Q), centre, step and error of what is subtracted from the rows of each segment with each query."""
+        columns, at = np.unique(self.own, return_inverse=True)
+        parts = [self.subtracted[column] for column in columns.tolist()]
+        table = np.array([[(one.centre, one.step, one.error) for one in part] for part in parts])
+        return np.ascontiguousarray(table[at.reshape(-1)].transpose(1, 2, 0))
+
+    @cached_property
+    def _plain(self) -> CodedQueries:
+        """The queries in whole numbers without what is subtracted, of units for which the weights have room."""
+        least = self._subtracted[:, 1].max(axis=0) / (2 * LARGEST * self.gallery.numbers)
+        return CodedQueries.of(self.queries, self.gallery.segments[0].codes, least)
+
+    @cached_property
+    def _whole(self) -> FloatArray:
+        """(Q, W), the whole numbers with room for the weights."""
+        whole = np.zeros((len(self.queries), self.gallery.segments[0].codes.codes.shape[1]), np.float32)
+        whole[:, : self.queries.shape[1]] = self._plain.whole
+        return whole
+
+    @cached_property
+    def _largest(self) -> Float64Array:
+        """(Q,), the largest sum of products of a query with the numbers of a vector, in scores."""
+        lengths = np.sqrt(np.einsum("qd,qd->q", self._plain.whole, self._plain.whole).astype(np.float64))
+        largest: Float64Array = 2.002 * self._plain.units * lengths * self.gallery.segments[0].codes.longest_code
+        return largest
 
     def close_scores(self, query: IntArray, position: IntArray) -> Float64Array:
         """Return the scores (E,), in the arithmetic of float32, of queries (E,) with the rows at positions (E,)."""
         from reid.retrieval.faiss_index import pair_products
 
         rows = self.gallery.order[position]
-        scores = 2.0 * pair_products(self.queries, self.gallery.vectors, query, rows).astype(np.float64)
-        own, columns = self.own[query], self._columns[position]
-        scores -= self.means[query, columns]
-        for column in np.unique(own).tolist():
-            scores[own == column] -= self.gallery.toward(column)[rows[own == column]]
-        return scores
+        return self._normalized(query, rows, pair_products(self.queries, self.gallery.vectors, query, rows))
 
-    @cached_property
-    def _columns(self) -> IntArray:
-        """(G,) int64, the column of the row at each position."""
-        sizes = [len(segment.codes.codes) for segment in self.gallery.segments]
-        return np.repeat(np.array(self.gallery.columns, np.int64), sizes)
+    def floor(self, k: int, known: Sequence[NearCrops], keep: BoolArray | None) -> FloatArray:
+        """Return (Q,) lower bounds of the ``k``-th best scores, from known similarities with rows that may answer."""
+        floor = np.full(len(self.queries), -np.inf, np.float32)
+        parts = [(one.query, one.row, one.score) for one in known]
+        if parts:
+            query, row, similarity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            if keep is not None:
+                query, row, similarity = query[keep[row]], row[keep[row]], similarity[keep[row]]
+            order = np.argsort(query, kind="stable")
+            best = np.full((len(floor), k), -np.inf, np.float32)
+            scores = self._normalized(query, row, similarity)[order]
+            update_best(best, query[order], scores.astype(np.float32))
+            floor = (best.min(axis=1) - 2 * self.errors).astype(np.float32)
+        return floor
+
+    def _normalized(self, query: IntArray, rows: IntArray, similarities: FloatArray) -> Float64Array:
+        """Return the scores (E,) of queries (E,) and rows (E,) with some similarities (E,)."""
+        own, gallery = self.own[query], self.gallery
+        scores: Float64Array = 2.0 * similarities.astype(np.float64)
+        scores -= self.means[query, gallery.row_columns[rows]]
+        for column in np.unique(own).tolist():
+            here = own == column
+            scores[here] -= gallery.toward(column)[rows[here]]
+        return scores
 
 
 def codes_fit(dimension: int, cameras: int) -> bool:

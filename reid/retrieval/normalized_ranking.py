@@ -24,7 +24,7 @@ from reid.retrieval.exact import empty_ranking, score_rows
 from reid.retrieval.kept_cohorts import METHOD
 from reid.retrieval.match_thresholds import MatchThresholds, fit_thresholds
 from reid.retrieval.neighbours import lower_bound
-from reid.retrieval.query_cohorts import encode_cohort, measure_queries
+from reid.retrieval.query_cohorts import NearCrops, encode_cohort, measure_queries
 from reid.retrieval.score_normalization import METHODS, USES_DEVIATION, SideTerms, usable_terms
 from reid.retrieval.stores.code_search import codes_help
 from reid.retrieval.stores.flat_store import FEWEST_CODED, ROWS_PER_RANK
@@ -65,11 +65,13 @@ class AskedQueries:
         vectors: (Q, D) float32.
         terms: Their statistics (Q, C) toward each camera.
         own: (Q,) int64, the column of the camera of each.
+        near: Rows of the gallery that are near to them, which measuring has found.
     """
 
     vectors: FloatArray
     terms: SideTerms
     own: IntArray
+    near: Sequence[NearCrops] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +187,11 @@ class NormalizedGallery:
             return found.checked()
         codes = self._codes_for(everyone, k, len(allowed))
         asked = self.query_terms(queries)
-        pairs = None if codes is None else codes.rows.near(queries.vectors, asked.terms.mean, asked.own, k, keep)
+        pairs = (
+            None
+            if codes is None
+            else codes.rows.near(queries.vectors, asked.terms.mean, asked.own, k, keep, asked.near)
+        )
         if pairs is not None:
             self._choose(found, asked, *pairs)
         for start in range(0, everyone if pairs is None else 0, QUERIES_AT_ONCE):
@@ -249,15 +255,17 @@ class NormalizedGallery:
 
         The numbers of a query do not depend on the other queries, nor on whether there are codes.
         """
+        near: list[NearCrops] = []
         if queries is self.rows and self.is_measured:
             statistics = self.statistics
         elif self.statistics.method == METHOD:
-            codes = self._codes.made
-            statistics = measure_queries(queries, self.cohort, () if codes is None else codes.cohort)
+            codes, has_others = self._codes.made, self.compared is not None and self.compared is not self.rows
+            coded = () if codes is None else codes.cohort
+            statistics = measure_queries(queries, self.cohort, coded, None if has_others else near)
         else:
             statistics = measure_cohorts(queries, self.cohort, self.statistics.method)
         terms = usable_terms(statistics.mean, statistics.deviation)
-        return AskedQueries(queries.vectors, terms, self.statistics.columns(queries.cameras))
+        return AskedQueries(queries.vectors, terms, self.statistics.columns(queries.cameras), near)
 
     def _sides(self, asked: AskedQueries, queries: IntArray, rows: IntArray | slice) -> tuple[SideTerms, SideTerms]:
         """Return the statistics of the pairs of queries (B,) and rows (A,): of the queries (B, A), of the rows."""

@@ -25,7 +25,7 @@ from reid.retrieval.stores.row_codes import ByteArray, CodedQueries, RowCodes
 METHOD = "csls"  # the s-norm averages so many crops that choosing them first saves nothing
 QUERIES_AT_ONCE = 256
 CROPS_AT_ONCE = 16384  # of several cameras that are encoded together
-SCANNED_PER_RANK = 10  # crops that a scan keeps for each neighbour, at first
+SCANNED_PER_RANK = 20  # crops that a scan keeps for each neighbour, at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +65,31 @@ def encode_cohort(cohort: Cohort) -> list[CohortCodes]:
     return found
 
 
-def measure_queries(queries: CohortRows, cohort: Cohort, codes: Sequence[CohortCodes] = ()) -> CohortStatistics:
+@dataclass(frozen=True, eq=False)
+class NearCrops:
+    """Crops of a cohort that are near to queries, with their similarities.
+
+    Attributes:
+        query: (E,) int64.
+        row: (E,) int64, the row of the gallery that the cohort was chosen from.
+        score: (E,) float32.
+    """
+
+    query: IntArray
+    row: IntArray
+    score: FloatArray
+
+
+def measure_queries(
+    queries: CohortRows, cohort: Cohort, codes: Sequence[CohortCodes] = (), near: list[NearCrops] | None = None
+) -> CohortStatistics:
     """Measure the means of CSLS of queries, equal to :func:`reid.retrieval.cohorts.measure_cohorts` up to rounding.
 
     Args:
         queries: The queries, Q of them.
         cohort: The crops of each camera.
         codes: All of them in whole numbers, which are faster; none compares vectors.
+        near: Takes the crops of known cameras that are among the nearest of a camera.
 
     Returns:
         The statistics (Q, C); only the means are measured, the others are NaN.
@@ -94,19 +112,30 @@ def measure_queries(queries: CohortRows, cohort: Cohort, codes: Sequence[CohortC
             asked, found, choosers = queries.select(block), [], _choosers(queries.vectors[block], codes)
             for name, part, k in wanted:
                 chooser = choosers.get(name, _ByVectors(asked.vectors, part))
-                nearest = _nearest(asked, part, cohort.images[name], max(k, pooled), chooser)
+                nearest, pairs = _nearest(asked, part, cohort.images[name], max(k, pooled), chooser)
                 found.append(nearest)
+                if near is not None and k:
+                    near.append(NearCrops(block[pairs.query], cohort.members[name][pairs.row], pairs.score))
                 if k:
                     statistics.mean[block, column[name]] = _means(nearest[:, :k])
             statistics.mean[block, column[pool]] = _means(_descending(np.concatenate(found, axis=1), pooled))
     return statistics
 
 
+@dataclass(frozen=True, eq=False)
+class _Near:
+    """Queries (E,), which ascend, and crops (E,), with upper bounds of their similarities where they help."""
+
+    query: IntArray
+    crop: IntArray
+    upper: FloatArray | None = None
+
+
 class _Chooser(Protocol):
     """Chooses the crops of a camera that may be among the nearest of B queries."""
 
-    def near(self, k: int, same: BoolArray | None) -> tuple[IntArray, IntArray]:
-        """Return queries (E,), which ascend, and crops (E,), at least the k nearest that do not show the ``same``."""
+    def near(self, k: int, same: BoolArray | None) -> _Near:
+        """Return at least the k nearest crops of each query that do not show the ``same`` image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +145,13 @@ class _ByVectors:
     queries: FloatArray
     part: CohortRows
 
-    def near(self, k: int, same: BoolArray | None) -> tuple[IntArray, IntArray]:
+    def near(self, k: int, same: BoolArray | None) -> _Near:
         """Return the crops whose upper bounds reach the k-th lower bound."""
         scores = inner_products(self.queries, self.part.vectors)
         if same is not None:
             scores[same] = -np.inf
         bounds = lower_bound(scores, k) - Float32Products(self.queries).errors
-        return _places(scores >= np.maximum(bounds, np.finfo(np.float32).min)[:, None])
+        return _Near(*_places(scores >= np.maximum(bounds, np.finfo(np.float32).min)[:, None]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,18 +159,21 @@ class _BySums:
     """By sums (B, N) of products of whole numbers."""
 
     sums: npt.NDArray[np.int32]
+    coded: CodedQueries
     reach: Float64Array  # (B,), how far the sum of a nearer crop may be below that of another
 
-    def near(self, k: int, same: BoolArray | None) -> tuple[IntArray, IntArray]:
+    def near(self, k: int, same: BoolArray | None) -> _Near:
         """Return the crops whose upper bounds reach the k-th lower bound."""
         least = np.iinfo(np.int32).min
         if same is not None:
             self.sums[same] = least
         if self.sums.shape[1] < k:
-            return _places(self.sums > least)
+            return _Near(*_places(self.sums > least))
         lowest = lower_bound(self.sums, k)
         limits = np.where(lowest > least, np.floor(lowest - self.reach), least)
-        return _places(self.sums >= np.maximum(limits, least + 1).astype(np.int32)[:, None])
+        query, crop = _places(self.sums >= np.maximum(limits, least + 1).astype(np.int32)[:, None])
+        scores = self.coded.scores(query, self.sums[query, crop])
+        return _Near(query, crop, scores + (1.001 * self.coded.errors).astype(np.float32)[query])
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +184,7 @@ class _ByScan:
     codes: ByteArray
     reach: Float64Array
 
-    def near(self, k: int, same: BoolArray | None) -> tuple[IntArray, IntArray]:
+    def near(self, k: int, same: BoolArray | None) -> _Near:
         """Return the crops whose upper bounds reach the k-th lower bound."""
         from reid.retrieval.faiss_index import largest_sums
 
@@ -166,7 +198,7 @@ class _ByScan:
                     break
                 n *= 4
             found.append(np.sort(rows[sums >= bound]))
-        return np.repeat(np.arange(len(found)), [len(rows) for rows in found]), np.concatenate(found)
+        return _Near(np.repeat(np.arange(len(found)), [len(rows) for rows in found]), np.concatenate(found))
 
 
 def _choosers(queries: FloatArray, codes: Sequence[CohortCodes]) -> dict[str, _Chooser]:
@@ -181,22 +213,46 @@ def _choosers(queries: FloatArray, codes: Sequence[CohortCodes]) -> dict[str, _C
             if sums is None:
                 found[name] = _ByScan(coded, part.codes.codes[start:end], reach)
             else:
-                found[name] = _BySums(sums[:, start:end], reach)
+                found[name] = _BySums(sums[:, start:end], coded, reach)
     return found
 
 
-def _nearest(queries: CohortRows, part: CohortRows, images: HashArray, k: int, chooser: _Chooser) -> FloatArray:
-    """Return the k largest similarities (B, K) to the crops of a camera, descending; -inf where there are no more.
+def _nearest(
+    queries: CohortRows, part: CohortRows, images: HashArray, k: int, chooser: _Chooser
+) -> tuple[FloatArray, NearCrops]:
+    """Return the k largest similarities (B, K) to the crops of a camera, descending, and the crops that have them.
+
+    Similarities are -inf where there are no more.
 
     The crop of a query itself does not count; ``images`` (N,) are those of the crops, sorted.
     """
-    from reid.retrieval.faiss_index import pair_products
-
     k, same = min(k, len(part.vectors)), None
     if is_one_there(queries.images, images):
         same = queries.images[:, None] == part.images
-    query, crop = chooser.near(k, same)
-    return _padded(len(queries.vectors), query, pair_products(queries.vectors, part.vectors, query, crop), k)
+    near = chooser.near(k, same)
+    scores = _close_scores(queries.vectors, part.vectors, near, k)
+    nearest = _padded(len(queries.vectors), near.query, scores, k)
+    are_nearest = scores >= nearest[near.query, -1]
+    return nearest, NearCrops(near.query[are_nearest], near.crop[are_nearest], scores[are_nearest])
+
+
+def _close_scores(queries: FloatArray, vectors: FloatArray, near: _Near, k: int) -> FloatArray:
+    """Return the similarities (E,) in float32; -inf where they are surely not among the k largest of a query.
+
+    The ``k`` crops of the largest upper bounds come first: they are the bound that most others do not reach.
+    """
+    from reid.retrieval.faiss_index import pair_products
+
+    query, crop, upper = near.query, near.crop, near.upper
+    if upper is None:
+        return pair_products(queries, vectors, query, crop)
+    is_first = upper >= _padded(len(queries), query, upper, k)[query, -1]
+    scores = np.full(len(query), -np.inf, np.float32)
+    scores[is_first] = pair_products(queries, vectors, query[is_first], crop[is_first])
+    bounds = _padded(len(queries), query[is_first], scores[is_first], k)[:, -1] - Float32Products(queries).errors
+    others = np.flatnonzero(~is_first & (upper >= bounds[query]))
+    scores[others] = pair_products(queries, vectors, query[others], crop[others])
+    return scores
 
 
 def is_one_there(numbers: HashArray, known: HashArray) -> bool:

@@ -63,17 +63,22 @@ class ByteSums:
 class ByteProducts:
     """Sums of products of whole numbers, by matrix products of bytes.
 
-    Both arrays of a tile are used again for the next one: to get them anew from the system takes as long as a product.
+    The arrays of a tile are used again for the next one: to get them anew from the system takes as long as a product.
     """
 
-    def __init__(self, queries: CodedQueries):
+    def __init__(self) -> None:
+        import torch
+
+        self._buffers = {kind: torch.empty(0, dtype=kind) for kind in (torch.int8, torch.int32)}
+        self._tile: Tile | None = None
+
+    def take(self, queries: CodedQueries) -> None:
+        """Take the queries (Q, D) that tiles are multiplied with."""
         import torch
 
         self.queries = queries
         self._whole = torch.from_numpy(queries.whole).to(torch.int8)
-        self._tile: Tile | None = None
-        self._rows: torch.Tensor = self._whole
-        self._sums = torch.empty((0, 0), dtype=torch.int32)
+        self._tile = None
 
     def above(
         self, first: int, stop: int, tile: Tile, bounds: FloatArray, k: int
@@ -82,12 +87,10 @@ class ByteProducts:
         import torch
 
         if tile is not self._tile:
-            if self._rows.shape != (tile.size, self._whole.shape[1]) or self._rows is self._whole:
-                self._rows = torch.empty((tile.size, self._whole.shape[1]), dtype=torch.int8)
+            self._rows = self._array(tile.size, self._whole.shape[1], torch.int8)
             np.bitwise_xor(tile.rows, np.uint8(ZERO), out=self._rows.numpy().view(np.uint8))
             self._tile = tile
-        if self._sums.shape != (stop - first, tile.size):
-            self._sums = torch.empty((stop - first, tile.size), dtype=torch.int32)
+        self._sums = self._array(stop - first, tile.size, torch.int32)
         torch.ops.aten._int_mm.out(self._whole[first:stop], self._rows.T, out=self._sums)
         known: Float64Array = bounds.astype(np.float64)
         reaches = None if np.isinf(known).any() else self._reaching(first, stop, known, tile.mask)
@@ -117,3 +120,10 @@ class ByteProducts:
         lowest = lower_bound((sums if mask is None else sums[:, mask]).astype(np.float32), k).astype(np.float64)
         own = one.constants[block] + one.units[block] * np.nan_to_num(lowest, neginf=0.0) - one.errors[block]
         return np.where(np.isfinite(lowest), own - 1e-6 * (1 + np.abs(own)), -np.inf)
+
+    def _array(self, rows: int, columns: int, kind: torch.dtype) -> torch.Tensor:
+        import torch
+
+        if len(self._buffers[kind]) < rows * columns:
+            self._buffers[kind] = torch.empty(rows * columns, dtype=kind)
+        return self._buffers[kind][: rows * columns].view(rows, columns)

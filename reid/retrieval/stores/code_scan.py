@@ -98,13 +98,13 @@ def find_by_scan(queries: FloatArray, k: int, segments: Sequence[CodedRows], vec
 
 
 def scan_near(
-    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]
+    scorer: CodedScorer, floor: FloatArray, k: int, segments: Sequence[CodedRows]
 ) -> tuple[IntArray, IntArray] | None:
     """Find the rows that may be among the ``k`` best of each query.
 
     Args:
         scorer: Scores the queries with the rows of the segments.
-        queries: The number of queries, a few.
+        floor: (Q,), lower bounds of the k-th best scores of the queries, a few.
         k: The number of rows; at least so many may answer.
         segments: The rows.
 
@@ -112,12 +112,12 @@ def scan_near(
         Queries (E,), which ascend, and positions (E,); None where a scan would have to keep too many rows.
     """
     scan, found = _Scans(segments, [scorer.coded(number) for number in range(len(segments))], k), []
-    for i in range(queries):
-        position = scan.positions_near(i, float(scorer.errors[i]), partial(_close_scores, scorer, i))
+    for i, least in enumerate(floor.tolist()):
+        position = scan.positions_near(i, float(scorer.errors[i]), partial(_close_scores, scorer, i), least)
         if position is None:
             return None
         found.append(position)
-    return np.repeat(np.arange(queries), [len(one) for one in found]), np.concatenate(found)
+    return np.repeat(np.arange(len(floor)), [len(one) for one in found]), np.concatenate(found)
 
 
 def _close_scores(scorer: CodedScorer, i: int, position: IntArray) -> npt.NDArray[Any]:
@@ -137,13 +137,14 @@ class _Scans:
         self._segments, self._coded, self._k = segments, coded, k
         self._pieces = [piece for owner, segment in enumerate(segments) for piece in _pieces(owner, segment)]
 
-    def positions_near(self, i: int, rounding: float, close: CloseScores) -> IntArray | None:
+    def positions_near(self, i: int, rounding: float, close: CloseScores, floor: float = -np.inf) -> IntArray | None:
         """Return the positions of the rows that may be among the best of query ``i``, at least as many as are wanted.
 
         Args:
             i: The query.
             rounding: Twice the largest error of a close score.
             close: Returns the close scores (E,) of the query with the rows at positions (E,).
+            floor: A lower bound of the score of the last row that is wanted.
 
         Returns:
             (E,) int64; None where a scan would have to keep too many rows.
@@ -160,10 +161,10 @@ class _Scans:
                 [segments[piece.owner].positions(of.rows) for piece, of in zip(pieces, kept, strict=True)]
             )
             by_codes = _joined([of.scores for of in kept])
-            bound = -np.inf
+            bound = floor
             if len(position) >= k:
                 best = np.argpartition(by_codes, -k)[-k:] if len(by_codes) > k else slice(None)
-                bound = float(close(position[best]).min()) - rounding
+                bound = max(floor, float(close(position[best]).min()) - rounding)
             waiting = [one for one, piece in enumerate(pieces) if kept[one].may_lack(piece, bound)]
             if not waiting:
                 break

@@ -80,7 +80,7 @@ def find_by_codes(queries: FloatArray, k: int, segments: Sequence[CodedRows], ve
 
 
 def near_by_codes(
-    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]
+    scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows], floor: FloatArray | None = None
 ) -> tuple[IntArray, IntArray] | None:
     """Find the rows that may be among the ``k`` best of each query.
 
@@ -89,13 +89,15 @@ def near_by_codes(
         queries: The number Q of queries, at least 1.
         k: The number of rows; at least so many may answer.
         segments: The rows.
+        floor: (Q,), lower bounds of the k-th best scores that are known from the start; None: nothing is known.
 
     Returns:
         Queries (E,), which ascend, and positions (E,); None where the codes say too little.
     """
+    floor = np.full(queries, -np.inf, np.float32) if floor is None else floor
     if queries <= FEW_QUERIES:
-        return scan_near(scorer, queries, k, segments)
-    pairs = _multiply(scorer, queries, k, segments)
+        return scan_near(scorer, floor, k, segments)
+    pairs = _multiply(scorer, floor, k, segments)
     return None if pairs is None else pairs.reaching()
 
 
@@ -107,13 +109,14 @@ class _Pairs:
     """
 
     scorer: CodedScorer
-    queries: int
+    floor: FloatArray  # (Q,), lower bounds of the k-th best scores that are known from the start
     k: int
     parts: list[tuple[IntArray, IntArray, FloatArray]] = field(default_factory=list)
     collected: int = 0
 
     def __post_init__(self) -> None:
-        self.bound = np.full(self.queries, -np.inf)  # what the k-th best score of each query reaches
+        self.queries = len(self.floor)
+        self.bound = self.floor.astype(np.float64)  # what the k-th best score of each query reaches
         self._rounding = self.scorer.errors
 
     def take(self, query: IntArray, position: IntArray, score: FloatArray, errors: Float64Array) -> None:
@@ -172,9 +175,9 @@ def _largest_of_each(values: FloatArray, counts: IntArray, k: int) -> IntArray:
     return (starts[:, None] + np.argpartition(padded, -k, axis=1)[:, -k:]).reshape(-1)
 
 
-def _multiply(scorer: CodedScorer, queries: int, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
+def _multiply(scorer: CodedScorer, floor: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
     """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
-    pairs, seen, sharpened = _Pairs(scorer, queries, k), 0, 0
+    pairs, queries, seen, sharpened = _Pairs(scorer, floor, k), len(floor), 0, 0
     for number, segment in enumerate(segments):
         products = ByteProducts(scorer.coded(number))
         for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):

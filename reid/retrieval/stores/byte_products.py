@@ -81,7 +81,7 @@ class ByteProducts:
         self._tile = None
 
     def above(
-        self, first: int, stop: int, tile: Tile, bounds: FloatArray, k: int
+        self, first: int, stop: int, tile: Tile, bounds: Float64Array, k: int
     ) -> tuple[IntArray, IntArray, FloatArray]:
         """Return queries (E,), which ascend, columns (E,) and scores (E,) whose upper bounds reach ``bounds`` (B,)."""
         import torch
@@ -92,7 +92,7 @@ class ByteProducts:
             self._tile = tile
         self._sums = self._array(stop - first, tile.size, torch.int32)
         torch.ops.aten._int_mm.out(self._whole[first:stop], self._rows.T, out=self._sums)
-        known: Float64Array = bounds.astype(np.float64)
+        known = bounds
         reaches = None if np.isinf(known).any() else self._reaching(first, stop, known, tile.mask)
         if reaches is None or np.count_nonzero(reaches) > HITS_PER_RANK * k * len(known):
             known = np.maximum(known, self._bounds_of_tile(first, stop, k, tile.mask))

@@ -177,10 +177,12 @@ def _largest_of_each(values: FloatArray, counts: IntArray, k: int) -> IntArray:
 
 def _multiply(scorer: CodedScorer, floor: FloatArray, k: int, segments: Sequence[CodedRows]) -> _Pairs | None:
     """Compare many queries with the codes, a tile at a time; None where too many rows have nearly equal scores."""
-    pairs, queries, seen, sharpened = _Pairs(scorer, floor, k), len(floor), 0, 0
+    pairs, products, queries, seen, sharpened = _Pairs(scorer, floor, k), ByteProducts(), len(floor), 0, 0
     for number, segment in enumerate(segments):
-        products = ByteProducts(scorer.coded(number))
-        for tile in tiles_of(segment.codes.codes, segment.mask, TILE_ROWS, SHORTEST_RUN, LARGEST_WASTE):
+        products.take(scorer.coded(number))
+        count = len(segment.codes.codes)
+        size = -(-count // max(round(count / TILE_ROWS), 1))  # tiles of one size, none of a few rows
+        for tile in tiles_of(segment.codes.codes, segment.mask, size, SHORTEST_RUN, LARGEST_WASTE):
             if seen > SHARPEN_EVERY * sharpened or pairs.are_too_many:
                 pairs.sharpen()
                 sharpened = seen

@@ -23,6 +23,7 @@ from label_free_measure import EPOCHS, PLAIN, Job, Measurement, all_jobs
 from label_free_places import all_places
 from label_free_probes import PROBES, measure_probe
 from label_free_report import page
+from label_free_trained import measure_trained, trained_jobs
 
 
 def main() -> None:
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("--vehicles", type=Path)
     parser.add_argument("--characters", type=Path)
     parser.add_argument("--weights", type=Path, help="folder of .pth files")
+    parser.add_argument("--trained", type=Path, help="folder of the runs of scripts/experiments/trained-alike.toml")
+    parser.add_argument("--trained-json", type=Path, default=Path("benchmarks/results/label_free_trained.json"))
     parser.add_argument("--only", default="", help="measure the jobs whose names hold this text")
     parser.add_argument("--made", action="store_true", help="measure no adaptation whose network is not there yet")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/label_free.json"))
@@ -66,7 +69,12 @@ def main() -> None:
             if found:
                 add(options.json, name, found)
                 print(name, found[-1], flush=True)
-    options.report.write_text(page(read(options.json)), encoding="utf-8")
+    for name, weights, level in trained_jobs(options.trained) if options.trained and streets else ():
+        if options.only in f"trained|{name}" and name not in read(options.trained_json):
+            found = measure_trained(measurement, next(iter(streets)), name, weights, level)
+            add(options.trained_json, name, found)
+            print(name, flush=True)
+    options.report.write_text(page(read(options.json), read(options.trained_json)), encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:

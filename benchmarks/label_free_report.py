@@ -49,11 +49,7 @@ linear function reads the camera at once. That changes no ranking, and a probe i
 do."""
 
 NOT_DONE = """\
-- No transformer or other network with LayerNorm was trained beside a ResNet, so whether such networks need
-  normalization by camera is not answered here.
-- Generalization without any crop of the site (IBN, MixStyle, DSON) is measured on [another page](norms.md), with other
-  networks; the figures do not compare.
-- No network with instance norm was probed.
+- No transformer was trained beside a ResNet; the network with LayerNorm is a ConvNeXt.
 - Seeds change the adaptation only, not the training of the network that it starts from."""
 
 SEEDS = 3
@@ -66,8 +62,10 @@ KINDS = {
 Results = Mapping[str, Any]
 
 
-def page(results: Results) -> str:
+def page(results: Results, trained: Results) -> str:
     """Write the document."""
+    from label_free_trained import sections
+
     jobs = {name: result for name, result in results.items() if not name.startswith("probe|")}
     parts = ["# What a site without labels can gain", ABOUT, "## In short", "\n".join(in_short(jobs))]
     parts += ["## The street", STREETS, *street_tables(jobs)]
@@ -80,6 +78,7 @@ def page(results: Results) -> str:
         parts += ["## What the adaptations say of themselves", verdicts(jobs)]
     if probes := {name: result for name, result in results.items() if name.startswith("probe|")}:
         parts += ["## What the stages know", PROBES, *probe_tables(probes)]
+    parts += sections(trained)
     parts += ["## What was not done", "\n".join([NOT_DONE, *map(wrapped, unfinished(results))]), stamp(jobs)]
     return "\n\n".join(parts) + "\n"
 

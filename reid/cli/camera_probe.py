@@ -44,6 +44,9 @@ def probe(
     split: Annotated[
         Split | None, typer.Option(help="Split to ask. Default: query and gallery if they have crops, else all crops.")
     ] = None,
+    norms: Annotated[
+        bool, typer.Option("--norms", help="Ask before and after every layer that normalizes, not every stage.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure how well a linear function of every stage of a network tells the camera and the identity of a crop.
@@ -51,6 +54,9 @@ def probe(
     The camera is asked of identities that the function has not seen, the identity in a camera that it has not seen.
     A network that does not see the camera is near chance in the first and far above it in the second.  The crops need
     labels.
+
+    With --norms, the features are the mean and the deviation of each channel over the image, which an instance norm
+    makes equal for all images and a normalization by camera for all cameras.
     """
     from reid.data.manifest import check_files
     from reid.pipeline import check_weights, load_checkpoint, progress_bar, workers
@@ -66,7 +72,7 @@ def probe(
     from reid.evaluation.analysis.probes import probe_network
 
     with progress_bar("probing", len(asked)) as progress:
-        found = probe_network(checkpoint, asked, workers=workers(), progress=progress)
+        found = probe_network(checkpoint, asked, workers=workers(), progress=progress, norms=norms)
     if as_json:
         typer.echo(json.dumps([one.to_json() for one in found], indent=2))
         return

@@ -267,10 +267,10 @@ class CodesOfSearches:
     """The codes of a gallery, which are made by the second search that can use them, because they cost as much as some.
 
     Attributes:
-        made: The codes; None before they were made.
+        encoded: The codes; None before they were made.
     """
 
-    made: SearchCodes | None = None
+    encoded: SearchCodes | None = None
     _searches: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -278,6 +278,6 @@ class CodesOfSearches:
         """Return the codes; None for the first search."""
         with self._lock:
             self._searches += 1
-            if self.made is None and self._searches > 1:
-                self.made = make()
-            return self.made
+            if self.encoded is None and self._searches > 1:
+                self.encoded = make()
+            return self.encoded

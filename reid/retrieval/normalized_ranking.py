@@ -259,7 +259,7 @@ class NormalizedGallery:
         if queries is self.rows and self.is_measured:
             statistics = self.statistics
         elif self.statistics.method == METHOD:
-            codes, has_others = self._codes.made, self.compared is not None and self.compared is not self.rows
+            codes, has_others = self._codes.encoded, self.compared is not None and self.compared is not self.rows
             coded = () if codes is None else codes.cohort
             statistics = measure_queries(queries, self.cohort, coded, None if has_others else near)
         else:

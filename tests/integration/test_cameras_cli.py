@@ -258,6 +258,9 @@ def test_a_probe_of_every_stage(reid, manifest: Path, plain_weights: Path) -> No
     )
     assert code == 0
     assert text.count("person visible") == text.count("person infrared") > 3
+    code, text, _ = reid("cameras", "probe", "--data", manifest, "--weights", plain_weights, "--norms")
+    assert code == 0
+    assert text.count(" before\t") == text.count(" after\t") > 10
 
 
 def test_a_probe_of_one_camera_is_refused(reid, manifest: Path, plain_weights: Path, tmp_path: Path) -> None:

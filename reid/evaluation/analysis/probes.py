@@ -13,19 +13,27 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from reid.data.loading import Progress, load_batches
 from reid.errors import ConfigError, DataError
 from reid.evaluation.labels import BoolArray
 from reid.models.checkpoint import Checkpoint
+from reid.models.networks.resnet_changes import InstanceBatchNorm
 from reid.models.runners import as_eager
 from reid.models.runtime import RuntimeNetwork
 from reid.norm import in_callers_order
+from reid.norm.batchnorm_layer import DomainBatchNorm
+from reid.norm.domain_whitening import DomainWhitening
 from reid.records import FloatArray, IntArray, Sample
 
 EMBEDDING = "embedding"  # the last stage
+BEFORE, AFTER = "before", "after"  # a layer that normalizes
 FEWEST_CAMERAS, FEWEST_IDENTITIES = 2, 4
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, InstanceBatchNorm, DomainBatchNorm, DomainWhitening)
 PENALTY = 1e-2  # of the weights of a probe, as a share of the crops it is fitted to
 
 
@@ -57,7 +65,12 @@ class Probe:
 
 
 def probe_network(
-    checkpoint: Checkpoint, samples: Sequence[Sample], *, workers: int = 0, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+    norms: bool = False,
 ) -> list[Probe]:
     """Probe every stage of a network on labelled crops, each category and modality by itself.
 
@@ -66,6 +79,7 @@ def probe_network(
         samples: Crops with their cameras and identities.
         workers: Threads that decode images.
         progress: Is called with the number of images done.
+        norms: Whether to probe what is before and after every layer that normalizes, in place of the stages.
 
     Returns:
         One probe for each group and stage, in the order in which an image passes the stages.
@@ -87,7 +101,7 @@ def probe_network(
         )
     chosen = sorted(row for rows in usable.values() for row in rows)
     asked = [samples[row] for row in chosen]
-    stages = stage_features(checkpoint, asked, workers=workers, progress=progress)
+    stages = stage_features(checkpoint, asked, workers=workers, progress=progress, norms=norms)
     place = {row: number for number, row in enumerate(chosen)}
     found = []
     for group, rows in usable.items():
@@ -158,15 +172,24 @@ def _share_told(features: FloatArray, labels: IntArray, learned: BoolArray, aske
 
 
 def stage_features(
-    checkpoint: Checkpoint, samples: Sequence[Sample], *, workers: int = 0, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+    norms: bool = False,
 ) -> dict[str, FloatArray]:
     """Compute the features of every stage: the mean of each channel over the image, and the embedding.
+
+    Of layers that normalize, the features are the mean and the deviation of each channel over the image, which are
+    what an instance norm makes equal for all images.
 
     Args:
         checkpoint: The network.
         samples: The crops.
         workers: Threads that decode images.
         progress: Is called with the number of images done.
+        norms: Whether to compute those before and after every layer that normalizes, in place of the stages.
 
     Returns:
         (N, C) float32 by the name of the stage, in the order in which an image passes them.
@@ -177,7 +200,7 @@ def stage_features(
     if isinstance(checkpoint.network, RuntimeNetwork):
         raise ConfigError(f"{checkpoint.source}: another program runs this network, so its stages cannot be seen")
     checkpoint, parts = as_eager(checkpoint), defaultdict[str, list[FloatArray]](list)
-    with _watched(checkpoint.network, parts):
+    with _watched_norms(checkpoint.network, parts) if norms else _watched(checkpoint.network, parts):
         for batch in load_batches(
             samples,
             checkpoint.transform,
@@ -215,6 +238,41 @@ def _watched(network: nn.Module, parts: Mapping[str, list[FloatArray]]) -> Itera
             handle.remove()
 
 
+@contextmanager
+def _watched_norms(network: nn.Module, parts: Mapping[str, list[FloatArray]]) -> Iterator[None]:
+    """Keep what comes into the layers that normalize, and what they put out, while a network runs."""
+
+    def before(kept: list[FloatArray]) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        return lambda _layer, inputs: kept.extend(_channel_moments(inputs[0]))
+
+    def after(kept: list[FloatArray]) -> Callable[[nn.Module, object, object], None]:
+        return lambda _layer, _inputs, output: kept.extend(_channel_moments(output))
+
+    handles = []
+    for name, layer in norms_of(network):
+        handles.append(layer.register_forward_pre_hook(before(parts[f"{name} {BEFORE}"])))
+        handles.append(layer.register_forward_hook(after(parts[f"{name} {AFTER}"])))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def norms_of(network: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+    """List the layers of a network that normalize, with their names; a part of such a layer is none of its own.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Sequential(nn.InstanceNorm2d(8)))
+        >>> [name for name, _ in norms_of(net)]
+        ['1', '2.0']
+    """
+    if isinstance(network, NORMS):
+        return [(name, network)]
+    prefix = f"{name}." if name else ""
+    return [found for part, layer in network.named_children() for found in norms_of(layer, prefix + part)]
+
+
 def stages_of(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """List the stages of an embedder: the layers at the top of its backbone, or the parts of a list of layers.
 
@@ -236,3 +294,12 @@ def _channel_means(output: object) -> list[FloatArray]:
         return []
     means = output.mean((2, 3)) if output.dim() == 4 else output.mean(1) if output.dim() == 3 else output
     return [in_callers_order(means).float().cpu().numpy().copy()]  # a network with domains sorts the batch by them
+
+
+def _channel_moments(output: object) -> list[FloatArray]:
+    """Return mean and deviation of each channel of (B, C, H, W) or of tokens (B, T, C); (B, C) as it is."""
+    if not isinstance(output, Tensor) or output.dim() not in (2, 3, 4):
+        return []
+    positions = {2: (), 3: (1,), 4: (2, 3)}[output.dim()]
+    moments = torch.cat((output.mean(positions), output.std(positions, correction=0)), 1) if positions else output
+    return [in_callers_order(moments).float().cpu().numpy().copy()]

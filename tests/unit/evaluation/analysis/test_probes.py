@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,16 @@ from torch import nn
 
 from reid.data.loading import load_batches
 from reid.errors import ConfigError, DataError
-from reid.evaluation.analysis.probes import EMBEDDING, probe_features, probe_network, stage_features, stages_of
+from reid.evaluation.analysis.probes import (
+    AFTER,
+    BEFORE,
+    EMBEDDING,
+    norms_of,
+    probe_features,
+    probe_network,
+    stage_features,
+    stages_of,
+)
 from reid.models.checkpoint import Checkpoint
 from reid.pipeline import load_checkpoint
 from reid.records import Sample
@@ -116,3 +127,22 @@ def test_crops_without_labels_are_refused(plain_weights: Path, people: list[Samp
     unnamed = [Sample(s.path, "", s.camera, s.modality, s.category) for s in people]
     with pytest.raises(DataError, match="identities"):
         probe_network(checkpoint, unnamed)
+
+
+def test_an_instance_norm_makes_mean_and_deviation_equal_for_all_images(
+    plain_weights: Path, people: list[Sample]
+) -> None:
+    checkpoint = load_checkpoint(plain_weights)
+    (first, layer), *others = norms_of(checkpoint.network)
+    network = copy.deepcopy(checkpoint.network)
+    parent, _, last = first.rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.InstanceNorm2d(layer.num_features))
+    found = stage_features(replace(checkpoint, network=network), people[:6], norms=True)
+    assert list(found)[-1] == EMBEDDING
+    assert len(found) == 2 * (1 + len(others)) + 1
+    before, after = found[f"{first} {BEFORE}"], found[f"{first} {AFTER}"]
+    assert before.shape == after.shape == (6, 2 * layer.num_features)
+    assert before.std(axis=0).max() > 1e-3
+    np.testing.assert_allclose(after, after[:1].repeat(6, axis=0), atol=2e-2)
+    kept = stage_features(checkpoint, people[:6], norms=True)[f"{first} {AFTER}"]
+    assert np.abs(kept - kept[:1]).max() > 0.1

@@ -96,9 +96,10 @@ def measure_queries(
 
     Example:
         >>> from reid.retrieval.cohort_rows import cohort_of
-        >>> gallery = CohortRows.of_cameras(["door", "door", "hall"], np.float32([[1, 0], [0.6, 0.8], [0, 1]]))
-        >>> found = measure_queries(CohortRows.of_cameras(["yard"], np.float32([[1, 0]])), cohort_of(gallery))
-        >>> dict(zip(found.cameras, np.round(found.mean[0], 3).tolist()))
+        >>> vectors = np.float32([[1, 0], [0.6, 0.8], [0, 1], [1, 0]])
+        >>> rows = CohortRows.of_cameras(["door", "door", "hall", "yard"], vectors)
+        >>> found = measure_queries(rows.select(np.array([3])), cohort_of(rows.select(np.arange(3))))
+        >>> dict(zip(found.cameras, np.round(found.mean[0].astype(float), 3).tolist()))
         {'/': 0.533, '/door': 0.8, '/hall': 0.0}
     """
     statistics = unmeasured(len(queries.vectors), cohort, METHOD)

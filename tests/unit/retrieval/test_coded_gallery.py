@@ -18,7 +18,7 @@ from reid.retrieval.exact import score_rows
 from reid.retrieval.gallery import Gallery
 from reid.retrieval.normalized_ranking import NormalizedGallery
 from reid.retrieval.normalized_search import normalized_gallery, search_normalized
-from reid.retrieval.stores import code_search
+from reid.retrieval.stores import code_scan, code_search
 from reid.retrieval.stores.row_codes import CodedQueries
 
 NO_CODES = {"FEWEST_CODED": 2**40}
@@ -30,11 +30,10 @@ def always(request, monkeypatch):
     """Codes are used for the smallest gallery, in tiles and scans of a few rows; both kinds of processors."""
     for name, value in ALWAYS.items():
         monkeypatch.setattr(normalized_ranking, name, value)
-    for name, value in (
-        ("TILE_ROWS", 64), ("SHORTEST_RUN", 8), ("MOST_RUNS", 2), ("QUERIES_AT_ONCE", 7), ("SCANNED_AT_LEAST", 1),
-        ("SCANNED_PER_RANK", 1), ("LARGEST_SHARE", 1),
-    ):  # fmt: skip
+    for name, value in (("TILE_ROWS", 64), ("SHORTEST_RUN", 8), ("QUERIES_AT_ONCE", 7)):
         monkeypatch.setattr(code_search, name, value)
+    for name, value in (("MOST_RUNS", 2), ("SCANNED_AT_LEAST", 1), ("SCANNED_PER_RANK", 1), ("LARGEST_SHARE", 1)):
+        monkeypatch.setattr(code_scan, name, value)
     for module in (code_search, query_cohorts):
         monkeypatch.setattr(module, "has_byte_products", lambda: request.param)
 

@@ -97,7 +97,9 @@ CSLS uses the other crops of the gallery and their cameras, also where no crops 
 far below those of the shipped network, which has seen more images at twice the size. Rank-1 / mAP in percent."""
 LAYERNORM = """\
 The last two rows are the question whether a LayerNorm network needs statistics of cameras: a ConvNeXt has none to
-measure between its stages (calibrating changes its neck only), a ResNet of like size has BatchNorm everywhere."""
+measure between its stages (calibrating changes the BatchNorm of its neck only), a ResNet of like size has BatchNorm
+everywhere. Both gain, the ResNet more than twice as much: mAP from visible to visible rises by 5.8 and by 14.4 points,
+and by 10.0 and 18.0 with CSLS. One seed, weak networks: the direction counts, not the digits."""
 NORMS = """\
 A linear function of the mean and the deviation of each channel is asked, before and after the first normalization layer
 of each block, for the camera and for the person (`reid cameras probe --norms`; visible crops of street-b). Shares

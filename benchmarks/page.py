@@ -5,9 +5,10 @@
 
 The parts are: ``start`` (seconds until the page is served and loaded), ``click`` (30 clicks in headless Chromium, from
 the click until the answers are drawn), ``answers`` (50 answers in each of three rankings), ``million`` (a gallery of
-random rows that is made in ``--work`` where it is not there), and ``load`` (users who search for minutes while jobs add
-crops and group them). Playwright and Chromium are needed for ``click``, ``answers`` and ``million``. ``load_average``
-tells how busy the machine was: figures of a busy machine say little about an idle one.
+random rows that is made in ``--work`` where it is not there, with plain scores), and ``load`` (users who search for
+minutes while jobs add crops and group them). Playwright and Chromium are needed for ``click``, ``answers`` and
+``million``. ``load_average`` tells how busy the machine was: figures of a busy
+machine say little about an idle one.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def make_rows(folder: Path, rows: int, dimension: int) -> None:
 
 
 def _search(address: str, crop: int) -> None:
-    with urllib.request.urlopen(f"{address}/api/search?crop={crop}&k=10", b"", timeout=60) as answer:
+    with urllib.request.urlopen(f"{address}/api/search?crop={crop}&k=10&ranking=plain", b"", timeout=60) as answer:
         answer.read()
 
 

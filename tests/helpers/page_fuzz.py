@@ -39,7 +39,7 @@ QUESTIONS = (
     ("cameras", "waiting"), ("cameras", "add"), ("cameras", "discard"), ("cameras", "neighbours"), ("cameras", "undo"),
     ("cameras", "switch"),
     ("gallery", "show"), ("gallery", "preview"), ("gallery", "cancel"), ("evaluation", "show"), ("map", "show"),
-    ("map", "choose"), ("map", "none"), ("none", "show"), ("", "follow"),
+    ("map", "choose"), ("map", "group"), ("gallery", "erase"), ("map", "none"), ("none", "show"), ("", "follow"),
 )  # fmt: skip
 RIGHT_VALUES: dict[str, tuple[Any, ...]] = {
     "query": ("q0", "q7", "r0", "r5", "r99999999", "upload", "", "x1", "q" + "9" * 30),
@@ -53,7 +53,8 @@ RIGHT_VALUES: dict[str, tuple[Any, ...]] = {
     "new_camera": ("dock", "", "a1"), "new_light": ("", "infrared", "none"), "new_source": ("", "dock", "../.."),
     "rows": ([], ["r0", "r5"], ["r" + "9" * 30, "x"]), "gallery_state": ("", "x-1"), "change": ("1", "x"),
     "projection": ("pca", "umap", "none"),
-    "erase_camera": ("a1", "'", ""), "erase_before": ("2026-03-02", "never"), "name": ("anna", "person-1"),
+    "erase_where": ("camera = 'a1'", "1 +", "x" * 900, "camera = 'none'"), "erase_camera": ("a1", "'", "", "a9"),
+    "erase_before": ("2026-03-02", "never"), "name": ("anna", "person-1"),
 }  # fmt: skip
 FIELDS = (*RIGHT_VALUES, "page", "action", "seq", "uploads", "other")
 WRONG_NUMBERS: tuple[Any, ...] = (-1, 999, 2**40, None, "0", True, 1.5, [], {})

@@ -14,6 +14,7 @@ null, "typed": "..."}``; each line of stdout is the answer, ``{"code": n, "steps
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import json
@@ -191,11 +192,16 @@ def import_all() -> None:
     import faiss
     import torch
 
+    from reid.cli import all_commands
+
     for name in IMPORTED:
         importlib.import_module(name)
+    all_commands()
     torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports the compiler of PyTorch
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # forks share what no collection touches
 
 
 def main() -> None:

@@ -137,7 +137,7 @@ class _Replay:
             return ContradictionError(f"{paths[0]}: a crop cannot differ from itself", ())
         older, said = [barred_by], "different people"
         if barred_by == position:
-            touching = [{first, second} & {key.name for key in one.crops} for one in self.decisions[:position]]
+            touching = [{first, second} & _confirmed_by(one) for one in self.decisions[:position]]
             older = sorted((i for i, found in enumerate(touching) if found), key=lambda i: (len(touching[i]), i))[::-1]
             said = "one person"
         return ContradictionError(
@@ -148,6 +148,13 @@ class _Replay:
 
     def _path_of(self, name: str) -> str:
         return next(key.path for one in reversed(self.decisions) for key in one.named_crops() if key.name == name)
+
+
+def _confirmed_by(decision: Decision) -> set[str]:
+    """Return the crops of which a decision says who they show, by the names of their keys."""
+    crops = decision.crops if decision.person else ()
+    others = decision.others if decision.other_person else ()
+    return {key.name for key in (*crops, *others)}
 
 
 def _pair(first: str, second: str) -> tuple[str, str]:

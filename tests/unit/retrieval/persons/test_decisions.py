@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reid.errors import DataError, GalleryError
@@ -65,7 +65,18 @@ def test_replay_is_what_merging_sets_gives(log: list[Decision]) -> None:
     assert (groups, {frozenset(pair) for pair in word.barred}) == expected
 
 
+def test_an_older_decision_that_tells_people_apart_is_given_up_for_whom_it_names() -> None:
+    """The older one says that b.jpg is not person 1, who is on a.jpg; the new one says who else person 1 is."""
+    older, new = different(0, 1, 0, 1), different(1, 2, 0)
+    with pytest.raises(ContradictionError) as caught:
+        append((older,), new)
+    assert caught.value.older == (0,)
+    (after,) = append((older,), new, instead=True)
+    assert after.replaced == (older,)
+
+
 @given(st.lists(decisions, max_size=6), decisions, st.booleans())
+@example([same(1, 0), same(1, 0), different(0, 1, 0, 1)], different(1, 2, 0), True)
 def test_undo_takes_back_exactly_one_decision(log: list[Decision], new: Decision, instead: bool) -> None:
     kept: tuple[Decision, ...] = ()
     for one in log:

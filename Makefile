@@ -7,7 +7,8 @@ PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# One more than the cores: the tests of the page wait most of their time.
+WORKERS ?= 3
 
 .PHONY: demo test check lint docs setup setup-test chromium axe clean milvus-test
 

@@ -18,7 +18,7 @@ EXPORT_PACKAGES = ("onnx", "onnxscript")  # what PyTorch needs to write an ONNX 
 
 def export_graph(network: nn.Module, height: int, width: int) -> bytes:
     """Write a network as an ONNX graph: images (B, 3, height, width) float32 -> vectors (B, D) float32, for any B."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():  # without gradients, tracing takes less time
         warnings.simplefilter("ignore")  # torch warns about details of its own exporter
         program: Any = torch.onnx.export(
             network,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from reid.models import runners
 from reid.models.checkpoint import Checkpoint, load_checkpoint
 from reid.models.execution import Execution, executed_as
 from reid.models.runners import COMPARED, as_eager, describe_execution
+from reid.models.weights.tensor_tables import digest
 from reid.pipeline import load_checkpoint as load
 
 RUNTIMES = ("folded", "onnx", "openvino")
@@ -32,6 +34,23 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def cameras(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("cameras")
     return load_checkpoint(save_network(folder, camera_network(), ("camera",), CAMERAS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """Networks with the same numbers are exported once, which takes longer than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        kept: dict[str, bytes] = {}
+        export = runners.export_graph
+
+        def export_once(network: nn.Module, height: int, width: int) -> bytes:
+            key = f"{digest(dict(network.state_dict()))} {height} {width}"
+            if key not in kept:
+                kept[key] = export(network, height, width)
+            return kept[key]
+
+        patch.setattr(runners, "export_graph", export_once)
+        yield
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -7,8 +7,7 @@ PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than the cores: the tests of the page wait most of their time.
-WORKERS ?= 3
+WORKERS ?= 2
 
 .PHONY: demo test check lint docs setup setup-test chromium axe clean milvus-test
 

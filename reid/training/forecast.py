@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from reid.training.loop import TrainingLoop, make_optimizer
 from reid.training.processes import ONE_PROCESS
 from reid.training.training_data import TrainingRows, TrainingSet
 from reid.training.training_run import build_learner, torch_settings, training_device
+
+Value = TypeVar("Value", str, int)
 
 MEASURED_IMAGES = 16  # of a batch, at least two identities
 COPIES = 4  # of each parameter: weights, gradients and the two averages of AdamW
@@ -110,11 +113,7 @@ def choose_precision(
     Returns:
         The experiment with the faster precision, and the images per second of each.
     """
-    found = dict[str, float]()
-    for precision in ("float32", "bfloat16"):
-        tried = _with_recipe(experiment, precision=precision)
-        found[precision] = measure_speed(tried, rows, start, seconds / 2).images_per_second
-    return _with_recipe(experiment, precision=max(found, key=lambda name: found[name])), found
+    return _fastest(experiment, rows, start, seconds, "precision", ("float32", "bfloat16"))
 
 
 def choose_threads(
@@ -134,11 +133,23 @@ def choose_threads(
     Returns:
         The experiment with the faster number of threads, and the images per second of each.
     """
-    found = dict[int, float]()
-    for threads in {experiment.train.threads, 1}:
-        tried = _with_recipe(experiment, threads=threads)
-        found[threads] = measure_speed(tried, rows, start, seconds / 2).images_per_second
-    return _with_recipe(experiment, threads=max(found, key=lambda threads: found[threads])), found
+    return _fastest(experiment, rows, start, seconds, "threads", tuple({experiment.train.threads, 1}))
+
+
+def _fastest(
+    experiment: Experiment,
+    rows: TrainingRows,
+    start: Checkpoint | None,
+    seconds: float,
+    key: str,
+    values: Sequence[Value],
+) -> tuple[Experiment, dict[Value, float]]:
+    """Return the experiment with the fastest of two values of ``train``, and the images per second of each."""
+    found = dict[Value, float]()
+    for value in values:
+        tried = _with_recipe(experiment, **{key: value})
+        found[value] = measure_speed(tried, rows, start, seconds / 2).images_per_second
+    return _with_recipe(experiment, **{key: max(found, key=lambda value: found[value])}), found
 
 
 def measure_speed(experiment: Experiment, rows: TrainingRows, start: Checkpoint | None, seconds: float) -> Speed:

@@ -215,12 +215,10 @@ CASES |= {
         ("adapt", "--data", "site", *WEIGHTS, "--epochs", "1", "--out", "adapted.safetensors",
          "--report", "adapted.html"),
         adapted_state,
-        steps=2,
     ),
     "slim": Case(
         ("slim", "--data", "site", *WEIGHTS, "--candidates", "1", "--epochs", "1", "--out", "slim.safetensors"),
         file_state(lambda path: load_checkpoint(path).fingerprint, "slim.safetensors"),
-        steps=2,
     ),
     "report": Case(
         ("cameras", "report", "--data", "all.csv", *WEIGHTS, "--out", "p.safetensors", "--html", "cameras.html"),
@@ -278,7 +276,6 @@ CASES |= {
          "--out", "p.safetensors"),
         file_state(lambda path: Profiles.load(path).images, "p.safetensors"),
         (("calibrate", *WEIGHTS, "--data", "site", "--by", "camera", "--out", "p.safetensors"),),
-        steps=2,
     ),
     "start": Case(
         ("start", "crops", "--pattern", "{camera}/{identity}/*.png", *WEIGHTS, "--yes", "--no-adapt", "--no-page"),

@@ -96,7 +96,7 @@ def chosen(steps: list[str], count: int) -> list[int]:
     if EVERY_STEP or len(steps) <= count:
         return list(range(len(steps)))
     last = max(number for number, step in enumerate(steps) if step == "replace")
-    spread = np.linspace(0, len(steps) - 1, count - 2).astype(int).tolist()
+    spread = np.linspace(0, len(steps) - 1, max(count - 2, 1)).astype(int).tolist()
     return sorted({last, last + 1, *spread})
 
 

@@ -27,9 +27,9 @@ from reid.retrieval.stores.tiles import runs_of
 MOST_RUNS = 8  # that are scanned one by one; more runs are scanned together, passing over the rows between them
 SCANNED_PER_RANK, SCANNED_AT_LEAST = 4, 64  # rows that a scan keeps for each answer, at first
 MORE_SCANNED = 4  # times as many rows are kept when a scan is repeated
-CloseScores = Callable[[IntArray], npt.NDArray[Any]]
-
 LARGEST_SHARE = 4  # a scan that would keep more than this fraction of the rows is not worth its cost
+
+CloseScores = Callable[[IntArray], npt.NDArray[Any]]
 
 
 class CodedScorer(Protocol):
@@ -151,7 +151,7 @@ class _Scans:
         """
         segments, pieces, k = self._segments, self._pieces, self._k
         n = SCANNED_PER_RANK * k + SCANNED_AT_LEAST
-        most = max(sum(len(segment.vectors) for segment in segments) // LARGEST_SHARE, n)
+        most = max(sum(len(segment.codes.codes) for segment in segments) // LARGEST_SHARE, n)
         kept = [_Kept(np.empty(0, np.int64), np.empty(0, np.float32), 0.0)] * len(pieces)
         waiting = list(range(len(pieces)))
         while True:
